@@ -1,0 +1,194 @@
+"""Samples per second that one core turns from JPEG files into training batches, beside OpenCV and a PyTorch DataLoader.
+
+    python -m benchmarks.input_throughput                                # synthetic people, written for the occasion
+    python -m benchmarks.input_throughput --data path/to/coco            # any COCO-format folder
+
+Both sides are pinned to the same core and take turns there, with the same augmentation (the official RLE code's). A
+turn begins with batches that are not counted, until what was made ahead is used up. Then how the memory of our
+process grows over the epochs. Prints one JSON line for each side, the ratio in ours (above 1: we are faster;
+`ratio_cpu` by processor time, which other programs on the machine disturb less). Without PyTorch: ours only.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import tyro
+
+from benchmarks.common import processor, versions
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    data: Path | None = None
+    """COCO-format folder; None: 200 synthetic people of 640x480 pixels are written."""
+    split: str = "train"
+    size_wh: tuple[int, int] = (192, 256)
+    batch: int = 64
+    turns: int = 7
+    batches: int = 8
+    """Timed batches in a turn."""
+    memory_samples: int = 4096
+    """Samples over which the growth of memory is measured; 0: not at all."""
+    core: int = -1
+    """The core to use; -1: the last one that this process may use."""
+    rival: bool = True
+    """Measure the PyTorch loader too."""
+
+
+PREFETCH = 2
+DRAIN = PREFETCH + 2
+
+
+def main(options: Options) -> list[dict]:
+    core = options.core if options.core >= 0 else max(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data or _synthetic(Path(folder) / "people")
+        sides = {"jaxpose": (_ours, (data, Path(folder), options))}
+        if options.rival and find_spec("torch"):
+            sides["opencv + torch DataLoader"] = (_theirs, (data, options))
+        with _Runners(sides, core) as runners:
+            rates = runners.take_turns(options)
+            memory = runners.ask("jaxpose", ("memory", options.memory_samples)) if options.memory_samples else None
+            packages = {side: runners.ask(side, ("versions",)) for side in sides}
+    lines = [_line(side, rates, packages[side], options, data) for side in sides]
+    lines[0] |= {"memory": memory}
+    for line in lines:
+        print(json.dumps(line), flush=True)
+    return lines
+
+
+def _line(side: str, rates: dict[str, list[tuple[float, float]]], packages: dict, options: Options, data: Path) -> dict:
+    rival = next((other for other in rates if other != "jaxpose"), None)
+    wall, cpu = ({name: [turn[i] for turn in turns] for name, turns in rates.items()} for i in (0, 1))
+    line = {
+        "benchmark": "input_throughput",
+        "side": side,
+        "samples_per_s_per_core": round(statistics.median(wall[side]), 1),
+        "spread": [round(min(wall[side]), 1), round(max(wall[side]), 1)],
+        "samples_per_cpu_s": round(statistics.median(cpu[side]), 1),
+        "runs": len(wall[side]),
+        "data": Path(data).name if options.data else "synthetic 640x480",
+        "size_wh": options.size_wh,
+        "batch": options.batch,
+        "device": f"1 core of {processor()}",
+        "versions": packages,
+    }
+    if side == "jaxpose" and rival:
+        line["ratio"], line["ratio_cpu"] = _ratio(wall[side], wall[rival]), _ratio(cpu[side], cpu[rival])
+    return line
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+
+
+class _Runners:
+    """One process a side, pinned to one core; only the one that is asked works."""
+
+    def __init__(self, sides, core: int):
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = {}, []
+        for side, (start, arguments) in sides.items():
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, core, start, arguments), daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes[side] = ours
+            self.processes.append(process)
+
+    def __enter__(self) -> _Runners:
+        return self
+
+    def __exit__(self, *error) -> None:
+        for pipe in self.pipes.values():
+            pipe.close()  # the other end stops
+        for process in self.processes:
+            process.join(timeout=30)
+
+    def ask(self, side: str, question: tuple):
+        self.pipes[side].send(question)
+        return self.pipes[side].recv()
+
+    def take_turns(self, options: Options) -> dict[str, list[tuple[float, float]]]:
+        rates: dict[str, list[tuple[float, float]]] = {side: [] for side in self.pipes}
+        for turn in range(options.turns + 1):  # the first is warm-up
+            for side in self.pipes:
+                rate = self.ask(side, ("rate", options.batches, options.batch))
+                if turn:
+                    rates[side].append(rate)
+        return rates
+
+
+def _serve(pipe, core: int, start, arguments) -> None:
+    os.sched_setaffinity(0, {core})  # before anything starts threads
+    stream = start(*arguments)
+    answers = {"rate": _rate, "memory": _memory, "versions": lambda stream: versions()}
+    while True:
+        try:
+            what, *rest = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(answers[what](stream, *rest))
+
+
+def _rate(stream, batches: int, batch: int) -> tuple[float, float]:
+    """Samples per second by the clock, and per second of processor time (the same on an idle machine)."""
+    for _ in range(DRAIN):
+        next(stream)
+    start, start_cpu = time.perf_counter(), time.process_time()
+    for _ in range(batches):
+        next(stream)
+    samples = batches * batch
+    return samples / (time.perf_counter() - start), samples / (time.process_time() - start_cpu)
+
+
+def _memory(stream, samples: int) -> dict:
+    """Resident memory before and after some samples: it must not grow with their number."""
+    before, seen = _resident_mb(), 0
+    while seen < samples:
+        seen += len(next(stream)["image"])
+    return {"samples": seen, "resident_mb": round(before, 1), "growth_mb": round(_resident_mb() - before, 1)}
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _ours(data: Path, work: Path, options: Options):
+    from jaxpose.data import builder, pipeline
+
+    source = builder.prepare(data, data_dir=work / "prepared", split=options.split, progress=False)
+    return pipeline.train_batches(
+        source, size_wh=options.size_wh, batch_size=options.batch, augment="official", prefetch=PREFETCH
+    )
+
+
+def _theirs(data: Path, options: Options):
+    from benchmarks.peers import torch_input
+    from jaxpose.data import coco
+
+    annotations, images = coco.find(data, options.split)
+    pairs = coco.read(annotations, images).skeleton.flip_pairs
+    return torch_input.batches(annotations, images, size_wh=options.size_wh, flip_pairs=pairs, batch_size=options.batch)
+
+
+def _synthetic(folder: Path) -> Path:
+    from jaxpose.data.synthetic import write_dataset
+
+    write_dataset(folder, train=120, val=8, seed=0, size_wh=(640, 480), progress=False)
+    return folder
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

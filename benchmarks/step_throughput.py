@@ -1,0 +1,123 @@
+"""Time of a whole training step: normalisation, net, RLE loss, gradient, Adam.
+
+    python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, beside PyTorch
+    python -m benchmarks.step_throughput --batch 64 256 1024 --dtype bfloat16 --peak-tflops 989    # on a GPU
+
+Compilation is timed apart; the batches are fresh and random. On a CPU with PyTorch installed the same step written in
+PyTorch takes turns with ours, in both memory layouts. With `--peak-tflops` the line has MFU: the multiply-adds of three
+forward passes, twice, over the peak. `loss_share` is the part of the step that goes when the flow's loss becomes L1.
+Prints one JSON line a side and batch size.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from benchmarks.common import interleave, ratio, report
+from jaxpose import parallel, summary, tasks, train
+from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.skeleton import COCO17
+
+POOL = 4  # batches in turn, so that none is the one just seen
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    batch: tuple[int, ...] = (16,)
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    width: int = 64
+    size_wh: tuple[int, int] = (192, 256)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    repeats: int = 8
+    peak_tflops: float | None = None
+    """Peak of the device for this dtype, for MFU."""
+    loss_share: bool = True
+    """Also time the step with L1 in place of RLE."""
+    rival: bool = True
+    """Time PyTorch too, where it is installed and JAX runs on the processor."""
+    seed: int = 0
+
+
+class Step:
+    """`Step(...)()` makes one training step on the next batch and blocks until it is done."""
+
+    def __init__(self, options: Options, batch: int, loss: str):
+        mesh = parallel.make_mesh()
+        backbone = ResNet(depth=options.depth, width=options.width, dtype=jnp.dtype(options.dtype))
+        self.net = PoseRegressor(backbone, RegressionHead(17, kind="normalized"))
+        task = tasks.regression(
+            self.net, skeleton=COCO17, size_wh=options.size_wh, likelihood=tasks.Likelihood(loss=loss)
+        )
+        tx = train.optimizer(train.multi_step(1e-3, boundaries=[]))
+        self.state = train.init_state(task, tx, jax.random.key(options.seed), mesh=mesh)
+        self.pool = [parallel.global_batch(draw(options, batch, seed), mesh) for seed in range(POOL)]
+        self.steps = 0
+        start = time.perf_counter()
+        self.step = train.make_train_step(task, tx, mesh=mesh).lower(self.state, self.pool[0]).compile()
+        self.compile_s = time.perf_counter() - start
+
+    def __call__(self) -> None:
+        self.state, metrics = self.step(self.state, self.pool[self.steps % POOL])
+        self.steps += 1
+        jax.block_until_ready((self.state, metrics))
+
+
+def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """A random batch."""
+    rng = np.random.default_rng(seed)
+    width, height = options.size_wh
+    return {
+        "image": rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8),
+        "joints": rng.uniform(0, width, (batch, 17, 2)).astype(np.float32),
+        "visibility": rng.integers(0, 3, (batch, 17)).astype(np.int8),
+    }
+
+
+def measure(options: Options, batch: int) -> list[dict]:
+    """The lines of one batch size."""
+    width, height = options.size_wh
+    sides = {"jaxpose": Step(options, batch, "rle")}
+    if options.loss_share:
+        sides["jaxpose, L1"] = Step(options, batch, "l1")
+    if options.rival and jax.default_backend() == "cpu" and find_spec("torch") and options.width == 64:
+        from benchmarks.peers import torch_step
+
+        shape = dict(depth=options.depth, batch=batch, height=height, width=width, joints=17)
+        sides["torch, NCHW"] = torch_step.Step(**shape, channels_last=False)
+        sides["torch, channels_last"] = torch_step.Step(**shape, channels_last=True)
+    times = dict(zip(sides, interleave(*sides.values(), repeats=options.repeats, warmup=2), strict=True))
+    lines = []
+    for side, values in times.items():
+        median = float(np.median(values))
+        fields = {"side": side, "batch": batch, "depth": options.depth, "size_wh": options.size_wh,
+                  "images_per_s": round(batch / median, 2)}  # fmt: skip
+        if side == "jaxpose":
+            fields |= {"dtype": options.dtype, "compile_s": round(sides[side].compile_s, 1)}
+            for other in times:
+                if other.startswith("torch"):
+                    fields[f"ratio to {other}"] = round(ratio(values, times[other]), 3)
+            if options.loss_share:
+                fields["loss_share"] = round(1 - 1 / ratio(times["jaxpose, L1"], values), 4)
+            if options.peak_tflops:
+                flops = 2 * 3 * summary.count(sides[side].net, options.size_wh).multiply_adds * batch
+                fields["mfu"] = round(flops / median / (options.peak_tflops * 1e12), 4)
+        lines.append(report("step_throughput", values, **fields))
+    return lines
+
+
+def main(options: Options) -> list[dict]:
+    return [line for batch in options.batch for line in measure(options, batch)]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

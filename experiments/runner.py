@@ -1,0 +1,443 @@
+"""What every experiment shares: the settings of a run, the data, the loop, the evaluation and the pictures.
+
+An experiment's page builds a task and hands it over; here nothing knows which loss is inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jax
+import numpy as np
+import tqdm
+import tyro
+
+# Models before data: with TensorFlow imported first, distrax imports more of it than it needs.
+from jaxpose import checkpoint, density, geometry, parallel, tasks, train
+from jaxpose.data import builder, coco, pipeline, synthetic
+from jaxpose.evaluation import average_precision, report, results
+from jaxpose.skeleton import Skeleton
+
+log = logging.getLogger("jaxpose")
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings that every experiment has."""
+
+    out: Path = Path("runs/run")
+    """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run."""
+    data: Path | None = None
+    """COCO-format folder (images and annotations); none: the embedded synthetic people."""
+    train_split: str = "train"
+    """Name of the training split: COCO's train2017 is found under "train"."""
+    val_split: str = "val"
+    """Name of the evaluation split."""
+    data_dir: Path = Path("runs/data")
+    """Where prepared data sets are kept (TFDS, array_record); they are prepared once."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What becomes of a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
+    detections: Path | None = None
+    """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
+    synthetic_images: int = 2000
+    """How many synthetic images to draw, a tenth of them for evaluation."""
+
+    size_wh: tuple[int, int] = (192, 256)
+    """Input width and height."""
+    augment: Literal["none", "light", "official", "hrnet", "mmpose"] = "official"
+    """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
+
+    batch_size: int = 256
+    """Global batch size, over all devices and processes."""
+    epochs: float = 270
+    """Passes over the training persons."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate for this global batch size."""
+    base_batch_size: int | None = None
+    """Scale the learning rate by batch_size / base_batch_size; none: never scaled."""
+    milestones: tuple[float, ...] = (170, 200)
+    """Epochs after which the learning rate is multiplied by 0.1."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0.001 of the learning rate."""
+    clip_norm: float | None = None
+    """Largest global norm of the gradient."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged into one update."""
+    ema: float | None = None
+    """Decay of the moving average of the weights that is evaluated; none: no average."""
+    seed: int = 0
+    """Seed of the initialisation, the order of the data, and the augmentation."""
+
+    eval_every: float = 10
+    """Epochs between evaluations, each followed by a checkpoint."""
+    checkpoint_every: int = 0
+    """Also save a checkpoint every so many steps; 0: only at evaluations."""
+    keep: int = 2
+    """How many of the last checkpoints are kept; the best one is kept besides."""
+    flip_test: bool = True
+    """Average with the prediction on the mirrored crop."""
+    rescore: Literal["box+mean+max", "box*mean", "box"] = "box+mean+max"
+    """How a person's score comes from the box score and the joints' confidences (QUIRK R10)."""
+    nms: float | None = 0.9
+    """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
+    soft_nms: bool = False
+    """Decay the scores of overlapping poses instead of dropping them."""
+    eval_only: Path | None = None
+    """Evaluate this checkpoint (a run's folder) and stop."""
+    plots: bool = True
+    """Draw curves, density, calibration and predictions at the end (needs matplotlib)."""
+
+    log_every: int = 20
+    """Steps between lines of the log."""
+    workers: int | None = None
+    """Threads of the input pipeline; none: one per core."""
+    multihost: bool = False
+    """Join the other processes of a TPU pod or SLURM job (JAX finds them)."""
+    coordinator: str | None = None
+    """host:port of process 0, where JAX cannot find the processes itself; needs the two below."""
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def parse(presets: Mapping[str, ConfigT], *, default: str, description: str, argv: list[str] | None = None) -> ConfigT:
+    """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them."""
+
+    @dataclass(frozen=True)
+    class Preset:
+        preset: str = default
+
+    chosen, rest = tyro.cli(Preset, args=argv, return_unknown_args=True, add_help=False)
+    if chosen.preset not in presets:
+        raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
+    return tyro.cli(
+        type(presets[chosen.preset]), default=presets[chosen.preset], args=rest,
+        description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
+        f"(shown: {chosen.preset}).",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on (None where a run only evaluates), what to evaluate on, and its ground truth (None: there is none)."""
+
+    train: Any
+    val: Any
+    ground_truth: Path | None
+
+
+def load_data(config: RunConfig, *, skeleton: Skeleton | None = None) -> Data:
+    """Draw, find and prepare what the config names; process 0 works, the others wait and then read.
+
+    `skeleton` is that of a checkpoint: the data must have it, and data without annotations get it.
+    """
+    if jax.process_index() == 0:
+        _load_data(config, skeleton)
+    parallel.barrier("data")
+    return _load_data(config, skeleton)
+
+
+def _load_data(config: RunConfig, skeleton: Skeleton | None) -> Data:
+    folder = config.data
+    if folder is None:
+        val = max(config.synthetic_images // 10, 1)
+        name = f"synthetic_{config.synthetic_images}_{config.seed}"
+        folder = synthetic.write_dataset(
+            config.data_dir / name, train=config.synthetic_images - val, val=val, seed=config.seed
+        )
+
+    def open_split(split: str):
+        return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad, skeleton=skeleton)
+
+    val = open_split(config.val_split)
+    ground_truth = val.ground_truth_json if len(val) else None
+    if config.detections is not None:
+        val = coco.with_detections(val, config.detections)
+    train_source = None if config.eval_only else open_split(config.train_split)
+    return Data(train=train_source, val=val, ground_truth=ground_truth)
+
+
+class Log:
+    """Events of a run, on process 0: one JSON line each, TensorBoard, and the progress bar's text."""
+
+    def __init__(self, out: Path):
+        self.path = out / "log.jsonl"
+        self.active = jax.process_index() == 0
+        self.board = None
+        if self.active:
+            from tensorboardX import SummaryWriter
+
+            out.mkdir(parents=True, exist_ok=True)
+            self.board = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        if not self.active:
+            return
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **values}) + "\n")
+        for key, value in values.items():
+            if isinstance(value, (int, float)):
+                self.board.add_scalar(f"{event}/{key}", value, step)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far; a resumed run's repeated steps are counted once, the later one."""
+        last: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:  # the line that a killed run was writing
+                continue
+            last[event["event"], event["step"]] = event
+        return sorted(last.values(), key=lambda event: event["step"])
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = None) -> dict[str, Any]:
+    """Train (or resume, or only evaluate), and leave the results in `config.out`.
+
+    Args:
+      variables: start from these instead of `task.init`.
+
+    Returns:
+      the metrics of the last evaluation.
+    """
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.batch_size, mesh)
+    persons = len(data.train)
+    if persons == 0:
+        raise ValueError("the training split has no person with labelled keypoints")
+    steps_per_epoch = persons / config.batch_size
+    total = max(round(config.epochs * steps_per_epoch), 1)
+    eval_steps = max(round(config.eval_every * steps_per_epoch), 1)
+
+    rate = config.learning_rate
+    if config.base_batch_size is not None:
+        rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
+    schedule = train.multi_step(
+        rate,
+        boundaries=[round(m * steps_per_epoch / config.accumulate) for m in config.milestones],
+        warmup_steps=config.warmup_steps,
+    )
+    tx = train.optimizer(schedule, clip_norm=config.clip_norm, accumulate=config.accumulate)
+    state = train.init_state(
+        task, tx, jax.random.key(config.seed), mesh=mesh, ema=config.ema is not None, variables=variables
+    )
+    step_fn = train.make_train_step(task, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
+    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
+
+    run_log = Log(config.out)
+    stored = {"task": task.config, "run": settings(config)}
+    with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep) as checkpoints:
+        if checkpoints.latest() is not None:
+            state = checkpoints.restore(state, stored)
+            log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
+        start = int(state.step)
+        scores = last_scores(run_log)
+        log.info(
+            "%s parameters, %d persons, %d steps from step %d, %d devices of kind %s, %d processes",
+            f"{train.count_parameters(state.variables['params']):,}", persons, total, start,
+            mesh.size, mesh.devices.flat[0].device_kind, jax.process_count(),
+        )  # fmt: skip
+        batches = train_batches(data.train, config, mesh, start_step=start, total=total)
+        bar = tqdm.tqdm(total=total, initial=start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
+        clock, images = time.perf_counter(), 0
+        for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
+            # Everything that crosses to the device does so by name (`parallel.global_batch`).
+            with jax.transfer_guard("disallow"):
+                state, metrics = step_fn(state, batch)
+            bar.update()
+            images += config.batch_size
+            if step % config.log_every == 0 or step == total:
+                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+                train.check_finite(state, checkpoints.last_good)
+                seconds = time.perf_counter() - clock
+                run_log.write("train", step, images_per_s=images / seconds, **values)
+                bar.set_postfix(loss=f"{values['loss']:.2f}", AP=scores.get("AP", "-"), img_s=f"{images / seconds:.0f}")
+                clock, images = time.perf_counter(), 0
+            is_eval = step % eval_steps == 0 or step == total
+            if is_eval or (config.checkpoint_every and step % config.checkpoint_every == 0):
+                train.check_finite(state, checkpoints.last_good)
+                if is_eval:
+                    predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
+                    scores = score(
+                        predictions, task, state.eval_variables, config, data,
+                        name=f"step_{step}", calibrate=step == total,
+                    )  # fmt: skip
+                    run_log.write("eval", step, **scores)
+                    log.info("step %d: %s", step, summary_line(scores))
+                checkpoints.save(state, stored, metrics=scores if is_eval else None)
+                clock = time.perf_counter()
+        bar.close()
+    run_log.write("end", total, **scores)
+    if config.plots and jax.process_index() == 0 and total > start:
+        draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
+    run_log.close()
+    return scores
+
+
+def evaluate_only(config: RunConfig) -> dict[str, Any]:
+    """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint."""
+    variables, stored = checkpoint.restore_model(config.eval_only)
+    task = tasks.from_config(stored["task"])
+    config = dataclasses.replace(config, size_wh=tuple(stored["task"]["size_wh"]))
+    data = load_data(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
+    mesh = parallel.make_mesh()
+    parallel.check_batch_size(config.batch_size, mesh)
+    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
+    predictions = predict(predict_fn, parallel.replicate(variables, mesh), data.val, config, mesh)
+    scores = score(predictions, task, variables, config, data, name=f"eval_{stored['step']}")
+    if jax.process_index() == 0:
+        print(json.dumps({"checkpoint_step": stored["step"], **scores}))
+    return scores
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """The config as JSON-able values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def train_batches(source, config: RunConfig, mesh, *, start_step: int, total: int) -> Iterator[dict[str, jax.Array]]:
+    """Global device batches from `start_step` on; batch t depends on (seed, t) only."""
+    host = pipeline.train_batches(
+        source, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
+        start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
+        stop_step=total, threads=config.workers,
+    )  # fmt: skip
+    for batch in host:
+        yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, mesh)
+
+
+def predict(predict_fn, variables, source, config: RunConfig, mesh) -> dict[str, np.ndarray]:
+    """Predictions for every sample of `source` exactly once, on every process, in the source's order.
+
+    Returns:
+      per sample: "xy" and "joints" in image pixels (N, K, 2), "mu", "sigma", "target" normalised to the input
+      (N, K, 2), "confidence" (N, K), and the batch's ids, boxes, areas and scores.
+    """
+    chunks = []
+    host = pipeline.eval_batches(
+        source, size_wh=config.size_wh, batch_size=config.batch_size,
+        process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
+    )  # fmt: skip
+    for batch in host:
+        device_batch = parallel.global_batch({"image": batch["image"]}, mesh)
+        outputs = parallel.gather(predict_fn(variables, device_batch))
+        known = parallel.gather_host({k: v for k, v in batch.items() if k != "image"})
+        rows = {**known, **outputs}
+        chunks.append({k: v[known["valid"]] for k, v in rows.items()})
+    merged = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
+    back = geometry.invert_affine(merged["affine"])
+    merged["target"] = geometry.normalize(merged["joints"], config.size_wh)
+    merged["joints"] = geometry.apply_affine(back, merged["joints"])
+    merged["xy"] = geometry.apply_affine(back, merged["xy"])
+    return merged
+
+
+def score(
+    predictions, task, variables, config: RunConfig, data: Data, *, name: str, calibrate: bool = True
+) -> dict[str, float]:
+    """Write the result JSON (process 0) and compute the numbers (every process, from the same predictions).
+
+    `calibrate` adds the predictive density's coverage, some seconds of quadrature.
+    """
+    skeleton = data.val.skeleton
+    records = results.from_predictions(
+        xy=predictions["xy"], confidence=predictions["confidence"], image_id=predictions["image_id"],
+        box=predictions["box"], box_score=predictions["score"], area=predictions["crop_area"],
+        annotation_id=predictions["annotation_id"] if config.detections is None else None,
+        category_id=data.val.category_id, rescore=config.rescore,
+    )  # fmt: skip
+    if config.nms is not None:
+        records = results.suppress(records, sigmas=skeleton.sigmas, threshold=config.nms, soft=config.soft_nms)
+    if jax.process_index() == 0:
+        results.write(records, config.out / "results" / f"{name}.json")
+    if data.ground_truth is None:
+        log.info("no annotations to score against: the predictions are in %s", config.out / "results" / f"{name}.json")
+        return {}
+    scores = average_precision(data.ground_truth, records, sigmas=skeleton.sigmas, category_id=data.val.category_id)
+    if config.detections is None:
+        model = tasks.predictive_density(task.config, variables) if calibrate else None
+        details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
+        scores |= details["summary"]
+        if model is not None:
+            details["density"] = density_report(predictions, model)
+            scores["calibration_error"] = details["density"]["all"]["calibration_error"]
+        if jax.process_index() == 0:
+            (config.out / "results" / f"{name}_report.json").write_text(json.dumps(details, indent=1))
+    return scores
+
+
+def density_report(predictions, model: density.Model) -> dict[str, Any]:
+    """Coverage, calibration error and the distribution of sigma, for all, visible and occluded labels."""
+    visibility = predictions["visibility"]
+    return density.calibration(
+        predictions["mu"], predictions["sigma"], predictions["target"], model,
+        levels=LEVELS, where=visibility > 0, occluded=visibility == 1,
+    )  # fmt: skip
+
+
+def draw(predictions, task, variables, config: RunConfig, data: Data, events: list[dict[str, Any]]) -> None:
+    """The pictures at the end of a run, under out/plots."""
+    from jaxpose import view
+
+    plots = config.out / "plots"
+    view.curves(events, plots / "curves.png")
+    model = tasks.predictive_density(task.config, variables)
+    deviation = None
+    if model is not None:
+        # sigma alone is no standard deviation: the flow holds part of the scale.
+        deviation = predictions["sigma"] * density.moments(model).standard_deviation * np.asarray(config.size_wh)
+    if model is not None and config.detections is None:
+        described = density_report(predictions, model)
+        view.learned_density(model, plots / "density.png")
+        coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
+        view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
+    shown = min(32, len(predictions["xy"]))
+    samples = [pipeline.sample(data.val, i, size_wh=config.size_wh) for i in range(shown)]
+    affine = predictions["affine"][:shown]
+    view.sheet(
+        np.stack([s["image"] for s in samples]),
+        geometry.apply_affine(affine, predictions["xy"][:shown]),
+        predictions["confidence"][:shown],
+        data.val.skeleton,
+        plots / "predictions.png",
+        truth=geometry.apply_affine(affine, predictions["joints"][:shown]),
+        labelled=predictions["visibility"][:shown] > 0,
+        deviation_px=None if deviation is None else deviation[:shown],
+    )
+    log.info("pictures are in %s", plots)
+
+
+def last_scores(run_log: Log) -> dict[str, float]:
+    """The scores of the newest evaluation in the log, {} before the first."""
+    evals = [e for e in run_log.events() if e["event"] == "eval"]
+    return {k: v for k, v in evals[-1].items() if k not in ("event", "step", "time")} if evals else {}
+
+
+def summary_line(scores: Mapping[str, float]) -> str:
+    """The numbers that one looks at first."""
+    shown = ("AP", "AP50", "AP75", "AR", "EPE", "pearson", "calibration_error")
+    return "  ".join(f"{k} {scores[k]:.3f}" for k in shown if k in scores)
+
+
+def start(config: RunConfig) -> None:
+    """Logging, and the other processes where there are any; call it before anything touches a device."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log.setLevel(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if config.multihost or config.coordinator:
+        parallel.start_multihost(
+            coordinator=config.coordinator, num_processes=config.num_processes, process_id=config.process_id
+        )

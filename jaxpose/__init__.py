@@ -1,0 +1,1 @@
+"""jaxpose: human pose regression in JAX. Import the module you need; this file imports nothing."""

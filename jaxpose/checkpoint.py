@@ -1,0 +1,215 @@
+"""Checkpoints: three items, so that each can be read without the others.
+
+  model   the variables to evaluate (parameters, BatchNorm statistics, flow; the moving average where one is kept)
+  train   what resuming needs besides: step, optimiser, and the raw variables where `model` is the average
+  config  JSON: the task's description, the run's settings, the scores
+
+`restore_model` needs `model` and `config` only, no TensorFlow, and any number of devices.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
+
+from jaxpose.train import TrainState
+
+PyTree = Any
+MODEL, TRAIN, CONFIG = "model", "train", "config"
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last `keep`, and the best by `best` (larger is better).
+
+    Saving is asynchronous and atomic: a killed save leaves no checkpoint under its final name. Use it as a context
+    manager, so that the last save is finished before the process ends.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 2, best: str = "AP"):
+        self.directory = Path(directory).absolute()
+        policy = preserve.AnyPreservationPolicy(
+            [
+                preserve.LatestN(keep),
+                preserve.BestN(
+                    get_metric_fn=lambda metrics: metrics.get(best, float("-inf")),
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            # What a killed save left behind is removed at the next start.
+            cleanup_tmp_directories=True,
+        )
+        self.manager = ocp.CheckpointManager(self.directory, options=options, item_names=(MODEL, TRAIN, CONFIG))
+        self.last_good: str | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            self.wait()
+        except OSError:
+            if kind is None:  # do not hide the error that is already on its way
+                raise
+        finally:
+            self.manager.close()
+
+    def latest(self) -> int | None:
+        """The newest complete step, or None."""
+        return self.manager.latest_step()
+
+    def save(self, state: TrainState, config: dict[str, Any], *, metrics: dict[str, float] | None = None) -> None:
+        """Start saving `state`; waits for the save before it first.
+
+        Raises:
+          OSError: if this save or the one before it could not be written (a full disk); the checkpoints before stay.
+        """
+        self.wait()
+        step = int(jax.device_get(state.step))
+        train: dict[str, Any] = {"step": state.step, "opt_state": state.opt_state, "first_bad": state.first_bad}
+        if state.ema is not None:
+            train["variables"] = state.variables
+        items = ocp.args.Composite(
+            **{
+                MODEL: ocp.args.StandardSave(state.eval_variables),
+                TRAIN: ocp.args.StandardSave(train),
+                CONFIG: ocp.args.JsonSave({**config, "step": step, "metrics": metrics or {}}),
+            }
+        )
+        try:
+            self.manager.save(step, args=items, metrics=metrics)
+        except Exception as error:
+            raise self._write_error(step, error) from error
+        self._pending = step
+
+    def wait(self) -> None:
+        """Wait until the save that is under way is on disk."""
+        step = getattr(self, "_pending", None)
+        if step is None:
+            return
+        self._pending = None
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(step, error) from error
+        self.last_good = str(self.directory / str(step))
+
+    def _write_error(self, step: int, error: Exception) -> OSError:
+        free = shutil.disk_usage(self.directory).free / 2**20
+        return OSError(
+            f"could not write checkpoint {step} to {self.directory} ({free:.0f} MiB free): {error}. "
+            f"Free some space and start the same command again: it resumes from {self.last_good or 'the last one'}."
+        )
+
+    def restore(self, like: TrainState, config: dict[str, Any]) -> TrainState:
+        """The newest checkpoint, in the shapes and shardings of `like` (a freshly initialised state).
+
+        Raises:
+          ValueError: if the checkpoint belongs to another model than `config["task"]` describes.
+        """
+        step = self.latest()
+        if step is None:
+            raise FileNotFoundError(f"{self.directory} holds no checkpoint")
+        stored = self.manager.restore(step, args=ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()}))[CONFIG]
+        check_same_task(stored["task"], config["task"], self.directory)
+        target = {"step": like.step, "opt_state": like.opt_state, "first_bad": like.first_bad}
+        if like.ema is not None:
+            target["variables"] = like.variables
+        abstract = lambda tree: jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)  # noqa: E731
+        items = self.manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{
+                    MODEL: ocp.args.StandardRestore(abstract(like.eval_variables)),
+                    TRAIN: ocp.args.StandardRestore(abstract(target)),
+                }
+            ),
+        )
+        model, train = items[MODEL], items[TRAIN]
+        self.last_good = str(self.directory / str(step))
+        return TrainState(
+            step=train["step"],
+            variables=model if like.ema is None else train["variables"],
+            opt_state=train["opt_state"],
+            ema=None if like.ema is None else model,
+            first_bad=train["first_bad"],
+        )
+
+
+def check_same_task(stored: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
+    """Raise a ValueError that names the differences between two task configs."""
+    differences = _differences(stored, expected)
+    if differences:
+        raise ValueError(
+            f"the checkpoint in {directory} is of another model: "
+            + "; ".join(f"{key} is {a!r} there, {b!r} here" for key, a, b in differences[:8])
+            + ". Give the same settings, or another --out."
+        )
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
+    plain = lambda x: [plain(y) for y in x] if isinstance(x, (list, tuple)) else x  # noqa: E731  JSON has no tuples
+    return [] if plain(a) == plain(b) else [(path, a, b)]
+
+
+def restore_model(
+    directory: str | Path, *, step: int | Literal["best", "latest"] = "best", best: str = "AP", flow: bool = True
+) -> tuple[PyTree, dict[str, Any]]:
+    """Variables (NumPy arrays) and config of a checkpoint, on any topology and without TensorFlow.
+
+    Args:
+      directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
+      step: which one; "best" by the metric `best`, or the newest where no checkpoint has that metric.
+      flow: False leaves the flow's parameters out (deployment needs no flow).
+
+    Returns:
+      variables: {"params", "batch_stats"}; give them to `tasks.from_config(config["task"]).predict`.
+      config: what the run stored: "task", "run", "step", "metrics".
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+    """
+    directory = find(directory)
+    configs = {}
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory, options=options, item_names=(MODEL, TRAIN, CONFIG)) as manager:
+        for s in manager.all_steps():
+            configs[s] = manager.restore(s, args=ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()}))[CONFIG]
+    if step in ("best", "latest"):
+        scored = [s for s in configs if best in configs[s]["metrics"]] if step == "best" else []
+        step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
+    if step not in configs:
+        raise FileNotFoundError(f"{directory} has no checkpoint {step}; it has {sorted(configs)}")
+    with ocp.PyTreeCheckpointer() as reader:
+        path = directory / str(step) / MODEL
+        tree = reader.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        variables = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    if not flow:
+        variables["params"].pop("flow", None)
+    return variables, configs[step]
+
+
+def find(directory: str | Path) -> Path:
+    """The folder whose entries are checkpoint steps: `directory` itself or its `checkpoints`."""
+    directory = Path(directory).absolute()
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory} does not exist; expected a run's folder or its checkpoints folder")
+    for candidate in (directory, directory / "checkpoints"):
+        if candidate.is_dir() and any(entry.name.isdigit() for entry in candidate.iterdir()):
+            return candidate
+    raise FileNotFoundError(
+        f"{directory} holds no checkpoint: expected folders named by their step there, or under {directory}/checkpoints"
+    )

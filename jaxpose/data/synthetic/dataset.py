@@ -1,0 +1,169 @@
+"""Pictures and annotations in COCO's layout, written by several processes and renamed into place at the end."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from jaxpose.data.synthetic.scene import check, render
+from jaxpose.skeleton import COCO17
+
+VERSION = 5
+MARKER = "synthetic.json"
+HELD_OUT = 1 << 31  # `val` begins at this index, so that its pictures do not depend on the number in `train`
+JPEG_QUALITY = 90
+
+
+def _write_image(
+    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int]
+) -> tuple[dict, list[dict]]:
+    """Render and store one picture; returns its COCO image entry and annotations."""
+    split, number = task
+    pixels, people = render(seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh)
+    name = f"{number + 1:012d}.jpg"
+    Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
+    image = {"id": number + 1, "file_name": name, "width": size_wh[0], "height": size_wh[1]}
+    return image, [{"image_id": number + 1, "category_id": 1, **person} for person in people]
+
+
+def _category() -> dict:
+    limbs = [[a + 1, b + 1] for a, b in COCO17.limbs]  # COCO counts joints from one here
+    return {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO17.joints), "skeleton": limbs}
+
+
+def _available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _render_all(folder: Path, *, train: int, val: int, seed: int, size_wh, workers: int, progress: bool) -> list:
+    tasks = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
+    work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh)
+    bar = partial(tqdm, total=len(tasks), desc="synthetic people", unit="image", disable=not progress)
+    if workers <= 1:
+        return list(bar(map(work, tasks)))
+    # "spawn" is safe with JAX's and TensorFlow's threads in this process. The results keep the order of the tasks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(bar(pool.map(work, tasks, chunksize=8)))
+
+
+def _write_annotations(path: Path, results: list) -> None:
+    annotations = [person for _, people in results for person in people]
+    for number, annotation in enumerate(annotations):
+        annotation["id"] = number + 1
+    content = {
+        "info": {"description": "jaxpose synthetic people", "version": str(VERSION)},
+        "licenses": [],
+        "images": [image for image, _ in results],
+        "annotations": annotations,
+        "categories": [_category()],
+    }
+    path.write_text(json.dumps(content))
+
+
+def _is_complete(out: Path, parameters: dict) -> bool:
+    """Whether `out` already holds this data set; an error when it holds something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    marker = out / MARKER
+    if not marker.is_file():
+        raise ValueError(
+            f"{out} exists and is not a synthetic data set (no {MARKER}): name another folder or remove this one"
+        )
+    try:
+        found = json.loads(marker.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{marker} is no JSON file: name another folder or remove this one") from error
+    if found != parameters:
+        raise ValueError(
+            f"{out} holds another synthetic data set ({found}, wanted {parameters}): "
+            "name another folder or remove this one"
+        )
+    return True
+
+
+def write_dataset(
+    out_dir: str | os.PathLike,
+    *,
+    train: int = 1600,
+    val: int = 400,
+    seed: int = 0,
+    size_wh: tuple[int, int] = (320, 256),
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write a COCO folder of synthetic people, or reuse the one that is there.
+
+    The folder holds `annotations/person_keypoints_{train,val}.json`, `{train,val}/000000000001.jpg` and so on, and
+    `synthetic.json` (the parameters). It is prepared beside its place and renamed when it is whole, so what an
+    interrupted run leaves is never read.
+
+    An annotation has COCO's keys: `area` is the visible silhouette in pixels, `bbox` surrounds the silhouette and the
+    labelled joints, `keypoints` carry the label noise (see `noise`) and the visibility 0 outside the picture, 1
+    occluded, 2 visible. Three more hold the truth for all joints: `keypoints_clean` (17 x 2, pixels), `keypoints_3d`
+    (17 x 3, millimetres, camera coordinates) and `camera` (focal length and principal point x, y, pixels). As in COCO,
+    somebody who is very small or almost hidden has a box with `num_keypoints` 0.
+
+    Args:
+      out_dir: folder to make.
+      train, val: number of pictures.
+      seed: of the data set; pixels and labels depend on it alone, whatever the number of workers.
+      size_wh: width and height of the pictures in pixels.
+      workers: processes; None: one per available CPU. With more than one, a script that calls this needs the usual
+        `if __name__ == "__main__":` guard.
+      progress: show a progress bar.
+
+    Returns:
+      the folder.
+
+    Raises:
+      ValueError: the folder holds something else, or a number is out of range.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = write_dataset(place, train=1, val=1, size_wh=(64, 48), workers=1, progress=False)
+    ...     sorted(path.name for path in folder.iterdir())
+    ['annotations', 'synthetic.json', 'train', 'val']
+    """
+    out = Path(out_dir).absolute()
+    if train < 0 or val < 0 or train + val < 1:
+        raise ValueError(f"train and val must not be negative and one of them positive, got {train} and {val}")
+    if max(train, val) >= HELD_OUT:
+        raise ValueError(f"at most {HELD_OUT - 1} pictures a split, got train={train} and val={val}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
+    check(seed=seed, index=0, size_wh=size_wh)
+    parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
+    if _is_complete(out, parameters):
+        return out
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        for name in ("annotations", "train", "val"):
+            (folder / name).mkdir()
+        processes = min(workers or _available_cpus(), -(-(train + val) // 8))
+        results = _render_all(
+            folder, train=train, val=val, seed=seed, size_wh=tuple(size_wh), workers=processes, progress=progress
+        )
+        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train])
+        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:])
+        (folder / MARKER).write_text(json.dumps(parameters))
+        folder.chmod(0o755)  # mkdtemp's folders are private
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        # Another process may have finished the same data set meanwhile: the renaming failed, and its folder serves.
+        if (out / MARKER).is_file() and _is_complete(out, parameters):
+            return out
+        raise
+    return out

@@ -1,0 +1,166 @@
+"""One picture: a camera, people on a ground plane, objects among them, and what of it is labelled.
+
+World: y up, the ground is y = 0, the camera stands at (0, eye height, 0) and looks along +z, pitched up or down. Camera
+coordinates: x right, y down, z into the picture. Pixel centres lie at integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxpose.data.synthetic import objects
+from jaxpose.data.synthetic.backdrop import draw_backdrop
+from jaxpose.data.synthetic.dress import draw_body, sample_outfit
+from jaxpose.data.synthetic.labels import annotate, owners
+from jaxpose.data.synthetic.paint import Palette, photograph
+from jaxpose.data.synthetic.pose import Body, rotation, sample_body
+from jaxpose.data.synthetic.raster import Primitives, draw
+
+SUPERSAMPLE = 2  # surfaces are drawn at twice the size and reduced: smooth edges, and finer silhouettes
+TYPICAL_HEIGHT = 1.7  # metres: turns a size in pixels into a distance
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole without roll."""
+
+    rotation: np.ndarray  # (3, 3) camera = rotation @ (world - position)
+    position: np.ndarray  # (3,) metres
+    focal: float  # pixels
+    centre: tuple[float, float]  # principal point, pixels
+
+    def to_camera(self, world: np.ndarray) -> np.ndarray:
+        return (world - self.position) @ self.rotation.T
+
+    def project(self, world: np.ndarray) -> np.ndarray:
+        """World metres (..., 3) -> pixels (..., 2)."""
+        point = self.to_camera(world)
+        return point[..., :2] / point[..., 2:] * self.focal + self.centre
+
+
+def _aim(rng: np.random.Generator, size_wh, *, focal: float, depth: float, tall: float) -> Camera:
+    """A camera of any height, pitched so that the middle of somebody so tall at this depth is near the centre."""
+    width, height = size_wh
+    eye = float(np.clip(rng.normal(1.4, 0.4), 0.35, 3.2))
+    target, row = tall * rng.uniform(0.42, 0.72), height * rng.uniform(0.44, 0.56)
+    pitch = np.arctan2(eye - target, depth) - np.arctan((row - (height - 1) / 2) / focal)
+    to_camera = np.diag([-1.0, -1.0, 1.0])  # world x is the camera's left, world y is up
+    turn = rotation("x", np.rad2deg(pitch)) @ to_camera
+    return Camera(turn, np.array([0.0, eye, 0.0]), focal, ((width - 1) / 2, (height - 1) / 2))
+
+
+def _place(rng, camera: Camera, size_wh, body: Body, depth: float, taken: list) -> bool:
+    """Move a body to a free place at this depth, mostly whole in the picture; False when none was found.
+
+    The first person finds one in the end: in the middle, where the camera was aimed.
+    """
+    width, height = size_wh
+    for attempt in range(8):
+        cut = rng.random() < 0.14  # by the border
+        column = rng.uniform(-0.04, 1.04) if cut else rng.uniform(0.14, 0.86)
+        last = not taken and attempt == 7
+        column = 0.5 if last else column
+        spot = np.array([(camera.centre[0] - column * width) / camera.focal * depth, 0.0, depth])
+        middle = camera.project(spot + body.points["midhip"])
+        if not (0.0 < middle[1] < 1.05 * height or last):
+            continue
+        free = all(np.hypot(*(spot - other)[[0, 2]]) > 0.75 for other, _ in taken)
+        # Something of the one behind must show beside the one in front.
+        aside = [0.20 * camera.focal * TYPICAL_HEIGHT / min(depth, other[2]) for other, _ in taken]
+        if free and all(abs(middle[0] - u) > least for (_, u), least in zip(taken, aside, strict=True)):
+            taken.append((spot, middle[0]))
+            body.move(spot)
+            return True
+    return False
+
+
+def _yaw(rng: np.random.Generator) -> float:
+    """Towards the camera (180 degrees) as often as away from it, any angle between, profiles being rarer."""
+    return float(rng.choice([0.0, 180.0]) + rng.normal(0.0, 34.0))
+
+
+def _people(rng: np.random.Generator, size_wh, focal: float) -> tuple[Camera, list[Body]]:
+    """One to four people of very different size; the camera is aimed at the first, who is mostly the largest."""
+    count = int(rng.choice([1, 2, 3, 4], p=[0.44, 0.33, 0.15, 0.08]))
+    bodies = [sample_body(rng, yaw=_yaw(rng)) for _ in range(count)]
+    # Sizes are those of somebody standing, in pixels.
+    first = size_wh[1] * np.exp(rng.uniform(np.log(0.60), np.log(1.15)))
+    sizes = [first, *(first * np.exp(rng.uniform(np.log(0.38), np.log(1.05), count - 1)))]
+    depths = [focal * TYPICAL_HEIGHT / size for size in sizes]
+    camera = _aim(rng, size_wh, focal=focal, depth=depths[0], tall=bodies[0].points["head"][1])
+    taken: list = []
+    return camera, [b for b, depth in zip(bodies, depths, strict=True) if _place(rng, camera, size_wh, b, depth, taken)]
+
+
+def _furnish(rng, prims: Primitives, palette: Palette, camera: Camera, bodies: list[Body], wall: float) -> list:
+    """Dress the people, add chairs, things in hands, obstacles and furniture; returns the shadows that they throw."""
+    shadows = []
+    for owner, body in enumerate(bodies):
+        draw_body(prims, body, sample_outfit(rng, palette, body), owner=owner)
+        shadows += [(body.points[name], 0.22) for name in ("left_ankle", "right_ankle")]
+        shadows.append((body.points["midhip"], 0.4))
+        if body.kind == "sit":
+            objects.chair(rng, prims, palette, body)
+        if rng.random() < 0.08:
+            objects.in_hand(rng, prims, palette, body)
+        if rng.random() < 0.11:
+            shadows.append((objects.obstacle(rng, prims, palette, camera.position[1], body), 0.4))
+    near = min(body.points["midhip"][2] for body in bodies)
+    shadows += [(spot, 0.4) for spot in objects.furniture(rng, prims, palette, near=near, wall=wall)]
+    return shadows
+
+
+def check(*, seed: int, index: int, size_wh: tuple[int, int]) -> None:
+    """Raise a ValueError for arguments that `render` cannot serve."""
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must not be negative, got {seed} and {index}")
+    if len(size_wh) != 2 or min(size_wh) < 32:
+        raise ValueError(f"size_wh must be (width, height), each at least 32 pixels, got {size_wh}")
+
+
+def render(seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256)) -> tuple[np.ndarray, list[dict]]:
+    """Picture `index` of the data set with this seed: a function of these numbers only.
+
+    Args:
+      seed, index: integers from 0.
+      size_wh: width and height in pixels.
+
+    Returns:
+      image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
+
+    Raises:
+      ValueError: a negative seed or index, a picture smaller than 32 x 32.
+
+    >>> image, people = render(0, 0, size_wh=(160, 128))
+    >>> image.shape, len(people[0]["keypoints"])
+    ((128, 160, 3), 51)
+    """
+    check(seed=seed, index=index, size_wh=size_wh)
+    rng = np.random.default_rng([seed, index])
+    focal = size_wh[0] * rng.uniform(0.85, 1.9)
+    camera, bodies = _people(rng, size_wh, focal)
+    outdoors = bool(rng.random() < 0.35)
+    farthest = max(body.points["midhip"][2] for body in bodies)
+    wall = farthest + (40.0 if outdoors else rng.uniform(0.8, 4.0))
+
+    prims, palette = Primitives(), Palette()
+    shadows = _furnish(rng, prims, palette, camera, bodies, min(wall, 14.0))
+    surface = draw(
+        prims,
+        rotation=camera.rotation,
+        position=camera.position,
+        focal=focal,
+        centre_xy=camera.centre,
+        size_wh=size_wh,
+        supersample=SUPERSAMPLE,
+    )
+    backdrop = draw_backdrop(rng, camera, size_wh, wall=wall, outdoors=outdoors, shadows=shadows)
+    image = photograph(rng, backdrop, surface, prims, palette, supersample=SUPERSAMPLE)
+    shown = owners(surface, prims)
+    people = [
+        annotate(rng, surface, prims, camera, body, i, mask=shown == i, size_wh=size_wh, supersample=SUPERSAMPLE)
+        for i, body in enumerate(bodies)
+    ]
+    return image, [person for person in people if person is not None]

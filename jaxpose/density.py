@@ -1,0 +1,599 @@
+"""What a trained model says of its errors: a predictive density, its regions, and whether it is right.
+
+With e = (x - mu) / sigma the standardised error, a trained model states a density of e that is the same for every
+joint and image; mu and sigma place and scale it. Which density depends on how the model was trained:
+
+    trained with                    density of e
+    rle, log s                      s Q(e) G(e)           (RLE paper, equation 7)
+    rle without log s, DLE          G(e), or G(-e): both released codes feed (mu - x) / sigma to their flow
+    laplace_nll, gaussian_nll       Q(e)
+
+Without log s the flow is still fitted to the errors by maximum likelihood (its gradient holds -log G(e) alone), so G
+by itself is the density of e, and Q G would count Q twice. A checkpoint records which of the cases it is; `Model`
+holds it. Densities of coordinates follow as p(x) = p(e) / prod(sigma); a confidence region of level p is the smallest
+set of mass p, {density >= threshold}; `coverage` counts how often the truth falls inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpose.losses.likelihood import BASES, VARIANTS, Base, Variant, base_log_prob
+
+LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
+CHUNK = 65536  # points of one flow evaluation
+
+# Of the normaliser, by dimension: nodes an axis on [-BOUND, BOUND].
+BOUND = 20.0
+POINTS = {1: 400, 2: 400, 3: 80}
+
+# Of the regions: a box of +-OUTER standard deviations (12 of a Laplace hold all but e^-17 of it), most nodes in +-INNER.
+NODES = {1: 2000, 2: 400, 3: 72}
+INNER, OUTER, INNER_SHARE = 4.0, 12.0, 0.7
+BOUNDS = (20.0, 40.0, 80.0, 160.0, 320.0, 10.0, 5.0, 2.5, 1.25, 0.6, 0.3)  # where to look for the density
+FOUND, MASS_TOLERANCE = 0.1, 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a trained model says of the standardised error.
+
+    Attributes:
+      log_g: the flow's log density in the sign it was trained with, (..., dim) -> (...); None for a model without a
+        flow (`laplace_nll`, `gaussian_nll`).
+      base: the density Q. Used where there is no flow, and with log s.
+      variant: the variant of `losses.rle` the flow was trained with: the released codes' sees -e.
+      log_normalizer: log s if the model was trained with it, at the accuracy of a density (`log_normalizer` of this
+        module); None if it was trained without.
+      dim: 2 or 3, number of coordinates of a joint.
+
+    Raises:
+      ValueError: neither a flow nor a base, an unknown base or variant, or log s where no base is.
+
+    >>> Model(log_g=None, base="laplace").dim
+    2
+    """
+
+    log_g: Callable[[jax.Array], jax.Array] | None
+    base: Base | None = None
+    variant: Variant = "paper"
+    log_normalizer: float | None = None
+    dim: int = 2
+
+    def __post_init__(self):
+        if self.base is not None and self.base not in BASES:
+            raise ValueError(f"base={self.base!r} is unknown, expected one of {BASES} or None")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant={self.variant!r} is unknown, expected one of {VARIANTS}")
+        if self.log_g is None and self.base is None:
+            raise ValueError("a model needs a flow (log_g), a base, or both: with neither there is no density")
+        if self.log_normalizer is not None and (self.log_g is None or self.base is None or self.variant != "paper"):
+            raise ValueError(
+                f"log_normalizer={self.log_normalizer} with base={self.base!r}, variant={self.variant!r}, "
+                f"log_g={'None' if self.log_g is None else 'given'}: log s belongs to the paper variant with both"
+            )
+        if self.dim not in NODES:
+            raise ValueError(f"dim={self.dim}: a joint has {min(NODES)} to {max(NODES)} coordinates")
+        if self.log_normalizer is not None:
+            object.__setattr__(self, "log_normalizer", float(self.log_normalizer))
+
+
+def log_prob(e: jax.typing.ArrayLike, model: Model) -> jax.Array:
+    """Log density of the standardised error e = (x - mu) / sigma, whatever sign the flow was trained with.
+
+    Args:
+      e: (..., dim), no unit.
+      model: what was trained.
+
+    Returns:
+      (...) in nats.
+
+    Raises:
+      ValueError: the last axis is not `model.dim`.
+
+    >>> round(log_prob(jnp.zeros(2), Model(log_g=None, base="gaussian")).item(), 4)
+    -1.8379
+    """
+    e = jnp.asarray(e)
+    if e.shape[-1:] != (model.dim,):
+        raise ValueError(f"e has shape {e.shape}, expected (..., {model.dim}): the model has dim={model.dim}")
+    if model.log_g is None:
+        return base_log_prob(e, base=model.base).sum(-1)
+    if model.log_normalizer is None:
+        return model.log_g(e if model.variant == "paper" else -e)
+    return base_log_prob(e, base=model.base).sum(-1) + model.log_g(e) + model.log_normalizer
+
+
+def log_prob_at(
+    x: jax.typing.ArrayLike, mu: jax.typing.ArrayLike, sigma: jax.typing.ArrayLike, model: Model
+) -> jax.Array:
+    """Log density of coordinates: log p((x - mu) / sigma) - sum log sigma.
+
+    Args:
+      x, mu, sigma: (..., dim), same unit.
+      model: what was trained.
+
+    Returns:
+      (...) in nats, a density with respect to the unit of x.
+
+    Raises:
+      ValueError: shapes differ.
+
+    >>> at = log_prob_at(jnp.ones(2), jnp.ones(2), jnp.full(2, 0.5), Model(log_g=None, base="laplace"))
+    >>> round(at.item(), 4)
+    0.0
+    """
+    x, mu, sigma = jnp.asarray(x), jnp.asarray(mu), jnp.asarray(sigma)
+    if not x.shape == mu.shape == sigma.shape:
+        raise ValueError(f"shapes must be equal, got x {x.shape}, mu {mu.shape}, sigma {sigma.shape}")
+    return log_prob((x - mu) / sigma, model) - jnp.log(sigma).sum(-1)
+
+
+def log_normalizer(
+    log_g: Callable[[jax.Array], jax.Array],
+    base: Base,
+    *,
+    bound: float = BOUND,
+    points: int | None = None,
+    dim: int = 2,
+) -> jax.Array:
+    """log s = -log of the integral of Q G over [-bound, bound]^dim (RLE paper, equation 16), for densities.
+
+    Gauss-Legendre nodes on either side of 0 on every axis, so that the kink of a Laplace Q falls between panels, most of
+    them near 0.
+    Differentiable in whatever log_g depends on. The paper's [-5, 5], for training, is `flow.log_normalizer`.
+
+    Args:
+      log_g: (..., dim) -> (...) log density.
+      base: the density Q.
+      bound: half the side of the box.
+      points: nodes on each axis; 400 in 2D, 80 in 3D.
+      dim: number of coordinates.
+
+    Returns:
+      A scalar in nats.
+
+    Raises:
+      ValueError: an unknown base, a bound that is not positive, or fewer than 2 points.
+
+    >>> flat = lambda e: jnp.zeros(e.shape[:-1])
+    >>> round(abs(log_normalizer(flat, "laplace", points=40).item()), 4)
+    0.0
+    """
+    axis = _halves(bound, POINTS[dim] if points is None else points)
+    nodes, log_weights = _product_rule([axis] * dim)
+    nodes = jnp.asarray(nodes, jnp.result_type(float))
+    log_q = base_log_prob(nodes, base=base).sum(-1)
+    return -jax.nn.logsumexp(log_q + _in_chunks(log_g, nodes) + jnp.asarray(log_weights, log_q.dtype))
+
+
+def _halves(bound: float, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights on [-bound, bound]: half of them on either side of 0, two thirds of those in the inner fifth.
+
+    A flow that is narrower than the gaps between nodes could hide its mass from the integral, and a training with
+    log s finds that out; standardised errors, and so such flows, lie near 0.
+    """
+    if not bound > 0 or points < 2:
+        raise ValueError(
+            f"bound={bound}, points={points}: the bound must be positive, and 2 nodes an axis are the least"
+        )
+    left, right = ((round(2 / 3 * half), half - round(2 / 3 * half)) for half in (points // 2, points - points // 2))
+    if not (left[1] and right[1]):  # too few to divide
+        return _axis([-bound, 0.0, bound], [sum(left), sum(right)])
+    return _axis([-bound, -bound / 5, 0.0, bound / 5, bound], [left[1], left[0], *right])
+
+
+def _axis(breaks: Sequence[float], counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights, panel by panel between the breaks."""
+    nodes, weights = [], []
+    for count, a, b in zip(counts, breaks[:-1], breaks[1:], strict=True):
+        x, w = np.polynomial.legendre.leggauss(count)
+        nodes.append((b - a) / 2 * x + (a + b) / 2)
+        weights.append((b - a) / 2 * w)
+    return np.concatenate(nodes), np.concatenate(weights)
+
+
+def _product_rule(axes: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (N, dim) and log weights (N,) of the product of one-dimensional rules."""
+    nodes = np.stack(np.meshgrid(*(x for x, _ in axes), indexing="ij"), -1).reshape(-1, len(axes))
+    return nodes, functools.reduce(np.add.outer, [np.log(w) for _, w in axes]).ravel()
+
+
+def _in_chunks(function: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
+    """function(points) for (N, dim) -> (N,), at most CHUNK points at a time."""
+    if len(points) <= CHUNK:
+        return function(points)
+    count = -(-len(points) // CHUNK)
+    size = -(-len(points) // count)
+    padded = jnp.pad(points, ((0, count * size - len(points)), (0, 0)))
+    return jax.lax.map(function, padded.reshape(count, size, -1)).reshape(-1)[: len(points)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Mean (dim,), covariance (dim, dim) and integral of a density of e, by quadrature."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    mass: float
+
+    @property
+    def standard_deviation(self) -> np.ndarray:
+        """(dim,): the standard deviation of a coordinate is sigma times this."""
+        return np.sqrt(np.diag(self.covariance))
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """The smallest set that holds the mass `level`, of the standardised error.
+
+    Attributes:
+      level: the mass, in (0, 1).
+      log_threshold: the set is {e: log density >= log_threshold}.
+      axes: dim arrays of grid coordinates (denser around 0).
+      log_density: log density on the grid of `axes`, for contours at `log_threshold`.
+      mean, covariance: first two moments of the whole density, for `ellipse`.
+    """
+
+    level: float
+    log_threshold: float
+    axes: tuple[np.ndarray, ...]
+    log_density: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The grid points inside."""
+        return self.log_density >= self.log_threshold
+
+    def contains(self, e: np.ndarray, model: Model) -> np.ndarray:
+        """(...) bool for standardised errors (..., dim)."""
+        return np.asarray(log_prob(e, model)) >= self.log_threshold
+
+    def ellipse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre (dim,), half axes (dim,) and directions (dim, dim; columns) of the moment ellipse.
+
+        An approximation: the region of this level of the Gaussian with the same mean and covariance. It has that mass
+        exactly only if the density is Gaussian; the contour of `log_density` is the region itself.
+        """
+        variances, directions = np.linalg.eigh(self.covariance)
+        return self.mean, np.sqrt(variances * _chi_square_quantile(self.level, len(self.mean))), directions
+
+
+def moments(model: Model) -> Moments:
+    """Mean, covariance and mass of the density of e.
+
+    Args:
+      model: what was trained.
+
+    Returns:
+      Moments; `.standard_deviation * sigma` is the standard deviation of a coordinate, in the unit of sigma.
+
+    Raises:
+      ValueError: no box around the origin holds the density (mass off 1 by more than 1e-3).
+
+    >>> moments(Model(log_g=None, base="laplace")).standard_deviation.round(3).tolist()
+    [1.414, 1.414]
+    """
+    return _table(model).moments
+
+
+def region(model: Model, level: float) -> Region:
+    """The highest-density region of mass `level`: the contour that a confidence region should follow.
+
+    Args:
+      model: what was trained.
+      level: mass, in (0, 1).
+
+    Returns:
+      A Region in units of sigma: scale by sigma and shift by mu for coordinates.
+
+    Raises:
+      ValueError: a level outside (0, 1), or a density that no box holds.
+
+    >>> r = region(Model(log_g=None, base="gaussian"), 0.5)  # a disc of radius sqrt(2 log 2)
+    >>> round(r.log_threshold, 2), r.ellipse()[1].round(3).tolist()
+    (-2.53, [1.177, 1.177])
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must lie in (0, 1): the share of the mass inside the region")
+    table = _table(model)
+    return Region(
+        level=level,
+        log_threshold=table.threshold(level),
+        axes=table.axes,
+        log_density=table.log_density,
+        mean=table.moments.mean,
+        covariance=table.moments.covariance,
+    )
+
+
+def level(e: jax.typing.ArrayLike, model: Model) -> np.ndarray:
+    """The mass of the smallest highest-density region that reaches e: uniform on [0, 1] where the model is right.
+
+    Args:
+      e: (..., dim) standardised errors.
+      model: what was trained.
+
+    Returns:
+      (...) float64; 0 at the mode.
+
+    >>> level(jnp.array([0.0, 0.0]), Model(log_g=None, base="gaussian")).round(3).item()
+    0.0
+    """
+    return _table(model).level(_evaluate(model, np.asarray(e)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """How often the truth lies inside the region of each level; NaN where nothing was counted.
+
+    Attributes:
+      levels: (L,) nominal mass.
+      overall: (L,) share of all counted joints inside.
+      per_joint: (L, K).
+      count: (K,) number of joints counted.
+    """
+
+    levels: np.ndarray
+    overall: np.ndarray
+    per_joint: np.ndarray
+    count: np.ndarray
+
+
+def coverage(
+    mu: jax.typing.ArrayLike,
+    sigma: jax.typing.ArrayLike,
+    target: jax.typing.ArrayLike,
+    model: Model,
+    *,
+    levels: Sequence[float] = LEVELS,
+    where: jax.typing.ArrayLike | None = None,
+) -> Coverage:
+    """Empirical coverage of the model's highest-density regions.
+
+    Args:
+      mu, sigma, target: (..., K, D), same unit.
+      model: what was trained.
+      levels: nominal masses in (0, 1).
+      where: (..., K) joints to count: labelled ones, or, in a second call, occluded ones. Others may hold anything.
+
+    Returns:
+      A Coverage; a calibrated model has `overall` close to `levels`.
+
+    Raises:
+      ValueError: shapes differ, D is not `model.dim`, or a level outside (0, 1).
+
+    >>> truth = np.random.default_rng(0).laplace(scale=0.1, size=(4000, 1, 2))
+    >>> c = coverage(np.zeros_like(truth), np.full_like(truth, 0.1), truth, Model(log_g=None, base="laplace"))
+    >>> bool(np.abs(c.overall - c.levels).max() < 0.02)
+    True
+    """
+    levels = np.asarray(levels, np.float64)
+    if not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(f"levels={levels.tolist()} must lie in (0, 1)")
+    e, keep = _standardise(mu, sigma, target, where)
+    keep = keep.reshape(-1, keep.shape[-1])
+    reached = level(e, model).reshape(keep.shape)
+    inside = (reached <= levels[:, None, None]) & keep
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing was counted
+        overall, per_joint = inside.sum((1, 2)) / keep.sum(), inside.sum(1) / keep.sum(0)
+    return Coverage(levels, overall, per_joint, keep.sum(0))
+
+
+def calibration_error(found: Coverage) -> float:
+    """Mean of |empirical - nominal| coverage over the levels; 0 is perfect, NaN if nothing was counted.
+
+    >>> levels = np.array([0.5, 0.9])
+    >>> round(calibration_error(Coverage(levels, levels - 0.1, levels[:, None], np.array([5]))), 6)
+    0.1
+    """
+    return float(np.abs(found.overall - found.levels).mean())
+
+
+def sigma_quantiles(
+    sigma: jax.typing.ArrayLike,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+    quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
+) -> np.ndarray:
+    """The distribution of predicted sigma, by joint: a model can be calibrated and say nothing.
+
+    Args:
+      sigma: (..., K, D); its mean over D is taken first, as in the confidence.
+      where: (..., K) joints to count.
+      quantiles: in [0, 1].
+
+    Returns:
+      (Q, K) in the unit of sigma; NaN for a joint that was never counted.
+
+    Raises:
+      ValueError: the mask has another shape.
+
+    >>> sigma_quantiles(np.full((10, 3, 2), 0.2), quantiles=[0.5]).round(3).tolist()
+    [[0.2, 0.2, 0.2]]
+    """
+    sigma = np.asarray(sigma, np.float64)
+    keep = _keep(where, sigma.shape).reshape(-1, sigma.shape[-2])
+    size = sigma.mean(-1).reshape(keep.shape)
+    columns = [size[keep[:, k], k] for k in range(keep.shape[-1])]
+    return np.stack([np.quantile(c, quantiles) if len(c) else np.full(len(quantiles), np.nan) for c in columns], 1)
+
+
+def calibration(
+    mu: jax.typing.ArrayLike,
+    sigma: jax.typing.ArrayLike,
+    target: jax.typing.ArrayLike,
+    model: Model,
+    *,
+    levels: Sequence[float] = LEVELS,
+    where: jax.typing.ArrayLike | None = None,
+    occluded: jax.typing.ArrayLike | None = None,
+) -> dict[str, dict]:
+    """Coverage, calibration error and sigma over an evaluation set, as numbers that go into a JSON file.
+
+    Args:
+      mu, sigma, target: (..., K, D), same unit.
+      model: what was trained.
+      levels: nominal masses in (0, 1).
+      where: (..., K) labelled joints.
+      occluded: (..., K) which of them are occluded; splits the result further.
+
+    Returns:
+      {"all": ..., "visible": ..., "occluded": ...} (the last two with `occluded` only), each {"count", "levels",
+      "coverage", "coverage_per_joint", "calibration_error", "sigma_quantiles"}; lists, with None where nothing was
+      counted.
+
+    Raises:
+      ValueError: as `coverage`.
+
+    >>> zero = np.zeros((5, 1, 2))
+    >>> calibration(zero, zero + 1, zero, Model(log_g=None, base="laplace"))["all"]["coverage"]
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    labelled = _keep(where, np.shape(mu))
+    masks = {"all": labelled}
+    if occluded is not None:
+        hidden = _keep(occluded, np.shape(mu), name="occluded")
+        masks |= {"visible": labelled & ~hidden, "occluded": labelled & hidden}
+    result = {}
+    for name, mask in masks.items():
+        found = coverage(mu, sigma, target, model, levels=levels, where=mask)
+        result[name] = {
+            "count": int(found.count.sum()),
+            "levels": found.levels.tolist(),
+            "coverage": _without_nan(found.overall),
+            "coverage_per_joint": _without_nan(found.per_joint),
+            "calibration_error": _without_nan(calibration_error(found)),
+            "sigma_quantiles": _without_nan(sigma_quantiles(sigma, where=mask)),
+        }
+    return result
+
+
+def _keep(where, shape: tuple[int, ...], *, name: str = "where") -> np.ndarray:
+    if where is None:
+        return np.ones(shape[:-1], bool)
+    where = np.asarray(where)
+    if where.shape != shape[:-1]:
+        raise ValueError(f"{name} has shape {where.shape}, expected {shape[:-1]}: one entry a joint of {shape}")
+    return where != 0
+
+
+def _standardise(mu, sigma, target, where) -> tuple[np.ndarray, np.ndarray]:
+    """(e, mask); masked joints are replaced before the division."""
+    mu, sigma, target = (np.asarray(array, np.float64) for array in (mu, sigma, target))
+    if not mu.shape == sigma.shape == target.shape or mu.ndim < 2:
+        raise ValueError(
+            f"expected equal shapes (..., K, D), got mu {mu.shape}, sigma {sigma.shape}, target {target.shape}"
+        )
+    keep = _keep(where, mu.shape)
+    full = keep[..., None]
+    difference = np.where(full, target, 0) - np.where(full, mu, 0)
+    return difference / np.where(full, sigma, 1), keep
+
+
+def _without_nan(value) -> list | float | None:
+    """Nested lists with None for NaN, which JSON does not know."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if np.isnan(value) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """The density on a grid, and its nodes in order of density with the mass at least as dense."""
+
+    axes: tuple[np.ndarray, ...]
+    log_density: np.ndarray  # on the grid of axes
+    ascending: np.ndarray  # the same, sorted
+    mass_above: np.ndarray  # mass at least as dense, descending
+    moments: Moments
+
+    def threshold(self, level: float) -> float:
+        """The log density on the boundary of the region of mass `level`."""
+        return float(np.interp(level, self.mass_above[::-1], self.ascending[::-1]))
+
+    def level(self, log_density: np.ndarray) -> np.ndarray:
+        """The mass of the smallest region that reaches a point of this log density."""
+        return np.interp(log_density, self.ascending, self.mass_above, left=1.0, right=0.0)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(model: Model) -> _Table:
+    found = _find(model)
+    for _ in range(2):  # the second box is drawn around moments that the first made exact
+        axes = [
+            _around(mean, deviation, NODES[model.dim])
+            for mean, deviation in zip(found.mean, found.standard_deviation, strict=True)
+        ]
+        log_density, probability, found = _on_grid(model, axes)
+    if abs(found.mass - 1) > MASS_TOLERANCE:
+        raise ValueError(
+            f"the density integrates to {found.mass:.4f}, expected 1: log_normalizer is not that of this flow, or the "
+            f"density is too irregular for {NODES[model.dim]} nodes an axis"
+        )
+    order = np.argsort(log_density)
+    # A node stands for a cell around it: half of its mass lies above its density.
+    mass_above = np.cumsum(probability[order][::-1])[::-1] - 0.5 * probability[order]
+    points = tuple(x for x, _ in axes)
+    shape = tuple(map(len, points))
+    return _Table(points, log_density.reshape(shape), log_density[order], mass_above, found)
+
+
+def _find(model: Model) -> Moments:
+    """Moments from the first box around 0 that holds the density and resolves it."""
+    masses = {}
+    for bound in BOUNDS:
+        axis = _halves(bound, NODES[model.dim])
+        _, _, found = _on_grid(model, [axis] * model.dim)
+        if abs(found.mass - 1) <= FOUND:
+            return found
+        masses[bound] = round(found.mass, 4)
+    raise ValueError(f"no box [-b, b]^{model.dim} holds the density; its mass by b, expected 1: {masses}")
+
+
+def _around(mean: float, deviation: float, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """About `points` nodes on mean +- OUTER deviations: a fine middle, coarse tails, and a break at 0."""
+    lo, a, b, hi = (mean + factor * deviation for factor in (-OUTER, -INNER, INNER, OUTER))
+    breaks = sorted({lo, a, b, hi} | ({0.0} if lo < 0 < hi else set()))
+    middle, tails = INNER_SHARE / (2 * INNER), (1 - INNER_SHARE) / (2 * (OUTER - INNER))
+    widths = [(right - left) / deviation for left, right in zip(breaks[:-1], breaks[1:], strict=True)]
+    shares = [w * (middle if a <= left < b else tails) for w, left in zip(widths, breaks[:-1], strict=True)]
+    return _axis(breaks, [max(2, round(points * share)) for share in shares])
+
+
+def _on_grid(model: Model, axes) -> tuple[np.ndarray, np.ndarray, Moments]:
+    """(log density (N,), probability of each node (N,), moments) on the product of the axes."""
+    nodes, log_weights = _product_rule(axes)
+    log_density = _evaluate(model, nodes)
+    mass = np.exp(log_density + log_weights)
+    total = mass.sum()
+    probability = mass / total if total > 0 else mass
+    mean = probability @ nodes
+    centred = nodes - mean
+    return log_density, probability, Moments(mean, (probability[:, None] * centred).T @ centred, float(total))
+
+
+def _evaluate(model: Model, points: np.ndarray) -> np.ndarray:
+    """log_prob at (..., dim) in float64 NumPy, in chunks and compiled."""
+    flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
+    evaluate = jax.jit(lambda x: _in_chunks(lambda e: log_prob(e, model), x))
+    return np.asarray(evaluate(flat), np.float64).reshape(points.shape[:-1])
+
+
+def _chi_square_quantile(level: float, dim: int) -> float:
+    """The squared radius that holds `level` of a standard Gaussian of this dimension, by bisection."""
+    lo, hi = 0.0, 200.0
+    for _ in range(80):
+        middle = (lo + hi) / 2
+        inside = float(jax.scipy.special.gammainc(dim / 2, middle / 2))
+        lo, hi = (middle, hi) if inside < level else (lo, middle)
+    return (lo + hi) / 2

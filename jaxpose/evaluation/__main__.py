@@ -1,0 +1,59 @@
+"""``python -m jaxpose.evaluation GROUND_TRUTH.json RESULTS.json``: the numbers of a result file, without JAX."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxpose.evaluation import average_precision, crowdpose_average_precision, report
+
+
+def main(
+    ground_truth: Annotated[Path, tyro.conf.Positional],
+    results: Annotated[Path, tyro.conf.Positional],
+    *,
+    sigmas: tuple[float, ...] | None = None,
+    area: Literal["auto", "box"] = "auto",
+    category_id: int | None = None,
+    max_people: int = 20,
+    crowdpose: bool = False,
+    errors: bool = False,
+) -> None:
+    """Score a result file: a table, then the same numbers as one line of JSON.
+
+    Args:
+        ground_truth: COCO keypoint file.
+        results: result file: a list of image_id, category_id, keypoints, score.
+        sigmas: OKS sigmas, one per keypoint; by default the published ones for COCO, CrowdPose and MPII, else uniform.
+        area: area of a person: "auto", annotated where it is, else 0.53 of the box; "box", 0.53 of the box for all.
+        category_id: the category to score, where several have keypoints.
+        max_people: so many results of an image count.
+        crowdpose: CrowdPose's nine numbers instead of COCO's ten.
+        errors: also where the errors are: by joint, by labelled joints, by occlusion, by size.
+    """
+    if crowdpose:
+        numbers = crowdpose_average_precision(ground_truth, results, sigmas=sigmas)
+    else:
+        numbers = average_precision(
+            ground_truth, results, sigmas=sigmas, area=area, max_people=max_people, category_id=category_id
+        )
+    print("".join(f"{name:>10s}" for name in numbers))
+    print("".join(f"{value:10.4f}" for value in numbers.values()))
+    line = dict(numbers)
+    if errors:
+        described = report.from_results(ground_truth, results, sigmas=sigmas, category_id=category_id)
+        print("\n" + report.text(described) + "\n")
+        line["errors"] = described
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main, prog="python -m jaxpose.evaluation")
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

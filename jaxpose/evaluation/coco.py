@@ -1,0 +1,286 @@
+"""Average precision and recall of result records, by pycocotools; and CrowdPose's numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxpose.evaluation import results as result_records
+from jaxpose.skeleton import Skeleton
+
+__all__ = ["AREA_OF_BOX", "NAMES", "average_precision", "crowdpose_average_precision", "read_ground_truth"]
+
+NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+"""The ten COCO numbers, in COCO's order."""
+AREA_OF_BOX = 0.53
+"""Area of a person as a fraction of the box, where none is annotated: CrowdPose's constant."""
+
+GroundTruth = str | os.PathLike | Mapping[str, Any]
+Results = str | os.PathLike | Sequence[Mapping[str, Any]]
+
+
+def average_precision(
+    ground_truth: GroundTruth,
+    results: Results,
+    *,
+    sigmas: ArrayLike | None = None,
+    area: Literal["auto", "box"] = "auto",
+    max_people: int = 20,
+    category_id: int | None = None,
+    image_ids: Iterable[int] | None = None,
+) -> dict[str, float]:
+    """The ten numbers of COCO's keypoint evaluation, as pycocotools computes them.
+
+    Args:
+        ground_truth: a COCO keypoint file, or its contents.
+        results: a result file, or records (`jaxpose.evaluation.results`).
+        sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`: published ones for COCO, CrowdPose
+            and MPII, a uniform value for other skeletons.
+        area: which area of a person OKS and the size classes use: "auto", the annotated one, and where an annotation
+            has none 0.53 w h of its box; "box", 0.53 w h for all.
+        max_people: the best so many results of an image count (20 in COCO).
+        category_id: of the persons, needed only where several categories of the file have keypoints.
+        image_ids: evaluate on these images only.
+
+    Returns:
+        AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL: fractions; medium is an area of 32^2 to 96^2 pixels, large
+        above. A number for which there is no ground truth is -1, as in pycocotools; without results the others are 0.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no COCO keypoint file (says what is missing), NaN among labelled keypoints, a keypoint count that
+            does not fit the category, results for images or categories that the ground truth does not have.
+
+    >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
+    >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
+    >>> results = [{"image_id": 7, "category_id": 1, "keypoints": [10.0, 20.0, 0.9], "score": 0.9}]
+    >>> numbers = average_precision(truth, results, sigmas=[0.026])
+    >>> round(numbers["AP"], 3), numbers["APL"]
+    (1.0, -1.0)
+    """
+    truth, records = load(ground_truth, results, category_id=category_id)
+    coco_eval = _evaluate(truth, records, sigmas=sigmas, area=area, max_people=max_people, image_ids=image_ids)
+    precision, recall = coco_eval.eval["precision"], coco_eval.eval["recall"]  # (T, R, 1, A, 1), (T, 1, A, 1)
+    every, half, three_quarters = slice(None), 0, 5  # of the thresholds 0.50, 0.55, ..., 0.95
+    all_sizes, medium, large = 0, 1, 2
+    pick = [(every, all_sizes), (half, all_sizes), (three_quarters, all_sizes), (every, medium), (every, large)]
+    numbers = [_mean(array[t, ..., size, :]) for array in (precision, recall) for t, size in pick]
+    return dict(zip(NAMES, numbers, strict=True))
+
+
+def crowdpose_average_precision(
+    ground_truth: GroundTruth, results: Results, *, sigmas: ArrayLike | None = None
+) -> dict[str, float]:
+    """CrowdPose's nine numbers: AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard.
+
+    CrowdPose annotates no areas, so 0.53 w h of the box is a person's; there are no size classes. The classes are those
+    of the image's ``crowdIndex``: easy below 0.2, hard from 0.8. As in the published evaluation code the class numbers
+    are rounded to 4 decimals, and -1 for a class without persons.
+
+    Arguments and errors as `average_precision`.
+    """
+    truth, records = load(ground_truth, results)
+    missing = [image["id"] for image in truth["images"] if "crowdIndex" not in image]
+    if missing:
+        raise ValueError(f"a CrowdPose file has a 'crowdIndex' for every image; image {missing[0]} has none")
+    options = dict(sigmas=sigmas, area="box", max_people=20)
+    coco_eval = _evaluate(truth, records, image_ids=None, **options)
+    numbers = {
+        name + suffix: _mean(coco_eval.eval[array][thresholds, ..., 0, :])
+        for name, array in (("AP", "precision"), ("AR", "recall"))
+        for suffix, thresholds in (("", slice(None)), ("50", 0), ("75", 5))
+    }
+    for name, low, high in (("easy", -math.inf, 0.2), ("medium", 0.2, 0.8), ("hard", 0.8, math.inf)):
+        image_ids = [image["id"] for image in truth["images"] if low <= image["crowdIndex"] < high]
+        part = _evaluate(truth, records, image_ids=image_ids, **options).eval["precision"] if image_ids else None
+        numbers[f"AP_{name}"] = -1.0 if part is None else round(_mean(part[..., 0, :]), 4)
+    return numbers
+
+
+def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = None) -> dict[str, Any]:
+    """The images, the keypoint category, and its annotations, checked and completed.
+
+    Returns:
+        images, annotations (of the category; each with id, image_id, keypoints, num_keypoints, iscrowd, bbox, and area
+        where annotated), and ``category``.
+    """
+    name = "the ground truth"
+    if not isinstance(ground_truth, Mapping):
+        path = Path(ground_truth)
+        name = str(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no ground-truth file {path}")
+        try:
+            ground_truth = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(ground_truth, Mapping):
+            kind = type(ground_truth).__name__
+            raise ValueError(f"{path} is not a COCO keypoint file: it holds a {kind}, not an object")
+    missing = [key for key in ("images", "annotations", "categories") if key not in ground_truth]
+    if missing:
+        raise ValueError(f"{name} is not a COCO keypoint file: it has no {missing[0]!r}; keys {sorted(ground_truth)}")
+    if not all("id" in image for image in ground_truth["images"]):
+        raise ValueError(f"{name} is not a COCO keypoint file: an image has no 'id'")
+    category = _keypoint_category(ground_truth["categories"], category_id, name)
+    image_ids = {image["id"] for image in ground_truth["images"]}
+    num_joints = len(category["keypoints"])
+    annotations = [
+        _annotation(annotation, num_joints, image_ids, name)
+        for annotation in ground_truth["annotations"]
+        if annotation.get("category_id", category["id"]) == category["id"]
+    ]
+    return {"images": list(ground_truth["images"]), "annotations": annotations, "category": dict(category)}
+
+
+def _keypoint_category(
+    categories: Sequence[Mapping[str, Any]], category_id: int | None, name: str
+) -> Mapping[str, Any]:
+    with_keypoints = [c for c in categories if c.get("keypoints") and category_id in (None, c.get("id"))]
+    if len(with_keypoints) == 1 and "id" in with_keypoints[0]:
+        return with_keypoints[0]
+    wanted = "" if category_id is None else f" with id {category_id}"
+    if not with_keypoints:
+        raise ValueError(f"{name} is not a COCO keypoint file: no category{wanted} names its 'keypoints'")
+    raise ValueError(
+        f"{name}: category_id must say which category is meant, of the ids {[c.get('id') for c in with_keypoints]}"
+    )
+
+
+def _annotation(annotation: Mapping[str, Any], num_joints: int, image_ids: set, name: str) -> dict[str, Any]:
+    """One person with everything that the evaluation reads; persons without labels are all zeros."""
+    label = f"{name}: annotation {annotation.get('id', '(without id)')}"
+    for key in ("id", "image_id", "bbox"):
+        if key not in annotation:
+            raise ValueError(f"{label} has no {key!r}")
+    if annotation["image_id"] not in image_ids:
+        raise ValueError(f"{label} belongs to image {annotation['image_id']}, which is not among 'images'")
+    keypoints = annotation.get("keypoints") or [0] * (3 * num_joints)
+    if len(keypoints) != 3 * num_joints:
+        raise ValueError(f"{label} has {len(keypoints) / 3:g} keypoints, its category has {num_joints}")
+    labelled = [keypoints[i : i + 3] for i in range(0, len(keypoints), 3) if keypoints[i + 2] > 0]
+    if not all(math.isfinite(value) for joint in labelled for value in joint):
+        raise ValueError(f"{label} has a labelled keypoint that is not finite")
+    if len(annotation["bbox"]) != 4 or not all(math.isfinite(value) for value in annotation["bbox"]):
+        raise ValueError(f"{label}: 'bbox' must be four finite numbers, got {annotation['bbox']}")
+    completed = {
+        "id": annotation["id"],
+        "image_id": annotation["image_id"],
+        "keypoints": keypoints,
+        "num_keypoints": annotation.get("num_keypoints", len(labelled)),
+        "iscrowd": annotation.get("iscrowd", 0),
+        "bbox": annotation["bbox"],
+    }
+    return completed | ({"area": annotation["area"]} if annotation.get("area") is not None else {})
+
+
+def area_of(annotation: Mapping[str, Any], *, rule: Literal["auto", "box"] = "auto") -> float:
+    """The area of a person of `read_ground_truth`, as `average_precision` describes."""
+    if rule not in ("auto", "box"):
+        raise ValueError(f"area must be 'auto' or 'box', got {rule!r}")
+    if rule == "auto" and "area" in annotation:
+        return float(annotation["area"])
+    return AREA_OF_BOX * annotation["bbox"][2] * annotation["bbox"][3]
+
+
+def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None = None) -> tuple[dict[str, Any], list]:
+    """The ground truth as `read_ground_truth` and the records, checked on their own and against each other."""
+    truth = read_ground_truth(ground_truth, category_id=category_id)
+    num_joints = len(truth["category"]["keypoints"])
+    if isinstance(results, (str, os.PathLike)):
+        records = result_records.read(results, num_joints=num_joints)
+    else:
+        records = list(results)
+        result_records.check(records, num_joints=num_joints)
+    known = {image["id"] for image in truth["images"]}
+    unknown = sorted({record["image_id"] for record in records} - known, key=str)
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} images of the results are not in the ground truth ({len(known)} images): "
+            f"image_id {', '.join(map(str, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
+        )
+    category = truth["category"]["id"]
+    others = sorted({record["category_id"] for record in records} - {category}, key=str)
+    if others:
+        raise ValueError(f"the results have category_id {others[0]}, the persons of the ground truth {category}")
+    return truth, records
+
+
+def _evaluate(truth, records, *, sigmas, area, max_people, image_ids):
+    """A pycocotools COCOeval after evaluate() and accumulate(), without what it prints."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    category = {"id": truth["category"]["id"], "name": "person"}
+    # pycocotools writes into what it gets, hence copies; and it takes a match with the annotation of id 0 for none,
+    # hence new ids.
+    annotations = [
+        {**a, "id": i, "category_id": category["id"], "area": area_of(a, rule=area)}
+        for i, a in enumerate(truth["annotations"], start=1)
+    ]
+    images = [{"id": image["id"]} for image in truth["images"]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco_truth, coco_results = COCO(), COCO()
+        coco_truth.dataset = {"images": images, "categories": [category], "annotations": annotations}
+        coco_results.dataset = {
+            "images": images,
+            "categories": [category],
+            "annotations": [_detection(record, i) for i, record in enumerate(records, start=1)],
+        }
+        coco_truth.createIndex()
+        coco_results.createIndex()
+        coco_eval = COCOeval(coco_truth, coco_results, "keypoints")
+        coco_eval.params.kpt_oks_sigmas = category_sigmas(sigmas, truth["category"])
+        coco_eval.params.maxDets = [max_people]
+        if image_ids is not None:
+            coco_eval.params.imgIds = sorted(_known_images(image_ids, truth["images"]))
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+    return coco_eval
+
+
+def _detection(record: Mapping[str, Any], identifier: int) -> dict[str, Any]:
+    """A record as pycocotools' loadRes makes it: its area is that of the joints' bounding box."""
+    x, y = record["keypoints"][0::3], record["keypoints"][1::3]
+    return {
+        "id": identifier,
+        "image_id": record["image_id"],
+        "category_id": record["category_id"],
+        "keypoints": record["keypoints"],
+        "score": record["score"],
+        "area": (max(x) - min(x)) * (max(y) - min(y)),
+    }
+
+
+def category_sigmas(sigmas: ArrayLike | None, category: Mapping[str, Any]) -> np.ndarray:
+    """The sigmas given, checked, or those that belong to the category's joint names, ``(K,)``."""
+    if sigmas is None:
+        sigmas = Skeleton.from_coco_category({"keypoints": category["keypoints"]}).sigmas
+    sigmas, num_joints = np.asarray(sigmas, np.float64), len(category["keypoints"])
+    if sigmas.shape != (num_joints,):
+        raise ValueError(f"the category has {num_joints} keypoints, so as many sigmas are needed, got {sigmas.shape}")
+    if not (np.isfinite(sigmas) & (sigmas > 0)).all():
+        raise ValueError(f"sigmas must be positive and finite, got {sigmas.tolist()}")
+    return sigmas
+
+
+def _known_images(image_ids: Iterable[int], images: Sequence[Mapping[str, Any]]) -> set[int]:
+    wanted, known = set(image_ids), {image["id"] for image in images}
+    if wanted - known:
+        raise ValueError(f"image_ids names images that the ground truth does not have: {sorted(wanted - known)[:5]}")
+    return wanted
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over what exists: pycocotools writes -1 where there is no ground truth."""
+    existing = values[values > -1]
+    return float(existing.mean()) if existing.size else -1.0

@@ -1,0 +1,244 @@
+"""Where the errors are: EPE by joint, by number of labelled joints, by occlusion and by size; confidence against OKS.
+
+`from_results` works on files, `details` on arrays. The groups are those of Gu et al. 2021 (Removing the Bias of
+Integral Pose Regression), table 1; the correlation is that of Li et al. 2021 (RLE), table 4. A prediction is held
+against the person it is meant for, so these numbers belong to evaluation on ground-truth boxes (or to matched ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxpose import metrics
+from jaxpose.evaluation import coco
+
+__all__ = ["details", "from_results", "text"]
+
+# Bins as name -> (lower, upper): lower <= value < upper.
+JOINT_BINS = {"1-5 joints": (1, 6), "6-10 joints": (6, 11), "11+ joints": (11, np.inf)}
+"""By the number of labelled joints; table 1 has [0, 5], [6, 10], [11, 17], and a person without any has no error."""
+SIZE_BINS = {
+    "below 32^2": (0, 32),
+    "32^2 to 64^2": (32, 64),
+    "64^2 to 96^2": (64, 96),
+    "96^2 to 128^2": (96, 128),
+    "from 128^2": (128, np.inf),
+}
+"""By the square root of the area of the person's box, in image pixels."""
+OCCLUSION_BINS = {
+    "below 10% occluded": (0, 0.1),
+    "10% to 50% occluded": (0.1, np.nextafter(0.5, 1)),
+    "above 50% occluded": (np.nextafter(0.5, 1), np.inf),
+}
+"""By the share of occluded joints (visibility 1) among the labelled ones."""
+
+
+def details(
+    predictions: Mapping[str, ArrayLike], *, sigmas: ArrayLike, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Errors of N predictions, each beside the person it is meant for.
+
+    Args:
+        predictions: in image pixels,
+            xy ``(N, K, 2)`` and confidence ``(N, K)``: predicted;
+            joints ``(N, K, 2)``, visibility ``(N, K)`` (0 unlabelled, 1 occluded, 2 visible), box ``(N, 4)`` x, y, w,
+            h, area ``(N,)``: annotated. Other entries are not read.
+        sigmas: ``(K,)`` OKS sigmas.
+        names: K names of the joints.
+
+    Returns:
+        Plain numbers, ready for JSON:
+        summary: people, joints, EPE (the mean over labelled joints, image pixels), EPE_visible, EPE_occluded, OKS (the
+            mean over people), pearson (of a person's mean confidence with the OKS). What is undefined is left out.
+        per_joint: name -> count, EPE.
+        size_by_joints, occlusion_by_joints: row -> column -> people, joints, EPE (None where there is nothing), with
+            "all" as the last row and column; table 1 of Gu et al.
+
+    Raises:
+        ValueError: an array is missing, shapes do not fit, a prediction is not finite.
+
+    >>> people = dict(xy=np.zeros((1, 2, 2)), confidence=np.ones((1, 2)), joints=np.full((1, 2, 2), [3.0, 4.0]))
+    >>> people |= dict(visibility=np.array([[2, 1]]), box=np.array([[0, 0, 40, 40]]), area=np.array([1600]))
+    >>> details(people, sigmas=[0.1, 0.1])["occlusion_by_joints"]["10% to 50% occluded"]["1-5 joints"]
+    {'people': 1, 'joints': 2, 'EPE': 5.0}
+    """
+    arrays = _arrays(predictions)
+    labelled = arrays["visibility"] > 0
+    error = metrics.distance(arrays["xy"], arrays["joints"], where=labelled)
+    names = [str(k) for k in range(labelled.shape[1])] if names is None else list(names)
+    if len(names) != labelled.shape[1]:
+        raise ValueError(f"names must hold {labelled.shape[1]} joint names, got {len(names)}")
+    some = labelled.any(axis=1)
+    similarity = metrics.oks(arrays["xy"], arrays["joints"], area=arrays["area"], sigmas=sigmas, where=labelled)
+    confidence = arrays["confidence"].mean(axis=1)
+
+    counts = labelled.sum(axis=1)
+    share = (arrays["visibility"] == 1).sum(axis=1) / np.maximum(counts, 1)
+    size = np.sqrt(arrays["box"][:, 2] * arrays["box"][:, 3])
+    by_joints = _bins(counts, JOINT_BINS)
+    summary = {
+        **_cell(error, labelled),
+        "EPE_visible": metrics.Mean.from_values(error, where=arrays["visibility"] == 2).value,
+        "EPE_occluded": metrics.Mean.from_values(error, where=arrays["visibility"] == 1).value,
+        "OKS": metrics.Mean.from_values(similarity, where=some).value,
+        "pearson": metrics.pearson(confidence, similarity, where=some),
+    }
+    return {
+        "summary": {name: value for name, value in summary.items() if value is not None and np.isfinite(value)},
+        "per_joint": {
+            name: {"count": cell["joints"], "EPE": cell["EPE"]}
+            for k, name in enumerate(names)
+            for cell in [_cell(error[:, k : k + 1], labelled[:, k : k + 1])]
+        },
+        "size_by_joints": _table(error, labelled, _bins(size, SIZE_BINS), by_joints),
+        "occlusion_by_joints": _table(error, labelled, _bins(share, OCCLUSION_BINS), by_joints),
+    }
+
+
+def from_results(
+    ground_truth: coco.GroundTruth,
+    results: coco.Results,
+    *,
+    sigmas: ArrayLike | None = None,
+    category_id: int | None = None,
+    min_oks: float = 0.1,
+) -> dict[str, Any]:
+    """`details` of a result file against a COCO keypoint file.
+
+    Records that all carry an ``annotation_id`` are held against that annotation (of several for one, the best-scored).
+    Otherwise each record takes, best score first, the free person of its image to whom its OKS is largest; below
+    `min_oks` it takes none. Crowds and persons without labels take no part.
+
+    Args and errors as `jaxpose.evaluation.average_precision`; besides, ValueError for an annotation_id that the ground
+    truth does not have in that image.
+
+    Returns:
+        `details`, and ``matched``: how many of ``people`` and of ``results`` were held against one another.
+    """
+    truth, records = coco.load(ground_truth, results, category_id=category_id)
+    sigmas = coco.category_sigmas(sigmas, truth["category"])
+    people = [a for a in truth["annotations"] if any(v > 0 for v in a["keypoints"][2::3]) and not a["iscrowd"]]
+    records = sorted(records, key=lambda record: -record["score"])
+    if records and all("annotation_id" in record for record in records):
+        pairs = _pairs_by_id(records, truth["annotations"], people)
+    else:
+        pairs = _pairs_by_oks(records, people, sigmas, min_oks)
+    num_joints = len(sigmas)
+    predicted = np.array([record["keypoints"] for record, _ in pairs], np.float64).reshape(-1, num_joints, 3)
+    annotated = np.array([person["keypoints"] for _, person in pairs], np.float64).reshape(-1, num_joints, 3)
+    arrays = {
+        "xy": predicted[..., :2],
+        "confidence": predicted[..., 2],
+        "joints": annotated[..., :2],
+        "visibility": annotated[..., 2],
+        "box": np.array([person["bbox"] for _, person in pairs], np.float64).reshape(-1, 4),
+        "area": np.array([coco.area_of(person) for _, person in pairs], np.float64),
+    }
+    matched = {"people": len(people), "results": len(records), "pairs": len(pairs)}
+    return details(arrays, sigmas=sigmas, names=truth["category"]["keypoints"]) | {"matched": matched}
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """A report of `details` or `from_results` as lines to read."""
+    lines = []
+    if "matched" in report:
+        lines.append("{pairs} of {people} people and {results} results matched".format(**report["matched"]))
+    lines += [f"{name:14s}{value:10.4g}" for name, value in report["summary"].items()]
+    for title in ("size_by_joints", "occlusion_by_joints"):
+        rows = report[title]
+        columns = list(next(iter(rows.values())))
+        lines += ["", "EPE in pixels (people)".ljust(24) + "".join(f"{column:>18s}" for column in columns)]
+        lines += [f"{row:24s}" + "".join(f"{_shown(cells[c]):>18s}" for c in columns) for row, cells in rows.items()]
+    lines += ["", "joint".ljust(24) + f"{'EPE':>10s}{'labels':>10s}"]
+    for name, joint in report["per_joint"].items():
+        epe = "-" if joint["EPE"] is None else f"{joint['EPE']:.2f}"
+        lines.append(f"{name:24s}{epe:>10s}{joint['count']:>10d}")
+    return "\n".join(lines)
+
+
+def _shown(cell: Mapping[str, Any]) -> str:
+    return "-" if cell["EPE"] is None else f"{cell['EPE']:.2f} ({cell['people']})"
+
+
+def _arrays(predictions: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    names = ("xy", "confidence", "joints", "visibility", "box", "area")
+    missing = [name for name in names if name not in predictions]
+    if missing:
+        raise ValueError(f"predictions have no {missing}; needed are {list(names)}, given {sorted(predictions)}")
+    arrays = {name: np.asarray(predictions[name], np.float64) for name in names}
+    xy = arrays["xy"].shape
+    if len(xy) != 3 or xy[-1] != 2:
+        raise ValueError(f"xy must be (N, K, 2), got {xy}")
+    people, num_joints, _ = xy
+    shapes = [xy, (people, num_joints), xy, (people, num_joints), (people, 4), (people,)]
+    for name, shape in zip(names, shapes, strict=True):
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} must be {shape} for xy {xy}, got {arrays[name].shape}")
+    for name in ("xy", "confidence"):
+        finite = np.isfinite(arrays[name]).all(axis=tuple(range(1, arrays[name].ndim)))
+        if not finite.all():
+            raise ValueError(f"{name} of prediction {np.flatnonzero(~finite)[0]} is not finite")
+    return arrays
+
+
+def _bins(values: np.ndarray, bins: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    """name -> which rows (N,) bool; and "all"."""
+    return {name: (values >= low) & (values < high) for name, (low, high) in bins.items()} | {
+        "all": np.ones(len(values), bool)
+    }
+
+
+def _table(error, labelled, rows: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        row: {column: _cell(error[a & b], labelled[a & b]) for column, b in columns.items()} for row, a in rows.items()
+    }
+
+
+def _cell(error: np.ndarray, labelled: np.ndarray) -> dict[str, Any]:
+    mean = metrics.Mean.from_values(error, where=labelled)
+    return {
+        "people": int(labelled.any(axis=1).sum()),
+        "joints": int(mean.count),
+        "EPE": mean.value if mean.count else None,
+    }
+
+
+def _pairs_by_id(records, annotations, people) -> list[tuple[Mapping, Mapping]]:
+    every, wanted = ({a["id"]: a for a in group} for group in (annotations, people))
+    pairs, taken = [], set()
+    for record in records:  # best score first
+        identifier = record["annotation_id"]
+        if every.get(identifier, {}).get("image_id") != record["image_id"]:
+            raise ValueError(
+                f"a result for image {record['image_id']} has annotation_id {identifier}, which the ground truth does "
+                "not have in that image; leave annotation_id out of results for detected boxes"
+            )
+        if identifier in wanted and identifier not in taken:
+            taken.add(identifier)
+            pairs.append((record, wanted[identifier]))
+    return pairs
+
+
+def _pairs_by_oks(records, people, sigmas: np.ndarray, min_oks: float) -> list[tuple[Mapping, Mapping]]:
+    free: dict[Any, list] = {}
+    for person in people:
+        free.setdefault(person["image_id"], []).append(person)
+    pairs = []
+    for record in records:  # best score first
+        candidates = free.get(record["image_id"], [])
+        if not candidates:
+            continue
+        joints = np.array([person["keypoints"] for person in candidates], np.float64).reshape(len(candidates), -1, 3)
+        xy = np.array(record["keypoints"], np.float64).reshape(-1, 3)[:, :2]
+        area = np.array([coco.area_of(person) for person in candidates])
+        target, labelled = joints[..., :2], joints[..., 2] > 0
+        pred = np.broadcast_to(xy, target.shape)
+        similarity = metrics.oks(pred, target, area=area, sigmas=sigmas, where=labelled)
+        best = int(similarity.argmax())
+        if similarity[best] >= min_oks:
+            pairs.append((record, candidates.pop(best)))
+    return pairs

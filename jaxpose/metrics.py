@@ -1,0 +1,465 @@
+"""How far predicted joints are from labelled ones: OKS, PCK, PCKh, EPE, AUC, MPJPE and their like.
+
+NumPy in, NumPy out; JAX is not needed (its arrays are accepted and read). All take leading batch dimensions, ``where``
+is a mask of joints that count, and what it leaves out never matters, NaN included. Rates and areas under curves are
+fractions in [0, 1], distances are in the unit of the coordinates. `Mean` carries a sum and a count, so that parts of a
+data set merge by addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "JointRates",
+    "Mean",
+    "auc",
+    "distance",
+    "epe",
+    "head_size",
+    "mpjpe",
+    "n_mpjpe",
+    "nme",
+    "oks",
+    "pa_mpjpe",
+    "pck",
+    "pckh",
+    "pckh_auc",
+    "pearson",
+    "procrustes_align",
+    "scale_align",
+]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean in the making: parts add up, whatever the order or the number of processes.
+
+    >>> parts = Mean.from_values([1.0, 2.0]) + Mean.from_values([6.0, float("nan")], where=[True, False])
+    >>> parts, parts.value
+    (Mean(total=9.0, count=3.0), 3.0)
+    """
+
+    total: float = 0.0
+    count: float = 0.0
+
+    @classmethod
+    def from_values(cls, values: ArrayLike, *, where: ArrayLike | None = None) -> Mean:
+        """The sum and the number of `values`, those with ``where`` False left out. Both of one shape."""
+        values = _as_float(values)
+        where = _mask(where, values.shape, "values")
+        return cls(float(np.where(where, values, 0.0).sum(dtype=np.float64)), float(where.sum()))
+
+    def __add__(self, other: Mean) -> Mean:
+        if not isinstance(other, Mean):
+            return NotImplemented
+        return Mean(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float:
+        """total / count; NaN where nothing was counted."""
+        return self.total / self.count if self.count else float("nan")
+
+
+class JointRates(NamedTuple):
+    """Rates of correct joints over a data set.
+
+    per_joint: ``(K,)``, -1 for a joint that is labelled nowhere.
+    mean: over joints; how they are weighted is said by the function that made it.
+    count: ``(K,)`` how many labels each rate rests on.
+    """
+
+    per_joint: np.ndarray
+    mean: float
+    count: np.ndarray
+
+
+def distance(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
+    """Euclidean distance of each joint.
+
+    Args:
+        pred, target: ``(..., K, D)`` of one shape.
+        where: ``(..., K)`` bool or None for all.
+
+    Returns:
+        ``(..., K)``, 0 where masked out.
+
+    >>> distance([[0.0, 0.0], [1.0, 1.0]], [[3.0, 4.0], [np.nan, 1.0]], where=[True, False])
+    array([5., 0.])
+    """
+    pred, target, where = _joints(pred, target, where)
+    return np.sqrt((_difference(pred, target, where) ** 2).sum(axis=-1))
+
+
+def oks(
+    xy: ArrayLike, target: ArrayLike, *, area: ArrayLike, sigmas: ArrayLike, where: ArrayLike | None = None
+) -> np.ndarray:
+    """Object keypoint similarity of each person: the mean over labelled joints of ``exp(-d^2 / (2 area (2 sigma)^2))``.
+
+    Args:
+        xy, target: ``(..., K, 2)`` of one shape, in pixels.
+        area: ``(...)``, the annotated area of the person in square pixels.
+        sigmas: ``(K,)`` (`jaxpose.skeleton.Skeleton.sigmas`).
+        where: ``(..., K)``, labelled joints (COCO's visibility above 0), or None for all.
+
+    Returns:
+        ``(...)`` in [0, 1]; 0 for a person without any labelled joint (COCO's evaluation ignores such a person).
+
+    Source: COCO keypoint evaluation; as pycocotools, the smallest float is added to the area.
+
+    >>> target = np.zeros((17, 2))
+    >>> from jaxpose.skeleton import COCO17
+    >>> float(oks(target, target, area=100.0, sigmas=COCO17.sigmas))
+    1.0
+    """
+    xy, target, where = _joints(xy, target, where)
+    area, sigmas = _as_float(area), _sigmas(sigmas, xy.shape[-2])
+    if area.shape != xy.shape[:-2]:
+        raise ValueError(f"area must be {xy.shape[:-2]}, one per person of xy {xy.shape}, got {area.shape}")
+    if not np.all(area >= 0):
+        raise ValueError(f"area must be in square pixels and not negative, got {area.min()}")
+    squared = (_difference(xy, target, where) ** 2).sum(axis=-1)
+    variance = (2 * sigmas) ** 2
+    exponent = squared / variance / (area[..., None] + np.spacing(1)) / 2
+    labelled = where.sum(axis=-1)
+    return np.where(where, np.exp(-exponent), 0.0).sum(axis=-1) / np.maximum(labelled, 1)
+
+
+def pck(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    norm: ArrayLike,
+    threshold: float = 0.2,
+    where: ArrayLike | None = None,
+) -> JointRates:
+    """Percentage of correct keypoints: the share of joints nearer than ``threshold * norm``.
+
+    Args:
+        pred, target: ``(N, K, D)``.
+        norm: a length in the unit of the coordinates: a number, ``(N,)``, or ``(N, D)`` for one per coordinate (the
+            width and height of a box). A person with a norm of 0 does not count.
+        threshold: fraction of the norm; strictly nearer is correct.
+        where: ``(N, K)`` bool or None.
+
+    Returns:
+        `JointRates`, the mean unweighted over the joints that are labelled anywhere, as mmpose's PCKAccuracy.
+
+    >>> pck(np.zeros((1, 2, 2)), np.array([[[1.0, 0.0], [3.0, 0.0]]]), norm=10.0, threshold=0.2).per_joint
+    array([1., 0.])
+    """
+    normed, where = _normed_distance(pred, target, norm, where)
+    return _rates(normed < threshold, where)
+
+
+def auc(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    norm: ArrayLike = 30.0,
+    num_thresholds: int = 20,
+    where: ArrayLike | None = None,
+) -> float:
+    """Area under the PCK curve: the mean of `pck` at the thresholds ``i / num_thresholds``, i from 0.
+
+    Args:
+        pred, target: ``(N, K, D)``.
+        norm: as in `pck`; 30 pixels is the convention for hands.
+        num_thresholds: 20 gives 0, 0.05, ..., 0.95.
+        where: ``(N, K)`` bool or None.
+
+    Returns:
+        A fraction, -1 where nothing is labelled. Source: mmpose's AUC.
+
+    >>> auc(np.zeros((1, 1, 2)), np.array([[[10.0, 0.0]]]), norm=20.0)
+    0.45
+    """
+    normed, where = _normed_distance(pred, target, norm, where)
+    return float(np.mean([_rates(normed < i / num_thresholds, where).mean for i in range(num_thresholds)]))
+
+
+def epe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> float:
+    """End-point error: the mean distance over all labelled joints. Inputs ``(..., K, D)``; NaN where nothing counts.
+
+    Over parts of a data set, add up ``Mean.from_values(distance(pred, target), where=where)``.
+
+    >>> epe([[[0.0, 0.0], [0.0, 1.0]]], [[[3.0, 4.0], [0.0, 0.0]]])
+    3.0
+    """
+    pred, target, where = _joints(pred, target, where)
+    return Mean.from_values(distance(pred, target, where=where), where=where).value
+
+
+def nme(pred: ArrayLike, target: ArrayLike, *, norm: ArrayLike, where: ArrayLike | None = None) -> float:
+    """Normalised mean error: the mean over labelled joints of distance / norm; arguments as `pck`.
+
+    >>> nme(np.zeros((1, 1, 2)), np.array([[[3.0, 4.0]]]), norm=10.0)
+    0.5
+    """
+    normed, where = _normed_distance(pred, target, norm, where)
+    return Mean.from_values(normed, where=where).value
+
+
+def head_size(head_box: ArrayLike) -> np.ndarray:
+    """MPII's head size: 0.6 times the diagonal of the head's box.
+
+    Args:
+        head_box: ``(..., 2, 2)``: two opposite corners, each (x, y).
+
+    Returns:
+        ``(...)`` pixels.
+
+    >>> float(head_size([[0, 0], [30, 40]]))
+    30.0
+    """
+    head_box = _as_float(head_box)
+    if head_box.shape[-2:] != (2, 2):
+        raise ValueError(f"head_box must be (..., 2, 2), two corners, got {head_box.shape}")
+    return 0.6 * np.linalg.norm(head_box[..., 1, :] - head_box[..., 0, :], axis=-1)
+
+
+def pckh(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    head_size: ArrayLike,
+    threshold: float = 0.5,
+    where: ArrayLike | None = None,
+    exclude: Sequence[int] = (6, 7),
+    inclusive: bool = True,
+) -> JointRates:
+    """PCKh: the share of joints within ``threshold`` head sizes.
+
+    Args:
+        pred, target: ``(N, K, 2)`` in the same pixel convention (MPII's published labels count pixels from 1).
+        head_size: ``(N,)`` (`head_size`).
+        threshold: in head sizes.
+        where: ``(N, K)`` bool or None.
+        exclude: joints that the mean leaves out: MPII's pelvis and thorax.
+        inclusive: whether a distance of exactly the threshold is a hit: True as MPII's evaluation, False as mmpose.
+
+    Returns:
+        `JointRates`, the mean weighted by how often each joint is labelled.
+
+    What HRNet prints as "Mean@0.1" is at threshold 0.11; mmpose's PCKh@0.1 is at 0.1 and not inclusive: published
+    values of the two are not comparable.
+
+    >>> pckh(np.zeros((1, 1, 2)), np.array([[[3.0, 4.0]]]), head_size=[10.0]).mean
+    1.0
+    """
+    normed, where = _normed_distance(pred, target, head_size, where)
+    hit = normed <= threshold if inclusive else normed < threshold
+    rates = _rates(hit, where)
+    kept = [k for k in range(where.shape[-1]) if k not in exclude]
+    labelled = where[:, kept].sum()
+    return rates._replace(mean=float((hit & where)[:, kept].sum() / labelled) if labelled else -1.0)
+
+
+def pckh_auc(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    head_size: ArrayLike,
+    where: ArrayLike | None = None,
+    exclude: Sequence[int] = (6, 7),
+) -> float:
+    """The mean of `pckh` over the 51 thresholds 0, 0.01, ..., 0.5; arguments as there.
+
+    No published code prints MPII's AUC; the papers define it as the average over 0 to 0.5.
+
+    >>> pckh_auc(np.zeros((1, 1, 2)), np.zeros((1, 1, 2)), head_size=[10.0])
+    1.0
+    """
+    options = dict(head_size=head_size, where=where, exclude=exclude)
+    return float(np.mean([pckh(pred, target, threshold=t, **options).mean for t in np.arange(0, 0.51, 0.01)]))
+
+
+def mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, root: int | None = None) -> np.ndarray:
+    """Mean per-joint position error of each pose.
+
+    Args:
+        pred, target: ``(..., K, 3)`` (any D), usually millimetres.
+        where: ``(..., K)`` bool or None.
+        root: index of the joint that both poses are moved to first, or None when they are root-relative already.
+
+    Returns:
+        ``(...)``; 0 for a pose without any joint that counts.
+
+    Source: protocol 1 of Human3.6M.
+
+    >>> float(mpjpe([[0.0, 0, 0], [0, 0, 1]], [[1.0, 0, 0], [1, 0, 4]], root=0))
+    1.5
+    """
+    pred, target, where = _joints(pred, target, where)
+    if root is not None:
+        if not where[..., root].all():
+            raise ValueError(f"the root joint {root} must count in every pose, but `where` leaves it out of some")
+        pred, target = (p - p[..., root : root + 1, :] for p in (pred, target))
+    return _mean_over_joints(distance(pred, target, where=where), where)
+
+
+def pa_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, scale: bool = True) -> np.ndarray:
+    """`mpjpe` after the prediction is moved, turned and scaled onto the target (protocol 2, P-MPJPE).
+
+    Args:
+        pred, target: ``(..., K, D)``.
+        where: ``(..., K)`` bool or None; what it leaves out takes no part in the alignment either.
+        scale: False leaves the size alone (a rigid alignment, as the Integral repository's).
+
+    Returns:
+        ``(...)``.
+
+    >>> pose = np.eye(3)
+    >>> bool(pa_mpjpe(2 * pose + 1, pose) < 1e-9)
+    True
+    """
+    return mpjpe(procrustes_align(pred, target, where=where, scale=scale), target, where=where)
+
+
+def n_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
+    """`mpjpe` after the prediction is scaled, and only scaled, to fit best (N-MPJPE). Shapes as `mpjpe`.
+
+    >>> float(n_mpjpe(2 * np.eye(3), np.eye(3)))
+    0.0
+    """
+    return mpjpe(scale_align(pred, target, where=where), target, where=where)
+
+
+def scale_align(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
+    """``a * pred`` with ``a = <pred, target> / <pred, pred>`` of each pose, the best scale in the squared error.
+
+    Shapes ``(..., K, D)``. Joints that ``where`` leaves out come back as 0.
+
+    >>> scale_align([[2.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]])
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    pred, target, where = _joints(pred, target, where)
+    pred, target = (np.where(where[..., None], p, 0.0) for p in (pred, target))
+    product, square = (pred * target).sum(axis=(-2, -1)), (pred * pred).sum(axis=(-2, -1))
+    return pred * np.where(square > 0, product / np.where(square > 0, square, 1.0), 1.0)[..., None, None]
+
+
+def procrustes_align(
+    pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, scale: bool = True
+) -> np.ndarray:
+    """The prediction moved, turned (never mirrored) and, with `scale`, sized to be nearest to the target.
+
+    Args:
+        pred, target: ``(..., K, D)``.
+        where: ``(..., K)`` bool or None.
+        scale: False for a rigid alignment.
+
+    Returns:
+        ``(..., K, D)``; joints that ``where`` leaves out come back as 0.
+
+    Source: Umeyama 1991: with ``U S V^T`` the singular value decomposition of the covariance, ``R = V U^T``, the last
+    axis reflected where det R < 0.
+
+    >>> square = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    >>> quarter_turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    >>> np.allclose(procrustes_align(3 * square @ quarter_turn + 5, square), square)
+    True
+    """
+    pred, target, where = _joints(pred, target, where)
+    weight = where[..., None].astype(pred.dtype)
+    count = np.maximum(weight.sum(axis=-2, keepdims=True), 1)
+    pred, target = (np.where(where[..., None], p, 0.0) for p in (pred, target))
+    pred_mean, target_mean = (p.sum(axis=-2, keepdims=True) / count for p in (pred, target))
+    p, t = (pred - pred_mean) * weight, (target - target_mean) * weight
+    u, s, vt = np.linalg.svd(p.swapaxes(-1, -2) @ t)
+    mirrored = np.linalg.det(u @ vt) < 0
+    sign = np.ones(s.shape, s.dtype)
+    sign[..., -1] = np.where(mirrored, -1, 1)
+    rotation = (u * sign[..., None, :]) @ vt  # row vectors: p @ rotation
+    size = (p * p).sum(axis=(-2, -1))
+    factor = (s * sign).sum(axis=-1) / np.where(size > 0, size, 1.0) if scale else np.ones(size.shape, s.dtype)
+    return (factor[..., None, None] * (p @ rotation) + target_mean) * weight
+
+
+def pearson(x: ArrayLike, y: ArrayLike, *, where: ArrayLike | None = None) -> float:
+    """Pearson's correlation coefficient of two sets of numbers of one shape; NaN where one of them does not vary.
+
+    Used for confidence against OKS (Li et al. 2021, table 4).
+
+    >>> round(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]), 9)
+    1.0
+    """
+    x, y = _as_float(x), _as_float(y)
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must have one shape, got {x.shape} and {y.shape}")
+    where = _mask(where, x.shape, "x")
+    x, y = x[where].astype(np.float64), y[where].astype(np.float64)
+    if x.size < 2:
+        return float("nan")
+    x, y = x - x.mean(), y - y.mean()
+    spread = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(np.clip(x @ y / spread, -1, 1)) if spread > 0 else float("nan")
+
+
+def _as_float(array: ArrayLike) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
+
+
+def _mask(where: ArrayLike | None, shape: tuple[int, ...], name: str) -> np.ndarray:
+    if where is None:
+        return np.ones(shape, bool)
+    where = np.asarray(where)
+    if where.shape != shape:
+        raise ValueError(f"where must be {shape} as {name}, got {where.shape}")
+    return where.astype(bool)
+
+
+def _joints(pred: ArrayLike, target: ArrayLike, where: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pred, target = _as_float(pred), _as_float(target)
+    if pred.ndim < 2 or pred.shape != target.shape:
+        raise ValueError(f"prediction and target must be (..., K, D) of one shape, got {pred.shape} and {target.shape}")
+    return pred, target, _mask(where, pred.shape[:-1], "the joints")
+
+
+def _difference(pred: np.ndarray, target: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """pred - target, 0 where masked out; replaced before the arithmetic."""
+    return np.where(where[..., None], pred, 0.0) - np.where(where[..., None], target, 0.0)
+
+
+def _sigmas(sigmas: ArrayLike, num_joints: int) -> np.ndarray:
+    sigmas = np.asarray(sigmas, np.float64)
+    if sigmas.shape != (num_joints,):
+        raise ValueError(f"sigmas must be ({num_joints},), one per joint, got {sigmas.shape}")
+    if not np.all(sigmas > 0):
+        raise ValueError(f"sigmas must be positive, got {sigmas.min()}")
+    return sigmas
+
+
+def _mean_over_joints(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.where(where, values, 0.0).sum(axis=-1) / np.maximum(where.sum(axis=-1), 1)
+
+
+def _normed_distance(pred: ArrayLike, target: ArrayLike, norm: ArrayLike, where: ArrayLike | None) -> tuple:
+    """Distances in units of `norm`, and the joints that count: a norm of 0 drops the person."""
+    pred, target, where = _joints(pred, target, where)
+    if pred.ndim != 3:
+        raise ValueError(f"prediction must be (N, K, D), got {pred.shape}")
+    people, _, dim = pred.shape
+    norm = _as_float(norm)
+    if norm.shape not in ((), (people,), (people, dim)):
+        raise ValueError(f"norm must be a number, ({people},) or ({people}, {dim}), got {norm.shape}")
+    if not np.all(norm >= 0):
+        raise ValueError(f"norm must not be negative or NaN, got {norm.min()}")
+    norm = np.broadcast_to(norm.reshape(norm.shape + (1,) * (2 - norm.ndim)), (people, dim))
+    where = where & (norm > 0).all(axis=-1, keepdims=True)
+    units = np.where(norm > 0, norm, 1.0)[:, None, :]
+    return np.sqrt(((_difference(pred, target, where) / units) ** 2).sum(axis=-1)), where
+
+
+def _rates(hit: np.ndarray, where: np.ndarray) -> JointRates:
+    """hit and where (N, K) -> rates, their mean unweighted over the labelled joints."""
+    count = where.sum(axis=0)
+    per_joint = np.where(count > 0, (hit & where).sum(axis=0) / np.maximum(count, 1), -1.0)
+    return JointRates(per_joint, float(per_joint[count > 0].mean()) if count.any() else -1.0, count)

@@ -1,0 +1,118 @@
+"""The four layers that the backbones are made of: convolution, batch normalisation, max pooling, dtype rules.
+
+Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetric, k // 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+DType = Any
+BN_EPS = 1e-5
+BN_MOMENTUM = 0.1  # PyTorch's sense: the share of the new batch
+
+# He initialisation on the fan-out, as the published ResNets (torchvision, mmpose).
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def compute_dtype(dtype: DType, *arrays: jax.Array) -> DType:
+    """Half precision is taken as asked; otherwise the promoted type of `dtype` and the arrays, float32 at least.
+
+    >>> compute_dtype(jnp.bfloat16, jnp.zeros(2, jnp.float32)).name
+    'bfloat16'
+    >>> compute_dtype(jnp.float32, jnp.zeros(2, jnp.uint8)).name
+    'float32'
+    """
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype={dtype.name}: expected a floating type, such as float32 or bfloat16")
+    if dtype.itemsize < 4:
+        return dtype
+    return jnp.result_type(dtype, *(a.dtype for a in arrays))
+
+
+def param_dtype(dtype: DType) -> DType:
+    """Parameters are float32, or float64 for a float64 net; never half precision."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class Conv(nn.Module):
+    """Convolution without bias, kernel k x k, padding k // 2: (B, H, W, I) -> (B, ceil(H / s), ceil(W / s), O).
+
+    A 1x1 convolution is written as the matrix product that it is (after subsampling, where it is strided).
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", he_fan_out, shape, param_dtype(self.dtype))
+        dtype = compute_dtype(self.dtype, x, kernel)
+        return convolve(x.astype(dtype), kernel.astype(dtype), stride=self.stride)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
+    """x (B, H, W, I), kernel (k, k, I, O) -> (B, ceil(H / stride), ceil(W / stride), O)."""
+    size = kernel.shape[0]
+    if size == 1:
+        return x[:, ::stride, ::stride] @ kernel[0, 0]
+    pad = size // 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over (B, H, W), statistics in float32 at least.
+
+    Training normalises with the biased variance of the batch and moves the running statistics by 0.1 towards the
+    mean and the unbiased variance, as PyTorch does. Under `jax.jit` with a sharded batch the mean is over every
+    device, hence over the global batch; `groups=g` computes the statistics of g equal, consecutive parts of the
+    batch instead (the per-GPU statistics of the PyTorch recipes are g = number of GPUs), and the running ones move
+    towards the mean over the groups.
+    """
+
+    groups: int = 1
+    dtype: DType = jnp.float32
+    scale_init: Any = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        c, dtype = x.shape[-1], param_dtype(self.dtype)
+        scale = self.param("scale", self.scale_init, (c,), dtype)
+        bias = self.param("bias", nn.initializers.zeros, (c,), dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
+        if not train:
+            a = scale * jax.lax.rsqrt(running_var.value + BN_EPS)
+            return (x * a + (bias - running_mean.value * a)).astype(x.dtype)
+        b, h, w, _ = x.shape
+        if b % self.groups:
+            raise ValueError(f"batch of {b} cannot be split into batch_groups={self.groups} equal groups")
+        n = b // self.groups * h * w
+        if n < 2:
+            raise ValueError(
+                f"BatchNorm in training sees one value a channel (feature map {x.shape}, {self.groups} groups)"
+            )
+        grouped = x.reshape(self.groups, b // self.groups, h, w, c).astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = grouped.mean((1, 2, 3), keepdims=True)
+        var = jnp.square(grouped - mean).mean((1, 2, 3), keepdims=True)
+        if not self.is_initializing():
+            new_mean, new_var = mean.mean(0).ravel(), var.mean(0).ravel() * (n / (n - 1))
+            running_mean.value += BN_MOMENTUM * (new_mean - running_mean.value)
+            running_var.value += BN_MOMENTUM * (new_var - running_var.value)
+        a = scale * jax.lax.rsqrt(var + BN_EPS)
+        return (grouped * a + (bias - mean * a)).reshape(x.shape).astype(x.dtype)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C)."""
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

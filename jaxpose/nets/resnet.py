@@ -1,0 +1,116 @@
+"""ResNet-18 ... 152 with torchvision's topology: the stride of a bottleneck is on its 3x3 convolution.
+
+He et al. 2016 (Deep residual learning for image recognition); published parameter counts without the classifier:
+11,176,512 (18), 23,508,032 (50), 58,143,808 (152).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, max_pool
+
+# depth -> (blocks a stage, bottleneck?)
+STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+
+class Block(nn.Module):
+    """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck)."""
+
+    features: int
+    stride: int
+    bottleneck: bool
+    dtype: Any
+    batch_groups: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def conv(name, features, size, stride=1):
+            return Conv(features, size, stride, dtype=self.dtype, name=name)
+
+        def bn(name, x):
+            return BatchNorm(self.batch_groups, dtype=self.dtype, name=name)(x, train=train)
+
+        f, out = self.features, self.features * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            y = nn.relu(bn("bn1", conv("conv1", f, 1)(x)))
+            y = nn.relu(bn("bn2", conv("conv2", f, 3, self.stride)(y)))
+            y = bn("bn3", conv("conv3", out, 1)(y))
+        else:
+            y = nn.relu(bn("bn1", conv("conv1", f, 3, self.stride)(x)))
+            y = bn("bn2", conv("conv2", f, 3)(y))
+        if x.shape != y.shape:
+            x = bn("downsample_bn", conv("downsample_conv", out, 1, self.stride)(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Images (B, H, W, 3) -> features (B, ceil(H / 32), ceil(W / 32), C); C = 8 width, or 32 width from depth 50 on.
+
+    Collections: params (float32) and batch_stats. Parameter names follow torchvision's: conv1, bn1,
+    layer{1-4}_{i} / conv{1-3}, bn{1-3}, downsample_conv, downsample_bn.
+
+    Attributes:
+      depth: 18, 34, 50, 101 or 152.
+      width: channels of the stem, 64 in the published nets; the stages have width, 2, 4, 8 width.
+      dtype: of the convolutions; bfloat16 halves traffic and uses the matrix units. Parameters and the statistics
+        of BatchNorm are float32 all the same. Features come out in this dtype (float64 images or parameters are
+        not cast down).
+      batch_groups: in training BatchNorm sees the whole (global) batch; g > 1: g consecutive parts of it apart.
+
+    >>> net = ResNet(depth=18, width=8)
+    >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 48, 3)))
+    >>> net.apply(variables, jnp.zeros((2, 64, 48, 3))).shape
+    (2, 2, 2, 64)
+    """
+
+    depth: int = 50
+    width: int = 64
+    dtype: Any = jnp.float32
+    batch_groups: int = 1
+
+    def __post_init__(self):
+        if self.depth not in STAGES:
+            raise ValueError(f"depth={self.depth}: expected one of {', '.join(map(str, STAGES))}")
+        if self.width < 1:
+            raise ValueError(f"width={self.width}: expected a positive number of channels (64 as published)")
+        if self.batch_groups < 1:
+            raise ValueError(f"batch_groups={self.batch_groups}: expected 1 (whole batch) or more")
+        super().__post_init__()
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map."""
+        return 8 * self.width * (4 if STAGES[self.depth][1] else 1)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        check_images(images)
+        blocks, bottleneck = STAGES[self.depth]
+        x = images.astype(compute_dtype(self.dtype, images))
+        x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(self.batch_groups, dtype=self.dtype, name="bn1")(x, train=train))
+        x = max_pool(x)
+        for stage, count in enumerate(blocks):
+            for i in range(count):
+                stride = 2 if stage > 0 and i == 0 else 1
+                block = Block(self.width * 2**stage, stride, bottleneck, self.dtype, self.batch_groups,
+                              name=f"layer{stage + 1}_{i}")  # fmt: skip
+                x = block(x, train=train)
+        return x
+
+
+def check_images(images: jax.Array) -> None:
+    """Raise unless images are (B, H, W, 3) with at least one pixel."""
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
+        raise ValueError(f"images have shape {images.shape}: expected (B, H, W, 3), channels last, H and W positive")

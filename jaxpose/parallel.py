@@ -1,0 +1,116 @@
+"""One program on many devices: a mesh, shardings, and the border between one process and all of them.
+
+The batch is split over the mesh axis `data`; parameters are replicated. `jax.jit` sees the global batch, so a
+mean over the batch, BatchNorm included, is a mean over every device, and the compiler inserts the all-reduce.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+
+
+def start_multihost(
+    *, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Join the other processes of this run; call it once, before any other JAX call.
+
+    Without arguments JAX detects a TPU pod or a SLURM job by itself; elsewhere give all three. On CPUs the
+    collectives between processes go through gloo.
+
+    Raises:
+      ValueError: if only some of the three arguments are given, or `process_id` is out of range.
+    """
+    given = [argument is not None for argument in (coordinator, num_processes, process_id)]
+    if any(given) and not all(given):
+        raise ValueError(
+            f"coordinator={coordinator!r}, num_processes={num_processes}, process_id={process_id}: "
+            "give all three, or none of them on a TPU pod or under SLURM"
+        )
+    if num_processes is not None and not 0 <= process_id < num_processes:
+        raise ValueError(f"process_id={process_id} is not in 0..{num_processes - 1}")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with the single axis `data` over all devices (of all processes).
+
+    >>> make_mesh().axis_names
+    ('data',)
+    """
+    devices = jax.devices() if devices is None else devices
+    # Rows of the global batch lie in process order, so that what the hosts know of a row (ids, affines) can be
+    # concatenated by process and still match. `jax.make_mesh` may reorder, and defaults to Explicit axes.
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raise if a global batch cannot be split evenly over the mesh.
+
+    >>> check_batch_size(8, make_mesh())
+    """
+    if batch_size < 1 or batch_size % mesh.size:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be split evenly over {mesh.size} devices: choose a multiple of {mesh.size}"
+        )
+
+
+def global_batch(local: PyTree, mesh: Mesh) -> PyTree:
+    """This process's rows of a batch (NumPy) -> global arrays split over `data`."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The same host values on every process -> arrays replicated over the mesh."""
+    sharding = replicated(mesh)
+
+    def put(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree)
+
+
+def gather(tree: PyTree) -> PyTree:
+    """Global arrays -> whole NumPy arrays on every process, rows in global order."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
+
+
+def gather_host(tree: PyTree) -> PyTree:
+    """Every process's NumPy rows -> all rows on every process, in process order, whatever their dtype."""
+    if jax.process_count() == 1:
+        return tree
+
+    def gather_one(x: np.ndarray) -> np.ndarray:
+        # As bytes, because JAX would cut 64-bit ids to 32 bits.
+        rows = np.ascontiguousarray(x).view(np.uint8).reshape(len(x), -1)
+        everywhere = np.ascontiguousarray(multihost_utils.process_allgather(rows, tiled=True))
+        return everywhere.reshape(-1).view(x.dtype).reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(gather_one, tree)
+
+
+def barrier(name: str) -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,233 @@
+"""Coordinates regressed with a likelihood: net -> (mu, sigma) -> loss (L1 ... RLE) -> pixels and confidence.
+
+The flow is part of the variables under params/flow. It is used in training and by the predictive density; of the
+losses only "basic" needs it to predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxpose import density, geometry, losses
+from jaxpose.flow import RealNVP, log_normalizer
+from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.skeleton import Skeleton
+from jaxpose.tasks.base import PREPROCESS, Batch, PyTree, Task
+
+LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
+LOSS_NAMES = ("rle", "dle", "basic", "laplace", "gaussian", "l1", "l2")
+WITH_FLOW = ("rle", "dle", "basic")
+WITHOUT_SIGMA = ("l1", "l2")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Which density the labels are assumed to have; see `jaxpose.losses.rle` for the formulas.
+
+    Attributes:
+      loss: "rle"; "dle" (equation 5: the flow alone); "basic" (figure 2a, equations 3 and 4: the flow moves the
+        coordinates themselves); "laplace", "gaussian" (learned sigma); "l1", "l2" (constant sigma).
+      base: Q of RLE.
+      variant: "paper", "official" or "mmpose".
+      log_s: add log s of equation 16 (paper variant only).
+      flow_layers, flow_hidden, flow_init: the RealNVP; `hidden=(64, 64)` is the paper's 3 x 64.
+    """
+
+    loss: LossName = "rle"
+    base: Literal["laplace", "gaussian"] = "laplace"
+    variant: Literal["paper", "official", "mmpose"] = "official"
+    log_s: bool = False
+    flow_layers: int = 6
+    flow_hidden: tuple[int, ...] = (64, 64)
+    flow_init: Literal["torch", "xavier"] = "torch"
+
+    def __post_init__(self):
+        if self.loss not in LOSS_NAMES:
+            raise ValueError(f"loss={self.loss!r}: expected one of {', '.join(LOSS_NAMES)}")
+        if self.log_s and (self.loss != "rle" or self.variant != "paper"):
+            raise ValueError(
+                f"log_s=True goes with loss='rle' and variant='paper' (equation 8), not {self.loss!r}, {self.variant!r}"
+            )
+
+    @property
+    def has_flow(self) -> bool:
+        return self.loss in WITH_FLOW
+
+    def flow(self, dim: int) -> RealNVP:
+        return RealNVP(dim=dim, layers=self.flow_layers, hidden=tuple(self.flow_hidden), scheme=self.flow_init)
+
+
+def per_joint_loss(
+    likelihood: Likelihood,
+    mu: jax.Array,
+    sigma: jax.Array,
+    target: jax.Array,
+    *,
+    flow: Callable[..., Any] | None,
+    where: jax.Array,
+) -> jax.Array:
+    """(..., K, D) predictions and targets -> (..., K) losses; `flow(x, method=...)` is the bound RealNVP."""
+    match likelihood.loss:
+        case "l1":
+            return losses.l1(mu, target, where=where).sum(-1)
+        case "l2":
+            return losses.l2(mu, target, where=where).sum(-1)
+        case "laplace":
+            return losses.laplace_nll(mu, sigma, target, where=where).sum(-1)
+        case "gaussian":
+            return losses.gaussian_nll(mu, sigma, target, where=where).sum(-1)
+        case "basic":
+            # Equations 3 and 4: -log N(f^-1(x); mu, sigma) - log |det df^-1/dx| at x = the label.
+            z, logdet = flow(jnp.where(where[..., None], target, 0.0), method="inverse")
+            return losses.gaussian_nll(mu, sigma, z, where=where).sum(-1) - jnp.where(where, logdet, 0.0)
+    log_prob = partial(flow, method="log_prob")
+    base = likelihood.base if likelihood.loss == "rle" else None
+    log_s = log_normalizer(log_prob, likelihood.base, dim=mu.shape[-1]) if likelihood.log_s else 0.0
+    return losses.rle(
+        mu, sigma, target, log_prob, base=base, variant=likelihood.variant, log_normalizer=log_s, where=where
+    )
+
+
+def regression(
+    net: nn.Module,
+    *,
+    skeleton: Skeleton,
+    size_wh: tuple[int, int],
+    likelihood: Likelihood = Likelihood(),
+    preprocess: str = "imagenet",
+    outside: Literal["keep", "mask"] = "keep",
+    dim: int = 2,
+) -> Task:
+    """A task whose net gives (mu, sigma), both (B, K, D), mu normalised as x / W - 0.5.
+
+    Args:
+      net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.PoseRegressor` or your own.
+      size_wh: input size (W, H) in pixels.
+      likelihood: the loss.
+      preprocess: "imagenet" or "rle_official".
+      outside: what becomes of labelled joints that fall outside the crop (QUIRK R16): "keep" (official 2D) lets the
+        net learn to infer them, "mask" (mmpose) drops them.
+
+    The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
+
+    >>> from jaxpose.skeleton import COCO17
+    >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(17))
+    >>> task = regression(net, skeleton=COCO17, size_wh=(48, 64))
+    >>> task.config["likelihood"]["loss"]
+    'rle'
+    """
+    if preprocess not in PREPROCESS:
+        raise ValueError(f"preprocess={preprocess!r}: expected one of {', '.join(PREPROCESS)}")
+    if outside not in ("keep", "mask"):
+        raise ValueError(f"outside={outside!r}: expected 'keep' or 'mask'")
+    width, height = size_wh
+    to_input = PREPROCESS[preprocess]
+    flow = likelihood.flow(dim) if likelihood.has_flow else None
+
+    def init(key: jax.Array) -> PyTree:
+        net_key, flow_key = jax.random.split(key)
+        variables = net.init(net_key, jnp.zeros((1, height, width, 3)), train=False)
+        params = {"net": variables["params"]}
+        if flow is not None:
+            params["flow"] = flow.init(flow_key, jnp.zeros((1, dim)), method="log_prob")["params"]
+        return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+
+    def run_net(variables: PyTree, images: jax.Array, *, train: bool):
+        variables = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
+        return net.apply(variables, to_input(images), train=train, mutable=["batch_stats"] if train else False)
+
+    def bound_flow(variables: PyTree):
+        return partial(flow.apply, {"params": variables["params"]["flow"]}) if flow is not None else None
+
+    def loss(variables: PyTree, batch: Batch, *, key: jax.Array):
+        del key  # the net has no dropout
+        (mu, sigma), new_collections = run_net(variables, batch["image"], train=True)
+        target = geometry.normalize(batch["joints"], size_wh)
+        where = batch["visibility"] > 0
+        if outside == "mask":
+            upper = jnp.asarray([width - 1, height - 1])
+            where &= jnp.all((batch["joints"] >= 0) & (batch["joints"] <= upper), axis=-1)
+        values = per_joint_loss(likelihood, mu, sigma, target, flow=bound_flow(variables), where=where)
+        error = jnp.linalg.norm(jnp.where(where[..., None], (mu - target) * jnp.asarray(size_wh), 0.0), axis=-1)
+        metrics = {
+            "epe": losses.mean(error, where=where),
+            "sigma": losses.mean(sigma.mean(-1), where=where),
+        }
+        return values.sum() / values.shape[0], (new_collections, metrics)
+
+    def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        mu, sigma = run_net(variables, batch["image"], train=False)
+        if flip_test:
+            # The exact mirror of pixel indices: x' = W - 1 - x, left and right exchanged, then the mean (R17).
+            mu_flipped, sigma_flipped = run_net(variables, batch["image"][:, :, ::-1], train=False)
+            swap = jnp.asarray(skeleton.flip_index)
+            mu = (mu + geometry.mirror_normalized(mu_flipped, width=width)[:, swap]) / 2
+            sigma = (sigma + sigma_flipped[:, swap]) / 2
+        if likelihood.loss == "basic":
+            mu = flow.apply({"params": variables["params"]["flow"]}, mu, method="forward")
+        confidence = jnp.ones(mu.shape[:-1]) if likelihood.loss in WITHOUT_SIGMA else 1.0 - sigma.mean(-1)
+        return {"mu": mu, "sigma": sigma, "xy": geometry.denormalize(mu, size_wh), "confidence": confidence}
+
+    config = {
+        "family": "regression",
+        "net": describe_net(net),
+        "skeleton": skeleton.to_dict(),
+        "size_wh": list(size_wh),
+        "likelihood": asdict(likelihood),
+        "preprocess": preprocess,
+        "outside": outside,
+        "dim": dim,
+    }
+    return Task(init=init, loss=loss, predict=predict, config=config)
+
+
+def describe_net(net: nn.Module) -> dict[str, Any] | None:
+    """JSON-able description of a net that we ship; None for anybody else's."""
+    match net:
+        case PoseRegressor(backbone=ResNet() as backbone, head=RegressionHead() as head):
+            return {"backbone": {"name": "resnet", **_fields(backbone)}, "head": _fields(head)}
+    return None
+
+
+def build_net(config: dict[str, Any]) -> nn.Module:
+    """The inverse of `describe_net`."""
+    match config["backbone"]:
+        case {"name": "resnet", **fields}:
+            backbone = ResNet(**{**fields, "dtype": jnp.dtype(fields["dtype"])})
+        case other:
+            raise ValueError(f"unknown backbone {other!r}: expected 'resnet'; pass `net=` for a net of your own")
+    return PoseRegressor(backbone, RegressionHead(**config["head"]))
+
+
+def _fields(module: nn.Module) -> dict[str, Any]:
+    fields = {k: v for k, v in vars(module).items() if k in module.__dataclass_fields__ and k not in ("parent", "name")}
+    return {k: jnp.dtype(v).name if k == "dtype" else v for k, v in fields.items()}
+
+
+def predictive_density(config: dict[str, Any], variables: PyTree) -> density.Model | None:
+    """What the trained model says of the standardised error (`jaxpose.density`); None where sigma is untrained.
+
+    Args:
+      config: the task's config, as stored in the checkpoint.
+      variables: the task's variables; only params/flow is read, and only by the losses that have one.
+    """
+    likelihood = Likelihood(**{**config["likelihood"], "flow_hidden": tuple(config["likelihood"]["flow_hidden"])})
+    if likelihood.loss in WITHOUT_SIGMA or likelihood.loss == "basic":
+        return None
+    if not likelihood.has_flow:
+        return density.Model(log_g=None, base=likelihood.loss, dim=config["dim"])
+    if "flow" not in variables["params"]:
+        raise ValueError("the flow was left out when this checkpoint was loaded: restore it with flow=True")
+    flow = likelihood.flow(config["dim"])
+    log_g = partial(flow.apply, {"params": variables["params"]["flow"]}, method="log_prob")
+    if not likelihood.log_s:
+        return density.Model(log_g=log_g, variant=likelihood.variant, dim=config["dim"])
+    log_s = float(density.log_normalizer(log_g, base=likelihood.base, dim=config["dim"]))
+    return density.Model(log_g=log_g, base=likelihood.base, log_normalizer=log_s, dim=config["dim"])

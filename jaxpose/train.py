@@ -1,0 +1,188 @@
+"""The training state, the step that moves it, and the schedules of the published recipes.
+
+A task (`jaxpose.tasks`) says what the loss is; this file says how a loss becomes an update. The step is one
+jitted function over a mesh: state replicated and donated, batch split over the devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from jaxpose import parallel
+
+PyTree = Any
+NO_STEP = -1
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a run must remember, and nothing else.
+
+    Attributes:
+      step: number of updates made so far, int32 scalar.
+      variables: {"params", "batch_stats"} of the task, flow included.
+      opt_state: the state of the optax transformation.
+      ema: exponential moving average of `variables`, or None.
+      first_bad: the first step whose loss was not finite, -1 while all were.
+    """
+
+    step: jax.Array
+    variables: PyTree
+    opt_state: PyTree
+    ema: PyTree | None
+    first_bad: jax.Array
+
+    @property
+    def eval_variables(self) -> PyTree:
+        """What to evaluate and publish: the moving average where one is kept."""
+        return self.variables if self.ema is None else self.ema
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss was NaN or infinite."""
+
+
+def multi_step(
+    learning_rate: float,
+    *,
+    boundaries: Sequence[int],
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_start: float = 0.001,
+) -> optax.Schedule:
+    """Learning rate x `factor` at each boundary, after a linear warm-up from `warmup_start` x the rate.
+
+    The official RLE recipe has no warm-up; mmpose's warms up over 500 steps from 0.001 x the rate (facts of the
+    published configurations). Boundaries and warm-up are counted in steps from the start of training.
+
+    >>> rate = multi_step(1e-3, boundaries=[100], warmup_steps=10)
+    >>> [round(float(rate(t)), 7) for t in (0, 10, 99, 100)]
+    [1e-06, 0.001, 0.001, 0.0001]
+    """
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate={learning_rate} must be positive")
+    if list(boundaries) != sorted(boundaries):
+        raise ValueError(f"boundaries={list(boundaries)} must increase")
+    decay = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
+    if not warmup_steps:
+        return decay
+    ramp = optax.linear_schedule(warmup_start, 1.0, warmup_steps)
+    return lambda step: decay(step) * ramp(step)
+
+
+def optimizer(
+    schedule: optax.Schedule, *, clip_norm: float | None = None, accumulate: int = 1
+) -> optax.GradientTransformation:
+    """Adam as the published recipes use it (no weight decay), with optional clipping and accumulation.
+
+    Args:
+      clip_norm: largest global norm of the gradient, or None.
+      accumulate: number of batches whose gradients are averaged into one update. The schedule counts updates.
+
+    >>> tx = optimizer(optax.constant_schedule(1e-3), clip_norm=1.0, accumulate=2)
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate} must be at least 1")
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(f"clip_norm={clip_norm} must be positive, or None for no clipping")
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []
+    tx = optax.chain(*clip, optax.adam(schedule))
+    return optax.MultiSteps(tx, accumulate) if accumulate > 1 else tx
+
+
+def init_state(task, tx: optax.GradientTransformation, key: jax.Array, *, mesh: Mesh, ema: bool = False,
+               variables: PyTree | None = None) -> TrainState:  # fmt: skip
+    """A fresh state, replicated over the mesh; `variables` (host arrays) start from given weights."""
+
+    def build(key, given):
+        variables = task.init(key) if given is None else given
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            variables=variables,
+            opt_state=tx.init(variables["params"]),
+            # A copy, because the step donates the state and one buffer cannot be given away twice.
+            ema=jax.tree.map(jnp.copy, variables) if ema else None,
+            first_bad=jnp.full((), NO_STEP, jnp.int32),
+        )
+
+    return jax.jit(build, out_shardings=parallel.replicated(mesh))(key, variables)
+
+
+def make_train_step(
+    task,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    ema_decay: float | None = None,
+    seed: int = 0,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted function (state, global batch) -> (state, metrics); the state is donated.
+
+    The key of step t is `fold_in(key(seed), t)`: randomness on the device depends on (seed, t) only, like the data.
+    """
+
+    def step(state: TrainState, batch: PyTree):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_fn(params):
+            return task.loss({**state.variables, "params": params}, batch, key=key)
+
+        (loss, (new_collections, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.variables["params"])
+        updates, opt_state = tx.update(grads, state.opt_state, state.variables["params"])
+        params = optax.apply_updates(state.variables["params"], updates)
+        variables = {**state.variables, **new_collections, "params": params}
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(variables, ema, 1.0 - ema_decay)
+        good = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+        first_bad = jnp.where((state.first_bad == NO_STEP) & ~good, state.step, state.first_bad)
+        new_state = TrainState(state.step + 1, variables, opt_state, ema, first_bad)
+        return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+
+    whole, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
+    return jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
+
+
+def make_predict_step(task, *, mesh: Mesh, flip_test: bool = True) -> Callable[[PyTree, PyTree], PyTree]:
+    """The jitted function (variables, global batch) -> predictions split over the devices like the batch."""
+
+    def predict(variables, batch):
+        return task.predict(variables, batch, flip_test=flip_test)
+
+    whole, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
+    return jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows)
+
+
+def check_finite(state: TrainState, last_good: str | None = None) -> None:
+    """Raise `NonFiniteLoss` if any step so far had a non-finite loss or gradient (one scalar is fetched)."""
+    first_bad = int(jax.device_get(state.first_bad))
+    if first_bad != NO_STEP:
+        where = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
+        raise NonFiniteLoss(
+            f"the loss or its gradient was not finite at step {first_bad}; {where}. "
+            "Lower the learning rate, clip the gradient (clip_norm), or look at that batch's labels."
+        )
+
+
+def count_parameters(params: PyTree) -> int:
+    """Number of scalars in a tree of arrays.
+
+    >>> count_parameters({"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)})
+    9
+    """
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def scaled_learning_rate(learning_rate: float, *, batch_size: int, base_batch_size: int) -> float:
+    """Linear scaling rule, used only where a run asks for it.
+
+    >>> scaled_learning_rate(1e-3, batch_size=512, base_batch_size=256)
+    0.002
+    """
+    return learning_rate * batch_size / base_batch_size

@@ -1,0 +1,374 @@
+"""PyTorch state dicts -> variables of the nets and of the flow.
+
+A layout is the naming that a code base saves under. Every tensor is accounted for: one that is missing, left over or of
+another shape is an error. Convolutions (out, in, h, w) become (h, w, in, out), linear layers (out, in) become (in, out).
+
+    layout          names                                          net
+    "resnet"        torchvision's; its classifier fc is dropped    ResNet: features (B, H/32, W/32, C)
+    "rle_official"  preact.*, fc_coord.*, fc_sigma.*, flow*.*      PoseRegressor: mu, sigma (B, K, D)
+    "rle_mmpose"    backbone.*, head.fc.*, head.loss_module.*;     PoseRegressor: mu, sigma (B, K, 2)
+                    0.x: keypoint_head.fc.*, keypoint_head.loss.*
+
+The flow of a pose model takes no part in prediction: `from_torch` passes over it, `flow_from_torch` reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets.resnet import STAGES
+
+Layout = Literal["resnet", "rle_official", "rle_mmpose"]
+WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
+TORCH_SUFFIXES = (".pth", ".pt", ".tar")
+TORCH_AT_LEAST = (2, 10)
+
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j>\d+)\.(?P<leaf>weight|bias)")
+NOT_PREDICTING = {  # tensors of a layout that prediction does not need
+    "resnet": re.compile(r"fc\.(weight|bias)"),
+    "rle_official": re.compile(r"flow(2d|3d)?\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
+    "rle_mmpose": re.compile(r"head\.(loss|loss_module)\.flow_model\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
+}
+
+
+def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Module, dict[str, Any]]:
+    """The net that a state dict belongs to, and its variables: `net.apply(variables, images, train=False)`.
+
+    Depth, width, number of joints and dimension are read off the names and shapes. Images are (B, H, W, 3), prepared
+    as the net was trained (channel order, mean and deviation are not in a state dict).
+
+    The outputs follow this library's conventions: mu is x / W - 0.5. mmpose's nets predict x / W, so 0.5 is taken off
+    the biases of mu. The authors' 3D model adds 1e-9 to sigma, which is left out, and at evaluation makes z relative to
+    joint 0, which is left to the caller.
+
+    Args:
+      state_dict: {name: array}; anything `np.asarray` takes. Wrappers of training scripts ({"state_dict": ...}) and the
+        prefix "module." are taken off; num_batches_tracked is ignored; half precision becomes float32.
+      layout: naming of the tensors, see the head of this module.
+
+    Returns:
+      (net, variables) with variables {"params": ..., "batch_stats": ...}.
+
+    Raises:
+      ValueError: an unknown layout; blocks of no published ResNet; missing, left-over or misshapen tensors, listed.
+
+    >>> resnet = ResNet(depth=18, width=4)
+    >>> shapes = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> state = {name: np.zeros(shape) for name, (_, shape) in torch_tensors(shapes).items()}
+    >>> net, variables = from_torch(state, layout="resnet")
+    >>> net.depth, net.width, state["conv1.weight"].shape, variables["params"]["conv1"]["kernel"].shape
+    (18, 4, (4, 3, 7, 7), (7, 7, 3, 4))
+    """
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout={layout!r}: expected one of {', '.join(map(repr, get_args(Layout)))}")
+    state = _arrays(_unwrap(state_dict))
+    if layout == "rle_mmpose":
+        state = {re.sub(r"^keypoint_head\.", "head.", name): value for name, value in state.items()}
+    state = {
+        name: value
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked") and not NOT_PREDICTING[layout].fullmatch(name)
+    }
+    match layout:
+        case "resnet":
+            net, names = _resnet(state, ""), {}
+        case "rle_official":
+            net, names = _rle_official(state)
+        case "rle_mmpose":
+            net, names = _rle_mmpose(state), {}
+    variables = _fill(net, state, names, layout)
+    if layout == "rle_mmpose":
+        bias = variables["params"]["head"]["fc"]["bias"]
+        variables["params"]["head"]["fc"]["bias"] = bias - jnp.tile(
+            jnp.array([0.5, 0.5, 0, 0], bias.dtype), len(bias) // 4
+        )
+    return net, variables
+
+
+def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None) -> dict[str, Any]:
+    """The variables of `flow.RealNVP` from the flow in a state dict, of the authors' code or of mmpose.
+
+    Args:
+      state_dict: {name: array} with names {s,t}.{coupling}.{0,2,4}.{weight,bias} under any prefix; other tensors are
+        passed over (prior and masks are constants: masks are only compared).
+      prefix: which flow, where there are several: the authors' 3D model has "flow2d" and "flow3d".
+
+    Returns:
+      {"params": {"s0_0": {"kernel", "bias"}, ...}}; the flow that they belong to has `layers` = couplings, `dim` and
+      `hidden` as the kernels' shapes say.
+
+    Raises:
+      ValueError: no flow, or several and no prefix; missing or misshapen tensors; masks other than the published ones.
+
+    >>> shapes = {0: (8, 2), 2: (8, 8), 4: (2, 8)}
+    >>> state = {f"flow.{n}.0.{j}.weight": np.ones(shape) for n in "st" for j, shape in shapes.items()}
+    >>> state |= {f"flow.{n}.0.{j}.bias": np.ones(shape[0]) for n in "st" for j, shape in shapes.items()}
+    >>> variables = flow_from_torch(state)
+    >>> sorted(variables["params"]), variables["params"]["s0_0"]["kernel"].shape
+    (['s0_0', 's0_1', 's0_2', 't0_0', 't0_1', 't0_2'], (2, 8))
+    """
+    state = _unwrap(state_dict)
+    found = {name: match for name in state if (match := FLOW_TENSOR.fullmatch(name))}
+    prefixes = sorted({match["prefix"] or "" for match in found.values()})
+    ends_so = [p for p in prefixes if prefix is None or f".{p}".endswith(f".{prefix}")]
+    chosen = [prefix] if prefix in prefixes else ends_so
+    if len(chosen) != 1:
+        wanted = "a flow" if prefix is None else f"a flow under prefix={prefix!r}"
+        hint = ": choose one with prefix=" if len(chosen) > 1 else ", named {s,t}.{i}.{0,2,4}.{weight,bias}"
+        raise ValueError(f"expected {wanted}, found {chosen or 'none'} (flows in the state dict: {prefixes}){hint}")
+
+    ours = {name: match for name, match in found.items() if (match["prefix"] or "") == chosen[0]}
+    tensors = _arrays({name: state[name] for name in ours})
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, match in ours.items():
+        if int(match["j"]) % 2:
+            raise ValueError(f"{name}: expected linear layers at even places only, with an activation between them")
+        layer = layers.setdefault(f"{match['net']}{int(match['i'])}_{int(match['j']) // 2}", {})
+        layer["kernel" if match["leaf"] == "weight" else "bias"] = tensors[name].T
+    dim = _check_flow(layers)
+    mask_name = f"{chosen[0]}.mask".removeprefix(".")
+    if mask_name in state:
+        _check_masks(_arrays({mask_name: state[mask_name]})[mask_name], dim, name=mask_name)
+    return {"params": jax.tree.map(jnp.asarray, layers)}
+
+
+def load_file(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a file as {name: array}, without running code that the file may hold.
+
+    Args:
+      path: .pth, .pt or .tar as `torch.save` writes them (needs PyTorch 2.10 or newer: earlier ones have known holes in
+        their safe loading), or .safetensors. Wrappers and the prefix "module." are taken off; half precision becomes
+        float32.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: an unknown suffix, a truncated file, or one that holds other objects than tensors.
+      ImportError: PyTorch or safetensors is missing or too old.
+
+    >>> load_file("weights.onnx")
+    Traceback (most recent call last):
+    FileNotFoundError: weights.onnx: no such file
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix in TORCH_SUFFIXES:
+        content = _load_torch(path)
+    elif path.suffix == ".safetensors":
+        content = _load_safetensors(path)
+    else:
+        expected = ", ".join((*TORCH_SUFFIXES, ".safetensors"))
+        raise ValueError(f"{path}: unknown kind of file {path.suffix!r}, expected one of {expected}")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, expected a state dict {{name: tensor}}")
+    try:
+        return _arrays(_unwrap(content))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def torch_tensors(
+    variables: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> dict[str, tuple[tuple, tuple]]:
+    """PyTorch name -> (path in the variables, shape in PyTorch) of every array of a net.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...} of arrays or shapes.
+      names: beginnings of dotted paths to be replaced, {"head.coord.": "fc_coord.linear."}.
+
+    >>> torch_tensors({"params": {"layer1_0": {"downsample_conv": {"kernel": np.zeros((1, 1, 2, 8))}}}})
+    {'layer1.0.downsample.0.weight': (('params', 'layer1_0', 'downsample_conv', 'kernel'), (8, 2, 1, 1))}
+    """
+    tensors = {}
+    for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        dotted = ".".join((*path[1:-1], LEAVES[path[-1]]))
+        dotted = dotted.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+        dotted = re.sub(r"\b(layer\d)_", r"\1.", dotted)
+        for ours, theirs in (names or {}).items():
+            if dotted.startswith(ours):
+                dotted = theirs + dotted.removeprefix(ours)
+        tensors[dotted] = path, _torch_shape(leaf.shape)
+    return tensors
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(h, w, in, out) -> (out, in, h, w), (in, out) -> (out, in)."""
+    return (*shape[:-3:-1], *shape[:-2])
+
+
+def _from_torch_order(value: np.ndarray) -> np.ndarray:
+    """(out, in, h, w) -> (h, w, in, out), (out, in) -> (in, out), (n,) as it is."""
+    return value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
+
+
+def _fill(net: nn.Module, state: dict[str, np.ndarray], names: dict[str, str], layout: str) -> dict[str, Any]:
+    """The variables of `net` with the values of `state`, each tensor used once."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    tensors = torch_tensors(jax.eval_shape(net.init, jax.random.key(0), image), names)
+    shapes = {name: shape for name, (_, shape) in tensors.items()}
+    wrong = [
+        f"{n} {state[n].shape} instead of {shapes[n]}" for n in shapes if n in state and state[n].shape != shapes[n]
+    ]
+    problems = {"missing": shapes.keys() - state.keys(), "left over": state.keys() - shapes.keys(), "shape": wrong}
+    if any(problems.values()):
+        found = "; ".join(f"{what}: {_listed(which)}" for what, which in problems.items() if which)
+        resnet = getattr(net, "backbone", net)
+        raise ValueError(
+            f"state dict of layout={layout!r}, read as ResNet-{resnet.depth} of width {resnet.width}: {found}"
+        )
+    flat = {path: jnp.asarray(_from_torch_order(state[name])) for name, (path, _) in tensors.items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def _resnet(state: dict[str, np.ndarray], prefix: str) -> ResNet:
+    """The ResNet whose tensors are under `prefix`."""
+    width = _shape(state, f"{prefix}conv1.weight", rank=4)[0]
+    blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
+    last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
+    key = tuple(i + 1 for i in last.values()), f"{prefix}layer1.0.conv3.weight" in state
+    for depth, kind in STAGES.items():
+        if kind == key:
+            return ResNet(depth=depth, width=width)
+    block = "bottleneck" if key[1] else "basic"
+    raise ValueError(
+        f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: no ResNet of {', '.join(map(str, STAGES))}"
+    )
+
+
+def _rle_official(state: dict[str, np.ndarray]) -> tuple[PoseRegressor, dict[str, str]]:
+    """Net and names; the 3D model's fc_sigma is a plain linear layer, the 2D one's is wrapped as fc_coord is."""
+    rows = _shape(state, "fc_coord.linear.weight", rank=2)[0]
+    dim, sigma = (3, "fc_sigma.") if "fc_sigma.weight" in state else (2, "fc_sigma.linear.")
+    head = RegressionHead(_joints(rows, dim, "fc_coord.linear.weight"), dim=dim, kind="normalized")
+    names = {"backbone.": "preact.", "head.coord.": "fc_coord.linear.", "head.sigma.": sigma}
+    return PoseRegressor(_resnet(state, "preact."), head), names
+
+
+def _rle_mmpose(state: dict[str, np.ndarray]) -> PoseRegressor:
+    rows = _shape(state, "head.fc.weight", rank=2)[0]
+    return PoseRegressor(_resnet(state, "backbone."), RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear"))
+
+
+def _joints(rows: int, each: int, name: str) -> int:
+    if rows % each or not rows:
+        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} a joint")
+    return rows // each
+
+
+def _shape(state: dict[str, np.ndarray], name: str, *, rank: int) -> tuple[int, ...]:
+    """Shape of a tensor that the net's sizes are read off."""
+    if name not in state:
+        raise ValueError(f"missing: {name}; the state dict has {_listed(state)}. Is this the right layout?")
+    if state[name].ndim != rank:
+        raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
+    return state[name].shape
+
+
+def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> int:
+    """Raise unless these are the layers of equal couplings 0 .. n-1; the flow's dimension."""
+    index = {tuple(map(int, name[1:].split("_"))) for name in layers}
+    couplings, depth = (1 + max(i) for i in zip(*index))
+    expected = [f"{net}{i}_{j}" for net in "st" for i in range(couplings) for j in range(depth)]
+    missing = [f"{name} {leaf}" for name in expected for leaf in ("kernel", "bias") if leaf not in layers.get(name, {})]
+    if missing:
+        raise ValueError(f"flow of {couplings} couplings with {depth} layers a net: missing {_listed(missing)}")
+    kernels = [layers[f"s0_{j}"]["kernel"] for j in range(depth)]
+    if depth < 2 or any(kernel.ndim != 2 for kernel in kernels):
+        raise ValueError("flow: expected two linear layers or more a net, weights (out, in)")
+    widths = [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
+    if widths[0] not in (2, 3) or widths[-1] != widths[0]:
+        raise ValueError(f"flow from {widths[0]} to {widths[-1]} coordinates: expected 2 to 2 or 3 to 3")
+    for name in expected:
+        j = int(name.split("_")[1])
+        shapes = layers[name]["kernel"].shape, layers[name]["bias"].shape
+        wanted = (widths[j], widths[j + 1]), (widths[j + 1],)
+        if shapes != wanted:
+            raise ValueError(f"flow {name}: kernel and bias have shapes {shapes}, expected {wanted}")
+    return widths[0]
+
+
+def _check_masks(masks: np.ndarray, dim: int, *, name: str) -> None:
+    from jaxpose.flow import MASKS
+
+    expected = [MASKS[dim][i % 2] for i in range(len(masks))] if masks.ndim else None
+    if not np.array_equal(masks, expected):
+        raise ValueError(f"{name} is {masks.tolist()}: expected the published, alternating {expected}")
+
+
+def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Take off the dicts that training scripts wrap around a state dict, and the "module." of data parallelism."""
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"state_dict is a {type(state_dict).__name__}: expected {{name: array}}")
+    while inner := next((state_dict[w] for w in WRAPPERS if isinstance(state_dict.get(w), Mapping)), None):
+        state_dict = inner
+    state_dict = {str(name): value for name, value in state_dict.items()}
+    if all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return state_dict
+
+
+def _arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every value as an array of numbers, half precision as float32."""
+    arrays = {name: _array(value) for name, value in state_dict.items()}
+    if bad := [name for name, value in arrays.items() if value is None]:
+        raise ValueError(f"not arrays of numbers: {_listed(bad)}; expected a state dict {{name: tensor}}")
+    return arrays
+
+
+def _array(value: Any) -> np.ndarray | None:
+    if hasattr(value, "detach"):  # a torch.Tensor, which NumPy may refuse: on a device, with a gradient, in bfloat16
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() and value.element_size() < 4 else value
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        return None
+    half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    return array.astype(np.float32) if half else array
+
+
+def _listed(names: Iterable[str], most: int = 20) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _load_torch(path: Path) -> Any:
+    install = "pip install 'jaxpose[torch]'"
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs PyTorch: {install}") from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH_AT_LEAST:
+        raise ImportError(f"reading {path}: PyTorch {torch.__version__} has known holes in its safe loading: {install}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many types, depending on where the file is broken
+        raise ValueError(
+            f"{path}: not a complete file of tensors. A checkpoint that also holds other objects is refused, because "
+            f"loading those runs code; where you trust it, save its state dict alone. ({str(error).splitlines()[:1]})"
+        ) from error
+
+
+def _load_safetensors(path: Path) -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs safetensors: pip install 'jaxpose[torch]'") from error
+    try:
+        return safetensors.numpy.load_file(path)
+    except Exception as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error

@@ -1,0 +1,45 @@
+"""Make this folder's small files out of the full golden folder.
+
+  python tests/golden/extract.py GOLDEN_DIR
+
+Provenance: README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+# file -> which of its arrays are kept; nothing that holds a photograph or a COCO annotation
+ARRAYS = {
+    "rle_official": lambda key: True,
+    "rle_mmpose": lambda key: True,
+    "eval": lambda key: not key.startswith("coco_"),
+    "affine": lambda key: key.startswith(("gen_", "syn_")),
+    "backbones": lambda key: key.startswith(("resnet18", "resnet50")),
+}
+MODELS = ("resnet18", "resnet50")
+
+
+def main(source: Path) -> None:
+    for name, keep in ARRAYS.items():
+        arrays = np.load(source / f"{name}.npz", allow_pickle=False)
+        np.savez_compressed(HERE / f"{name}.npz", **{key: arrays[key] for key in arrays.files if keep(key)})
+    full = json.loads((source / "backbones.json").read_text())
+    models = {name: strip(full["models"][name]) for name in MODELS}
+    (HERE / "backbones.json").write_text(json.dumps({**full, "models": models}))
+    (HERE / "eval.json").write_text((source / "eval.json").read_text())
+    size = sum(file.stat().st_size for file in HERE.iterdir())
+    print(f"{size / 2**20:.2f} MiB")
+
+
+def strip(model: dict) -> dict:
+    return {key: value for key, value in model.items() if key != "stages"}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,70 @@
+"""One style for all public functions: data by position, options by keyword, annotated, documented, with an example."""
+
+import importlib
+import inspect
+from importlib.util import find_spec
+
+import pytest
+
+MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping")
+
+# Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
+DATA = {
+    "affine", "alpha", "base", "box_xywh", "center_xy", "e", "found", "head_box", "heatmaps", "level", "log_g",
+    "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "model", "mu", "pred", "prob", "sigma",
+    "size", "size_hw", "size_wh", "source_width", "tags", "target", "uvd", "values", "visible", "x", "xy", "y",
+}  # fmt: skip
+# The names that DESIGN gives to a mask and to weights: always keywords.
+ALWAYS_KEYWORD = {"where", "weight", "variant", "beta", "bound", "points", "levels", "padding", "sigmas"}
+
+
+def public(module_name):
+    """(name, object) of what a module defines or re-exports for users."""
+    module = importlib.import_module(f"jaxpose.{module_name}")
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+    return [(name, getattr(module, name)) for name in names]
+
+
+def functions():
+    for module in MODULES:
+        if find_spec(f"jaxpose.{module}") is None:
+            continue
+        for name, value in public(module):
+            if inspect.isfunction(value):
+                yield pytest.param(value, id=f"{module}.{name}")
+
+
+def test_the_list_is_not_empty():
+    names = {parameter.id for parameter in functions()}
+    assert {"losses.rle", "losses.mean", "geometry.apply_affine", "metrics.oks", "density.coverage"} <= names
+
+
+@pytest.mark.parametrize("function", functions())
+def test_data_first_options_by_keyword(function):
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert not [p for p in parameters if p.kind is p.VAR_KEYWORD], "options are named"
+    assert positional, "takes data"
+    for parameter in positional:
+        assert parameter.default is parameter.empty, f"{parameter.name} has a default: an option, so keyword-only"
+        assert parameter.name not in ALWAYS_KEYWORD
+        assert parameter.name in DATA, f"{parameter.name} is not known as data: make it a keyword, or add it to DATA"
+    assert "key" not in [p.name for p in positional[1:]], "key comes first"
+    assert not {p.name for p in keyword} & {"mask", "valid"}, "a mask is called `where`"
+
+
+@pytest.mark.parametrize("function", functions())
+def test_annotated_and_documented(function):
+    signature = inspect.signature(function)
+    missing = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
+    assert not missing, f"no type for {missing}"
+    assert signature.return_annotation is not signature.empty, "no return type"
+    text = inspect.getdoc(function) or ""
+    assert text, "no docstring"
+    assert ">>> " in text, "no example"
+    assert text.splitlines()[0].strip(), "the first line says what it is"

@@ -1,0 +1,129 @@
+"""Checkpoints: exact, partial, of the right model, and nothing lost when the disk is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpose import checkpoint, parallel, train
+from tests.test_train import batch, line_task
+
+CONFIG = {"task": {"family": "line", "size_wh": (4, 3), "net": {"width": 1}}, "run": {"seed": 0}}
+
+
+@pytest.fixture
+def mesh():
+    return parallel.make_mesh()
+
+
+def trained(mesh, steps: int, *, ema: bool = False):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh, ema=ema)
+    step = train.make_train_step(task, tx, mesh=mesh, ema_decay=0.9 if ema else None)
+    for t in range(steps):
+        state, _ = step(state, batch(t, mesh))
+    return state, step
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_resumed_run_is_bit_identical(tmp_path, mesh, ema):
+    state, step = trained(mesh, 3, ema=ema)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, CONFIG)
+    fresh, _ = trained(mesh, 0, ema=ema)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        resumed = checkpoints.restore(fresh, CONFIG)
+    assert_same(resumed, state)
+    for t in range(3, 6):
+        resumed, _ = step(resumed, batch(t, mesh))
+    uninterrupted, _ = trained(mesh, 6, ema=ema)
+    assert_same(resumed, uninterrupted)
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path, mesh):
+    state, _ = trained(mesh, 0)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, ap in ((1, 0.1), (2, 0.5), (3, 0.2), (4, None), (5, 0.3)):
+            metrics = None if ap is None else {"AP": ap}
+            checkpoints.save(state.replace(step=jnp.asarray(step, jnp.int32)), CONFIG, metrics=metrics)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert sorted(checkpoints.manager.all_steps()) == [2, 4, 5]
+        assert checkpoints.latest() == 5
+    assert checkpoint.restore_model(tmp_path)[1]["step"] == 2
+    assert checkpoint.restore_model(tmp_path, step="latest")[1]["step"] == 5
+    assert checkpoint.restore_model(tmp_path, step=4)[1]["metrics"] == {}
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 3; it has \[2, 4, 5\]"):
+        checkpoint.restore_model(tmp_path, step=3)
+
+
+def test_the_flow_is_optional_at_load(tmp_path, mesh):
+    state, _ = trained(mesh, 0)
+    variables = {"params": {"net": {"w": jnp.ones(2)}, "flow": {"a": jnp.zeros(3)}}, "batch_stats": {"m": jnp.ones(1)}}
+    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state.replace(variables=variables), CONFIG)
+    whole, config = checkpoint.restore_model(tmp_path)
+    assert_same(whole, variables)
+    assert isinstance(whole["params"]["net"]["w"], np.ndarray) and config["run"] == {"seed": 0}
+    bare, _ = checkpoint.restore_model(tmp_path, flow=False)
+    assert set(bare["params"]) == {"net"}
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, mesh):
+    state, _ = trained(mesh, 1)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, CONFIG)
+        checkpoints.wait()
+        other = {"task": {"family": "line", "size_wh": [4, 3], "net": {"width": 2}}}
+        with pytest.raises(ValueError, match=r"another model: net.width is 1 there, 2 here"):
+            checkpoints.restore(state, other)
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        checkpoint.restore_model(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        checkpoint.restore_model(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_clear_error_and_keeps_the_checkpoint_before(tmp_path):
+    # A limit on the size of one file makes every larger write fail, as a full disk does.
+    script = textwrap.dedent("""
+        import resource, signal, sys
+        import jax, numpy as np
+        from jaxpose import checkpoint, parallel, train
+        from tests.test_checkpoint import CONFIG, trained
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        mesh = parallel.make_mesh()
+        state, _ = trained(mesh, 2)
+        with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
+            checkpoints.save(state, CONFIG)
+            checkpoints.wait()
+            noise = np.random.default_rng(0).normal(size=(1000, 1000)).astype(np.float32)
+            big = state.replace(step=state.step + 1, variables={"params": {"w": parallel.replicate(noise, mesh)}})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            try:
+                checkpoints.save(big, CONFIG)
+                checkpoints.wait()
+            except OSError as error:
+                print("OSError:", error)
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"OSError: could not write checkpoint 3 to {tmp_path}" in done.stdout
+    assert f"resumes from {tmp_path}/2" in done.stdout
+    assert checkpoint.restore_model(tmp_path)[1]["step"] == 2

@@ -1,0 +1,136 @@
+"""Every experiment's tiny run, the way a user starts it; resuming after a kill; evaluating a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import ablation_rle, coco_rle, runner
+from jaxpose import checkpoint
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def command(out: Path, prepared: Path, *options: str) -> list[str]:
+    return ["--out", str(out), "--data-dir", str(prepared), *TINY, *options]
+
+
+def params(out: Path):
+    return checkpoint.restore_model(out, step="latest")
+
+
+@pytest.mark.slow
+def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, capsys):
+    out = tmp_path / "run"
+    scores = coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
+    for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL", "EPE", "calibration_error"):
+        assert np.isfinite(scores[key]), key
+    events = runner.Log(out).events()
+    assert {e["event"] for e in events} == {"train", "eval", "end"}
+    assert all(np.isfinite(e["loss"]) and e["images_per_s"] > 0 for e in events if e["event"] == "train")
+    for name in ("curves", "density", "calibration", "predictions"):
+        assert (out / "plots" / f"{name}.png").stat().st_size > 5000
+    assert list((out / "tensorboard").iterdir())
+    _, stored = params(out)
+    assert stored["metrics"]["AP"] == pytest.approx(scores["AP"])
+
+    # The same command again has nothing left to do; --eval-only gives the numbers of the run.
+    again = coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
+    assert again["AP"] == pytest.approx(scores["AP"])
+    capsys.readouterr()
+    evaluated = coco_rle.main(command(tmp_path / "eval", prepared, "--eval-only", str(out)))
+    best = max((e for e in events if e["event"] == "eval"), key=lambda e: (e["AP"], e["step"]))
+    assert evaluated["AP"] == pytest.approx(best["AP"], abs=1e-9)
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["AP"] == pytest.approx(best["AP"], abs=1e-9)
+    results = json.loads(next((tmp_path / "eval" / "results").glob("eval_*[0-9].json")).read_text())
+    assert results and {"image_id", "category_id", "keypoints", "score"} <= set(results[0])
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(tmp_path, prepared):
+    options = ("--epochs", "6", "--eval-every", "100", "--checkpoint-every", "3", "--no-plots")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(out):
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.coco_rle", *command(out, prepared, *options)],
+            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0, whole.stderr.read()[-3000:]
+    killed = start(tmp_path / "killed")
+    folder = tmp_path / "killed" / "checkpoints"
+    deadline = time.time() + 200
+    while not (folder.exists() and any(p.name.isdigit() for p in folder.iterdir())) and time.time() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+    assert before, "the run was killed before its first checkpoint"
+    resumed = start(tmp_path / "killed")
+    assert resumed.wait(timeout=300) == 0
+    assert f"resumed at step {max(before)}" in resumed.stderr.read()
+    (one, stored), (other, _) = params(tmp_path / "whole"), params(tmp_path / "killed")
+    assert stored["step"] > max(before)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.slow
+def test_the_ablation_prints_its_table(tmp_path, capsys):
+    rows = ("l1", "laplace", "dle", "rle", "rle_paper_log_s")
+    runs = ablation_rle.main(
+        ["--out", str(tmp_path), "--rows", *rows, "--seeds", "0", "--steps", "4", "--images", "15", "--copies", "1",
+         "--batch-size", "8", "--width", "4", "--size-wh", "24", "32", "--evaluations", "2"]
+    )  # fmt: skip
+    assert [run["row"] for run in runs] == list(rows)
+    for run in runs:
+        assert len(run["curve"]) == 2 and np.isfinite(run["oracle_NLL"]) and np.isfinite(run["EPE"])
+        assert ("NLL" in run) == (run["row"] != "l1")
+    printed = capsys.readouterr().out
+    assert "| rle_paper_log_s | 1 | 0 |" in printed
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_an_unknown_preset_or_row_names_the_known_ones(tmp_path):
+    with pytest.raises(SystemExit, match="--preset none: expected one of tiny, official, mmpose"):
+        coco_rle.main(["--preset", "none"])
+    with pytest.raises(SystemExit, match="--rows l3: expected some of l1, l2"):
+        ablation_rle.main(["--rows", "l3", "--out", str(tmp_path)])
+
+
+def test_help_explains_the_flags(capsys):
+    with pytest.raises(SystemExit) as stop:
+        coco_rle.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--likelihood.variant" in text and "Global batch size" in text and "--preset" in text
+
+
+@pytest.mark.parametrize("preset", coco_rle.PRESETS)
+def test_presets_parse_and_overrides_win(preset):
+    config = runner.parse(
+        coco_rle.PRESETS, default="tiny", description="", argv=["--preset", preset, "--learning-rate", "0.5"]
+    )
+    assert config.learning_rate == 0.5
+    assert config.size_wh == coco_rle.PRESETS[preset].size_wh
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        coco_rle.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])

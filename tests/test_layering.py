@@ -1,0 +1,174 @@
+"""The layers of the tree: a module imports its own layer and lower ones, and losses cost jax alone."""
+
+import ast
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxpose"
+
+# Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
+LAYERS = {
+    "skeleton": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
+    "flow": 1, "grouping": 1, "nets": 1, "weights": 1,
+    "tasks": 2, "parallel": 2, "train": 2, "checkpoint": 2,
+    "data": 3, "evaluation": 3,
+    "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
+}  # fmt: skip
+ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 3}, 4: {0, 1, 2, 3, 4}}
+
+# Who may import what else, at the top of a module or inside a function. Names: first part of the module below jaxpose.
+ONLY_IMPORTER = {
+    "distrax": {"flow"},
+    "orbax": {"checkpoint"},
+    "tensorflow": {"data"},
+    "tensorflow_datasets": {"data"},
+    "pycocotools": {"data", "evaluation"},
+}
+LAYER_0_MAY = {"jax", "numpy"} | set(sys.stdlib_module_names)
+WITHOUT_JAX = {"metrics", "evaluation"}  # usable, and imported, without jax
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(path: Path) -> str:
+    """ "flow" for jaxpose/flow.py, "data" for jaxpose/data/coco.py, "" for jaxpose/__init__.py."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    """Every absolute name that a file imports, "from a.b import c" as "a.b.c"; type-checking blocks left out."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    found: set[str] = set()
+
+    def visit(node, top: bool):
+        for child in ast.iter_child_nodes(node):
+            inside = top and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if top or not top_only:
+                if isinstance(child, ast.Import):
+                    found.update(alias.name for alias in child.names)
+                elif isinstance(child, ast.ImportFrom):
+                    base = package[: len(package) - child.level + 1] if child.level else []
+                    prefix = ".".join([*base, *([child.module] if child.module else [])])
+                    found.update(f"{prefix}.{alias.name}" for alias in child.names)
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text()), True)
+    return found
+
+
+def internal(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("jaxpose.")}
+
+
+def test_every_module_has_a_layer():
+    assert {unit(path) for path in modules()} - {""} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_its_own_layer_and_lower_ones(path):
+    names = imports(path)
+    if path == PACKAGE / "__init__.py":
+        assert not names, "jaxpose/__init__.py imports nothing"
+        return
+    layer = LAYERS[unit(path)]
+    for other in internal(names) & set(LAYERS):
+        assert LAYERS[other] in ALLOWED[layer], f"{unit(path)} (layer {layer}) imports {other} (layer {LAYERS[other]})"
+    outside = {name.split(".")[0] for name in names} - {"jaxpose", "__future__"}
+    assert not outside & {"experiments", "benchmarks", "tests"}
+    for library, importers in ONLY_IMPORTER.items():
+        assert library not in outside or unit(path) in importers, f"{library} is imported by {importers} only"
+    if layer == 0:
+        assert outside <= LAYER_0_MAY, f"layer 0 imports jax and numpy only, not {outside - LAYER_0_MAY}"
+    top = {name.split(".")[0] for name in imports(path, top_only=True)}
+    assert "tensorflow" not in top, "TensorFlow is imported inside functions"
+    if unit(path) in WITHOUT_JAX:
+        assert "jax" not in top, f"{unit(path)} runs without jax"
+
+
+def test_the_import_reader_sees_what_it_should(tmp_path):
+    """The checks above rest on it."""
+    source = PACKAGE / "_probe.py"
+    code = "import a.b\nfrom . import c\nfrom .d import e\ndef f():\n    import g\nclass H:\n    import i\n"
+    tree = tmp_path / "jaxpose"
+    tree.mkdir()
+    probe = tree / source.name
+    probe.write_text(code)
+    global ROOT
+    kept, ROOT = ROOT, tmp_path
+    try:
+        assert imports(probe) == {"a.b", "jaxpose.c", "jaxpose.d.e", "g", "i"}
+        assert imports(probe, top_only=True) == {"a.b", "jaxpose.c", "jaxpose.d.e", "i"}
+    finally:
+        ROOT = kept
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["losses", "density", "geometry", "skeleton", "metrics"])
+def test_layer_0_loads_jax_and_numpy_only(module):
+    heavy = ("flax", "distrax", "orbax", "tensorflow", "optax", "torch", "tensorflow_probability")
+    loaded = python(f"import sys, jaxpose.{module}; print([m for m in {heavy} if m in sys.modules])")
+    assert loaded == "[]"
+
+
+@pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")
+@pytest.mark.parametrize("module", ["data.builder", "data.pipeline", "data.synthetic", "train", "tasks"])
+def test_importing_does_not_start_tensorflow_for_data(module):
+    """The data modules load TensorFlow when they are used; of the others, only the flow's own dependency may."""
+    loaded = python(
+        f"import sys, jaxpose.{module}; print('tensorflow' in sys.modules and 'distrax' not in sys.modules)"
+    )
+    assert loaded == "False"
+
+
+def test_evaluation_needs_neither_jax_nor_tensorflow():
+    loaded = python("import sys, jaxpose.evaluation; print([m for m in ('jax', 'tensorflow') if m in sys.modules])")
+    assert loaded == "[]"
+
+
+def test_losses_cost_little_more_than_jax():
+    """`import jaxpose.losses` takes less than 1.5 times `import jax` (which the comparison imports in full)."""
+
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        python(code)
+        return time.perf_counter() - start
+
+    python("import jaxpose.losses")  # files cached, bytecode written
+    pairs: list[tuple[float, float]] = []
+    for _ in range(6):  # taking turns and comparing the best, because the machine may be busy
+        pairs.append((seconds("import jax"), seconds("import jaxpose.losses")))
+        ratio = min(b for _, b in pairs) / min(a for a, _ in pairs)
+        if len(pairs) > 1 and ratio < 1.5:
+            break
+    assert ratio < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")
+@pytest.mark.parametrize("order", ["tensorflow, jaxpose.flow", "jaxpose.flow, tensorflow"])
+def test_tensorflow_and_the_flow_import_in_both_orders(order):
+    """distrax's own dependency changes its behaviour when TensorFlow is there: both orders must give a flow that works."""
+    code = f"""
+import {order}
+import jax, jax.numpy as jnp
+flow = jaxpose.flow.RealNVP(hidden=(4, 4))
+variables = flow.init(jax.random.key(0), jnp.zeros((1, 2)))
+print(flow.apply(variables, jnp.zeros((3, 2))).shape, tensorflow.constant(1).shape)
+"""
+    assert python(code) == "(3,) ()"

@@ -1,0 +1,194 @@
+"""The nets: topology, batch normalisation as PyTorch defines it, and the heads' formulas. Golden numbers: test_weights.py."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets.heads import unit
+from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, max_pool
+
+KEY = jax.random.key(0)
+
+
+def normal(*shape, seed=1):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def shapes(net, size=(64, 48)):
+    images = jnp.zeros((2, *size, 3))
+    return jax.eval_shape(lambda: net.init_with_output(KEY, images))
+
+
+@pytest.mark.parametrize(("depth", "expansion"), [(18, 1), (34, 1), (50, 4), (101, 4), (152, 4)])
+def test_feature_maps(depth, expansion):
+    net = ResNet(depth=depth, width=8)
+    features, _ = shapes(net)
+    assert features.shape == (2, 2, 2, 64 * expansion) and net.num_features == 64 * expansion
+    assert shapes(net, (65, 31))[0].shape == (2, 3, 1, 64 * expansion)
+
+
+def test_the_stride_of_a_bottleneck_is_on_its_3x3():
+    """Of torchvision; the first bottleneck net had it on the first 1x1, with the same parameters."""
+    images = jnp.zeros((1, 64, 64, 3))
+    net = ResNet(depth=50, width=8)
+    variables = jax.eval_shape(net.init, KEY, images)
+    _, seen = jax.eval_shape(
+        lambda v: net.apply(v, images, capture_intermediates=True, mutable="intermediates"), variables
+    )
+    block = seen["intermediates"]["layer2_0"]
+    assert block["conv1"]["__call__"][0].shape == (1, 16, 16, 16)
+    assert block["conv2"]["__call__"][0].shape == (1, 8, 8, 16)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_is_the_sum_it_stands_for(size, stride):
+    x, kernel = np.asarray(normal(2, 7, 6, 3)), np.asarray(normal(size, size, 3, 4, seed=2))
+    p = size // 2
+    padded = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
+    want = sum(
+        padded[:, i : i + 7 : stride, j : j + 6 : stride] @ kernel[i, j] for i in range(size) for j in range(size)
+    )  # fmt: skip
+    np.testing.assert_allclose(convolve(jnp.asarray(x), jnp.asarray(kernel), stride=stride), want, rtol=1e-4, atol=1e-4)
+
+
+def test_max_pool_of_negative_values_ignores_the_padding():
+    np.testing.assert_array_equal(max_pool(-jnp.ones((1, 5, 4, 2))), -np.ones((1, 3, 2, 2)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm_is_pytorchs(groups):
+    x = 3 + 2 * normal(4, 3, 2, 5)
+    bn = BatchNorm(groups)
+    variables = bn.init(KEY, x, train=True)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(5))  # init leaves them alone
+    y, update = bn.apply(variables, x, train=True, mutable="batch_stats")
+    parts = np.asarray(x, np.float64).reshape(groups, -1, 5)
+    mean, var = parts.mean(1, keepdims=True), parts.var(1, keepdims=True)
+    np.testing.assert_allclose(y, ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape), atol=1e-5)
+    stats = update["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * mean.mean(0)[0], rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * parts.var(1, ddof=1).mean(0), rtol=1e-5)
+    still = bn.apply({"params": variables["params"], "batch_stats": stats}, x, train=False)
+    want = (np.asarray(x) - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    np.testing.assert_allclose(still, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "message"), [(3, "batch of 3 .*batch_groups=2"), (2, "one value a channel")])
+def test_batch_groups_have_to_suit_the_batch(batch, message):
+    net = ResNet(depth=18, width=4, batch_groups=2)
+    images = jnp.zeros((batch, 32, 32, 3))
+    variables = jax.eval_shape(net.init, KEY, images)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda v: net.apply(v, images, train=True, mutable="batch_stats"), variables)
+
+
+def test_bfloat16_keeps_float32_parameters_and_outputs():
+    net = PoseRegressor(ResNet(depth=18, width=8, dtype=jnp.bfloat16), RegressionHead(5))
+    (mu, sigma), variables = shapes(net)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert mu.dtype == sigma.dtype == jnp.float32
+    assert jax.eval_shape(net.backbone.apply, {k: v["backbone"] for k, v in variables.items()}, jnp.zeros((1, 32, 32, 3))).dtype == (
+        jnp.bfloat16
+    )  # fmt: skip
+
+
+def test_float64_is_kept():
+    with jax.enable_x64(True):
+        net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(5, kind="normalized"))
+        variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float64), shapes(net)[1])
+        mu, sigma = jax.eval_shape(net.apply, variables, jnp.zeros((1, 32, 32, 3), jnp.float64))
+        assert mu.dtype == sigma.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, bool])
+def test_compute_dtype_is_floating(dtype):
+    with pytest.raises(ValueError, match="floating type"):
+        compute_dtype(dtype)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_linear_head(dim):
+    features = normal(3, 2, 4, 16)
+    head = RegressionHead(5, dim=dim, kind="linear")
+    variables = jax.tree.map(lambda p: normal(*p.shape), head.init(KEY, features))
+    mu, sigma = head.apply(variables, features)
+    fc = variables["params"]["fc"]
+    out = (np.asarray(features).mean((1, 2)) @ fc["kernel"] + fc["bias"]).reshape(3, 5, 2, dim)
+    np.testing.assert_allclose(mu, out[:, :, 0], atol=1e-5)
+    np.testing.assert_allclose(sigma, 1 / (1 + np.exp(-out[:, :, 1])), atol=1e-5)
+
+
+def test_the_norm_of_the_normalized_head_is_guarded():
+    head = RegressionHead(5, kind="normalized")
+    variables = head.init(KEY, jnp.ones((1, 2, 2, 16)))
+
+    def mu(features):
+        return head.apply(variables, features)[0]
+
+    zero = jnp.zeros((1, 2, 2, 16))
+    np.testing.assert_allclose(mu(zero).ravel(), variables["params"]["coord"]["bias"], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda f: mu(f).sum())(zero)).all()
+    f = normal(1, 2, 2, 16)
+    np.testing.assert_allclose(mu(1e3 * f), mu(f), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_unit_vectors_of_any_length(scale):
+    f = normal(4, 8)
+    np.testing.assert_allclose(jnp.linalg.norm(unit(scale * f), axis=-1), 1, rtol=1e-6)
+    jacobian = jax.jacrev(unit)(f[0])
+    u = np.asarray(unit(f[0]))
+    want = (np.eye(8) - np.outer(u, u)) / np.linalg.norm(f[0])
+    np.testing.assert_allclose(jacobian, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "sigma"), [("linear", "fc"), ("normalized", "sigma")])
+def test_sigma_bias_moves_sigma_only(kind, sigma):
+    features = normal(1, 2, 2, 16)
+    (mu, _), plain = RegressionHead(5, kind=kind, weight_init="mmpose").init_with_output(KEY, features)
+    (moved_mu, start), moved = RegressionHead(5, kind=kind, weight_init="mmpose", sigma_bias=-1.0).init_with_output(
+        KEY, features
+    )
+    np.testing.assert_array_equal(mu, moved_mu)
+    np.testing.assert_allclose(start, 1 / (1 + np.e), atol=0.02)
+    assert not np.array_equal(plain["params"][sigma]["bias"], moved["params"][sigma]["bias"])
+
+
+def test_initial_weights():
+    features = jnp.zeros((1, 1, 1, 400))
+    official = RegressionHead(50, kind="normalized").init(KEY, features)["params"]
+    for layer in official.values():
+        bound = 0.01 * np.sqrt(6 / (400 + 100))
+        assert 0.99 * bound < np.abs(layer["kernel"]).max() <= bound * (1 + 1e-6)
+        assert 0.8 / 20 < np.abs(layer["bias"]).max() <= 1 / 20
+    mmpose = RegressionHead(50, kind="linear").init(KEY, features)["params"]["fc"]
+    assert not mmpose["bias"].any()
+    np.testing.assert_allclose(mmpose["kernel"].std(), 0.01, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ResNet(depth=20), "depth=20: expected one of 18, 34, 50, 101, 152"),
+        (lambda: ResNet(width=0), "width=0"),
+        (lambda: ResNet(batch_groups=0), "batch_groups=0"),
+        (lambda: RegressionHead(0), "num_joints=0"),
+        (lambda: RegressionHead(17, dim=4), "dim=4"),
+        (lambda: RegressionHead(17, kind="conv"), "kind='conv'"),
+        (lambda: RegressionHead(17, weight_init="zeros"), "weight_init='zeros'"),
+        (lambda: RegressionHead(17).init(KEY, jnp.zeros((2, 64))), r"\(2, 64\): expected \(B, h, w, C\)"),
+        (
+            lambda: ResNet(depth=18, width=4).init(KEY, jnp.zeros((2, 3, 64, 48))),
+            r"\(2, 3, 64, 48\): expected \(B, H, W, 3\)",
+        ),
+        (lambda: ResNet(depth=18, width=4).init(KEY, jnp.zeros((2, 0, 48, 3))), r"\(2, 0, 48, 3\)"),
+    ],
+)
+def test_errors_name_what_was_given(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,137 @@
+"""The step, the schedules, and what happens when the loss is no number."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxpose import parallel, train
+from jaxpose.tasks.base import Task
+
+
+def line_task() -> Task:
+    """Fit y = w x: small enough to compute by hand."""
+
+    def loss(variables, batch, *, key):
+        error = batch["x"] * variables["params"]["w"] - batch["y"]
+        return (error**2).sum() / error.shape[0], ({}, {"key": jax.random.uniform(key)})
+
+    def init(key):
+        return {"params": {"w": jax.random.normal(key)}, "batch_stats": {}}
+
+    return Task(init=init, loss=loss, predict=lambda v, b, flip_test: {"y": b["x"] * v["params"]["w"]}, config={})
+
+
+@pytest.fixture
+def mesh():
+    return parallel.make_mesh()
+
+
+def batch(seed: int, mesh, count: int = 8):
+    x = np.random.default_rng(seed).normal(size=count).astype(np.float32)
+    return parallel.global_batch({"x": x, "y": 3 * x}, mesh)
+
+
+def test_training_finds_the_line(mesh):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[150]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+    step = train.make_train_step(task, tx, mesh=mesh)
+    for t in range(200):
+        state, metrics = step(state, batch(t, mesh))
+    assert float(state.variables["params"]["w"]) == pytest.approx(3, abs=1e-3)
+    assert int(state.step) == 200 and int(state.first_bad) == train.NO_STEP
+    assert float(metrics["loss"]) < 1e-5
+
+
+def test_the_step_transfers_nothing_implicitly(mesh):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+    step = train.make_train_step(task, tx, mesh=mesh)
+    with jax.transfer_guard("disallow"):
+        state, _ = step(state, batch(0, mesh))
+
+
+def test_randomness_depends_on_seed_and_step_only(mesh):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    keys = {}
+    for seed in (0, 0, 1):
+        state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+        step = train.make_train_step(task, tx, mesh=mesh, seed=seed)
+        drawn = []
+        for t in range(2):
+            state, metrics = step(state, batch(t, mesh))
+            drawn.append(float(metrics["key"]))
+        assert keys.setdefault(seed, drawn) == drawn
+        assert drawn[0] != drawn[1]
+    assert keys[0] != keys[1]
+
+
+def test_a_non_finite_loss_names_its_step_and_the_last_good_checkpoint(mesh):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+    step = train.make_train_step(task, tx, mesh=mesh)
+    for t in range(5):
+        bad = {"x": np.full(8, np.inf if t == 3 else 1.0, np.float32), "y": np.ones(8, np.float32)}
+        state, _ = step(state, parallel.global_batch(bad, mesh))
+        if t < 3:
+            train.check_finite(state)
+    with pytest.raises(train.NonFiniteLoss, match=r"at step 3; the last good checkpoint is some/where/2"):
+        train.check_finite(state, "some/where/2")
+
+
+def test_accumulation_of_two_halves_is_the_whole_batch(mesh):
+    task = line_task()
+    whole = batch(0, mesh, count=16)
+    halves = [jax.tree.map(lambda x, i=i: jax.device_get(x)[i * 8 : i * 8 + 8], whole) for i in range(2)]
+    finals = []
+    for accumulate, batches in ((1, [whole]), (2, [parallel.global_batch(half, mesh) for half in halves])):
+        tx = train.optimizer(train.multi_step(0.1, boundaries=[]), accumulate=accumulate)
+        state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+        step = train.make_train_step(task, tx, mesh=mesh)
+        for b in batches:
+            state, _ = step(state, b)
+        finals.append(float(state.variables["params"]["w"]))
+    assert finals[0] == pytest.approx(finals[1], rel=1e-6)
+
+
+def test_the_moving_average_is_what_gets_evaluated(mesh):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh, ema=True)
+    step = train.make_train_step(task, tx, mesh=mesh, ema_decay=0.5)
+    expected = float(state.variables["params"]["w"])
+    for t in range(3):
+        state, _ = step(state, batch(t, mesh))
+        expected = 0.5 * expected + 0.5 * float(state.variables["params"]["w"])
+    assert float(state.eval_variables["params"]["w"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_clipping_bounds_the_update():
+    tx = train.optimizer(optax.constant_schedule(1.0), clip_norm=1e-12)
+    params = {"w": jnp.ones(3)}
+    # Adam divides by |g| + eps = 1e-8: a gradient clipped to 1e-12 moves the weights by about 1e-4 only.
+    updates, _ = tx.update({"w": jnp.full(3, 1e6)}, tx.init(params), params)
+    assert float(jnp.abs(updates["w"]).max()) < 1e-3
+
+
+def test_the_published_schedules():
+    official = train.multi_step(1e-3, boundaries=[170, 200])
+    assert [float(official(t)) for t in (0, 169, 170, 199, 200)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+    mmpose = train.multi_step(1e-3, boundaries=[2000], warmup_steps=500)
+    assert float(mmpose(0)) == pytest.approx(1e-6, rel=1e-4) and float(mmpose(500)) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: train.multi_step(0.0, boundaries=[]), "learning_rate=0.0 must be positive"),
+        (lambda: train.multi_step(1.0, boundaries=[5, 3]), r"boundaries=\[5, 3\] must increase"),
+        (lambda: train.optimizer(optax.constant_schedule(1.0), accumulate=0), "accumulate=0 must be at least 1"),
+        (lambda: train.optimizer(optax.constant_schedule(1.0), clip_norm=-1.0), "clip_norm=-1.0 must be positive"),
+    ],
+)
+def test_bad_settings_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,379 @@
+"""State dicts -> variables: every tensor lands in its place, and a file cannot run code."""
+
+from __future__ import annotations
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpose import weights
+from jaxpose.flow import RealNVP
+
+RNG = np.random.default_rng(0)
+
+
+def resnet18(width: int, prefix: str = "") -> dict[str, np.ndarray]:
+    """A made-up state dict with torchvision's names, written out from its documentation."""
+    state = {}
+
+    def conv(name, *shape):
+        state[f"{prefix}{name}.weight"] = RNG.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+
+    def bn(name, channels):
+        for leaf, middle in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
+            state[f"{prefix}{name}.{leaf}"] = RNG.uniform(middle - 0.2, middle + 0.2, channels).astype(np.float32)
+        state[f"{prefix}{name}.num_batches_tracked"] = np.array(7)
+
+    conv("conv1", width, 3, 7, 7)
+    bn("bn1", width)
+    before = width
+    for stage in range(4):
+        c = width * 2**stage
+        for i in range(2):
+            conv(f"layer{stage + 1}.{i}.conv1", c, before, 3, 3)
+            bn(f"layer{stage + 1}.{i}.bn1", c)
+            conv(f"layer{stage + 1}.{i}.conv2", c, c, 3, 3)
+            bn(f"layer{stage + 1}.{i}.bn2", c)
+            if before != c:
+                conv(f"layer{stage + 1}.{i}.downsample.0", c, before, 1, 1)
+                bn(f"layer{stage + 1}.{i}.downsample.1", c)
+            before = c
+    return state
+
+
+def linear(name: str, rows: int, columns: int) -> dict[str, np.ndarray]:
+    return {
+        f"{name}.weight": RNG.normal(0, 1, (rows, columns)).astype(np.float32),
+        f"{name}.bias": RNG.normal(0, 1, rows).astype(np.float32),
+    }
+
+
+def flow(prefix: str, dim: int = 2, hidden: int = 8) -> dict[str, np.ndarray]:
+    masks = {2: [[0, 1], [1, 0]], 3: [[0, 0, 1], [1, 1, 0]]}[dim]
+    state = {f"{prefix}.mask": np.array(masks * 3, np.float32), f"{prefix}.loc": np.zeros(dim)}
+    for net in "st":
+        for i in range(6):
+            for j, (rows, columns) in {0: (hidden, dim), 2: (hidden, hidden), 4: (dim, hidden)}.items():
+                state |= linear(f"{prefix}.{net}.{i}.{j}", rows, columns)
+    return state
+
+
+def official(dim: int = 2) -> dict[str, np.ndarray]:
+    sigma, flows = ("fc_sigma.linear", flow("flow")) if dim == 2 else ("fc_sigma", flow("flow2d") | flow("flow3d", 3))
+    return resnet18(8, "preact.") | linear("fc_coord.linear", 17 * dim, 64) | linear(sigma, 17 * dim, 64) | flows
+
+
+def mmpose(head: str = "head", loss: str = "loss_module") -> dict[str, np.ndarray]:
+    return resnet18(8, "backbone.") | linear(f"{head}.fc", 17 * 4, 64) | flow(f"{head}.{loss}.flow_model")
+
+
+def images(batch: int = 2) -> jax.Array:
+    return jax.random.normal(jax.random.key(0), (batch, 64, 48, 3))
+
+
+def pooled(state: dict[str, np.ndarray], prefix: str) -> np.ndarray:
+    """(B, C) through the backbone alone, which the golden numbers check."""
+    net, variables = weights.from_torch(
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}, layout="resnet"
+    )
+    return np.asarray(jax.jit(net.apply)(variables, images())).mean((1, 2))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# Golden numbers
+
+
+def sine_weights(reference: dict, model: dict) -> dict[str, np.ndarray]:
+    """The rule of the golden files' README."""
+    state = {}
+    for t, (name, shape) in enumerate(model["state"]):
+        i = np.arange(np.prod(shape, dtype=np.int64))
+        s = np.sin(reference["A"] * (i + 1) + reference["B"] * (t + 1) + 0.5 * ((i + 1) ** 2 % 9973)).reshape(shape)
+        if len(shape) >= 2:
+            value = model["conv_scale"] / np.sqrt(np.prod(shape[1:])) * s
+        elif name.endswith("running_var"):
+            value = 1 + 0.1 * np.abs(s)
+        elif name.endswith(("running_mean", "bias")):
+            value = 0.1 * s
+        else:
+            value = 1 + 0.1 * s
+        state[name] = value.astype(np.float32)
+    return state
+
+
+def sine_image() -> np.ndarray:
+    y, x, c = np.mgrid[:256, :192, :3]
+    return (0.5 * np.sin(0.05 * (y + 1) * (c + 1)) + 0.5 * np.cos(0.03 * (x + 1))).astype(np.float32)[None]
+
+
+def compare_backbone(name, golden, golden_json, dtype, tolerance):
+    reference, expected = golden_json("backbones"), golden("backbones")
+    if name not in reference["models"]:
+        pytest.skip(f"{name} is not in tests/golden: needs --golden DIR")
+    state = {k: v.astype(dtype) for k, v in sine_weights(reference, reference["models"][name]).items()}
+    net, variables = weights.from_torch(state, layout="resnet")
+    assert (net.depth, net.width) == (int(name.removeprefix("resnet")), 64)
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == reference["models"][name]["n_params"]
+    features = np.asarray(jax.jit(net.apply)(variables, sine_image().astype(dtype)))[0]
+    assert features.dtype == dtype
+    want = expected[f"{name}.pooled"]
+    np.testing.assert_allclose(features.mean((0, 1)), want, rtol=0, atol=tolerance * np.abs(want).max())
+    want = expected[f"{name}.feat_sub"].transpose(1, 2, 0)  # stored in float32
+    np.testing.assert_allclose(features[..., ::16], want, rtol=0, atol=max(tolerance, 1e-6) * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", pytest.param("resnet152", marks=pytest.mark.slow)])
+def test_backbones_match_the_reference(name, golden, golden_json):
+    compare_backbone(name, golden, golden_json, np.float32, 1e-4)
+
+
+def test_a_backbone_matches_in_double_precision(golden, golden_json):
+    with jax.enable_x64(True):
+        compare_backbone("resnet18", golden, golden_json, np.float64, 1e-10)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_the_official_head_matches_the_reference(golden, x64):
+    g = golden("rle_official")
+    head = {"fc_coord.linear.weight": g["head_coord_w"], "fc_coord.linear.bias": g["head_coord_b"],
+            "fc_sigma.linear.weight": g["head_sigma_w"], "fc_sigma.linear.bias": g["head_sigma_b"]}  # fmt: skip
+    with jax.enable_x64(x64):
+        dtype, tolerance = (np.float64, 1e-12) if x64 else (np.float32, 1e-6)
+        state = {k: v.astype(dtype) for k, v in (resnet18(4, "preact.") | head).items()}
+        net, variables = weights.from_torch(state, layout="rle_official")
+        features = jnp.asarray(g["head_feat"], dtype)[:, None, None]
+        mu, sigma = net.head.apply({"params": variables["params"]["head"]}, features)
+        np.testing.assert_allclose(mu, g["head_pred_f64"], atol=tolerance)
+        np.testing.assert_allclose(sigma, g["head_sigma_f64"], atol=tolerance)
+        np.testing.assert_allclose((1 - sigma).mean(-1, keepdims=True), g["head_score_f64"], atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "case", "dim"), [("flow2d", "flow2d", 2), ("m3d.flow3d", "flow3d", 3), ("flow3d", "flow3d", 3)]
+)
+def test_the_official_flows_match_the_reference(golden, prefix, case, dim):
+    g = golden("rle_official")
+    with jax.enable_x64(True):
+        state = {k: g[k].astype(np.float64) for k in g.keys() if k.startswith(("flow2d.", "m3d."))}
+        variables = weights.flow_from_torch(state, prefix=prefix)
+        log_prob = RealNVP(dim=dim).apply(variables, g[f"{case}_x"].astype(np.float64))
+        np.testing.assert_allclose(log_prob, g[f"{case}_logprob_f64"], rtol=1e-10, atol=1e-10)
+
+
+# Layouts
+
+
+def test_official_layout():
+    state = official()
+    net, variables = weights.from_torch(state, layout="rle_official")
+    assert (net.backbone.depth, net.backbone.width, net.head.kind) == (18, 8, "normalized")
+    mu, sigma = jax.jit(net.apply)(variables, images())
+    f = pooled(state, "preact.")
+    unit = f / np.linalg.norm(f, axis=-1, keepdims=True)
+    want = unit @ state["fc_coord.linear.weight"].T + state["fc_coord.linear.bias"]
+    np.testing.assert_allclose(mu, want.reshape(2, 17, 2), atol=1e-5)
+    want = sigmoid(f @ state["fc_sigma.linear.weight"].T + state["fc_sigma.linear.bias"])
+    np.testing.assert_allclose(sigma, want.reshape(2, 17, 2), atol=1e-5)
+
+
+def test_official_3d_layout():
+    state = official(dim=3)
+    net, variables = weights.from_torch(state, layout="rle_official")
+    mu, sigma = jax.jit(net.apply)(variables, images())
+    assert mu.shape == (2, 17, 3)
+    want = sigmoid(pooled(state, "preact.") @ state["fc_sigma.weight"].T + state["fc_sigma.bias"])
+    np.testing.assert_allclose(sigma, want.reshape(2, 17, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("head", "loss_module"), ("head", "loss"), ("keypoint_head", "loss")])
+def test_mmpose_layouts(names):
+    state = mmpose(*names)
+    net, variables = weights.from_torch(state, layout="rle_mmpose")
+    mu, sigma = jax.jit(net.apply)(variables, images())
+    out = pooled(state, "backbone.") @ state[f"{names[0]}.fc.weight"].T + state[f"{names[0]}.fc.bias"]
+    out = out.reshape(2, 17, 4)
+    np.testing.assert_allclose(mu, out[..., :2] - 0.5, atol=1e-5)  # x / W -> x / W - 0.5
+    np.testing.assert_allclose(sigma, sigmoid(out[..., 2:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("wrapper", weights.WRAPPERS)
+def test_wrappers_and_prefix(wrapper):
+    state = resnet18(4) | linear("fc", 10, 32)
+    _, want = weights.from_torch(state, layout="resnet")
+    wrapped = {"epoch": 3, wrapper: {f"module.{name}": value for name, value in state.items()}}
+    _, got = weights.from_torch(wrapped, layout="resnet")
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_half_precision_becomes_float32():
+    state = {k: jnp.asarray(v, jnp.bfloat16) for k, v in resnet18(4).items()}
+    _, variables = weights.from_torch(state, layout="resnet")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+# What is refused
+
+
+def test_unknown_layout():
+    with pytest.raises(ValueError, match="'hrnet'.*'resnet', 'rle_official', 'rle_mmpose'"):
+        weights.from_torch({}, layout="hrnet")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("layer2.1.bn2.bias"), r"ResNet-18 of width 4: missing: layer2\.1\.bn2\.bias$"),
+        (lambda s: s.update({"layer9.extra": np.ones(3)}), "left over: layer9.extra$"),
+        (lambda s: s.update({"bn1.bias": np.ones(5)}), r"shape: bn1.bias \(5,\) instead of \(4,\)$"),
+        (lambda s: s.update({"layer3.1.conv1.weight": np.ones((16, 16, 1, 1))}), r"\(16, 16, 1, 1\) instead of"),
+        (lambda s: s.update({"layer1.2.conv1.weight": np.ones(1)}), r"\(3, 2, 2, 2\) basic blocks: no ResNet of 18"),
+        (lambda s: s.pop("conv1.weight"), "missing: conv1.weight; the state dict has .*right layout"),
+        (lambda s: s.update({"conv1.weight": np.ones(4)}), r"conv1.weight has shape \(4,\): expected 4 axes"),
+        (lambda s: s.update({"bn1.bias": "words"}), "not arrays of numbers: bn1.bias"),
+    ],
+)
+def test_every_tensor_is_accounted_for(change, message):
+    state = resnet18(4)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        weights.from_torch(state, layout="resnet")
+
+
+def test_heads_are_checked():
+    with pytest.raises(ValueError, match="fc_coord.linear.weight has 33 rows: expected a multiple of 2"):
+        weights.from_torch(official() | linear("fc_coord.linear", 33, 64), layout="rle_official")
+    with pytest.raises(ValueError, match=r"fc_sigma.linear.weight \(32, 64\) instead of \(34, 64\)"):
+        weights.from_torch(official() | linear("fc_sigma.linear", 32, 64), layout="rle_official")
+    with pytest.raises(ValueError, match="missing: head.fc.weight"):
+        weights.from_torch(official(), layout="rle_mmpose")
+    with pytest.raises(ValueError, match="expected {name: array}"):
+        weights.from_torch([np.ones(3)], layout="resnet")
+
+
+def test_flow_is_found_under_any_prefix():
+    state = mmpose()
+    params = weights.flow_from_torch({"state_dict": state})["params"]
+    assert len(params) == 36
+    np.testing.assert_array_equal(params["t5_2"]["kernel"], state["head.loss_module.flow_model.t.5.4.weight"].T)
+    np.testing.assert_array_equal(params["s0_1"]["bias"], state["head.loss_module.flow_model.s.0.2.bias"])
+    bare = {k.removeprefix("head.loss_module.flow_model."): v for k, v in state.items() if "flow_model" in k}
+    jax.tree.map(np.testing.assert_array_equal, weights.flow_from_torch(bare)["params"], params)
+    assert RealNVP(hidden=(8, 8)).apply({"params": params}, jnp.zeros((3, 2))).shape == (3,)
+
+
+def test_one_of_several_flows():
+    state = official(dim=3)
+    with pytest.raises(ValueError, match="flow2d.*flow3d.*prefix="):
+        weights.flow_from_torch(state)
+    assert weights.flow_from_torch(state, prefix="flow2d")["params"]["s0_0"]["kernel"].shape == (2, 8)
+    assert weights.flow_from_torch(state, prefix="flow3d")["params"]["s0_0"]["kernel"].shape == (3, 8)
+    with pytest.raises(ValueError, match="prefix='flow4d'.*none"):
+        weights.flow_from_torch(state, prefix="flow4d")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("flow.t.3.2.bias"), "missing t3_1 bias"),
+        (lambda s: s.update({"flow.s.2.4.weight": np.ones((2, 9))}), r"s2_2: kernel .*\(9, 2\).* expected \(\(8, 2\)"),
+        (lambda s: s.update({"flow.s.2.1.weight": np.ones((2, 9))}), "even places"),
+        (lambda s: s.update({"flow.mask": s["flow.mask"][:, ::-1]}), "expected the published"),
+        (lambda s: s.clear(), "expected a flow, found none"),
+    ],
+)
+def test_flows_are_checked(change, message):
+    state = flow("flow")
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        weights.flow_from_torch(state)
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".tar"])
+@pytest.mark.parametrize("new", [True, False])
+def test_torch_files(tmp_path, suffix, new):
+    torch = pytest.importorskip("torch")
+    state = {"module.a": torch.arange(6.0).reshape(2, 3), "module.b": torch.ones(2, dtype=torch.bfloat16)}
+    path = tmp_path / f"net{suffix}"
+    torch.save({"epoch": 3, "state_dict": state}, path, _use_new_zipfile_serialization=new)
+    got = weights.load_file(path)
+    assert list(got) == ["a", "b"] and got["b"].dtype == np.float32
+    np.testing.assert_array_equal(got["a"], np.arange(6.0).reshape(2, 3))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=f"net{suffix}: not a complete file"):
+        weights.load_file(path)
+
+
+class Hostile:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('the file ran code')",)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_file_cannot_run_code(tmp_path, new):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "net.pth"
+    torch.save({"a": torch.ones(2), "b": Hostile()}, path, _use_new_zipfile_serialization=new)
+    with pytest.raises(SystemExit):  # the file does run code where it is let
+        torch.load(path, weights_only=False)
+    with pytest.raises(ValueError, match=r"net\.pth: .*other objects is refused"):
+        weights.load_file(path)
+    path.write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(ValueError, match=r"net\.pth: "):
+        weights.load_file(path)
+
+
+def test_an_old_torch_is_refused(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    (tmp_path / "net.pth").touch()
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(ImportError, match=r"2\.9\.1.*jaxpose\[torch\]"):
+        weights.load_file(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".pth", "torch"), (".safetensors", "safetensors.numpy")])
+def test_a_missing_reader_says_how_to_get_it(tmp_path, monkeypatch, suffix, module):
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    (tmp_path / f"net{suffix}").touch()
+    with pytest.raises(ImportError, match=r"pip install 'jaxpose\[torch\]'"):
+        weights.load_file(tmp_path / f"net{suffix}")
+
+
+def test_safetensors(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "net.safetensors"
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "b": np.ones(2, np.float16),
+        "c": np.asarray(jnp.ones(2, jnp.bfloat16)),
+    }
+    numpy.save_file(arrays, path)
+    got = weights.load_file(path)
+    assert {name: value.dtype.name for name, value in got.items()} == {"a": "float64", "b": "float32", "c": "float32"}
+    np.testing.assert_array_equal(got["a"], arrays["a"])
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"net\.safetensors: not a complete"):
+        weights.load_file(path)
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.pth"):
+        weights.load_file(tmp_path / "nothing.pth")
+    (tmp_path / "net.onnx").touch()
+    with pytest.raises(ValueError, match=r"net\.onnx: unknown kind of file '\.onnx', expected one of \.pth"):
+        weights.load_file(tmp_path / "net.onnx")
+    torch = pytest.importorskip("torch")
+    torch.save([torch.ones(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="list.pth: holds a list"):
+        weights.load_file(tmp_path / "list.pth")
+    torch.save({"a": torch.ones(2), "epoch": "three"}, tmp_path / "mixed.pth")
+    with pytest.raises(ValueError, match=r"mixed.pth: not arrays of numbers: epoch"):
+        weights.load_file(tmp_path / "mixed.pth")

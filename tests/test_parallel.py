@@ -27,7 +27,8 @@ def start(*options: object) -> subprocess.Popen:
 def result(process: subprocess.Popen) -> dict:
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err[-3000:]
-    return json.loads(out.strip().splitlines()[-1])
+    [line] = [line for line in out.splitlines() if line.startswith("{")]  # Gloo prints to stdout as well, at any time
+    return json.loads(line)
 
 
 def free_port() -> int:

@@ -20,8 +20,11 @@ def seconds(f: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1) -> list[list[float]]:
+def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1, settle: int = 0) -> list[list[float]]:
     """Times every function `repeats` times, taking turns, so that a busy machine slows them all alike.
+
+    Every turn starts with `settle` untimed calls: a step follows a step of its own kind in real use, not one of a rival
+    whose threads still spin and whose data fills the caches.
 
     >>> a, b = interleave(lambda: None, lambda: None, repeats=3)
     >>> len(a), len(b)
@@ -33,6 +36,8 @@ def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1) 
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for f, record in zip(functions, times, strict=True):
+            for _ in range(settle):
+                f()
             record.append(seconds(f))
     return times
 

@@ -95,7 +95,7 @@ def measure(options: Options, batch: int) -> list[dict]:
         shape = dict(depth=options.depth, batch=batch, height=height, width=width, joints=17)
         sides["torch, NCHW"] = torch_step.Step(**shape, channels_last=False)
         sides["torch, channels_last"] = torch_step.Step(**shape, channels_last=True)
-    times = dict(zip(sides, interleave(*sides.values(), repeats=options.repeats, warmup=2), strict=True))
+    times = dict(zip(sides, interleave(*sides.values(), repeats=options.repeats, settle=1), strict=True))
     lines = []
     for side, values in times.items():
         median = float(np.median(values))

@@ -1,4 +1,4 @@
-"""Run a few training steps of a tiny RLE model on this process's devices and print the losses as JSON.
+"""Run a few training steps of a tiny RLE model on this process's devices and print the losses to a JSON file.
 
 Started by test_parallel.py in processes of its own, because the number of devices is fixed when JAX starts.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 
 parser = argparse.ArgumentParser()
+parser.add_argument("--out", type=Path, required=True)
 parser.add_argument("--devices", type=int, default=1)
 parser.add_argument("--use", type=int, help="build the mesh over the first so many devices only")
 parser.add_argument("--steps", type=int, default=10)
@@ -63,4 +65,4 @@ for step in range(args.steps):
     state, metrics = step_fn(state, parallel.global_batch(local, mesh))
     losses.append(float(metrics["loss"]))
 ids = parallel.gather_host(np.arange(rows.start, rows.stop, dtype=np.int64) + 2**40)
-print(json.dumps({"losses": losses, "ids": ids.tolist(), "devices": mesh.size}))
+args.out.write_text(json.dumps({"losses": losses, "ids": ids.tolist(), "devices": mesh.size}))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.heads import unit
@@ -58,6 +59,31 @@ def test_convolution_is_the_sum_it_stands_for(size, stride):
 
 def test_max_pool_of_negative_values_ignores_the_padding():
     np.testing.assert_array_equal(max_pool(-jnp.ones((1, 5, 4, 2))), -np.ones((1, 3, 2, 2)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 6), (6, 5)])
+def test_max_pool_is_the_window_reduction_in_value_and_gradient(size):
+    def of(pool):
+        return lambda x: (pool(x), jax.grad(lambda x: jnp.square(pool(x)).sum())(x))
+
+    def window(x):
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    x = normal(2, *size, 3)
+    for ours, reference in zip(of(max_pool)(x), of(window)(x), strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-6)
+
+
+def test_batch_norm_of_a_channel_far_from_zero_does_not_cancel():
+    """E[x^2] - E[x]^2 of 1e4 +- 1 in float32 is off by whole units; once the running mean is near, ours is not."""
+    x = normal(4, 8, 8, 2) + 1e4
+    bn = BatchNorm()
+    variables = bn.init(KEY, x, train=True)
+    variables["batch_stats"]["mean"] = jnp.full(2, 1e4 - 3)
+    out, _ = bn.apply(variables, x, train=True, mutable="batch_stats")
+    wide = np.asarray(x, np.float64)
+    expected = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(out, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -18,17 +18,22 @@ from jaxpose import parallel
 SCRIPT = Path(__file__).with_name("some_devices.py")
 
 
-def start(*options: object) -> subprocess.Popen:
+def run(out: Path, *options: object, processes: int = 1) -> list[dict]:
+    """What each of the processes wrote. Into files: Gloo prints to stdout as well, at any time."""
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [sys.executable, str(SCRIPT), *map(str, options)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def result(process: subprocess.Popen) -> dict:
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err[-3000:]
-    [line] = [line for line in out.splitlines() if line.startswith("{")]  # Gloo prints to stdout as well, at any time
-    return json.loads(line)
+    cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes] if processes > 1 else []
+    files = [out.with_suffix(f".{i}.json") for i in range(processes)]
+    commands = [
+        [sys.executable, SCRIPT, "--out", file, *options, *cluster, "--process-id", i] for i, file in enumerate(files)
+    ]
+    started = [
+        subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(file.read_text()) for file in files]
 
 
 def free_port() -> int:
@@ -37,19 +42,13 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def run_two_processes(*options: object) -> list[dict]:
-    address = f"127.0.0.1:{free_port()}"
-    processes = [start("--coordinator", address, "--num-processes", 2, "--process-id", i, *options) for i in range(2)]
-    return [result(process) for process in processes]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("x64", "steps", "tolerance"), [(False, 10, 1e-5), (True, 100, 1e-8)])
-def test_eight_devices_and_two_processes_give_the_losses_of_one_device(x64, steps, tolerance):
+def test_eight_devices_and_two_processes_give_the_losses_of_one_device(tmp_path, x64, steps, tolerance):
     options = ["--steps", steps, *(["--x64"] if x64 else [])]
-    one = result(start("--devices", 1, *options))
-    eight = result(start("--devices", 8, *options))
-    two = run_two_processes("--devices", 2, *options)
+    [one] = run(tmp_path / "one", "--devices", 1, *options)
+    [eight] = run(tmp_path / "eight", "--devices", 8, *options)
+    two = run(tmp_path / "two", "--devices", 2, *options, processes=2)
     assert (one["devices"], eight["devices"], two[0]["devices"]) == (1, 8, 4)
     assert len(one["losses"]) == steps and len(set(one["losses"])) == steps
     for other in (eight, *two):

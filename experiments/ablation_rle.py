@@ -3,6 +3,10 @@
   python -m experiments.ablation_rle                       the table, on whatever device JAX finds
   python -m experiments.ablation_rle --rows l1 rle --seeds 0 1 --steps 500
 
+Runs go into `runs.jsonl` as they end; the same command again trains only what is missing there. So processes may share
+the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`): one core a process is twice as fast here as one
+process on two cores, and a last call without flags prints the table.
+
 Every row is trained on the same data with the same net, schedule and number of steps; a seed changes the synthetic
 people, the initialisation and the order of the batches. Crops are cut once and kept in memory, `copies` differently
 augmented ones of every person, so that the device and not the decoder sets the pace.
@@ -18,7 +22,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +85,19 @@ class Config:
     """Lines of the table; see ROWS in this file for all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run per row and seed."""
-    steps: int = 4000
+    steps: int = 3500
     """Updates per run."""
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    batch_size: int = 32
+    learning_rate: float = 3e-3
     images: int = 2000
     """Synthetic images per seed, a fifth of them held out."""
     copies: int = 8
     """Augmented crops of every training person."""
-    size_wh: tuple[int, int] = (96, 128)
+    augment: str = "light"
+    size_wh: tuple[int, int] = (72, 96)
     depth: int = 18
     width: int = 16
-    evaluations: int = 10
+    evaluations: int = 7
     """Points of the learning curve."""
     out: Path = Path("runs/ablation_rle")
     workers: int | None = None
@@ -112,7 +117,7 @@ def load(config: Config, seed: int) -> dict[str, Any]:
     return {
         "skeleton": sources["train"].skeleton,
         "ground_truth": truth,
-        "train": crops(sources["train"], config, seed=seed, augment="official", copies=config.copies),
+        "train": crops(sources["train"], config, seed=seed, augment=config.augment, copies=config.copies),
         "val": val | {"clean": np.stack([clean[i] for i in val["annotation_id"]])},
     }
 
@@ -264,21 +269,35 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """What a run depends on besides its row and seed."""
+    chosen = {k: v for k, v in asdict(config).items() if k not in ("rows", "seeds", "out", "workers")}
+    return json.loads(json.dumps(chosen))
+
+
+def done(path: Path, config: Config) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs of these settings that `path` holds, by (row, seed)."""
+    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(run["row"], run["seed"]): run for run in runs if run["settings"] == settings(config)}
+
+
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     config = tyro.cli(Config, args=argv, description=__doc__)
     unknown = [name for name in config.rows if name not in ROWS]
     if unknown:
         raise SystemExit(f"--rows {' '.join(unknown)}: expected some of {', '.join(ROWS)}")
     config.out.mkdir(parents=True, exist_ok=True)
-    runs = []
-    with open(config.out / "runs.jsonl", "a") as file:
-        for seed in config.seeds:
-            data = load(config, seed)
-            for name in config.rows:
-                runs.append(train_one(ROWS[name], config, data, seed, name))
-                file.write(json.dumps(runs[-1]) + "\n")
-                file.flush()
-                print(name, seed, {k: round(v, 3) for k, v in runs[-1].items() if isinstance(v, float)}, flush=True)
+    path = config.out / "runs.jsonl"
+    for seed in config.seeds:
+        missing = [name for name in config.rows if (name, seed) not in done(path, config)]
+        data = load(config, seed) if missing else {}
+        for name in missing:
+            run = train_one(ROWS[name], config, data, seed, name)
+            with open(path, "a") as file:
+                file.write(json.dumps({**run, "settings": settings(config)}) + "\n")
+            print(name, seed, {k: round(v, 3) for k, v in run.items() if isinstance(v, float)}, flush=True)
+    finished = done(path, config)
+    runs = [finished[name, seed] for name in config.rows for seed in config.seeds]
     print(table(runs))
     try:
         plot(runs, config.out / "curves.png")

@@ -49,6 +49,8 @@ class RunConfig:
     """What becomes of a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
     detections: Path | None = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
+    box_jitter: float = 0.0
+    """Evaluate with ground-truth boxes moved and resized by up to this part of their size, as a detector errs."""
     synthetic_images: int = 2000
     """How many synthetic images to draw, a tenth of them for evaluation."""
 
@@ -162,6 +164,8 @@ def _load_data(config: RunConfig, skeleton: Skeleton | None) -> Data:
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
         val = coco.with_detections(val, config.detections)
+    elif config.box_jitter:
+        val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     train_source = None if config.eval_only else open_split(config.train_split)
     return Data(train=train_source, val=val, ground_truth=ground_truth)
 

@@ -340,6 +340,24 @@ def test_other_formats_become_rgb_jpeg(tmp_path, file, mode):
 # ------------------------------------------------------------------------------------------------------ detections
 
 
+def test_jittered_boxes_keep_the_persons(folder):
+    source = read(folder)
+    jittered = coco.with_jittered_boxes(source, fraction=0.15, seed=3)
+    true, moved = (s.persons["box"].astype(np.float64) for s in (source, jittered))
+    size = true[:, 2:]
+    shift = np.abs(moved[:, :2] + moved[:, 2:] / 2 - true[:, :2] - size / 2) / size
+    growth = np.abs(moved[:, 2:] / size - 1)
+    for draws in (shift, growth):
+        assert draws.max() <= 0.15 + 1e-5 and draws.max() > 0.05 and draws.min() > 0
+    for field in ("annotation_id", "keypoints", "area"):
+        np.testing.assert_array_equal(source.persons[field], jittered.persons[field])
+    np.testing.assert_array_equal(moved, coco.with_jittered_boxes(source, fraction=0.15, seed=3).persons["box"])
+    assert (coco.with_jittered_boxes(source, fraction=0.15, seed=4).persons["box"] != moved).all()
+    assert (coco.with_jittered_boxes(source, fraction=0.0).persons["box"] == source.persons["box"]).all()
+    with pytest.raises(ValueError, match=r"fraction=15: expected a part of the box"):
+        coco.with_jittered_boxes(source, fraction=15)
+
+
 def write_detections(path, boxes):
     path.write_text(json.dumps(boxes))
     return path

@@ -94,10 +94,9 @@ def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(tmp_path, prep
 @pytest.mark.slow
 def test_the_ablation_prints_its_table(tmp_path, capsys):
     rows = ("l1", "laplace", "dle", "rle", "rle_paper_log_s")
-    runs = ablation_rle.main(
-        ["--out", str(tmp_path), "--rows", *rows, "--seeds", "0", "--steps", "4", "--images", "15", "--copies", "1",
-         "--batch-size", "8", "--width", "4", "--size-wh", "24", "32", "--evaluations", "2"]
-    )  # fmt: skip
+    options = ["--out", str(tmp_path), "--rows", *rows, "--seeds", "0", "--steps", "4", "--images", "15", "--copies",
+               "1", "--batch-size", "8", "--width", "4", "--size-wh", "24", "32", "--evaluations", "2"]  # fmt: skip
+    runs = ablation_rle.main(options)
     assert [run["row"] for run in runs] == list(rows)
     for run in runs:
         assert len(run["curve"]) == 2 and np.isfinite(run["oracle_NLL"]) and np.isfinite(run["EPE"])
@@ -105,6 +104,8 @@ def test_the_ablation_prints_its_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| rle_paper_log_s | 1 | 0 |" in printed
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+    assert ablation_rle.main(options) == runs, "the same command again trains nothing"
 
 
 def test_an_unknown_preset_or_row_names_the_known_ones(tmp_path):

@@ -616,6 +616,32 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
     return other
 
 
+def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> Source:
+    """The same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
+
+    Centre and size of every box are moved by uniform draws of up to `fraction` of its width and height.
+
+    Args:
+        source: of persons, with ground-truth boxes.
+        fraction: 0 to below 1.
+        seed: of the draws; the same seed, the same boxes.
+
+    Raises:
+        ValueError: fraction out of range.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction={fraction}: expected a part of the box, from 0 to below 1")
+    other = copy.copy(source)
+    other.persons = source.persons.copy()
+    box = other.persons["box"].astype(np.float64)
+    shift, growth = np.random.default_rng(seed).uniform(-fraction, fraction, (2, len(box), 2))
+    size = box[:, 2:] * (1 + growth)
+    center = box[:, :2] + box[:, 2:] * (0.5 + shift)
+    other.persons["box"] = np.concatenate([center - size / 2, size], axis=1)
+    other.clip_boxes = False
+    return other
+
+
 def _load_detections(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the detection JSON")

@@ -1,0 +1,480 @@
+"""Heatmaps and coordinates: Gaussian targets, decoders, soft-argmax and the compensation of its bias.
+
+Maps are channels-last, (..., h, w, K); volumes (..., d, h, w, K). Coordinates are in heatmap pixels, (x, y[, z]), pixel
+centres at integers. How heatmap pixels map to input pixels is the caller's choice, and published codes differ (the
+stride alone, or (in - 1) / (map - 1) for UDP).
+
+Sources: MSRA targets and quarter shift, Xiao 2018 and Sun 2019 (HRNet); DARK, Zhang 2020; UDP, Huang 2020; soft-argmax,
+Sun 2018 (integral regression), equation 6; bias compensation, Gu 2021, equation 8.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Method = Literal["msra", "unbiased", "udp", "bottom_up"]
+Array = jax.typing.ArrayLike
+
+
+def _as_float(x: Array) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _points(xy: Array, size_hw: tuple[int, int]) -> jax.Array:
+    xy = _as_float(xy)
+    if xy.ndim < 2 or xy.shape[-1] != 2:
+        raise ValueError(f"xy has shape {xy.shape}: expected (..., K, 2)")
+    if len(size_hw) != 2 or min(size_hw) < 1:
+        raise ValueError(f"size_hw={size_hw!r}: expected the height and width of the map, both positive")
+    return xy
+
+
+def _maps(maps: Array, *, axes: int = 3, name: str = "maps") -> jax.Array:
+    maps = _as_float(maps)
+    if maps.ndim < axes or 0 in maps.shape:
+        wanted = "(..., h, w, K)" if axes == 3 else "(..., d, h, w, K)"
+        raise ValueError(f"{name} has shape {maps.shape}: expected {wanted}, no axis empty")
+    return maps
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Targets
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _window(c: jax.Array, sigma: jax.Array, method: Method) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """First pixel, last pixel and centre of the Gaussian along one axis, for the joint at `c`."""
+    if method == "unbiased":
+        everywhere = jnp.full_like(c, jnp.inf)
+        return -everywhere, everywhere, c
+    if method == "bottom_up":
+        # A patch of ceil(6 sigma + 3) values, its peak at index 3 sigma + 1, pasted at a rounded corner.
+        first = jnp.round(jnp.trunc(c) - 3 * sigma - 1)
+        last = jnp.minimum(jnp.round(jnp.trunc(c) + 3 * sigma + 2), first + jnp.ceil(6 * sigma + 3)) - 1
+        return first, last, first + 3 * sigma + 1
+    nearest = jnp.trunc(c + 0.5)  # toward zero, as published
+    return nearest - 3 * sigma, nearest + 3 * sigma, nearest if method == "msra" else c
+
+
+def _check_method(method: str) -> None:
+    if method not in ("msra", "unbiased", "udp", "bottom_up"):
+        raise ValueError(f"method={method!r}: expected 'msra', 'unbiased', 'udp' or 'bottom_up'")
+
+
+def gaussian(xy: Array, size_hw: tuple[int, int], *, sigma: float | Array, method: Method = "msra") -> jax.Array:
+    """Target maps exp(-|p - c|^2 / (2 sigma^2)) with peak 1.
+
+    Args:
+      xy: (..., K, 2) joints in heatmap pixels. A joint that is not finite, or whose window misses the map, gives an
+        empty map; see `reaches`.
+      size_hw: height and width of the maps.
+      sigma: standard deviation in heatmap pixels, a number or (..., K).
+      method: where the centre c is and where the Gaussian ends.
+        msra: c is the nearest pixel, a window of 3 sigma to each side (SimpleBaseline, HRNet).
+        unbiased: c = xy, no window (DARK).
+        udp: c = xy, the window of 3 sigma is around the nearest pixel.
+        bottom_up: c = trunc(xy), 3 sigma + 1 to each side (HigherHRNet); a fractional sigma moves the peak off the
+          grid by less than a pixel, as the released code's patch does.
+
+    Returns:
+      (..., h, w, K).
+
+    Raises:
+      ValueError: a wrong shape, size or method.
+
+    >>> gaussian(jnp.array([[1.2, 0.0]]), (2, 4), sigma=1.0)[0, :, 0].round(2).tolist()[:3]
+    [0.6100000143051147, 1.0, 0.6100000143051147]
+    """
+    _check_method(method)
+    xy = _points(xy, size_hw)
+    sigma = jnp.broadcast_to(jnp.asarray(sigma, xy.dtype), xy.shape[:-1])
+
+    def profile(c: jax.Array, n: int) -> jax.Array:
+        """(..., K) -> (..., K, n)"""
+        usable = jnp.isfinite(c)
+        first, last, center = _window(jnp.where(usable, c, 0), sigma, method)
+        p = jnp.arange(n, dtype=xy.dtype)
+        drawn = (p >= first[..., None]) & (p <= last[..., None]) & usable[..., None]
+        return jnp.where(drawn, jnp.exp(-0.5 * jnp.square((p - center[..., None]) / sigma[..., None])), 0)
+
+    rows, columns = profile(xy[..., 1], size_hw[0]), profile(xy[..., 0], size_hw[1])
+    return jnp.moveaxis(rows, -2, -1)[..., :, None, :] * jnp.moveaxis(columns, -2, -1)[..., None, :, :]
+
+
+def reaches(xy: Array, size_hw: tuple[int, int], *, sigma: float | Array, method: Method = "msra") -> jax.Array:
+    """Whether the target window of 3 sigma meets the map: the published codes give weight 0 to joints beyond.
+
+    Args:
+      xy, size_hw, sigma, method: as for `gaussian`.
+
+    Returns:
+      (..., K) bool; False where xy is not finite. One pixel more than the window counts on the low side, as published.
+
+    >>> reaches(jnp.array([[-7.0, 3.0], [-9.0, 3.0]]), (8, 8), sigma=2.0).tolist()
+    [True, False]
+    """
+    _check_method(method)
+    xy = _points(xy, size_hw)
+    sigma = jnp.broadcast_to(jnp.asarray(sigma, xy.dtype), xy.shape[:-1])[..., None]
+    usable = jnp.isfinite(xy).all(-1)
+    center = jnp.where(usable[..., None], xy, 0)
+    radius = 3 * sigma + (1 if method == "bottom_up" else 0)
+    center = {"unbiased": center, "bottom_up": jnp.trunc(center)}.get(method, jnp.trunc(center + 0.5))
+    limit = jnp.asarray(size_hw[::-1], xy.dtype)
+    return usable & ((center - radius < limit) & (center + radius + 1 >= 0)).all(-1)
+
+
+def one_hot(xy: Array, size_hw: tuple[int, int]) -> jax.Array:
+    """1 at the pixel nearest to the joint, 0 elsewhere: the target of H2 (Sun 2018, section 2).
+
+    Args:
+      xy: (..., K, 2) in heatmap pixels; size_hw: height and width.
+
+    Returns:
+      (..., h, w, K); all 0 where the joint is outside or not finite.
+
+    >>> one_hot(jnp.array([[2.4, 0.6]]), (2, 4))[..., 0].tolist()
+    [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
+    """
+    xy = _points(xy, size_hw)
+    nearest = jnp.floor(xy + 0.5)  # NaN equals no pixel
+    rows = nearest[..., None, :, 1] == jnp.arange(size_hw[0])[:, None]
+    columns = nearest[..., None, :, 0] == jnp.arange(size_hw[1])[:, None]
+    return (rows[..., :, None, :] & columns[..., None, :, :]).astype(xy.dtype)
+
+
+def disc(xy: Array, size_hw: tuple[int, int], *, radius: float) -> jax.Array:
+    """1 within `radius` heatmap pixels of the joint, 0 beyond: the positives of H3 (Sun 2018, section 2).
+
+    The paper says 15 pixels without saying of what; with its 256 input and 32 map, 15 input pixels are 1.9 of the map.
+
+    Args:
+      xy: (..., K, 2) in heatmap pixels; size_hw: height and width; radius: in heatmap pixels.
+
+    Returns:
+      (..., h, w, K); all 0 where the joint is not finite or further outside than the radius.
+
+    >>> disc(jnp.array([[1.0, 0.0]]), (2, 4), radius=1.0)[..., 0].tolist()
+    [[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
+    """
+    xy = _points(xy, size_hw)
+    dy = jnp.arange(size_hw[0])[:, None] - xy[..., None, :, 1]
+    dx = jnp.arange(size_hw[1])[:, None] - xy[..., None, :, 0]
+    return (jnp.square(dy)[..., :, None, :] + jnp.square(dx)[..., None, :, :] <= radius**2).astype(xy.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _peak(maps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Column, row (..., K) int of the first maximum in row order, and its value."""
+    h, w, k = maps.shape[-3:]
+    flat = maps.reshape(*maps.shape[:-3], h * w, k)
+    index = jnp.argmax(flat, axis=-2)
+    return index % w, index // w, jnp.max(flat, axis=-2)
+
+
+def _at(maps: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """maps at pixel (x, y), the nearest one inside where that is outside: (..., K)."""
+    h, w, k = maps.shape[-3:]
+    flat = maps.reshape(*maps.shape[:-3], h * w, k)
+    index = jnp.clip(y, 0, h - 1) * w + jnp.clip(x, 0, w - 1)
+    return jnp.take_along_axis(flat, index[..., None, :], axis=-2)[..., 0, :]
+
+
+def argmax(
+    maps: Array, *, shift: float = 0.25, border: Literal["hrnet", "mmpose"] = "hrnet"
+) -> tuple[jax.Array, jax.Array]:
+    """The highest pixel, moved by `shift` towards the higher neighbour along each axis.
+
+    Args:
+      maps: (..., h, w, K).
+      shift: in pixels; 0: the pixel itself.
+      border: where the shift is left out, and what stands for "nothing found" (no value above 0).
+        hrnet: no shift unless 1 < x < w - 1 and 1 < y < h - 1; (0, 0).
+        mmpose: x needs 1 < x < w - 1 and 0 < y < h, y needs 1 < y < h - 1 and 0 < x < w; (-1, -1).
+
+    Returns:
+      xy (..., K, 2) in heatmap pixels, score (..., K), the value of the highest pixel.
+
+    Raises:
+      ValueError: a wrong shape or border.
+
+    >>> xy, score = argmax(jnp.zeros((5, 6, 1)).at[2, 3, 0].set(1.0).at[2, 4, 0].set(0.5))
+    >>> xy.tolist(), score.tolist()
+    ([[3.25, 2.0]], [1.0])
+    """
+    if border not in ("hrnet", "mmpose"):
+        raise ValueError(f"border={border!r}: expected 'hrnet' or 'mmpose'")
+    maps = _maps(maps)
+    h, w = maps.shape[-3:-1]
+    x, y, score = _peak(maps)
+    inner_x, inner_y = (x > 1) & (x < w - 1), (y > 1) & (y < h - 1)
+    move_x, move_y = (inner_x & inner_y,) * 2 if border == "hrnet" else (inner_x & (y > 0), inner_y & (x > 0))
+    slope_x = jnp.sign(_at(maps, x + 1, y) - _at(maps, x - 1, y))
+    slope_y = jnp.sign(_at(maps, x, y + 1) - _at(maps, x, y - 1))
+    xy = jnp.stack([x + shift * move_x * slope_x, y + shift * move_y * slope_y], -1)
+    return jnp.where((score > 0)[..., None], xy, 0.0 if border == "hrnet" else -1.0), score
+
+
+def blur(maps: Array, *, kernel: int = 11) -> jax.Array:
+    """Gaussian blur as DARK uses it: zeros outside the map, rescaled to the old maximum.
+
+    Args:
+      maps: (..., h, w, K); kernel: odd size in pixels; the standard deviation is 0.3 ((kernel - 1) / 2 - 1) + 0.8,
+        that is 2.0 for 11 and 2.9 for 17.
+
+    Returns:
+      (..., h, w, K).
+
+    >>> blur(jnp.zeros((7, 7, 1)).at[3, 3].set(5.0)).max().item()
+    5.0
+    """
+    maps = _maps(maps)
+    if kernel < 3 or kernel % 2 == 0:
+        raise ValueError(f"kernel={kernel}: expected an odd number of pixels, 3 at least")
+    half = kernel // 2
+    weights = jnp.exp(-0.5 * jnp.square((jnp.arange(kernel) - half) / (0.3 * (half - 1) + 0.8))).astype(maps.dtype)
+    weights = weights / weights.sum()
+    blurred = maps
+    for axis in (-3, -2):
+        axis, size = blurred.ndim + axis, blurred.shape[axis]
+        padded = jnp.pad(blurred, [(half, half) if a == axis else (0, 0) for a in range(blurred.ndim)])
+        blurred = sum(weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(kernel))
+    old, new = (m.max((-3, -2), keepdims=True) for m in (maps, blurred))
+    return blurred * (old / (new + 1e-12))
+
+
+def _newton(dx, dy, dxx, dxy, dyy, ridge: float) -> jax.Array:
+    """-Hessian^-1 gradient, (..., 2); 0 where the Hessian (+ ridge I) is singular."""
+    dxx, dyy = dxx + ridge, dyy + ridge
+    determinant = dxx * dyy - dxy * dxy
+    safe = jnp.where(determinant == 0, 1, determinant)
+    step = -jnp.stack([dyy * dx - dxy * dy, dxx * dy - dxy * dx], -1) / safe[..., None]
+    return jnp.where((determinant != 0)[..., None], step, 0)
+
+
+def dark(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
+    """DARK: one Newton step on the logarithm of the blurred map, from its highest pixel (Zhang 2020, equation 9).
+
+    Args:
+      maps: (..., h, w, K).
+      kernel: size of the blur; 11 for targets of sigma 2, 17 for sigma 3.
+
+    Returns:
+      xy (..., K, 2) in heatmap pixels, score (..., K). Within two pixels of the border the highest pixel itself; (-1, -1)
+      where no value is above 0 (mmpose's rule).
+
+    >>> xy, _ = dark(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=2.0, method="unbiased"))
+    >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.01)
+    True
+    """
+    maps = _maps(maps)
+    h, w = maps.shape[-3:-1]
+    x, y, score = _peak(maps)
+    log = jnp.log(jnp.maximum(blur(maps, kernel=kernel), 1e-10))
+
+    def at(i, j):
+        return _at(log, x + i, y + j)
+
+    step = _newton(
+        dx=0.5 * (at(1, 0) - at(-1, 0)),
+        dy=0.5 * (at(0, 1) - at(0, -1)),
+        dxx=0.25 * (at(2, 0) - 2 * at(0, 0) + at(-2, 0)),
+        dxy=0.25 * (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)),
+        dyy=0.25 * (at(0, 2) - 2 * at(0, 0) + at(0, -2)),
+        ridge=0.0,
+    )
+    inner = (x > 1) & (x < w - 2) & (y > 1) & (y < h - 2)
+    xy = jnp.stack([x, y], -1).astype(maps.dtype) + jnp.where(inner[..., None], step, 0)
+    return jnp.where((score > 0)[..., None], xy, -1.0), score
+
+
+def udp(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
+    """UDP's variant of DARK: one-pixel differences, the blurred map clipped to [1e-3, 50] (Huang 2020).
+
+    Args:
+      maps: (..., h, w, K); kernel: as for `dark`.
+
+    Returns:
+      xy (..., K, 2) in heatmap pixels, up to the border (edge values repeated), score (..., K); (-1, -1) where no value is
+      above 0.
+
+    >>> xy, _ = udp(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=2.0, method="udp"))
+    >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.05)
+    True
+    """
+    maps = _maps(maps)
+    x, y, score = _peak(maps)
+    log = jnp.log(jnp.clip(blur(maps, kernel=kernel), 1e-3, 50))
+
+    def at(i, j):
+        return _at(log, x + i, y + j)
+
+    center = at(0, 0)
+    step = _newton(
+        dx=0.5 * (at(1, 0) - at(-1, 0)),
+        dy=0.5 * (at(0, 1) - at(0, -1)),
+        dxx=at(1, 0) - 2 * center + at(-1, 0),
+        dxy=0.5 * (at(1, 1) - at(1, 0) - at(0, 1) + 2 * center - at(-1, 0) - at(0, -1) + at(-1, -1)),
+        dyy=at(0, 1) - 2 * center + at(0, -1),
+        ridge=float(jnp.finfo(jnp.float32).eps),
+    )
+    xy = jnp.stack([x, y], -1).astype(maps.dtype) + step
+    return jnp.where((score > 0)[..., None], xy, -1.0), score
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Soft-argmax and its bias
+# ---------------------------------------------------------------------------------------------------------------------
+
+FLOOR = 1e-4
+"""The share of the softmax that a bump must hold for its compensation to be exact; see `soft_argmax`."""
+
+
+def soft_argmax(
+    logits: Array, *, beta: float = 1.0, ndim: Literal[2, 3] = 2, compensate: bool = False, floor: float = FLOOR
+) -> tuple[jax.Array, jax.Array]:
+    """Expected pixel under softmax(beta H), without or with the compensation of its bias.
+
+    Plain (Sun 2018, equation 6): J = sum_p p exp(beta H_p) / Z, Z = sum_p exp(beta H_p). Every pixel of an empty
+    background, H = 0, has weight exp(0) = 1, and pulls J towards the centre of the map.
+
+    Compensated (Gu 2021, equation 8): subtract those N weights of 1, which is the expectation under the weights
+    expm1(beta H_p) = exp(beta H_p) - 1:
+
+        J' = sum_p p expm1(beta H_p) / sum_p expm1(beta H_p) = (J - r m) / (1 - r),   r = N / Z,  m = centre of the map.
+
+    The weights are formed as exp(beta H - M) - exp(-M), M the maximum of beta H, which keeps float32's digits where
+    Z is close to N. The formula is singular on a flat map (r = 1) and changes sign below the background (r > 1): the
+    compensated distance from m is (J - m) / max(1 - r, floor), and ends at the border of the map. So a flat map gives
+    m with finite gradients that push a bump up; a map all below the background gives a point of the map.
+
+    Args:
+      logits: H, (..., h, w, K), or (..., d, h, w, K) with ndim=3; background at 0 for the compensation.
+      beta: inverse temperature; Gu 2021 uses 10.
+      ndim: 2 or 3.
+      compensate: the second form.
+      floor: the compensation is exact while 1 - r, the share of the softmax held by the bump, is at least this; for a
+        Gaussian bump 1 - r is about 2 pi sigma^2 expm1(beta) / beta / N while beta is small. Larger: calmer gradients
+        on nearly flat maps.
+
+    Returns:
+      xy[z] (..., K, ndim) in heatmap pixels, log_z (..., K) = log Z.
+
+    Raises:
+      ValueError: a wrong shape, ndim, beta or floor.
+
+    >>> bump = gaussian(jnp.array([[10.0, 20.0]]), (64, 64), sigma=2.0)
+    >>> [round(soft_argmax(bump, beta=10.0, compensate=c)[0][0, 0].item(), 3) for c in (False, True)]
+    [11.317, 10.0]
+    """
+    if ndim not in (2, 3):
+        raise ValueError(f"ndim={ndim}: expected 2 or 3")
+    if not beta > 0:
+        raise ValueError(f"beta={beta}: expected a positive number")
+    if not 0 < floor < 1:
+        raise ValueError(f"floor={floor}: expected a number between 0 and 1")
+    logits = _maps(logits, axes=ndim + 1, name="logits")
+    size = logits.shape[-ndim - 1 : -1]
+    axes = tuple(range(-ndim - 1, -1))
+    scaled = beta * logits
+    top = jax.lax.stop_gradient(scaled.max(axes, keepdims=True))
+    weights = jnp.exp(scaled - top)
+    total = weights.sum(axes)
+    log_z = jnp.log(total) + jnp.squeeze(top, axes)
+    if compensate:
+        above, share = _bump(scaled, top, axes)
+        enough = share >= floor
+        weights = jnp.where(jnp.expand_dims(enough, axes), above, weights)
+        total = jnp.where(enough, weights.sum(axes), floor * total)
+    # Expected distance from the centre, one axis at a time, in the order x, y[, z].
+    distances = []
+    for i in reversed(range(ndim)):
+        others = tuple(a for a in axes if a != axes[i])
+        p = (jnp.arange(size[i], dtype=logits.dtype) - (size[i] - 1) / 2)[:, None]
+        distances.append((weights.sum(others) * p).sum(-2) / total)
+    return _bounded(jnp.stack(distances, -1), size), log_z
+
+
+def _bump(scaled: jax.Array, top: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """expm1(scaled) up to a common factor, and the share 1 - N / Z of the softmax that it holds."""
+    shift = jnp.maximum(top, 0)
+    background = jnp.exp(-shift)
+    small = jnp.abs(scaled) < 0.5  # there the difference of the two exponentials cancels
+    tiny = jnp.expm1(jnp.where(small, scaled, 0)) * background
+    above = jnp.where(small, tiny, jnp.exp(scaled - shift) - background)
+    total = above.sum(axes)
+    count = scaled.size // top.size
+    return above, jax.lax.stop_gradient(total / (total + count * jnp.squeeze(background, axes)))
+
+
+def _bounded(distance: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Centre of the map + distance (..., K, D), inside the map; the gradient goes on beyond its border, to lead back."""
+    limit = (jnp.asarray(size[::-1], distance.dtype) - 1) / 2
+    excess = jax.lax.stop_gradient(distance - jnp.clip(distance, -limit, limit))
+    return limit + distance - excess
+
+
+def compensate_bias(
+    xy: Array,
+    log_z: Array,
+    size: tuple[int, ...],
+    *,
+    variant: Literal["exact", "paper", "mmpose"] = "exact",
+    floor: float = FLOOR,
+) -> jax.Array:
+    """The compensation from what a plain `soft_argmax` returned. For training, `soft_argmax(compensate=True)` is better
+    conditioned.
+
+    With C = exp(log_z), N the number of pixels, r = N / C:
+      exact: (J - r m) / (1 - r), m = (size - 1) / 2, the centre of pixels that count from 0; guarded as `soft_argmax` is.
+      paper: Gu 2021, equation 8 as printed: m = size / 2, which is exact for pixels that count from 1/2 (QUIRK D3).
+      mmpose: its code: C / (C - 1) (J - size / (2 C)), r = 1 / C in effect, and C expected without beta: a correction of
+        less than 0.01 pixel (QUIRKS D1, D2). For comparison only.
+
+    Args:
+      xy: J, (..., K, D) in heatmap pixels.
+      log_z: (..., K); for mmpose's C, that of beta = 1.
+      size: of the map in array order, (h, w) or (d, h, w).
+      variant, floor: above.
+
+    Returns:
+      (..., K, D) in heatmap pixels.
+
+    Raises:
+      ValueError: shapes or size do not fit, unknown variant.
+
+    >>> bump = gaussian(jnp.array([[10.0, 20.0]]), (64, 64), sigma=2.0)
+    >>> pair = soft_argmax(bump, beta=10.0)
+    >>> [round(compensate_bias(*pair, (64, 64), variant=v)[0, 0].item(), 2) for v in ("exact", "paper")]
+    [10.0, 9.97]
+    """
+    xy, log_z = _as_float(xy), _as_float(log_z)
+    if xy.ndim < 1 or xy.shape[-1] != len(size) or log_z.shape != xy.shape[:-1] or min(size, default=0) < 1:
+        raise ValueError(
+            f"xy {xy.shape}, log_z {log_z.shape}, size {tuple(size)}: expected (..., K, D), (..., K) and D positive numbers"
+        )
+    whole = jnp.asarray(size[::-1], xy.dtype)
+    count = 1
+    for n in size:
+        count *= n
+    log_z = log_z[..., None]
+    r = jnp.exp(jnp.minimum(jnp.log(jnp.asarray(count, xy.dtype)) - log_z, 1.0))  # beyond 1 it is clamped anyway
+    match variant:
+        case "exact":
+            m = (whole - 1) / 2
+            return _bounded((xy - m) / jnp.maximum(1 - r, floor), size)
+        case "paper":
+            return (xy - r * whole / 2) / (1 - r)
+        case "mmpose":
+            share = jnp.exp(-log_z)
+            return (xy - share * whole / 2) / (1 - share)
+        case _:
+            raise ValueError(f"variant={variant!r}: expected 'exact', 'paper' or 'mmpose'")

@@ -466,12 +466,13 @@ def compensate_bias(
     for n in size:
         count *= n
     log_z = log_z[..., None]
-    r = jnp.exp(jnp.minimum(jnp.log(jnp.asarray(count, xy.dtype)) - log_z, 1.0))  # beyond 1 it is clamped anyway
+    log_r = jnp.log(jnp.asarray(count, xy.dtype)) - log_z
     match variant:
         case "exact":
-            m = (whole - 1) / 2
-            return _bounded((xy - m) / jnp.maximum(1 - r, floor), size)
+            r = jnp.exp(jnp.minimum(log_r, 1.0))  # far beyond 1 it would overflow, and the guard holds there anyway
+            return _bounded((xy - (whole - 1) / 2) / jnp.maximum(1 - r, floor), size)
         case "paper":
+            r = jnp.exp(log_r)
             return (xy - r * whole / 2) / (1 - r)
         case "mmpose":
             share = jnp.exp(-log_z)

@@ -155,8 +155,9 @@ def test_soft_argmax_matches_mmpose(golden, beta):
 
             value, gradient = jax.value_and_grad(l1)(maps)
             np.testing.assert_allclose(value, arrays[f"{prefix}_l1_f64"], rtol=1e-6)
-            expected = channels_last(arrays[f"{prefix}_dhm"])
-            np.testing.assert_allclose(gradient, expected, atol=1e-6 * np.abs(expected).max() + 1e-9, rtol=1e-5)
+            if arrays.full or f"{prefix}_dhm" in arrays:
+                expected = channels_last(arrays[f"{prefix}_dhm"])
+                np.testing.assert_allclose(gradient, expected, atol=1e-6 * np.abs(expected).max() + 1e-9, rtol=1e-5)
 
 
 @pytest.mark.parametrize("beta", [1, 10, 20])

@@ -20,6 +20,10 @@ ARRAYS = {
     "rle_mmpose": lambda key: True,
     "eval": lambda key: not key.startswith("coco_"),
     "affine": lambda key: key.startswith(("gen_", "syn_")),
+    "integral": lambda key: not key.endswith("_dhm") and "_dlogits_f32" not in key,
+    "heatmap_targets": lambda key: (
+        not key.startswith(("mmpose_unbiased_sigma", "dec_hm", "mmpose_udp_sigma3_t", "mse_w0_g"))
+    ),
     "backbones": lambda key: key.startswith(("resnet18", "resnet50")),
 }
 MODELS = ("resnet18", "resnet50")

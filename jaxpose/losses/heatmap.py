@@ -1,0 +1,178 @@
+"""Losses between heatmaps. Maps are (..., h, w, K); masks and weights are one number a joint, (..., K).
+
+Published reductions, to be made by the caller: HRNet and SimpleBaseline, `0.5 * heatmap_mse(...).mean()` (QUIRK: mmpose
+without the 0.5, and the weight once instead of squared); mmpose's DSNT, `heatmap_js(...).sum() / batch`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxpose.losses._inputs import as_float
+
+Array = jax.typing.ArrayLike
+
+
+def _maps(where: Array | None, **maps: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Both maps in one dtype, garbage at masked joints replaced by 0, and the mask (..., 1, 1, K)."""
+    first, second = as_float(*maps.values())
+    if first.shape != second.shape or first.ndim < 3:
+        shown = ", ".join(f"{name} {jnp.shape(value)}" for name, value in maps.items())
+        raise ValueError(f"expected two equal shapes (..., h, w, K), got {shown}")
+    keep = _per_joint(jnp.ones(_joints(first), bool) if where is None else where, first, name="where") != 0
+    return jnp.where(keep, first, 0), jnp.where(keep, second, 0), keep
+
+
+def _joints(maps: jax.Array) -> tuple[int, ...]:
+    return (*maps.shape[:-3], maps.shape[-1])
+
+
+def _per_joint(values: Array, maps: jax.Array, *, name: str) -> jax.Array:
+    """(..., K) -> (..., 1, 1, K)."""
+    values = jnp.asarray(values)
+    if values.shape != _joints(maps):
+        raise ValueError(
+            f"{name} has shape {values.shape}, expected {_joints(maps)}: one entry a joint of {maps.shape}"
+        )
+    return values[..., None, None, :]
+
+
+def heatmap_mse(pred: Array, target: Array, *, where: Array | None = None, weight: Array | None = None) -> jax.Array:
+    """(w (pred - target))^2 at every pixel (Xiao 2018; H1 of Sun 2018): the target weight is squared, as in HRNet's code.
+
+    Args:
+      pred, target: (..., h, w, K).
+      where: (..., K) mask; masked joints give zero loss and zero gradient, whatever they hold.
+      weight: (..., K) target weights; None: 1.
+
+    Returns:
+      (..., h, w, K).
+
+    Raises:
+      ValueError: shapes do not fit.
+
+    >>> heatmap_mse(jnp.full((1, 2, 1), 3.0), jnp.ones((1, 2, 1)), weight=jnp.array([0.5]))[..., 0].tolist()
+    [[1.0, 1.0]]
+    """
+    pred, target, _ = _maps(where, pred=pred, target=target)
+    difference = pred - target
+    if weight is not None:
+        difference = difference * _per_joint(weight, pred, name="weight").astype(difference.dtype)
+    return jnp.square(difference)
+
+
+def heatmap_ohkm(
+    pred: Array, target: Array, *, top: int = 8, where: Array | None = None, weight: Array | None = None
+) -> jax.Array:
+    """The mean squared error of the `top` joints of a sample that have the largest (online hard keypoint mining).
+
+    Args:
+      pred, target, where, weight: as for `heatmap_mse`.
+      top: joints that count, 1 to K.
+
+    Returns:
+      (...): one number a sample; HRNet's code takes half the mean of it over the batch.
+
+    Raises:
+      ValueError: shapes do not fit, or `top` is not 1 to K.
+
+    >>> pred = jnp.array([1.0, 2.0, 3.0]).reshape(1, 1, 3)
+    >>> heatmap_ohkm(pred, jnp.zeros((1, 1, 3)), top=2).item()
+    6.5
+    """
+    each = heatmap_mse(pred, target, where=where, weight=weight).mean((-3, -2))
+    if not 1 <= top <= each.shape[-1]:
+        raise ValueError(f"top={top}: expected 1 to {each.shape[-1]}, the number of joints")
+    return jax.lax.top_k(each, top)[0].mean(-1)
+
+
+def heatmap_cross_entropy(logits: Array, target: Array, *, where: Array | None = None) -> jax.Array:
+    """-sum_p target_p log softmax(logits)_p over the pixels of a map: H2 of Sun 2018, with `heatmap.one_hot` targets.
+
+    Args:
+      logits, target: (..., h, w, K); a target of zeros (a joint outside the map) gives 0.
+      where: (..., K) mask.
+
+    Returns:
+      (..., K) in nats.
+
+    >>> target = jnp.zeros((2, 2, 1)).at[0, 1].set(1.0)
+    >>> round(heatmap_cross_entropy(jnp.zeros((2, 2, 1)), target)[0].item(), 4)
+    1.3863
+    """
+    logits, target, _ = _maps(where, logits=logits, target=target)
+    return -(target * jax.nn.log_softmax(logits, axis=(-3, -2))).sum((-3, -2))
+
+
+def heatmap_bce(
+    logits: Array, target: Array, *, key: jax.Array, negatives: float = 3.0, where: Array | None = None
+) -> jax.Array:
+    """Binary cross-entropy at the positive pixels and at `negatives` times as many random others: H3 of Sun 2018.
+
+    Args:
+      logits: (..., h, w, K); target: the same shape, positive above 1/2 (`heatmap.disc`).
+      key: of the draw.
+      negatives: negative pixels per positive one of the same map; as many as there are, where that is less.
+      where: (..., K) mask.
+
+    Returns:
+      (..., h, w, K) in nats, 0 at pixels that were not drawn. A map without positives gives 0 everywhere.
+
+    >>> target = jnp.zeros((4, 4, 1)).at[1, 1].set(1.0)
+    >>> values = heatmap_bce(jnp.zeros((4, 4, 1)), target, key=jax.random.key(0))
+    >>> int((values > 0).sum())
+    4
+    """
+    logits, target, keep = _maps(where, logits=logits, target=target)
+    if not negatives >= 0:
+        raise ValueError(f"negatives={negatives}: expected a ratio of 0 or more")
+    positive = target > 0.5
+    wanted = jnp.ceil(negatives * positive.sum((-3, -2))).astype(int)  # (..., K)
+    pixels = logits.shape[-3] * logits.shape[-2]
+    draw = jnp.where(positive, jnp.inf, jax.random.uniform(key, logits.shape))
+    ordered = jnp.sort(draw.reshape(*logits.shape[:-3], pixels, -1), axis=-2)
+    last = jnp.take_along_axis(ordered, jnp.clip(wanted - 1, 0, pixels - 1)[..., None, :], axis=-2)
+    drawn = (draw <= last[..., None, :]) & (wanted > 0)[..., None, None, :] & jnp.isfinite(draw)
+    value = jax.nn.softplus(logits) - logits * positive
+    return jnp.where((positive | drawn) & keep, value, 0)
+
+
+def heatmap_kl(prob: Array, target: Array, *, where: Array | None = None) -> jax.Array:
+    """KL(target || prob) = sum_p target_p log(target_p / prob_p) of two maps that each sum to 1.
+
+    Args:
+      prob, target: (..., h, w, K), non-negative; where: (..., K) mask.
+
+    Returns:
+      (..., K) in nats; a pixel with target 0 counts 0, one with prob 0 is bounded by 1e-24 under the logarithm.
+
+    >>> round(heatmap_kl(jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]]))[0].item(), 4)
+    0.6931
+    """
+    prob, target, _ = _maps(where, prob=prob, target=target)
+    return _kl(target, prob).sum((-3, -2))
+
+
+def heatmap_js(prob: Array, target: Array, *, where: Array | None = None) -> jax.Array:
+    """Jensen-Shannon divergence, (KL(prob || m) + KL(target || m)) / 2 with m their mean: DSNT's regularisation.
+
+    Args:
+      prob, target: (..., h, w, K), each map summing to 1; where: (..., K) mask.
+
+    Returns:
+      (..., K) in nats, 0 to log 2.
+
+    >>> a = jnp.array([[[1.0], [0.0]]])
+    >>> round(heatmap_js(a, a[:, ::-1])[0].item(), 4)
+    0.6931
+    """
+    prob, target, _ = _maps(where, prob=prob, target=target)
+    middle = 0.5 * (prob + target)
+    return (0.5 * (_kl(prob, middle) + _kl(target, middle))).sum((-3, -2))
+
+
+def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
+    """p log(p / q) with 0 log 0 = 0 and finite derivatives everywhere."""
+    tiny = 1e-24
+    return p * (jnp.log(jnp.maximum(p, tiny)) - jnp.log(jnp.maximum(q, tiny)))

@@ -131,6 +131,17 @@ def test_float64_is_kept():
         assert mu.dtype == sigma.dtype == jnp.float64
 
 
+def test_running_statistics_keep_their_dtype():
+    """Float64 images through a float32 net: a step that changed the state's dtypes would be compiled again and again."""
+    with jax.enable_x64(True):
+        bn = BatchNorm()
+        x = normal(4, 3, 3, 2).astype(jnp.float64)
+        variables = bn.init(KEY, x, train=True)
+        _, updated = bn.apply(variables, x, train=True, mutable="batch_stats")
+        assert jax.tree.map(jnp.dtype, updated["batch_stats"]) == jax.tree.map(jnp.dtype, variables["batch_stats"])
+        assert variables["batch_stats"]["mean"].dtype == jnp.float32
+
+
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, bool])
 def test_compute_dtype_is_floating(dtype):
     with pytest.raises(ValueError, match="floating type"):

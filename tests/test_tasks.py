@@ -99,8 +99,9 @@ def test_mmpose_masks_labels_outside_the_crop_and_the_official_code_keeps_them()
     assert values["mask"] == 0 and values["keep"] != 0
 
 
-def test_the_flip_test_of_a_mirrored_crop_is_the_mirrored_prediction():
-    task = make()
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_the_flip_test_of_a_mirrored_crop_is_the_mirrored_prediction(loss):
+    task = make(Likelihood(loss=loss))
     variables = task.init(jax.random.key(0))
     data = batch()
     there = task.predict(variables, data)
@@ -111,6 +112,47 @@ def test_the_flip_test_of_a_mirrored_crop_is_the_mirrored_prediction():
     np.testing.assert_allclose(there["confidence"], back["confidence"][:, swap], atol=1e-6)
     alone = task.predict(variables, data, flip_test=False)
     assert np.abs(alone["xy"] - there["xy"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_the_logged_epe_is_that_of_the_predicted_coordinates(loss):
+    """In the basic design mu lives before the flow."""
+    task = make(Likelihood(loss=loss))
+    variables = task.init(jax.random.key(0))
+    data = batch()
+    _, (_, metrics) = task.loss(variables, data, key=jax.random.key(0))
+    found = task.predict(variables, data, flip_test=False)["xy"]
+    error = np.linalg.norm(found - data["joints"], axis=-1)[np.asarray(data["visibility"]) > 0]
+    np.testing.assert_allclose(metrics["epe"], error.mean(), rtol=1e-4)
+
+
+def test_a_net_of_another_skeleton_is_refused():
+    net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(14))
+    task = tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH)
+    with pytest.raises(ValueError, match=r"mu \(4, 14, 2\).*expected \(4, 17, 2\).*'coco17' of 17 joints"):
+        task.predict(task.init(jax.random.key(0)), batch(), flip_test=False)
+    with pytest.raises(ValueError, match=r"size_wh=\(0, 32\)"):
+        tasks.regression(net, skeleton=COCO17, size_wh=(0, 32))
+
+
+@pytest.mark.parametrize("option", [{"base": "l1"}, {"variant": "x"}, {"flow_init": "x"}, {"loss": "x"}])
+def test_unknown_options_of_the_likelihood_are_refused(option):
+    [(name, value)] = option.items()
+    with pytest.raises(ValueError, match=f"{name}='{value}': expected one of "):
+        Likelihood(**option)
+
+
+def test_a_subclass_of_a_net_that_we_ship_is_not_described_as_it():
+    class Other(ResNet):
+        pass
+
+    net = PoseRegressor(Other(depth=18, width=4), RegressionHead(17))
+    assert tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH).config["net"] is None
+
+
+def test_a_config_with_holes_is_refused():
+    with pytest.raises(ValueError, match="lacks net, skeleton, size_wh"):
+        tasks.from_config({"family": "regression"})
 
 
 def test_confidence_is_one_minus_sigma_and_one_where_sigma_is_untrained():

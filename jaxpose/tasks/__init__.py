@@ -31,16 +31,18 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> Task
     """
     match config:
         case {"family": "regression"}:
+            fields = ("net", "skeleton", "size_wh", "likelihood", "preprocess", "outside")
+            missing = [name for name in fields if name not in config]
+            if missing:
+                raise ValueError(f"the task's config lacks {', '.join(missing)}: it holds {', '.join(config)}")
             if net is None and config["net"] is None:
                 raise ValueError("this checkpoint was trained with a net of your own: pass it as net=")
-            fields = config["likelihood"]
             return regression(
                 build_net(config["net"]) if net is None else net,
                 skeleton=Skeleton.from_dict(config["skeleton"]),
                 size_wh=tuple(config["size_wh"]),
-                likelihood=Likelihood(**{**fields, "flow_hidden": tuple(fields["flow_hidden"])}),
+                likelihood=Likelihood(**config["likelihood"]),
                 preprocess=config["preprocess"],
                 outside=config["outside"],
-                dim=config["dim"],
             )
     raise ValueError(f"unknown task family {config.get('family')!r}: expected 'regression'")

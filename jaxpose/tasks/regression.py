@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import PREPROCESS, Batch, PyTree, Task
 
 LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
-LOSS_NAMES = ("rle", "dle", "basic", "laplace", "gaussian", "l1", "l2")
+LOSS_NAMES = get_args(LossName)
+DIM = 2  # coordinates of a joint
 WITH_FLOW = ("rle", "dle", "basic")
 WITHOUT_SIGMA = ("l1", "l2")
 
@@ -49,8 +50,10 @@ class Likelihood:
     flow_init: Literal["torch", "xavier"] = "torch"
 
     def __post_init__(self):
-        if self.loss not in LOSS_NAMES:
-            raise ValueError(f"loss={self.loss!r}: expected one of {', '.join(LOSS_NAMES)}")
+        object.__setattr__(self, "flow_hidden", tuple(self.flow_hidden))  # JSON has lists
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}")
         if self.log_s and (self.loss != "rle" or self.variant != "paper"):
             raise ValueError(
                 f"log_s=True goes with loss='rle' and variant='paper' (equation 8), not {self.loss!r}, {self.variant!r}"
@@ -60,8 +63,8 @@ class Likelihood:
     def has_flow(self) -> bool:
         return self.loss in WITH_FLOW
 
-    def flow(self, dim: int) -> RealNVP:
-        return RealNVP(dim=dim, layers=self.flow_layers, hidden=tuple(self.flow_hidden), scheme=self.flow_init)
+    def flow(self) -> RealNVP:
+        return RealNVP(dim=DIM, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init)
 
 
 def per_joint_loss(
@@ -103,9 +106,8 @@ def regression(
     likelihood: Likelihood = Likelihood(),
     preprocess: str = "imagenet",
     outside: Literal["keep", "mask"] = "keep",
-    dim: int = 2,
 ) -> Task:
-    """A task whose net gives (mu, sigma), both (B, K, D), mu normalised as x / W - 0.5.
+    """A task whose net gives (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
 
     Args:
       net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.PoseRegressor` or your own.
@@ -116,6 +118,10 @@ def regression(
         net learn to infer them, "mask" (mmpose) drops them.
 
     The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
+
+    Raises:
+      ValueError: an unknown option, a size that is not positive; when it is traced, a net whose output does not suit the
+        skeleton.
 
     >>> from jaxpose.skeleton import COCO17
     >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(17))
@@ -128,23 +134,37 @@ def regression(
     if outside not in ("keep", "mask"):
         raise ValueError(f"outside={outside!r}: expected 'keep' or 'mask'")
     width, height = size_wh
+    if min(size_wh) < 1:
+        raise ValueError(f"size_wh={size_wh!r}: expected the input's width and height in pixels, both positive")
     to_input = PREPROCESS[preprocess]
-    flow = likelihood.flow(dim) if likelihood.has_flow else None
+    flow = likelihood.flow() if likelihood.has_flow else None
 
     def init(key: jax.Array) -> PyTree:
         net_key, flow_key = jax.random.split(key)
         variables = net.init(net_key, jnp.zeros((1, height, width, 3)), train=False)
         params = {"net": variables["params"]}
         if flow is not None:
-            params["flow"] = flow.init(flow_key, jnp.zeros((1, dim)), method="log_prob")["params"]
+            params["flow"] = flow.init(flow_key, jnp.zeros((1, DIM)), method="log_prob")["params"]
         return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
     def run_net(variables: PyTree, images: jax.Array, *, train: bool):
         variables = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
-        return net.apply(variables, to_input(images), train=train, mutable=["batch_stats"] if train else False)
+        outputs = net.apply(variables, to_input(images), train=train, mutable=["batch_stats"] if train else False)
+        mu, sigma = outputs[0] if train else outputs
+        expected = (len(images), skeleton.num_joints, DIM)
+        if mu.shape != expected or sigma.shape != expected:
+            raise ValueError(
+                f"the net gives mu {mu.shape} and sigma {sigma.shape}: expected {expected} twice, for the skeleton "
+                f"{skeleton.name!r} of {skeleton.num_joints} joints"
+            )
+        return outputs
 
     def bound_flow(variables: PyTree):
         return partial(flow.apply, {"params": variables["params"]["flow"]}) if flow is not None else None
+
+    def coordinates(variables: PyTree, mu: jax.Array) -> jax.Array:
+        """What the net's first output means in the image: in the basic design the flow moves it there."""
+        return bound_flow(variables)(mu, method="forward") if likelihood.loss == "basic" else mu
 
     def loss(variables: PyTree, batch: Batch, *, key: jax.Array):
         del key  # the net has no dropout
@@ -155,7 +175,8 @@ def regression(
             upper = jnp.asarray([width - 1, height - 1])
             where &= jnp.all((batch["joints"] >= 0) & (batch["joints"] <= upper), axis=-1)
         values = per_joint_loss(likelihood, mu, sigma, target, flow=bound_flow(variables), where=where)
-        error = jnp.linalg.norm(jnp.where(where[..., None], (mu - target) * jnp.asarray(size_wh), 0.0), axis=-1)
+        found = coordinates(variables, jax.lax.stop_gradient(mu))
+        error = jnp.linalg.norm(jnp.where(where[..., None], (found - target) * jnp.asarray(size_wh), 0.0), axis=-1)
         metrics = {
             "epe": losses.mean(error, where=where),
             "sigma": losses.mean(sigma.mean(-1), where=where),
@@ -163,15 +184,17 @@ def regression(
         return values.sum() / values.shape[0], (new_collections, metrics)
 
     def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
-        mu, sigma = run_net(variables, batch["image"], train=False)
+        def view(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            mu, sigma = run_net(variables, images, train=False)
+            return coordinates(variables, mu), sigma
+
+        mu, sigma = view(batch["image"])
         if flip_test:
             # The exact mirror of pixel indices: x' = W - 1 - x, left and right exchanged, then the mean (R17).
-            mu_flipped, sigma_flipped = run_net(variables, batch["image"][:, :, ::-1], train=False)
+            mu_flipped, sigma_flipped = view(batch["image"][:, :, ::-1])
             swap = jnp.asarray(skeleton.flip_index)
             mu = (mu + geometry.mirror_normalized(mu_flipped, width=width)[:, swap]) / 2
             sigma = (sigma + sigma_flipped[:, swap]) / 2
-        if likelihood.loss == "basic":
-            mu = flow.apply({"params": variables["params"]["flow"]}, mu, method="forward")
         confidence = jnp.ones(mu.shape[:-1]) if likelihood.loss in WITHOUT_SIGMA else 1.0 - sigma.mean(-1)
         return {"mu": mu, "sigma": sigma, "xy": geometry.denormalize(mu, size_wh), "confidence": confidence}
 
@@ -183,17 +206,16 @@ def regression(
         "likelihood": asdict(likelihood),
         "preprocess": preprocess,
         "outside": outside,
-        "dim": dim,
     }
     return Task(init=init, loss=loss, predict=predict, config=config)
 
 
 def describe_net(net: nn.Module) -> dict[str, Any] | None:
     """JSON-able description of a net that we ship; None for anybody else's."""
-    match net:
-        case PoseRegressor(backbone=ResNet() as backbone, head=RegressionHead() as head):
-            return {"backbone": {"name": "resnet", **_fields(backbone)}, "head": _fields(head)}
-    return None
+    # The exact types: a subclass may compute something else.
+    if type(net) is not PoseRegressor or type(net.backbone) is not ResNet or type(net.head) is not RegressionHead:
+        return None
+    return {"backbone": {"name": "resnet", **_fields(net.backbone)}, "head": _fields(net.head)}
 
 
 def build_net(config: dict[str, Any]) -> nn.Module:
@@ -218,16 +240,16 @@ def predictive_density(config: dict[str, Any], variables: PyTree) -> density.Mod
       config: the task's config, as stored in the checkpoint.
       variables: the task's variables; only params/flow is read, and only by the losses that have one.
     """
-    likelihood = Likelihood(**{**config["likelihood"], "flow_hidden": tuple(config["likelihood"]["flow_hidden"])})
+    likelihood = Likelihood(**config["likelihood"])
     if likelihood.loss in WITHOUT_SIGMA or likelihood.loss == "basic":
         return None
     if not likelihood.has_flow:
-        return density.Model(log_g=None, base=likelihood.loss, dim=config["dim"])
+        return density.Model(log_g=None, base=likelihood.loss, dim=DIM)
     if "flow" not in variables["params"]:
         raise ValueError("the flow was left out when this checkpoint was loaded: restore it with flow=True")
-    flow = likelihood.flow(config["dim"])
+    flow = likelihood.flow()
     log_g = partial(flow.apply, {"params": variables["params"]["flow"]}, method="log_prob")
     if not likelihood.log_s:
-        return density.Model(log_g=log_g, variant=likelihood.variant, dim=config["dim"])
-    log_s = float(density.log_normalizer(log_g, base=likelihood.base, dim=config["dim"]))
-    return density.Model(log_g=log_g, base=likelihood.base, log_normalizer=log_s, dim=config["dim"])
+        return density.Model(log_g=log_g, variant=likelihood.variant, dim=DIM)
+    log_s = float(density.log_normalizer(log_g, base=likelihood.base, dim=DIM))
+    return density.Model(log_g=log_g, base=likelihood.base, log_normalizer=log_s, dim=DIM)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -95,12 +96,78 @@ def test_prepared_once_and_again_when_the_source_changed(own_folder, tmp_path, c
     data["annotations"] = data["annotations"][1:]
     tiny_coco.write(own_folder, data)
     source = prepare(own_folder, data_dir)
-    assert len(source) == 23 and "prepared again" in caplog.text and stamp(source) > first
+    assert len(source) == 23 and stamp(source) > first
+    assert "people-train is prepared again: the annotation JSON changed\n" in caplog.text
     again = stamp(source)
-    assert stamp(prepare(own_folder, data_dir, on_bad="skip")) > again  # another option
-    again = stamp(prepare(own_folder, data_dir))
+    assert stamp(prepare(own_folder, data_dir, on_bad="skip")) > again  # another option: beside it
+    assert stamp(prepare(own_folder, data_dir)) == again
     assert stamp(prepare(own_folder, data_dir, force=True)) > again
-    assert [p.name for p in source.directory.parent.iterdir()] == [builder.VERSION]
+    names = sorted(p.name for p in source.directory.parent.iterdir())
+    assert names == ["1.1.1", "1.1.2"]  # of what was there before the last one only is kept
+
+
+def test_the_skeleton_of_the_file_is_no_other_option(own_folder, tmp_path):
+    first = prepare(own_folder, tmp_path / "data")
+    assert prepare(own_folder, tmp_path / "data", skeleton=COCO17).directory == first.directory
+    other = dataclasses.replace(COCO17, sigmas=(0.1,) * 17)
+    second = prepare(own_folder, tmp_path / "data", skeleton=other)
+    assert second.directory != first.directory and second.skeleton == other
+    assert prepare(own_folder, tmp_path / "data").directory == first.directory
+
+
+def test_a_source_of_the_same_name_stays_whole(folder, tmp_path):
+    """/a/people and /b/people, prepared into the same place; opened, but no record read before."""
+    one = shutil.copytree(folder, tmp_path / "a" / "people")
+    two = tiny_coco.write(tmp_path / "b" / "people", tiny_coco.content(12, seed=1))
+    for i in range(12):
+        size = tiny_coco.KINDS[i % 5]["size"]
+        (two / "train" / f"{i:06d}.jpg").write_bytes(tiny_coco.jpeg(tiny_coco.picture(size, seed=50 + i)))
+    first = prepare(one, tmp_path / "data")
+    second = prepare(two, tmp_path / "data")
+    assert first.directory != second.directory and first.name == second.name == "people-train"
+    assert_same_records(first, coco.read(*coco.find(one, "train")))
+    assert_same_records(second, coco.read(*coco.find(two, "train")))
+    with pytest.raises(ValueError, match="several data sets with a split 'train'"):
+        builder.open(tmp_path / "data", "train", name="people")
+    assert builder.open(tmp_path / "data", "train", name=second.directory.parent.name).jpeg(0) == second.jpeg(0)
+
+
+def test_an_open_source_outlives_a_preparation(own_folder, tmp_path):
+    """It reads what it was opened on; after one more it finds its files gone, and never those of another."""
+    expected = coco.read(*coco.find(own_folder, "train"))
+    held = prepare(own_folder, tmp_path / "data")
+    pictures = [expected.jpeg(i) for i in range(12)]
+    for i in range(12):
+        size = tiny_coco.KINDS[i % 5]["size"]
+        (own_folder / "train" / f"{i:06d}.jpg").write_bytes(tiny_coco.jpeg(tiny_coco.picture(size, seed=50 + i)))
+    prepare(own_folder, tmp_path / "data", force=True)
+    unread = builder.PreparedSource(held.directory)
+    assert [held.jpeg(i) for i in range(12)] == pictures
+    assert held.ground_truth() == json.loads(json.dumps(expected.ground_truth()))
+    prepare(own_folder, tmp_path / "data", force=True)
+    with pytest.raises(Exception, match="No such file|not found|not exist|open"):
+        unread.jpeg(0)
+
+
+def test_what_was_skipped_is_looked_at_again(own_folder, tmp_path, caplog):
+    path, data_dir = own_folder / "train" / "000003.jpg", tmp_path / "data"
+    whole = path.read_bytes()
+    path.write_bytes(b"<html>")
+    first = prepare(own_folder, data_dir, on_bad="skip")
+    assert len(first) == 22
+    caplog.clear()
+    assert stamp(prepare(own_folder, data_dir, on_bad="skip")) == stamp(first)
+    assert "people-train: left out 1 (image not readable) when it was prepared" in caplog.text
+    caplog.clear()
+    builder.open(data_dir, "train")
+    assert "left out 1 (image not readable)" in caplog.text
+    path.write_bytes(whole)
+    assert len(prepare(own_folder, data_dir, on_bad="skip")) == 24
+    assert "prepared again: something was left out and the image files changed" in caplog.text
+    caplog.clear()
+    os.utime(path)  # with nothing left out, times do not matter
+    prepare(own_folder, data_dir, on_bad="skip")
+    assert not caplog.text
 
 
 def test_several_data_sets_in_one_place(own_folder, tmp_path):
@@ -111,10 +178,10 @@ def test_several_data_sets_in_one_place(own_folder, tmp_path):
     tiny_coco.write(own_folder, tiny_coco.content(3), split="val")
     assert len(prepare(own_folder, data_dir, split="val").images) == 3
     assert len(builder.open(data_dir, "train").images) == 12
-    with pytest.raises(FileNotFoundError, match="there is people-train, people-val"):
+    with pytest.raises(FileNotFoundError, match=r"there is people-train-\w{8}, people-val-\w{8};"):
         builder.open(data_dir, "test")
     prepare(own_folder, data_dir, name="others")
-    with pytest.raises(ValueError, match=r"several data sets.*\['others', 'people'\].*name="):
+    with pytest.raises(ValueError, match=r"several data sets.*\['others-train-\w{8}', 'people-train-\w{8}'\].*name="):
         builder.open(data_dir, "train")
     assert builder.open(data_dir, "train", name="others").name == "others-train"
 
@@ -216,8 +283,8 @@ def test_a_second_process_waits(folder, tmp_path):
     import fcntl
     import threading
 
-    tmp_path.joinpath(".people0-train.lock")
-    name = f"{builder._clean(folder.name)}-train"
+    name = prepare(folder, tmp_path).directory.parent.name
+    shutil.rmtree(tmp_path / builder.CocoKeypoints.name)
     with (tmp_path / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = []

@@ -2,13 +2,14 @@ import copy
 import json
 import logging
 import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxpose.data import coco
-from jaxpose.skeleton import COCO17, MPII16
+from jaxpose.skeleton import COCO17, CROWDPOSE14, MPII16
 from tests import tiny_coco
 
 
@@ -189,8 +190,61 @@ def test_skeleton_that_does_not_fit(folder, data):
     data["categories"][0] = {**tiny_coco.CATEGORY, "keypoints": [f"joint{i}" for i in range(17)], "skeleton": [[0, 1]]}
     with pytest.raises(ValueError, match=r"changed_.*from 1 to 17.*skeleton="):
         read(folder, data)
-    with pytest.raises(ValueError, match="17 keypoints, skeleton 'mpii16' has 16"):
+    with pytest.raises(ValueError, match=r"skeleton given .*checkpoint.* is 'mpii16' with 16 joints \['right_ankle'.*"
+                                         r"this file's category 'person' has \['nose'"):  # fmt: skip
         read(folder, skeleton=MPII16)
+
+
+def test_joints_have_the_names_and_the_order_of_the_skeleton(folder, data):
+    data["categories"][0] = {**tiny_coco.CATEGORY, "keypoints": list(reversed(COCO17.joints))}
+    with pytest.raises(ValueError, match=r"'coco17' with 17 joints \['nose'.*has \['right_ankle'"):
+        read(folder, data, skeleton=COCO17)
+    assert read(folder, skeleton=COCO17).skeleton == COCO17
+    head = [{"top_head": "head"}.get(joint, joint) for joint in CROWDPOSE14.joints]  # as the published files have it
+    crowd = {"id": 1, "name": "person", "keypoints": head}
+    path = folder / "annotations" / "head.json"
+    path.write_text(json.dumps({"images": data["images"], "categories": [crowd]}))
+    assert coco.read(path, folder / "train", skeleton=CROWDPOSE14).skeleton == CROWDPOSE14
+
+
+def test_own_skeleton(folder, data):
+    path = folder / "annotations" / "train.json"
+    assert coco.own_skeleton(path) == COCO17
+    path = folder / "annotations" / "without.json"
+    path.write_text(json.dumps(data | {"categories": [{"id": 1, "name": "person"}]}))
+    assert coco.own_skeleton(path) is None
+
+
+def test_joints_without_left_and_right_are_logged_once(folder, data, caplog):
+    data["categories"][0] = {"id": 1, "name": "thing", "keypoints": [f"joint{i}" for i in range(17)]}
+    assert read(folder, data).skeleton.flip_pairs == ()
+    assert caplog.text.count("mirroring exchanges nothing") == 1 and "joint16" in caplog.text
+    caplog.clear()
+    read(folder)
+    assert not caplog.text
+
+
+def test_annotations_of_other_categories_only_are_logged(folder, data, caplog):
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 7
+    assert len(read(folder, data)) == 0
+    assert "no annotation is of category 'person' with id 1; those there are of 7" in caplog.text
+
+
+def test_num_keypoints_are_counted(folder, data):
+    counted = [a["num_keypoints"] for a in read(folder, data).ground_truth()["annotations"]]
+    for annotation in data["annotations"]:
+        annotation["num_keypoints"] = 0
+    assert [a["num_keypoints"] for a in read(folder, data).ground_truth()["annotations"]] == counted and max(
+        counted
+    ) > 0
+
+
+def test_an_area_that_is_none_comes_from_the_box(folder, data):
+    x, y, w, h = data["annotations"][0]["bbox"]
+    for area in (0, -3, float("nan"), float("inf"), 1e40, 10**400, "12", None, True):
+        data["annotations"][0]["area"] = area
+        assert read(folder, data).persons["area"][0] == pytest.approx(coco.AREA_OF_BOX * w * h)
 
 
 def change(data, **values):
@@ -226,12 +280,25 @@ BAD_PERSONS = {
     "unknown image": (lambda d: change(d, image_id=77), "image 77, which the file does not list"),
     "repeated id": (lambda d: change(d, id=1000), "annotation id 1000 occurs more than once"),
     "no image": (lambda d: d["annotations"][4].pop("image_id"), "no 'image_id'"),
+    "list as image": (lambda d: change(d, image_id=[106]), r"belongs to image \[106\], which"),
+    "text as image": (lambda d: change(d, image_id="106"), "belongs to image '106', which"),
+    "list as id": (lambda d: change(d, id=[1]), "no whole-number 'id'"),
+    "huge id": (lambda d: change(d, id=2**70), "no whole-number 'id'"),
+    "huge number in box": (box(0, 0, 10**400, 1), "four finite numbers"),
+    "box beyond float32": (box(0, 0, 1e39, 1), "four finite numbers"),
+    "box whose area is beyond float32": (box(0, 0, 1e30, 1e30), "four finite numbers"),
+    "beyond float32": (keypoint(0, 1e39), "coordinate that is not a finite number"),
+    "keypoints as text": (lambda d: change(d, keypoints="abc"), "has 'abc', but"),
+    "iscrowd as text": (lambda d: change(d, iscrowd="0"), "'iscrowd' must be 0 or 1, got '0'"),
 }
 BAD_IMAGES = {
     "absent": (name("absent.jpg"), "'absent.jpg', which is not in", FileNotFoundError),
     "parent": (name("../train/000002.jpg"), "leads out of the image folder", ValueError),
     "hidden parent": (name("x/../../000002.jpg"), "leads out of the image folder", ValueError),
     "absolute": (name("/etc/hostname"), "leads out of the image folder", ValueError),
+    "backslash": (name("train\\000002.jpg"), "has a backslash: write /", ValueError),
+    "null": (name(None), "file name None, which is no name of a file", ValueError),
+    "huge width": (lambda d: d["images"][2].update(width=2**40), "whole numbers", ValueError),
     "no name": (lambda d: d["images"][2].pop("file_name"), "no 'file_name'", ValueError),
     "no width": (lambda d: d["images"][2].update(width=None), "whole numbers", ValueError),
     "repeated id": (lambda d: d["images"][2].update(id=100), "image id 100 occurs more than once", ValueError),
@@ -396,6 +463,15 @@ def test_bad_detections(folder, tmp_path):
     source = read(folder)
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
         coco.with_detections(source, tmp_path / "absent.json")
+    for image_id in (None, "100", [100], 100.0, 2**70, True):
+        path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9), detection(image_id, 0.9)])
+        with pytest.raises(
+            ValueError, match=rf"boxes\.json: the 'image_id' of detection 1 .*{re.escape(repr(image_id))}"
+        ):
+            coco.with_detections(source, path)
+    path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9, category="1")])
+    with pytest.raises(ValueError, match="'category_id' of detection 0 must be a whole number, got '1'"):
+        coco.with_detections(source, path)
     with pytest.raises(ValueError, match="no detection file: it holds a dict"):
         coco.with_detections(source, folder / "annotations" / "train.json")
     for boxes, message in [

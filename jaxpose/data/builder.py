@@ -9,6 +9,10 @@ needs does not grow with the data), ``ground_truth.json`` (the annotations for t
 the original folder is needed no more) and ``source.json`` (where it came from). All of it is written into TFDS's
 incomplete folder and renamed when it is done: an interrupted preparation is never read.
 
+Every source (its paths) with every choice of options has a folder of its own, ``NAME-SPLIT-HASH``. Preparing it again,
+because the source changed, writes a new version beside the old one, which stays until the preparation after that: who
+has it open goes on reading what he opened.
+
 ``tfds.builder_from_directory(source.directory)`` reads the same records without this library. TensorFlow is not needed,
 but to prepare more than a gigabyte (TFDS then sorts on disk, through TensorFlow's file functions).
 """
@@ -27,7 +31,8 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +45,8 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
 
-VERSION = "1.0.0"
+LAYOUT = "1.1"  # of the prepared files
+VERSION = f"{LAYOUT}.0"  # of the first preparation; the last number counts the preparations
 KEY_SPACE = 2**128  # of TFDS's shuffler
 SIDECARS = ("persons.npy", "images.npy", "ground_truth.json", "source.json")
 
@@ -66,9 +72,10 @@ def prepare(
 ) -> PreparedSource:
     """Prepare a split of a COCO-format folder, unless that is done already, and open it.
 
-    It is done again when the source changed: another annotation JSON (by content), another number of images, or other
-    options here. Changed pixels alone are not noticed: pass ``force=True``. Two processes that prepare the same thing
-    wait for each other. Memory: the JSON, and TFDS's buffer of a gigabyte.
+    It is done again when the source changed: another annotation JSON (by content), another number of images, or, where
+    something was left out before, an image file of another size or time. Otherwise changed pixels alone are not
+    noticed: pass ``force=True``. Other options here are another data set beside it. Two processes that prepare the same
+    thing wait for each other. Memory: the JSON, and TFDS's buffer of a gigabyte.
 
     Args:
         folder: that holds ``annotations/`` and the images, in a layout of `jaxpose.data.coco.find`; None where
@@ -77,8 +84,9 @@ def prepare(
         split: of the folder.
         annotations, images: the JSON and the image folder, where `find` is not to look for them.
         name: of the data set within `data_dir`; None: the folder's.
-        skeleton, category, on_bad: as in `jaxpose.data.coco.read`. With ``on_bad="skip"`` images that cannot be read
-            are left out too, with their persons, and so from the ground truth of the evaluation.
+        skeleton, category, on_bad: as in `jaxpose.data.coco.read`; the file's own skeleton is the same as None. With
+            ``on_bad="skip"`` images that cannot be read are left out too, with their persons, and so from the ground
+            truth of the evaluation.
         only_annotated: leave out the images without any person that has keypoints (half of COCO's training images).
         verify: decode every image completely. Otherwise: its header, its size, and that the file is not cut off.
         progress: show a progress bar.
@@ -90,23 +98,34 @@ def prepare(
     """
     if annotations is None or images is None:
         if folder is None:
-            raise ValueError("give the folder of the data set, or both annotations= and images=")
+            raise ValueError(
+                "give the folder of the data set, or both the annotation JSON (annotations=..., or --annotations) and the "
+                "image folder (images=..., or --images)"
+            )
         annotations, images = coco.find(folder, split, annotations=annotations, images=images)
     annotations, images = Path(annotations), Path(images)
-    name = _clean(name or Path(folder or images).resolve().name)
+    current = fingerprint(annotations, images)
+    if skeleton is not None and skeleton == coco.own_skeleton(annotations, category=category):
+        skeleton = None
     options = {"category": category, "on_bad": on_bad, "only_annotated": only_annotated, "verify": verify}
-    current = fingerprint(annotations, images, options | {"skeleton": skeleton and skeleton.to_dict()})
-    config = CocoKeypointsConfig(name=f"{name}-{_clean(split)}", split=split, progress=progress, fingerprint=current)
-    place = _place(data_dir, config.name)
-    if force or not _is_current(place, current):
-        with _lock(Path(data_dir), config.name):
-            _remove_leftovers(place)
-            if force or not _is_current(place, current):  # someone else may have done it meanwhile
-                config.source = coco.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
-                config.on_bad, config.only_annotated, config.verify = on_bad, only_annotated, verify
-                _move_away(place)
-                _write(config, Path(data_dir), num_shards)
-    return PreparedSource(place)
+    options |= {"split": split, "skeleton": skeleton and skeleton.to_dict()}
+    name = f"{_clean(name or Path(folder or images).resolve().name)}-{_clean(split)}"
+    home = Path(data_dir) / CocoKeypoints.name / f"{name}-{_variant(annotations, images, options)}"
+    if not force and not _changes(home, current, images):
+        return _opened(_newest(home))
+    with _lock(Path(data_dir), home.name):
+        changes = _changes(home, current, images)
+        if not force and not changes:  # someone else has done it meanwhile
+            return _opened(_newest(home))
+        source = coco.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
+        if _newest(home) is not None:
+            logger.warning("%s is prepared again: %s", name, " and ".join(changes) or "as asked for")
+        config = CocoKeypointsConfig(name=home.name, version=_make_room(home), split=split, source=source)
+        config.fingerprint, config.image_files = current, _image_files(images)
+        config.on_bad, config.only_annotated, config.verify = on_bad, only_annotated, verify
+        config.progress = progress
+        _write(config, Path(data_dir), num_shards)
+    return PreparedSource(_newest(home))
 
 
 def open(
@@ -117,7 +136,8 @@ def open(
     Args:
         data_dir: as given to `prepare`.
         split: as given to `prepare`.
-        name: of the data set; None where `data_dir` holds one with this split.
+        name: of the data set, or of its folder (``NAME-SPLIT-HASH``), where it was prepared with several choices of
+            options; None where `data_dir` holds one with this split.
         level: what a record is.
 
     Raises:
@@ -125,18 +145,17 @@ def open(
         ValueError: several data sets have this split: name one.
     """
     root = Path(data_dir) / CocoKeypoints.name
-    pattern = f"{_clean(name) if name else '*'}-{_clean(split)}"
-    found = [place for place in sorted(root.glob(f"{pattern}/{VERSION}")) if _is_complete(place)]
-    if not found:
-        there = sorted({path.parent.name for path in root.glob(f"*/{VERSION}") if _is_complete(path)})
+    prepared = {home.name: place for home in sorted(root.glob("*-*-*")) if (place := _newest(home))}
+    wanted = f"{_clean(name) if name else '*'}-{_clean(split)}"
+    names = [name] if name in prepared else [there for there in prepared if fnmatch(there, f"{wanted}-*")]
+    if not names:
         raise FileNotFoundError(
-            f"no prepared data set {pattern!r} in {data_dir}: there is {', '.join(there) or 'none'}; prepare it first "
+            f"no prepared data set {wanted!r} in {data_dir}: there is {', '.join(prepared) or 'none'}; prepare it first "
             "(jaxpose prepare, or jaxpose.data.builder.prepare)"
         )
-    if len(found) > 1:
-        names = [path.parent.name.removesuffix(f"-{_clean(split)}") for path in found]
+    if len(names) > 1:
         raise ValueError(f"{data_dir} holds several data sets with a split {split!r}: {names}; choose one (name=)")
-    return PreparedSource(found[0]).at_level(level)
+    return _opened(prepared[names[0]]).at_level(level)
 
 
 class PreparedSource(coco.Source):
@@ -152,7 +171,8 @@ class PreparedSource(coco.Source):
         if not _is_complete(self.directory):
             raise FileNotFoundError(f"{directory} is no completely prepared data set: prepare it again")
         facts = json.loads((self.directory / "source.json").read_text())
-        self.name, self.skipped = self.directory.parent.name, Counter(facts["skipped"])
+        self.name = self.directory.parent.name.rpartition("-")[0]  # without the hash
+        self.skipped = Counter(facts["skipped"])
         self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
         self.persons = np.load(self.directory / "persons.npy", mmap_mode="r")
         self.images = np.load(self.directory / "images.npy", mmap_mode="r")
@@ -167,8 +187,8 @@ class PreparedSource(coco.Source):
         record = self.features.deserialize_example_np(self._raw[index], decoders=_UNDECODED)
         people = record["persons"]
         table = np.zeros(len(people["annotation_id"]), coco.person_dtype(self.skeleton.num_joints))
-        for field in set(people) - {"segmentation"} if len(table) else ():
-            table[field] = people[field]
+        for column in set(people) - {"segmentation"} if len(table) else ():
+            table[column] = people[column]
         table["image"], table["score"] = index, 1.0
         return {
             "jpeg": record["image"],
@@ -190,7 +210,8 @@ class CocoKeypointsConfig(tfds.core.BuilderConfig):
 
     split: str = "train"
     source: coco.CocoFolder | None = None
-    fingerprint: str = ""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    image_files: str = ""
     on_bad: str = "error"
     only_annotated: bool = False
     verify: bool = False
@@ -264,9 +285,9 @@ def _readable(source: coco.CocoFolder, index: int, problems: coco.Problems, *, v
 def _example(source: coco.CocoFolder, index: int, jpeg: bytes) -> dict[str, Any]:
     entry, people = source.entries[index], source.people[index]
     table = coco.person_table([people], source.skeleton.num_joints)
-    fields = ("annotation_id", "box", "keypoints", "area", "crowd")
+    columns = ("annotation_id", "box", "keypoints", "area", "crowd")
     persons = [
-        {field: row[field] for field in fields} | {"segmentation": json.dumps(person.get("segmentation"))}
+        {column: row[column] for column in columns} | {"segmentation": json.dumps(person.get("segmentation"))}
         for row, person in zip(table, people, strict=True)
     ]
     return {
@@ -292,6 +313,7 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
     (place / "ground_truth.json").write_text(json.dumps(truth))
     facts = {
         "fingerprint": config.fingerprint,
+        "image_files": config.image_files,
         "annotations": str(source.annotations),
         "split": config.split,
         "category_id": source.category_id,
@@ -301,18 +323,33 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
     (place / "source.json").write_text(json.dumps(facts, indent=1))
 
 
-def fingerprint(annotations: Path, images: Path, options: dict[str, Any]) -> str:
-    """Of a source: the JSON's size and SHA-256, the number of files in the image folder, and the options."""
+def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
+    """Of a source: what of it is noticed when it changes."""
     for path, kind in ((annotations, Path.is_file), (images, Path.is_dir)):
         if not kind(path):
             raise FileNotFoundError(f"{path} does not exist: name the annotation JSON and the image folder")
-    digest = hashlib.sha256()
     with annotations.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     with os.scandir(images) as entries:
         count = sum(1 for _ in entries)
-    return json.dumps([annotations.stat().st_size, digest.hexdigest(), count, options], sort_keys=True)
+    return {"the annotation JSON": digest, "the number of image files": count}
+
+
+def _image_files(images: Path) -> str:
+    """Digest of the names, sizes and times of the image files."""
+    digest = hashlib.sha256()
+    for folder, _, files in sorted(os.walk(images)):
+        for path in (os.path.join(folder, name) for name in sorted(files)):
+            with contextlib.suppress(OSError):  # a link to nowhere
+                facts = os.stat(path)
+                digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _variant(annotations: Path, images: Path, options: dict[str, Any]) -> str:
+    """Short hash of where a source is and how it is prepared, not of what it holds."""
+    chosen = [str(annotations.resolve()), str(images.resolve()), options]
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _write(config: CocoKeypointsConfig, data_dir: Path, num_shards: int | None) -> None:
@@ -337,32 +374,53 @@ def _quiet() -> Iterator[None]:
         bars.display_progress_bar(shown)
 
 
-def _place(data_dir: str | Path, config_name: str) -> Path:
-    return Path(data_dir) / CocoKeypoints.name / config_name / VERSION
-
-
 def _is_complete(place: Path) -> bool:
     return all((place / name).is_file() for name in (*SIDECARS, "dataset_info.json", "features.json"))
 
 
-def _is_current(place: Path, expected: str) -> bool:
-    if not _is_complete(place):
-        return False
-    return json.loads((place / "source.json").read_text())["fingerprint"] == expected
+def _number(place: Path) -> int:
+    return int(place.name.rpartition(".")[2])
 
 
-def _move_away(place: Path) -> None:
-    """Remove a prepared data set. Renamed first: half of it must not look like a whole one, whenever this is killed."""
-    if place.exists():
-        logger.warning("%s was prepared from another source or with other options: it is prepared again", place)
-        old = place.with_name(f"incomplete.old_{place.name}")
-        place.rename(old)
-        shutil.rmtree(old)
+def _newest(home: Path) -> Path | None:
+    """The last complete preparation."""
+    return max(filter(_is_complete, home.glob(f"{LAYOUT}.[0-9]*")), key=_number, default=None)
 
 
-def _remove_leftovers(place: Path) -> None:
+def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
+    """Why there is something to prepare; empty where what is prepared is current."""
+    place = _newest(home)
+    if place is None:
+        return ["it is not prepared"]
+    facts = json.loads((place / "source.json").read_text())
+    changed = [f"{what} changed" for what, value in current.items() if facts["fingerprint"].get(what) != value]
+    # The files are looked at only where it may help: there are 118,000 of them in COCO.
+    if not changed and facts["skipped"] and facts["image_files"] != _image_files(images):
+        changed.append("something was left out and the image files changed")
+    return changed
+
+
+def _opened(place: Path) -> PreparedSource:
+    source = PreparedSource(place)
+    for kind, count in source.skipped.items():
+        logger.warning("%s: left out %d (%s) when it was prepared", source.name, count, kind)
+    return source
+
+
+def _make_room(home: Path) -> str:
+    """The version to write. Of the older ones the last stays, for those who have it open."""
+    _remove_leftovers(home)
+    versions, newest = list(home.glob(f"{LAYOUT}.[0-9]*")), _newest(home)
+    for old in versions:
+        if old != newest:
+            # Renamed first: half of it must not look like a whole one, whenever this is killed.
+            shutil.rmtree(old.rename(old.with_name(f"incomplete.old_{old.name}")))
+    return f"{LAYOUT}.{max(map(_number, versions), default=-1) + 1}"
+
+
+def _remove_leftovers(home: Path) -> None:
     """What killed preparations left. The lock is held: nobody is writing them."""
-    for path in place.parent.glob("incomplete.*"):
+    for path in home.glob("incomplete.*"):
         logger.warning("removing %s, which an interrupted preparation left", path)
         shutil.rmtree(path)
 

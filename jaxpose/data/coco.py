@@ -13,7 +13,6 @@ import copy
 import io
 import json
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +30,10 @@ __all__ = ["AREA_OF_BOX", "CocoFolder", "Source", "find", "load_jpeg", "person_d
 
 AREA_OF_BOX = 0.53
 """Area of a person as a fraction of its box, where the annotation has none: that of the CrowdPose evaluation."""
+
+MAX_SIZE = 2**31 - 1  # of an image's width and height: int32
+MAX_NUMBER = float(np.finfo(np.float32).max)
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits: others would lose their range
 
 IMAGE_DTYPE = np.dtype([("image_id", np.int64), ("size_wh", np.int32, (2,))])
 
@@ -245,11 +248,15 @@ def _annotation_file(folder: Path, split: str) -> Path:
         return found[0]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise FileNotFoundError(f"{place} holds several files for split {split!r} ({names}): give one (annotations=)")
+        raise FileNotFoundError(
+            f"{place} holds several files for split {split!r} ({names}): give one "
+            "(annotations=..., or jaxpose prepare --annotations)"
+        )
     present = ", ".join(sorted(path.name for path in place.glob("*.json"))) or "no JSON file"
     raise FileNotFoundError(
         f"no annotations for split {split!r} in {place}: looked for person_keypoints_{split}2017.json, "
-        f"person_keypoints_{split}.json, {split}.json; there is {present}. Rename the file, or give its path (annotations=)"
+        f"person_keypoints_{split}.json, {split}.json; there is {present}. Rename the file, or give its path "
+        "(annotations=..., or jaxpose prepare --annotations)"
     )
 
 
@@ -262,7 +269,7 @@ def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
             return candidate
     raise FileNotFoundError(
         f"{annotations} has no image folder beside it: looked for {', '.join(str(c) for c in candidates)}; "
-        "rename the folder, or give its path (images=)"
+        "rename the folder, or give its path (images=..., or jaxpose prepare --images)"
     )
 
 
@@ -285,10 +292,10 @@ def read(
     """Read and check a COCO-format keypoint file.
 
     Persons without any labelled joint and crowds stay in the image records (for masks), not among the persons. A
-    missing ``area`` (or one that is not positive) becomes `AREA_OF_BOX` times the box, a missing ``iscrowd`` 0, a
-    missing ``num_keypoints`` the number of labelled joints. The keypoints of unlabelled joints are set to 0. Boxes
-    may reach out of the image. Other keys are carried along. A file without ``annotations`` (COCO's image-info JSON)
-    gives a source without persons, for prediction: name the skeleton.
+    missing ``area`` (or one that is not positive and finite) becomes `AREA_OF_BOX` times the box, a missing
+    ``iscrowd`` 0, ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of unlabelled
+    joints are set to 0. Boxes may reach out of the image. Other keys are carried along. A file without
+    ``annotations`` (COCO's image-info JSON) gives a source without persons, for prediction: name the skeleton.
 
     Args:
         annotations: the JSON.
@@ -299,9 +306,10 @@ def read(
 
     Raises:
         FileNotFoundError: no such JSON or folder; an image that is not there.
-        ValueError: no COCO file (which key is missing); repeated ids; a file name that leads out of the folder; a
-            person of an unknown image; a number of keypoints that does not fit the skeleton; a coordinate that is not
-            finite; a visibility other than 0, 1, 2; a box without any pixel in the image.
+        ValueError: no COCO file (which key is missing); joints that are not those of the skeleton given; repeated ids;
+            a file name that leads out of the folder; a person of an unknown image; a number of keypoints that does not
+            fit the skeleton; a coordinate that is not finite (in float32); a visibility other than 0, 1, 2; a box
+            without any pixel in the image.
     """
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
@@ -315,7 +323,13 @@ def read(
             skeleton = Skeleton.from_coco_category(chosen)
         except ValueError as error:
             raise ValueError(f"{annotations}: {error}; mend the file, or give the skeleton (skeleton=)") from None
-    _check_joint_number(chosen, skeleton, annotations)
+    _check_joints(chosen, skeleton, annotations)
+    if not skeleton.flip_pairs:
+        logger.warning(
+            "%s: the joints %s have no left and right in their names: mirroring exchanges nothing",
+            annotations,
+            list(skeleton.joints),
+        )
     problems = Problems(annotations, on_bad)
     entries = _read_images(data["images"], folder, problems)
     people = _read_people(data.get("annotations", []), data["images"], entries, chosen, skeleton, problems)
@@ -331,6 +345,15 @@ def read(
     )
 
 
+def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
+    """The skeleton that `read` takes from the file; None where the file has none, or not one."""
+    path = Path(annotations)
+    try:
+        return Skeleton.from_coco_category(_choose_category(_load(path), path, None, category))
+    except ValueError:
+        return None
+
+
 class Problems:
     """What is wrong with single images and persons: an error, or (`on_bad="skip"`) counted, and logged at the end."""
 
@@ -343,7 +366,9 @@ class Problems:
 
     def add(self, kind: str, message: str, *, error: type[Exception] = ValueError) -> None:
         if self.on_bad == "error":
-            raise error(f"{self.path}: {message}. Mend the file, or pass on_bad='skip' to leave such cases out")
+            raise error(
+                f"{self.path}: {message}. Mend the file, or leave such cases out (on_bad='skip', or --on-bad skip)"
+            )
         self.counts[kind] += 1
         if self.counts[kind] <= self.SHOWN:
             self.examples.setdefault(kind, []).append(message)
@@ -359,7 +384,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
     try:
         data = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
     if not isinstance(data, dict):
         raise ValueError(
@@ -378,6 +403,8 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: str | int | None) -> dict[str, Any]:
     categories = [c for c in data["categories"] if isinstance(c, dict) and "id" in c]
+    for wrong in (c["id"] for c in categories if not _is_id(c["id"])):
+        raise ValueError(f"{path}: the id of a category must be a whole number, got {wrong!r}; mend the file")
     usable = [c for c in categories if c.get("keypoints")]
     if wanted is not None:
         usable = [c for c in (usable or categories) if wanted in (c.get("name"), c["id"])]
@@ -386,7 +413,10 @@ def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: 
             raise ValueError(f"{path} has no category {wanted!r} with keypoints: it has {names}")
     if len(usable) > 1:
         names = ", ".join(f"{c.get('name')!r} (id {c['id']})" for c in usable)
-        raise ValueError(f"{path} has several categories with keypoints, {names}: choose one (category=)")
+        raise ValueError(
+            f"{path} has several categories with keypoints, {names}: choose one "
+            "(category=..., or jaxpose prepare --category)"
+        )
     if usable:
         return usable[0]
     if skeleton is not None and len(categories) >= 1:  # image-info files name the categories without their joints
@@ -397,11 +427,18 @@ def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: 
     )
 
 
-def _check_joint_number(category: Mapping[str, Any], skeleton: Skeleton, path: Path) -> None:
-    if len(category["keypoints"]) != skeleton.num_joints:
+def _check_joints(category: Mapping[str, Any], skeleton: Skeleton, path: Path) -> None:
+    """The skeleton given has the joints of the file, in that order: as many of other names would train on nonsense."""
+    named = category["keypoints"]
+    try:
+        own = Skeleton.from_coco_category({"keypoints": named}).joints  # knows other names of published files
+    except ValueError:
+        own = ()
+    if skeleton.joints != own and list(skeleton.joints) != named:
         raise ValueError(
-            f"{path}: category {category.get('name')!r} has {len(category['keypoints'])} keypoints, skeleton {skeleton.name!r} "
-            f"has {skeleton.num_joints} joints: give the skeleton of this data (skeleton=None takes it from the file)"
+            f"{path}: the skeleton given (e.g. a checkpoint's) is {skeleton.name!r} with {skeleton.num_joints} joints "
+            f"{list(skeleton.joints)}, this file's category {category.get('name')!r} has {named!r:.2000}: give data with the "
+            "joints of the skeleton, or the skeleton of this data (skeleton=None takes it from the file)"
         )
 
 
@@ -411,43 +448,47 @@ def _read_images(images: Iterable[Any], folder: Path, problems: Problems) -> lis
         missing = [k for k in ("id", "file_name", "width", "height") if not isinstance(entry, dict) or k not in entry]
         if missing:
             problems.add("image entry incomplete", f"an image entry has no {missing[0]!r}: {entry!r:.200}")
-        elif not isinstance(entry["id"], int) or not _is_size(entry["width"]) or not _is_size(entry["height"]):
-            problems.add("image entry wrong", f"id, width and height of an image must be whole numbers: {entry!r:.200}")
+        elif not _is_id(entry["id"]) or not _is_size(entry["width"]) or not _is_size(entry["height"]):
+            message = "id, width and height of an image must be whole numbers (of 64, 32 and 32 bits)"
+            problems.add("image entry wrong", f"{message}: {entry!r:.200}")
         elif entry["id"] in seen:
             problems.add(
                 "image id repeated", f"image id {entry['id']} occurs more than once (again: {entry['file_name']!r})"
             )
-        elif not _is_inside(root, entry["file_name"]):
-            name = entry["file_name"]
-            problems.add(
-                "file name outside the folder",
-                f"image {entry['id']} has the file name {name!r}, which leads out of the image folder {folder}",
-            )
+        elif bad := _bad_file_name(root, entry["file_name"]):
+            problems.add(bad[0], f"image {entry['id']} has the file name {entry['file_name']!r}, {bad[1]}")
         elif not os.path.isfile(os.path.join(folder, entry["file_name"])):
             message = f"image {entry['id']} names {entry['file_name']!r}, which is not in {folder}"
             problems.add("image file absent", message, error=FileNotFoundError)
         else:
             entries.append(entry)
-        if not missing and isinstance(entry["id"], int):
+        if not missing and _is_id(entry["id"]):
             seen.add(entry["id"])
     return entries
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _is_id(value) and 0 < value <= MAX_SIZE
 
 
-def _is_inside(root: Path, name: Any) -> bool:
-    """Whether a file name of the JSON stays in the image folder, through symbolic links too."""
-    if not isinstance(name, str) or not name or "\0" in name or os.path.isabs(name) or "\\" in name:
-        return False
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _bad_file_name(root: Path, name: Any) -> tuple[str, str] | None:
+    """What is wrong with a file name of the JSON. It has to stay in the image folder, through symbolic links too."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return "file name unusable", f"which is no name of a file: expected a path within {root}"
+    if "\\" in name:
+        return "file name unusable", "which has a backslash: write / between folders"
     parts = name.split("/")
-    if ".." in parts:
-        return False
-    parent = _real(os.path.join(root, *parts[:-1]))
-    path = os.path.join(parent, parts[-1])
-    real = os.path.realpath(path) if os.path.islink(path) else path
-    return os.path.commonpath([str(root), real]) == str(root)
+    if not os.path.isabs(name) and ".." not in parts:
+        parent = _real(os.path.join(root, *parts[:-1]))
+        path = os.path.join(parent, parts[-1])
+        real = os.path.realpath(path) if os.path.islink(path) else path
+        if os.path.commonpath([str(root), real]) == str(root):
+            return None
+    return "file name outside the folder", f"which leads out of the image folder {root}"
 
 
 @lru_cache(maxsize=4096)
@@ -465,19 +506,21 @@ def _read_people(
 ) -> list[list[dict[str, Any]]]:
     """The annotations of the category, checked and completed, by image."""
     index = {entry["id"]: i for i, entry in enumerate(entries)}
-    named = {entry.get("id") for entry in images if isinstance(entry, dict)}
+    named = {entry["id"] for entry in images if isinstance(entry, dict) and _is_id(entry.get("id"))}
     people: list[list[dict[str, Any]]] = [[] for _ in entries]
     seen: set[int] = set()
+    others: set[str] = set()
     for person in annotations:
-        if not isinstance(person, dict) or not isinstance(person.get("id"), int) or "image_id" not in person:
+        if not isinstance(person, dict) or not _is_id(person.get("id")) or "image_id" not in person:
             problems.add(
                 "annotation incomplete", f"an annotation has no whole-number 'id' or no 'image_id': {person!r:.200}"
             )
             continue
         if person.get("category_id", category["id"]) != category["id"]:
+            others.add(f"{person['category_id']!r:.50}")
             continue
-        if person["image_id"] not in named:
-            message = f"annotation {person['id']} belongs to image {person['image_id']}, which the file does not list"
+        if not _is_id(person["image_id"]) or person["image_id"] not in named:
+            message = f"annotation {person['id']} belongs to image {person['image_id']!r}, which the file does not list"
             problems.add("annotation of an unknown image", message)
         elif person["id"] in seen:
             problems.add("annotation id repeated", f"annotation id {person['id']} occurs more than once")
@@ -487,6 +530,9 @@ def _read_people(
             if checked is not None:
                 people[i].append(checked | {"category_id": category["id"]})
         seen.add(person["id"])
+    if others and not seen:
+        message = "%s: no annotation is of category %r with id %r; those there are of %s"
+        logger.warning(message, problems.path, category.get("name"), category["id"], ", ".join(sorted(others)[:5]))
     return people
 
 
@@ -495,7 +541,10 @@ def _check_person(
 ) -> dict[str, Any] | None:
     """The annotation with what it left out filled in, or None where it is bad."""
     where = f"annotation {person['id']} (image {entry['file_name']!r})"
-    crowd = int(bool(person.get("iscrowd", 0)))
+    crowd = person.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        problems.add("iscrowd not 0 or 1", f"{where}: 'iscrowd' must be 0 or 1, got {crowd!r:.50}")
+        return None
     keypoints = person.get("keypoints") or [0] * (3 * skeleton.num_joints)  # an annotation without: unlabelled
     bad = _bad_keypoints(keypoints, skeleton)
     if bad:
@@ -510,15 +559,15 @@ def _check_person(
     if not _is_number(area) or not area > 0:
         area = AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
     keypoints = [value if keypoints[3 * (i // 3) + 2] > 0 else 0 for i, value in enumerate(keypoints)]
-    return {"num_keypoints": labelled} | person | {"iscrowd": crowd, "keypoints": keypoints, "area": area}
+    return person | {"num_keypoints": labelled, "iscrowd": int(crowd), "keypoints": keypoints, "area": area}
 
 
 def _bad_keypoints(keypoints: Any, skeleton: Skeleton) -> tuple[str, str] | None:
     expected = 3 * skeleton.num_joints
     if not isinstance(keypoints, list) or len(keypoints) != expected:
-        count = len(keypoints) if isinstance(keypoints, list) else type(keypoints).__name__
+        got = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else f"{keypoints!r:.50}"
         return "wrong number of keypoints", (
-            f"'keypoints' has {count} numbers, but skeleton {skeleton.name!r} with {skeleton.num_joints} joints needs {expected}"
+            f"'keypoints' has {got}, but skeleton {skeleton.name!r} with {skeleton.num_joints} joints needs {expected}"
         )
     if not all(v in (0, 1, 2) for v in keypoints[2::3]):
         return "visibility not 0, 1, 2", f"a visibility is not 0, 1 or 2: {keypoints[2::3]}"
@@ -530,8 +579,12 @@ def _bad_keypoints(keypoints: Any, skeleton: Skeleton) -> tuple[str, str] | None
 
 def _bad_box(box: Any, size_wh: tuple[int, int], *, strict: bool) -> tuple[str, str] | None:
     """What is wrong with a box. A crowd's or unlabelled person's is not used: it only has to be four numbers."""
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        return "box not four finite numbers", f"'bbox' must be four finite numbers x, y, width, height, got {box}"
+    numbers = isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
+    if not numbers or not _is_number(box[2] * box[3]):  # the area
+        return (
+            "box not four finite numbers",
+            f"'bbox' must be four finite numbers x, y, width, height, got {box!r:.200}",
+        )
     if strict and not (clip_box(np.array(box, np.float64), size_wh)[2:] > 0).all():
         return _no_extent(box, size_wh)
     return None
@@ -543,7 +596,8 @@ def _no_extent(box: Sequence[float], size_wh: Sequence[int]) -> tuple[str, str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, in float32 too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:
@@ -585,7 +639,8 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
         on_bad: "error" or "skip", for boxes that are not finite, empty or outside their image.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a list of detections; no box for any image of the source.
+        FileNotFoundError, ValueError: no such file; not a list of detections; an image id that is no whole number; no
+            box for any image of the source.
     """
     path = Path(detections)
     boxes = _load_detections(path)
@@ -610,7 +665,10 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
     if unknown:
         logger.warning("%s: %d boxes belong to images that %s does not hold", path, unknown, source.name)
     if not rows:
-        raise ValueError(f"{path} has no box with a score of at least {min_score} for any image of {source.name}")
+        raise ValueError(
+            f"{path} has no box with a score of at least {min_score} for any image of {source.name}: of {len(boxes)} boxes "
+            f"{unknown} belong to other images, the rest are of another category than {source.category_id} or below that score"
+        )
     other = copy.copy(source)
     other.persons, other.level, other.clip_boxes = _detection_table(rows, source.skeleton.num_joints), "person", False
     return other
@@ -647,7 +705,7 @@ def _load_detections(path: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{path} does not exist: name the detection JSON")
     try:
         boxes = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
     if not isinstance(boxes, list):
         raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
@@ -655,6 +713,11 @@ def _load_detections(path: Path) -> list[dict[str, Any]]:
         missing = [k for k in ("image_id", "bbox", "score") if not isinstance(entry, dict) or k not in entry]
         if missing or not _is_number(entry["score"]):
             raise ValueError(f"{path}: detection {row} has no number {(missing or ['score'])[0]!r}: {entry!r:.200}")
+        for key in ("image_id", "category_id"):
+            if not _is_id(entry.get(key, 0)):
+                raise ValueError(
+                    f"{path}: the {key!r} of detection {row} must be a whole number, got {entry[key]!r:.100}"
+                )
     return boxes
 
 

@@ -439,6 +439,10 @@ GOOD = {"image_id": 1, "category_id": 3, "keypoints": [1.0, 2.0, 0.5], "score": 
         (lambda: results.check([{**GOOD, "score": float("nan")}]), "'score' holds nan"),
         (lambda: results.check([{**GOOD, "keypoints": [1.0, float("inf"), 0.5]}]), "'keypoints' holds inf"),
         (lambda: results.check([{**GOOD, "keypoints": [1.0, "2", 0.5]}]), "'keypoints' holds '2'"),
+        (lambda: results.check([{**GOOD, "keypoints": [1.0, 10**400, 0.5]}]), "'keypoints' holds 1000"),
+        (lambda: results.check([GOOD, {**GOOD, "image_id": [1]}]), r"result 1: 'image_id' .*, got \[1\]"),
+        (lambda: results.check([{**GOOD, "category_id": None}]), "'category_id' .*, got None"),
+        (lambda: results.check([{**GOOD, "annotation_id": [5]}]), r"'annotation_id' .*, got \[5\]"),
     ],
 )
 def test_bad_records_are_named(call, words):
@@ -486,11 +490,26 @@ def changed(**changes):
     [
         ({k: v for k, v in make_truth().items() if k != "annotations"}, "no 'annotations'"),
         (make_truth() | {"categories": [{"id": 3, "name": "cat"}]}, "no category names its 'keypoints'"),
-        (make_truth() | {"images": [{"file_name": "0.jpg"}]}, "image has no 'id'"),
+        (make_truth() | {"images": [{"file_name": "0.jpg"}]}, "entry 0 of 'images' has no 'id'"),
         (changed(keypoints=[1, 2, 2]), "annotation 2 has 1 keypoints, its category has 4"),
         (changed(keypoints=[float("nan"), 2, 2] * 4), "annotation 2 has a labelled keypoint that is not finite"),
         (changed(bbox=[0, 0, float("nan"), 1]), "annotation 2: 'bbox'"),
         (changed(image_id=77), "annotation 2 belongs to image 77"),
+        (changed(image_id=[0]), r"annotation 2 belongs to image \[0\]"),
+        (changed(id=1), "annotation id 1 occurs more than once"),
+        (changed(id=None), "id of entry 1 of 'annotations' must be a whole number, got None"),
+        (changed(bbox=None), "annotation 2: 'bbox' must be four finite numbers, got None"),
+        (changed(bbox=[0, 0, 10**400, 1]), "annotation 2: 'bbox'"),
+        (changed(iscrowd="0"), "annotation 2: 'iscrowd' must be 0 or 1, got '0'"),
+        (changed(keypoints="abc"), "annotation 2: 'keypoints' must be a list of numbers, got 'abc'"),
+        (changed(keypoints=[1, 2, None] * 4), "annotation 2: a visibility is no number"),
+        (changed(keypoints=["x", 2, 2] * 4), "annotation 2 has a labelled keypoint that is not finite"),
+        (make_truth() | {"images": [1, 2]}, "entry 0 of 'images' is 1, no object"),
+        (make_truth() | {"images": [{"id": [1]}]}, r"id of entry 0 of 'images' must be a whole number, got \[1\]"),
+        (make_truth() | {"annotations": None}, "'annotations' is a NoneType, expected a list"),
+        (make_truth() | {"annotations": [3]}, "entry 0 of 'annotations' is 3"),
+        (make_truth() | {"categories": {"id": 1}}, "'categories' is a dict, expected a list"),
+        (make_truth() | {"categories": [{"id": 3, "keypoints": 4}]}, "list of joint names, got 4"),
     ],
 )
 def test_bad_ground_truth_is_named(truth, words):
@@ -528,8 +547,33 @@ def test_bad_options():
         average_precision(truth, records, sigmas=[0.1, 0.1, 0.1, 0.0])
     with pytest.raises(ValueError, match="'mask'"):
         average_precision(truth, records, area="mask")
+    for max_people in (0, -1):
+        with pytest.raises(ValueError, match=f"max_people must be at least 1, got {max_people}"):
+            average_precision(truth, records, max_people=max_people)
     with pytest.raises(ValueError, match="crowdIndex"):
         crowdpose_average_precision(truth, records)
+    with pytest.raises(ValueError, match="number 'crowdIndex' for every image; image .* has 'much'"):
+        crowded = [image | {"crowdIndex": "much"} for image in truth["images"]]
+        crowdpose_average_precision(truth | {"images": crowded}, records)
+
+
+@pytest.mark.parametrize("area", [0, -5, float("nan"), float("inf"), "big", None])
+def test_an_area_that_is_none_comes_from_the_box(area):
+    truth, without = make_truth(), make_truth()
+    for annotation in truth["annotations"]:
+        annotation["area"] = area
+    for annotation in without["annotations"]:
+        annotation.pop("area", None)
+    records = perfect_records(make_truth(), shift=3.0)
+    assert average_precision(truth, records) == average_precision(without, records)
+    assert report.from_results(truth, records) == report.from_results(without, records)
+
+
+def test_num_keypoints_are_counted():
+    truth = make_truth()
+    for annotation in truth["annotations"]:
+        annotation["num_keypoints"] = 0
+    assert average_precision(truth, perfect_records(truth))["AP"] == pytest.approx(1)
 
 
 def test_ground_truth_is_completed():
@@ -698,3 +742,6 @@ def test_command_says_what_is_wrong(tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(make_truth()))
     done = command(tmp_path / "truth.json", tmp_path / "results.json")
     assert done.returncode == 1 and "results.json" in done.stderr
+    for flag, value in (("--area", "box"), ("--max-people", 5), ("--category-id", 3)):
+        done = command(tmp_path / "truth.json", tmp_path / "results.json", "--crowdpose", flag, value)
+        assert done.returncode == 1 and done.stderr.startswith("error: --crowdpose has its own rules")

@@ -32,9 +32,14 @@ def main(
         area: area of a person: "auto", annotated where it is, else 0.53 of the box; "box", 0.53 of the box for all.
         category_id: the category to score, where several have keypoints.
         max_people: so many results of an image count.
-        crowdpose: CrowdPose's nine numbers instead of COCO's ten.
+        crowdpose: CrowdPose's nine numbers instead of COCO's ten; not with area, max_people, category_id.
         errors: also where the errors are: by joint, by labelled joints, by occlusion, by size.
     """
+    if crowdpose and (area, max_people, category_id) != ("auto", 20, None):
+        raise ValueError(
+            "--crowdpose has its own rules for --area (box), --max-people (20) and --category-id (the only one): "
+            f"leave them out, got area {area}, max_people {max_people}, category_id {category_id}"
+        )
     if crowdpose:
         numbers = crowdpose_average_precision(ground_truth, results, sigmas=sigmas)
     else:
@@ -54,6 +59,6 @@ def main(
 if __name__ == "__main__":
     try:
         tyro.cli(main, prog="python -m jaxpose.evaluation")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

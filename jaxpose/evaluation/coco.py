@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -46,8 +47,8 @@ def average_precision(
         sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`: published ones for COCO, CrowdPose
             and MPII, a uniform value for other skeletons.
         area: which area of a person OKS and the size classes use: "auto", the annotated one, and where an annotation
-            has none 0.53 w h of its box; "box", 0.53 w h for all.
-        max_people: the best so many results of an image count (20 in COCO).
+            has none (or one that is not positive and finite) 0.53 w h of its box; "box", 0.53 w h for all.
+        max_people: the best so many results of an image count (20 in COCO), at least 1.
         category_id: of the persons, needed only where several categories of the file have keypoints.
         image_ids: evaluate on these images only.
 
@@ -57,8 +58,9 @@ def average_precision(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no COCO keypoint file (says what is missing), NaN among labelled keypoints, a keypoint count that
-            does not fit the category, results for images or categories that the ground truth does not have.
+        ValueError: no COCO keypoint file (says what is missing or of another kind), repeated annotation ids, NaN among
+            labelled keypoints, a keypoint count that does not fit the category, results for images or categories that
+            the ground truth does not have.
 
     >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
     >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
@@ -89,9 +91,10 @@ def crowdpose_average_precision(
     Arguments and errors as `average_precision`.
     """
     truth, records = load(ground_truth, results)
-    missing = [image["id"] for image in truth["images"] if "crowdIndex" not in image]
+    missing = [image for image in truth["images"] if not result_records.is_number(image.get("crowdIndex"))]
     if missing:
-        raise ValueError(f"a CrowdPose file has a 'crowdIndex' for every image; image {missing[0]} has none")
+        got = f"image {missing[0]['id']} has {missing[0].get('crowdIndex', 'none')!r:.100}"
+        raise ValueError(f"a CrowdPose file has a number 'crowdIndex' for every image; {got}")
     options = dict(sigmas=sigmas, area="box", max_people=20)
     coco_eval = _evaluate(truth, records, image_ids=None, **options)
     numbers = {
@@ -110,8 +113,8 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
     """The images, the keypoint category, and its annotations, checked and completed.
 
     Returns:
-        images, annotations (of the category; each with id, image_id, keypoints, num_keypoints, iscrowd, bbox, and area
-        where annotated), and ``category``.
+        images, annotations (of the category; each with id, image_id, keypoints (0 where unlabelled), num_keypoints
+        (counted), iscrowd, bbox, and area where one is annotated that is positive), and ``category``.
     """
     name = "the ground truth"
     if not isinstance(ground_truth, Mapping):
@@ -129,8 +132,8 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
     missing = [key for key in ("images", "annotations", "categories") if key not in ground_truth]
     if missing:
         raise ValueError(f"{name} is not a COCO keypoint file: it has no {missing[0]!r}; keys {sorted(ground_truth)}")
-    if not all("id" in image for image in ground_truth["images"]):
-        raise ValueError(f"{name} is not a COCO keypoint file: an image has no 'id'")
+    for key in ("images", "annotations", "categories"):
+        _check_entries(ground_truth[key], key, name)
     category = _keypoint_category(ground_truth["categories"], category_id, name)
     image_ids = {image["id"] for image in ground_truth["images"]}
     num_joints = len(category["keypoints"])
@@ -139,14 +142,33 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
         for annotation in ground_truth["annotations"]
         if annotation.get("category_id", category["id"]) == category["id"]
     ]
+    repeated = [number for number, count in Counter(a["id"] for a in annotations).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{name}: annotation id {repeated[0]!r} occurs more than once; mend the file")
     return {"images": list(ground_truth["images"]), "annotations": annotations, "category": dict(category)}
+
+
+def _check_entries(entries: Any, key: str, name: str) -> None:
+    if not isinstance(entries, Sequence):
+        kind = type(entries).__name__
+        raise ValueError(f"{name} is not a COCO keypoint file: {key!r} is a {kind}, expected a list")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{name} is not a COCO keypoint file: entry {i} of {key!r} is {entry!r:.100}, no object")
+        if "id" not in entry:
+            raise ValueError(f"{name} is not a COCO keypoint file: entry {i} of {key!r} has no 'id': {entry!r:.200}")
+        if not result_records.is_id(entry["id"]):
+            raise ValueError(f"{name}: the id of entry {i} of {key!r} must be a whole number, got {entry['id']!r:.100}")
 
 
 def _keypoint_category(
     categories: Sequence[Mapping[str, Any]], category_id: int | None, name: str
 ) -> Mapping[str, Any]:
     with_keypoints = [c for c in categories if c.get("keypoints") and category_id in (None, c.get("id"))]
-    if len(with_keypoints) == 1 and "id" in with_keypoints[0]:
+    if len(with_keypoints) == 1:
+        joints = with_keypoints[0]["keypoints"]
+        if not isinstance(joints, Sequence) or not all(isinstance(joint, str) for joint in joints):
+            raise ValueError(f"{name}: 'keypoints' of the category must be a list of joint names, got {joints!r:.100}")
         return with_keypoints[0]
     wanted = "" if category_id is None else f" with id {category_id}"
     if not with_keypoints:
@@ -158,29 +180,45 @@ def _keypoint_category(
 
 def _annotation(annotation: Mapping[str, Any], num_joints: int, image_ids: set, name: str) -> dict[str, Any]:
     """One person with everything that the evaluation reads; persons without labels are all zeros."""
-    label = f"{name}: annotation {annotation.get('id', '(without id)')}"
-    for key in ("id", "image_id", "bbox"):
+    label = f"{name}: annotation {annotation['id']}"
+    for key in ("image_id", "bbox"):
         if key not in annotation:
             raise ValueError(f"{label} has no {key!r}")
-    if annotation["image_id"] not in image_ids:
-        raise ValueError(f"{label} belongs to image {annotation['image_id']}, which is not among 'images'")
-    keypoints = annotation.get("keypoints") or [0] * (3 * num_joints)
-    if len(keypoints) != 3 * num_joints:
-        raise ValueError(f"{label} has {len(keypoints) / 3:g} keypoints, its category has {num_joints}")
-    labelled = [keypoints[i : i + 3] for i in range(0, len(keypoints), 3) if keypoints[i + 2] > 0]
-    if not all(math.isfinite(value) for joint in labelled for value in joint):
-        raise ValueError(f"{label} has a labelled keypoint that is not finite")
-    if len(annotation["bbox"]) != 4 or not all(math.isfinite(value) for value in annotation["bbox"]):
-        raise ValueError(f"{label}: 'bbox' must be four finite numbers, got {annotation['bbox']}")
+    if not result_records.is_id(annotation["image_id"]) or annotation["image_id"] not in image_ids:
+        raise ValueError(f"{label} belongs to image {annotation['image_id']!r:.100}, which is not among 'images'")
+    box, crowd, area = annotation["bbox"], annotation.get("iscrowd") or 0, annotation.get("area")
+    if not _are_numbers(box) or len(box) != 4:
+        raise ValueError(f"{label}: 'bbox' must be four finite numbers, got {box!r:.100}")
+    if crowd not in (0, 1):
+        raise ValueError(f"{label}: 'iscrowd' must be 0 or 1, got {crowd!r:.100}")
+    keypoints = _keypoints(annotation.get("keypoints") or [0] * (3 * num_joints), num_joints, label)
     completed = {
         "id": annotation["id"],
         "image_id": annotation["image_id"],
         "keypoints": keypoints,
-        "num_keypoints": annotation.get("num_keypoints", len(labelled)),
-        "iscrowd": annotation.get("iscrowd", 0),
-        "bbox": annotation["bbox"],
+        "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
+        "iscrowd": int(crowd),
+        "bbox": box,
     }
-    return completed | ({"area": annotation["area"]} if annotation.get("area") is not None else {})
+    return completed | ({"area": area} if result_records.is_number(area) and area > 0 else {})
+
+
+def _keypoints(keypoints: Any, num_joints: int, label: str) -> list[float]:
+    """Checked; what unlabelled joints hold is replaced by 0."""
+    if not isinstance(keypoints, Sequence) or isinstance(keypoints, str):
+        raise ValueError(f"{label}: 'keypoints' must be a list of numbers, got {keypoints!r:.100}")
+    if len(keypoints) != 3 * num_joints:
+        raise ValueError(f"{label} has {len(keypoints) / 3:g} keypoints, its category has {num_joints}")
+    if not _are_numbers(keypoints[2::3]):
+        raise ValueError(f"{label}: a visibility is no number: {keypoints[2::3]!r:.200}")
+    checked = [value if keypoints[3 * (i // 3) + 2] > 0 else 0 for i, value in enumerate(keypoints)]
+    if not _are_numbers(checked):
+        raise ValueError(f"{label} has a labelled keypoint that is not finite numbers: {keypoints!r:.200}")
+    return checked
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, Sequence) and all(result_records.is_number(value) for value in values)
 
 
 def area_of(annotation: Mapping[str, Any], *, rule: Literal["auto", "box"] = "auto") -> float:
@@ -201,17 +239,20 @@ def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None
     else:
         records = list(results)
         result_records.check(records, num_joints=num_joints)
+    file = f"{results}: " if isinstance(results, (str, os.PathLike)) else ""
     known = {image["id"] for image in truth["images"]}
     unknown = sorted({record["image_id"] for record in records} - known, key=str)
     if unknown:
         raise ValueError(
-            f"{len(unknown)} images of the results are not in the ground truth ({len(known)} images): "
-            f"image_id {', '.join(map(str, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
+            f"{file}{len(unknown)} images of the results are not in the ground truth ({len(known)} images): "
+            f"image_id {', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
         )
     category = truth["category"]["id"]
     others = sorted({record["category_id"] for record in records} - {category}, key=str)
     if others:
-        raise ValueError(f"the results have category_id {others[0]}, the persons of the ground truth {category}")
+        raise ValueError(
+            f"{file}the results have category_id {others[0]!r}, the persons of the ground truth {category!r}"
+        )
     return truth, records
 
 
@@ -220,6 +261,8 @@ def _evaluate(truth, records, *, sigmas, area, max_people, image_ids):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    if max_people < 1:
+        raise ValueError(f"max_people must be at least 1, got {max_people}")
     category = {"id": truth["category"]["id"], "name": "person"}
     # pycocotools writes into what it gets, hence copies; and it takes a match with the annotation of id 0 for none,
     # hence new ids.

@@ -18,9 +18,10 @@ has a ``bbox`` for box detections and then measures the persons' sizes otherwise
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,6 +256,9 @@ def check(records: Any, *, num_joints: int | None = None) -> None:
         for name in ("image_id", "category_id", "keypoints", "score"):
             if name not in record:
                 raise ValueError(f"result {i} has no '{name}'; keys {sorted(record)}")
+        for name in ("image_id", "category_id", "annotation_id"):
+            if name in record and not is_id(record[name]):
+                raise ValueError(f"result {i}: '{name}' must be a whole number, got {record[name]!r:.100}")
         keypoints = record["keypoints"]
         if not isinstance(keypoints, Sequence) or not keypoints or len(keypoints) % 3:
             raise ValueError(f"result {i}: 'keypoints' must be a list x, y, confidence, ... of 3 K numbers")
@@ -263,11 +267,23 @@ def check(records: Any, *, num_joints: int | None = None) -> None:
                 f"result {i} has {len(keypoints) / 3:g} keypoints, the ground truth's category has {num_joints}"
             )
         for name, values in (("keypoints", keypoints), ("score", [record["score"]])):
-            bad = [value for value in values if not (isinstance(value, (int, float)) and math.isfinite(value))]
+            bad = [value for value in values if not is_number(value)]
             if bad:
                 raise ValueError(
-                    f"result {i} (image {record['image_id']}): '{name}' holds {bad[0]!r}, no finite Python number"
+                    f"result {i} (image {record['image_id']}): '{name}' holds {bad[0]!r:.100}, no finite Python number"
                 )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON is a finite number (an int can be too large for one)."""
+    return isinstance(value, (int, float)) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can name an image, a category or an annotation. Some files write them as text, or as 1.0."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, (Integral, str)) and not isinstance(value, bool)
 
 
 def _check_finite(name: str, array: np.ndarray, image_id: np.ndarray) -> None:

@@ -1,23 +1,24 @@
 """What holds sigma down in RLE, on noise of known scale.
 
-  python -m experiments.sigma_collapse                  a table in half a minute on two cores
+  python -m experiments.sigma_collapse                  a table in a minute on two cores
   python -m experiments.sigma_collapse --plot sigma.png and the curves
 
 One joint with mu = 0 and Laplace noise of scale b. Free parameters: sigma, started at 10 b, and a flow G; Adam on fresh
 noise. The flow is either a Gaussian whose only parameter is its scale, or a RealNVP. The table gives sigma / b during
 the training; 1 is the truth. (`jaxpose/losses/likelihood.py` has the argument.)
 
-Expected (default options):
+Printed at the end of a run with default options, sigma / b by flow:
 
-  loss                            what sigma does
-  laplace                         goes to 1
-  paper, no log s                 grows without limit with the rescaling flow; with RealNVP until the flow can shrink no
-                                  more, at e^3 = 20 (three couplings a coordinate, each with |log scale| < 1)
-  paper, log s                    comes down to 1, slowly with RealNVP (2 to 3 at the end of the run)
-  official, mmpose                grow as the paper's: in 2D the log sigma that they count twice is used up by the log G
-                                  that they count twice
-  2 log sigma, 1 log G            goes to 1: DLE + Laplace, what the released forms would be without the doubled log G
-  dle                             anything: sigma and the scale of G are one parameter too many
+  loss                   rescaling   RealNVP
+  laplace                      1.0       1.0
+  paper, no log s             68        21     grows; without limit with the rescaling flow, with RealNVP until the flow
+                                               can shrink no more, near e^3 = 20 (three couplings a coordinate, each with
+                                               |log scale| < 1)
+  paper, log s                 1.1       1.9   comes down to 1, slowly with RealNVP
+  official                    26        17     grow as the paper's: in 2D the log sigma that they count twice is used up by
+  mmpose                      35        18     the log G that they count twice
+  2 log sigma, 1 log G         1.0       1.0   DLE + Laplace: the released forms without the doubled log G
+  dle                          3.8       4.4   anything: sigma and the scale of G are one parameter too many
 """
 
 from __future__ import annotations

@@ -33,11 +33,12 @@ CHUNK = 65536  # points of one flow evaluation
 BOUND = 20.0
 POINTS = {1: 400, 2: 400, 3: 80}
 
-# Of the regions: a box of +-OUTER standard deviations (12 of a Laplace hold all but e^-17 of it), most nodes in +-INNER.
+# Of the regions: a box of +-OUTER standard deviations, most nodes in +-INNER. Flows fitted to errors with outliers have
+# tails that heavy: of some, +-12 deviations leave out 4e-3 of the mass, +-30 leave out 2e-4.
 NODES = {1: 2000, 2: 400, 3: 72}
-INNER, OUTER, INNER_SHARE = 4.0, 12.0, 0.7
+INNER, OUTER, INNER_SHARE = 4.0, 30.0, 0.7
 BOUNDS = (20.0, 40.0, 80.0, 160.0, 320.0, 10.0, 5.0, 2.5, 1.25, 0.6, 0.3)  # where to look for the density
-FOUND, MASS_TOLERANCE = 0.1, 1e-2
+FOUND, MASS_TOLERANCE = 0.1, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +206,7 @@ def _product_rule(axes: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.nda
     return nodes, functools.reduce(np.add.outer, [np.log(w) for _, w in axes]).ravel()
 
 
+@jax.default_matmul_precision("highest")  # products in TF32 or bfloat16 would be seen in an integral
 def _in_chunks(function: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
     """function(points) for (N, dim) -> (N,), at most CHUNK points at a time."""
     if len(points) <= CHUNK:

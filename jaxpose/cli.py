@@ -7,20 +7,50 @@ from pathlib import Path
 from typing import Literal
 
 
-def prepare(folder: Path, /, *, split: str = "train", data_dir: Path = Path("runs/data"),
-            on_bad: Literal["error", "skip"] = "error") -> None:  # fmt: skip
+def prepare(
+    folder: Path | None = None,
+    /,
+    *,
+    split: str = "train",
+    data_dir: Path = Path("runs/data"),
+    annotations: Path | None = None,
+    images: Path | None = None,
+    category: int | str | None = None,
+    name: str | None = None,
+    on_bad: Literal["error", "skip"] = "error",
+    verify: bool = False,
+    force: bool = False,
+) -> None:
     """Prepare one split of a COCO-format folder once, so that every later run starts at once.
 
     Args:
       folder: image folder and annotations; COCO 2017's layout is found by itself.
       split: name of the split: train, val, ...
       data_dir: where prepared data sets are kept.
+      annotations: the annotation JSON, where it is not to be looked for.
+      images: the image folder, where it is not to be looked for.
+      category: name or id, where several categories of the file have keypoints.
+      name: of the data set within data_dir; by default the folder's.
       on_bad: stop at a bad sample, or skip it, counted and logged.
+      verify: decode every image completely, which finds damaged ones.
+      force: prepare again, though nothing seems to have changed.
     """
     from jaxpose.data import builder
 
-    source = builder.prepare(folder, split=split, data_dir=data_dir, on_bad=on_bad)
-    print(json.dumps({"split": split, "persons": len(source), "joints": source.skeleton.num_joints}))
+    source = builder.prepare(
+        folder,
+        data_dir=data_dir,
+        split=split,
+        annotations=annotations,
+        images=images,
+        category=category,
+        name=name,
+        on_bad=on_bad,
+        verify=verify,
+        force=force,
+    )
+    facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
+    print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))
 
 
 def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0) -> None:
@@ -46,8 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     tools = {"summary": summary, "prepare": prepare, "synthetic": synthetic}
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"jaxpose: {error}") from error
+    except (ValueError, OSError) as error:
+        raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jaxpose.geometry import clip_box
 from jaxpose.skeleton import Skeleton
@@ -745,28 +746,35 @@ def _detection_table(rows: Sequence[tuple], num_joints: int) -> np.ndarray:
 def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verify: bool = False) -> bytes:
     """The bytes of a JPEG file that a decoder will accept.
 
-    Other formats (PNG, ...), and JPEG files in CMYK, are converted to RGB JPEG of quality 95 without chroma
+    Other formats (PNG, ...) of 8 bits, and JPEG files in CMYK, are converted to RGB JPEG of quality 95 without chroma
     subsampling. An orientation in the EXIF data is ignored, as COCO's annotations do.
 
     Args:
         path: of the image.
         size_wh: width and height that the annotations give it; None: not checked.
-        verify: decode it completely. Otherwise the header, and that the file ends as a JPEG file does.
+        verify: decode it completely. Otherwise the header, and that the file ends as a JPEG file does. With OpenCV
+            (the extra `data`) that finds data that is missing or overwritten inside a whole file too, which decoders
+            fill up with grey; without it, only what Pillow cannot decode. Nothing finds damage that happens to decode.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image; truncated or damaged; another size than the annotations say.
+        ValueError: a folder; not an image; truncated or damaged; of more than 8 bits; another size than the annotations
+            say.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist") from None
+    except IsADirectoryError:
+        raise ValueError(f"image {path} is a folder: name an image file") from None
     if not data.startswith(b"\xff\xd8\xff"):
         data, verify = _convert(data, path), False
     size, components = _jpeg_header(data, path)
     if verify or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
         decode_picture(data, path)
+    if verify and (complaint := _complaint(data)):
+        raise ValueError(f"image {path} is damaged inside ({complaint}): replace it")
     if components == 4:
         data = _convert(data, path)
     if size_wh is not None and size != tuple(size_wh):
@@ -801,12 +809,42 @@ def decode_picture(data: bytes, path: str | Path) -> Image.Image:
             picture.load()
             return picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"image {path} cannot be read ({error}): it is truncated, damaged or no image; replace it"
+            f"image {path} cannot be read ({reason}): it is truncated, damaged or no image; replace it"
         ) from None
 
 
+def _complaint(data: bytes) -> str:
+    """What libjpeg says of a JPEG file that it decodes nevertheless; "" for nothing, and without OpenCV.
+
+    It says it on the error stream only, where OpenCV lets it and Pillow does not. Bytes too many before the end marker
+    (0xd9) come after the last pixel.
+    """
+    try:
+        import cv2
+
+        kept = os.dup(2)
+    except (ImportError, OSError):  # there is no error stream
+        return ""
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+    damage = (line for line in lines if line.startswith(("Corrupt JPEG data", "Premature end of JPEG")))
+    return next((line for line in damage if not line.endswith("before marker 0xd9")), "")
+
+
 def _convert(data: bytes, path: Path) -> bytes:
-    out = io.BytesIO()
-    decode_picture(data, path).convert("RGB").save(out, "JPEG", quality=95, subsampling=0)
+    out, picture = io.BytesIO(), decode_picture(data, path)
+    if picture.mode not in PICTURE_MODES:
+        raise ValueError(
+            f"image {path} has the mode {picture.mode!r}, expected 8 bits a channel ({', '.join(PICTURE_MODES)}): convert it"
+        )
+    picture.convert("RGB").save(out, "JPEG", quality=95, subsampling=0)
     return out.getvalue()

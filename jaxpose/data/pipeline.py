@@ -397,7 +397,7 @@ class _Pipeline:
             except (ValueError, OSError) as error:
                 return ValueError(
                     f"{self.source.name}, annotation {batch['annotation_id'][row]}: {error}; or leave such images out: "
-                    "prepare the data with on_bad='skip' and verify=True"
+                    "prepare the data with verify=True and on_bad='skip' (--verify --on-bad skip)"
                 )
         return None
 

@@ -269,16 +269,23 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """What a run depends on besides its row and seed."""
+def settings(config: Config, name: str) -> dict[str, Any]:
+    """What a run of a row depends on besides its seed."""
     chosen = {k: v for k, v in asdict(config).items() if k not in ("rows", "seeds", "out", "workers")}
-    return json.loads(json.dumps(chosen))
+    return json.loads(json.dumps(chosen | asdict(ROWS[name])))
 
 
 def done(path: Path, config: Config) -> dict[tuple[str, int], dict[str, Any]]:
     """The runs of these settings that `path` holds, by (row, seed)."""
-    runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {(run["row"], run["seed"]): run for run in runs if run["settings"] == settings(config)}
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            run = json.loads(line)
+        except json.JSONDecodeError:  # the line that a killed run was writing
+            continue
+        if run["row"] in ROWS and run.get("settings") == settings(config, run["row"]):
+            found[run["row"], run["seed"]] = run
+    return found
 
 
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
@@ -294,7 +301,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         for name in missing:
             run = train_one(ROWS[name], config, data, seed, name)
             with open(path, "a") as file:
-                file.write(json.dumps({**run, "settings": settings(config)}) + "\n")
+                file.write(json.dumps({**run, "settings": settings(config, name)}) + "\n")
             print(name, seed, {k: round(v, 3) for k, v in run.items() if isinstance(v, float)}, flush=True)
     finished = done(path, config)
     runs = [finished[name, seed] for name in config.rows for seed in config.seeds]

@@ -35,8 +35,6 @@ from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 class Config(runner.RunConfig):
     """RLE on COCO keypoints."""
 
-    out: Path = Path("runs/coco_rle")
-
     depth: Literal[18, 34, 50, 101, 152] = 50
     """Depth of the ResNet."""
     width: int = 64
@@ -106,7 +104,7 @@ def from_pretrained(task: tasks.Task, config: Config):
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    config = runner.parse(PRESETS, default="tiny", description=__doc__, argv=argv)
+    config = runner.parse(PRESETS, name="coco_rle", default="tiny", description=__doc__, argv=argv)
     runner.start(config)
     if config.eval_only is not None:
         return runner.evaluate_only(config)
@@ -117,4 +115,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    runner.command(main)

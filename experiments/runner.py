@@ -6,6 +6,7 @@ An experiment's page builds a task and hands it over; here nothing knows which l
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
+PICTURES = ("plots/curves.png", "plots/predictions.png")  # drawn first, drawn last
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -35,8 +37,9 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 class RunConfig:
     """Settings that every experiment has."""
 
-    out: Path = Path("runs/run")
-    """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run."""
+    out: Path | None = None
+    """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
+    experiment's name, or the folder that --eval-only names."""
     data: Path | None = None
     """COCO-format folder (images and annotations); none: the embedded synthetic people."""
     train_split: str = "train"
@@ -47,6 +50,8 @@ class RunConfig:
     """Where prepared data sets are kept (TFDS, array_record); they are prepared once."""
     on_bad: Literal["error", "skip"] = "error"
     """What becomes of a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
+    verify: bool = False
+    """Decode every image completely while preparing: finds damage inside a file, and takes several times as long."""
     detections: Path | None = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
     box_jitter: float = 0.0
@@ -108,11 +113,18 @@ class RunConfig:
     coordinator: str | None = None
     """host:port of process 0, where JAX cannot find the processes itself; needs the two below."""
     num_processes: int | None = None
+    """With --coordinator: how many processes there are."""
     process_id: int | None = None
+    """With --coordinator: which of them this is, from 0."""
 
 
-def parse(presets: Mapping[str, ConfigT], *, default: str, description: str, argv: list[str] | None = None) -> ConfigT:
-    """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them."""
+def parse(
+    presets: Mapping[str, ConfigT], *, name: str, default: str, description: str, argv: list[str] | None = None
+) -> ConfigT:
+    """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
+
+    `name` of the experiment: a run without --out goes to runs/NAME.
+    """
 
     @dataclass(frozen=True)
     class Preset:
@@ -121,11 +133,46 @@ def parse(presets: Mapping[str, ConfigT], *, default: str, description: str, arg
     chosen, rest = tyro.cli(Preset, args=argv, return_unknown_args=True, add_help=False)
     if chosen.preset not in presets:
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
-    return tyro.cli(
+    config = tyro.cli(
         type(presets[chosen.preset]), default=presets[chosen.preset], args=rest,
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
         f"(shown: {chosen.preset}).",
     )  # fmt: skip
+    if config.out is None:
+        folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
+        config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
+    check(config)
+    return config
+
+
+def command(main) -> None:
+    """Run `main` as a program: what the user can mend ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("JAXPOSE_TRACEBACK"):
+            raise
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+
+def check(config: RunConfig) -> None:
+    """Raise a ValueError that names the flag, what it was given and what it takes."""
+    positive = ("batch_size", "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
+                "base_batch_size", "workers")  # fmt: skip
+    rules = {name: (lambda x: x > 0, "a positive number") for name in positive}
+    rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "checkpoint_every")}
+    rules |= {
+        "size_wh": (lambda x: min(x) > 0, "a positive width and height"),
+        "synthetic_images": (lambda x: x >= 2, "2 or more: one to train on, one to evaluate on"),
+        "milestones": (lambda x: all(a < b for a, b in itertools.pairwise((0, *x))), "epochs that increase"),
+        "ema": (lambda x: 0 < x < 1, "a decay between 0 and 1, or None"),
+        "nms": (lambda x: 0 < x <= 1, "an OKS above 0, at most 1, or None"),
+        "box_jitter": (lambda x: 0 <= x < 1, "a part of the box, from 0 to below 1"),
+    }
+    for name, (holds, expected) in rules.items():
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -158,12 +205,13 @@ def _load_data(config: RunConfig, skeleton: Skeleton | None) -> Data:
         )
 
     def open_split(split: str):
-        return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad, skeleton=skeleton)
+        return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad,
+                               verify=config.verify, skeleton=skeleton)  # fmt: skip
 
     val = open_split(config.val_split)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
-        val = coco.with_detections(val, config.detections)
+        val = coco.with_detections(val, config.detections, on_bad=config.on_bad)
     elif config.box_jitter:
         val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     train_source = None if config.eval_only else open_split(config.train_split)
@@ -220,8 +268,13 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     persons = len(data.train)
-    if persons == 0:
-        raise ValueError("the training split has no person with labelled keypoints")
+    for split, source in ((config.train_split, data.train), (config.val_split, data.val)):
+        if len(source) == 0:
+            raise ValueError(f"split {split!r} of {config.data} has no person with labelled keypoints")
+    if config.plots:
+        from jaxpose import view
+
+        view.require()
     steps_per_epoch = persons / config.batch_size
     total = max(round(config.epochs * steps_per_epoch), 1)
     eval_steps = max(round(config.eval_every * steps_per_epoch), 1)
@@ -245,10 +298,11 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
     stored = {"task": task.config, "run": settings(config)}
     with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep) as checkpoints:
         if checkpoints.latest() is not None:
+            check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
             log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
         start = int(state.step)
-        scores = last_scores(run_log)
+        scores, predictions = last_scores(run_log), None
         log.info(
             "%s parameters, %d persons, %d steps from step %d, %d devices of kind %s, %d processes",
             f"{train.count_parameters(state.variables['params']):,}", persons, total, start,
@@ -274,36 +328,67 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
             if is_eval or (config.checkpoint_every and step % config.checkpoint_every == 0):
                 train.check_finite(state, checkpoints.last_good)
                 if is_eval:
-                    predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
-                    scores = score(
-                        predictions, task, state.eval_variables, config, data,
-                        name=f"step_{step}", calibrate=step == total,
-                    )  # fmt: skip
+                    try:
+                        predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
+                        scores = score(
+                            predictions, task, state.eval_variables, config, data,
+                            name=f"step_{step}", calibrate=step == total,
+                        )  # fmt: skip
+                    except Exception:
+                        checkpoints.save(state, stored)  # an evaluation that fails costs no training
+                        raise
                     run_log.write("eval", step, **scores)
                     log.info("step %d: %s", step, summary_line(scores))
                 checkpoints.save(state, stored, metrics=scores if is_eval else None)
                 clock = time.perf_counter()
         bar.close()
-    run_log.write("end", total, **scores)
-    if config.plots and jax.process_index() == 0 and total > start:
+    # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
+    if start == total and jax.process_count() == 1 and config.plots and not (config.out / PICTURES[-1]).exists():
+        predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
+    if config.plots and jax.process_index() == 0 and predictions is not None:
         draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
+    if start < total:
+        run_log.write("end", total, **scores)
     run_log.close()
     return scores
+
+
+# What a resumed run may change. The rest makes the batches or the optimiser: with another value it would be another run.
+MAY_CHANGE = {
+    "out", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones", "eval_every",
+    "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "eval_only", "plots", "log_every", "workers",
+    "multihost", "coordinator", "num_processes", "process_id", "init",
+}  # fmt: skip
+
+
+def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Refuse to resume with settings that make another run of it; the data may lie in another place."""
+    different = [k for k in now if k not in MAY_CHANGE and k in stored and stored[k] != now[k]]
+    if "data" in different and all(isinstance(d["data"], str) for d in (stored, now)):
+        if Path(stored["data"]).name == Path(now["data"]).name:
+            different.remove("data")
+    if different:
+        shown = "; ".join(f"--{k.replace('_', '-')} was {stored[k]}, is {now[k]}" for k in different)
+        raise ValueError(f"{out} holds a run with other settings: {shown}. Give the same ones, or another --out.")
 
 
 def evaluate_only(config: RunConfig) -> dict[str, Any]:
     """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint."""
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
+    checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.eval_only)
     config = dataclasses.replace(config, size_wh=tuple(stored["task"]["size_wh"]))
     data = load_data(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
     predictions = predict(predict_fn, parallel.replicate(variables, mesh), data.val, config, mesh)
-    scores = score(predictions, task, variables, config, data, name=f"eval_{stored['step']}")
+    boxes = "_detections" if config.detections else "_jitter" if config.box_jitter else ""
+    name = f"eval_{stored['step']}_{config.val_split}{boxes}"
+    scores = score(predictions, task, variables, config, data, name=name)
     if jax.process_index() == 0:
-        print(json.dumps({"checkpoint_step": stored["step"], **scores}))
+        where = str(config.out / "results" / f"{name}.json")
+        print(json.dumps({"checkpoint_step": stored["step"], "results": where, **scores}))
     return scores
 
 
@@ -440,7 +525,7 @@ def start(config: RunConfig) -> None:
     """Logging, and the other processes where there are any; call it before anything touches a device."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell much
     if config.multihost or config.coordinator:
         parallel.start_multihost(
             coordinator=config.coordinator, num_processes=config.num_processes, process_id=config.process_id

@@ -110,30 +110,37 @@ class Checkpoints:
             f"Free some space and start the same command again: it resumes from {self.last_good or 'the last one'}."
         )
 
+    def config(self) -> dict[str, Any]:
+        """What the newest checkpoint stored beside the weights: "task", "run", "step", "metrics"."""
+        return _read_config(self.manager, self.latest(), self.directory)
+
     def restore(self, like: TrainState, config: dict[str, Any]) -> TrainState:
         """The newest checkpoint, in the shapes and shardings of `like` (a freshly initialised state).
 
         Raises:
-          ValueError: if the checkpoint belongs to another model than `config["task"]` describes.
+          ValueError: if the checkpoint belongs to another model than `config["task"]` describes, was trained with
+            another optimiser, or is damaged.
         """
         step = self.latest()
         if step is None:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint")
-        stored = self.manager.restore(step, args=ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()}))[CONFIG]
-        check_same_task(stored["task"], config["task"], self.directory)
+        check_same_task(self.config()["task"], config["task"], self.directory)
         target = {"step": like.step, "opt_state": like.opt_state, "first_bad": like.first_bad}
         if like.ema is not None:
             target["variables"] = like.variables
         abstract = lambda tree: jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)  # noqa: E731
-        items = self.manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    MODEL: ocp.args.StandardRestore(abstract(like.eval_variables)),
-                    TRAIN: ocp.args.StandardRestore(abstract(target)),
-                }
-            ),
-        )
+        args = {
+            MODEL: ocp.args.StandardRestore(abstract(like.eval_variables)),
+            TRAIN: ocp.args.StandardRestore(abstract(target)),
+        }
+        try:
+            items = self.manager.restore(step, args=ocp.args.Composite(**args))
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"checkpoint {step} in {self.directory} does not fit: it was trained with another optimiser (clipping, "
+                "accumulation) or with or without a moving average, or it is damaged. Give the same settings, or another "
+                f"--out. ({str(error).splitlines()[0]:.200})"
+            ) from error
         model, train = items[MODEL], items[TRAIN]
         self.last_good = str(self.directory / str(step))
         return TrainState(
@@ -145,6 +152,23 @@ class Checkpoints:
         )
 
 
+def _read_config(manager: ocp.CheckpointManager, step: int, directory: Path) -> dict[str, Any]:
+    try:
+        config = manager.restore(step, args=ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()}))[CONFIG]
+        if not {"task", "metrics"} <= config.keys():
+            raise ValueError(f"its {CONFIG} holds {', '.join(config)}")
+    except (KeyError, ValueError, OSError) as error:
+        raise _incomplete(directory / str(step), error) from error
+    return config
+
+
+def _incomplete(path: Path, error: Exception) -> ValueError:
+    shown = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ValueError(
+        f"{path} is no complete checkpoint of this package ({shown:.200}): copy it again, or name another"
+    )
+
+
 def check_same_task(stored: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
     """Raise a ValueError that names the differences between two task configs."""
     differences = _differences(stored, expected)
@@ -154,6 +178,18 @@ def check_same_task(stored: dict[str, Any], expected: dict[str, Any], directory:
             + "; ".join(f"{key} is {a!r} there, {b!r} here" for key, a, b in differences[:8])
             + ". Give the same settings, or another --out."
         )
+
+
+def check_shapes(variables: PyTree, expected: PyTree, directory: str | Path) -> None:
+    """Raise a ValueError that names the arrays that `expected` (arrays or shapes) has otherwise; its flow may be absent."""
+    shapes = lambda tree: {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}  # noqa: E731
+    here, there = shapes(expected), shapes(variables)
+    if "flow" not in variables["params"]:
+        here = {k: v for k, v in here.items() if not k.startswith("['params']['flow']")}
+    wrong = [k for k in sorted(here.keys() | there.keys()) if here.get(k) != there.get(k)]
+    if wrong:
+        shown = "; ".join(f"{k} is {there.get(k, 'absent')}, expected {here.get(k, 'none')}" for k in wrong[:4])
+        raise ValueError(f"the weights in {directory} do not fit the net that its config describes: {shown}")
 
 
 def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -180,13 +216,14 @@ def restore_model(
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
+      ValueError: if one is damaged, or another program's.
     """
     directory = find(directory)
     configs = {}
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(directory, options=options, item_names=(MODEL, TRAIN, CONFIG)) as manager:
         for s in manager.all_steps():
-            configs[s] = manager.restore(s, args=ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()}))[CONFIG]
+            configs[s] = _read_config(manager, s, directory)
     if step in ("best", "latest"):
         scored = [s for s in configs if best in configs[s]["metrics"]] if step == "best" else []
         step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
@@ -194,9 +231,12 @@ def restore_model(
         raise FileNotFoundError(f"{directory} has no checkpoint {step}; it has {sorted(configs)}")
     with ocp.PyTreeCheckpointer() as reader:
         path = directory / str(step) / MODEL
-        tree = reader.metadata(path).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        variables = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        try:
+            tree = reader.metadata(path).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            variables = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        except (AttributeError, KeyError, ValueError, OSError) as error:
+            raise _incomplete(path, error) from error
     if not flow:
         variables["params"].pop("flow", None)
     return variables, configs[step]

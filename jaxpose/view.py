@@ -14,6 +14,11 @@ from jaxpose.skeleton import Skeleton
 INK, TRUTH, LEFT, RIGHT = "#222222", "#2a9d3f", "#e07a1f", "#2f6fb5"
 
 
+def require() -> None:
+    """Raise an ImportError that says what to install, where pictures cannot be drawn; before hours of training."""
+    _pyplot()
+
+
 def _pyplot():
     try:
         import matplotlib
@@ -37,7 +42,7 @@ def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
     """Loss and AP against the step, from the events of a run's log.jsonl."""
     plt = _pyplot()
     train = [e for e in events if e["event"] == "train"]
-    evals = [e for e in events if e["event"] == "eval"]
+    evals = [e for e in events if e["event"] == "eval" and "AP" in e]  # without annotations there is none
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     for axis, key, title in ((axes[0], "loss", "training loss"), (axes[1], "epe", "training EPE (input px)")):
         axis.plot([e["step"] for e in train], [e[key] for e in train], color=RIGHT, lw=1)

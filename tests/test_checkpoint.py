@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -87,6 +88,45 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, mesh):
         other = {"task": {"family": "line", "size_wh": [4, 3], "net": {"width": 2}}}
         with pytest.raises(ValueError, match=r"another model: net.width is 1 there, 2 here"):
             checkpoints.restore(state, other)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_checkpoint_with_or_without_an_average_is_refused_where_the_run_is_otherwise(tmp_path, mesh, kept):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(trained(mesh, 1, ema=kept)[0], CONFIG)
+        checkpoints.wait()
+        with pytest.raises(ValueError, match="does not fit: it was trained with another optimiser"):
+            checkpoints.restore(trained(mesh, 1, ema=not kept)[0], CONFIG)
+
+
+def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path, mesh):
+    with checkpoint.Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(trained(mesh, 1)[0], CONFIG)
+    (tmp_path / "foreign" / "7").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"foreign/7 is no complete checkpoint"):
+        checkpoint.restore_model(tmp_path / "foreign")
+    for part in ("model", "config"):
+        copy = tmp_path / f"without_{part}"
+        shutil.copytree(tmp_path / "run", copy)
+        shutil.rmtree(copy / "1" / part)
+        with pytest.raises(ValueError, match=rf"without_{part}/1.* is no complete checkpoint"):
+            checkpoint.restore_model(copy)
+    copy = tmp_path / "cut"
+    shutil.copytree(tmp_path / "run", copy)
+    for file in (copy / "1" / "config").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(ValueError, match=r"cut/1 is no complete checkpoint"):
+        checkpoint.restore_model(copy)
+
+
+def test_weights_that_do_not_fit_the_config_are_named():
+    there = {"params": {"net": {"w": np.zeros((2, 3))}}, "batch_stats": {}}
+    expected = {"params": {"net": {"w": np.zeros((2, 3)), "b": np.zeros(3)}, "flow": {"s": np.zeros(1)}}}
+    with pytest.raises(ValueError, match=r"\['b'\] is absent, expected \(3,\)"):
+        checkpoint.check_shapes(there, expected, "run")
+    del expected["params"]["net"]["b"]
+    checkpoint.check_shapes(there, expected, "run")  # a flow that was left out is no fault
 
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):

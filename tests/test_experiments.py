@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -53,12 +54,31 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     again = coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
     assert again["AP"] == pytest.approx(scores["AP"])
     capsys.readouterr()
-    evaluated = coco_rle.main(command(tmp_path / "eval", prepared, "--eval-only", str(out)))
+    evaluated = coco_rle.main([*command(out, prepared)[2:], "--eval-only", str(out)])
     best = max((e for e in events if e["event"] == "eval"), key=lambda e: (e["AP"], e["step"]))
     assert evaluated["AP"] == pytest.approx(best["AP"], abs=1e-9)
-    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["AP"] == pytest.approx(best["AP"], abs=1e-9)
-    results = json.loads(next((tmp_path / "eval" / "results").glob("eval_*[0-9].json")).read_text())
+    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert line["AP"] == pytest.approx(best["AP"], abs=1e-9)
+    assert Path(line["results"]) == out / "results" / f"eval_{line['checkpoint_step']}_val.json", "in the run that it evaluates"
+    results = json.loads(Path(line["results"]).read_text())
     assert results and {"image_id", "category_id", "keypoints", "score"} <= set(results[0])
+
+    # Boxes that are off by up to a third give other, named results.
+    coco_rle.main([*command(out, prepared)[2:], "--eval-only", str(out / "checkpoints"), "--box-jitter", "0.3"])
+    jittered = json.loads((out / "results" / f"eval_{line['checkpoint_step']}_val_jitter.json").read_text())
+    assert len(jittered) > 0 and jittered != results
+
+    # A run that was killed before its pictures draws them when it is started again.
+    (out / "plots" / "predictions.png").unlink()
+    coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
+    assert (out / "plots" / "predictions.png").stat().st_size > 5000
+    assert [e["event"] for e in runner.Log(out).events()].count("end") == 1
+
+    # Other settings are another run.
+    with pytest.raises(ValueError, match=r"--seed was 0, is 5"):
+        coco_rle.main(command(out, prepared, "--epochs", "3", "--seed", "5"))
+    with pytest.raises(ValueError, match=r"--clip-norm was 10.0, is None"):
+        coco_rle.main(command(out, prepared, "--epochs", "3", "--clip-norm", "None"))
 
 
 @pytest.mark.slow
@@ -126,10 +146,62 @@ def test_help_explains_the_flags(capsys):
 @pytest.mark.parametrize("preset", coco_rle.PRESETS)
 def test_presets_parse_and_overrides_win(preset):
     config = runner.parse(
-        coco_rle.PRESETS, default="tiny", description="", argv=["--preset", preset, "--learning-rate", "0.5"]
+        coco_rle.PRESETS,
+        name="coco_rle",
+        default="tiny",
+        description="",
+        argv=["--preset", preset, "--learning-rate", "0.5"],
     )
-    assert config.learning_rate == 0.5
+    assert config.learning_rate == 0.5 and config.out == Path("runs/coco_rle")
     assert config.size_wh == coco_rle.PRESETS[preset].size_wh
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--log-every", "0"], "--log-every 0: expected a positive number"),
+        (["--eval-every", "0"], "--eval-every 0.0: expected a positive number"),
+        (["--epochs", "-3"], "--epochs -3.0: expected a positive number"),
+        (["--synthetic-images", "1"], "--synthetic-images 1: expected 2 or more"),
+        (["--milestones", "9", "3"], r"--milestones \(9.0, 3.0\): expected epochs that increase"),
+        (["--nms", "0"], "--nms 0.0: expected an OKS above 0"),
+        (["--ema", "1"], "--ema 1.0: expected a decay between 0 and 1"),
+        (["--box-jitter", "15"], "--box-jitter 15.0: expected a part of the box"),
+    ],
+)
+def test_flags_are_checked_at_the_door(flags, message):
+    with pytest.raises(ValueError, match=message):
+        coco_rle.main(flags)
+
+
+def test_the_same_data_in_another_place_is_the_same_run(tmp_path):
+    stored = {"data": "/a/coco", "seed": 0, "epochs": 3.0, "ema": None}
+    runner.check_same_run(stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
+    for change in ({"data": "/a/mouse"}, {"data": None}, {"ema": 0.9}):
+        with pytest.raises(ValueError, match=f"--{next(iter(change))} was"):
+            runner.check_same_run(stored, stored | change, tmp_path)
+
+
+def test_mistakes_end_in_one_line(monkeypatch):
+    def main():
+        raise FileNotFoundError("nowhere does not exist: name a folder")
+
+    with pytest.raises(SystemExit, match="FileNotFoundError: nowhere does not exist: name a folder"):
+        runner.command(main)
+    monkeypatch.setenv("JAXPOSE_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        runner.command(main)
+
+
+def test_rows_that_changed_and_broken_lines_are_trained_again(tmp_path, monkeypatch):
+    config = ablation_rle.Config(out=tmp_path)
+    run = {"row": "rle", "seed": 0, "AP": 0.5}
+    line = json.dumps({**run, "settings": ablation_rle.settings(config, "rle")})
+    (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n" + line + "\n" + line[: len(line) // 2])
+    assert list(ablation_rle.done(tmp_path / "runs.jsonl", config)) == [("rle", 0)]
+    changed = dataclasses.replace(ablation_rle.ROWS["rle"], sigma_bias=0.5)
+    monkeypatch.setitem(ablation_rle.ROWS, "rle", changed)
+    assert not ablation_rle.done(tmp_path / "runs.jsonl", config)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -117,19 +117,23 @@ def log_prob_at(
     """Log density of coordinates: log p((x - mu) / sigma) - sum log sigma.
 
     Args:
-      x, mu, sigma: (..., dim), same unit.
+      x, mu, sigma: (..., dim), same unit, finite, sigma positive.
       model: what was trained.
 
     Returns:
-      (...) in nats, a density with respect to the unit of x.
+      (...) in nats, a density with respect to the unit of x. What is given as JAX arrays is not looked at: a sigma
+      that is not positive gives NaN or infinity there.
 
     Raises:
-      ValueError: shapes differ.
+      ValueError: shapes differ; on the host (NumPy, numbers) also values that are not finite, or sigma not positive.
 
     >>> at = log_prob_at(jnp.ones(2), jnp.ones(2), jnp.full(2, 0.5), Model(log_g=None, base="laplace"))
     >>> round(at.item(), 4)
     0.0
     """
+    on_host = not any(isinstance(array, jax.Array) for array in (x, mu, sigma))
+    if on_host:
+        _check_values(np.True_, x=np.asarray(x), mu=np.asarray(mu), sigma=np.asarray(sigma))
     x, mu, sigma = jnp.asarray(x), jnp.asarray(mu), jnp.asarray(sigma)
     if not x.shape == mu.shape == sigma.shape:
         raise ValueError(f"shapes must be equal, got x {x.shape}, mu {mu.shape}, sigma {sigma.shape}")
@@ -371,7 +375,8 @@ def coverage(
       A Coverage; a calibrated model has `overall` close to `levels`.
 
     Raises:
-      ValueError: shapes differ, D is not `model.dim`, or a level outside (0, 1).
+      ValueError: shapes differ, D is not `model.dim`, a level outside (0, 1), or a joint to count whose mu or target
+        is not finite, or whose sigma is not positive and finite.
 
     >>> truth = np.random.default_rng(0).laplace(scale=0.1, size=(4000, 1, 2))
     >>> c = coverage(np.zeros_like(truth), np.full_like(truth, 0.1), truth, Model(log_g=None, base="laplace"))
@@ -485,7 +490,7 @@ def _keep(where, shape: tuple[int, ...], *, name: str = "where") -> np.ndarray:
     where = np.asarray(where)
     if where.shape != shape[:-1]:
         raise ValueError(f"{name} has shape {where.shape}, expected {shape[:-1]}: one entry a joint of {shape}")
-    return where != 0
+    return (where > 0) | (where < 0)  # NaN counts as masked
 
 
 def _standardise(mu, sigma, target, where) -> tuple[np.ndarray, np.ndarray]:
@@ -497,8 +502,21 @@ def _standardise(mu, sigma, target, where) -> tuple[np.ndarray, np.ndarray]:
         )
     keep = _keep(where, mu.shape)
     full = keep[..., None]
+    _check_values(full, mu=mu, sigma=sigma, target=target)
     difference = np.where(full, target, 0) - np.where(full, mu, 0)
     return difference / np.where(full, sigma, 1), keep
+
+
+def _check_values(keep: np.ndarray, *, sigma: np.ndarray, **others: np.ndarray) -> None:
+    """Refuse what would be counted as a miss (or, with a negative sigma, as a hit) without a word."""
+    bad = {name: keep & ~np.isfinite(value) for name, value in others.items()}
+    bad["sigma"] = keep & ~(np.isfinite(sigma) & (sigma > 0))
+    for name, where in bad.items():
+        if where.any():
+            index = tuple(int(i) for i in np.argwhere(where)[0])
+            value = (others | {"sigma": sigma})[name][index]
+            expected = "a positive number" if name == "sigma" else "a finite number"
+            raise ValueError(f"{name}{list(index)} is {value}, expected {expected}: leave such joints out with `where`")
 
 
 def _without_nan(value) -> list | float | None:

@@ -243,3 +243,23 @@ def test_a_wrong_normaliser_is_found():
         barely = float(density.log_normalizer(shifted, "laplace")) + off
         with pytest.raises(ValueError, match=f"integrates to {mass}"):
             density.moments(density.Model(log_g=shifted, base="laplace", log_normalizer=barely))
+
+
+@pytest.mark.parametrize("name, value", [("mu", np.nan), ("target", np.inf), ("sigma", 0.0), ("sigma", -1.0)])
+def test_what_is_counted_must_be_numbers(name, value):
+    """NaN compares as a miss and a negative sigma as a hit: both would end up in a coverage that looks fine."""
+    arrays = dict(zip(("mu", "sigma", "target"), evaluation(10)[:3]))
+    arrays[name][3, 1, 0] = value
+    for call in (density.coverage, density.calibration):
+        with pytest.raises(ValueError, match=rf"{name}\[3, 1, 0\] is {value}.*`where`"):
+            call(**arrays, model=LAPLACE)
+    at = {"x": arrays["target"][3], "mu": arrays["mu"][3], "sigma": arrays["sigma"][3]}
+    with pytest.raises(ValueError, match=rf"{name.replace('target', 'x')}\[1, 0\] is {value}"):
+        density.log_prob_at(**at, model=LAPLACE)
+    jax.jit(lambda a: density.log_prob_at(**a, model=LAPLACE))(at)  # no values to look at
+
+
+def test_a_mask_of_nan_masks():
+    mu, sigma, target, occluded = evaluation(10)
+    found = density.coverage(mu, sigma, target, LAPLACE, where=np.where(occluded, np.nan, 1.0))
+    assert found.count.tolist() == [10, 5]

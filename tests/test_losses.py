@@ -111,6 +111,10 @@ def test_coordinate_losses_by_hand():
     np.testing.assert_allclose(losses.smooth_l1(pred, target, beta=0.25), [[0.375, 2.875]])
     with pytest.raises(ValueError, match=r"beta=0"):
         losses.smooth_l1(pred, target, beta=0)
+    with pytest.raises(ValueError, match=r"beta=nan"):
+        losses.smooth_l1(pred, target, beta=math.nan)
+    traced = jax.jit(lambda beta: losses.smooth_l1(pred, target, beta=beta))(0.25)
+    np.testing.assert_allclose(traced, [[0.375, 2.875]])
 
 
 # Every loss as f(mu, sigma, target, where) -> elementwise.
@@ -208,6 +212,41 @@ def test_official_weight_of_y_alone_does_not_read_x():
     y = 0.5 * math.log(2 * math.pi) + math.log(0.04) + 0.06 / (math.sqrt(2) * 0.04)
     assert value.item() == pytest.approx(y, rel=1e-5)
     assert all(grad[0, 0] == 0 and np.isfinite(grad).all() for grad in grads)
+
+
+@pytest.mark.parametrize("base", ["laplace", "gaussian", None])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("weight", [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0, 0.0]])
+def test_a_coordinate_without_weight_lets_no_nan_through(weight, variant, base):
+    """Its joint counts and the flow reads it: what is no number there is an error of 0 of scale 1, with zero gradient."""
+    dim, missing = len(weight), int(np.argmin(weight))
+    clean = [jnp.array([[v] * dim]) for v in (0.1, 0.5, 0.2)]
+    neutral = [a.at[0, missing].set(v) for a, v in zip(clean, (0.0, 1.0, 0.0))]
+
+    options = {"variant": variant, "base": base, "weight": jnp.array([weight])}
+
+    def total(shift, *a):
+        return losses.rle(*a, lambda e: skewed(e, shift), **options).sum()
+
+    value_and_grad = jax.value_and_grad(total, argnums=(0, 1, 2, 3))
+    expected, expected_grads = value_and_grad(0.3, *neutral)
+    for which in range(3):
+        for garbage in GARBAGE[: 4 if which == 1 else 3]:
+            dirty = [a.at[0, missing].set(garbage) if i == which else a for i, a in enumerate(clean)]
+            value, grads = value_and_grad(0.3, *dirty)
+            assert value == expected
+            assert all(grad[0, missing] == 0 for grad in grads[1:])
+            for grad, other in zip(grads, expected_grads):
+                present = np.arange(dim) != missing
+                np.testing.assert_array_equal(*(np.asarray(g)[..., present] if g.ndim else g for g in (grad, other)))
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_a_mask_of_nan_masks(name):
+    arrays = joints(8)
+    floats = np.ones((3, 4))
+    floats[1, 2] = np.nan
+    np.testing.assert_array_equal(ELEMENTWISE[name](*arrays, floats), ELEMENTWISE[name](*arrays, floats == 1))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -30,13 +30,18 @@ def check_same_shape(**arrays: jax.Array) -> None:
 
 
 def joint_mask(where: jax.typing.ArrayLike | None, shape: tuple[int, ...], *, name: str = "where") -> jax.Array:
-    """A mask of shape (..., K) for arrays of shape (..., K, D); None keeps every joint."""
+    """A mask of shape (..., K) for arrays of shape (..., K, D); None keeps every joint, 0 and NaN mask one."""
     if where is None:
         return jnp.ones(shape[:-1], bool)
     where = jnp.asarray(where)
     if where.shape != shape[:-1]:
         raise ValueError(f"{name} has shape {where.shape}, expected {shape[:-1]}: one entry a joint of {shape}")
-    return where != 0
+    return nonzero(where)
+
+
+def nonzero(mask: jax.Array) -> jax.Array:
+    """Which entries of a mask keep something: those that are numbers other than 0 (NaN != 0 alone would hold)."""
+    return (mask > 0) | (mask < 0)
 
 
 def replace(keep: jax.Array, *pairs: tuple[jax.Array, float]) -> tuple[jax.Array, ...]:

@@ -77,7 +77,7 @@ def smooth_l1(
     Args:
       pred, target: (..., K, D), same unit.
       where: (..., K) mask; masked joints give zero loss and zero gradient.
-      beta: where the parabola turns into the line, in the unit of the coordinates; positive.
+      beta: where the parabola turns into the line, in the unit of the coordinates; positive (not checked if traced).
 
     Returns:
       (..., K, D).
@@ -88,7 +88,7 @@ def smooth_l1(
     >>> smooth_l1(jnp.array([[0.5, -2.0]]), jnp.zeros((1, 2))).tolist()
     [[0.125, 1.5]]
     """
-    if beta <= 0:
+    if not isinstance(beta, jax.core.Tracer) and not beta > 0:
         raise ValueError(f"beta={beta} must be positive: it is the error at which the parabola turns into a line")
     size = jnp.abs(_difference(pred, target, where))
     return jnp.where(size < beta, size**2 / (2 * beta), size - beta / 2)

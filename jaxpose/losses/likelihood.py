@@ -183,7 +183,9 @@ def rle(
         they hold (NaN, infinity, sigma 0): the released codes multiply by 0 afterwards, which keeps NaN.
       weight: (..., K), or (..., K, D) for a weight each coordinate. Per coordinate, log G has no coordinate to belong
         to: paper takes the mean weight of the joint, mmpose and official 3D every coordinate's (the sum), official 2D
-        weighs its whole first bracket, log sigma and log G of both coordinates, by the weight of x.
+        weighs its whole first bracket, log sigma and log G of both coordinates, by the weight of x. A coordinate of
+        weight 0 in a joint that counts is still read by log G, as in the released codes; where its mu, sigma or target
+        is no number, or sigma is not positive, log G is given an error of 0 for it.
 
     Returns:
       (..., K) in nats; it can be negative, as a log density can be positive.
@@ -201,10 +203,12 @@ def rle(
         _check_choice("base", base, BASES)
     _check_log_normalizer(log_normalizer, base, variant)
     mu, sigma, target, weight, keep = _prepare(mu, sigma, target, where, weight)
-    # The flow reads all coordinates of a joint, unless its term counts for nothing (official 2D, x-weight 0).
+    # The flow reads all coordinates of a joint, unless its term counts for nothing (official 2D, x-weight 0): also one
+    # of weight 0, where it holds numbers.
     flow_weight = _flow_weight(weight, variant)
     in_flow = keep & (flow_weight != 0).any(-1)
-    mu, sigma, target = replace(in_flow[..., None] | (weight != 0), (mu, 0.0), (sigma, 1.0), (target, 0.0))
+    read = (weight != 0) | (in_flow[..., None] & _usable(mu, sigma, target))
+    mu, sigma, target = replace(read, (mu, 0.0), (sigma, 1.0), (target, 0.0))
     d, e = _error(mu, sigma, target, variant)
     (e_flow,) = replace(in_flow, (e, 0.0))
     log_g = jnp.where(in_flow, _call(log_prob, e_flow), 0)
@@ -286,6 +290,11 @@ def _prepare(mu, sigma, target, where, weight):
         raise ValueError(f"weight has shape {weight.shape}, expected {mu.shape[:-1]} or {mu.shape}")
     keep = keep & (weight != 0).any(-1)
     return *replace(keep, (mu, 0.0), (sigma, 1.0), (target, 0.0), (weight, 0.0)), keep
+
+
+def _usable(mu, sigma, target) -> jax.Array:
+    """Where all three are finite and sigma is positive."""
+    return jnp.isfinite(mu) & jnp.isfinite(target) & jnp.isfinite(sigma) & (sigma > 0)
 
 
 def _masked_difference(mu, sigma, target, where):

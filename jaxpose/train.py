@@ -29,7 +29,8 @@ class TrainState(struct.PyTreeNode):
       variables: {"params", "batch_stats"} of the task, flow included.
       opt_state: the state of the optax transformation.
       ema: exponential moving average of `variables`, or None.
-      first_bad: the first step whose loss was not finite, -1 while all were.
+      first_bad: the first update, counted from 1 as in logs and checkpoints, whose loss or gradient was not finite; -1
+        while all were.
     """
 
     step: jax.Array
@@ -61,14 +62,19 @@ def multi_step(
     The official RLE recipe has no warm-up; mmpose's warms up over 500 steps from 0.001 x the rate (facts of the
     published configurations). Boundaries and warm-up are counted in steps from the start of training.
 
+    Raises:
+      ValueError: a rate that is not positive, boundaries that do not increase, a negative warm-up.
+
     >>> rate = multi_step(1e-3, boundaries=[100], warmup_steps=10)
     >>> [round(float(rate(t)), 7) for t in (0, 10, 99, 100)]
     [1e-06, 0.001, 0.001, 0.0001]
     """
     if learning_rate <= 0:
         raise ValueError(f"learning_rate={learning_rate} must be positive")
-    if list(boundaries) != sorted(boundaries):
-        raise ValueError(f"boundaries={list(boundaries)} must increase")
+    if list(boundaries) != sorted(set(boundaries)):
+        raise ValueError(f"boundaries={list(boundaries)} must increase: each step once, in order")
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps={warmup_steps} must be 0 (no warm-up) or more")
     decay = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
     if not warmup_steps:
         return decay
@@ -98,7 +104,10 @@ def optimizer(
 
 def init_state(task, tx: optax.GradientTransformation, key: jax.Array, *, mesh: Mesh, ema: bool = False,
                variables: PyTree | None = None) -> TrainState:  # fmt: skip
-    """A fresh state, replicated over the mesh; `variables` (host arrays) start from given weights."""
+    """A fresh state, replicated over the mesh; `variables` (host arrays) start from given weights.
+
+    `ema=True` keeps a moving average, for a step that is made with an `ema_decay`.
+    """
 
     def build(key, given):
         variables = task.init(key) if given is None else given
@@ -125,9 +134,23 @@ def make_train_step(
     """The jitted function (state, global batch) -> (state, metrics); the state is donated.
 
     The key of step t is `fold_in(key(seed), t)`: randomness on the device depends on (seed, t) only, like the data.
+
+    Args:
+      ema_decay: of the moving average, in (0, 1), for a state made with `ema=True`; None for one without.
+
+    Raises:
+      ValueError: a decay outside (0, 1); in the first call, a state with an average and no decay or the reverse.
     """
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(f"ema_decay={ema_decay} must lie in (0, 1), such as 0.999; None keeps no average")
 
     def step(state: TrainState, batch: PyTree):
+        if (state.ema is None) != (ema_decay is None):
+            raise ValueError(
+                f"the step has ema_decay={ema_decay}, but the state was made "
+                f"{'without' if state.ema is None else 'with'} a moving average: give init_state ema=True and the "
+                "step an ema_decay, or neither"
+            )
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_fn(params):
@@ -141,7 +164,7 @@ def make_train_step(
         if ema is not None:
             ema = optax.incremental_update(variables, ema, 1.0 - ema_decay)
         good = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
-        first_bad = jnp.where((state.first_bad == NO_STEP) & ~good, state.step, state.first_bad)
+        first_bad = jnp.where((state.first_bad == NO_STEP) & ~good, state.step + 1, state.first_bad)
         new_state = TrainState(state.step + 1, variables, opt_state, ema, first_bad)
         return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
 
@@ -160,7 +183,10 @@ def make_predict_step(task, *, mesh: Mesh, flip_test: bool = True) -> Callable[[
 
 
 def check_finite(state: TrainState, last_good: str | None = None) -> None:
-    """Raise `NonFiniteLoss` if any step so far had a non-finite loss or gradient (one scalar is fetched)."""
+    """Raise `NonFiniteLoss` if any step so far had a non-finite loss or gradient (one scalar is fetched).
+
+    The message counts updates from 1, as logs and checkpoints do: checkpoint 2 is the state after update 2.
+    """
     first_bad = int(jax.device_get(state.first_bad))
     if first_bad != NO_STEP:
         where = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"

@@ -73,13 +73,14 @@ def test_a_non_finite_loss_names_its_step_and_the_last_good_checkpoint(mesh):
     task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
     state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
     step = train.make_train_step(task, tx, mesh=mesh)
-    for t in range(5):
-        bad = {"x": np.full(8, np.inf if t == 3 else 1.0, np.float32), "y": np.ones(8, np.float32)}
+    for update in range(1, 6):
+        bad = {"x": np.full(8, np.inf if update == 4 else 1.0, np.float32), "y": np.ones(8, np.float32)}
         state, _ = step(state, parallel.global_batch(bad, mesh))
-        if t < 3:
+        if int(state.step) < 4:  # updates are counted from 1, here as in the names of checkpoints
             train.check_finite(state)
-    with pytest.raises(train.NonFiniteLoss, match=r"at step 3; the last good checkpoint is some/where/2"):
-        train.check_finite(state, "some/where/2")
+    assert int(state.first_bad) == 4
+    with pytest.raises(train.NonFiniteLoss, match=r"at step 4; the last good checkpoint is some/where/3"):
+        train.check_finite(state, "some/where/3")
 
 
 def test_accumulation_of_two_halves_is_the_whole_batch(mesh):
@@ -108,6 +109,23 @@ def test_the_moving_average_is_what_gets_evaluated(mesh):
     assert float(state.eval_variables["params"]["w"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_state_and_step_agree_on_the_moving_average(mesh, ema_decay):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh, ema=ema_decay is None)
+    step = train.make_train_step(task, tx, mesh=mesh, ema_decay=ema_decay)
+    made = "with a" if ema_decay is None else "without a"
+    with pytest.raises(ValueError, match=f"ema_decay={ema_decay}, but the state was made {made} moving average"):
+        step(state, batch(0, mesh))
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 1.5, -0.1, float("nan")])
+def test_a_decay_that_averages_nothing_is_refused(mesh, decay):
+    tx = train.optimizer(train.multi_step(0.1, boundaries=[]))
+    with pytest.raises(ValueError, match=rf"ema_decay={decay} must lie in \(0, 1\)"):
+        train.make_train_step(line_task(), tx, mesh=mesh, ema_decay=decay)
+
+
 def test_clipping_bounds_the_update():
     tx = train.optimizer(optax.constant_schedule(1.0), clip_norm=1e-12)
     params = {"w": jnp.ones(3)}
@@ -128,6 +146,8 @@ def test_the_published_schedules():
     [
         (lambda: train.multi_step(0.0, boundaries=[]), "learning_rate=0.0 must be positive"),
         (lambda: train.multi_step(1.0, boundaries=[5, 3]), r"boundaries=\[5, 3\] must increase"),
+        (lambda: train.multi_step(1.0, boundaries=[5, 5]), r"boundaries=\[5, 5\] must increase: each step once"),
+        (lambda: train.multi_step(1.0, boundaries=[], warmup_steps=-5), "warmup_steps=-5 must be 0"),
         (lambda: train.optimizer(optax.constant_schedule(1.0), accumulate=0), "accumulate=0 must be at least 1"),
         (lambda: train.optimizer(optax.constant_schedule(1.0), clip_norm=-1.0), "clip_norm=-1.0 must be positive"),
     ],

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -437,6 +439,43 @@ def test_an_interrupted_run_leaves_nothing_to_read(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "people", workers=1, **SMALL)
     assert os.listdir(tmp_path) == []
+
+
+def _is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _wait_until(condition, *, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes the way Linux shows them")
+def test_a_killed_run_leaves_neither_processes_nor_folders(tmp_path):
+    code = (
+        "from jaxpose.data.synthetic import write_dataset\n"
+        f"if __name__ == '__main__': write_dataset({str(tmp_path / 'people')!r}, train=100000, workers=2, progress=False)"
+    )
+    (tmp_path / "main.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    writer = subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment)
+    _wait_until(lambda: len(list(tmp_path.glob(".people.*.partial/train/*.jpg"))) > 3)
+    write_dataset(tmp_path / "people.2", workers=1, **SMALL)
+    assert len(list(tmp_path.glob(".people.*.partial"))) == 1  # that of somebody who lives stays
+    children = [int(pid) for task in Path(f"/proc/{writer.pid}/task").iterdir()
+                for pid in (task / "children").read_text().split()]  # fmt: skip
+    assert len(children) >= 2
+    writer.kill()
+    writer.wait()
+    _wait_until(lambda: not any(_is_running(pid) for pid in children), seconds=20)
+    assert len(list(tmp_path.glob(".people.*.partial"))) == 1
+    write_dataset(tmp_path / "people", workers=1, **SMALL)
+    assert sorted(os.listdir(tmp_path)) == ["main.py", "people", "people.2"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import tempfile
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -52,8 +57,49 @@ def _render_all(folder: Path, *, train: int, val: int, seed: int, size_wh, worke
         return list(bar(map(work, tasks)))
     # "spawn" is safe with JAX's and TensorFlow's threads in this process. The results keep the order of the tasks.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         return list(bar(pool.map(work, tasks, chunksize=8)))
+
+
+def _end_with_parent() -> None:
+    """In a worker: a parent that is killed cannot end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process().sentinel
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into, locked while this process lives. Removes those that dead writers left."""
+    with contextlib.ExitStack() as stack:
+        with _lock(out.parent, wait=True):  # nobody else makes or removes one meanwhile
+            for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+                # One that is done meanwhile has been renamed.
+                with contextlib.suppress(FileNotFoundError), _lock(left, wait=False) as held:
+                    if held:
+                        shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+            stack.enter_context(_lock(folder, wait=True))
+        yield folder
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether the folder could be locked. The lock goes with the process, however that ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        held = True
+    except OSError:  # somebody else's; or a network file system without locks
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(handle)
 
 
 def _write_annotations(path: Path, results: list) -> None:
@@ -105,7 +151,7 @@ def write_dataset(
 
     The folder holds `annotations/person_keypoints_{train,val}.json`, `{train,val}/000000000001.jpg` and so on, and
     `synthetic.json` (the parameters). It is prepared beside its place and renamed when it is whole, so what an
-    interrupted run leaves is never read.
+    interrupted run leaves is never read; the next one removes it.
 
     An annotation has COCO's keys: `area` is the visible silhouette in pixels, `bbox` surrounds the silhouette and the
     labelled joints, `keypoints` carry the label noise (see `noise`) and the visibility 0 outside the picture, 1
@@ -147,7 +193,13 @@ def write_dataset(
         return out
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    with _workplace(out) as folder:
+        return _write(folder, out, parameters, workers=workers, progress=progress)
+
+
+def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool) -> Path:
+    """Into `folder`, then renamed to `out`."""
+    train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
     try:
         for name in ("annotations", "train", "val"):
             (folder / name).mkdir()

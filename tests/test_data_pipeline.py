@@ -296,7 +296,7 @@ def test_a_bad_image_is_named(folder, tmp_path, loader, kind):
         batches = train_batches(source, size_wh=SIZE, batch_size=4)
     else:
         batches = iter(eval_batches(source, size_wh=SIZE, batch_size=4))
-    with pytest.raises(ValueError, match=r"annotation 100[89].*000004\.jpg.*on_bad='skip'"):
+    with pytest.raises(ValueError, match=r"annotation 100[89].*000004\.jpg.*--verify --on-bad skip"):
         for _ in range(5):
             next(batches)
     if loader == "eval":  # the batches before it came

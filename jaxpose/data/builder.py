@@ -342,7 +342,11 @@ def _image_files(images: Path) -> str:
         for path in (os.path.join(folder, name) for name in sorted(files)):
             with contextlib.suppress(OSError):  # a link to nowhere
                 facts = os.stat(path)
-                digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+                digest.update(
+                    f"{os.path.relpath(path, images)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(
+                        errors="surrogateescape"
+                    )
+                )
     return digest.hexdigest()
 
 

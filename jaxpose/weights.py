@@ -109,7 +109,8 @@ def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None)
       `hidden` as the kernels' shapes say.
 
     Raises:
-      ValueError: no flow, or several and no prefix; missing or misshapen tensors; masks other than the published ones.
+      ValueError: no flow, or several and no prefix; missing or misshapen tensors, or such that are not finite floats;
+        masks other than the published ones, one a coupling.
 
     >>> shapes = {0: (8, 2), 2: (8, 8), 4: (2, 8)}
     >>> state = {f"flow.{n}.0.{j}.weight": np.ones(shape) for n in "st" for j, shape in shapes.items()}
@@ -136,10 +137,11 @@ def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None)
             raise ValueError(f"{name}: expected linear layers at even places only, with an activation between them")
         layer = layers.setdefault(f"{match['net']}{int(match['i'])}_{int(match['j']) // 2}", {})
         layer["kernel" if match["leaf"] == "weight" else "bias"] = tensors[name].T
-    dim = _check_flow(layers)
+    dim, couplings = _check_flow(layers)
+    _check_finite_floats(tensors)
     mask_name = f"{chosen[0]}.mask".removeprefix(".")
     if mask_name in state:
-        _check_masks(_arrays({mask_name: state[mask_name]})[mask_name], dim, name=mask_name)
+        _check_masks(_arrays({mask_name: state[mask_name]})[mask_name], dim, couplings, name=mask_name)
     return {"params": jax.tree.map(jnp.asarray, layers)}
 
 
@@ -275,8 +277,8 @@ def _shape(state: dict[str, np.ndarray], name: str, *, rank: int) -> tuple[int, 
     return state[name].shape
 
 
-def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> int:
-    """Raise unless these are the layers of equal couplings 0 .. n-1; the flow's dimension."""
+def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> tuple[int, int]:
+    """Raise unless these are the layers of equal couplings 0 .. n-1; the flow's dimension and n."""
     index = {tuple(map(int, name[1:].split("_"))) for name in layers}
     couplings, depth = (1 + max(i) for i in zip(*index))
     expected = [f"{net}{i}_{j}" for net in "st" for i in range(couplings) for j in range(depth)]
@@ -295,15 +297,25 @@ def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> int:
         wanted = (widths[j], widths[j + 1]), (widths[j + 1],)
         if shapes != wanted:
             raise ValueError(f"flow {name}: kernel and bias have shapes {shapes}, expected {wanted}")
-    return widths[0]
+    return widths[0], couplings
 
 
-def _check_masks(masks: np.ndarray, dim: int, *, name: str) -> None:
+def _check_finite_floats(tensors: dict[str, np.ndarray]) -> None:
+    if bad := [name for name, value in tensors.items() if not np.issubdtype(value.dtype, np.floating)]:
+        raise ValueError(f"not floating-point: {_listed(bad)}; expected float weights (is the file quantised?)")
+    if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
+        raise ValueError(f"not finite: {_listed(bad)}; expected weights of a training that did not diverge")
+
+
+def _check_masks(masks: np.ndarray, dim: int, couplings: int, *, name: str) -> None:
     from jaxpose.flow import MASKS
 
-    expected = [MASKS[dim][i % 2] for i in range(len(masks))] if masks.ndim else None
+    expected = [MASKS[dim][i % 2] for i in range(couplings)]
     if not np.array_equal(masks, expected):
-        raise ValueError(f"{name} is {masks.tolist()}: expected the published, alternating {expected}")
+        raise ValueError(
+            f"{name} is {masks.tolist()}: expected the published, alternating {expected}, one for each of the "
+            f"{couplings} couplings"
+        )
 
 
 def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -284,6 +284,13 @@ def test_one_of_several_flows():
         (lambda s: s.update({"flow.s.2.4.weight": np.ones((2, 9))}), r"s2_2: kernel .*\(9, 2\).* expected \(\(8, 2\)"),
         (lambda s: s.update({"flow.s.2.1.weight": np.ones((2, 9))}), "even places"),
         (lambda s: s.update({"flow.mask": s["flow.mask"][:, ::-1]}), "expected the published"),
+        (lambda s: s.update({"flow.mask": s["flow.mask"][:4]}), "expected the published.*each of the 6 couplings"),
+        (lambda s: s.update({"flow.mask": np.array(1)}), "flow.mask is 1: expected the published"),
+        (lambda s: s["flow.s.1.2.bias"].fill(np.nan), r"not finite: flow\.s\.1\.2\.bias;"),
+        (
+            lambda s: s.update({"flow.t.0.0.weight": s["flow.t.0.0.weight"].astype(np.int8)}),
+            r"not floating-point: flow\.t\.0\.0\.weight;",
+        ),
         (lambda s: s.clear(), "expected a flow, found none"),
     ],
 )

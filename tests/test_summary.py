@@ -81,6 +81,9 @@ def test_the_table(capsys):
     summary.main(depth=18, size_wh=(48, 64), joints=14, flow_hidden=(8,), flow_layers=2)
     text = capsys.readouterr().out
     assert "11,176,512" in text and f"{512 * 56 + 56:,}" in text and "14 joints" in text
+    columns = {line.split("  ")[0]: line.split()[-4:-1] for line in text.splitlines() if line.count(",") >= 1}
+    # parameters, multiply-adds, plain sums: the pooling of 2 x 2 x 512 numbers is no multiply-add
+    assert columns["head"] == [f"{512 * 56 + 56:,}", f"{512 * 56:,}", f"{512 * 2 * 2:,}"]
 
 
 def test_the_command_line_has_every_flag(capsys):

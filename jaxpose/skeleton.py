@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -50,10 +51,10 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         # Lists (from JSON) become tuples, so that a skeleton can be hashed and compared.
-        object.__setattr__(self, "joints", tuple(self.joints))
+        object.__setattr__(self, "joints", _names(self.joints, f"skeleton {self.name!r}"))
         object.__setattr__(self, "flip_pairs", _pairs(self.flip_pairs, "flip_pairs"))
         object.__setattr__(self, "limbs", _pairs(self.limbs, "limbs"))
-        object.__setattr__(self, "sigmas", tuple(float(s) for s in self.sigmas))
+        object.__setattr__(self, "sigmas", _numbers(self.sigmas, f"skeleton {self.name!r}"))
         object.__setattr__(self, "upper", tuple(int(i) for i in self.upper))
         self._check()
 
@@ -99,8 +100,8 @@ class Skeleton:
         Joint names that are those of a skeleton of this module give that skeleton with everything it knows (published
         CrowdPose files name COCO's 1-based edges for their 14 joints, so their own list cannot be used). For other
         names, left and right are found in the names: ``left_ear``/``right_ear``, ``leftear``/``rightear``,
-        ``l_ear``/``r_ear``, ``ear.L``/``ear.R``, ``lshoulder``/``rshoulder``, ``LEar``/``REar``. A joint without a
-        partner stays itself under a flip.
+        ``l_ear``/``r_ear``, ``ear.L``/``ear.R``, ``LEar``/``REar``; ``lshoulder``/``rshoulder`` where two pairs or more
+        are named so (``lump`` and ``rump`` alone are chance). A joint without a partner stays itself under a flip.
 
         Args:
             category: with ``keypoints`` (K names), and perhaps ``name`` and ``skeleton`` (pairs counted from 1).
@@ -109,21 +110,24 @@ class Skeleton:
                 each other but not with published ones.
 
         Raises:
-            ValueError: no joint names, an edge out of range, a wrong number of sigmas.
+            ValueError: no category, no joint names, an edge out of range, a wrong number of sigmas.
 
         >>> mouse = {"name": "mouse", "keypoints": ["snout", "leftear", "rightear"], "skeleton": [[1, 2], [1, 3]]}
         >>> skeleton = Skeleton.from_coco_category(mouse)
         >>> skeleton.flip_pairs, skeleton.limbs, skeleton.sigmas
         (((1, 2),), ((0, 1), (0, 2)), (0.05, 0.05, 0.05))
         """
+        if not isinstance(category, Mapping):
+            raise ValueError(f"a category is an entry of 'categories' in a COCO file, a dictionary; got {category!r}")
         names = category.get("keypoints")
         if not isinstance(names, Sequence) or isinstance(names, str) or not names:
             raise ValueError(
                 "a COCO keypoint category names its joints in a list 'keypoints'; this category has "
                 + (f"keypoints={names!r}" if "keypoints" in category else f"only the keys {sorted(category)}")
             )
+        names = _names(names, "the category's 'keypoints'")
         known = _known(names)
-        if isinstance(sigmas, (int, float)):
+        if isinstance(sigmas, numbers.Real):
             sigmas = (float(sigmas),) * len(names)
         if known is not None:
             return known if sigmas is None else replace(known, sigmas=sigmas)
@@ -135,15 +139,13 @@ class Skeleton:
             )
         return cls(
             name=str(category.get("name", "skeleton")),
-            joints=tuple(names),
+            joints=names,
             flip_pairs=_left_right_pairs(names),
             limbs=tuple((a - 1, b - 1) for a, b in edges),
             sigmas=(DEFAULT_SIGMA,) * len(names) if sigmas is None else sigmas,
         )
 
     def _check(self) -> None:
-        if not self.joints or not all(isinstance(joint, str) and joint for joint in self.joints):
-            raise ValueError(f"skeleton {self.name!r}: joints must be non-empty names, got {self.joints}")
         repeated = sorted({joint for joint in self.joints if self.joints.count(joint) > 1})
         if repeated:
             raise ValueError(f"skeleton {self.name!r}: joint names must be different, repeated: {repeated}")
@@ -174,28 +176,55 @@ def _pairs(pairs: Sequence[Sequence[int]], what: str) -> tuple[tuple[int, int], 
         raise ValueError(f"{what} must be a list of index pairs, got {pairs!r}") from None
 
 
+def _names(names: Sequence[str], what: str) -> tuple[str, ...]:
+    """As a tuple, if they are names: a string, too, is a sequence of strings."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ValueError(f"{what}: joints must be a list of names, got {names!r}")
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"{what}: joints must be non-empty names, got {names}")
+    return tuple(names)
+
+
+def _numbers(values: Sequence[float], what: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: sigmas must be a list of numbers, one per joint, got {values!r}") from None
+
+
+# How a left joint is marked, the likeliest first.
+MARKED = (
+    r"left|Left|LEFT",  # left_ear, leftear, earLeft
+    r"(?<![A-Za-z])[lL](?![A-Za-z])",  # l_ear, ear.L, L1
+    r"^[lL](?=[A-Z][a-z])",  # LShoulder, lShoulder
+    r"(?<=[a-z0-9])L$",  # earL
+)
+BARE = (r"^[lL](?=[A-Za-z])",)  # lshoulder, but also lump
+
+
 def _left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Index pairs (left, right) whose names differ in left and right only."""
+    pairs = _pairs_marked(names, MARKED, set())
+    bare = _pairs_marked(names, BARE, {joint for pair in pairs for joint in pair})
+    return tuple(sorted(pairs + (bare if len(bare) > 1 else [])))
+
+
+def _pairs_marked(names: Sequence[str], patterns: Sequence[str], taken: set[int]) -> list[tuple[int, int]]:
     index = {name: i for i, name in reversed(list(enumerate(names)))}
-    pairs, taken = [], set()
+    pairs = []
     for left, name in enumerate(names):
-        right = next((index[other] for other in _mirrored(name) if other != name and other in index), None)
+        mirrored = (_mirrored(name, pattern) for pattern in patterns)
+        right = next((index[other] for other in mirrored if other != name and other in index), None)
         if right is not None and not {left, right} & taken:
             pairs.append((left, right))
-            taken |= {left, right}
-    return tuple(pairs)
+            taken = taken | {left, right}
+    return pairs
 
 
-def _mirrored(name: str) -> list[str]:
-    """What the right-hand partner of a left joint may be called, the likeliest first."""
+def _mirrored(name: str, pattern: str) -> str:
+    """What the right-hand partner of a left joint is called."""
     words = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
-    patterns = [
-        r"left|Left|LEFT",  # left_ear, leftear, earLeft
-        r"(?<![A-Za-z])[lL](?![A-Za-z])",  # l_ear, ear.L, L1
-        r"^[lL](?=[A-Za-z])",  # lshoulder, LShoulder
-        r"(?<=[a-z0-9])L$",  # earL
-    ]
-    return [re.sub(pattern, lambda match: words[match.group()], name, count=1) for pattern in patterns]
+    return re.sub(pattern, lambda match: words[match.group()], name, count=1)
 
 
 COCO17 = Skeleton(

@@ -118,9 +118,8 @@ def test_the_real_mouse_file(data_dir):
         ("ear_l_1", "ear_r_1"),
         ("front-l-paw", "front-r-paw"),
         ("L1", "R1"),
-        ("lshoulder", "rshoulder"),
         ("LShoulder", "RShoulder"),
-        ("Lsho", "Rsho"),
+        ("lShoulder", "rShoulder"),
         ("earL", "earR"),
         ("left eye", "right eye"),
     ],
@@ -130,6 +129,19 @@ def test_left_and_right_are_found_in_names(left, right):
         skeleton = Skeleton.from_coco_category({"keypoints": names})
         assert skeleton.joints[skeleton.flip_index[names.index(left)]] == right
         assert skeleton.flip_index[names.index("nose")] == names.index("nose")
+
+
+@pytest.mark.parametrize("names", [["lsho", "rsho", "lhip", "rhip"], ["Lsho", "Rsho", "Lhip", "Rhip"]])
+def test_a_bare_prefix_counts_where_it_is_no_chance(names):
+    assert Skeleton.from_coco_category({"keypoints": [*names, "nose"]}).flip_pairs == ((0, 1), (2, 3))
+    assert Skeleton.from_coco_category({"keypoints": ["lump", "rump"]}).flip_pairs == ()
+    marked = ["lump", "left_ear", "right_ear", "rump"]
+    assert Skeleton.from_coco_category({"keypoints": marked}).flip_pairs == ((1, 2),)
+
+
+@pytest.mark.parametrize("sigma", [1, np.float32(0.05), np.float64(0.05), np.int64(1)])
+def test_one_sigma_of_any_number_type(sigma):
+    assert Skeleton.from_coco_category(MOUSE, sigmas=sigma).sigmas == (float(sigma),) * 4
 
 
 @pytest.mark.parametrize(
@@ -145,6 +157,11 @@ def test_joints_without_a_partner_stay(names):
         (dict(joints=("a", "b", "a")), r"repeated: \['a'\]"),
         (dict(joints=()), "non-empty"),
         (dict(joints=("a", "", "c")), "non-empty"),
+        (dict(joints=("a", 1, "c")), "non-empty"),
+        (dict(joints="abc"), "list of names, got 'abc'"),
+        (dict(joints=3), "list of names, got 3"),
+        (dict(sigmas=0.1), "list of numbers, one per joint, got 0.1"),
+        (dict(sigmas=(0.1, None, 0.1)), "list of numbers"),
         (dict(sigmas=(0.1, 0.1)), "3 joints, 2 sigmas"),
         (dict(sigmas=(0.1, 0.1, 0.0)), "positive"),
         (dict(sigmas=(0.1, 0.1, float("nan"))), "finite"),
@@ -168,6 +185,11 @@ def test_bad_skeletons_are_named(changes, words):
         ({"keypoints": []}, r"keypoints=\[\]"),
         ({"keypoints": "nose"}, "nose"),
         ({"keypoints": ["a", "a"]}, "repeated"),
+        ({"keypoints": [1, 2, 3]}, r"'keypoints': joints must be non-empty names, got \[1, 2, 3\]"),
+        ({"keypoints": ["a", None]}, "non-empty names"),
+        ({"keypoints": 3}, "keypoints=3"),
+        ({"keypoints": ["a", "b"], "skeleton": 5}, "index pairs"),
+        (["nose"], r"a dictionary; got \['nose'\]"),
         ({"keypoints": ["a", "b"], "skeleton": [[0, 1]]}, r"from 1 to 2.*\[0, 1\]"),
         ({"keypoints": ["a", "b"], "skeleton": [[1, 3]]}, r"\[1, 3\]"),
     ],

@@ -164,7 +164,7 @@ def train_one(row: Row, config: Config, data: dict[str, Any], seed: int, name: s
     return {"row": name, "seed": seed, "seconds": time.perf_counter() - started, "curve": curve, **curve[-1]}
 
 
-def measure(predict_fn, task: tasks.Task, variables, config: Config, data, mesh) -> dict[str, float]:
+def measure(predict_fn, task: tasks.Task, variables, config: Config, data, mesh) -> dict[str, Any]:
     """The numbers of one row on the held-out people."""
     val = data["val"]
     predictions = predict_in_memory(predict_fn, variables, val["image"], config.batch_size, mesh)
@@ -195,9 +195,12 @@ def measure(predict_fn, task: tasks.Task, variables, config: Config, data, mesh)
     }
     if np.ptp(predictions["confidence"]) > 0:
         numbers["pearson"] = float(pearson(predictions["confidence"].mean(-1), similarity))
-    model = tasks.predictive_density(task.config, variables)
-    if model is not None:
-        numbers |= density_numbers(model, predictions, val, where, config)
+    try:
+        model = tasks.predictive_density(task.config, variables)
+        if model is not None:
+            numbers |= density_numbers(model, predictions, val, where, config)
+    except ValueError as error:  # a density that quadrature cannot hold is a finding, not the end of the table
+        numbers["density_error"] = str(error)
     return numbers
 
 

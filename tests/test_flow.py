@@ -1,5 +1,6 @@
 """RealNVP against the released flows, its own inverse, its Jacobian and its integral."""
 
+import functools
 import math
 
 import distrax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpose import density, flow
+from jaxpose.losses import base_log_prob
 from tests import golden_flow
 
 TABLE_6 = {(64, 64): 53_784, (128, 128): 205_848, (256, 256): 804_888, (32,) * 4: 39_960, (64,) * 4: 153_624}
@@ -240,3 +242,27 @@ def test_log_normalizer_converges_for_the_released_flows(golden, base, file, pre
 def test_log_normalizer_checks_its_grid(options, message):
     with pytest.raises(ValueError, match=message):
         flow.log_normalizer(lambda x: x.sum(-1), "laplace", **options)
+
+
+@pytest.mark.parametrize("base", ["laplace", "gaussian"])
+def test_log_s_over_the_latent_is_that_over_the_plane(base):
+    net = flow.RealNVP()
+    for seed in range(3):
+        variables = net.init(jax.random.key(seed), jnp.zeros((1, 2)))
+        forward = functools.partial(net.apply, variables, method="forward")
+        plane = density.log_normalizer(lambda e, v=variables: net.apply(v, e, method="log_prob"), base, bound=20.0)
+        for points, tolerance in ((48, 5e-3), (200, 1e-3)):  # Q's kink, across which the nodes go, is what limits it
+            latent = flow.log_normalizer_latent(forward, base, points=points)
+            np.testing.assert_allclose(latent, plane, atol=tolerance)
+
+
+def test_a_narrow_flow_cannot_hide_between_the_nodes_of_the_latent():
+    """G = N(m, 1e-6 I) between the nodes of the plane: there log s looks like 100 and more; it is -log Q(m)."""
+    m, r = jnp.array([0.3, -0.2]), 1e-3
+
+    def log_g(e):
+        return -0.5 * jnp.square((e - m) / r).sum(-1) - jnp.log(2 * jnp.pi * r**2)
+
+    truth = -base_log_prob(m, base="laplace").sum()
+    np.testing.assert_allclose(flow.log_normalizer_latent(lambda z: m + r * z, "laplace"), truth, atol=1e-3)
+    assert abs(flow.log_normalizer(log_g, "laplace") - truth) > 1

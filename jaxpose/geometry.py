@@ -12,7 +12,7 @@ Convention
 
 Every function takes leading batch dimensions. NumPy (or plain Python) in gives NumPy out, without touching JAX: this is
 what the input pipeline calls per sample. A JAX array or tracer among the inputs gives a JAX array. The two compute the
-same formula in the promoted dtype, float32 at least. Shapes are checked always; values (box sizes, singular matrices)
+same formula in the promoted dtype, float32 at least. Shapes are checked always; values (box sizes, angles, matrices)
 only on the host, where there are values to look at.
 """
 
@@ -67,7 +67,8 @@ def box_to_affine(
         ``(..., 2, 3)``.
 
     Raises:
-        ValueError: a wrong shape; on the host also a box that is not finite or has no positive size.
+        ValueError: a wrong shape or padding; on the host also a box that is not finite or has no positive size, an angle
+            that is not finite, a scale that is not positive.
 
     Source: the affine of Xiao et al. 2018 (Simple Baselines), shared by HRNet, RLE and mmpose. Those codes build it
     from three point pairs in float32; only the width of the fitted box enters: both axes are scaled by the same f.
@@ -79,9 +80,12 @@ def box_to_affine(
     _check_last(box, 4, "box_xywh", "(..., 4): x, y, w, h")
     _check_number_or_batch(rotation, box.shape[:-1], "rotation", "box_xywh")
     _check_number_or_batch(scale, box.shape[:-1], "scale", "box_xywh")
+    if not isinstance(padding, jax.core.Tracer):
+        _check_positive(np.asarray(padding), "padding")
     if xp is np:
         _check_boxes(box)
-        _check_positive(padding * scale, "padding * scale")
+        _check_positive(scale, "scale")
+        _check_finite(rotation, "rotation")
     width, height = _plain_size(size_wh)
     x, y, w, h = _columns(box)
     source_width = xp.maximum(w, h * (width / height)) * (padding * scale)
@@ -111,7 +115,9 @@ def center_to_affine(center_xy: Array, source_width: Array, size_wh: Sequence[in
     _check_number_or_batch(source_width, center.shape[:-1], "source_width", "center_xy")
     _check_number_or_batch(rotation, center.shape[:-1], "rotation", "center_xy")
     if xp is np:
+        _check_finite(center, "center_xy")
         _check_positive(source_width, "source_width")
+        _check_finite(rotation, "rotation")
     width, height = _plain_size(size_wh)
     x, y = _columns(center)
     return _affine(xp, x, y, source_width, width, height, rotation)
@@ -128,12 +134,15 @@ def apply_affine(affine: Array, xy: Array) -> Array:
     Returns:
         Points of the shape of `xy`.
 
+    Raises:
+        ValueError: a wrong shape; on the host also a matrix that is not finite (points may be: NaN gives NaN).
+
     >>> apply_affine(np.array([[2.0, 0, 1], [0, 2, 0]]), np.array([[0.0, 0.0], [3.0, 4.0]]))
     array([[1., 0.],
            [7., 8.]])
     """
     xp, affine, xy = _as_float(affine, xy)
-    _check_affine(affine)
+    _check_affine(affine, xp)
     _check_last(xy, 2, "xy", "(..., 2): x, y")
     batch = affine.shape[:-2]
     if xy.shape[: len(batch)] != batch or len(batch) > xy.ndim - 1:
@@ -156,13 +165,13 @@ def invert_affine(affine: Array) -> Array:
         ``(..., 2, 3)``.
 
     Raises:
-        ValueError: a wrong shape; on the host also a singular matrix.
+        ValueError: a wrong shape; on the host also a matrix that is singular or not finite.
 
     >>> invert_affine(np.array([[2.0, 0, 1], [0, 2, 4]])) @ (1, 4, 1)
     array([0., 0.])
     """
     xp, affine = _as_float(affine)
-    _check_affine(affine)
+    _check_affine(affine, xp)
     a, b, tx, c, d, ty = (affine[..., i, j] for i in (0, 1) for j in (0, 1, 2))
     determinant = a * d - b * c
     if xp is np and not np.all(determinant != 0):
@@ -187,7 +196,7 @@ def flip_affine(affine: Array, *, width: Array) -> Array:
     array([99.,  7.])
     """
     xp, affine, width = _as_float(affine, width)
-    _check_affine(affine)
+    _check_affine(affine, xp)
     _check_number_or_batch(width, affine.shape[:-2], "width", "affine")
     a, b, tx, c, d, ty = (affine[..., i, j] for i in (0, 1) for j in (0, 1, 2))
     return _matrix(xp, -a, b, tx + a * (width - 1), -c, d, ty + c * (width - 1))
@@ -391,6 +400,8 @@ def _as_float(first: Array, *others: Array) -> tuple:
     for other in others:  # Python numbers and integers do not widen
         if hasattr(other, "dtype") and xp.issubdtype(other.dtype, xp.floating):
             dtype = xp.promote_types(dtype, other.dtype)
+    if xp is jnp:
+        dtype = jax.dtypes.canonicalize_dtype(dtype)  # float64 of the host only where JAX has it
     if not others:
         return xp, xp.asarray(first, dtype=dtype)
     return xp, *(xp.asarray(a, dtype=dtype) for a in (first, *others))
@@ -424,9 +435,11 @@ def _check_last(array: Array, length: int, name: str, expected: str) -> None:
         raise ValueError(f"{name} must be {expected}, got shape {array.shape}")
 
 
-def _check_affine(affine: Array) -> None:
+def _check_affine(affine: Array, xp: ModuleType) -> None:
     if affine.ndim < 2 or affine.shape[-2:] != (2, 3):
         raise ValueError(f"affine must be (..., 2, 3), got shape {affine.shape}")
+    if xp is np:
+        _check_finite(affine, "affine")
 
 
 def _check_number_or_batch(array: Array, batch: tuple[int, ...], name: str, other: str) -> None:
@@ -435,8 +448,13 @@ def _check_number_or_batch(array: Array, batch: tuple[int, ...], name: str, othe
 
 
 def _check_positive(value: np.ndarray, name: str) -> None:
-    if not np.all(value > 0):
-        raise ValueError(f"{name} must be positive, got {_shown(value)}")
+    if not (np.all(value > 0) and np.isfinite(value).all()):
+        raise ValueError(f"{name} must be positive and finite, got {_shown(value)}")
+
+
+def _check_finite(value: np.ndarray, name: str) -> None:
+    if not np.isfinite(value).all():
+        raise ValueError(f"{name} must be finite, got {_shown(value)}")
 
 
 def _check_boxes(box: np.ndarray) -> None:

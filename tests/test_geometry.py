@@ -260,6 +260,15 @@ def test_bad_boxes_do_not_raise_under_jit():
     assert jax.jit(lambda box: geometry.box_to_affine(box, SIZE))(jnp.zeros(4)).shape == (2, 3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_device_affine_takes_host_points_of_float64():
+    affine, xy = np.array([[2.0, 0, 1], [0, 2, 0]]), np.ones((3, 2))
+    for pair in ((jnp.asarray(affine, jnp.float32), xy), (affine, jnp.asarray(xy, jnp.float32))):
+        assert geometry.apply_affine(*pair).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert geometry.apply_affine(jnp.asarray(affine, jnp.float32), xy).dtype == jnp.float64
+
+
 def test_single_host_items_are_fast():
     """Called per sample by the input pipeline: 20 us here; the bound leaves room for a busy machine."""
     box = np.array([10.0, 20.0, 30.0, 40.0])
@@ -281,7 +290,19 @@ def test_single_host_items_are_fast():
         (lambda: geometry.box_to_affine((0, 0, 4, 5), (192, 0)), "positive"),
         (lambda: geometry.box_to_affine((0, 0, 4, 5), SIZE, scale=0.0), "scale"),
         (lambda: geometry.box_to_affine(np.ones((2, 4)), SIZE, rotation=np.ones((2, 1))), r"rotation.*\(2, 1\)"),
+        (
+            lambda: geometry.box_to_affine((0, 0, 4, 5), SIZE, scale=np.inf),
+            "scale must be positive and finite, got inf",
+        ),
+        (lambda: geometry.box_to_affine((0, 0, 4, 5), SIZE, rotation=np.nan), "rotation must be finite, got nan"),
+        (lambda: geometry.box_to_affine((0, 0, 4, 5), SIZE, padding=-1.0, scale=-1.0), "padding must be positive"),
+        (lambda: geometry.box_to_affine(jnp.ones(4), SIZE, padding=-1.0), "padding must be positive"),
         (lambda: geometry.center_to_affine((0, 0), -1.0, SIZE), "source_width"),
+        (lambda: geometry.center_to_affine((0, 0), 1.0, SIZE, rotation=np.inf), "rotation must be finite"),
+        (lambda: geometry.center_to_affine((0, np.nan), 1.0, SIZE), "center_xy must be finite"),
+        (lambda: geometry.apply_affine(np.full((2, 3), np.nan), np.ones((4, 2))), "affine must be finite"),
+        (lambda: geometry.invert_affine(np.full((2, 3), np.inf)), "affine must be finite"),
+        (lambda: geometry.flip_affine(np.full((2, 3), np.nan), width=4), "affine must be finite"),
         (lambda: geometry.apply_affine(np.ones((3, 2)), np.ones((4, 2))), r"affine.*\(3, 2\)"),
         (lambda: geometry.apply_affine(np.ones((3, 2, 3)), np.ones((4, 5, 2))), r"\(3, 2, 3\).*\(4, 5, 2\)"),
         (lambda: geometry.apply_affine(np.ones((3, 1, 2, 3)), np.ones((3, 5, 2))), r"\(3, 1, 2, 3\).*\(3, 5, 2\)"),

@@ -1,7 +1,7 @@
 """How far predicted joints are from labelled ones: OKS, PCK, PCKh, EPE, AUC, MPJPE and their like.
 
 NumPy in, NumPy out; JAX is not needed (its arrays are accepted and read). All take leading batch dimensions, ``where``
-is a mask of joints that count, and what it leaves out never matters, NaN included. Rates and areas under curves are
+is a mask of joints that count (neither 0 nor NaN), and what it leaves out never matters, NaN included. Rates and areas under curves are
 fractions in [0, 1], distances are in the unit of the coordinates. `Mean` carries a sum and a count, so that parts of a
 data set merge by addition.
 """
@@ -176,9 +176,14 @@ def auc(
     Returns:
         A fraction, -1 where nothing is labelled. Source: mmpose's AUC.
 
+    Raises:
+        ValueError: wrong shapes, or no threshold.
+
     >>> auc(np.zeros((1, 1, 2)), np.array([[[10.0, 0.0]]]), norm=20.0)
     0.45
     """
+    if num_thresholds < 1:
+        raise ValueError(f"num_thresholds={num_thresholds}: expected 1 or more")
     normed, where = _normed_distance(pred, target, norm, where)
     return float(np.mean([_rates(normed < i / num_thresholds, where).mean for i in range(num_thresholds)]))
 
@@ -230,7 +235,7 @@ def pckh(
     head_size: ArrayLike,
     threshold: float = 0.5,
     where: ArrayLike | None = None,
-    exclude: Sequence[int] = (6, 7),
+    exclude: Sequence[int] | None = None,
     inclusive: bool = True,
 ) -> JointRates:
     """PCKh: the share of joints within ``threshold`` head sizes.
@@ -240,7 +245,8 @@ def pckh(
         head_size: ``(N,)`` (`head_size`).
         threshold: in head sizes.
         where: ``(N, K)`` bool or None.
-        exclude: joints that the mean leaves out: MPII's pelvis and thorax.
+        exclude: joints that the mean leaves out. None: MPII's pelvis and thorax, 6 and 7, of 16 joints (in MPII's order:
+            pass your own for another), and no joint of any other number.
         inclusive: whether a distance of exactly the threshold is a hit: True as MPII's evaluation, False as mmpose.
 
     Returns:
@@ -255,7 +261,12 @@ def pckh(
     normed, where = _normed_distance(pred, target, head_size, where)
     hit = normed <= threshold if inclusive else normed < threshold
     rates = _rates(hit, where)
-    kept = [k for k in range(where.shape[-1]) if k not in exclude]
+    num_joints = where.shape[-1]
+    if exclude is None:
+        exclude = (6, 7) if num_joints == 16 else ()
+    if outside := [k for k in exclude if not 0 <= k < num_joints]:
+        raise ValueError(f"exclude holds {outside}, expected joints of 0..{num_joints - 1}")
+    kept = [k for k in range(num_joints) if k not in exclude]
     labelled = where[:, kept].sum()
     return rates._replace(mean=float((hit & where)[:, kept].sum() / labelled) if labelled else -1.0)
 
@@ -266,7 +277,7 @@ def pckh_auc(
     *,
     head_size: ArrayLike,
     where: ArrayLike | None = None,
-    exclude: Sequence[int] = (6, 7),
+    exclude: Sequence[int] | None = None,
 ) -> float:
     """The mean of `pckh` over the 51 thresholds 0, 0.01, ..., 0.5; arguments as there.
 
@@ -290,6 +301,9 @@ def mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None,
     Returns:
         ``(...)``; 0 for a pose without any joint that counts.
 
+    Raises:
+        ValueError: wrong shapes, a root that is no joint or that `where` leaves out.
+
     Source: protocol 1 of Human3.6M.
 
     >>> float(mpjpe([[0.0, 0, 0], [0, 0, 1]], [[1.0, 0, 0], [1, 0, 4]], root=0))
@@ -297,6 +311,8 @@ def mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None,
     """
     pred, target, where = _joints(pred, target, where)
     if root is not None:
+        if not 0 <= root < pred.shape[-2]:
+            raise ValueError(f"root={root}: expected a joint of 0..{pred.shape[-2] - 1}, or None")
         if not where[..., root].all():
             raise ValueError(f"the root joint {root} must count in every pose, but `where` leaves it out of some")
         pred, target = (p - p[..., root : root + 1, :] for p in (pred, target))
@@ -358,6 +374,9 @@ def procrustes_align(
     Returns:
         ``(..., K, D)``; joints that ``where`` leaves out come back as 0.
 
+    Raises:
+        ValueError: wrong shapes, or a joint that counts and is not finite: it would move all the others.
+
     Source: Umeyama 1991: with ``U S V^T`` the singular value decomposition of the covariance, ``R = V U^T``, the last
     axis reflected where det R < 0.
 
@@ -370,6 +389,10 @@ def procrustes_align(
     weight = where[..., None].astype(pred.dtype)
     count = np.maximum(weight.sum(axis=-2, keepdims=True), 1)
     pred, target = (np.where(where[..., None], p, 0.0) for p in (pred, target))
+    for name, pose in (("prediction", pred), ("target", target)):
+        if not np.isfinite(pose).all():
+            index = np.argwhere(~np.isfinite(pose))[0].tolist()
+            raise ValueError(f"{name}{index} is not finite: leave such joints out with `where`")
     pred_mean, target_mean = (p.sum(axis=-2, keepdims=True) / count for p in (pred, target))
     p, t = (pred - pred_mean) * weight, (target - target_mean) * weight
     u, s, vt = np.linalg.svd(p.swapaxes(-1, -2) @ t)
@@ -413,7 +436,7 @@ def _mask(where: ArrayLike | None, shape: tuple[int, ...], name: str) -> np.ndar
     where = np.asarray(where)
     if where.shape != shape:
         raise ValueError(f"where must be {shape} as {name}, got {where.shape}")
-    return where.astype(bool)
+    return (where > 0) | (where < 0)  # NaN masks
 
 
 def _joints(pred: ArrayLike, target: ArrayLike, where: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -263,6 +263,22 @@ def test_thresholds_strict_or_inclusive():
     assert metrics.pck(pred, target, norm=1.0, threshold=0.5).mean == 0
 
 
+def test_only_mpii_leaves_joints_out_of_pckh():
+    """Joints 6 and 7 are pelvis and thorax of MPII's 16; of COCO's 17 they are an elbow and a shoulder."""
+    for num_joints, expected in ((16, 1.0), (17, 15 / 17)):
+        pred, target = np.zeros((1, num_joints, 2)), np.zeros((1, num_joints, 2))
+        target[:, 6:8] = 100
+        assert metrics.pckh(pred, target, head_size=10.0).mean == pytest.approx(expected)
+        assert metrics.pckh(pred, target, head_size=10.0, exclude=()).mean == pytest.approx(1 - 2 / num_joints)
+        assert metrics.pckh_auc(pred, target, head_size=10.0) == pytest.approx(expected)
+
+
+def test_a_mask_of_nan_masks():
+    pred, target = np.zeros((1, 3, 2)), np.ones((1, 3, 2))
+    assert Mean.from_values([1.0, 5.0], where=[1.0, np.nan]) == Mean(1.0, 1.0)
+    np.testing.assert_array_equal(metrics.distance(pred, target, where=[[np.nan, 0, 1]]) > 0, [[False, False, True]])
+
+
 def test_a_norm_of_zero_drops_the_person():
     pred, target = np.array([[[0.0, 0.0]], [[9.0, 0.0]]]), np.zeros((2, 1, 2))
     rates = metrics.pck(pred, target, norm=np.array([1.0, 0.0]), threshold=0.5)
@@ -306,6 +322,12 @@ JOINTS = np.ones((4, 17, 2))
         (lambda: metrics.pearson(np.ones(4), np.ones((4, 1))), r"\(4,\) and \(4, 1\)"),
         (lambda: Mean.from_values(np.ones(4), where=np.ones((4, 1))), r"\(4,\).*\(4, 1\)"),
         (lambda: metrics.mpjpe(JOINTS, JOINTS, where=np.zeros((4, 17)), root=0), "root joint 0"),
+        (lambda: metrics.mpjpe(JOINTS, JOINTS, root=17), r"root=17: expected a joint of 0\.\.16"),
+        (lambda: metrics.mpjpe(JOINTS, JOINTS, root=-1), "root=-1"),
+        (lambda: metrics.auc(JOINTS, JOINTS, num_thresholds=0), "num_thresholds=0"),
+        (lambda: metrics.pckh(JOINTS, JOINTS, head_size=1.0, exclude=(17,)), r"exclude holds \[17\]"),
+        (lambda: metrics.pa_mpjpe(JOINTS * np.nan, JOINTS), r"prediction\[0, 0, 0\] is not finite.*`where`"),
+        (lambda: metrics.pa_mpjpe(JOINTS, JOINTS * np.inf), r"target\[0, 0, 0\] is not finite"),
     ],
 )
 def test_bad_input_is_named(call, words):

@@ -88,11 +88,12 @@ class RealNVP(nn.Module):
 
     def log_prob(self, x: jax.Array) -> jax.Array:
         """log G(x): (..., dim) -> (...), in nats."""
-        return self._distribution(self._check(x).dtype).log_prob(self._check(x))
+        x = self._check(x)
+        return self._distribution(x.dtype).log_prob(x)
 
     def sample(self, key: jax.Array, shape: int | tuple[int, ...] = ()) -> jax.Array:
-        """Draws from G: shape + (dim,)."""
-        return self._distribution(jnp.float32).sample(seed=key, sample_shape=shape)
+        """Draws from G: shape + (dim,), in the dtype of the parameters, float32 at least."""
+        return self._distribution(self._dtype(jnp.float32)).sample(seed=key, sample_shape=shape)
 
     def forward(self, z: jax.Array) -> jax.Array:
         """Latent to data, (..., dim)."""
@@ -108,7 +109,10 @@ class RealNVP(nn.Module):
         x = jnp.asarray(x)
         if x.shape[-1:] != (self.dim,):
             raise ValueError(f"got shape {x.shape}, expected (..., {self.dim}): the flow has dim={self.dim}")
-        return x.astype(jnp.result_type(x, jnp.float32, *jax.tree.leaves(self.nets)))
+        return x.astype(self._dtype(x))
+
+    def _dtype(self, given) -> jnp.dtype:
+        return jnp.result_type(given, jnp.float32, *jax.tree.leaves(self.nets))
 
     def _couplings(self, dtype) -> _Couplings:
         stacked = {kind: _stack(nets, dtype) for kind, nets in self.nets.items()}
@@ -215,13 +219,13 @@ def log_normalizer(
       base: the density Q.
       bound: half the side of the square; [-5, 5] is the paper's.
       points: nodes on each axis: points^dim evaluations of the flow.
-      dim: 2 or 3.
+      dim: 1, 2 or 3.
 
     Returns:
       A scalar in nats.
 
     Raises:
-      ValueError: an unknown base, a bound that is not positive, or fewer than 2 points.
+      ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
 
     >>> normal = lambda x: -0.5 * (x**2).sum(-1) - 1.837877
     >>> round(log_normalizer(normal, "gaussian").item(), 4)  # 1 / integral of N(0, 1)^2 is 2 sqrt(pi) each axis

@@ -1,0 +1,71 @@
+"""The README's commands have the flags that exist, and its code runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import ablation_rle, coco_rle, runner
+from jaxpose import cli
+from jaxpose.evaluation import __main__ as evaluation
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+# Commands stand alone on a line of a block, or in backticks.
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip()
+        for line in re.findall(r"^(?:python -m|jaxpose) .*$", README, re.M)
+        + re.findall(r"`((?:python -m|jaxpose) [^`]*)`", README)
+    }
+)
+
+
+def code(first_words: str) -> str:
+    """The Python block that starts with these words."""
+    [block] = [b for b in re.findall(r"```python\n(.*?)```", README, re.S) if b.startswith(first_words)]
+    return block
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command, monkeypatch, capsys):
+    module, *flags = shlex.split(command.removeprefix("python -m "))
+    flags = ["2" if flag == "N" else "1" if flag == "I" else flag for flag in flags]
+    match module:
+        case "experiments.coco_rle":
+            if "--eval-only" in flags:  # names a run that has to exist
+                at = flags.index("--eval-only")
+                del flags[at : at + 2]
+            flags = [flag for flag in flags if flag != "--help"]
+            runner.parse(coco_rle.PRESETS, name="coco_rle", default="tiny", description="", argv=flags)
+        case "experiments.ablation_rle":
+            assert set(flags[flags.index("--rows") + 1 :] if "--rows" in flags else []) <= set(ablation_rle.ROWS)
+        case "jaxpose":
+            with pytest.raises(SystemExit) as stop:
+                cli.main([flags[0], "--help"])
+            assert stop.value.code == 0
+            known = capsys.readouterr().out
+            assert all(flag in known for flag in flags if flag.startswith("--"))
+        case "jaxpose.evaluation":
+            parameters = evaluation.main.__kwdefaults__
+            assert all(flag[2:].replace("-", "_") in parameters for flag in flags if flag.startswith("--"))
+        case "experiments.sigma_collapse" | "benchmarks.step_throughput" | "benchmarks.loss_throughput":
+            pass
+        case "benchmarks.input_throughput":
+            pass
+        case _:
+            pytest.fail(f"no test knows {module}")
+
+
+def test_a_loss_in_your_own_model():
+    names: dict = {}
+    exec(code("import jax, jax.numpy"), names)
+    mu, target = (jax.random.normal(jax.random.key(i), (3, 17, 2)) for i in range(2))
+    sigma, visible = jnp.full((3, 17, 2), 0.3), jnp.arange(17) < jnp.array([[17], [5], [0]])
+    value, gradient = jax.value_and_grad(names["loss"])(mu, sigma, target, visible, names["flow_variables"])
+    assert np.isfinite(value) and (np.asarray(gradient)[2] == 0).all() and (np.asarray(gradient)[0] != 0).all()

@@ -52,7 +52,7 @@ class Model:
       variant: the variant of `losses.rle` the flow was trained with: the released codes' sees -e.
       log_normalizer: log s if the model was trained with it, at the accuracy of a density (`log_normalizer` of this
         module); None if it was trained without.
-      dim: 2 or 3, number of coordinates of a joint.
+      dim: 1, 2 or 3, number of coordinates of a joint.
 
     Raises:
       ValueError: neither a flow nor a base, an unknown base or variant, or log s where no base is.
@@ -158,19 +158,21 @@ def log_normalizer(
       log_g: (..., dim) -> (...) log density.
       base: the density Q.
       bound: half the side of the box.
-      points: nodes on each axis; 400 in 2D, 80 in 3D.
-      dim: number of coordinates.
+      points: nodes on each axis; 400 in 1D and 2D, 80 in 3D.
+      dim: number of coordinates: 1, 2 or 3.
 
     Returns:
       A scalar in nats.
 
     Raises:
-      ValueError: an unknown base, a bound that is not positive, or fewer than 2 points.
+      ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
 
     >>> flat = lambda e: jnp.zeros(e.shape[:-1])
     >>> round(abs(log_normalizer(flat, "laplace", points=40).item()), 4)
     0.0
     """
+    if dim not in POINTS:  # a grid of points^dim
+        raise ValueError(f"dim={dim}: a joint has {min(POINTS)} to {max(POINTS)} coordinates")
     axis = _halves(bound, POINTS[dim] if points is None else points)
     nodes, log_weights = _product_rule([axis] * dim)
     nodes = jnp.asarray(nodes, jnp.result_type(float))

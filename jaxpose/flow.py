@@ -243,9 +243,10 @@ def log_normalizer_latent(
 ) -> jax.Array:
     """log s of equation 16 as an expectation over the flow's latent: -log E[Q(f(z))], z standard normal.
 
-    The same integral as `log_normalizer`, over the plane instead of a square, with Gauss-Hermite nodes that move with the
-    flow. This is the one to train with: nodes that stay in the plane of e can be learned around, and were, by a flow that
-    became narrower than their gaps; the likelihood then looked larger than it was.
+    The same integral as `log_normalizer`, over the plane instead of a square, with equal cells of the latent, |z| <= 4.5
+    (7e-6 of a coordinate lies beyond), so that the nodes move with the flow. This is the one to train with: nodes that
+    stay in the plane of e can be learned around, and were, by a flow that became narrower than their gaps; the likelihood
+    then looked larger than it was.
 
     Args:
       forward: f, latent (..., dim) -> errors (..., dim), `net.apply(variables, z, method="forward")`.
@@ -259,7 +260,8 @@ def log_normalizer_latent(
     >>> round(log_normalizer_latent(lambda z: z, "gaussian").item(), 4)  # as above
     2.531
     """
-    x, w = np.polynomial.hermite_e.hermegauss(points)
+    x = np.linspace(-4.5, 4.5, points)
+    w = np.exp(-0.5 * x**2)
     nodes = jnp.asarray(np.stack(np.meshgrid(*[x] * dim, indexing="ij"), -1).reshape(-1, dim), jnp.result_type(float))
     log_w = functools.reduce(np.add.outer, [np.log(w / w.sum())] * dim).ravel()
     log_q = base_log_prob(forward(nodes), base=base).sum(-1)

@@ -171,6 +171,16 @@ def test_dtypes(net2d):
     assert net.apply(variables, jnp.zeros((3, 2), jnp.bfloat16)).dtype == jnp.float32
     with jax.enable_x64(True):
         assert net.apply(variables, jnp.zeros((3, 2), jnp.float64)).dtype == jnp.float64
+        assert net.apply(variables, jax.random.key(0), 3, method="sample").dtype == jnp.float32
+        wide = jax.tree.map(lambda p: p.astype(jnp.float64), variables)
+        assert net.apply(wide, jax.random.key(0), 3, method="sample").dtype == jnp.float64
+
+
+def test_the_input_is_checked_once(net2d, monkeypatch):
+    calls, check = [], flow.RealNVP._check
+    monkeypatch.setattr(flow.RealNVP, "_check", lambda self, x: calls.append(x.shape) or check(self, x))
+    net2d[0].apply(net2d[1], jnp.zeros((3, 2)), method="log_prob")
+    assert calls == [(3, 2)]
 
 
 def test_any_batch_shape_and_vmap_agree(net2d):
@@ -238,10 +248,14 @@ def test_log_normalizer_converges_for_the_released_flows(golden, base, file, pre
     assert abs(flow.log_normalizer(log_g, base) - fine) < 0.01
 
 
-@pytest.mark.parametrize("options, message", [({"bound": 0.0}, "bound=0.0"), ({"points": 1}, "points=1")])
-def test_log_normalizer_checks_its_grid(options, message):
+@pytest.mark.parametrize("log_normalizer", [flow.log_normalizer, density.log_normalizer])
+@pytest.mark.parametrize(
+    "options, message",
+    [({"bound": 0.0}, "bound=0.0"), ({"points": 1}, "points=1"), ({"dim": 4}, "dim=4"), ({"dim": 0}, "dim=0")],
+)
+def test_log_normalizer_checks_its_grid(log_normalizer, options, message):
     with pytest.raises(ValueError, match=message):
-        flow.log_normalizer(lambda x: x.sum(-1), "laplace", **options)
+        log_normalizer(lambda x: x.sum(-1), "laplace", **options)
 
 
 @pytest.mark.parametrize("base", ["laplace", "gaussian"])

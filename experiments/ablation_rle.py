@@ -142,7 +142,7 @@ def train_one(row: Row, config: Config, data: dict[str, Any], seed: int, name: s
     )
     task = tasks.regression(net, skeleton=data["skeleton"], size_wh=config.size_wh, likelihood=row.likelihood)
     schedule = train.multi_step(
-        config.learning_rate, boundaries=[int(config.steps * 0.75), int(config.steps * 0.92)], warmup_steps=100
+        config.learning_rate, boundaries=sorted({int(config.steps * 0.75), int(config.steps * 0.92)}), warmup_steps=100
     )
     tx = train.optimizer(schedule, clip_norm=row.clip_norm)
     mesh = parallel.make_mesh()

@@ -284,7 +284,7 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
         rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
     schedule = train.multi_step(
         rate,
-        boundaries=[round(m * steps_per_epoch / config.accumulate) for m in config.milestones],
+        boundaries=sorted({round(m * steps_per_epoch / config.accumulate) for m in config.milestones}),
         warmup_steps=config.warmup_steps,
     )
     tx = train.optimizer(schedule, clip_norm=config.clip_norm, accumulate=config.accumulate)

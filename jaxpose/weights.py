@@ -1,13 +1,16 @@
 """PyTorch state dicts -> variables of the nets and of the flow.
 
 A layout is the naming that a code base saves under. Every tensor is accounted for: one that is missing, left over or of
-another shape is an error. Convolutions (out, in, h, w) become (h, w, in, out), linear layers (out, in) become (in, out).
+another shape is an error. Convolutions (out, in, h, w) become (h, w, in, out), linear layers (out, in) become (in, out),
+transposed convolutions (in, out, h, w) the kernels of `nets.deconv.Deconv`, (h, w, out, in).
 
     layout          names                                          net
     "resnet"        torchvision's; its classifier fc is dropped    ResNet: features (B, H/32, W/32, C)
     "rle_official"  preact.*, fc_coord.*, fc_sigma.*, flow*.*      PoseRegressor: mu, sigma (B, K, D)
     "rle_mmpose"    backbone.*, head.fc.*, head.loss_module.*;     PoseRegressor: mu, sigma (B, K, 2)
                     0.x: keypoint_head.fc.*, keypoint_head.loss.*
+    "simple_baseline", "hrnet"                  the authors'       HeatmapNet: heatmaps (B, H/4, W/4, K)
+    "simple_baseline_mmpose", "hrnet_mmpose"    backbone.*, head.* (0.x: keypoint_head.*)
 
 The flow of a pose model takes no part in prediction: `from_torch` passes over it, `flow_from_torch` reads it.
 """
@@ -25,15 +28,21 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.resnet import STAGES
 
-Layout = Literal["resnet", "rle_official", "rle_mmpose"]
+Layout = Literal[
+    "resnet", "rle_official", "rle_mmpose", "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose"
+]
 WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 TORCH_AT_LEAST = (2, 10)
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Modules of ours whose numbers are levels of the published names: layer1_0, stage2_0, fuse_layers_0_1_0.
+NUMBERED = re.compile(
+    r"\b(?P<name>layer\d|stage\d|transition\d|branches|fuse_layers|deconv_layers)(?P<levels>(?:_\d+)+)(?=\.)"
+)
 FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j>\d+)\.(?P<leaf>weight|bias)")
 NOT_PREDICTING = {  # tensors of a layout that prediction does not need
     "resnet": re.compile(r"fc\.(weight|bias)"),
@@ -73,12 +82,13 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
     if layout not in get_args(Layout):
         raise ValueError(f"layout={layout!r}: expected one of {', '.join(map(repr, get_args(Layout)))}")
     state = _arrays(_unwrap(state_dict))
-    if layout == "rle_mmpose":
+    if layout.endswith("_mmpose"):
         state = {re.sub(r"^keypoint_head\.", "head.", name): value for name, value in state.items()}
     state = {
         name: value
         for name, value in state.items()
-        if not name.endswith("num_batches_tracked") and not NOT_PREDICTING[layout].fullmatch(name)
+        if not name.endswith("num_batches_tracked")
+        and not (layout in NOT_PREDICTING and NOT_PREDICTING[layout].fullmatch(name))
     }
     match layout:
         case "resnet":
@@ -87,6 +97,12 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
             net, names = _rle_official(state)
         case "rle_mmpose":
             net, names = _rle_mmpose(state), {}
+        case "simple_baseline" | "hrnet":
+            net = _heatmap_net(state, layout, backbone="", head="")
+            names = {"backbone.": ""}
+        case "simple_baseline_mmpose" | "hrnet_mmpose":
+            net = _heatmap_net(state, layout.removesuffix("_mmpose"), backbone="backbone.", head="head.")
+            names = {"deconv_layers.": "head.deconv_layers.", "final_layer.": "head.final_layer."}
     variables = _fill(net, state, names, layout)
     if layout == "rle_mmpose":
         bias = variables["params"]["head"]["fc"]["bias"]
@@ -196,7 +212,7 @@ def torch_tensors(
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         dotted = ".".join((*path[1:-1], LEAVES[path[-1]]))
         dotted = dotted.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
-        dotted = re.sub(r"\b(layer\d)_", r"\1.", dotted)
+        dotted = NUMBERED.sub(lambda match: match["name"] + match["levels"].replace("_", "."), dotted)
         for ours, theirs in (names or {}).items():
             if dotted.startswith(ours):
                 dotted = theirs + dotted.removeprefix(ours)
@@ -225,10 +241,9 @@ def _fill(net: nn.Module, state: dict[str, np.ndarray], names: dict[str, str], l
     problems = {"missing": shapes.keys() - state.keys(), "left over": state.keys() - shapes.keys(), "shape": wrong}
     if any(problems.values()):
         found = "; ".join(f"{what}: {_listed(which)}" for what, which in problems.items() if which)
-        resnet = getattr(net, "backbone", net)
-        raise ValueError(
-            f"state dict of layout={layout!r}, read as ResNet-{resnet.depth} of width {resnet.width}: {found}"
-        )
+        backbone = getattr(net, "backbone", net)
+        kind = f"ResNet-{backbone.depth}" if isinstance(backbone, ResNet) else "HRNet"
+        raise ValueError(f"state dict of layout={layout!r}, read as {kind} of width {backbone.width}: {found}")
     flat = {path: jnp.asarray(_from_torch_order(state[name])) for name, (path, _) in tensors.items()}
     return traverse_util.unflatten_dict(flat)
 
@@ -260,6 +275,16 @@ def _rle_official(state: dict[str, np.ndarray]) -> tuple[PoseRegressor, dict[str
 def _rle_mmpose(state: dict[str, np.ndarray]) -> PoseRegressor:
     rows = _shape(state, "head.fc.weight", rank=2)[0]
     return PoseRegressor(_resnet(state, "backbone."), RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear"))
+
+
+def _heatmap_net(state: dict[str, np.ndarray], kind: str, *, backbone: str, head: str) -> HeatmapNet:
+    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    if kind == "hrnet":
+        return HeatmapNet(HRNet(_shape(state, f"{backbone}transition1.0.0.weight", rank=4)[0]), joints, deconvs=())
+    deconvs = []
+    while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
+        deconvs.append(_shape(state, name, rank=4)[1])
+    return HeatmapNet(_resnet(state, backbone), joints, deconvs=tuple(deconvs))
 
 
 def _joints(rows: int, each: int, name: str) -> int:

@@ -59,7 +59,9 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     assert evaluated["AP"] == pytest.approx(best["AP"], abs=1e-9)
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert line["AP"] == pytest.approx(best["AP"], abs=1e-9)
-    assert Path(line["results"]) == out / "results" / f"eval_{line['checkpoint_step']}_val.json", "in the run that it evaluates"
+    assert Path(line["results"]) == out / "results" / f"eval_{line['checkpoint_step']}_val.json", (
+        "in the run that it evaluates"
+    )
     results = json.loads(Path(line["results"]).read_text())
     assert results and {"image_id", "category_id", "keypoints", "score"} <= set(results[0])
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets.deconv import deconvolve
 from jaxpose.nets.heads import unit
 from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, max_pool
 
@@ -229,3 +230,52 @@ def test_initial_weights():
 def test_errors_name_what_was_given(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_deconvolution_is_the_transpose_of_the_convolution():
+    """<y, deconv(x)> = <conv(y), x>, with the 4x4 convolution of stride 2 and padding 1 that has the same kernel."""
+    x, y, kernel = normal(2, 5, 4, 3), normal(2, 10, 8, 6, seed=2), normal(4, 4, 6, 3, seed=3)
+    down = jax.lax.conv_general_dilated(
+        y, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )  # fmt: skip
+    np.testing.assert_allclose((y * deconvolve(x, kernel)).sum(), (down * x).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("net", "count"),
+    [
+        (HeatmapNet(ResNet(50), 17), 33_999_697),
+        (HeatmapNet(HRNet(32), 17, deconvs=()), 28_536_113),
+        (HeatmapNet(HRNet(48), 17, deconvs=()), 63_595_745),
+    ],
+)
+def test_published_parameter_counts_of_heatmap_nets(net, count):
+    maps, variables = shapes(net, (64, 96))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+    assert maps.shape == (2, 16, 24, 17)
+
+
+def test_hrnet_takes_sizes_that_32_divides():
+    with pytest.raises(ValueError, match=r"\(1, 48, 64, 3\): HRNet takes"):
+        HRNet(width=4).init(KEY, jnp.zeros((1, 48, 64, 3)))
+
+
+def test_a_heatmap_net_has_finite_gradients_and_moves_its_statistics():
+    class Stem(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return BatchNorm()(convolve(x, jnp.ones((3, 3, 3, 4)) * 0.1, stride=2), train=train)
+
+    net = HeatmapNet(Stem(), 3, deconvs=(4, 5))
+    x = normal(2, 8, 6, 3)
+    variables = net.init(KEY, x)
+
+    @jax.jit
+    def loss(params):
+        maps, updated = net.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")
+        return jnp.square(maps - 1).mean(), updated["batch_stats"]
+
+    gradient, statistics = jax.grad(loss, has_aux=True)(variables["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), statistics, variables["batch_stats"])
+    assert all(jax.tree.leaves(moved))

@@ -138,6 +138,36 @@ def test_a_backbone_matches_in_double_precision(golden, golden_json):
         compare_backbone("resnet18", golden, golden_json, np.float64, 1e-10)
 
 
+HEATMAP_NETS = {"simplebaseline_res50": "simple_baseline", "hrnet_w32": "hrnet", "hrnet_w48": "hrnet"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEATMAP_NETS)
+def test_heatmap_nets_match_the_reference(name, golden, golden_json):
+    reference, expected = golden_json("backbones"), golden("backbones")
+    if name not in reference["models"]:
+        pytest.skip(f"{name} is not in tests/golden: needs --golden DIR")
+    model, layout = reference["models"][name], HEATMAP_NETS[name]
+    state = sine_weights(reference, model)
+    net, variables = weights.from_torch(state, layout=layout)
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == model["n_params"]
+    maps = np.asarray(jax.jit(net.apply)(variables, sine_image()))[0].transpose(2, 0, 1)
+    assert maps.shape == (17, 64, 48)
+    scale = np.abs(expected[f"{name}.out0_chan_mean"]).max() + expected[f"{name}.out0_chan_std"].max()
+    np.testing.assert_allclose(maps.mean((1, 2)), expected[f"{name}.out0_chan_mean"].ravel(), atol=1e-4 * scale)
+    np.testing.assert_allclose(maps.std((1, 2)), expected[f"{name}.out0_chan_std"].ravel(), atol=1e-4 * scale)
+    assert maps.reshape(17, -1).argmax(1).tolist() == expected[f"{name}.out0_argmax"].ravel().tolist()
+    if expected.full or f"{name}.out0_sub" in expected:
+        want = expected[f"{name}.out0_sub"].reshape(17, 32, 24)
+        np.testing.assert_allclose(maps[:, ::2, ::2], want, atol=1e-4 * np.abs(want).max())
+
+    # mmpose saves the same tensors under other names.
+    is_head = ("deconv_layers.", "final_layer.")
+    renamed = {("keypoint_head." if k.startswith(is_head) else "backbone.") + k: v for k, v in state.items()}
+    _, again = weights.from_torch({"state_dict": renamed}, layout=f"{layout}_mmpose")
+    jax.tree.map(np.testing.assert_array_equal, variables, again)
+
+
 @pytest.mark.parametrize("x64", [True, False])
 def test_the_official_head_matches_the_reference(golden, x64):
     g = golden("rle_official")
@@ -221,8 +251,8 @@ def test_half_precision_becomes_float32():
 
 
 def test_unknown_layout():
-    with pytest.raises(ValueError, match="'hrnet'.*'resnet', 'rle_official', 'rle_mmpose'"):
-        weights.from_torch({}, layout="hrnet")
+    with pytest.raises(ValueError, match="'swahr'.*'resnet', 'rle_official', 'rle_mmpose'"):
+        weights.from_torch({}, layout="swahr")
 
 
 @pytest.mark.parametrize(

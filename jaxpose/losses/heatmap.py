@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxpose.losses._inputs import as_float
+from jaxpose.losses._inputs import as_float, nonzero
 
 Array = jax.typing.ArrayLike
 
@@ -20,7 +20,7 @@ def _maps(where: Array | None, **maps: Array) -> tuple[jax.Array, jax.Array, jax
     if first.shape != second.shape or first.ndim < 3:
         shown = ", ".join(f"{name} {jnp.shape(value)}" for name, value in maps.items())
         raise ValueError(f"expected two equal shapes (..., h, w, K), got {shown}")
-    keep = _per_joint(jnp.ones(_joints(first), bool) if where is None else where, first, name="where") != 0
+    keep = nonzero(_per_joint(jnp.ones(_joints(first), bool) if where is None else where, first, name="where"))
     return jnp.where(keep, first, 0), jnp.where(keep, second, 0), keep
 
 

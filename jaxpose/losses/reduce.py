@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxpose.losses._inputs import as_float
+from jaxpose.losses._inputs import as_float, nonzero
 
 
 def mean(values: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = None) -> jax.Array:
@@ -36,6 +36,6 @@ def mean(values: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = N
         raise ValueError(
             f"where has shape {where.shape}, expected {values.shape} or {values.shape[:-1]} for values {values.shape}"
         )
-    keep = (where != 0) if where.ndim == values.ndim else (where != 0)[..., None]
+    keep = nonzero(where) if where.ndim == values.ndim else nonzero(where)[..., None]
     keep = jnp.broadcast_to(keep, values.shape)
     return jnp.where(keep, values, 0).sum() / jnp.maximum(keep.sum(), 1)

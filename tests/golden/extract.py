@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+MODELS = ("resnet18", "resnet50", "simplebaseline_res50", "hrnet_w32")
 # file -> which of its arrays are kept; nothing that holds a photograph or a COCO annotation
 ARRAYS = {
     "rle_official": lambda key: True,
     "rle_mmpose": lambda key: True,
     "eval": lambda key: not key.startswith("coco_"),
     "affine": lambda key: key.startswith(("gen_", "syn_")),
-    "integral": lambda key: not key.endswith("_dhm") and "_dlogits_f32" not in key,
+    "integral": lambda key: not key.endswith("_dhm") and "_dlogits_f32" not in key and "l2_dlogits" not in key,
     "heatmap_targets": lambda key: (
-        not key.startswith(("mmpose_unbiased_sigma", "dec_hm", "mmpose_udp_sigma3_t", "mse_w0_g"))
+        not key.startswith(("mmpose_unbiased_sigma", "dec_hm", "mmpose_udp_sigma3_t", "mse", "ohkm"))
     ),
-    "backbones": lambda key: key.startswith(("resnet18", "resnet50")),
+    "backbones": lambda key: key.startswith(MODELS) and not key.endswith("out0_sub"),
 }
-MODELS = ("resnet18", "resnet50")
 
 
 def main(source: Path) -> None:

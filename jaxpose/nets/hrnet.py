@@ -1,0 +1,119 @@
+"""HRNet (Sun 2019): parallel branches at strides 4 to 32 that exchange their features, and keep stride 4 to the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype
+from jaxpose.nets.resnet import Block, check_images
+
+MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
+BLOCKS = 4  # a branch of a module
+
+
+class HRNet(nn.Module):
+    """Images (B, H, W, 3), H and W multiples of 32 -> features (B, H / 4, W / 4, width).
+
+    Branch b has width 2^b channels at stride 4 2^b. Parameter names follow the authors' code: conv1, conv2, layer1_{i},
+    transition{s}_..., stage{s}_{module} / branches_{b}_{i}, fuse_layers_{to}_{from}_...
+
+    Attributes:
+      width: 32 or 48 in the published nets.
+      dtype, batch_groups: as for `ResNet`.
+
+    >>> net = HRNet(width=4)
+    >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3))).shape
+    (1, 16, 8, 4)
+    """
+
+    width: int = 32
+    dtype: Any = jnp.float32
+    batch_groups: int = 1
+
+    def __post_init__(self):
+        if self.width < 1 or self.batch_groups < 1:
+            raise ValueError(f"width={self.width}, batch_groups={self.batch_groups}: expected positive numbers")
+        super().__post_init__()
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the feature map."""
+        return self.width
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        check_images(images)
+        if images.shape[1] % 32 or images.shape[2] % 32:
+            raise ValueError(f"images have shape {images.shape}: HRNet takes heights and widths that 32 divides")
+        unit = Unit(self, train)
+        x = images.astype(compute_dtype(self.dtype, images))
+        for i in (1, 2):
+            x = nn.relu(unit(x, 64, 3, 2, conv=f"conv{i}", bn=f"bn{i}"))
+        for i in range(4):
+            x = Block(64, 1, True, self.dtype, self.batch_groups, name=f"layer1_{i}")(x, train=train)
+
+        branches = [nn.relu(unit(x, self.width, 3, conv="transition1_0_0", bn="transition1_0_1"))]
+        deepest = x
+        for stage, modules in enumerate(MODULES, start=2):
+            b = stage - 1  # the new branch
+            name = f"transition{b}_{b}_0"
+            branches.append(nn.relu(unit(deepest, self.width * 2**b, 3, 2, conv=f"{name}_0", bn=f"{name}_1")))
+            for m in range(modules):
+                last = stage == 4 and m == modules - 1
+                exchange = Exchange(
+                    1 if last else len(branches), self.dtype, self.batch_groups, name=f"stage{stage}_{m}"
+                )
+                branches = exchange(branches, train=train)
+            deepest = branches[-1]
+        return branches[0]
+
+
+class Exchange(nn.Module):
+    """Four basic blocks on every branch, then every output is the sum of all branches, brought to its stride."""
+
+    outputs: int
+    dtype: Any
+    batch_groups: int
+
+    @nn.compact
+    def __call__(self, branches: list[jax.Array], *, train: bool) -> list[jax.Array]:
+        unit = Unit(self, train)
+        after = []
+        for b, x in enumerate(branches):
+            for i in range(BLOCKS):
+                block = Block(x.shape[-1], 1, False, self.dtype, self.batch_groups, name=f"branches_{b}_{i}")
+                x = block(x, train=train)
+            after.append(x)
+        return [
+            nn.relu(sum(self.bring(unit, x, source, target, after) for source, x in enumerate(after)))
+            for target in range(self.outputs)
+        ]
+
+    def bring(self, unit: Unit, x: jax.Array, source: int, target: int, branches: list[jax.Array]) -> jax.Array:
+        """Branch `source` at the stride and with the channels of branch `target`."""
+        name, channels = f"fuse_layers_{target}_{source}", branches[target].shape[-1]
+        if source > target:  # up: 1x1, then the nearest pixel
+            x = unit(x, channels, 1, conv=f"{name}_0", bn=f"{name}_1")
+            for axis in (1, 2):
+                x = jnp.repeat(x, 2 ** (source - target), axis)
+        for k in range(target - source):  # down: 3x3 with stride 2, again and again
+            last = k == target - source - 1
+            x = unit(x, channels if last else x.shape[-1], 3, 2, conv=f"{name}_{k}_0", bn=f"{name}_{k}_1")
+            x = x if last else nn.relu(x)
+        return x
+
+
+class Unit:
+    """Convolution and batch normalisation under two names of the module that is being called."""
+
+    def __init__(self, module: Any, train: bool):
+        self.module, self.train = module, train
+
+    def __call__(self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str) -> jax.Array:
+        dtype = self.module.dtype
+        x = Conv(features, size, stride, dtype=dtype, name=conv)(x)
+        return BatchNorm(self.module.batch_groups, dtype=dtype, name=bn)(x, train=self.train)

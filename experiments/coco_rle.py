@@ -60,7 +60,7 @@ class Config(runner.RunConfig):
 PRESETS = {
     # Embedded data, two CPU cores, minutes.
     "tiny": Config(
-        depth=18, width=16, size_wh=(48, 64), batch_size=32, epochs=45, milestones=(33, 41), learning_rate=3e-3,
+        depth=18, width=16, size_wh=(72, 96), batch_size=32, epochs=45, milestones=(33, 41), learning_rate=3e-3,
         warmup_steps=200, eval_every=15, sigma_bias=-1.0, clip_norm=10.0, ema=0.998, augment="light",
     ),
     "official": Config(),

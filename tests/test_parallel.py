@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,8 +19,8 @@ from jaxpose import parallel
 SCRIPT = Path(__file__).with_name("some_devices.py")
 
 
-def run(out: Path, *options: object, processes: int = 1) -> list[dict]:
-    """What each of the processes wrote. Into files: Gloo prints to stdout as well, at any time."""
+def run(out: Path, *options: object, processes: int = 1) -> Callable[[], list[dict]]:
+    """Start the processes; the result waits for them and reads what each wrote (Gloo prints to stdout at any time)."""
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes] if processes > 1 else []
     files = [out.with_suffix(f".{i}.json") for i in range(processes)]
@@ -30,10 +31,14 @@ def run(out: Path, *options: object, processes: int = 1) -> list[dict]:
         subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
         for command in commands
     ]
-    for process in started:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors[-3000:]
-    return [json.loads(file.read_text()) for file in files]
+
+    def wait() -> list[dict]:
+        for process in started:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors[-3000:]
+        return [json.loads(file.read_text()) for file in files]
+
+    return wait
 
 
 def free_port() -> int:
@@ -46,9 +51,9 @@ def free_port() -> int:
 @pytest.mark.parametrize(("x64", "steps", "tolerance"), [(False, 10, 1e-5), (True, 100, 1e-8)])
 def test_eight_devices_and_two_processes_give_the_losses_of_one_device(tmp_path, x64, steps, tolerance):
     options = ["--steps", steps, *(["--x64"] if x64 else [])]
-    [one] = run(tmp_path / "one", "--devices", 1, *options)
-    [eight] = run(tmp_path / "eight", "--devices", 8, *options)
-    two = run(tmp_path / "two", "--devices", 2, *options, processes=2)
+    together = run(tmp_path / "one", "--devices", 1, *options), run(tmp_path / "eight", "--devices", 8, *options)
+    [one], [eight] = (wait() for wait in together)
+    two = run(tmp_path / "two", "--devices", 2, *options, processes=2)()
     assert (one["devices"], eight["devices"], two[0]["devices"]) == (1, 8, 4)
     assert len(one["losses"]) == steps and len(set(one["losses"])) == steps
     for other in (eight, *two):

@@ -1,7 +1,8 @@
 """Where the golden numbers and the small real data come from.
 
 Without options the tests read `tests/golden` (at most 2 MB, no photographs, no COCO annotations) and skip what needs more.
-With `--golden DIR` / `--data DIR` the full comparison runs, and an incomplete folder fails instead of skipping.
+With `--golden=DIR --data=DIR` the full comparison runs, and an incomplete folder fails instead of skipping. (With a space in place
+of the equals sign pytest takes DIR for the folder of the tests, unless `tests jaxpose` stands before it.)
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what the full comparison has to run again: `pytest -m reference --golden DIR --data DIR`."""
+    """Mark what the full comparison has to run again: `pytest -m reference --golden=DIR --data=DIR`."""
     for item in items:
         if {"golden", "golden_json", "golden_path", "data_dir"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("reference")

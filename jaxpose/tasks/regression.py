@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose import density, geometry, losses
-from jaxpose.flow import RealNVP, log_normalizer_latent
+from jaxpose.flow import RealNVP, log_normalizer, log_normalizer_latent
 from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import PREPROCESS, Batch, PyTree, Task
@@ -92,7 +92,12 @@ def per_joint_loss(
             return losses.gaussian_nll(mu, sigma, z, where=where).sum(-1) - jnp.where(where, logdet, 0.0)
     log_prob = partial(flow, method="log_prob")
     base = likelihood.base if likelihood.loss == "rle" else None
-    log_s = log_normalizer_latent(partial(flow, method="forward"), likelihood.base) if likelihood.log_s else 0.0
+    log_s = 0.0
+    if likelihood.log_s:
+        # A flow narrower than the gaps between the nodes of the plane hides from them, one wider than those of the latent
+        # from the others, and a training finds either; the larger integral, that is the smaller log s, is the true one.
+        plane = log_normalizer(log_prob, likelihood.base)
+        log_s = jnp.minimum(plane, log_normalizer_latent(partial(flow, method="forward"), likelihood.base))
     return losses.rle(
         mu, sigma, target, log_prob, base=base, variant=likelihood.variant, log_normalizer=log_s, where=where
     )

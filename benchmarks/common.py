@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 
+PAUSE_S = 0.2
+
+
 def seconds(f: Callable[[], object]) -> float:
     """Wall-clock seconds of one call. `f` must block until its result is there."""
     start = time.perf_counter()
@@ -23,8 +26,8 @@ def seconds(f: Callable[[], object]) -> float:
 def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1, settle: int = 0) -> list[list[float]]:
     """Times every function `repeats` times, taking turns, so that a busy machine slows them all alike.
 
-    Every turn starts with `settle` untimed calls: a step follows a step of its own kind in real use, not one of a rival
-    whose threads still spin and whose data fills the caches.
+    Every turn starts with a pause and `settle` untimed calls: a step follows a step of its own kind in real use, not one
+    of a rival whose threads keep a core busy for a while and whose data fills the caches.
 
     >>> a, b = interleave(lambda: None, lambda: None, repeats=3)
     >>> len(a), len(b)
@@ -36,6 +39,8 @@ def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1, 
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for f, record in zip(functions, times, strict=True):
+            if settle:
+                time.sleep(PAUSE_S)
             for _ in range(settle):
                 f()
             record.append(seconds(f))

@@ -11,7 +11,6 @@ measured. Prints one JSON line a side, and the ratio in ours (above 1: we are fa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,11 +20,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from benchmarks.common import ratio, report, seconds
+from benchmarks.common import interleave, ratio, report
 from jaxpose import losses
 from jaxpose.flow import RealNVP, log_normalizer
-
-PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -77,20 +74,8 @@ class Loss:
 
 
 def draws(options: Options) -> int:
-    """Inputs of one side: two a turn, and the turn that warms up."""
+    """Inputs of one side: two a turn, and two to warm up."""
     return 2 * (options.repeats + 1)
-
-
-def take_turns(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(repeats + 1):
-        for side, call in sides.items():
-            time.sleep(PAUSE_S)
-            call()
-            elapsed = seconds(call)
-            if turn:
-                times[side].append(elapsed)
-    return times
 
 
 def main(options: Options) -> list[dict]:
@@ -101,7 +86,8 @@ def main(options: Options) -> list[dict]:
         sides["torch"] = torch_rle.Loss(
             batch=options.batch, joints=options.joints, draws=draws(options), seed=options.seed
         )
-    times = take_turns(sides, options.repeats)
+    turns = interleave(*sides.values(), repeats=options.repeats, warmup=2, settle=1)
+    times = dict(zip(sides, turns, strict=True))
     lines = []
     for side, values in times.items():
         fields = {"side": side, "batch": options.batch, "joints": options.joints}

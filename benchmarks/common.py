@@ -12,7 +12,6 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-
 PAUSE_S = 0.2
 
 

@@ -4,8 +4,8 @@
   python -m experiments.ablation_rle --rows l1 rle --seeds 0 1 --steps 500
 
 Runs go into `runs.jsonl` as they end; the same command again trains only what is missing there. So processes may share
-the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`): one core a process is twice as fast here as one
-process on two cores, and a last call without flags prints the table.
+the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`), and a last call without
+flags prints the table.
 
 Every row is trained on the same data with the same net, schedule and number of steps; a seed changes the synthetic
 people, the initialisation and the order of the batches. Crops are cut once and kept in memory, `copies` differently

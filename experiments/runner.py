@@ -29,7 +29,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
-PICTURES = ("plots/curves.png", "plots/predictions.png")  # drawn first, drawn last
+LAST_PICTURE = "plots/predictions.png"  # drawn last: where it is, all are
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -343,7 +343,7 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
                 clock = time.perf_counter()
         bar.close()
     # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
-    if start == total and jax.process_count() == 1 and config.plots and not (config.out / PICTURES[-1]).exists():
+    if start == total and jax.process_count() == 1 and config.plots and not (config.out / LAST_PICTURE).exists():
         predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
     if config.plots and jax.process_index() == 0 and predictions is not None:
         draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())

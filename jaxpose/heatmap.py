@@ -362,7 +362,7 @@ def soft_argmax(
       ndim: 2 or 3.
       compensate: the second form.
       floor: the compensation is exact while 1 - r, the share of the softmax held by the bump, is at least this; for a
-        Gaussian bump 1 - r is about 2 pi sigma^2 expm1(beta) / beta / N while beta is small. Larger: calmer gradients
+        Gaussian bump of height 1 it is about 2 pi sigma^2 beta / N while beta is small. Larger: calmer gradients
         on nearly flat maps.
 
     Returns:

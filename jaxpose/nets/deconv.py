@@ -19,7 +19,7 @@ class Deconv(nn.Module):
 
     y[2 i + a - 1] += W[a] x[i] along each axis. An output pixel of even index meets two inputs, x[j - 1] with W[3] and
     x[j] with W[1]; one of odd index x[j] with W[2] and x[j + 1] with W[0]. So this is one 2x2 convolution to 4 O channels
-    and a rearrangement, which XLA's CPU backend differentiates many times as fast.
+    and a rearrangement, and so is its gradient.
 
     The kernel is (4, 4, O, I), the published (I, O, 4, 4) turned as every other kernel is.
     """

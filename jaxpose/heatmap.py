@@ -167,6 +167,28 @@ def disc(xy: Array, size_hw: tuple[int, int], *, radius: float) -> jax.Array:
     return (jnp.square(dy)[..., :, None, :] + jnp.square(dx)[..., None, :, :] <= radius**2).astype(xy.dtype)
 
 
+def normalized(maps: Array) -> jax.Array:
+    """Every map divided by its sum + 1e-24: the distribution that a softmax is compared with (mmpose's DSNT and IPR).
+
+    Args:
+      maps: (..., h, w, K), non-negative, such as `gaussian` gives.
+
+    Returns:
+      (..., h, w, K); an empty map stays empty. The gradient is finite there too (the sum is then held constant).
+
+    Raises:
+      ValueError: a wrong shape.
+
+    >>> normalized(jnp.array([[[1.0, 0.0], [3.0, 0.0]]])).tolist()
+    [[[0.25, 0.0], [0.75, 0.0]]]
+    """
+    maps = _maps(maps)
+    total = maps.sum((-3, -2), keepdims=True)
+    # 1 / sum^2 of the derivative leaves float32 where the sum is next to nothing.
+    total = jnp.where(total > 1e-12, total, jax.lax.stop_gradient(total))
+    return maps / (total + 1e-24)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Decoding
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,6 +356,31 @@ def udp(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
 # Soft-argmax and its bias
 # ---------------------------------------------------------------------------------------------------------------------
 
+
+def softmax(logits: Array, *, beta: float = 1.0) -> jax.Array:
+    """softmax(beta H) over the pixels of a map: the distribution whose mean plain `soft_argmax` returns.
+
+    Args:
+      logits: H, (..., h, w, K); beta: inverse temperature, positive.
+
+    Returns:
+      (..., h, w, K), float32 at least; every map sums to 1.
+
+    Raises:
+      ValueError: a wrong shape or beta.
+
+    >>> softmax(jnp.log(jnp.array([[[1.0], [3.0]]]))).round(2).tolist()
+    [[[0.25], [0.75]]]
+    """
+    _check_beta(beta)
+    return jax.nn.softmax(beta * _maps(logits, name="logits"), axis=(-3, -2))
+
+
+def _check_beta(beta: float) -> None:
+    if not beta > 0:
+        raise ValueError(f"beta={beta}: expected a positive number")
+
+
 FLOOR = 1e-4
 """The share of the softmax that a bump must hold for its compensation to be exact; see `soft_argmax`."""
 
@@ -377,8 +424,7 @@ def soft_argmax(
     """
     if ndim not in (2, 3):
         raise ValueError(f"ndim={ndim}: expected 2 or 3")
-    if not beta > 0:
-        raise ValueError(f"beta={beta}: expected a positive number")
+    _check_beta(beta)
     if not 0 < floor < 1:
         raise ValueError(f"floor={floor}: expected a number between 0 and 1")
     logits = _maps(logits, axes=ndim + 1, name="logits")

@@ -71,6 +71,19 @@ def test_one_hot_and_disc():
     assert heatmap.disc(jnp.array([[8.0, 8.0]]), (17, 17), radius=5.0).sum() == 81  # Gauss's circle problem, r = 5
 
 
+def test_normalized_and_softmax_are_distributions_with_finite_gradients():
+    target = heatmap.gaussian(jnp.array([[3.0, 4.0], [-99.0, 4.0], [-15.0, 4.0]]), (9, 8), sigma=2.0, method="unbiased")
+    found = heatmap.normalized(target)
+    np.testing.assert_allclose(found.sum((0, 1)), [1, 0, 1], rtol=1e-5)  # the third is a far tail: 1e-20, all the same
+    softmax = heatmap.softmax(1e4 * target.astype(jnp.bfloat16), beta=10.0)
+    assert softmax.dtype == jnp.float32
+    np.testing.assert_allclose(softmax.sum((0, 1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(heatmap.softmax(jnp.log(found[..., :1])), found[..., :1], atol=1e-7)
+    for f in (heatmap.normalized, heatmap.softmax):
+        gradient = jax.grad(lambda m, f=f: (f(m) ** 2).sum())(target)
+        assert np.isfinite(gradient).all()
+
+
 # --- decoders --------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +346,9 @@ def test_flip_of_maps_is_the_flip_of_joints(golden):
         (lambda: heatmap.argmax(jnp.zeros((4, 4))), r"maps has shape \(4, 4\)"),
         (lambda: heatmap.argmax(jnp.zeros((4, 4, 1)), border="udp"), "border='udp'"),
         (lambda: heatmap.blur(jnp.zeros((4, 4, 1)), kernel=4), "kernel=4"),
+        (lambda: heatmap.normalized(jnp.zeros((4, 4))), r"maps has shape \(4, 4\)"),
+        (lambda: heatmap.softmax(jnp.zeros((4, 4, 1)), beta=-1.0), "beta=-1.0"),
+        (lambda: heatmap.softmax(jnp.zeros((4, 4))), r"logits has shape \(4, 4\)"),
         (lambda: heatmap.soft_argmax(jnp.zeros((4, 4, 1)), ndim=3), r"logits has shape \(4, 4, 1\)"),
         (lambda: heatmap.soft_argmax(jnp.zeros((4, 4, 1)), beta=0.0), "beta=0.0"),
         (lambda: heatmap.soft_argmax(jnp.zeros((4, 4, 1)), floor=0.0), "floor=0.0"),

@@ -10,12 +10,15 @@ from typing import Any
 from flax import linen as nn
 
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import IMAGENET, PREPROCESS, RLE_OFFICIAL, Preprocess, Task
-from jaxpose.tasks.regression import Likelihood, build_net, predictive_density, regression
+from jaxpose.tasks.base import IMAGENET, PREPROCESS, RLE_OFFICIAL, SIMPLE_BASELINE, Preprocess, Task
+from jaxpose.tasks.describe import build
+from jaxpose.tasks.heatmap import JointLoss, Readout, heatmaps
+from jaxpose.tasks.regression import Likelihood, predictive_density, regression
+from jaxpose.tasks.supervision import MapLoss
 
 __all__ = [
-    "IMAGENET", "PREPROCESS", "RLE_OFFICIAL", "Likelihood", "Preprocess", "Task",
-    "from_config", "predictive_density", "regression",
+    "IMAGENET", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "JointLoss", "Likelihood", "MapLoss", "Preprocess",
+    "Readout", "Task", "from_config", "heatmaps", "predictive_density", "regression",
 ]  # fmt: skip
 
 
@@ -27,22 +30,26 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> Task
       net: the net, where it is not one that this package ships (its config is then None).
 
     Raises:
-      ValueError: for an unknown family, or a missing net.
+      ValueError: for an unknown family, a missing field, or a missing net.
     """
-    match config:
-        case {"family": "regression"}:
-            fields = ("net", "skeleton", "size_wh", "likelihood", "preprocess", "outside")
-            missing = [name for name in fields if name not in config]
-            if missing:
-                raise ValueError(f"the task's config lacks {', '.join(missing)}: it holds {', '.join(config)}")
-            if net is None and config["net"] is None:
-                raise ValueError("this checkpoint was trained with a net of your own: pass it as net=")
-            return regression(
-                build_net(config["net"]) if net is None else net,
-                skeleton=Skeleton.from_dict(config["skeleton"]),
-                size_wh=tuple(config["size_wh"]),
-                likelihood=Likelihood(**config["likelihood"]),
-                preprocess=config["preprocess"],
-                outside=config["outside"],
-            )
-    raise ValueError(f"unknown task family {config.get('family')!r}: expected 'regression'")
+    match config.get("family"):
+        case "regression":
+            family, settings = regression, {"likelihood": Likelihood, "auxiliary": MapLoss}
+            plain = ("preprocess", "outside")
+        case "heatmaps":
+            family, settings = heatmaps, {"maps": MapLoss, "joints": JointLoss, "read": Readout}
+            plain = ("preprocess",)
+        case other:
+            raise ValueError(f"unknown task family {other!r}: expected 'regression' or 'heatmaps'")
+    missing = [name for name in ("net", "skeleton", "size_wh", *settings, *plain) if name not in config]
+    if missing:
+        raise ValueError(f"the task's config lacks {', '.join(missing)}: it holds {', '.join(config)}")
+    if net is None and config["net"] is None:
+        raise ValueError("this checkpoint was trained with a net of your own: pass it as net=")
+    return family(
+        build(config["net"]) if net is None else net,
+        skeleton=Skeleton.from_dict(config["skeleton"]),
+        size_wh=tuple(config["size_wh"]),
+        **{name: kind(**config[name]) for name, kind in settings.items()},
+        **{name: config[name] for name in plain},
+    )

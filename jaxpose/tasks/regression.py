@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ from flax import linen as nn
 
 from jaxpose import density, geometry, losses
 from jaxpose.flow import RealNVP, log_normalizer, log_normalizer_latent
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import PREPROCESS, Batch, PyTree, Task
+from jaxpose.tasks.base import Batch, PyTree, Task, apply_net, check_choices, check_size, init_net, preprocessor
+from jaxpose.tasks.describe import describe
+from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss, inside, map_loss
 
 LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
 LOSS_NAMES = get_args(LossName)
@@ -51,9 +52,7 @@ class Likelihood:
 
     def __post_init__(self):
         object.__setattr__(self, "flow_hidden", tuple(self.flow_hidden))  # JSON has lists
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(get_args(kind))}")
+        check_choices(self)
         if self.log_s and (self.loss != "rle" or self.variant != "paper"):
             raise ValueError(
                 f"log_s=True goes with loss='rle' and variant='paper' (equation 8), not {self.loss!r}, {self.variant!r}"
@@ -111,6 +110,7 @@ def regression(
     likelihood: Likelihood = Likelihood(),
     preprocess: str = "imagenet",
     outside: Literal["keep", "mask"] = "keep",
+    auxiliary: MapLoss = NO_MAP_LOSS,
 ) -> Task:
     """A task whose net gives (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
 
@@ -121,6 +121,8 @@ def regression(
       preprocess: "imagenet" or "rle_official".
       outside: what becomes of labelled joints that fall outside the crop (QUIRK R16): "keep" (official 2D) lets the
         net learn to infer them, "mask" (mmpose) drops them.
+      auxiliary: a loss of heatmaps that the net gives beside mu and sigma when it is called with `with_maps=True`
+        (table 14 of the RLE paper: a parallel head, which prediction leaves out).
 
     The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
 
@@ -128,41 +130,39 @@ def regression(
       ValueError: an unknown option, a size that is not positive; when it is traced, a net whose output does not suit the
         skeleton.
 
+    >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
     >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(17))
     >>> task = regression(net, skeleton=COCO17, size_wh=(48, 64))
     >>> task.config["likelihood"]["loss"]
     'rle'
     """
-    if preprocess not in PREPROCESS:
-        raise ValueError(f"preprocess={preprocess!r}: expected one of {', '.join(PREPROCESS)}")
+    check_size(size_wh)
+    to_input = preprocessor(preprocess)
     if outside not in ("keep", "mask"):
         raise ValueError(f"outside={outside!r}: expected 'keep' or 'mask'")
-    width, height = size_wh
-    if min(size_wh) < 1:
-        raise ValueError(f"size_wh={size_wh!r}: expected the input's width and height in pixels, both positive")
-    to_input = PREPROCESS[preprocess]
+    width = size_wh[0]
     flow = likelihood.flow() if likelihood.has_flow else None
 
     def init(key: jax.Array) -> PyTree:
         net_key, flow_key = jax.random.split(key)
-        variables = net.init(net_key, jnp.zeros((1, height, width, 3)), train=False)
-        params = {"net": variables["params"]}
+        params, batch_stats = init_net(net, net_key, size_wh)
+        params = {"net": params}
         if flow is not None:
             params["flow"] = flow.init(flow_key, jnp.zeros((1, DIM)), method="log_prob")["params"]
-        return {"params": params, "batch_stats": variables.get("batch_stats", {})}
+        return {"params": params, "batch_stats": batch_stats}
 
-    def run_net(variables: PyTree, images: jax.Array, *, train: bool):
-        variables = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
-        outputs = net.apply(variables, to_input(images), train=train, mutable=["batch_stats"] if train else False)
-        mu, sigma = outputs[0] if train else outputs
+    def run_net(variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
+        with_maps = {"with_maps": True} if train and auxiliary.kind != "none" else {}
+        outputs, collections = apply_net(net, variables, to_input(images), train=train, **with_maps)
+        mu, sigma = outputs[:2]
         expected = (len(images), skeleton.num_joints, DIM)
         if mu.shape != expected or sigma.shape != expected:
             raise ValueError(
                 f"the net gives mu {mu.shape} and sigma {sigma.shape}: expected {expected} twice, for the skeleton "
                 f"{skeleton.name!r} of {skeleton.num_joints} joints"
             )
-        return outputs
+        return outputs, collections
 
     def bound_flow(variables: PyTree):
         return partial(flow.apply, {"params": variables["params"]["flow"]}) if flow is not None else None
@@ -172,13 +172,11 @@ def regression(
         return bound_flow(variables)(mu, method="forward") if likelihood.loss == "basic" else mu
 
     def loss(variables: PyTree, batch: Batch, *, key: jax.Array):
-        del key  # the net has no dropout
-        (mu, sigma), new_collections = run_net(variables, batch["image"], train=True)
+        (mu, sigma, *maps), new_collections = run_net(variables, batch["image"], train=True)
         target = geometry.normalize(batch["joints"], size_wh)
-        where = batch["visibility"] > 0
+        where = labelled = batch["visibility"] > 0
         if outside == "mask":
-            upper = jnp.asarray([width - 1, height - 1])
-            where &= jnp.all((batch["joints"] >= 0) & (batch["joints"] <= upper), axis=-1)
+            where &= inside(batch["joints"], size_wh)
         values = per_joint_loss(likelihood, mu, sigma, target, flow=bound_flow(variables), where=where)
         found = coordinates(variables, jax.lax.stop_gradient(mu))
         error = jnp.linalg.norm(jnp.where(where[..., None], (found - target) * jnp.asarray(size_wh), 0.0), axis=-1)
@@ -186,11 +184,17 @@ def regression(
             "epe": losses.mean(error, where=where),
             "sigma": losses.mean(sigma.mean(-1), where=where),
         }
-        return values.sum() / values.shape[0], (new_collections, metrics)
+        total = values.sum() / values.shape[0]
+        if maps:
+            metrics["map_loss"] = map_loss(
+                auxiliary, maps[0], batch["joints"], size_wh=size_wh, where=labelled, key=key
+            )
+            total += metrics["map_loss"]
+        return total, (new_collections, metrics)
 
     def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
         def view(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            mu, sigma = run_net(variables, images, train=False)
+            (mu, sigma), _ = run_net(variables, images, train=False)
             return coordinates(variables, mu), sigma
 
         mu, sigma = view(batch["image"])
@@ -205,37 +209,15 @@ def regression(
 
     config = {
         "family": "regression",
-        "net": describe_net(net),
+        "net": describe(net),
         "skeleton": skeleton.to_dict(),
         "size_wh": list(size_wh),
         "likelihood": asdict(likelihood),
         "preprocess": preprocess,
         "outside": outside,
+        "auxiliary": asdict(auxiliary),
     }
     return Task(init=init, loss=loss, predict=predict, config=config)
-
-
-def describe_net(net: nn.Module) -> dict[str, Any] | None:
-    """JSON-able description of a net that we ship; None for anybody else's."""
-    # The exact types: a subclass may compute something else.
-    if type(net) is not PoseRegressor or type(net.backbone) is not ResNet or type(net.head) is not RegressionHead:
-        return None
-    return {"backbone": {"name": "resnet", **_fields(net.backbone)}, "head": _fields(net.head)}
-
-
-def build_net(config: dict[str, Any]) -> nn.Module:
-    """The inverse of `describe_net`."""
-    match config["backbone"]:
-        case {"name": "resnet", **fields}:
-            backbone = ResNet(**{**fields, "dtype": jnp.dtype(fields["dtype"])})
-        case other:
-            raise ValueError(f"unknown backbone {other!r}: expected 'resnet'; pass `net=` for a net of your own")
-    return PoseRegressor(backbone, RegressionHead(**config["head"]))
-
-
-def _fields(module: nn.Module) -> dict[str, Any]:
-    fields = {k: v for k, v in vars(module).items() if k in module.__dataclass_fields__ and k not in ("parent", "name")}
-    return {k: jnp.dtype(v).name if k == "dtype" else v for k, v in fields.items()}
 
 
 def predictive_density(config: dict[str, Any], variables: PyTree) -> density.Model | None:
@@ -245,6 +227,8 @@ def predictive_density(config: dict[str, Any], variables: PyTree) -> density.Mod
       config: the task's config, as stored in the checkpoint.
       variables: the task's variables; only params/flow is read, and only by the losses that have one.
     """
+    if config["family"] != "regression":
+        return None
     likelihood = Likelihood(**config["likelihood"])
     if likelihood.loss in WITHOUT_SIGMA or likelihood.loss == "basic":
         return None

@@ -1,0 +1,160 @@
+"""Does the compensation of the integral's bias speed training up? Gu 2021, figure 6 and table 6, on the embedded people.
+
+  python -m experiments.ablation_integral                        the table and the curves, on whatever device JAX finds
+  python -m experiments.ablation_integral --rows ipr_10 comp_10 --seeds 0 --steps 300
+
+Rows, all with the same net (a ResNet and three deconvolutions) and schedule; B is beta, 1, 10 or 20:
+
+  heatmap    detection: mean squared error of the maps, read by argmax and a quarter shift
+  ipr_B      integral regression: L1 of the soft-argmax at beta B
+  comp_B     the same with the bias compensated, in training and in prediction
+  joint_B    comp_B and the heatmap loss in the first 30 % of the steps: the joint framework, L_aug
+  always_B   comp_B and the heatmap loss throughout: L_de
+  plain_B    ipr_B and the heatmap loss in the first 30 % (table 6 has it, at beta 10)
+
+How runs are kept and shared between processes: `experiments/ablation.py`.
+
+Columns: AP with the softmax's highest probability (of `heatmap`: the highest value) as confidence; AP with all confidences
+1; EPE in input pixels; and, for comp_B and joint_B, the epoch at which a run is for the first time as good as ipr_B of the
+same seed is at its end, in EPE ("reached"; the schedule's last epoch is "of").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import ablation
+from jaxpose import tasks
+from jaxpose.nets import HeatmapNet, ResNet
+from jaxpose.tasks import JointLoss, MapLoss, Readout
+
+MAPS = MapLoss(sigma=1.0, weight=1000.0)
+NONE = MapLoss("none")
+L1 = JointLoss("l1")
+OPENING = 0.3  # of the steps; the paper says "initial epochs" and no number (QUIRK D4)
+BETAS = (1, 10, 20)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    maps: MapLoss
+    joints: JointLoss
+    read: Readout
+    opening: bool = False  # whether the map loss ends after the first steps
+
+
+def integral(beta: float, compensate: bool) -> Readout:
+    return Readout("soft_argmax", beta=beta, compensate=compensate, confidence="probability")
+
+
+ROWS: dict[str, Row] = {"heatmap": Row(MapLoss(sigma=1.0), JointLoss(), Readout("argmax"))}
+for b in BETAS:
+    ROWS |= {
+        f"ipr_{b}": Row(NONE, L1, integral(b, False)),
+        f"comp_{b}": Row(NONE, L1, integral(b, True)),
+        f"joint_{b}": Row(MAPS, L1, integral(b, True), opening=True),
+        f"always_{b}": Row(MAPS, L1, integral(b, True)),
+        f"plain_{b}": Row(MAPS, L1, integral(b, False), opening=True),
+    }
+DEFAULT_ROWS = ("heatmap", *(f"{kind}_{b}" for kind in ("ipr", "comp", "joint") for b in BETAS))
+
+
+@dataclass(frozen=True)
+class Config(ablation.AblationConfig):
+    """Heatmap, integral, compensated and joint training side by side."""
+
+    rows: tuple[str, ...] = DEFAULT_ROWS
+    """Lines of the table; see ROWS in this file for all."""
+    steps: int = 1500
+    """Updates per run."""
+    width: int = 8
+    """Channels of the ResNet's stem."""
+    deconvs: tuple[int, ...] = (32, 32, 32)
+    """Channels of the deconvolutions."""
+    evaluations: int = 15
+    """Points of the learning curve."""
+    out: Path = Path("runs/ablation_integral")
+
+
+def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train one row with one seed; the learning curve and the final numbers."""
+    row = ROWS[name]
+
+    def task(maps: MapLoss) -> tasks.Task:
+        net = HeatmapNet(ResNet(config.depth, config.width), data["skeleton"].num_joints, deconvs=config.deconvs)
+        return tasks.heatmaps(
+            net, skeleton=data["skeleton"], size_wh=config.size_wh, maps=maps, joints=row.joints, read=row.read
+        )
+
+    def measure(predict_fn, task, variables):
+        predictions = ablation.predict_in_memory(predict_fn, variables, data["val"]["image"], config.batch_size)
+        return ablation.localisation(predictions, config, data)
+
+    first = (round(OPENING * config.steps), task(row.maps)) if row.opening else None
+    return ablation.train_one(
+        task(NONE if row.opening else row.maps), config, data, seed=seed, name=name, measure=measure, first=first
+    )
+
+
+def add_convergence(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs with "reached": the first epoch whose EPE is at most the last one of ipr_B with the same seed and beta."""
+    final = {(run["row"], run["seed"]): run["EPE"] for run in runs}
+    found = []
+    for run in runs:
+        kind, _, beta = run["row"].partition("_")
+        goal = final.get((f"ipr_{beta}", run["seed"]))
+        if goal is not None and kind != "ipr":
+            epochs = [point["epoch"] for point in run["curve"] if point["EPE"] <= goal]
+            run = {**run, "reached": epochs[0] if epochs else None, "never": float(not epochs)}
+        found.append({**run, "of": run["curve"][-1]["epoch"]})
+    return found
+
+
+def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Figure 6 of the paper: AP against the epoch, the mean over the seeds with its range; EPE below; one column a beta."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(BETAS), figsize=(15, 8), sharex=True, sharey="row")
+    kinds = list(dict.fromkeys(run["row"].partition("_")[0] for run in runs))
+    for column, beta in enumerate(BETAS):
+        for i, kind in enumerate(kinds):
+            mine = [run for run in runs if run["row"] in (f"{kind}_{beta}", "heatmap" if kind == "heatmap" else "")]
+            points = min((len(run["curve"]) for run in mine), default=0)
+            for row, key in enumerate(("AP", "EPE")):
+                if points:
+                    values = np.array([[p[key] for p in run["curve"][:points]] for run in mine])
+                    epochs = [p["epoch"] for p in mine[0]["curve"][:points]]
+                    axes[row, column].plot(epochs, values.mean(0), color=f"C{i}", label=kind)
+                    axes[row, column].fill_between(epochs, values.min(0), values.max(0), color=f"C{i}", alpha=0.2)
+        axes[0, column].set(title=f"beta {beta}")
+        axes[1, column].set(xlabel="epoch", yscale="log")
+    axes[0, 0].set(ylabel="AP")
+    axes[1, 0].set(ylabel="EPE, input px")
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+    config = ablation.parse(Config, __doc__, argv)
+    runs = add_convergence(ablation.run_all(config, ROWS, train_row))
+    print(ablation.table(runs, ("AP", "AP_constant", "EPE", "reached", "never", "of")))
+    try:
+        plot(runs, config.out / "curves.png")
+    except ImportError:
+        print("no curves.png: pip install 'jaxpose[plot]'")
+    return runs
+
+
+if __name__ == "__main__":
+    main()

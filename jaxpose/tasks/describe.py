@@ -1,0 +1,50 @@
+"""Nets that we ship as JSON and back, so that a checkpoint can rebuild its net."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxpose import nets
+
+
+def describe(module: nn.Module) -> dict[str, Any] | None:
+    """{"name": class, field: value ...} of a net that we ship, parts included; None for anybody else's.
+
+    >>> describe(nets.HeatmapNet(nets.HRNet(32), 17, deconvs=()))["backbone"]
+    {'name': 'HRNet', 'width': 32, 'dtype': 'float32', 'batch_groups': 1}
+    """
+    # The exact type: a subclass may compute something else.
+    if type(module).__name__ not in nets.__all__ or getattr(nets, type(module).__name__) is not type(module):
+        return None
+    fields = {k: getattr(module, k) for k in module.__dataclass_fields__ if k not in ("parent", "name")}
+    parts = {k: describe(v) for k, v in fields.items() if isinstance(v, nn.Module)}
+    if None in parts.values():
+        return None
+    plain = {k: jnp.dtype(v).name if k == "dtype" else v for k, v in fields.items()}
+    return {"name": type(module).__name__, **plain, **parts}
+
+
+def build(config: dict[str, Any]) -> nn.Module:
+    """The inverse of `describe`.
+
+    Raises:
+      ValueError: a name that is not one of ours, or fields that the net does not have.
+
+    >>> build({"name": "HRNet", "width": 48, "dtype": "bfloat16"}).width
+    48
+    """
+    fields = {k: build(v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    name = fields.pop("name", None)
+    if name not in nets.__all__:
+        raise ValueError(
+            f"unknown net {name!r}: expected one of {', '.join(nets.__all__)}; pass `net=` for a net of your own"
+        )
+    if "dtype" in fields:
+        fields["dtype"] = jnp.dtype(fields["dtype"])
+    try:
+        return getattr(nets, name)(**fields)
+    except TypeError as error:
+        raise ValueError(f"the description of the net {name} does not fit: {error}") from None

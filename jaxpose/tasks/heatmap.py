@@ -1,0 +1,216 @@
+"""Coordinates read off heatmaps: detection (Xiao 2018, Sun 2019), integral regression (Sun 2018), and both together with
+the bias of the integral compensated (Gu 2021).
+
+A net gives K maps, or several stages of them. The loss is a map loss, a loss of the soft-argmax coordinates, or their sum:
+
+    H1, H2, H3     MapLoss("mse" | "cross_entropy" | "bce"), no joint loss, read by argmax
+    I*             no map loss, L1 of the soft-argmax
+    I1, I2, I3     both; pretrained by the map loss alone
+    IPR, DSNT      mmpose's: JointLoss("smooth_l1"), MapLoss("softmax_mse" | "js")
+    Gu's joint     L1 of the compensated soft-argmax at beta 10, and "mse" in the first epochs (L_aug) or always (L_de)
+
+A schedule is two tasks over the same variables, one after the other (`experiments.runner`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxpose import geometry, heatmap, losses
+from jaxpose.skeleton import Skeleton
+from jaxpose.tasks.base import (
+    Batch,
+    PyTree,
+    Task,
+    apply_net,
+    check_choices,
+    check_positive,
+    check_size,
+    init_net,
+    preprocessor,
+)  # fmt: skip
+from jaxpose.tasks.describe import describe
+from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """The loss of the soft-argmax coordinates, which are fractions of the input.
+
+    Attributes:
+      kind: "none", "l1" (both papers: better than L2), "l2", "smooth_l1" (mmpose; below 1 a parabola, QUIRK D5).
+      weight: factor of the term.
+      variant: reduction: "official", the sum over joints and coordinates by the batch size (Sun's code); "mmpose", the
+        mean over batch, joints and coordinates.
+    """
+
+    kind: Literal["none", "l1", "l2", "smooth_l1"] = "none"
+    weight: float = 1.0
+    variant: Literal["official", "mmpose"] = "official"
+
+    def __post_init__(self):
+        check_choices(self)
+        check_positive(self, "weight")
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How coordinates and confidences are read off the maps.
+
+    Attributes:
+      decode: "argmax" (with the quarter shift), "dark", "udp", "soft_argmax".
+      beta, compensate, floor: of the soft-argmax, which is also what a joint loss sees; see `jaxpose.heatmap.soft_argmax`.
+      border: of the quarter shift, "hrnet" or "mmpose".
+      kernel: of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
+      confidence: "peak", the highest value of the map; "probability", the highest of its softmax with `beta`; "one", as the
+        published codes of integral regression have it (QUIRK I4).
+    """
+
+    decode: Literal["argmax", "dark", "udp", "soft_argmax"] = "argmax"
+    beta: float = 1.0
+    compensate: bool = False
+    floor: float = heatmap.FLOOR
+    border: Literal["hrnet", "mmpose"] = "hrnet"
+    kernel: int = 11
+    confidence: Literal["peak", "probability", "one"] = "peak"
+
+    def __post_init__(self):
+        check_choices(self)
+        check_positive(self, "beta")
+
+
+def heatmaps(
+    net: nn.Module,
+    *,
+    skeleton: Skeleton,
+    size_wh: tuple[int, int],
+    maps: MapLoss = MSE,
+    joints: JointLoss = JointLoss(),
+    read: Readout = Readout(),
+    preprocess: str = "imagenet",
+) -> Task:
+    """A task whose net gives heatmaps (B, h, w, K), or a tuple of them: stages that are all supervised, the last is read.
+
+    The flip test averages maps, moved by one column as HRNet's code does unless the targets are UDP's; of a soft-argmax it
+    averages coordinates, each with the exact mirror.
+
+    Args:
+      net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.HeatmapNet` or your own.
+      size_wh: input size (W, H) in pixels.
+      maps, joints: the loss; the sum of the two terms.
+      read: how coordinates come out.
+      preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
+
+    Labelled joints outside the crop are left out, as in the published codes: a map cannot show them.
+
+    Raises:
+      ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton.
+
+    >>> from jaxpose.nets import HeatmapNet, ResNet
+    >>> from jaxpose.skeleton import COCO17
+    >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
+    >>> task = heatmaps(net, skeleton=COCO17, size_wh=(48, 64))
+    >>> task.config["maps"]["kind"]
+    'mse'
+    """
+    check_size(size_wh)
+    to_input = preprocessor(preprocess)
+    if maps.kind == "none" and joints.kind == "none":
+        raise ValueError("nothing to learn from: maps.kind and joints.kind are both 'none'")
+    flip_index = jnp.asarray(skeleton.flip_index)
+
+    def init(key: jax.Array) -> PyTree:
+        params, batch_stats = init_net(net, key, size_wh)
+        return {"params": {"net": params}, "batch_stats": batch_stats}
+
+    def run_net(variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
+        outputs, collections = apply_net(net, variables, to_input(images), train=train)
+        stages = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        for stage in stages:
+            if stage.ndim != 4 or stage.shape[0] != len(images) or stage.shape[-1] != skeleton.num_joints:
+                raise ValueError(
+                    f"the net gives maps {stage.shape}: expected ({len(images)}, h, w, {skeleton.num_joints}), for the "
+                    f"skeleton {skeleton.name!r} of {skeleton.num_joints} joints"
+                )
+        return stages, collections
+
+    def soft_argmax(stage: jax.Array) -> jax.Array:
+        return heatmap.soft_argmax(stage, beta=read.beta, compensate=read.compensate, floor=read.floor)[0]
+
+    def pixels(xy: jax.Array, stage: jax.Array) -> jax.Array:
+        return from_map(xy, size_wh, stage.shape[1:3], target=maps.target)
+
+    def joint_loss(xy: jax.Array, batch: Batch, where: jax.Array) -> jax.Array:
+        found, target = (geometry.normalize(p, size_wh) for p in (xy, batch["joints"]))
+        function = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1}[joints.kind]
+        values = function(found, target, where=where)
+        return joints.weight * (values.mean() if joints.variant == "mmpose" else values.sum() / len(values))
+
+    def loss(variables: PyTree, batch: Batch, *, key: jax.Array):
+        stages, collections = run_net(variables, batch["image"], train=True)
+        where = (batch["visibility"] > 0) & inside(batch["joints"], size_wh)
+        of_maps = of_joints = jnp.zeros(())
+        for i, stage in enumerate(stages):
+            of_maps += map_loss(maps, stage, batch["joints"], size_wh=size_wh, where=batch["visibility"] > 0,
+                                key=jax.random.fold_in(key, i), beta=read.beta)  # fmt: skip
+            if joints.kind != "none":
+                of_joints += joint_loss(pixels(soft_argmax(stage), stage), batch, where)
+        last = jax.lax.stop_gradient(stages[-1])
+        found = pixels(soft_argmax(last) if read.decode == "soft_argmax" else heatmap.argmax(last)[0], last)
+        error = jnp.linalg.norm(jnp.where(where[..., None], found - batch["joints"], 0.0), axis=-1)
+        metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
+        return of_maps + of_joints, (collections, metrics)
+
+    def decode(stage: jax.Array) -> tuple[jax.Array, jax.Array]:
+        match read.decode:
+            case "argmax":
+                xy, peak = heatmap.argmax(stage, border=read.border)
+            case "dark":
+                xy, peak = heatmap.dark(stage, kernel=read.kernel)
+            case "udp":
+                xy, peak = heatmap.udp(stage, kernel=read.kernel)
+            case "soft_argmax":
+                xy, peak = soft_argmax(stage), stage.max((1, 2))
+        match read.confidence:
+            case "peak":
+                confidence = peak
+            case "probability":
+                confidence = heatmap.softmax(stage, beta=read.beta).max((1, 2))
+            case "one":
+                confidence = jnp.ones_like(peak)
+        return pixels(xy, stage), confidence
+
+    def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        stage = run_net(variables, batch["image"], train=False)[0][-1]
+        if not flip_test:
+            xy, confidence = decode(stage)
+            return {"xy": xy, "confidence": confidence}
+        flipped = run_net(variables, batch["image"][:, :, ::-1], train=False)[0][-1]
+        if read.decode == "soft_argmax":
+            (xy, confidence), (xy_flipped, confidence_flipped) = decode(stage), decode(flipped)
+            mirrored = xy_flipped[:, flip_index] * jnp.array([-1, 1]) + jnp.array([size_wh[0] - 1, 0])
+            return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, flip_index]) / 2}
+        mirrored = flipped[:, :, ::-1, flip_index]
+        if (
+            maps.target != "udp"
+        ):  # pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column
+            mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
+        xy, confidence = decode((stage + mirrored) / 2)
+        return {"xy": xy, "confidence": confidence}
+
+    config = {
+        "family": "heatmaps",
+        "net": describe(net),
+        "skeleton": skeleton.to_dict(),
+        "size_wh": list(size_wh),
+        "maps": asdict(maps),
+        "joints": asdict(joints),
+        "read": asdict(read),
+        "preprocess": preprocess,
+    }
+    return Task(init=init, loss=loss, predict=predict, config=config)

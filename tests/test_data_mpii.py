@@ -7,6 +7,7 @@ import pytest
 
 from jaxpose import cli, geometry
 from jaxpose.data import builder, coco, mpii, pipeline
+from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import COCO17, MPII16
 from tests import tiny_coco
 
@@ -301,6 +302,27 @@ def test_prepare_on_the_command_line(folder, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert said["persons"] == 4 and said["joints"] == 16 and said["skipped"] == 0
     assert not builder.open(tmp_path, "valid").clip_boxes
+
+
+def test_a_set_prepared_in_one_format_is_not_opened_as_another(tmp_path):
+    folder = tiny_coco.write(tmp_path / "people")
+    files = {"annotations": folder / "annotations" / "train.json", "images": folder / "train"}
+    builder.prepare(None, data_dir=tmp_path / "data", progress=False, **files)
+    with pytest.raises(ValueError, match="no MPII annotation file"):
+        prepare(None, tmp_path / "data", split="train", **files)
+
+
+def test_perfect_predictions_score_1(folder, tmp_path):
+    """From the JSON over the crop to PCKh: the pixel that is subtracted is the pixel that is added."""
+    source = prepare(folder, tmp_path)
+    batch = pipeline.plan(source, range(4), size_wh=(256, 256))
+    xy = geometry.apply_affine(geometry.invert_affine(batch["affine"]), batch["joints"])
+    labels, where = (np.array([e[key] for e in content()]) for key in ("joints", "joints_vis"))
+    truth = evaluation.Truth(joints=labels, where=where == 1, head_size=np.full(4, 10.0))
+    curve = evaluation.pckh_curve(truth, xy, batch["annotation_id"])
+    assert curve["mean"][0] < 1 and (curve["mean"][1:] == 1).all()  # within a tenth of a pixel
+    shifted = evaluation.pckh_curve(truth, xy + (1, 0), batch["annotation_id"])["mean"]
+    assert (shifted[:9] == 0).all() and shifted[12] == 1
 
 
 def test_what_was_prepared_before_boxes_could_stay_whole_is_cocos(tmp_path):

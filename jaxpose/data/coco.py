@@ -405,8 +405,8 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(
             f"{path} is no COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "
-            "and 'categories' (a list is the format of detections, of results and of MPII: that one is read by "
-            "jaxpose.data.mpii, or jaxpose prepare --format mpii)"
+            "and 'categories' (a list is the format of detections and results, and of MPII, which jaxpose.data.mpii "
+            "reads, or jaxpose prepare --format mpii)"
         )
     for key in ("images", "categories"):
         if not isinstance(data.get(key), list):

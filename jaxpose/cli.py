@@ -12,6 +12,7 @@ def prepare(
     /,
     *,
     split: str = "train",
+    format: Literal["coco", "mpii"] = "coco",
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
@@ -21,11 +22,13 @@ def prepare(
     verify: bool = False,
     force: bool = False,
 ) -> None:
-    """Prepare one split of a COCO-format folder once, so that every later run starts at once.
+    """Prepare one split of a folder once, so that every later run starts at once.
 
     Args:
-      folder: image folder and annotations; COCO 2017's layout is found by itself.
+      folder: image folder and annotations; the layouts of COCO 2017, and of MPII in HRNet and mmpose, are found by
+        themselves.
       split: name of the split: train, val, ...
+      format: of the annotation JSON: coco, or mpii (a list of image, center, scale, joints, joints_vis).
       data_dir: where prepared data sets are kept.
       annotations: the annotation JSON, where it is not to be looked for.
       images: the image folder, where it is not to be looked for.
@@ -35,7 +38,7 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder
+    from jaxpose.data import builder, coco, mpii
 
     source = builder.prepare(
         folder,
@@ -48,6 +51,7 @@ def prepare(
         on_bad=on_bad,
         verify=verify,
         force=force,
+        reader={"coco": coco, "mpii": mpii}[format],
     )
     facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))

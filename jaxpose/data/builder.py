@@ -1,4 +1,4 @@
-"""A COCO-format keypoint set as a TFDS data set (`array_record`), prepared once and read by index.
+"""A keypoint set (COCO's format, or MPII's) as a TFDS data set (`array_record`), prepared once and read by index.
 
     source = prepare("path/to/coco", data_dir="prepared", split="train")     # or open("prepared", "train") later on
     source.record(3)
@@ -34,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -69,8 +69,9 @@ def prepare(
     progress: bool = True,
     force: bool = False,
     num_shards: int | None = None,
+    reader: Reader = coco,
 ) -> PreparedSource:
-    """Prepare a split of a COCO-format folder, unless that is done already, and open it.
+    """Prepare a split of a folder, unless that is done already, and open it.
 
     It is done again when the source changed: another annotation JSON (by content), another number of images, or, where
     something was left out before, an image file of another size or time. Otherwise changed pixels alone are not
@@ -78,8 +79,8 @@ def prepare(
     thing wait for each other. Memory: the JSON, and TFDS's buffer of a gigabyte.
 
     Args:
-        folder: that holds ``annotations/`` and the images, in a layout of `jaxpose.data.coco.find`; None where
-            `annotations` and `images` are given.
+        folder: that holds ``annotations/`` and the images, in a layout of `jaxpose.data.coco.find` (or of the other
+            reader's `find`); None where `annotations` and `images` are given.
         data_dir: where prepared data sets live; one folder serves many.
         split: of the folder.
         annotations, images: the JSON and the image folder, where `find` is not to look for them.
@@ -92,6 +93,7 @@ def prepare(
         progress: show a progress bar.
         force: prepare again in any case.
         num_shards: number of files; None: by size.
+        reader: the module that knows the format: `jaxpose.data.coco`, or `jaxpose.data.mpii`.
 
     Raises:
         FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do.
@@ -102,13 +104,15 @@ def prepare(
                 "give the folder of the data set, or both the annotation JSON (annotations=..., or --annotations) and the "
                 "image folder (images=..., or --images)"
             )
-        annotations, images = coco.find(folder, split, annotations=annotations, images=images)
+        annotations, images = reader.find(folder, split, annotations=annotations, images=images)
     annotations, images = Path(annotations), Path(images)
     current = fingerprint(annotations, images)
-    if skeleton is not None and skeleton == coco.own_skeleton(annotations, category=category):
+    if skeleton is not None and skeleton == reader.own_skeleton(annotations, category=category):
         skeleton = None
     options = {"category": category, "on_bad": on_bad, "only_annotated": only_annotated, "verify": verify}
     options |= {"split": split, "skeleton": skeleton and skeleton.to_dict()}
+    if reader is not coco:
+        options["reader"] = reader.__name__
     name = f"{_clean(name or Path(folder or images).resolve().name)}-{_clean(split)}"
     home = Path(data_dir) / CocoKeypoints.name / f"{name}-{_variant(annotations, images, options)}"
     if not force and not _changes(home, current, images):
@@ -117,7 +121,7 @@ def prepare(
         changes = _changes(home, current, images)
         if not force and not changes:  # someone else has done it meanwhile
             return _opened(_newest(home))
-        source = coco.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
+        source = reader.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
         if _newest(home) is not None:
             logger.warning("%s is prepared again: %s", name, " and ".join(changes) or "as asked for")
         config = CocoKeypointsConfig(name=home.name, version=_make_room(home), split=split, source=source)
@@ -158,6 +162,28 @@ def open(
     return _opened(prepared[names[0]]).at_level(level)
 
 
+class Reader(Protocol):
+    """What a module brings to make a format known to `prepare`; see `jaxpose.data.coco` for what the three do."""
+
+    __name__: str
+
+    def find(
+        self, folder: str | Path, split: str, *, annotations: str | Path | None, images: str | Path | None
+    ) -> tuple[Path, Path]: ...
+
+    def own_skeleton(self, annotations: str | Path, *, category: str | int | None) -> Skeleton | None: ...
+
+    def read(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        skeleton: Skeleton | None,
+        category: str | int | None,
+        on_bad: Literal["error", "skip"],
+    ) -> coco.CocoFolder: ...
+
+
 class PreparedSource(coco.Source):
     """A prepared data set. Reads records by index, from any thread; holds no record in memory.
 
@@ -173,6 +199,7 @@ class PreparedSource(coco.Source):
         facts = json.loads((self.directory / "source.json").read_text())
         self.name = self.directory.parent.name.rpartition("-")[0]  # without the hash
         self.skipped = Counter(facts["skipped"])
+        self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
         self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
         self.persons = np.load(self.directory / "persons.npy", mmap_mode="r")
         self.images = np.load(self.directory / "images.npy", mmap_mode="r")
@@ -319,6 +346,7 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
         "category_id": source.category_id,
         "skeleton": source.skeleton.to_dict(),
         "skipped": dict(skipped),
+        "clip_boxes": source.clip_boxes,
     }
     (place / "source.json").write_text(json.dumps(facts, indent=1))
 

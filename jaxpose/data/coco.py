@@ -77,8 +77,8 @@ class Source:
         persons: ``(num_persons,)`` table of `person_dtype`: the persons that can be trained on and evaluated, which are
             neither crowds nor without any labelled joint. After `with_detections`: the detected boxes.
         level: "person": ``len`` and `record` count persons; "image": images.
-        clip_boxes: whether boxes are cleaned by `jaxpose.geometry.clip_box` before use: those of the ground truth are,
-            those of a detector are not, as in the published pipelines.
+        clip_boxes: whether boxes are cleaned by `jaxpose.geometry.clip_box` before use, as in the published pipelines:
+            those of COCO's ground truth are; those of MPII and of a detector are not.
         ground_truth_json: file for the evaluation, or None.
     """
 
@@ -163,10 +163,11 @@ class CocoFolder(Source):
         entries: Sequence[Mapping[str, Any]],
         people: Sequence[Sequence[Mapping[str, Any]]],
         skipped: Counter,
+        clip_boxes: bool = True,
     ):
         self.name, self.annotations, self.folder = str(annotations), annotations, folder
         self.skeleton, self.category, self.category_id = skeleton, category, int(category["id"])
-        self.entries, self.people, self.skipped = entries, people, skipped
+        self.entries, self.people, self.skipped, self.clip_boxes = entries, people, skipped, clip_boxes
         rows = [(entry["id"], (entry["width"], entry["height"])) for entry in entries]
         self.images = np.array(rows, IMAGE_DTYPE)
         self.persons = person_table(people, skeleton.num_joints, where=is_labelled)
@@ -324,25 +325,39 @@ def read(
             skeleton = Skeleton.from_coco_category(chosen)
         except ValueError as error:
             raise ValueError(f"{annotations}: {error}; mend the file, or give the skeleton (skeleton=)") from None
-    _check_joints(chosen, skeleton, annotations)
+    check_joints(chosen, skeleton, annotations)
     if not skeleton.flip_pairs:
         logger.warning(
             "%s: the joints %s have no left and right in their names: mirroring exchanges nothing",
             annotations,
             list(skeleton.joints),
         )
-    problems = Problems(annotations, on_bad)
+    return assemble(data, folder, skeleton=skeleton, category=chosen, problems=Problems(annotations, on_bad))
+
+
+def assemble(
+    data: Mapping[str, Any],
+    folder: Path,
+    *,
+    skeleton: Skeleton,
+    category: Mapping[str, Any],
+    problems: Problems,
+    clip_boxes: bool = True,
+) -> CocoFolder:
+    """The source of a COCO file's contents, its images and persons checked, for `read` and for the modules that bring
+    other formats into this one. `problems` names the file, and may hold what was found in it before."""
     entries = _read_images(data["images"], folder, problems)
-    people = _read_people(data.get("annotations", []), data["images"], entries, chosen, skeleton, problems)
+    people = _read_people(data.get("annotations", []), data["images"], entries, category, skeleton, problems)
     problems.report()
     return CocoFolder(
-        annotations=annotations,
+        annotations=problems.path,
         folder=folder,
         skeleton=skeleton,
-        category=chosen,
+        category=category,
         entries=entries,
         people=people,
         skipped=problems.counts,
+        clip_boxes=clip_boxes,
     )
 
 
@@ -390,7 +405,8 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(
             f"{path} is no COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "
-            "and 'categories' (a list is the format of detections and results)"
+            "and 'categories' (a list is the format of detections and results, and of MPII, which jaxpose.data.mpii "
+            "reads, or jaxpose prepare --format mpii)"
         )
     for key in ("images", "categories"):
         if not isinstance(data.get(key), list):
@@ -428,7 +444,7 @@ def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: 
     )
 
 
-def _check_joints(category: Mapping[str, Any], skeleton: Skeleton, path: Path) -> None:
+def check_joints(category: Mapping[str, Any], skeleton: Skeleton, path: Path) -> None:
     """The skeleton given has the joints of the file, in that order: as many of other names would train on nonsense."""
     named = category["keypoints"]
     try:
@@ -456,7 +472,7 @@ def _read_images(images: Iterable[Any], folder: Path, problems: Problems) -> lis
             problems.add(
                 "image id repeated", f"image id {entry['id']} occurs more than once (again: {entry['file_name']!r})"
             )
-        elif bad := _bad_file_name(root, entry["file_name"]):
+        elif bad := bad_file_name(root, entry["file_name"]):
             problems.add(bad[0], f"image {entry['id']} has the file name {entry['file_name']!r}, {bad[1]}")
         elif not os.path.isfile(os.path.join(folder, entry["file_name"])):
             message = f"image {entry['id']} names {entry['file_name']!r}, which is not in {folder}"
@@ -476,7 +492,7 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
-def _bad_file_name(root: Path, name: Any) -> tuple[str, str] | None:
+def bad_file_name(root: Path, name: Any) -> tuple[str, str] | None:
     """What is wrong with a file name of the JSON. It has to stay in the image folder, through symbolic links too."""
     if not isinstance(name, str) or not name or "\0" in name:
         return "file name unusable", f"which is no name of a file: expected a path within {root}"
@@ -557,7 +573,7 @@ def _check_person(
         problems.add(bad[0], f"{where}: {bad[1]}")
         return None
     area = person.get("area")
-    if not _is_number(area) or not area > 0:
+    if not is_number(area) or not area > 0:
         area = AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
     keypoints = [value if keypoints[3 * (i // 3) + 2] > 0 else 0 for i, value in enumerate(keypoints)]
     return person | {"num_keypoints": labelled, "iscrowd": int(crowd), "keypoints": keypoints, "area": area}
@@ -573,15 +589,15 @@ def _bad_keypoints(keypoints: Any, skeleton: Skeleton) -> tuple[str, str] | None
     if not all(v in (0, 1, 2) for v in keypoints[2::3]):
         return "visibility not 0, 1, 2", f"a visibility is not 0, 1 or 2: {keypoints[2::3]}"
     labelled = [(x, y) for x, y, v in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True) if v > 0]
-    if not all(_is_number(c) for point in labelled for c in point):
+    if not all(is_number(c) for point in labelled for c in point):
         return "coordinate not finite", f"a labelled joint has a coordinate that is not a finite number: {labelled}"
     return None
 
 
 def _bad_box(box: Any, size_wh: tuple[int, int], *, strict: bool) -> tuple[str, str] | None:
     """What is wrong with a box. A crowd's or unlabelled person's is not used: it only has to be four numbers."""
-    numbers = isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
-    if not numbers or not _is_number(box[2] * box[3]):  # the area
+    numbers = isinstance(box, list) and len(box) == 4 and all(is_number(value) for value in box)
+    if not numbers or not is_number(box[2] * box[3]):  # the area
         return (
             "box not four finite numbers",
             f"'bbox' must be four finite numbers x, y, width, height, got {box!r:.200}",
@@ -596,7 +612,7 @@ def _no_extent(box: Sequence[float], size_wh: Sequence[int]) -> tuple[str, str]:
     return "box outside the image or empty", f"'bbox' {box} has no extent inside the image of {size} pixels"
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Finite, in float32 too."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER
 
@@ -712,7 +728,7 @@ def _load_detections(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
     for row, entry in enumerate(boxes):
         missing = [k for k in ("image_id", "bbox", "score") if not isinstance(entry, dict) or k not in entry]
-        if missing or not _is_number(entry["score"]):
+        if missing or not is_number(entry["score"]):
             raise ValueError(f"{path}: detection {row} has no number {(missing or ['score'])[0]!r}: {entry!r:.200}")
         for key in ("image_id", "category_id"):
             if not _is_id(entry.get(key, 0)):

@@ -1,17 +1,18 @@
 """From predictions to numbers. A result JSON is the border: whatever writes one can be scored, without JAX.
 
 ``results`` builds, checks, rescores, thins out, writes and reads result records; ``coco`` gives average precision and
-recall; ``report`` says where the errors are; ``nms`` is OKS non-maximum suppression. On the command line:
+recall; ``mpii`` PCKh; ``report`` says where the errors are; ``nms`` is OKS non-maximum suppression. On the command line:
 ``python -m jaxpose.evaluation GROUND_TRUTH.json RESULTS.json``.
 """
 
-from jaxpose.evaluation import report, results
+from jaxpose.evaluation import mpii, report, results
 from jaxpose.evaluation.coco import average_precision, crowdpose_average_precision
 from jaxpose.evaluation.nms import oks_nms, soft_oks_nms
 
 __all__ = [
     "average_precision",
     "crowdpose_average_precision",
+    "mpii",
     "oks_nms",
     "report",
     "results",

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -177,25 +177,32 @@ def check(config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on (None where a run only evaluates), what to evaluate on, and its ground truth (None: there is none)."""
+    """What to train on (None where a run only evaluates), what to evaluate on, and its ground truth (None: there is none).
+
+    `own_scores` adds the numbers of a data set's own evaluation: (predictions, config) -> {name: number}. `best` is the
+    number by which the best checkpoint is kept.
+    """
 
     train: Any
     val: Any
     ground_truth: Path | None
+    own_scores: Callable[[Mapping[str, np.ndarray], RunConfig], dict[str, float]] | None = None
+    best: str = "AP"
 
 
-def load_data(config: RunConfig, *, skeleton: Skeleton | None = None) -> Data:
+def load_data(config: RunConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> Data:
     """Draw, find and prepare what the config names; process 0 works, the others wait and then read.
 
-    `skeleton` is that of a checkpoint: the data must have it, and data without annotations get it.
+    `skeleton` is that of a checkpoint: the data must have it, and data without annotations get it. `reader` knows the
+    folder's format: `jaxpose.data.coco` or `jaxpose.data.mpii`.
     """
     if jax.process_index() == 0:
-        _load_data(config, skeleton)
+        _load_data(config, skeleton, reader)
     parallel.barrier("data")
-    return _load_data(config, skeleton)
+    return _load_data(config, skeleton, reader)
 
 
-def _load_data(config: RunConfig, skeleton: Skeleton | None) -> Data:
+def _load_data(config: RunConfig, skeleton: Skeleton | None, reader: Any) -> Data:
     folder = config.data
     if folder is None:
         val = max(config.synthetic_images // 10, 1)
@@ -206,7 +213,7 @@ def _load_data(config: RunConfig, skeleton: Skeleton | None) -> Data:
 
     def open_split(split: str):
         return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad,
-                               verify=config.verify, skeleton=skeleton)  # fmt: skip
+                               verify=config.verify, skeleton=skeleton, reader=reader)  # fmt: skip
 
     val = open_split(config.val_split)
     ground_truth = val.ground_truth_json if len(val) else None
@@ -256,11 +263,19 @@ class Log:
             self.board.close()
 
 
-def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = None) -> dict[str, Any]:
+def run(
+    task: tasks.Task,
+    config: RunConfig,
+    data: Data,
+    *,
+    variables: Any = None,
+    first: tuple[float, tasks.Task] | None = None,
+) -> dict[str, Any]:
     """Train (or resume, or only evaluate), and leave the results in `config.out`.
 
     Args:
       variables: start from these instead of `task.init`.
+      first: (epochs, task): the first so many epochs are trained with this task's loss, over the same variables.
 
     Returns:
       the metrics of the last evaluation.
@@ -292,11 +307,14 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
         task, tx, jax.random.key(config.seed), mesh=mesh, ema=config.ema is not None, variables=variables
     )
     step_fn = train.make_train_step(task, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
+    epochs, opening = first or (0, task)
+    boundary = round(epochs * steps_per_epoch)
+    opening_fn = train.make_train_step(opening, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
 
     run_log = Log(config.out)
     stored = {"task": task.config, "run": settings(config)}
-    with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep) as checkpoints:
+    with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep, best=data.best) as checkpoints:
         if checkpoints.latest() is not None:
             check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
@@ -314,7 +332,7 @@ def run(task: tasks.Task, config: RunConfig, data: Data, *, variables: Any = Non
         for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
             # Everything that crosses to the device does so by name (`parallel.global_batch`).
             with jax.transfer_guard("disallow"):
-                state, metrics = step_fn(state, batch)
+                state, metrics = (opening_fn if step <= boundary else step_fn)(state, batch)
             bar.update()
             images += config.batch_size
             if step % config.log_every == 0 or step == total:
@@ -372,13 +390,13 @@ def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], out: Path)
         raise ValueError(f"{out} holds a run with other settings: {shown}. Give the same ones, or another --out.")
 
 
-def evaluate_only(config: RunConfig) -> dict[str, Any]:
-    """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint."""
+def evaluate_only(config: RunConfig, *, load: Callable[..., Data] = load_data) -> dict[str, Any]:
+    """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint, the data out of `load`."""
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.eval_only)
     config = dataclasses.replace(config, size_wh=tuple(stored["task"]["size_wh"]))
-    data = load_data(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
+    data = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
@@ -412,8 +430,8 @@ def predict(predict_fn, variables, source, config: RunConfig, mesh) -> dict[str,
     """Predictions for every sample of `source` exactly once, on every process, in the source's order.
 
     Returns:
-      per sample: "xy" and "joints" in image pixels (N, K, 2), "mu", "sigma", "target" normalised to the input
-      (N, K, 2), "confidence" (N, K), and the batch's ids, boxes, areas and scores.
+      per sample: "xy" and "joints" in image pixels (N, K, 2), "target" normalised to the input (N, K, 2), "confidence" (N, K),
+      what else the task predicts (of regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
     """
     chunks = []
     host = pipeline.eval_batches(
@@ -456,6 +474,8 @@ def score(
         log.info("no annotations to score against: the predictions are in %s", config.out / "results" / f"{name}.json")
         return {}
     scores = average_precision(data.ground_truth, records, sigmas=skeleton.sigmas, category_id=data.val.category_id)
+    if data.own_scores is not None:
+        scores |= data.own_scores(predictions, config)
     if config.detections is None:
         model = tasks.predictive_density(task.config, variables) if calibrate else None
         details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
@@ -517,7 +537,7 @@ def last_scores(run_log: Log) -> dict[str, float]:
 
 def summary_line(scores: Mapping[str, float]) -> str:
     """The numbers that one looks at first."""
-    shown = ("AP", "AP50", "AP75", "AR", "EPE", "pearson", "calibration_error")
+    shown = ("PCKh@0.5", "PCKh@0.1", "AUC", "AP", "AP50", "AP75", "AR", "EPE", "pearson", "calibration_error")
     return "  ".join(f"{k} {scores[k]:.3f}" for k in shown if k in scores)
 
 

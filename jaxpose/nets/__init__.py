@@ -1,8 +1,8 @@
 """Images -> features -> raw outputs, as linen modules; channels last throughout."""
 
-from jaxpose.nets.deconv import HeatmapNet
-from jaxpose.nets.heads import PoseRegressor, RegressionHead
+from jaxpose.nets.deconv import HeatmapNet, MapHead
+from jaxpose.nets.heads import IntegralRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.resnet import ResNet
 
-__all__ = ["HRNet", "HeatmapNet", "PoseRegressor", "RegressionHead", "ResNet"]
+__all__ = ["HRNet", "HeatmapNet", "IntegralRegressor", "MapHead", "PoseRegressor", "RegressionHead", "ResNet"]

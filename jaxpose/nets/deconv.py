@@ -52,7 +52,7 @@ def deconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class HeatmapNet(nn.Module):
-    """Images (B, H, W, 3) -> heatmaps (B, h, w, K).
+    """Images (B, H, W, 3) -> heatmaps (B, h, w, K); with_features=True gives (heatmaps, the backbone's features).
 
     SimpleBaseline is `HeatmapNet(ResNet(50), 17)`: three deconvolutions with 256 channels, stride 32 -> 4 (Sun 2018 has
     two, 32 -> 8). HRNet keeps stride 4 by itself: `HeatmapNet(HRNet(32), 17, deconvs=())`.
@@ -84,13 +84,45 @@ class HeatmapNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = self.backbone(images, train=train)
-        for i, features in enumerate(self.deconvs):
-            x = Deconv(features, dtype=self.dtype, name=f"deconv_layers_{3 * i}")(x)
-            x = BatchNorm(self.batch_groups, dtype=self.dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train)
-            x = nn.relu(x)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        final = nn.Conv(self.num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(self.dtype),
-                        name="final_layer")  # fmt: skip
-        return final(x)
+    def __call__(self, images: jax.Array, *, train: bool = False, with_features: bool = False) -> Any:
+        features = self.backbone(images, train=train)
+        maps = map_head(
+            features, self.num_joints, self.deconvs, dtype=self.dtype, batch_groups=self.batch_groups, train=train
+        )
+        return (maps, features) if with_features else maps
+
+
+def map_head(
+    x: jax.Array, num_joints: int, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool
+) -> jax.Array:
+    """Features (B, h, w, C) -> maps (B, 2^n h, 2^n w, K) through n deconvolutions and a 1x1 convolution.
+
+    The layers are submodules of the module being called: deconv_layers_{0, 1, 3, 4, ...} and final_layer.
+    """
+    for i, features in enumerate(deconvs):
+        x = Deconv(features, dtype=dtype, name=f"deconv_layers_{3 * i}")(x)
+        x = nn.relu(BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    final = nn.Conv(num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(dtype), name="final_layer")
+    return final(x)
+
+
+class MapHead(nn.Module):
+    """Features (B, h, w, C) -> maps (B, 2^n h, 2^n w, K), n deconvolutions: the head of `HeatmapNet` by itself.
+
+    Beside a regression head it gives the maps of an auxiliary loss: `PoseRegressor(backbone, head, maps=MapHead(17))`.
+
+    >>> MapHead(17, deconvs=(8,)).init_with_output(jax.random.key(0), jnp.zeros((1, 4, 3, 16)))[0].shape
+    (1, 8, 6, 17)
+    """
+
+    num_joints: int
+    deconvs: tuple[int, ...] = (256, 256, 256)
+    dtype: Any = jnp.float32
+    batch_groups: int = 1
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+        return map_head(
+            features, self.num_joints, self.deconvs, dtype=self.dtype, batch_groups=self.batch_groups, train=train
+        )

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxpose.geometry import normalize
+from jaxpose.heatmap import soft_argmax
+
 
 class RegressionHead(nn.Module):
     """Global average pooling and linear layers: features (B, h, w, C) -> mu, sigma, both (B, K, D).
@@ -87,6 +90,8 @@ class PoseRegressor(nn.Module):
     Attributes:
       backbone: a module with `__call__(images, *, train)` -> features (B, h, w, C); `jaxpose.nets.ResNet` or yours.
       head: a module features -> (mu, sigma), such as `RegressionHead`.
+      maps: a module `__call__(features, *, train)` -> heatmaps, such as `MapHead`, for an auxiliary loss (table 14 of the
+        RLE paper): called with_maps=True the net gives (mu, sigma, heatmaps). Prediction leaves it out.
 
     >>> from jaxpose.nets import ResNet
     >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(num_joints=17))
@@ -98,9 +103,53 @@ class PoseRegressor(nn.Module):
 
     backbone: nn.Module
     head: nn.Module
+    maps: nn.Module | None = None
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        return self.head(self.backbone(images, train=train))
+    def __call__(self, images: jax.Array, *, train: bool = False, with_maps: bool = False) -> tuple[jax.Array, ...]:
+        features = self.backbone(images, train=train)
+        mu, sigma = self.head(features)
+        if self.maps is None and with_maps:
+            raise ValueError("with_maps=True: this net has no heatmap head, give PoseRegressor one (maps=)")
+        if self.maps is not None and (with_maps or self.is_initializing()):
+            heatmaps = self.maps(features, train=train)
+        return (mu, sigma, heatmaps) if with_maps else (mu, sigma)
+
+
+class IntegralRegressor(nn.Module):
+    """A heatmap net whose soft-argmax is mu, and a linear layer on the pooled features for sigma: both (B, K, 2).
+
+    RLE with HRNet (Li 2021, table 2b) says no more than "soft-argmax" and "an FC layer". What it leaves open is decided
+    so: the maps are those of the detection net, which starts from its weights; beta is 1; sigma is the sigmoid of a layer
+    over the mean of the features that the maps are made of, as in `RegressionHead`; mu is x / W - 0.5, so never outside.
+
+    Attributes:
+      net: a `HeatmapNet`; its maps are also those of an auxiliary loss (with_maps=True).
+      beta, compensate: of the soft-argmax, see `jaxpose.heatmap.soft_argmax`.
+      sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
+
+    >>> from jaxpose.nets import HeatmapNet, HRNet
+    >>> net = IntegralRegressor(HeatmapNet(HRNet(width=4), 17, deconvs=()))
+    >>> mu, sigma = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((2, 64, 32, 3)))
+    >>> mu.shape, sigma.shape
+    ((2, 17, 2), (2, 17, 2))
+    """
+
+    net: nn.Module
+    beta: float = 1.0
+    compensate: bool = False
+    sigma_bias: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False, with_maps: bool = False) -> tuple[jax.Array, ...]:
+        maps, features = self.net(images, train=train, with_features=True)
+        xy, _ = soft_argmax(maps, beta=self.beta, compensate=self.compensate)
+        mu = normalize(xy, (maps.shape[2], maps.shape[1]))
+        pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
+        bias = nn.initializers.constant(self.sigma_bias)
+        raw = nn.Dense(mu[0].size, kernel_init=nn.initializers.normal(0.01), bias_init=bias, precision="highest",
+                       name="sigma")(pooled)  # fmt: skip
+        sigma = jax.nn.sigmoid(raw.reshape(mu.shape))
+        return (mu, sigma, maps) if with_maps else (mu, sigma)
 
 
 def unit(f: jax.Array) -> jax.Array:

@@ -74,6 +74,10 @@ class Config(ablation.AblationConfig):
     """Lines of the table; see ROWS in this file for all."""
     steps: int = 1500
     """Updates per run."""
+    images: int = 1200
+    """Synthetic images per seed, a fifth of them held out."""
+    copies: int = 6
+    """Augmented crops of every training person."""
     width: int = 8
     """Channels of the ResNet's stem."""
     deconvs: tuple[int, ...] = (32, 32, 32)

@@ -136,6 +136,16 @@ def oracle_nll(val, truth: np.ndarray, where: np.ndarray) -> float:
 COLUMNS = ("AP", "AP_constant", "PCK", "EPE", "pearson", "NLL", "oracle_NLL", "calibration_error", "sigma")
 
 
+def settings(config: Config, name: str) -> dict[str, Any]:
+    """What a run of a row depends on besides its seed."""
+    return ablation.settings(config, ROWS[name])
+
+
+def done(path: Path, config: Config) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs of these settings that `path` holds, by (row, seed)."""
+    return ablation.done(path, config, ROWS)
+
+
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     config = ablation.parse(Config, __doc__, argv)
     runs = ablation.run_all(config, ROWS, train_row)

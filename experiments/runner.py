@@ -61,7 +61,9 @@ class RunConfig:
 
     size_wh: tuple[int, int] = (192, 256)
     """Input width and height."""
-    augment: Literal["none", "light", "official", "hrnet", "mmpose"] = "official"
+    augment: Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii"] = (
+        "official"
+    )
     """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
 
     batch_size: int = 256
@@ -375,7 +377,7 @@ def run(
 MAY_CHANGE = {
     "out", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones", "eval_every",
     "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "eval_only", "plots", "log_every", "workers",
-    "multihost", "coordinator", "num_processes", "process_id", "init",
+    "multihost", "coordinator", "num_processes", "process_id", "init", "init_layout",
 }  # fmt: skip
 
 

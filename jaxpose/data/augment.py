@@ -14,7 +14,8 @@ of numbers: change one with ``dataclasses.replace``. What the published three do
     flip          p .5                    p .5                             p .5
     ============  ======================  ===============================  ==========================================
 
-    N standard normal; T standard normal truncated to [-1, 1]; degrees.
+    N standard normal; T standard normal truncated to [-1, 1]; degrees. `SIMPLE_BASELINE` and `MPII` are hrnet's with other
+numbers and without the half body (0.3 and 40 degrees; 0.25 and 30), `MMPOSE_MPII` is mmpose's without shift and half body.
 
 A draw is stateless: a function of (seed, epoch, annotation id), so that a sample is the same whichever process makes it
 and whenever a run is resumed. NumPy only.
@@ -22,7 +23,7 @@ and whenever a run is resumed. NumPy only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,8 +32,11 @@ __all__ = [
     "HRNET",
     "LIGHT",
     "MMPOSE",
+    "MMPOSE_MPII",
+    "MPII",
     "NONE",
     "OFFICIAL",
+    "SIMPLE_BASELINE",
     "Augmentation",
     "HalfBody",
     "Setting",
@@ -121,7 +125,7 @@ class Augmentation(NamedTuple):
 
 
 def named(name: str | Setting) -> Setting:
-    """The setting of a name: "none", "light", "official", "hrnet", "mmpose".
+    """The setting of a name: "none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii".
 
     >>> named("official").rotation
     45.0
@@ -275,6 +279,12 @@ HRNET = Setting(
 )
 """The HRNet code, COCO configs of HRNet."""
 
+SIMPLE_BASELINE = replace(HRNET, name="simple_baseline", scale=0.3, rotation=40.0, half_body=None)
+"""The HRNet code, COCO configs of SimpleBaseline."""
+
+MPII = replace(HRNET, name="mpii", scale=0.25, rotation=30.0, half_body=None)
+"""The HRNet code and the integral regression code on MPII."""
+
 MMPOSE = Setting(
     "mmpose",
     flip=0.5,
@@ -288,4 +298,9 @@ MMPOSE = Setting(
 )
 """mmpose's RLE configs for COCO: much stronger than the other two."""
 
-_NAMED = {setting.name: setting for setting in (NONE, LIGHT, OFFICIAL, HRNET, MMPOSE)}
+MMPOSE_MPII = replace(MMPOSE, name="mmpose_mpii", shift_probability=0.0, half_body=None)
+"""mmpose's configs for MPII."""
+
+_NAMED = {
+    setting.name: setting for setting in (NONE, LIGHT, OFFICIAL, HRNET, SIMPLE_BASELINE, MPII, MMPOSE, MMPOSE_MPII)
+}

@@ -1,0 +1,205 @@
+"""From flags to tasks, for the pages: which backbone, what is regressed, what the heatmaps learn, and from which weights.
+
+A page holds its settings and what has been published for them; what several pages say stands here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments import runner
+from jaxpose import checkpoint, tasks, weights
+from jaxpose.nets import (
+    HeatmapNet,
+    HRNet,
+    IntegralRegressor,
+    MapHead,
+    MobileNetV2,
+    MultiStageNet,
+    PoseRegressor,
+    RegressionHead,
+    ResNet,
+)  # fmt: skip
+
+NO_MAPS = tasks.MapLoss("none")
+
+
+@dataclass(frozen=True)
+class BackboneConfig(runner.RunConfig):
+    """Settings of every run that has a backbone."""
+
+    backbone: Literal["resnet", "hrnet", "mobilenet_v2"] = "resnet"
+    """The net that makes the features."""
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    """Depth of the ResNet."""
+    width: int | None = None
+    """Channels of the ResNet's stem (published: 64), of HRNet's finest branch (32 or 48), or of MobileNetV2's stem (32); none:
+    64 or 32."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype of the net; parameters and losses stay in float32."""
+    batch_groups: int = 1
+    """BatchNorm statistics over this many groups of the global batch; 1: all of it; number of devices: per device."""
+    init: Path | None = None
+    """Where the backbone's weights come from: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
+    init_layout: weights.Layout | None = None
+    """Naming of the PyTorch file; none: ImageNet's of the backbone (torchvision, HRNet's authors). "simple_baseline_mmpose" and
+    the like take the backbone out of a pose net."""
+    preprocess: Literal["imagenet", "rle_official", "simple_baseline"] = "imagenet"
+    """Image normalisation."""
+
+
+@dataclass(frozen=True)
+class RegressionConfig(BackboneConfig):
+    """Coordinates regressed with a likelihood."""
+
+    head: Literal["normalized", "linear", "integral"] = "normalized"
+    """Coordinate head: with the feature's norm divided out (official), one plain linear layer (mmpose), or the soft-argmax of
+    heatmaps (RLE table 2b)."""
+    sigma_bias: float = 0.0
+    """Initial bias of sigma's logit."""
+    likelihood: tasks.Likelihood = tasks.Likelihood()
+    """The loss."""
+    outside: Literal["keep", "mask"] = "keep"
+    """Labelled joints outside the crop: keep (official) or mask (mmpose)."""
+    auxiliary: tasks.MapLoss = NO_MAPS
+    """A heatmap loss beside it, on a parallel head (RLE table 14); kind "none": no such head."""
+    deconvs: tuple[int, ...] = (256, 256, 256)
+    """Channels of the deconvolutions of --head integral and of the auxiliary head."""
+
+
+@dataclass(frozen=True)
+class HeatmapConfig(BackboneConfig):
+    """Heatmaps, read as maps or as an integral."""
+
+    deconvs: tuple[int, ...] = (256, 256, 256)
+    """Channels of the deconvolutions, each of which doubles the map; none for HRNet."""
+    stages: Literal[1, 2, 3, 4] = 1
+    """Stages of Sun 2018's multi-stage net; 1: the plain one."""
+    maps: tasks.MapLoss = tasks.MapLoss()
+    """The loss of the maps."""
+    joints: tasks.JointLoss = tasks.JointLoss()
+    """The loss of the soft-argmax coordinates."""
+    read: tasks.Readout = tasks.Readout()
+    """How coordinates are read off the maps."""
+    first_epochs: float = 0
+    """So many epochs come first, with --first in place of the losses above; 0: none."""
+    first: Literal["maps", "both"] = "maps"
+    """"maps": the map loss alone, then both losses (I1 to I3); "both": both losses, then the joint loss alone (L_aug)."""
+
+
+def make_backbone(config: BackboneConfig) -> nn.Module:
+    """The backbone that the flags name."""
+    options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    match config.backbone:
+        case "resnet":
+            return ResNet(depth=config.depth, width=config.width or 64, **options)
+        case "hrnet":
+            return HRNet(width=config.width or 32, **options)
+        case "mobilenet_v2":
+            return MobileNetV2(width=(config.width or 32) / 32, **options)
+
+
+def regression_task(config: RegressionConfig, skeleton) -> tasks.Task:
+    """net x head x loss x decoding of a likelihood."""
+    backbone, joints = make_backbone(config), skeleton.num_joints
+    shape = {"deconvs": config.deconvs, "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    if config.head == "integral":
+        net = IntegralRegressor(HeatmapNet(backbone, joints, **shape), sigma_bias=config.sigma_bias)
+    else:
+        head = RegressionHead(joints, kind=config.head, sigma_bias=config.sigma_bias)
+        net = PoseRegressor(backbone, head, maps=MapHead(joints, **shape) if config.auxiliary != NO_MAPS else None)
+    return tasks.regression(
+        net, skeleton=skeleton, size_wh=config.size_wh, likelihood=config.likelihood, preprocess=config.preprocess,
+        outside=config.outside, auxiliary=config.auxiliary,
+    )  # fmt: skip
+
+
+def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+    """The task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
+    options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    if config.stages > 1:
+        if config.backbone != "resnet":
+            raise ValueError(
+                f"--stages {config.stages} --backbone {config.backbone}: the multi-stage net is made of a ResNet"
+            )
+        net = MultiStageNet(skeleton.num_joints, stages=config.stages, depth=config.depth, width=config.width or 64,
+                            deconvs=config.deconvs, **options)  # fmt: skip
+    else:
+        net = HeatmapNet(make_backbone(config), skeleton.num_joints, deconvs=config.deconvs, **options)
+
+    def task(maps: tasks.MapLoss, joints: tasks.JointLoss) -> tasks.Task:
+        return tasks.heatmaps(
+            net, skeleton=skeleton, size_wh=config.size_wh, maps=maps, joints=joints, read=config.read,
+            preprocess=config.preprocess,
+        )  # fmt: skip
+
+    if not config.first_epochs:
+        return task(config.maps, config.joints), None
+    if config.maps.kind == "none" or config.joints.kind == "none":
+        raise ValueError("--first-epochs needs two losses, --maps.kind and --joints.kind: one of them comes or goes")
+    both = task(config.maps, config.joints)
+    if config.first == "maps":
+        return both, (config.first_epochs, task(config.maps, tasks.JointLoss()))
+    return task(NO_MAPS, config.joints), (config.first_epochs, both)
+
+
+def from_pretrained(task: tasks.Task, config: BackboneConfig):
+    """Fresh variables whose backbone comes out of a run of ours or of a PyTorch file; None where none is named."""
+    if config.init is None:
+        return None
+    found = backbone_of(config)
+    variables = jax.device_get(task.init(jax.random.key(config.seed)))
+    for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
+        place = tree["net"] if "net" in tree else tree  # IntegralRegressor wraps the heatmap net
+        if "backbone" not in place:
+            raise ValueError(f"--init {config.init}: this net has no single backbone to put it into (--stages above 1)")
+        here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], found[collection]))
+        if here != there:
+            raise ValueError(
+                f"{config.init} is not the {config.backbone} of --depth {config.depth} and --width {config.width}: its "
+                f"{collection} differ"
+            )
+        place["backbone"] = found[collection]
+    return variables
+
+
+def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
+    """{"params", "batch_stats"} of the backbone that --init names."""
+    if config.init.is_dir():
+        variables, _ = checkpoint.restore_model(config.init)
+        params, stats = variables["params"]["net"], variables["batch_stats"]
+        for wrapper in ("net", "backbone"):
+            if wrapper in params:
+                params, stats = params[wrapper], stats[wrapper]
+        return {"params": params, "batch_stats": stats}
+    layout = config.init_layout or {"hrnet": "hrnet_backbone"}.get(config.backbone, config.backbone)
+    _, variables = weights.from_torch(weights.load_file(config.init), layout=layout)
+    return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
+
+
+def regression_main(presets, *, name: str, default: str, description: str, argv=None, load=runner.load_data):
+    """Run one page of the regression family."""
+    return main(
+        presets, name=name, default=default, description=description, argv=argv, load=load,
+        make=lambda config, skeleton: (regression_task(config, skeleton), None),
+    )  # fmt: skip
+
+
+def main(presets, *, name: str, default: str, description: str, argv=None, load=runner.load_data,
+         make=heatmap_tasks, adjust=lambda config: config):  # fmt: skip
+    """Run one page: `make` gives the task and what comes first, `adjust` turns the page's own flags into those of the family."""
+    config = adjust(runner.parse(presets, name=name, default=default, description=description, argv=argv))
+    runner.start(config)
+    if config.eval_only is not None:
+        return runner.evaluate_only(config, load=load)
+    data = load(config)
+    task, first = make(config, data.train.skeleton)
+    return runner.run(task, config, data, variables=from_pretrained(task, config), first=first)

@@ -1,0 +1,36 @@
+"""MPII for the pages: its reader, and PCKh beside EPE."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from experiments import runner
+from jaxpose.data import mpii as reader
+from jaxpose.evaluation import mpii as evaluation
+from jaxpose.skeleton import Skeleton
+
+log = logging.getLogger("jaxpose")
+
+
+def load(config: runner.RunConfig, *, skeleton: Skeleton | None = None) -> runner.Data:
+    """MPII's splits, and its own numbers where the labels' head boxes (gt_valid.mat) are there."""
+    if config.data is None:
+        raise ValueError(
+            "--data: name MPII's folder (annot/ or annotations/ with its JSON files, images/); no people are made for it"
+        )
+    if config.detections is not None:
+        raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
+    data = runner.load_data(config, skeleton=skeleton, reader=reader)
+    try:
+        truth = evaluation.load_truth(evaluation.find_truth(config.data, config.val_split))
+    except FileNotFoundError as error:
+        log.warning("no PCKh, EPE only: %s", error)
+        return data
+
+    def pckh(predictions: dict[str, np.ndarray], config: runner.RunConfig) -> dict[str, float]:
+        missing = "wrong" if config.on_bad == "skip" else "error"
+        return evaluation.pckh(truth, predictions["xy"], predictions["annotation_id"], on_missing=missing)
+
+    return runner.Data(data.train, data.val, data.ground_truth, own_scores=pckh, best="PCKh@0.5")

@@ -3,6 +3,8 @@
 from jaxpose.nets.deconv import HeatmapNet
 from jaxpose.nets.heads import PoseRegressor, RegressionHead
 from jaxpose.nets.hrnet import HRNet
+from jaxpose.nets.mobilenet import MobileNetV2
+from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.resnet import ResNet
 
-__all__ = ["HRNet", "HeatmapNet", "PoseRegressor", "RegressionHead", "ResNet"]
+__all__ = ["HRNet", "HeatmapNet", "MobileNetV2", "MultiStageNet", "PoseRegressor", "RegressionHead", "ResNet"]

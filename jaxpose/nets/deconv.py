@@ -86,11 +86,19 @@ class HeatmapNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         x = self.backbone(images, train=train)
-        for i, features in enumerate(self.deconvs):
-            x = Deconv(features, dtype=self.dtype, name=f"deconv_layers_{3 * i}")(x)
-            x = BatchNorm(self.batch_groups, dtype=self.dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train)
-            x = nn.relu(x)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        final = nn.Conv(self.num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(self.dtype),
-                        name="final_layer")  # fmt: skip
-        return final(x)
+        return map_head(x, self.num_joints, self.deconvs, dtype=self.dtype, batch_groups=self.batch_groups, train=train)
+
+
+def map_head(
+    x: jax.Array, num_joints: int, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool
+) -> jax.Array:
+    """Features (B, h, w, C) -> maps (B, 2^n h, 2^n w, K) through n deconvolutions and a 1x1 convolution.
+
+    The layers are submodules of the module being called: deconv_layers_{0, 1, 3, 4, ...} and final_layer.
+    """
+    for i, features in enumerate(deconvs):
+        x = Deconv(features, dtype=dtype, name=f"deconv_layers_{3 * i}")(x)
+        x = nn.relu(BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    final = nn.Conv(num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(dtype), name="final_layer")
+    return final(x)

@@ -80,9 +80,10 @@ class Config(ablation.AblationConfig):
     """Augmented crops of every training person."""
     width: int = 8
     """Channels of the ResNet's stem."""
-    deconvs: tuple[int, ...] = (32, 32, 32)
+    deconvs: tuple[int, ...] = (32, 32, 16)
     """Channels of the deconvolutions."""
-    evaluations: int = 15
+    size_wh: tuple[int, int] = (64, 96)
+    evaluations: int = 12
     """Points of the learning curve."""
     out: Path = Path("runs/ablation_integral")
 

@@ -3,6 +3,7 @@
   python -m experiments.coco_debias                                            "ours" on embedded synthetic people
   python -m experiments.coco_debias --preset resnet50 --data DIR --init resnet50.pth
   python -m experiments.coco_debias --preset resnet50 --data DIR --method ipr --beta 20
+  python -m experiments.coco_debias --preset resnet152_384 --data DIR --init resnet152.pth
   python -m experiments.coco_debias --preset hrnet_w32 --data DIR --init hrnet_w32-imagenet.pth
 
 --method, the rows of table 6 and of mmpose:
@@ -20,8 +21,9 @@ there is the stronger regularisation that it compares with. The number of first 
 are not in the paper: --first-epochs 40 (its figure 4 has heatmaps converged there) and weight 1000 are ours.
 
 Published (COCO val2017), AP / EPE in pixels: ResNet-50, 256x192, beta 10: sbl 70.5 / 9.52, ipr 68.2 / 9.63, l_de 70.2 / 9.38,
-l_aug 70.4 / 9.31, debias 71.0 / 9.15, ours 71.2 / 8.93 (beta 1: 70.7 / 9.02, beta 20: 70.3 / 9.32); HRNet-W32 75.3 / 7.85,
-72.9 / 8.03, ours 75.8 / 7.47. mmpose: dsnt 67.4, mmpose_ipr 63.3 (256x256).
+l_aug 70.4 / 9.31, debias 71.0 / 9.15, ours 71.2 / 8.93 (beta 1: 70.7 / 9.02, beta 20: 70.3 / 9.32); ResNet-152, 384x288: sbl
+73.8 / 8.21, ipr 71.3 / 8.28, ours 74.4 / 7.82; HRNet-W32 75.3 / 7.85, 72.9 / 8.03, 75.8 / 7.47. mmpose, 256x256: dsnt 67.4,
+mmpose_ipr 63.3.
 """
 
 from __future__ import annotations

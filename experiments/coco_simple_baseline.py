@@ -30,9 +30,9 @@ class Config(families.HeatmapConfig):
 
 
 PRESETS = {
-    # Embedded data, two CPU cores, minutes. The map is 24x18: unrounded targets and DARK lose nothing to its pixels.
+    # Embedded data, two CPU cores, minutes. The map is 24x16: unrounded targets and DARK lose nothing to its pixels.
     "tiny": Config(
-        depth=18, width=16, deconvs=(64, 64, 64), size_wh=(72, 96), batch_size=32, epochs=45, milestones=(33, 41),
+        depth=18, width=16, deconvs=(64, 64, 64), size_wh=(64, 96), batch_size=32, epochs=45, milestones=(33, 41),
         learning_rate=3e-3, warmup_steps=200, eval_every=15, clip_norm=10.0, ema=0.998, augment="light",
         maps=MapLoss(target="unbiased", sigma=1.5), read=Readout("dark", kernel=7), rescore="box*mean",
     ),

@@ -6,11 +6,16 @@ transposed convolutions (in, out, h, w) the kernels of `nets.deconv.Deconv`, (h,
 
     layout          names                                          net
     "resnet"        torchvision's; its classifier fc is dropped    ResNet: features (B, H/32, W/32, C)
+    "mobilenet_v2"  torchvision's; its classifier is dropped       MobileNetV2: features (B, H/32, W/32, C)
     "rle_official"  preact.*, fc_coord.*, fc_sigma.*, flow*.*      PoseRegressor: mu, sigma (B, K, D)
     "rle_mmpose"    backbone.*, head.fc.*, head.loss_module.*;     PoseRegressor: mu, sigma (B, K, 2)
                     0.x: keypoint_head.fc.*, keypoint_head.loss.*
     "simple_baseline", "hrnet"                  the authors'       HeatmapNet: heatmaps (B, H/4, W/4, K)
     "simple_baseline_mmpose", "hrnet_mmpose"    backbone.*, head.* (0.x: keypoint_head.*)
+
+The backbone of "rle_mmpose" and "simple_baseline_mmpose" is a ResNet or a MobileNetV2. "simple_baseline_mmpose" also reads
+mmpose's integral models (IPR, DSNT, their debiased kind), which have the same net under head.simplebaseline_head.*; their
+coordinate axes head.linspace_{x,y} are constants. The coordinates are a soft-argmax of the maps: `jaxpose.heatmap`.
 
 The flow of a pose model takes no part in prediction: `from_torch` passes over it, `flow_from_torch` reads it.
 """
@@ -28,12 +33,13 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import HeatmapNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
 
 Layout = Literal[
-    "resnet", "rle_official", "rle_mmpose", "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose"
-]
+    "resnet", "mobilenet_v2", "rle_official", "rle_mmpose",
+    "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose",
+]  # fmt: skip
 WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 TORCH_AT_LEAST = (2, 10)
@@ -46,9 +52,14 @@ NUMBERED = re.compile(
 FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j>\d+)\.(?P<leaf>weight|bias)")
 NOT_PREDICTING = {  # tensors of a layout that prediction does not need
     "resnet": re.compile(r"fc\.(weight|bias)"),
+    "mobilenet_v2": re.compile(r"classifier\.1\.(weight|bias)"),
     "rle_official": re.compile(r"flow(2d|3d)?\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
     "rle_mmpose": re.compile(r"head\.(loss|loss_module)\.flow_model\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
+    "simple_baseline_mmpose": re.compile(r"head\.linspace_[xy]"),
 }
+MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # what is called head. elsewhere
+# Width multipliers to be recognised, round numbers first: several may give the same channels.
+MOBILENET_WIDTHS = (1.0, 0.5, *(i / 20 for i in range(1, 81)), *(i / 100 for i in range(1, 401)))
 
 
 def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Module, dict[str, Any]]:
@@ -70,7 +81,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
       (net, variables) with variables {"params": ..., "batch_stats": ...}.
 
     Raises:
-      ValueError: an unknown layout; blocks of no published ResNet; missing, left-over or misshapen tensors, listed.
+      ValueError: an unknown layout; blocks of no published ResNet; a head under two names; missing, left-over or misshapen
+        tensors, listed.
 
     >>> resnet = ResNet(depth=18, width=4)
     >>> shapes = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -83,7 +95,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
         raise ValueError(f"layout={layout!r}: expected one of {', '.join(map(repr, get_args(Layout)))}")
     state = _arrays(_unwrap(state_dict))
     if layout.endswith("_mmpose"):
-        state = {re.sub(r"^keypoint_head\.", "head.", name): value for name, value in state.items()}
+        for head in MMPOSE_HEADS:
+            state = _renamed(state, head, "head.")
     state = {
         name: value
         for name, value in state.items()
@@ -93,16 +106,19 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
     match layout:
         case "resnet":
             net, names = _resnet(state, ""), {}
+        case "mobilenet_v2":
+            names = _mobilenet_torchvision()
+            net = _mobilenet(state, names)
         case "rle_official":
             net, names = _rle_official(state)
         case "rle_mmpose":
-            net, names = _rle_mmpose(state), {}
+            net, names = _rle_mmpose(state)
         case "simple_baseline" | "hrnet":
-            net = _heatmap_net(state, layout, backbone="", head="")
+            net, _ = _heatmap_net(state, layout, backbone="", head="")
             names = {"backbone.": ""}
         case "simple_baseline_mmpose" | "hrnet_mmpose":
-            net = _heatmap_net(state, layout.removesuffix("_mmpose"), backbone="backbone.", head="head.")
-            names = {"deconv_layers.": "head.deconv_layers.", "final_layer.": "head.final_layer."}
+            net, names = _heatmap_net(state, layout.removesuffix("_mmpose"), backbone="backbone.", head="head.")
+            names |= {"deconv_layers.": "head.deconv_layers.", "final_layer.": "head.final_layer."}
     variables = _fill(net, state, names, layout)
     if layout == "rle_mmpose":
         bias = variables["params"]["head"]["fc"]["bias"]
@@ -203,7 +219,7 @@ def torch_tensors(
 
     Args:
       variables: {"params": ..., "batch_stats": ...} of arrays or shapes.
-      names: beginnings of dotted paths to be replaced, {"head.coord.": "fc_coord.linear."}.
+      names: beginnings of dotted paths to be replaced, {"head.coord.": "fc_coord.linear."}; the first that fits is.
 
     >>> torch_tensors({"params": {"layer1_0": {"downsample_conv": {"kernel": np.zeros((1, 1, 2, 8))}}}})
     {'layer1.0.downsample.0.weight': (('params', 'layer1_0', 'downsample_conv', 'kernel'), (8, 2, 1, 1))}
@@ -216,6 +232,7 @@ def torch_tensors(
         for ours, theirs in (names or {}).items():
             if dotted.startswith(ours):
                 dotted = theirs + dotted.removeprefix(ours)
+                break
         tensors[dotted] = path, _torch_shape(leaf.shape)
     return tensors
 
@@ -242,7 +259,7 @@ def _fill(net: nn.Module, state: dict[str, np.ndarray], names: dict[str, str], l
     if any(problems.values()):
         found = "; ".join(f"{what}: {_listed(which)}" for what, which in problems.items() if which)
         backbone = getattr(net, "backbone", net)
-        kind = f"ResNet-{backbone.depth}" if isinstance(backbone, ResNet) else "HRNet"
+        kind = f"ResNet-{backbone.depth}" if isinstance(backbone, ResNet) else type(backbone).__name__
         raise ValueError(f"state dict of layout={layout!r}, read as {kind} of width {backbone.width}: {found}")
     flat = {path: jnp.asarray(_from_torch_order(state[name])) for name, (path, _) in tensors.items()}
     return traverse_util.unflatten_dict(flat)
@@ -272,19 +289,80 @@ def _rle_official(state: dict[str, np.ndarray]) -> tuple[PoseRegressor, dict[str
     return PoseRegressor(_resnet(state, "preact."), head), names
 
 
-def _rle_mmpose(state: dict[str, np.ndarray]) -> PoseRegressor:
+def _rle_mmpose(state: dict[str, np.ndarray]) -> tuple[PoseRegressor, dict[str, str]]:
     rows = _shape(state, "head.fc.weight", rank=2)[0]
-    return PoseRegressor(_resnet(state, "backbone."), RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear"))
+    backbone, names = _mmpose_backbone(state)
+    return PoseRegressor(backbone, RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear")), names
 
 
-def _heatmap_net(state: dict[str, np.ndarray], kind: str, *, backbone: str, head: str) -> HeatmapNet:
+def _heatmap_net(
+    state: dict[str, np.ndarray], kind: str, *, backbone: str, head: str
+) -> tuple[HeatmapNet, dict[str, str]]:
+    """Net, and the names of its backbone where they are not ours."""
     joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
     if kind == "hrnet":
-        return HeatmapNet(HRNet(_shape(state, f"{backbone}transition1.0.0.weight", rank=4)[0]), joints, deconvs=())
+        return HeatmapNet(HRNet(_shape(state, f"{backbone}transition1.0.0.weight", rank=4)[0]), joints, deconvs=()), {}
     deconvs = []
     while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
         deconvs.append(_shape(state, name, rank=4)[1])
-    return HeatmapNet(_resnet(state, backbone), joints, deconvs=tuple(deconvs))
+    net, names = _mmpose_backbone(state) if backbone else (_resnet(state, ""), {})
+    return HeatmapNet(net, joints, deconvs=tuple(deconvs)), names
+
+
+def _mmpose_backbone(state: dict[str, np.ndarray]) -> tuple[ResNet | MobileNetV2, dict[str, str]]:
+    """The net under "backbone." and its names; a MobileNetV2 has a conv and a bn in every conv1."""
+    if not any(name.startswith("backbone.conv1.conv.") for name in state):
+        return _resnet(state, "backbone."), {}
+    names = _mobilenet_mmpose("backbone.")
+    return _mobilenet(state, {ours.removeprefix("backbone."): theirs for ours, theirs in names.items()}), names
+
+
+def _mobilenet(state: dict[str, np.ndarray], names: dict[str, str]) -> MobileNetV2:
+    """The MobileNetV2 whose channels agree with the most layers; `_fill` names those that do not."""
+    projections = (f"layer{i}.0.project_conv." for i in range(1, len(mobilenet.LAYERS) + 1))
+    weights = [f"{names[ours]}weight" for ours in ("conv1.", *projections, "conv2.")]
+    _shape(state, weights[0], rank=4)
+    found = [state[name].shape[:1] if name in state else () for name in weights]
+
+    def agreeing(width: float) -> int:
+        return sum(shape == (c,) for shape, c in zip(found, mobilenet.channels(width), strict=True))
+
+    return MobileNetV2(width=max(MOBILENET_WIDTHS, key=agreeing))
+
+
+def _mobilenet_blocks() -> list[tuple[str, tuple[str, ...]]]:
+    """Our name of every block and of its convolutions."""
+    return [
+        (f"layer{number}.{i}.", ("expand", "depthwise", "project")[expansion == 1 :])
+        for number, (expansion, _, blocks, _) in enumerate(mobilenet.LAYERS, start=1)
+        for i in range(blocks)
+    ]
+
+
+def _mobilenet_torchvision() -> dict[str, str]:
+    """features.0 is the first convolution, .18 the last, the blocks lie between; a block's last pair is not nested."""
+    blocks = _mobilenet_blocks()
+    names = {}
+    for ours, place in (("1", 0), ("2", len(blocks) + 1)):
+        names |= {f"conv{ours}.": f"features.{place}.0.", f"bn{ours}.": f"features.{place}.1."}
+    for place, (block, parts) in enumerate(blocks, start=1):
+        for i, part in enumerate(parts):
+            conv, bn = (f"{i}", f"{i + 1}") if part == "project" else (f"{i}.0", f"{i}.1")
+            names[f"{block}{part}_conv."] = f"features.{place}.conv.{conv}."
+            names[f"{block}{part}_bn."] = f"features.{place}.conv.{bn}."
+    return names
+
+
+def _mobilenet_mmpose(prefix: str) -> dict[str, str]:
+    """Every convolution is a module with a conv and a bn."""
+    names = {}
+    for i in "12":
+        names |= {f"{prefix}conv{i}.": f"{prefix}conv{i}.conv.", f"{prefix}bn{i}.": f"{prefix}conv{i}.bn."}
+    for block, parts in _mobilenet_blocks():
+        for i, part in enumerate(parts):
+            for leaf in ("conv", "bn"):
+                names[f"{prefix}{block}{part}_{leaf}."] = f"{prefix}{block}conv.{i}.{leaf}."
+    return names
 
 
 def _joints(rows: int, each: int, name: str) -> int:
@@ -353,6 +431,14 @@ def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     if all(name.startswith("module.") for name in state_dict):
         return {name.removeprefix("module."): value for name, value in state_dict.items()}
     return state_dict
+
+
+def _renamed(state: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
+    """`state` with `old` at the beginning of a name as `new`."""
+    names = {name: new + name.removeprefix(old) if name.startswith(old) else name for name in state}
+    if twice := [name for name in state if names[name] != name and names[name] in state]:
+        raise ValueError(f"both under {old} and {new}: {_listed(twice)}; expected the head of one net")
+    return {names[name]: value for name, value in state.items()}
 
 
 def _arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:

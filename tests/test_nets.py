@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import HeatmapNet, HRNet, MobileNetV2, MultiStageNet, PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.deconv import deconvolve
 from jaxpose.nets.heads import unit
-from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, max_pool
+from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, convolve_depthwise, max_pool
+from jaxpose.nets.mobilenet import InvertedResidual
 
 KEY = jax.random.key(0)
 
@@ -215,6 +216,15 @@ def test_initial_weights():
         (lambda: ResNet(depth=20), "depth=20: expected one of 18, 34, 50, 101, 152"),
         (lambda: ResNet(width=0), "width=0"),
         (lambda: ResNet(batch_groups=0), "batch_groups=0"),
+        (lambda: MobileNetV2(width=0.0), "width=0.0: expected a positive multiplier"),
+        (lambda: MobileNetV2(width=float("nan")), "width=nan"),
+        (lambda: MobileNetV2(batch_groups=0), "batch_groups=0"),
+        (lambda: MobileNetV2().init(KEY, jnp.zeros((2, 3, 64, 48))), r"\(2, 3, 64, 48\): expected \(B, H, W, 3\)"),
+        (lambda: MultiStageNet(17, depth=20), "depth=20: expected one of"),
+        (lambda: MultiStageNet(0), "num_joints=0"),
+        (lambda: MultiStageNet(17, stages=5), "stages=5: expected 1 to 4"),
+        (lambda: MultiStageNet(17, deconvs=(8,)), r"deconvs=\(8,\): expected channels of two"),
+        (lambda: MultiStageNet(17).init(KEY, jnp.zeros((1, 48, 64, 3))), r"\(1, 48, 64, 3\): MultiStageNet takes"),
         (lambda: RegressionHead(0), "num_joints=0"),
         (lambda: RegressionHead(17, dim=4), "dim=4"),
         (lambda: RegressionHead(17, kind="conv"), "kind='conv'"),
@@ -253,6 +263,152 @@ def test_published_parameter_counts_of_heatmap_nets(net, count):
     maps, variables = shapes(net, (64, 96))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
     assert maps.shape == (2, 16, 24, 17)
+
+
+# MobileNetV2
+
+
+@pytest.mark.parametrize(("width", "params", "features"), [(1.0, 2_223_872, 1280), (1.4, 6_108_776 - 1_793_000, 1792)])
+def test_published_parameter_counts_of_mobilenet(width, params, features):
+    """Without the classifier to 1000 classes: 3,504,872 parameters at width 1 with it."""
+    net = MobileNetV2(width)
+    maps, variables = shapes(net, (65, 31))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == params
+    assert maps.shape == (2, 3, 1, features) and net.num_features == features
+
+
+@pytest.mark.parametrize("size", [(7, 6), (8, 5), (1, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolution_is_the_grouped_one_in_value_and_gradient(size, stride):
+    x, kernel = normal(2, *size, 5), normal(3, 3, 1, 5, seed=2)
+
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=5,
+        )  # fmt: skip
+
+    def of(convolution):
+        def everything(x, kernel):
+            y, back = jax.vjp(convolution, x, kernel)
+            return y, *back(jnp.cos(y))
+
+        return jax.jit(everything)(x, kernel)
+
+    ours = of(lambda x, kernel: convolve_depthwise(x, kernel, stride=stride))
+    for a, b in zip(ours, of(grouped), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("expansion", "features", "stride"), [(6, 8, 1), (6, 16, 2), (1, 16, 1)])
+def test_an_inverted_residual_is_pytorchs(expansion, features, stride):
+    torch = pytest.importorskip("torch")
+    x = normal(2, 7, 6, 8)
+    block = InvertedResidual(features, stride, expansion, jnp.float32, 1)
+    variables = block.init(KEY, x, train=True)
+    variables["params"] = jax.tree.map(lambda p: p + 0.1 * normal(*p.shape, seed=3), variables["params"])
+
+    hidden = 8 * expansion
+    parts = {"expand": (8, hidden, 1, 1, 1), "depthwise": (hidden, hidden, 3, stride, hidden),
+             "project": (hidden, features, 1, 1, 1)}  # fmt: skip
+    layers = []
+    for part, (inputs, outputs, size, step, groups) in list(parts.items())[expansion == 1 :]:
+        conv = torch.nn.Conv2d(inputs, outputs, size, step, padding=size // 2, groups=groups, bias=False)
+        bn = torch.nn.BatchNorm2d(outputs)
+        own = {name: np.array(leaf) for name, leaf in variables["params"][f"{part}_bn"].items()}
+        conv.weight.data = torch.tensor(np.array(variables["params"][f"{part}_conv"]["kernel"]).transpose(3, 2, 0, 1))
+        bn.weight.data, bn.bias.data = torch.tensor(own["scale"]), torch.tensor(own["bias"])
+        layers += [conv, bn, *([] if part == "project" else [torch.nn.ReLU6()])]
+    net = torch.nn.Sequential(*layers).train()
+    planes = torch.tensor(np.array(x).transpose(0, 3, 1, 2))
+    want = net(planes) + (planes if stride == 1 and features == 8 else 0)
+
+    got, updated = block.apply(variables, x, train=True, mutable="batch_stats")
+    np.testing.assert_allclose(got, want.detach().numpy().transpose(0, 2, 3, 1), atol=1e-4)
+    want_var = layers[-1].running_var.numpy()
+    np.testing.assert_allclose(updated["batch_stats"]["project_bn"]["var"], want_var, rtol=1e-4)
+
+
+def test_mobilenet_in_bfloat16_has_float32_parameters_and_finite_gradients():
+    net = PoseRegressor(MobileNetV2(0.1, dtype=jnp.bfloat16), RegressionHead(3))
+    x = normal(2, 64, 32, 3)
+    variables = jax.jit(net.init)(KEY, x)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    features = jax.eval_shape(net.backbone.apply, {k: v["backbone"] for k, v in variables.items()}, x)
+    assert features.dtype == jnp.bfloat16
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            (mu, sigma), _ = net.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")
+            return jnp.square(mu - 1).mean() + sigma.mean()
+
+        return jax.grad(loss)(params)
+
+    leaves = jax.tree.leaves(gradient(variables["params"]))
+    assert all(np.isfinite(leaf).all() for leaf in leaves) and all((np.asarray(leaf) != 0).any() for leaf in leaves)
+
+
+# The multi-stage net
+
+
+@pytest.mark.parametrize(("depth", "stages"), [(50, 1), (50, 2), (50, 4), (18, 2)])
+def test_stages_are_heatmap_nets_that_share_conv1_to_conv3(depth, stages):
+    net = MultiStageNet(17, stages=stages, depth=depth)
+    maps, variables = shapes(net, (64, 96))
+    assert [m.shape for m in maps] == [(2, 8, 12, 17)] * stages
+    plain = shapes(HeatmapNet(ResNet(depth), 17, deconvs=(256, 256)), (64, 96))[1]["params"]
+
+    def size(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    shared = {name: leaf for name, leaf in plain["backbone"].items() if not name.startswith(("layer3", "layer4"))}
+    # The first block of a later conv4 has 17 more inputs, for its first convolution and for its shortcut.
+    wider = 17 * (256 + 1024) if depth == 50 else 17 * (9 * 256 + 256)
+    assert size(variables["params"]) == size(plain) + (stages - 1) * (size(plain) - size(shared) + wider)
+
+
+def test_one_stage_computes_what_the_heatmap_net_does():
+    net = MultiStageNet(5, stages=1, depth=18, width=4, deconvs=(8, 6))
+    plain = HeatmapNet(ResNet(18, width=4), 5, deconvs=(8, 6))
+    x = normal(2, 64, 32, 3)
+    variables = jax.jit(net.init)(KEY, x)
+
+    def regrouped(tree):
+        """The names of the heatmap net."""
+        stage = {name: leaf for name, leaf in tree["stage1"].items() if name.startswith("layer")}
+        head = {name: leaf for name, leaf in tree["stage1"].items() if name not in stage}
+        return {"backbone": {name: leaf for name, leaf in tree.items() if name != "stage1"} | stage} | head
+
+    (maps,) = jax.jit(net.apply)(variables, x)
+    np.testing.assert_allclose(
+        maps, jax.jit(plain.apply)({k: regrouped(v) for k, v in variables.items()}, x), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_stage_sees_the_maps_of_the_one_before_only():
+    net = MultiStageNet(5, stages=3, depth=18, width=4, deconvs=(8, 6), dtype=jnp.bfloat16)
+    x = normal(2, 64, 64, 3)
+    variables = jax.jit(net.init)(KEY, x)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+    assert variables["params"]["stage2"]["layer3_0"]["conv1"]["kernel"].shape[2] == 8 + 5
+
+    @jax.jit
+    def maps(params):
+        return net.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")[0]
+
+    def grad(params, of):
+        return jax.grad(lambda p: jnp.square(maps(p)[of] - 1).mean())(params)
+
+    assert all(m.dtype == jnp.float32 for m in maps(variables["params"]))
+    for of in (0, 1):
+        gradient = jax.jit(grad, static_argnums=1)(variables["params"], of)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        reached = {
+            name for name, g in gradient.items() if any((np.asarray(leaf) != 0).any() for leaf in jax.tree.leaves(g))
+        }
+        assert {name for name in reached if name.startswith("stage")} == {f"stage{s}" for s in range(1, of + 2)}
+        assert {"conv1", "layer2_1"} <= reached
 
 
 def test_hrnet_takes_sizes_that_32_divides():

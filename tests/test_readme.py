@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ablation_rle, coco_rle, runner
+from experiments import runner
 from jaxpose import cli
 from jaxpose.evaluation import __main__ as evaluation
 
@@ -36,27 +37,30 @@ def code(first_words: str) -> str:
 def test_commands_parse(command, monkeypatch, capsys):
     module, *flags = shlex.split(command.removeprefix("python -m "))
     flags = ["2" if flag == "N" else "1" if flag == "I" else flag for flag in flags]
-    match module:
-        case "experiments.coco_rle":
+    kind, _, name = module.partition(".")
+    match kind, name:
+        case "experiments", _ if hasattr(page := importlib.import_module(module), "PRESETS"):
             if "--eval-only" in flags:  # names a run that has to exist
                 at = flags.index("--eval-only")
                 del flags[at : at + 2]
             flags = [flag for flag in flags if flag != "--help"]
-            runner.parse(coco_rle.PRESETS, name="coco_rle", default="tiny", description="", argv=flags)
-        case "experiments.ablation_rle":
-            assert set(flags[flags.index("--rows") + 1 :] if "--rows" in flags else []) <= set(ablation_rle.ROWS)
-        case "jaxpose":
+            runner.parse(page.PRESETS, name=name, default="tiny", description="", argv=flags)
+        case "experiments", _:
+            assert set(flags[flags.index("--rows") + 1 :] if "--rows" in flags else []) <= set(
+                getattr(page, "ROWS", ())
+            )
+        case "jaxpose", "":
             with pytest.raises(SystemExit) as stop:
                 cli.main([flags[0], "--help"])
             assert stop.value.code == 0
             known = capsys.readouterr().out
             assert all(flag in known for flag in flags if flag.startswith("--"))
-        case "jaxpose.evaluation":
+        case "jaxpose", "evaluation":
             parameters = evaluation.main.__kwdefaults__
             assert all(flag[2:].replace("-", "_") in parameters for flag in flags if flag.startswith("--"))
-        case "experiments.sigma_collapse" | "benchmarks.step_throughput" | "benchmarks.loss_throughput":
-            pass
-        case "benchmarks.input_throughput" | "pytest":
+        case "benchmarks", _:
+            importlib.import_module(module)
+        case "pytest", _:
             pass
         case _:
             pytest.fail(f"no test knows {module}")

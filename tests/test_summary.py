@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from jaxpose import cli, summary
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import MobileNetV2, PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.layers import Conv
 
 
@@ -28,6 +28,13 @@ def test_published_counts(depth, params, multiply_adds_224):
     assert cost.params == params
     assert multiply_adds_224 is None or cost.multiply_adds == multiply_adds_224
     assert cost.sums == 0
+
+
+def test_published_counts_of_mobilenet():
+    """3.5 million parameters and 300 million multiply-adds with a classifier of 1280 x 1000: table 4 of its paper."""
+    cost = summary.count(MobileNetV2(), (224, 224))
+    assert cost == summary.Cost(params=2_223_872, multiply_adds=299_494_272)
+    assert round((cost.params + 1_281_000) / 1e6, 1) == 3.5 and round(cost.multiply_adds / 1e6 + 1.28, -1) == 300
 
 
 def test_table_5():

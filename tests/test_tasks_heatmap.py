@@ -250,6 +250,14 @@ def test_a_net_of_another_skeleton_is_refused():
         task.loss(task.init(jax.random.key(0)), batch(), key=jax.random.key(0))
 
 
+def test_an_input_that_the_stride_does_not_divide_is_refused():
+    """ResNet's 72 pixels are 3 columns of features and 24 of the map, 3 pixels each, beside rows of 4."""
+    task = tasks.heatmaps(Given(np.zeros((1, 24, 24, 17), np.float32)), skeleton=COCO17, size_wh=(72, 96))
+    image = {"image": jnp.zeros((1, 96, 72, 3), jnp.uint8)}
+    with pytest.raises(ValueError, match="maps of width 24 and height 24, 3 by 4 pixels each: choose a size_wh"):
+        task.predict(task.init(jax.random.key(0)), image)
+
+
 def test_simple_baseline_sees_bgr_with_the_statistics_of_rgb():
     """QUIRK H1."""
     image = np.asarray([[[10, 100, 200]]], np.uint8)

@@ -44,6 +44,45 @@ def resnet18(width: int, prefix: str = "") -> dict[str, np.ndarray]:
     return state
 
 
+MOBILENET_LAYERS = {1: (16, 1), 2: (24, 2), 3: (32, 3), 4: (64, 4), 5: (96, 3), 6: (160, 3), 7: (320, 1)}
+
+
+def mobilenet(style: str, prefix: str = "", divide: int = 4) -> dict[str, np.ndarray]:
+    """A made-up MobileNetV2 with the channels of width 1 / `divide` that the published rounding gives, and the names of
+    torchvision or of mmpose, written out from their documentation."""
+    state = {}
+
+    def unit(conv, bn, *shape):
+        state[f"{prefix}{conv}.weight"] = RNG.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+        for leaf, middle in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
+            state[f"{prefix}{bn}.{leaf}"] = RNG.uniform(middle - 0.2, middle + 0.2, shape[0]).astype(np.float32)
+        state[f"{prefix}{bn}.num_batches_tracked"] = np.array(7)
+
+    def outer(place, number, *shape):
+        torchvision = (f"features.{place}.0", f"features.{place}.1")
+        unit(*(torchvision if style == "torchvision" else (f"conv{number}.conv", f"conv{number}.bn")), *shape)
+
+    width_4 = {16: 8, 24: 8, 32: 8, 64: 16, 96: 24, 160: 40, 320: 80}  # width 0.25
+    channels = {c: width_4[c] if divide == 4 else c for c in width_4}
+    outer(0, 1, channels[32], 3, 3, 3)
+    before, place = channels[32], 0
+    for layer, (c, blocks) in MOBILENET_LAYERS.items():
+        for i in range(blocks):
+            place += 1
+            hidden = before * (1 if layer == 1 else 6)
+            shapes = [(hidden, before, 1, 1)] * (layer > 1) + [(hidden, 1, 3, 3), (channels[c], hidden, 1, 1)]
+            for j, shape in enumerate(shapes):
+                if style == "mmpose":
+                    unit(f"layer{layer}.{i}.conv.{j}.conv", f"layer{layer}.{i}.conv.{j}.bn", *shape)
+                elif j < len(shapes) - 1:
+                    unit(f"features.{place}.conv.{j}.0", f"features.{place}.conv.{j}.1", *shape)
+                else:
+                    unit(f"features.{place}.conv.{j}", f"features.{place}.conv.{j + 1}", *shape)
+            before = channels[c]
+    outer(18, 2, 1280, before, 1, 1)
+    return state
+
+
 def linear(name: str, rows: int, columns: int) -> dict[str, np.ndarray]:
     return {
         f"{name}.weight": RNG.normal(0, 1, (rows, columns)).astype(np.float32),
@@ -247,11 +286,137 @@ def test_half_precision_becomes_float32():
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
 
+def plain_mobilenet(state: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """What a torchvision state dict computes, in PyTorch's functions, one after the other: (B, H, W, 3) -> (B, h, w, C)."""
+    torch = pytest.importorskip("torch")
+    f = torch.nn.functional
+    t = {name: torch.as_tensor(value) for name, value in state.items()}
+
+    def unit(x, conv, bn, stride=1, active=True):
+        w = t[f"{conv}.weight"]
+        x = f.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2, groups=x.shape[1] // w.shape[1])
+        x = f.batch_norm(x, *(t[f"{bn}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")))
+        return f.relu6(x) if active else x
+
+    y = unit(torch.as_tensor(x).permute(0, 3, 1, 2), "features.0.0", "features.0.1", 2)
+    for place in range(1, 18):
+        n, z = f"features.{place}.conv", y
+        if place > 1:
+            z = unit(z, f"{n}.0.0", f"{n}.0.1")
+        last = 1 if place == 1 else 2
+        z = unit(z, f"{n}.{last - 1}.0", f"{n}.{last - 1}.1", 2 if place in (2, 4, 7, 14) else 1)
+        z = unit(z, f"{n}.{last}", f"{n}.{last + 1}", active=False)
+        y = y + z if place not in (1, 2, 4, 7, 11, 14, 17) else z
+    return unit(y, "features.18.0", "features.18.1").permute(0, 2, 3, 1).numpy()
+
+
+def torchvision_to_mmpose(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors in the same order under mmpose's names."""
+    theirs = mobilenet("mmpose", "backbone.")
+    return dict(zip(theirs, state.values(), strict=True))
+
+
+def test_mobilenet_layouts():
+    """One state dict: torchvision's names against PyTorch's functions; mmpose's RLE and heatmap models have the same."""
+    state = mobilenet("torchvision")
+    classifier = linear("classifier.1", 10, 1280)
+    net, variables = weights.from_torch({"state_dict": state | classifier}, layout="mobilenet_v2")
+    assert net.width == 0.25 and net.num_features == 1280
+    features = np.asarray(jax.jit(net.apply)(variables, images()))
+    want = plain_mobilenet(state, np.asarray(images()))
+    assert want.std() > 0.1
+    np.testing.assert_allclose(features, want, atol=1e-4)
+
+    named = torchvision_to_mmpose(state)
+    rle = named | linear("head.fc", 4 * 17, 1280) | flow("head.loss_module.flow_model")
+    net, ours = weights.from_torch({"state_dict": rle}, layout="rle_mmpose")
+    jax.tree.map(np.testing.assert_array_equal, ours["params"]["backbone"], variables["params"])
+    jax.tree.map(np.testing.assert_array_equal, ours["batch_stats"]["backbone"], variables["batch_stats"])
+    mu, sigma = net.head.apply({"params": ours["params"]["head"]}, features)
+    out = (features.mean((1, 2)) @ rle["head.fc.weight"].T + rle["head.fc.bias"]).reshape(2, 17, 4)
+    np.testing.assert_allclose(mu, out[..., :2] - 0.5, atol=1e-4)
+    np.testing.assert_allclose(sigma, sigmoid(out[..., 2:]), atol=1e-5)
+
+    net, ours = weights.from_torch(named | heatmap_head("head.", 1280), layout="simple_baseline_mmpose")
+    jax.tree.map(np.testing.assert_array_equal, ours["params"]["backbone"], variables["params"])
+    assert net.deconvs == (8, 6)
+
+
+def test_the_width_of_a_published_mobilenet():
+    state = {
+        name: np.broadcast_to(np.float32(1), value.shape) for name, value in mobilenet("torchvision", divide=1).items()
+    }
+    net, _ = weights.from_torch(state, layout="mobilenet_v2")
+    assert (
+        net.width == 1.0
+        and sum(v.size for n, v in state.items() if not n.split(".")[-1].startswith(("run", "num"))) == 2_223_872
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.pop("features.5.conv.1.1.bias"),
+            r"MobileNetV2 of width 0\.25: missing: features\.5\.conv\.1\.1\.bias$",
+        ),
+        (lambda s: s.pop("features.18.0.weight"), r"MobileNetV2 of width 0\.25: missing: features\.18\.0\.weight$"),
+        (lambda s: s.pop("features.0.0.weight"), r"missing: features\.0\.0\.weight; .*right layout"),
+        (lambda s: s.update({"features.1.conv.3.bias": np.ones(8)}), r"left over: features\.1\.conv\.3\.bias$"),
+        (
+            lambda s: s.update({"features.2.conv.1.0.weight": np.ones((48, 48, 3, 3))}),
+            r"\(48, 48, 3, 3\) instead of \(48, 1, 3, 3\)$",
+        ),
+        (
+            lambda s: s.update({"features.4.conv.2.weight": np.ones((9, 48, 1, 1))}),
+            r"width 0\.25: shape: .*\(9, 48, 1, 1\) instead of",
+        ),
+    ],
+)
+def test_every_tensor_of_a_mobilenet_is_accounted_for(change, message):
+    state = mobilenet("torchvision")
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        weights.from_torch(state, layout="mobilenet_v2")
+
+
+def heatmap_head(prefix: str, channels: int) -> dict[str, np.ndarray]:
+    state = {}
+    for i, (inputs, outputs) in enumerate([(channels, 8), (8, 6)]):
+        state[f"{prefix}deconv_layers.{3 * i}.weight"] = RNG.normal(0, 0.1, (inputs, outputs, 4, 4)).astype(np.float32)
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{prefix}deconv_layers.{3 * i + 1}.{leaf}"] = RNG.uniform(0.5, 1, outputs).astype(np.float32)
+    state[f"{prefix}final_layer.weight"] = RNG.normal(0, 1, (17, 6, 1, 1)).astype(np.float32)
+    state[f"{prefix}final_layer.bias"] = RNG.normal(0, 1, 17).astype(np.float32)
+    return state
+
+
+def test_integral_models_of_mmpose_are_heatmap_nets():
+    backbone, head = resnet18(4, "backbone."), heatmap_head("", 32)
+    axes = {"head.linspace_x": np.zeros((1, 1, 1, 8)), "head.linspace_y": np.zeros((1, 1, 8, 1))}
+    inner = {f"head.simplebaseline_head.{name}": value for name, value in head.items()}
+    net, variables = weights.from_torch({"state_dict": backbone | inner | axes}, layout="simple_baseline_mmpose")
+    authors = {name.removeprefix("backbone."): value for name, value in backbone.items()} | head
+    plain, expected = weights.from_torch(authors, layout="simple_baseline")
+    assert net == plain
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    assert jax.eval_shape(net.apply, variables, images()).shape == (2, 8, 8, 17)
+
+    with pytest.raises(ValueError, match=r"left over: head\.linspace_z$"):
+        weights.from_torch(backbone | inner | {"head.linspace_z": np.ones(3)}, layout="simple_baseline_mmpose")
+    with pytest.raises(ValueError, match=r"missing: head\.deconv_layers\.1\.bias$"):
+        lacking = {name: v for name, v in inner.items() if not name.endswith("deconv_layers.1.bias")}
+        weights.from_torch(backbone | lacking | axes, layout="simple_baseline_mmpose")
+    both = {"head.final_layer.bias": np.ones(17)}
+    with pytest.raises(ValueError, match=r"both under head\.simplebaseline_head\. and head\.: .*final_layer\.bias"):
+        weights.from_torch(backbone | inner | both, layout="simple_baseline_mmpose")
+
+
 # What is refused
 
 
 def test_unknown_layout():
-    with pytest.raises(ValueError, match="'swahr'.*'resnet', 'rle_official', 'rle_mmpose'"):
+    with pytest.raises(ValueError, match="'swahr'.*'resnet', 'mobilenet_v2', 'rle_official', 'rle_mmpose'"):
         weights.from_torch({}, layout="swahr")
 
 

@@ -80,12 +80,7 @@ class ResNet(nn.Module):
     batch_groups: int = 1
 
     def __post_init__(self):
-        if self.depth not in STAGES:
-            raise ValueError(f"depth={self.depth}: expected one of {', '.join(map(str, STAGES))}")
-        if self.width < 1:
-            raise ValueError(f"width={self.width}: expected a positive number of channels (64 as published)")
-        if self.batch_groups < 1:
-            raise ValueError(f"batch_groups={self.batch_groups}: expected 1 (whole batch) or more")
+        check_attributes(self)
         super().__post_init__()
 
     @property
@@ -95,19 +90,42 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        check_images(images)
-        blocks, bottleneck = STAGES[self.depth]
-        x = images.astype(compute_dtype(self.dtype, images))
-        x = Conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(self.batch_groups, dtype=self.dtype, name="bn1")(x, train=train))
-        x = max_pool(x)
-        for stage, count in enumerate(blocks):
-            for i in range(count):
-                stride = 2 if stage > 0 and i == 0 else 1
-                block = Block(self.width * 2**stage, stride, bottleneck, self.dtype, self.batch_groups,
-                              name=f"layer{stage + 1}_{i}")  # fmt: skip
-                x = block(x, train=train)
+        x = stem(self, images, train=train)
+        for number in (1, 2, 3, 4):
+            x = layer(self, x, number, train=train)
         return x
+
+
+def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
+    """conv1, bn1 and the max pooling of a ResNet, as submodules of the module being called: stride 4, `width` channels.
+
+    `net` says depth, width, dtype and batch_groups, as `ResNet` does.
+    """
+    check_images(images)
+    x = images.astype(compute_dtype(net.dtype, images))
+    x = Conv(net.width, 7, 2, dtype=net.dtype, name="conv1")(x)
+    return max_pool(nn.relu(BatchNorm(net.batch_groups, dtype=net.dtype, name="bn1")(x, train=train)))
+
+
+def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
+    """The blocks of layer 1, 2, 3 or 4 (conv2 to conv5 in papers); all but layer 1 halve the map. `net` as for `stem`."""
+    blocks, bottleneck = STAGES[net.depth]
+    for i in range(blocks[number - 1]):
+        stride = 2 if number > 1 and i == 0 else 1
+        block = Block(net.width * 2 ** (number - 1), stride, bottleneck, net.dtype, net.batch_groups,
+                      name=f"layer{number}_{i}")  # fmt: skip
+        x = block(x, train=train)
+    return x
+
+
+def check_attributes(net: Any) -> None:
+    """Raise unless depth, width and batch_groups are those of a ResNet."""
+    if net.depth not in STAGES:
+        raise ValueError(f"depth={net.depth}: expected one of {', '.join(map(str, STAGES))}")
+    if net.width < 1:
+        raise ValueError(f"width={net.width}: expected a positive number of channels (64 as published)")
+    if net.batch_groups < 1:
+        raise ValueError(f"batch_groups={net.batch_groups}: expected 1 (whole batch) or more")
 
 
 def check_images(images: jax.Array) -> None:

@@ -35,7 +35,7 @@ from jaxpose.tasks.base import (
     preprocessor,
 )  # fmt: skip
 from jaxpose.tasks.describe import describe
-from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
+from jaxpose.tasks.supervision import MSE, MapLoss, check_stride, from_map, inside, map_loss
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def heatmaps(
     Labelled joints outside the crop are left out, as in the published codes: a map cannot show them.
 
     Raises:
-      ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton.
+      ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton, or an input
+        of another shape than its maps.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -140,6 +141,7 @@ def heatmaps(
                     f"the net gives maps {stage.shape}: expected ({len(images)}, h, w, {skeleton.num_joints}), for the "
                     f"skeleton {skeleton.name!r} of {skeleton.num_joints} joints"
                 )
+            check_stride(size_wh, stage.shape[1:3])
         return stages, collections
 
     def soft_argmax(stage: jax.Array) -> jax.Array:

@@ -69,6 +69,20 @@ def pixels_per_cell(size_wh: Sequence[int], size_hw: Sequence[int], *, target: T
     return width / w, height / h
 
 
+def check_stride(size_wh: Sequence[int], size_hw: Sequence[int]) -> None:
+    """Raise unless a map pixel is as many input pixels wide as high.
+
+    A ResNet gives ceil(W / 32) columns: of an input 72 pixels wide the map is 24 pixels wide after three deconvolutions,
+    not 18, and pixel i of it does not look at pixel 3 i.
+    """
+    (width, height), (h, w) = size_wh, size_hw
+    if width * h != height * w:
+        raise ValueError(
+            f"an input of width {width} and height {height} gives maps of width {w} and height {h}, {width / w:g} by "
+            f"{height / h:g} pixels each: choose a size_wh that the net's stride divides (multiples of 32)"
+        )
+
+
 def to_map(joints: jax.Array, size_wh: Sequence[int], size_hw: Sequence[int], *, target: Target = "msra") -> jax.Array:
     """(..., K, 2) input pixels -> map pixels."""
     return joints / jnp.asarray(pixels_per_cell(size_wh, size_hw, target=target))
@@ -108,6 +122,7 @@ def map_loss(
     joints divided by the batch (of "bce": the mean over its drawn pixels first).
     """
     size_hw = maps.shape[1:3]
+    check_stride(size_wh, size_hw)
     xy = to_map(joints, size_wh, size_hw, target=settings.target)
     if settings.kind in ("cross_entropy", "bce"):
         where = where & inside(joints, size_wh)

@@ -1,0 +1,212 @@
+"""The pages of heatmaps, integral regression and MPII: presets, methods, schedules, tiny runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, families, mpii_integral, runner
+from jaxpose import checkpoint, tasks
+from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PoseRegressor
+from jaxpose.skeleton import COCO17
+from tests import test_data_mpii, test_evaluation_mpii
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "PRESETS = {" in p.read_text())
+TINY = ("--synthetic-images", "24", "--width", "4", "--batch-size", "8", "--log-every", "1", "--no-plots")
+SMALL = ("--size-wh", "32", "32", "--deconvs", "8", "8", "--no-flip-test")
+
+
+def page(name: str):
+    return importlib.import_module(f"experiments.{name}")
+
+
+def test_the_pages_are_found():
+    assert set(PAGES) == {
+        "coco_rle", "coco_simple_baseline", "coco_hrnet", "coco_integral", "coco_debias", "mpii_rle", "mpii_integral",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_presets_parse_and_the_page_says_how_to_run_it(name):
+    presets = page(name).PRESETS
+    for preset, default in presets.items():
+        config = runner.parse(
+            presets, name=name, default="tiny", description="", argv=["--preset", preset, "--seed", "7"]
+        )
+        assert config == dataclasses.replace(default, seed=7, out=Path("runs") / name)
+        assert preset == "tiny" or f"--preset {preset}" in page(name).__doc__ or preset in page(name).__doc__, preset
+    assert f"python -m experiments.{name}" in page(name).__doc__
+
+
+def small(config, **changes):
+    """The config with nets that are quick to trace."""
+    width = {"resnet": 4, "hrnet": 4, "mobilenet_v2": 8}[config.backbone]
+    return dataclasses.replace(config, depth=18, width=width, size_wh=(64, 64), **changes)
+
+
+@pytest.mark.parametrize("preset", ["official", "mmpose", "mobilenet_v2", "hrnet_w32", "auxiliary"])
+def test_rle_presets_make_their_nets(preset):
+    task = families.regression_task(small(coco_rle.PRESETS[preset]), COCO17)
+    net = tasks.describe.build(task.config["net"])
+    expected = {"hrnet_w32": IntegralRegressor}.get(preset, PoseRegressor)
+    assert type(net) is expected
+    if preset == "auxiliary":
+        assert type(net.maps) is MapHead and task.config["auxiliary"]["kind"] == "mse"
+
+
+# What each method of the two pages trains, first and then, and how it reads.
+METHODS = {
+    "H1": (None, ("mse", "none"), "argmax"),
+    "H2": (None, ("cross_entropy", "none"), "argmax"),
+    "H3": (None, ("bce", "none"), "argmax"),
+    "I1": (("mse", "none"), ("mse", "l1"), "soft_argmax"),
+    "I2": (("cross_entropy", "none"), ("cross_entropy", "l1"), "soft_argmax"),
+    "I3": (("bce", "none"), ("bce", "l1"), "soft_argmax"),
+    "I*": (None, ("none", "l1"), "soft_argmax"),
+    "sbl": (None, ("mse", "none"), "argmax"),
+    "ipr": (None, ("none", "l1"), "soft_argmax"),
+    "l_de": (None, ("mse", "l1"), "soft_argmax"),
+    "l_aug": (("mse", "l1"), ("none", "l1"), "soft_argmax"),
+    "debias": (None, ("none", "l1"), "soft_argmax"),
+    "ours": (("mse", "l1"), ("none", "l1"), "soft_argmax"),
+    "dsnt": (None, ("js", "smooth_l1"), "soft_argmax"),
+    "mmpose_ipr": (None, ("softmax_mse", "smooth_l1"), "soft_argmax"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_are_those_of_the_papers(method):
+    first, then, decode = METHODS[method]
+    here = coco_integral if method[0] in "HI" else coco_debias
+    preset = {coco_integral: "paper", coco_debias: "resnet50"}[here]
+    config = here.with_method(small(here.PRESETS[preset], method=method))
+    task, before = families.heatmap_tasks(config, COCO17)
+    losses = lambda task: (task.config["maps"]["kind"], task.config["joints"]["kind"])  # noqa: E731
+    assert losses(task) == then and task.config["read"]["decode"] == decode
+    assert (before is None) == (first is None)
+    if first:
+        assert losses(before[1]) == first and 0 < before[0] < config.epochs
+    assert task.config["read"]["compensate"] == (method in ("debias", "ours"))
+    assert task.config["read"]["beta"] == (10.0 if method in ("ipr", "l_de", "l_aug", "debias", "ours") else 1.0)
+
+
+def test_r1_is_direct_regression_and_stages_are_supervised():
+    config = small(coco_integral.PRESETS["paper"], method="R1")
+    task, first = coco_integral.make(coco_integral.with_method(config), COCO17)
+    assert task.config["family"] == "regression" and task.config["likelihood"]["loss"] == "l1" and first is None
+    config = small(coco_integral.PRESETS["paper"], stages=3, deconvs=(8, 8))
+    task, _ = coco_integral.make(coco_integral.with_method(config), COCO17)
+    assert type(tasks.describe.build(task.config["net"])) is MultiStageNet
+    plain = coco_integral.make(coco_integral.with_method(dataclasses.replace(config, stages=1)), COCO17)[0]
+    assert type(tasks.describe.build(plain.config["net"])) is HeatmapNet
+    with pytest.raises(ValueError, match="--stages 3 --backbone hrnet: the multi-stage net is made of a ResNet"):
+        families.heatmap_tasks(dataclasses.replace(config, backbone="hrnet"), COCO17)
+    with pytest.raises(ValueError, match="--first-epochs needs two losses"):
+        families.heatmap_tasks(dataclasses.replace(config, first_epochs=3), COCO17)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, prepared):
+    """A run of I1: an epoch of heatmaps alone, then one of both losses; its folder, flags and scores."""
+    out = tmp_path_factory.mktemp("i1")
+    flags = ["--out", str(out), "--data-dir", str(prepared), *TINY, *SMALL, "--method", "I1", "--epochs", "2"]
+    return out, flags, coco_integral.main([*flags, "--eval-every", "2"])
+
+
+@pytest.mark.slow
+def test_heatmaps_first_then_both_losses(pretrained, capsys):
+    out, flags, scores = pretrained
+    assert {"AP", "EPE"} <= set(scores) and np.isfinite(scores["EPE"])
+    events = [e for e in runner.Log(out).events() if e["event"] == "train"]
+    half = len(events) // 2
+    assert all(e["joint_loss"] == 0 < e["map_loss"] for e in events[:half])
+    assert all(e["joint_loss"] > 0 and e["map_loss"] > 0 for e in events[half:])
+    evaluated = coco_integral.main(["--eval-only", str(out), *flags[2:]])
+    assert evaluated["EPE"] == pytest.approx(scores["EPE"])
+
+
+@pytest.mark.slow
+def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepared, tmp_path):
+    folder, _, _ = pretrained
+    there, _ = checkpoint.restore_model(folder)
+    flags = ["--out", str(tmp_path), "--data-dir", str(prepared), *TINY, *SMALL, "--init", str(folder)]
+    flags += ["--auxiliary.kind", "mse", "--auxiliary.sigma", "1"]
+    config = runner.parse(coco_rle.PRESETS, name="coco_rle", default="tiny", description="", argv=flags)
+    task = families.regression_task(config, COCO17)
+    variables = families.from_pretrained(task, config)
+    jax.tree.map(
+        np.testing.assert_array_equal, variables["params"]["net"]["backbone"], there["params"]["net"]["backbone"]
+    )
+    scores = coco_rle.main([*flags, "--epochs", "0.4"])
+    assert np.isfinite(scores["EPE"])
+    events = runner.Log(tmp_path).events()
+    assert all(e["map_loss"] > 0 for e in events if e["event"] == "train")
+    with pytest.raises(ValueError, match="is not the resnet of --depth 18 and --width 8"):
+        coco_rle.main([*flags, "--width", "8"])
+
+
+@pytest.mark.slow
+def test_mpii_from_its_own_layout_to_pckh(tmp_path, prepared, caplog):
+    folder = test_data_mpii.write(tmp_path / "mpii")
+    (folder / "annot" / "train.json").write_text((folder / "annot" / "valid.json").read_text())
+    flags = ["--data", str(folder), "--data-dir", str(prepared), *TINY[2:], *SMALL, "--method", "I*"]
+    flags[flags.index("--batch-size") + 1] = "4"
+    scores = mpii_integral.main([*flags, "--out", str(tmp_path / "run"), "--epochs", "2"])
+    assert np.isfinite(scores["EPE"]) and "PCKh@0.5" not in scores
+    assert "gt_valid.mat" in caplog.text and "EPE" in caplog.text
+
+    people = test_data_mpii.content()
+    test_evaluation_mpii.write_mat(
+        folder / "annot" / "gt_valid.mat",
+        joints=np.array([p["joints"] for p in people]).transpose(1, 2, 0),
+        missing=1 - np.array([p["joints_vis"] for p in people]).T,
+        boxes=np.repeat(np.array([[[0.0], [0.0]], [[300.0], [400.0]]]), len(people), axis=2),
+    )
+    evaluated = mpii_integral.main([*flags, "--eval-only", str(tmp_path / "run")])
+    assert evaluated["EPE"] == pytest.approx(scores["EPE"])
+    assert 0 < evaluated["PCKh@0.5"] <= 1 and 0 <= evaluated["PCKh@0.1"] <= evaluated["PCKh@0.5"]
+    assert 0 < evaluated["AUC"] < 1
+
+
+def test_mpii_wants_its_folder_and_its_own_boxes(tmp_path):
+    with pytest.raises(ValueError, match="--data: name MPII's folder"):
+        mpii_integral.main(["--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="--detections: MPII is evaluated on its own boxes"):
+        mpii_integral.main(["--out", str(tmp_path), "--data", str(tmp_path), "--detections", "d.json"])
+
+
+@pytest.mark.slow
+def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--rows", "ipr_1", "joint_1", "--seeds", "0", "--steps", "6", "--images", "15",
+               "--copies", "1", "--batch-size", "8", "--width", "4", "--deconvs", "8", "8", "--size-wh", "32", "32",
+               "--evaluations", "2"]  # fmt: skip
+    runs = ablation_integral.main(options)
+    assert [run["row"] for run in runs] == ["ipr_1", "joint_1"]
+    assert all(len(run["curve"]) == 2 and np.isfinite(run["EPE"]) and run["diverged"] < 0 for run in runs)
+    assert "reached" in runs[1] and "reached" not in runs[0]
+    assert "| joint_1 | 1 | 0 |" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert ablation_integral.main(options) == runs, "the same command again trains nothing"
+
+
+def test_convergence_is_the_first_epoch_as_good_as_the_plain_ones_last():
+    def run(row, errors, seed=0):
+        curve = [{"epoch": float(i + 1), "EPE": e} for i, e in enumerate(errors)]
+        return {"row": row, "seed": seed, "curve": curve, "EPE": errors[-1]}
+
+    runs = [run("ipr_1", [9, 6, 5]), run("comp_1", [9, 4.9, 7]), run("joint_1", [9, 8, 7]), run("comp_10", [1, 1, 1])]
+    found = {r["row"]: r for r in ablation_integral.add_convergence(runs)}
+    assert found["comp_1"]["reached"] == 2.0 and found["comp_1"]["never"] == 0
+    assert found["joint_1"]["reached"] is None and found["joint_1"]["never"] == 1
+    assert "reached" not in found["comp_10"] and found["ipr_1"]["of"] == 3.0

@@ -160,7 +160,8 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig):
     for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
         place = tree["net"] if "net" in tree else tree  # IntegralRegressor wraps the heatmap net
         if "backbone" not in place:
-            raise ValueError(f"--init {config.init}: this net has no single backbone to put it into (--stages above 1)")
+            graft(place, found[collection])
+            continue
         here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], found[collection]))
         if here != there:
             raise ValueError(
@@ -169,6 +170,18 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig):
             )
         place["backbone"] = found[collection]
     return variables
+
+
+def graft(stages: dict[str, Any], backbone: Mapping[str, Any]) -> None:
+    """A ResNet's weights into the multi-stage net: conv1 to conv3 once, conv4 and conv5 into every stage.
+
+    The first block of a later stage sees K more channels, so its first convolution and its shortcut stay as they are.
+    """
+    for place in (stages, *(v for k, v in stages.items() if k.startswith("stage"))):
+        for name in place.keys() & backbone.keys():
+            place[name] = jax.tree.map(
+                lambda old, new: new if new.shape == old.shape else old, place[name], backbone[name]
+            )
 
 
 def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:

@@ -7,6 +7,8 @@ transposed convolutions (in, out, h, w) the kernels of `nets.deconv.Deconv`, (h,
     layout          names                                          net
     "resnet"        torchvision's; its classifier fc is dropped    ResNet: features (B, H/32, W/32, C)
     "mobilenet_v2"  torchvision's; its classifier is dropped       MobileNetV2: features (B, H/32, W/32, C)
+    "hrnet_backbone"  HRNet's ImageNet classifier, of which     HRNet: features (B, H/4, W/4, C)
+                    pose nets take stem and stages
     "rle_official"  preact.*, fc_coord.*, fc_sigma.*, flow*.*      PoseRegressor: mu, sigma (B, K, D)
     "rle_mmpose"    backbone.*, head.fc.*, head.loss_module.*;     PoseRegressor: mu, sigma (B, K, 2)
                     0.x: keypoint_head.fc.*, keypoint_head.loss.*
@@ -37,7 +39,7 @@ from jaxpose.nets import HeatmapNet, HRNet, MobileNetV2, PoseRegressor, Regressi
 from jaxpose.nets.resnet import STAGES
 
 Layout = Literal[
-    "resnet", "mobilenet_v2", "rle_official", "rle_mmpose",
+    "resnet", "mobilenet_v2", "hrnet_backbone", "rle_official", "rle_mmpose",
     "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose",
 ]  # fmt: skip
 WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
@@ -53,6 +55,9 @@ FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j
 NOT_PREDICTING = {  # tensors of a layout that prediction does not need
     "resnet": re.compile(r"fc\.(weight|bias)"),
     "mobilenet_v2": re.compile(r"classifier\.1\.(weight|bias)"),
+    "hrnet_backbone": re.compile(
+        r"(incre_modules|downsamp_modules|final_layer|classifier)\..*|stage4\.2\.fuse_layers\.[123]\..*"
+    ),
     "rle_official": re.compile(r"flow(2d|3d)?\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
     "rle_mmpose": re.compile(r"head\.(loss|loss_module)\.flow_model\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
     "simple_baseline_mmpose": re.compile(r"head\.linspace_[xy]"),
@@ -109,6 +114,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
         case "mobilenet_v2":
             names = _mobilenet_torchvision()
             net = _mobilenet(state, names)
+        case "hrnet_backbone":
+            net, names = HRNet(_shape(state, "transition1.0.0.weight", rank=4)[0]), {}
         case "rle_official":
             net, names = _rle_official(state)
         case "rle_mmpose":

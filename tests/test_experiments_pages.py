@@ -111,6 +111,24 @@ def test_r1_is_direct_regression_and_stages_are_supervised():
         families.heatmap_tasks(dataclasses.replace(config, first_epochs=3), COCO17)
 
 
+def test_a_resnet_is_grafted_into_every_stage():
+    backbone = {
+        "conv1": {"kernel": np.ones(3)},
+        "layer3_0": {"conv1": {"kernel": np.ones(2)}, "conv2": {"kernel": np.ones(2)}},
+    }
+    stages = {
+        "conv1": {"kernel": np.zeros(3)},
+        "stage1": {"layer3_0": {"conv1": {"kernel": np.zeros(2)}, "conv2": {"kernel": np.zeros(2)}}, "final_layer": 0},
+        "stage2": {"layer3_0": {"conv1": {"kernel": np.zeros(5)}, "conv2": {"kernel": np.zeros(2)}}},
+    }
+    families.graft(stages, backbone)
+    assert stages["conv1"]["kernel"].all() and stages["stage1"]["layer3_0"]["conv1"]["kernel"].all()
+    assert (
+        not stages["stage2"]["layer3_0"]["conv1"]["kernel"].any()
+        and stages["stage2"]["layer3_0"]["conv2"]["kernel"].all()
+    )
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     return tmp_path_factory.mktemp("data")

@@ -11,6 +11,7 @@ import pytest
 
 from jaxpose import weights
 from jaxpose.flow import RealNVP
+from jaxpose.nets import HeatmapNet, HRNet
 
 RNG = np.random.default_rng(0)
 
@@ -415,8 +416,31 @@ def test_integral_models_of_mmpose_are_heatmap_nets():
 # What is refused
 
 
+def test_hrnets_classifier_gives_its_backbone():
+    """ImageNet's HRNet goes on where pose nets stop: more fusions in the last module, and a classifier."""
+    net = HeatmapNet(HRNet(4), 5, deconvs=())
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    state = {
+        name: RNG.normal(size=shape).astype(np.float32)
+        for name, (_, shape) in weights.torch_tensors(shapes, {"backbone.": ""}).items()
+    }
+    _, pose = weights.from_torch(state, layout="hrnet")
+    state.pop("final_layer.bias")
+    more = ("stage4.2.fuse_layers.1.0.0.0.weight", "incre_modules.0.0.conv1.weight", "downsamp_modules.0.0.weight",
+            "final_layer.1.weight", "classifier.bias")  # fmt: skip
+    found, variables = weights.from_torch(state | {name: np.zeros(3) for name in more}, layout="hrnet_backbone")
+    assert found == HRNet(4)
+    for collection in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, variables[collection], pose[collection]["backbone"])
+    with pytest.raises(ValueError, match="missing: stage2.0.branches.0.0.conv1.weight"):
+        weights.from_torch({k: v for k, v in state.items() if k != "stage2.0.branches.0.0.conv1.weight"},
+                           layout="hrnet_backbone")  # fmt: skip
+
+
 def test_unknown_layout():
-    with pytest.raises(ValueError, match="'swahr'.*'resnet', 'mobilenet_v2', 'rle_official', 'rle_mmpose'"):
+    with pytest.raises(
+        ValueError, match="'swahr'.*'resnet', 'mobilenet_v2', 'hrnet_backbone', 'rle_official', 'rle_mmpose'"
+    ):
         weights.from_torch({}, layout="swahr")
 
 

@@ -37,7 +37,7 @@ from jaxpose import tasks
 from jaxpose.nets import HeatmapNet, resnet
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
-MAPS = MapLoss(sigma=1.0, weight=1000.0)
+MAPS = MapLoss(sigma=1.0, weight=100.0)
 NONE = MapLoss("none")
 L1 = JointLoss("l1")
 OPENING = 0.3  # of the steps; the paper says "initial epochs" and no number (QUIRK D4)

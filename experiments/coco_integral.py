@@ -38,7 +38,7 @@ class Config(families.HeatmapConfig):
 
 # Gaussians of sigma 1; the weights bring the map losses to the size of the joint loss, a sum of fractions of the image.
 MAPS = {
-    "1": MapLoss(sigma=1.0, weight=1000.0),
+    "1": MapLoss(sigma=1.0, weight=100.0),
     "2": MapLoss("cross_entropy", weight=0.01),
     "3": MapLoss("bce", weight=0.1),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, convolve_dep
 from jaxpose.nets.mobilenet import InvertedResidual
 
 KEY = jax.random.key(0)
+QUICK = {"xla_backend_optimization_level": 0}  # for nets that run once: compiling is what takes the time
 
 
 def normal(*shape, seed=1):
@@ -329,24 +332,38 @@ def test_an_inverted_residual_is_pytorchs(expansion, features, stride):
     np.testing.assert_allclose(updated["batch_stats"]["project_bn"]["var"], want_var, rtol=1e-4)
 
 
-def test_mobilenet_in_bfloat16_has_float32_parameters_and_finite_gradients():
+def test_a_stride_of_2_has_no_shortcut_even_where_one_pixel_stays_one():
+    x = normal(2, 1, 1, 8)
+    block = InvertedResidual(8, 2, 1, jnp.float32, 1)
+    variables = block.init(KEY, x, train=False)
+    variables["params"]["project_bn"]["scale"] = jnp.zeros(8)
+    assert not block.apply(variables, x, train=False).any()
+
+
+def test_mobilenet_in_bfloat16():
     net = PoseRegressor(MobileNetV2(0.1, dtype=jnp.bfloat16), RegressionHead(3))
-    x = normal(2, 64, 32, 3)
-    variables = jax.jit(net.init)(KEY, x)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
-    features = jax.eval_shape(net.backbone.apply, {k: v["backbone"] for k, v in variables.items()}, x)
+    (mu, _), variables = shapes(net)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"} and mu.dtype == jnp.float32
+    features = jax.eval_shape(
+        net.backbone.apply, {k: v["backbone"] for k, v in variables.items()}, normal(1, 32, 32, 3)
+    )
     assert features.dtype == jnp.bfloat16
 
-    @jax.jit
-    def gradient(params):
-        def loss(params):
-            (mu, sigma), _ = net.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")
-            return jnp.square(mu - 1).mean() + sigma.mean()
+    block, wide = (InvertedResidual(8, 1, 6, dtype, 1) for dtype in (jnp.bfloat16, jnp.float32))
+    x = normal(2, 6, 5, 8)
+    variables = block.init(KEY, x, train=True)
 
-        return jax.grad(loss)(params)
+    def run(block, params):
+        return block.apply({**variables, "params": params}, x.astype(block.dtype), train=True, mutable="batch_stats")[0]
 
-    leaves = jax.tree.leaves(gradient(variables["params"]))
-    assert all(np.isfinite(leaf).all() for leaf in leaves) and all((np.asarray(leaf) != 0).any() for leaf in leaves)
+    np.testing.assert_allclose(
+        run(block, variables["params"]).astype(jnp.float32), run(wide, variables["params"]), atol=0.1
+    )
+    gradient = jax.jit(jax.grad(lambda p: jnp.square(run(block, p) - 1).mean().astype(jnp.float32)))(
+        variables["params"]
+    )
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(gradient)]
+    assert all(np.isfinite(leaf).all() and leaf.any() for leaf in leaves)
 
 
 # The multi-stage net
@@ -369,10 +386,12 @@ def test_stages_are_heatmap_nets_that_share_conv1_to_conv3(depth, stages):
 
 
 def test_one_stage_computes_what_the_heatmap_net_does():
-    net = MultiStageNet(5, stages=1, depth=18, width=4, deconvs=(8, 6))
-    plain = HeatmapNet(ResNet(18, width=4), 5, deconvs=(8, 6))
+    net = MultiStageNet(5, stages=1, depth=18, width=2, deconvs=(4, 4))
+    plain = HeatmapNet(ResNet(18, width=2), 5, deconvs=(4, 4))
     x = normal(2, 64, 32, 3)
-    variables = jax.jit(net.init)(KEY, x)
+    leaves, tree = jax.tree.flatten(shapes(net, (64, 32))[1])
+    draws = [0.1 + jnp.abs(0.3 * normal(*leaf.shape, seed=i)) for i, leaf in enumerate(leaves)]
+    variables = jax.tree.unflatten(tree, draws)
 
     def regrouped(tree):
         """The names of the heatmap net."""
@@ -380,34 +399,40 @@ def test_one_stage_computes_what_the_heatmap_net_does():
         head = {name: leaf for name, leaf in tree["stage1"].items() if name not in stage}
         return {"backbone": {name: leaf for name, leaf in tree.items() if name != "stage1"} | stage} | head
 
-    (maps,) = jax.jit(net.apply)(variables, x)
+    (maps,) = jax.jit(net.apply, compiler_options=QUICK)(variables, x)
     np.testing.assert_allclose(
-        maps, jax.jit(plain.apply)({k: regrouped(v) for k, v in variables.items()}, x), rtol=1e-5, atol=1e-6
+        maps,
+        jax.jit(plain.apply, compiler_options=QUICK)({k: regrouped(v) for k, v in variables.items()}, x),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
 def test_a_stage_sees_the_maps_of_the_one_before_only():
-    net = MultiStageNet(5, stages=3, depth=18, width=4, deconvs=(8, 6), dtype=jnp.bfloat16)
+    net = MultiStageNet(5, stages=2, depth=18, width=2, deconvs=(4, 4), dtype=jnp.bfloat16)
     x = normal(2, 64, 64, 3)
-    variables = jax.jit(net.init)(KEY, x)
+    maps, variables = shapes(net, (64, 64))
+    assert all(m.dtype == jnp.float32 for m in maps)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
-    assert variables["params"]["stage2"]["layer3_0"]["conv1"]["kernel"].shape[2] == 8 + 5
+    assert variables["params"]["stage2"]["layer3_0"]["conv1"]["kernel"].shape == (3, 3, 4 + 5, 8)
+    leaves, tree = jax.tree.flatten(variables["params"])
+    params = jax.tree.unflatten(tree, [0.3 * normal(*leaf.shape, seed=i) for i, leaf in enumerate(leaves)])
 
-    @jax.jit
-    def maps(params):
-        return net.apply({**variables, "params": params}, x, train=True, mutable="batch_stats")[0]
+    @partial(jax.jit, compiler_options=QUICK)
+    def gradients(params):
+        def maps(params):
+            start = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables["batch_stats"])
+            images = {"params": params, "batch_stats": start}
+            return net.apply(images, x, train=True, mutable="batch_stats")[0]
 
-    def grad(params, of):
-        return jax.grad(lambda p: jnp.square(maps(p)[of] - 1).mean())(params)
+        values, back = jax.vjp(maps, params)
+        none = [jnp.zeros_like(m) for m in values]
+        return back((values[0], none[1])), back((none[0], values[1]))
 
-    assert all(m.dtype == jnp.float32 for m in maps(variables["params"]))
-    for of in (0, 1):
-        gradient = jax.jit(grad, static_argnums=1)(variables["params"], of)
+    for s, (gradient,) in enumerate(gradients(params), start=1):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-        reached = {
-            name for name, g in gradient.items() if any((np.asarray(leaf) != 0).any() for leaf in jax.tree.leaves(g))
-        }
-        assert {name for name in reached if name.startswith("stage")} == {f"stage{s}" for s in range(1, of + 2)}
+        reached = {name for name, g in gradient.items() if any(np.asarray(leaf).any() for leaf in jax.tree.leaves(g))}
+        assert {name for name in reached if name.startswith("stage")} == {f"stage{i}" for i in range(1, s + 1)}
         assert {"conv1", "layer2_1"} <= reached
 
 

@@ -18,8 +18,8 @@ class Deconv(nn.Module):
     """Transposed convolution, kernel 4, stride 2, padding 1, no bias: (B, h, w, I) -> (B, 2 h, 2 w, O).
 
     y[2 i + a - 1] += W[a] x[i] along each axis. An output pixel of even index meets two inputs, x[j - 1] with W[3] and
-    x[j] with W[1]; one of odd index x[j] with W[2] and x[j + 1] with W[0]. So this is one 2x2 convolution to 4 O channels
-    and a rearrangement, and so is its gradient.
+    x[j] with W[1]; one of odd index x[j] with W[2] and x[j + 1] with W[0]. So this is one product of 2x2 windows with
+    a (4 I, 4 O) matrix and a rearrangement.
 
     The kernel is (4, 4, O, I), the published (I, O, 4, 4) turned as every other kernel is.
     """
@@ -41,10 +41,12 @@ def deconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     outputs = kernel.shape[2]
     taps = np.array([[3, 1], [2, 0]])  # [parity of the output, place in the window] -> row of the kernel
     phases = kernel[taps[:, :, None, None], taps[None, None]]  # (parity, place) of y, of x, then O, I
-    phases = phases.transpose(1, 3, 5, 0, 2, 4).reshape(2, 2, inputs, 4 * outputs)
-    windows = jax.lax.conv_general_dilated(
-        x, phases, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ).reshape(b, h + 1, w + 1, 2, 2, outputs)
+    phases = phases.transpose(1, 3, 5, 0, 2, 4).reshape(4 * inputs, 4 * outputs)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = jnp.concatenate([padded[:, i : i + h + 1, j : j + w + 1] for i in (0, 1) for j in (0, 1)], -1)
+    # One matrix product, so that the gradients are, too: on a CPU, XLA's gradient of the convolution by its kernel takes
+    # tens to hundreds of times as long.
+    windows = (windows.reshape(-1, 4 * inputs) @ phases).reshape(b, h + 1, w + 1, 2, 2, outputs)
     # Even outputs start one window earlier than odd ones.
     rows = jnp.stack([windows[:, :h, :, 0], windows[:, 1:, :, 1]], 2)
     y = jnp.stack([rows[:, :, :, :w, 0], rows[:, :, :, 1:, 1]], 4)

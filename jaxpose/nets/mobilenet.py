@@ -23,7 +23,7 @@ LAYERS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 class InvertedResidual(nn.Module):
     """1x1 to `expansion` times the channels (none where it is 1), depthwise 3x3, 1x1 without activation.
 
-    The input is added where it has the shape of the output.
+    The input is added where the stride is 1 and the channels stay the same.
     """
 
     features: int
@@ -44,7 +44,7 @@ class InvertedResidual(nn.Module):
         y = DepthwiseConv(3, self.stride, dtype=self.dtype, name="depthwise_conv")(y)
         y = nn.relu6(bn("depthwise_bn", y))
         y = bn("project_bn", Conv(self.features, 1, dtype=self.dtype, name="project_conv")(y))
-        return x + y if x.shape == y.shape else y
+        return x + y if self.stride == 1 and x.shape == y.shape else y  # one pixel stays one under stride 2
 
 
 class MobileNetV2(nn.Module):

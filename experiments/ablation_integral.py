@@ -92,7 +92,7 @@ class Config(ablation.AblationConfig):
 
     rows: tuple[str, ...] = DEFAULT_ROWS
     """Lines of the table; see ROWS in this file for all."""
-    steps: int = 1000
+    steps: int = 1200
     """Updates per run."""
     learning_rate: float = 6e-3
     images: int = 1200

@@ -251,8 +251,8 @@ def test_half_precision_becomes_float32():
 
 
 def test_unknown_layout():
-    with pytest.raises(ValueError, match="'swahr'.*'resnet', 'rle_official', 'rle_mmpose'"):
-        weights.from_torch({}, layout="swahr")
+    with pytest.raises(ValueError, match="'hourglass'.*'resnet', 'rle_official', 'rle_mmpose'"):
+        weights.from_torch({}, layout="hourglass")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 MODELS = ("resnet18", "resnet50", "simplebaseline_res50", "hrnet_w32")
+GROUPING = "a_"
 # file -> which of its arrays are kept; nothing that holds a photograph or a COCO annotation
 ARRAYS = {
     "rle_official": lambda key: True,
@@ -25,7 +26,8 @@ ARRAYS = {
     "heatmap_targets": lambda key: (
         not key.startswith(("mmpose_unbiased_sigma", "dec_hm", "mmpose_udp_sigma3_t", "mse", "ohkm"))
     ),
-    "swahr": lambda key: key.startswith(("ae_", "tgt_")) and key != "tgt_sigma2_res128",
+    "swahr": lambda key: key.startswith(("ae_", "tgt_")) and key not in ("tgt_sigma2_res128", "tgt_scale_aware"),
+    "grouping": lambda key: key.startswith(GROUPING),
     "backbones": lambda key: key.startswith(MODELS) and not key.endswith("out0_sub"),
 }
 
@@ -42,6 +44,8 @@ def main(source: Path) -> None:
     full = json.loads((source / "backbones.json").read_text())
     models = {name: strip(full["models"][name]) for name in MODELS}
     (HERE / "backbones.json").write_text(json.dumps({**full, "models": models}))
+    cases = json.loads((source / "grouping.json").read_text())
+    (HERE / "grouping.json").write_text(json.dumps([case for case in cases if GROUPING.startswith(case["name"])]))
     (HERE / "eval.json").write_text((source / "eval.json").read_text())
     size = sum(file.stat().st_size for file in HERE.iterdir())
     print(f"{size / 2**20:.2f} MiB")

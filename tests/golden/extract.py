@@ -15,7 +15,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 MODELS = ("resnet18", "resnet50", "simplebaseline_res50", "hrnet_w32")
-GROUPING = "a_"
+GROUPING = "a_"  # the one case of the parser that is kept: the smallest
 # file -> which of its arrays are kept; nothing that holds a photograph or a COCO annotation
 ARRAYS = {
     "rle_official": lambda key: True,

@@ -525,3 +525,138 @@ def compensate_bias(
             return (xy - share * whole / 2) / (1 - share)
         case _:
             raise ValueError(f"variant={variant!r}: expected 'exact', 'paper' or 'mmpose'")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several people in one image (bottom-up), and targets of adaptive scale
+# ---------------------------------------------------------------------------------------------------------------------
+
+LEAST_EXPONENT = 0.1
+"""Bound of 1 + alpha in the exact powers of `scale_adaptive`: below it a Gaussian has no width that a map could hold."""
+
+
+def people(xy: Array, visible: Array, size_hw: tuple[int, int], *, sigma: float | Array) -> jax.Array:
+    """Targets of an image: at every pixel the maximum over the people of their "bottom_up" Gaussians (HigherHRNet).
+
+    One person at a time is drawn, so memory does not grow with the padding.
+
+    Args:
+      xy: (..., P, K, 2) joints in heatmap pixels; visible: (..., P, K), 0 where there is no label and for padding.
+      size_hw: height and width of the maps.
+      sigma: in heatmap pixels, a number or (..., P, K); 2 at both resolutions as published.
+
+    Returns:
+      (..., h, w, K). As published, nothing is drawn of a joint that lies outside, also where its Gaussian would reach in
+      (a coordinate above -1 counts as inside: it is truncated to 0).
+
+    Raises:
+      ValueError: a wrong shape or size.
+
+    >>> xy = jnp.array([[[1.0, 0.0]], [[3.0, 0.0]], [[-5.0, 0.0]]])
+    >>> people(xy, jnp.array([[1], [1], [1]]), (1, 5), sigma=1.0)[0, :, 0].round(2).tolist()[:4]
+    [0.6100000143051147, 1.0, 0.6100000143051147, 1.0]
+    """
+    xy, inside = _people(xy, visible, size_hw)
+    sigma = jnp.asarray(sigma, xy.dtype)
+    if sigma.ndim and sigma.shape != inside.shape:
+        raise ValueError(f"sigma has shape {sigma.shape}: expected a number or {inside.shape}, one a joint")
+    sigma = jnp.broadcast_to(sigma, inside.shape)
+    xy = jnp.where(inside[..., None], xy, -jnp.inf)
+
+    def draw(maps: jax.Array, person: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return jnp.maximum(maps, gaussian(person[0], size_hw, sigma=person[1], method="bottom_up")), None
+
+    empty = jnp.zeros((*xy.shape[:-3], *size_hw, xy.shape[-2]), xy.dtype)
+    maps, _ = jax.lax.scan(draw, empty, (jnp.moveaxis(xy, -3, 0), jnp.moveaxis(sigma, -2, 0)))
+    return maps
+
+
+def read(maps: Array, xy: Array, visible: Array) -> tuple[jax.Array, jax.Array]:
+    """What the maps hold at the people's joints, such as their tags: joint k is read in map k at trunc(xy).
+
+    Args:
+      maps: (..., h, w, K); xy: (..., P, K, 2) in heatmap pixels; visible: (..., P, K).
+
+    Returns:
+      values (..., P, K), 0 where there is nothing to read; where (..., P, K) bool: visible and inside, by the rule of
+      `people`.
+
+    Raises:
+      ValueError: shapes do not fit.
+
+    >>> maps = jnp.arange(6.0).reshape(2, 3, 1)
+    >>> values, where = read(maps, jnp.array([[[2.0, 1.9]], [[3.0, 0.0]]]), jnp.ones((2, 1)))
+    >>> values.ravel().tolist(), where.ravel().tolist()
+    ([5.0, 0.0], [True, False])
+    """
+    maps = _maps(maps)
+    h, w, k = maps.shape[-3:]
+    xy, inside = _people(xy, visible, (h, w))
+    if xy.shape[-2] != k or xy.shape[:-3] != maps.shape[:-3]:
+        raise ValueError(f"maps {maps.shape}, xy {xy.shape}: expected (..., h, w, K) and (..., P, K, 2)")
+    pixel = jnp.where(inside[..., None], xy, 0).astype(int)
+    flat = maps.reshape(*maps.shape[:-3], h * w, k)
+    values = jnp.take_along_axis(flat, pixel[..., 1] * w + pixel[..., 0], axis=-2)
+    return jnp.where(inside, values, 0), inside
+
+
+def _people(xy: Array, visible: Array, size_hw: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """xy, and which joints (..., P, K) are labelled and lie inside the map once truncated toward zero."""
+    xy, visible = _points(xy, size_hw), jnp.asarray(visible)
+    if xy.ndim < 3 or visible.shape != xy.shape[:-1]:
+        raise ValueError(f"xy {xy.shape}, visible {visible.shape}: expected (..., P, K, 2) and (..., P, K)")
+    limit = jnp.asarray(size_hw[::-1], xy.dtype)
+    return xy, (visible > 0) & ((xy > -1) & (xy < limit)).all(-1)
+
+
+def scale_adaptive(
+    target: Array,
+    alpha: Array,
+    *,
+    order: Literal[2] | None = 2,
+    exponent: Literal["alpha", "std"] = "alpha",
+) -> jax.Array:
+    """Targets whose Gaussians are scaled by a predicted alpha, pixel by pixel: a power of H, Luo 2021, section 3.2.
+
+        order 2, equation 8:   H (1 + a ln H + (a ln H)^2 / 2),    the expansion of     None:   H^(1 + a)
+
+    QUIRK S1: a Gaussian of s times the standard deviation is H^(1 / s^2), whereas the paper and its code raise H to 1 / s.
+    With a = alpha = 1 / s - 1 ("alpha"), alpha is therefore the change of the exponent, not of the standard deviation. With
+    1 + a = (1 + alpha)^2 ("std") it is sigma = sigma_0 / (1 + alpha).
+
+    The second order never falls below H / 2 and rises again beyond a ln H = -1: a positive alpha shrinks a Gaussian near its
+    centre only. The exact power does what its name says. In it, 1 + alpha is bounded below by `LEAST_EXPONENT` (a negative
+    exponent would be a pit with infinite walls); there the gradient is 0, and `losses.scale_penalty` leads back.
+
+    Args:
+      target: H, (..., h, w, K), 0 to 1, as `people` makes it.
+      alpha: the same shape, predicted; 0 leaves the target as it is.
+      order: 2 as published, None the exact power.
+      exponent: what alpha stands for, above.
+
+    Returns:
+      (..., h, w, K); where H is 0: 0, with zero gradient, whatever alpha holds.
+
+    Raises:
+      ValueError: shapes do not fit, an unknown order or exponent.
+
+    >>> half = jnp.full((1, 1, 1), 0.5)
+    >>> [round(scale_adaptive(half, jnp.full((1, 1, 1), 0.3), order=n).item(), 6) for n in (2, None)]
+    [0.406838, 0.406126]
+    """
+    if order not in (2, None) or exponent not in ("alpha", "std"):
+        raise ValueError(f"order={order!r}, exponent={exponent!r}: expected 2 or None, 'alpha' or 'std'")
+    target, alpha = _maps(target, name="target"), _maps(alpha, name="alpha")
+    if target.shape != alpha.shape:
+        raise ValueError(f"target {target.shape}, alpha {alpha.shape}: expected two equal shapes (..., h, w, K)")
+    dtype = jnp.promote_types(target.dtype, alpha.dtype)
+    target, alpha = target.astype(dtype), alpha.astype(dtype)
+    drawn = target > 0
+    # Below the smallest normal number a derivative of the logarithm would overflow.
+    log = jnp.log(jnp.maximum(jnp.where(drawn, target, 1), jnp.finfo(dtype).tiny))
+    alpha = jnp.where(drawn, alpha, 0)
+    if order is None:
+        alpha = jnp.maximum(alpha, LEAST_EXPONENT - 1)
+    change = (alpha * (2 + alpha) if exponent == "std" else alpha) * log
+    scaled = jnp.exp(log + change) if order is None else target * (1 + change + 0.5 * jnp.square(change))
+    return jnp.where(drawn, scaled, 0)

@@ -14,6 +14,7 @@ transposed convolutions (in, out, h, w) the kernels of `nets.deconv.Deconv`, (h,
                     0.x: keypoint_head.fc.*, keypoint_head.loss.*
     "simple_baseline", "hrnet"                  the authors'       HeatmapNet: heatmaps (B, H/4, W/4, K)
     "simple_baseline_mmpose", "hrnet_mmpose"    backbone.*, head.* (0.x: keypoint_head.*)
+    "higher_hrnet", "swahr"                     the authors'       HigherHRNet: (maps at 1/4, maps at 1/2)
 
 The backbone of "rle_mmpose" and "simple_baseline_mmpose" is a ResNet or a MobileNetV2. "simple_baseline_mmpose" also reads
 mmpose's integral models (IPR, DSNT, their debiased kind), which have the same net under head.simplebaseline_head.*; their
@@ -35,12 +36,13 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from jaxpose.nets import HeatmapNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
+from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
 
 Layout = Literal[
     "resnet", "mobilenet_v2", "hrnet_backbone", "rle_official", "rle_mmpose",
-    "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose",
+    "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose", "higher_hrnet",
+    "swahr",
 ]  # fmt: skip
 WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
@@ -49,7 +51,7 @@ TORCH_AT_LEAST = (2, 10)
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # Modules of ours whose numbers are levels of the published names: layer1_0, stage2_0, fuse_layers_0_1_0.
 NUMBERED = re.compile(
-    r"\b(?P<name>layer\d|stage\d|transition\d|branches|fuse_layers|deconv_layers)(?P<levels>(?:_\d+)+)(?=\.)"
+    r"\b(?P<name>layer\d|stage\d|transition\d|branches|fuse_layers|deconv_layers|final_layers|conv_scale_layers)(?P<levels>(?:_\d+)+)(?=\.)"
 )
 FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j>\d+)\.(?P<leaf>weight|bias)")
 NOT_PREDICTING = {  # tensors of a layout that prediction does not need
@@ -126,6 +128,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
         case "simple_baseline_mmpose" | "hrnet_mmpose":
             net, names = _heatmap_net(state, layout.removesuffix("_mmpose"), backbone="backbone.", head="head.")
             names |= {"deconv_layers.": "head.deconv_layers.", "final_layer.": "head.final_layer."}
+        case "higher_hrnet" | "swahr":
+            net, names = _higher_hrnet(state, scale=layout == "swahr"), {"backbone.": ""}
     variables = _fill(net, state, names, layout)
     if layout == "rle_mmpose":
         bias = variables["params"]["head"]["fc"]["bias"]
@@ -370,6 +374,19 @@ def _mobilenet_mmpose(prefix: str) -> dict[str, str]:
             for leaf in ("conv", "bn"):
                 names[f"{prefix}{block}{part}_{leaf}."] = f"{prefix}{block}conv.{i}.{leaf}."
     return names
+
+
+def _higher_hrnet(state: dict[str, np.ndarray], *, scale: bool) -> HigherHRNet:
+    """Joints are the maps at 1/2, tags are there if the maps at 1/4 are twice as many. (Dilation is not in a state dict.)"""
+    width = _shape(state, "transition1.0.0.weight", rank=4)[0]
+    joints, first = (_shape(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
+    if first not in (joints, 2 * joints):
+        raise ValueError(
+            f"final_layers have {first} and {joints} maps: expected K or 2 K (with tags) at 1/4, and K at 1/2"
+        )
+    blocks = [re.match(r"deconv_layers\.0\.([1-9]\d*)\.", name) for name in state]
+    count = max((int(match[1]) for match in blocks if match), default=0)
+    return HigherHRNet(HRNet(width), joints, tags=first == 2 * joints, scale=scale, dilations=(1,) * count)
 
 
 def _joints(rows: int, each: int, name: str) -> int:

@@ -439,10 +439,8 @@ def test_hrnets_classifier_gives_its_backbone():
 
 
 def test_unknown_layout():
-    with pytest.raises(
-        ValueError, match="'swahr'.*'resnet', 'mobilenet_v2', 'hrnet_backbone', 'rle_official', 'rle_mmpose'"
-    ):
-        weights.from_torch({}, layout="swahr")
+    with pytest.raises(ValueError, match="'hourglass'.*'resnet', 'mobilenet_v2', 'hrnet_backbone', 'rle_official'"):
+        weights.from_torch({}, layout="hourglass")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Elementwise, data first and options by keyword, `where=` for masks; reduce with 
 """
 
 from jaxpose.losses.coordinate import l1, l2, smooth_l1
+from jaxpose.losses.embedding import associative_embedding
 from jaxpose.losses.heatmap import (
     heatmap_bce,
     heatmap_cross_entropy,
@@ -11,11 +12,14 @@ from jaxpose.losses.heatmap import (
     heatmap_kl,
     heatmap_mse,
     heatmap_ohkm,
+    scale_penalty,
+    weight_adaptive_mse,
 )
 from jaxpose.losses.likelihood import base_log_prob, gaussian_nll, laplace_nll, rle, rle_mixture
 from jaxpose.losses.reduce import mean
 
 __all__ = [
+    "associative_embedding",
     "base_log_prob",
     "gaussian_nll",
     "heatmap_bce",
@@ -30,5 +34,7 @@ __all__ = [
     "mean",
     "rle",
     "rle_mixture",
+    "scale_penalty",
     "smooth_l1",
+    "weight_adaptive_mse",
 ]

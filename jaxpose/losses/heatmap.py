@@ -176,3 +176,76 @@ def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
     """p log(p / q) with 0 log 0 = 0 and finite derivatives everywhere."""
     tiny = 1e-24
     return p * (jnp.log(jnp.maximum(p, tiny)) - jnp.log(jnp.maximum(q, tiny)))
+
+
+def weight_adaptive_mse(
+    pred: Array, target: Array, *, base_target: Array | None = None, gamma: float = 0.01, where: Array | None = None
+) -> jax.Array:
+    """W (P - H')^2 at every pixel, W = |1 - P| H^gamma + |P| (1 - H^gamma) (Luo 2021, equations 12 and 13).
+
+    H^gamma is a soft form of [H > 0]: easy background, P near 0, and easy peaks, P near 1, weigh little. QUIRK S3: the
+    paper does not say whether H in the weight is the scaled target; the released code takes the unscaled one
+    (`base_target`), and lets gradients through the weight.
+
+    Args:
+      pred: P, (..., h, w, K).
+      target: H', the same shape, scaled or not.
+      base_target: H of the weight, the same shape, not negative; None: the target.
+      gamma: 0.01 as published; positive.
+      where: (..., h, w) pixels that count (crowds and unlabelled people do not); the others give zero loss and zero
+        gradient, whatever they hold.
+
+    Returns:
+      (..., h, w, K). The published recipe takes the mean over all pixels, those that do not count included.
+
+    Raises:
+      ValueError: shapes do not fit, gamma is not positive.
+
+    >>> pred, target = (jnp.array(x).reshape(1, 2, 1) for x in ([0.9, 0.2], [1.0, 0.0]))
+    >>> weight_adaptive_mse(pred, target).ravel().round(6).tolist()  # 0.1 * 0.1^2, 0.2 * 0.2^2
+    [0.0010000000474974513, 0.00800000037997961]
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma={gamma}: expected a positive number, 0.01 as published")
+    base_target = target if base_target is None else base_target
+    (pred, target, base), keep = _pixels(where, pred=pred, target=target, base_target=base_target)
+    # Above the smallest normal number the derivative of the power is finite.
+    soft = jnp.where(base > 0, jnp.maximum(base, jnp.finfo(base.dtype).tiny) ** gamma, 0)
+    weight = jnp.abs(1 - pred) * soft + jnp.abs(pred) * (1 - soft)
+    return jnp.where(keep, weight * jnp.square(pred - target), 0)
+
+
+def scale_penalty(alpha: Array, target: Array, *, where: Array | None = None) -> jax.Array:
+    """alpha^2 where the target is above 0: the regulariser of the scale maps (Luo 2021, equation 9).
+
+    Args:
+      alpha: (..., h, w, K), predicted.
+      target: the same shape, unscaled. (The paper's region is that of the scaled target, which is the same.)
+      where: (..., h, w) pixels that count.
+
+    Returns:
+      (..., h, w, K). The published recipe takes the mean over all pixels, as for `weight_adaptive_mse`, and adds it with
+      factor 1.
+
+    Raises:
+      ValueError: shapes do not fit.
+
+    >>> scale_penalty(jnp.array([[[0.5], [3.0]]]), jnp.array([[[0.1], [0.0]]])).ravel().tolist()
+    [0.25, 0.0]
+    """
+    (alpha, target), keep = _pixels(where, alpha=alpha, target=target)
+    return jnp.square(jnp.where(keep & (target > 0), alpha, 0))
+
+
+def _pixels(where: Array | None, **maps: Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """The maps in one dtype, garbage at masked pixels replaced by 0, and the mask (..., h, w, 1)."""
+    arrays = as_float(*maps.values())
+    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim < 3:
+        shown = ", ".join(f"{name} {jnp.shape(value)}" for name, value in maps.items())
+        raise ValueError(f"expected equal shapes (..., h, w, K), got {shown}")
+    shape = arrays[0].shape[:-1]
+    where = jnp.ones(shape, bool) if where is None else jnp.asarray(where)
+    if where.shape != shape:
+        raise ValueError(f"where has shape {where.shape}, expected {shape}: one entry a pixel of {arrays[0].shape}")
+    keep = nonzero(where)[..., None]
+    return tuple(jnp.where(keep, array, 0) for array in arrays), keep

@@ -2,12 +2,13 @@
 
 from jaxpose.nets.deconv import HeatmapNet, MapHead
 from jaxpose.nets.heads import IntegralRegressor, PoseRegressor, RegressionHead
+from jaxpose.nets.higher_hrnet import HigherHRNet
 from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.resnet import ResNet
 
 __all__ = [
-    "HRNet", "HeatmapNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PoseRegressor",
+    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PoseRegressor",
     "RegressionHead", "ResNet",
 ]  # fmt: skip

@@ -25,18 +25,22 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 
 
 class Block(nn.Module):
-    """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck)."""
+    """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
+
+    `dilation` is of the 3x3 convolutions.
+    """
 
     features: int
     stride: int
     bottleneck: bool
     dtype: Any
     batch_groups: int
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(name, features, size, stride=1):
-            return Conv(features, size, stride, dtype=self.dtype, name=name)
+            return Conv(features, size, stride, dtype=self.dtype, dilation=self.dilation, name=name)
 
         def bn(name, x):
             return BatchNorm(self.batch_groups, dtype=self.dtype, name=name)(x, train=train)

@@ -9,6 +9,7 @@ the same schedule; B is beta, 1, 10 or 20:
   heatmap    detection: mean squared error of the maps, read by argmax and a quarter shift
   ipr_B      integral regression: L1 of the soft-argmax at beta B
   comp_B     the same with the bias compensated, in training and in prediction
+  relu_B     comp_B with negative values of the maps taken as 0, the background that the compensation assumes (ours)
   joint_B    comp_B and the heatmap loss in the first 30 % of the steps: the joint framework, L_aug
   always_B   comp_B and the heatmap loss throughout: L_de
   plain_B    ipr_B and the heatmap loss in the first 30 % (table 6 has it, at beta 10)
@@ -16,7 +17,7 @@ the same schedule; B is beta, 1, 10 or 20:
 How runs are kept and shared between processes: `experiments/ablation.py`.
 
 Columns: AP with the softmax's highest probability (of `heatmap`: the highest value) as confidence; AP with all confidences
-1; EPE in input pixels; and, for comp_B and joint_B, the epoch at which a run is for the first time as good as ipr_B of the
+1; EPE in input pixels; and, for the others, the epoch at which a run is for the first time as good as ipr_B of the
 same seed is at its end, in EPE ("reached"; the schedule's last epoch is "of").
 """
 
@@ -70,8 +71,8 @@ class Stride16(nn.Module):
         return x
 
 
-def integral(beta: float, compensate: bool) -> Readout:
-    return Readout("soft_argmax", beta=beta, compensate=compensate, confidence="probability")
+def integral(beta: float, compensate: bool, rectify: bool = False) -> Readout:
+    return Readout("soft_argmax", beta=beta, compensate=compensate, rectify=rectify, confidence="probability")
 
 
 ROWS: dict[str, Row] = {"heatmap": Row(MapLoss(sigma=1.0), JointLoss(), Readout("argmax"))}
@@ -79,11 +80,12 @@ for b in BETAS:
     ROWS |= {
         f"ipr_{b}": Row(NONE, L1, integral(b, False)),
         f"comp_{b}": Row(NONE, L1, integral(b, True)),
+        f"relu_{b}": Row(NONE, L1, integral(b, True, True)),
         f"joint_{b}": Row(MAPS, L1, integral(b, True), opening=True),
         f"always_{b}": Row(MAPS, L1, integral(b, True)),
         f"plain_{b}": Row(MAPS, L1, integral(b, False), opening=True),
     }
-DEFAULT_ROWS = ("heatmap", *(f"{kind}_{b}" for kind in ("ipr", "comp", "joint") for b in BETAS))
+DEFAULT_ROWS = ("heatmap", *(f"{kind}_{b}" for kind in ("ipr", "comp", "relu", "joint") for b in BETAS))
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,21 @@ def test_the_reductions_are_the_published_ones():
     assert both == pytest.approx(float(divergence) + 2 * float(error.sum()) / 4, rel=1e-5)
 
 
+def test_rectified_maps_have_no_background_below_zero():
+    """A bump on a background of -0.3: compensated as it is, the joint is thrown outwards; rectified, it is where it is."""
+    xy = np.full((1, 17, 2), [2.0, 5.0], np.float32)
+    bump = heatmap.gaussian(xy, MAP_HW, sigma=0.6, method="unbiased")
+    below = np.asarray(jnp.where(bump > 0.01, bump, -0.3))
+    found = {}
+    for rectify in (False, True):
+        read = Readout("soft_argmax", beta=5.0, compensate=True, rectify=rectify)
+        task = make(read=read, net=Given(below))
+        image = {"image": jnp.zeros((1, 32, 24, 3), jnp.uint8)}
+        found[rectify] = task.predict(task.init(jax.random.key(0)), image, flip_test=False)["xy"]
+    assert np.abs(found[True] - 4 * xy).max() < 0.05
+    assert np.abs(found[False] - 4 * xy).max() > 0.3
+
+
 def test_joints_outside_the_crop_teach_nothing():
     data = {**batch(), "visibility": jnp.full((4, 17), 2, jnp.int8), "joints": jnp.full((4, 17, 2), -60.0)}
     for maps in (MapLoss("mse"), MapLoss("cross_entropy"), MapLoss("bce"), MapLoss("js")):

@@ -278,6 +278,9 @@ def test_float32_on_a_bump_of_a_thousandth():
     exact = expm1_mean(maps, beta)
     direct, from_pair = both_compensations(jnp.asarray(maps), beta)
     assert np.abs(direct - exact).max() < 5e-5 < 2e-3 < np.abs(from_pair - exact).max()
+    # A lower floor lets it go on down to where the difference of two exponentials has no digits either.
+    faint, _ = heatmap.soft_argmax(1e-3 * maps, beta=beta, compensate=True, floor=1e-9)
+    assert np.abs(faint - expm1_mean(1e-3 * maps, beta)).max() < 5e-5
 
 
 # --- golden arrays that test_heatmap.py does not read ----------------------------------------------------------------

@@ -291,7 +291,7 @@ def dark(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
 
     Returns:
       xy (..., K, 2) in heatmap pixels, score (..., K). Within two pixels of the border the highest pixel itself; (-1, -1)
-      where no value is above 0 (mmpose's rule).
+      where no value is above 0 (mmpose's rule). The step is not bounded, as published: on noise it may leave the map.
 
     >>> xy, _ = dark(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=2.0, method="unbiased"))
     >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.01)
@@ -326,7 +326,8 @@ def udp(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
 
     Returns:
       xy (..., K, 2) in heatmap pixels, up to the border (edge values repeated), score (..., K); (-1, -1) where no value is
-      above 0.
+      above 0. As published, the step is not bounded, the mixed difference looks at one diagonal only (on maps that are no
+      Gaussian a mirror changes the result), and above 50 a peak is a plateau.
 
     >>> xy, _ = udp(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=2.0, method="udp"))
     >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.05)
@@ -402,6 +403,10 @@ def soft_argmax(
     Z is close to N. The formula is singular on a flat map (r = 1) and changes sign below the background (r > 1): the
     compensated distance from m is (J - m) / max(1 - r, floor), and ends at the border of the map. So a flat map gives
     m with finite gradients that push a bump up; a map all below the background gives a point of the map.
+
+    How exact: a Gaussian of height a has width v = sigma / sqrt(beta a) after the exponential. At pixel centres its place is
+    found exactly; between them, where the sum over pixels is no integral, within 1e-3 pixels for v >= 0.9 (0.71 at sigma 2),
+    5e-3 at 0.65, 0.02 at 0.5, 0.2 at 0.3. Cut by the border 2 sigma away it is off by 0.09 pixels at beta 1, 6e-4 at 10.
 
     Args:
       logits: H, (..., h, w, K), or (..., d, h, w, K) with ndim=3; background at 0 for the compensation.

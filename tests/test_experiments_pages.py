@@ -228,3 +228,6 @@ def test_convergence_is_the_first_epoch_as_good_as_the_plain_ones_last():
     assert found["comp_1"]["reached"] == 2.0 and found["comp_1"]["never"] == 0
     assert found["joint_1"]["reached"] is None and found["joint_1"]["never"] == 1
     assert "reached" not in found["comp_10"] and found["ipr_1"]["of"] == 3.0
+    assert (
+        found["comp_1"]["to 6 px"] == 2.0 and found["joint_1"]["to 6 px"] is None and found["comp_10"]["to 6 px"] == 1.0
+    )

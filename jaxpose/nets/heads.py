@@ -119,7 +119,7 @@ class IntegralRegressor(nn.Module):
     """A heatmap net whose soft-argmax is mu, and a linear layer on the pooled features for sigma: both (B, K, 2).
 
     RLE with HRNet (Li 2021, table 2b) says no more than "soft-argmax" and "an FC layer". What it leaves open is decided
-    so: the maps are those of the detection net, which starts from its weights; beta is 1; sigma is the sigmoid of a layer
+    so: the maps come out of the layers that make them in the detection net; beta is 1; sigma is the sigmoid of a layer
     over the mean of the features that the maps are made of, as in `RegressionHead`; mu is x / W - 0.5, so never outside.
 
     Attributes:

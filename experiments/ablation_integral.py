@@ -17,8 +17,8 @@ the same schedule; B is beta, 1, 10 or 20:
 How runs are kept and shared between processes: `experiments/ablation.py`.
 
 Columns: AP with the softmax's highest probability (of `heatmap`: the highest value) as confidence; AP with all confidences
-1; EPE in input pixels; the first epoch with an EPE of 6 pixels; and, beside ipr_B, the epoch at which a run is for the first time as good as ipr_B of the
-same seed is at its end, in EPE ("reached"; the schedule's last epoch is "of").
+1; EPE in input pixels; the first epoch with an EPE of 6 pixels; and the epoch at which a run is for the first time as good as
+ipr_B of the same seed is at its end, in EPE ("reached"; the schedule's last epoch is "of").
 """
 
 from __future__ import annotations

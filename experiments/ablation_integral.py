@@ -137,7 +137,7 @@ def first_epoch(run: Mapping[str, Any], goal: float) -> float | None:
 
 def add_convergence(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs with "reached", the first epoch whose EPE is at most the last one of ipr_B with the same seed and beta, and "to 6 px"."""
-    final = {(run["row"], run["seed"]): run["EPE"] for run in runs}
+    final = {(run["row"], run["seed"]): run["EPE"] for run in runs if run.get("diverged", -1) < 0}
     found = []
     for run in runs:
         kind, _, beta = run["row"].partition("_")

@@ -9,9 +9,10 @@
   python -m experiments.coco_rle --preset auxiliary --data DIR        a heatmap loss beside it (table 14)
   python -m experiments.coco_rle --eval-only runs/coco_rle --data DIR
 
-The rows with a backbone pretrained by heatmaps (*), one command each: train `coco_simple_baseline`, then
+The rows with a backbone pretrained by heatmaps (*):
 
-  python -m experiments.coco_rle --preset official --data DIR --init runs/coco_simple_baseline
+  python -m experiments.coco_simple_baseline --preset official --data DIR --init resnet50.pth
+  python -m experiments.coco_rle --preset official --data DIR --init runs/coco_simple_baseline --preprocess simple_baseline
   python -m experiments.coco_rle --preset mmpose --data DIR --init FILE.pth --init-layout simple_baseline_mmpose
 
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations.

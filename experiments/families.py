@@ -6,7 +6,7 @@ A page holds its settings and what has been published for them; what several pag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 
 from experiments import runner
 from jaxpose import checkpoint, tasks, weights
@@ -71,16 +72,20 @@ class RegressionConfig(BackboneConfig):
     """Labelled joints outside the crop: keep (official) or mask (mmpose)."""
     auxiliary: tasks.MapLoss = NO_MAPS
     """A heatmap loss beside it, on a parallel head (RLE table 14); kind "none": no such head."""
-    deconvs: tuple[int, ...] = (256, 256, 256)
-    """Channels of the deconvolutions of --head integral and of the auxiliary head."""
+    deconvs: tuple[int, ...] | None = None
+    """Channels of the deconvolutions of --head integral and of the auxiliary head; none: three of 256, for HRNet no such layer."""
+    beta: float = 1.0
+    """Inverse temperature of --head integral."""
+    compensate: bool = False
+    """Compensate the bias of --head integral (Gu 2021)."""
 
 
 @dataclass(frozen=True)
 class HeatmapConfig(BackboneConfig):
     """Heatmaps, read as maps or as an integral."""
 
-    deconvs: tuple[int, ...] = (256, 256, 256)
-    """Channels of the deconvolutions, each of which doubles the map; none for HRNet."""
+    deconvs: tuple[int, ...] | None = None
+    """Channels of the deconvolutions, each of which doubles the map; none: three of 256, for HRNet no such layer."""
     stages: Literal[1, 2, 3, 4] = 1
     """Stages of Sun 2018's multi-stage net; 1: the plain one."""
     maps: tasks.MapLoss = tasks.MapLoss()
@@ -107,15 +112,27 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
             return MobileNetV2(width=(config.width or 32) / 32, **options)
 
 
+def deconvs(config: RegressionConfig | HeatmapConfig) -> tuple[int, ...]:
+    """What --deconvs says, or the published ones of the backbone."""
+    if config.deconvs is None:
+        return () if config.backbone == "hrnet" else (256, 256, 256)
+    if config.backbone == "hrnet" and config.deconvs:
+        raise ValueError(f"--deconvs {config.deconvs} --backbone hrnet: HRNet's maps have stride 4 without any")
+    return config.deconvs
+
+
 def regression_task(config: RegressionConfig, skeleton) -> tasks.Task:
     """net x head x loss x decoding of a likelihood."""
     backbone, joints = make_backbone(config), skeleton.num_joints
-    shape = {"deconvs": config.deconvs, "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    shape = {"deconvs": deconvs(config), "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     if config.head == "integral":
-        net = IntegralRegressor(HeatmapNet(backbone, joints, **shape), sigma_bias=config.sigma_bias)
+        net = IntegralRegressor(
+            HeatmapNet(backbone, joints, **shape), beta=config.beta, compensate=config.compensate,
+            sigma_bias=config.sigma_bias,
+        )  # fmt: skip
     else:
         head = RegressionHead(joints, kind=config.head, sigma_bias=config.sigma_bias)
-        net = PoseRegressor(backbone, head, maps=MapHead(joints, **shape) if config.auxiliary != NO_MAPS else None)
+        net = PoseRegressor(backbone, head, maps=MapHead(joints, **shape) if config.auxiliary.kind != "none" else None)
     return tasks.regression(
         net, skeleton=skeleton, size_wh=config.size_wh, likelihood=config.likelihood, preprocess=config.preprocess,
         outside=config.outside, auxiliary=config.auxiliary,
@@ -131,9 +148,9 @@ def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[fl
                 f"--stages {config.stages} --backbone {config.backbone}: the multi-stage net is made of a ResNet"
             )
         net = MultiStageNet(skeleton.num_joints, stages=config.stages, depth=config.depth, width=config.width or 64,
-                            deconvs=config.deconvs, **options)  # fmt: skip
+                            deconvs=deconvs(config), **options)  # fmt: skip
     else:
-        net = HeatmapNet(make_backbone(config), skeleton.num_joints, deconvs=config.deconvs, **options)
+        net = HeatmapNet(make_backbone(config), skeleton.num_joints, deconvs=deconvs(config), **options)
 
     def task(maps: tasks.MapLoss, joints: tasks.JointLoss) -> tasks.Task:
         return tasks.heatmaps(
@@ -141,14 +158,18 @@ def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[fl
             preprocess=config.preprocess,
         )  # fmt: skip
 
+    without_maps = replace(config.maps, kind="none")  # the target still says how map and input pixels correspond
     if not config.first_epochs:
-        return task(config.maps, config.joints), None
+        ends_at_once = config.first == "both" and "none" not in (config.maps.kind, config.joints.kind)
+        return task(without_maps if ends_at_once else config.maps, config.joints), None
+    if not 0 < config.first_epochs < config.epochs:
+        raise ValueError(f"--first-epochs {config.first_epochs}: expected 0 (none) to below --epochs {config.epochs}")
     if config.maps.kind == "none" or config.joints.kind == "none":
         raise ValueError("--first-epochs needs two losses, --maps.kind and --joints.kind: one of them comes or goes")
     both = task(config.maps, config.joints)
     if config.first == "maps":
         return both, (config.first_epochs, task(config.maps, tasks.JointLoss()))
-    return task(NO_MAPS, config.joints), (config.first_epochs, both)
+    return task(without_maps, config.joints), (config.first_epochs, both)
 
 
 def from_pretrained(task: tasks.Task, config: BackboneConfig):
@@ -160,7 +181,7 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig):
     for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
         place = tree["net"] if "net" in tree else tree  # IntegralRegressor wraps the heatmap net
         if "backbone" not in place:
-            graft(place, found[collection])
+            graft(place, found[collection], config.init)
             continue
         here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], found[collection]))
         if here != there:
@@ -172,22 +193,36 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig):
     return variables
 
 
-def graft(stages: dict[str, Any], backbone: Mapping[str, Any]) -> None:
+def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path) -> None:
     """A ResNet's weights into the multi-stage net: conv1 to conv3 once, conv4 and conv5 into every stage.
 
     The first block of a later stage sees K more channels, so its first convolution and its shortcut stay as they are.
     """
-    for place in (stages, *(v for k, v in stages.items() if k.startswith("stage"))):
-        for name in place.keys() & backbone.keys():
-            place[name] = jax.tree.map(
-                lambda old, new: new if new.shape == old.shape else old, place[name], backbone[name]
-            )
+    parts = {k: v for k, v in stages.items() if k.startswith("stage")}
+    shared = {k for k in stages if k not in parts}
+    blocks = {k for k in parts["stage1"] if k.startswith("layer")}
+    if shared | blocks != set(backbone):
+        raise ValueError(f"--init {name} has {sorted(backbone)}: this net takes {sorted(shared | blocks)} of a ResNet")
+    wider = {"conv1", "downsample_conv"}
+    for stage, place, names in [("", stages, shared), *((k, v, blocks) for k, v in parts.items())]:
+        for block in names:
+            here, there = (traverse_util.flatten_dict({block: t[block]}) for t in (place, backbone))
+            kept = {p for p in here if stage not in ("", "stage1") and p[0] == "layer3_0" and p[1] in wider}
+            if here.keys() != there.keys() or any(here[p].shape != there[p].shape for p in here.keys() - kept):
+                raise ValueError(f"--init {name}: its {block} is not that of this net's --depth and --width")
+            merged = {p: here[p] if p in kept else there[p] for p in here}
+            place[block] = traverse_util.unflatten_dict(merged)[block]
 
 
 def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
     """{"params", "batch_stats"} of the backbone that --init names."""
     if config.init.is_dir():
-        variables, _ = checkpoint.restore_model(config.init)
+        variables, stored = checkpoint.restore_model(config.init)
+        if stored["task"]["preprocess"] != config.preprocess:
+            raise ValueError(
+                f"--init {config.init} was trained with --preprocess {stored['task']['preprocess']}, this run has "
+                f"{config.preprocess}: its backbone would see other colours; give the same one"
+            )
         params, stats = variables["params"]["net"], variables["batch_stats"]
         for wrapper in ("net", "backbone"):
             if wrapper in params:
@@ -215,4 +250,5 @@ def main(presets, *, name: str, default: str, description: str, argv=None, load=
         return runner.evaluate_only(config, load=load)
     data = load(config)
     task, first = make(config, data.train.skeleton)
-    return runner.run(task, config, data, variables=from_pretrained(task, config), first=first)
+    variables = None if checkpoint.exists(config.out) else from_pretrained(task, config)  # a resumed run has its own
+    return runner.run(task, config, data, variables=variables, first=first)

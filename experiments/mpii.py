@@ -29,6 +29,12 @@ def load(config: runner.RunConfig, *, skeleton: Skeleton | None = None) -> runne
         log.warning("no PCKh, EPE only: %s", error)
         return data
 
+    last = int(data.val.persons["annotation_id"].max(initial=0))
+    if last > len(truth):
+        raise ValueError(
+            f"{truth.name} has {len(truth)} persons, the split {config.val_split!r} has {last}: it belongs to another"
+        )
+
     def pckh(predictions: dict[str, np.ndarray], config: runner.RunConfig) -> dict[str, float]:
         missing = "wrong" if config.on_bad == "skip" else "error"
         return evaluation.pckh(truth, predictions["xy"], predictions["annotation_id"], on_missing=missing)

@@ -315,7 +315,7 @@ def run(
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
 
     run_log = Log(config.out)
-    stored = {"task": task.config, "run": settings(config)}
+    stored = {"task": task.config, "run": settings(config), "best": data.best}
     with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep, best=data.best) as checkpoints:
         if checkpoints.latest() is not None:
             check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)

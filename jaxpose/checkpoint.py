@@ -201,13 +201,14 @@ def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
 
 
 def restore_model(
-    directory: str | Path, *, step: int | Literal["best", "latest"] = "best", best: str = "AP", flow: bool = True
+    directory: str | Path, *, step: int | Literal["best", "latest"] = "best", best: str | None = None, flow: bool = True
 ) -> tuple[PyTree, dict[str, Any]]:
     """Variables (NumPy arrays) and config of a checkpoint, on any topology and without TensorFlow.
 
     Args:
       directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
-      step: which one; "best" by the metric `best`, or the newest where no checkpoint has that metric.
+      step: which one; "best" by the metric `best` (None: the one that the run named, or AP), or the newest where no
+        checkpoint has that metric.
       flow: False leaves the flow's parameters out (deployment needs no flow).
 
     Returns:
@@ -224,6 +225,7 @@ def restore_model(
     with ocp.CheckpointManager(directory, options=options, item_names=(MODEL, TRAIN, CONFIG)) as manager:
         for s in manager.all_steps():
             configs[s] = _read_config(manager, s, directory)
+    best = best or next((c["best"] for c in configs.values() if "best" in c), "AP")
     if step in ("best", "latest"):
         scored = [s for s in configs if best in configs[s]["metrics"]] if step == "best" else []
         step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
@@ -240,6 +242,11 @@ def restore_model(
     if not flow:
         variables["params"].pop("flow", None)
     return variables, configs[step]
+
+
+def exists(directory: str | Path) -> bool:
+    """Whether a run's folder holds a checkpoint."""
+    return Path(directory).exists() and any(p.name.isdigit() for p in Path(directory).glob("checkpoints/*"))
 
 
 def find(directory: str | Path) -> Path:

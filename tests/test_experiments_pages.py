@@ -40,7 +40,7 @@ def test_presets_parse_and_the_page_says_how_to_run_it(name):
             presets, name=name, default="tiny", description="", argv=["--preset", preset, "--seed", "7"]
         )
         assert config == dataclasses.replace(default, seed=7, out=Path("runs") / name)
-        assert preset == "tiny" or f"--preset {preset}" in page(name).__doc__ or preset in page(name).__doc__, preset
+        assert preset == "tiny" or f"--preset {preset} " in page(name).__doc__, preset
     assert f"python -m experiments.{name}" in page(name).__doc__
 
 
@@ -109,6 +109,33 @@ def test_r1_is_direct_regression_and_stages_are_supervised():
         families.heatmap_tasks(dataclasses.replace(config, backbone="hrnet"), COCO17)
     with pytest.raises(ValueError, match="--first-epochs needs two losses"):
         families.heatmap_tasks(dataclasses.replace(config, first_epochs=3), COCO17)
+    with pytest.raises(ValueError, match="--first-epochs 140: expected 0 .none. to below --epochs 140"):
+        families.heatmap_tasks(dataclasses.replace(config, first_epochs=140), COCO17)
+    with pytest.raises(ValueError, match="--backbone hrnet: HRNet's maps have stride 4"):
+        families.heatmap_tasks(dataclasses.replace(config, backbone="hrnet", stages=1), COCO17)
+    with pytest.raises(ValueError, match="--method R1 --stages 3"):
+        coco_integral.with_method(dataclasses.replace(config, method="R1"))
+    with pytest.raises(ValueError, match="--alone 1.5: expected a share"):
+        coco_integral.with_method(dataclasses.replace(config, alone=1.5))
+
+
+def test_what_the_flags_say_about_the_two_losses_is_what_is_trained():
+    config = small(coco_debias.PRESETS["resnet50"], method="ours")
+    then, (_, first) = families.heatmap_tasks(coco_debias.with_method(config), COCO17)
+    assert first.config["maps"]["weight"] == 100
+    heavier = dataclasses.replace(config, maps=dataclasses.replace(config.maps, weight=7.0, target="udp"))
+    then, (_, first) = families.heatmap_tasks(coco_debias.with_method(heavier), COCO17)
+    assert first.config["maps"]["weight"] == 7 and then.config["maps"] == {**first.config["maps"], "kind": "none"}
+    at_once, first = families.heatmap_tasks(
+        coco_debias.with_method(dataclasses.replace(config, first_epochs=0)), COCO17
+    )
+    assert first is None and at_once.config["maps"]["kind"] == "none"
+    for method, weight in (("I1", 100.0), ("I2", 0.01), ("I3", 0.1)):
+        config = small(coco_integral.PRESETS["paper"], method=method)
+        task, _ = families.heatmap_tasks(coco_integral.with_method(config), COCO17)
+        assert task.config["maps"]["weight"] == weight
+        task, _ = families.heatmap_tasks(coco_integral.with_method(dataclasses.replace(config, map_weight=3.0)), COCO17)
+        assert task.config["maps"]["weight"] == 3.0
 
 
 def test_a_resnet_is_grafted_into_every_stage():
@@ -116,12 +143,26 @@ def test_a_resnet_is_grafted_into_every_stage():
         "conv1": {"kernel": np.ones(3)},
         "layer3_0": {"conv1": {"kernel": np.ones(2)}, "conv2": {"kernel": np.ones(2)}},
     }
-    stages = {
-        "conv1": {"kernel": np.zeros(3)},
-        "stage1": {"layer3_0": {"conv1": {"kernel": np.zeros(2)}, "conv2": {"kernel": np.zeros(2)}}, "final_layer": 0},
-        "stage2": {"layer3_0": {"conv1": {"kernel": np.zeros(5)}, "conv2": {"kernel": np.zeros(2)}}},
-    }
-    families.graft(stages, backbone)
+
+    def net():
+        return {
+            "conv1": {"kernel": np.zeros(3)},
+            "stage1": {
+                "layer3_0": {"conv1": {"kernel": np.zeros(2)}, "conv2": {"kernel": np.zeros(2)}},
+                "final_layer": 0,
+            },
+            "stage2": {
+                "layer3_0": {"conv1": {"kernel": np.zeros(5)}, "conv2": {"kernel": np.zeros(2)}},
+                "final_layer": 0,
+            },
+        }
+
+    stages = net()
+    families.graft(stages, backbone, Path("r.pth"))
+    with pytest.raises(ValueError, match="--init r.pth has .'conv1', 'layer3_0', 'layer3_1'.: this net takes"):
+        families.graft(net(), {**backbone, "layer3_1": {}}, Path("r.pth"))
+    with pytest.raises(ValueError, match="its conv1 is not that of this net's --depth and --width"):
+        families.graft(net(), {**backbone, "conv1": {"kernel": np.ones(4)}}, Path("r.pth"))
     assert stages["conv1"]["kernel"].all() and stages["stage1"]["layer3_0"]["conv1"]["kernel"].all()
     assert (
         not stages["stage2"]["layer3_0"]["conv1"]["kernel"].any()
@@ -171,7 +212,10 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
     events = runner.Log(tmp_path).events()
     assert all(e["map_loss"] > 0 for e in events if e["event"] == "train")
     with pytest.raises(ValueError, match="is not the resnet of --depth 18 and --width 8"):
-        coco_rle.main([*flags, "--width", "8"])
+        wider = dataclasses.replace(config, width=8)
+        families.from_pretrained(families.regression_task(wider, COCO17), wider)
+    with pytest.raises(ValueError, match="was trained with --preprocess imagenet, this run has rle_official"):
+        families.from_pretrained(task, dataclasses.replace(config, preprocess="rle_official"))
 
 
 @pytest.mark.slow
@@ -225,6 +269,8 @@ def test_convergence_is_the_first_epoch_as_good_as_the_plain_ones_last():
 
     runs = [run("ipr_1", [9, 6, 5]), run("comp_1", [9, 4.9, 7]), run("joint_1", [9, 8, 7]), run("comp_10", [1, 1, 1])]
     found = {r["row"]: r for r in ablation_integral.add_convergence(runs)}
+    diverged = [{**runs[0], "diverged": 7, "EPE": float("inf")}, runs[1]]
+    assert "reached" not in ablation_integral.add_convergence(diverged)[1]
     assert found["comp_1"]["reached"] == 2.0 and found["comp_1"]["never"] == 0
     assert found["joint_1"]["reached"] is None and found["joint_1"]["never"] == 1
     assert "reached" not in found["comp_10"] and found["ipr_1"]["of"] == 3.0

@@ -206,6 +206,18 @@ def test_the_flip_test_of_a_mirrored_crop_is_the_mirrored_prediction(target, rea
     assert np.abs(alone["xy"] - there["xy"]).max() > 1e-2
 
 
+@pytest.mark.parametrize(("kind", "confidence"), [("bce", 0.3775), ("cross_entropy", 0.8389)])
+def test_logits_below_zero_are_searched_as_the_probabilities_that_they_are(kind, confidence):
+    """H2 and H3: a highest logit of -0.5 among -6 is the joint, not "nothing found"."""
+    maps = np.full((1, 8, 6, 17), -6.0, np.float32)
+    maps[:, 4, 3] = -0.5
+    task = make(MapLoss(kind), net=Given(maps))
+    image = {"image": jnp.zeros((1, 32, 24, 3), jnp.uint8)}
+    found = task.predict(task.init(jax.random.key(0)), image, flip_test=False)
+    np.testing.assert_allclose(found["xy"], np.broadcast_to([12.0, 16.0], (1, 17, 2)))
+    np.testing.assert_allclose(found["confidence"], confidence, atol=1e-3)
+
+
 def test_the_flipped_map_is_moved_by_a_column_as_published():
     """A peak at column 2 of the map and at 2 of the mirrored one, which is 3 unmoved and 4 moved: the mean has two peaks."""
     maps = np.zeros((1, 8, 6, 17), np.float32)
@@ -249,6 +261,8 @@ def test_a_config_gives_the_task_back():
         (lambda: JointLoss("l3"), "kind='l3': expected one of none, l1, l2"),
         (lambda: Readout("max"), "decode='max': expected one of argmax"),
         (lambda: Readout(beta=-1.0), "beta=-1.0: expected a positive number"),
+        (lambda: Readout(kernel=10), "kernel=10: expected an odd number"),
+        (lambda: Readout(floor=0.0), "floor=0.0: expected a number between 0 and 1"),
         (lambda: make(MapLoss("none")), "nothing to learn from"),
         (lambda: make(preprocess="caffe"), "preprocess='caffe': expected one of imagenet"),
         (lambda: tasks.heatmaps(Echo(), skeleton=COCO17, size_wh=(0, 4)), "both positive"),
@@ -271,6 +285,15 @@ def test_an_input_that_the_stride_does_not_divide_is_refused():
     image = {"image": jnp.zeros((1, 96, 72, 3), jnp.uint8)}
     with pytest.raises(ValueError, match="maps of width 24 and height 24, 3 by 4 pixels each: choose a size_wh"):
         task.predict(task.init(jax.random.key(0)), image)
+
+
+def test_checkpoints_of_the_first_version_are_read():
+    net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(17, kind="normalized"))
+    config = json.loads(json.dumps(tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH).config))
+    old = {k: v for k, v in config.items() if k != "auxiliary"}
+    part = {k: {f: v for f, v in config["net"][k].items() if f != "name"} for k in ("backbone", "head")}
+    old["net"] = {"backbone": {"name": "resnet", **part["backbone"]}, "head": part["head"]}
+    assert json.loads(json.dumps(tasks.from_config(old).config)) == config
 
 
 def test_simple_baseline_sees_bgr_with_the_statistics_of_rgb():
@@ -315,15 +338,15 @@ def test_nets_that_give_maps_beside_mu_and_sigma():
     features = ResNet(depth=18, width=4)
     auxiliary = PoseRegressor(features, RegressionHead(17), maps=MapHead(17, deconvs=(8,)))
     integral = IntegralRegressor(HeatmapNet(features, 17, deconvs=(8,)), beta=10.0, compensate=True, sigma_bias=-1.0)
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 48, 3)), jnp.float32)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 64, 32, 3)), jnp.float32)
     for net in (auxiliary, integral):
         variables = jax.jit(net.init)(jax.random.key(0), images)
         assert tasks.describe.build(tasks.describe.describe(net)) == net
         mu, sigma, maps = jax.jit(lambda v, x, net=net: net.apply(v, x, with_maps=True))(variables, images)
-        assert mu.shape == sigma.shape == (2, 17, 2) and maps.shape == (2, 4, 4, 17)
+        assert mu.shape == sigma.shape == (2, 17, 2) and maps.shape == (2, 4, 2, 17)
         assert ((sigma > 0) & (sigma < 1)).all()
-    xy, _ = heatmap.soft_argmax(maps, beta=10.0, compensate=True)
-    np.testing.assert_allclose(mu, xy / 4 - 0.5, atol=1e-3)  # nearly flat maps: float32
+    xy, _ = heatmap.soft_argmax(maps, beta=10.0, compensate=True, floor=0.01)
+    np.testing.assert_allclose(mu, xy / np.array([2, 4]) - 0.5, atol=1e-3)  # nearly flat maps: float32
     assert float(sigma.mean()) == pytest.approx(1 / (1 + np.e), abs=0.05)
     with pytest.raises(ValueError, match="no heatmap head"):
         plain = PoseRegressor(features, RegressionHead(17))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -107,6 +108,21 @@ def map_head(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     final = nn.Conv(num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(dtype), name="final_layer")
     return final(x)
+
+
+def check_cells(size_wh: Sequence[int], size_hw: Sequence[int]) -> None:
+    """Raise unless a map pixel is as many input pixels wide as high, and that many a power of two.
+
+    A ResNet gives ceil(W / 32) columns: of an input 72 pixels wide the map is 24 pixels wide after three deconvolutions,
+    not 18, and pixel i of it looks at pixel 4 i, not 3 i.
+    """
+    (width, height), (h, w) = size_wh, size_hw
+    cell = width // w
+    if width != cell * w or height != cell * h or cell & (cell - 1):
+        raise ValueError(
+            f"an input of width {width} and height {height} gives maps of width {w} and height {h}, {width / w:g} by "
+            f"{height / h:g} pixels each: choose a size_wh that the net's stride divides (multiples of 32)"
+        )
 
 
 class MapHead(nn.Module):

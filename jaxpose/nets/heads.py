@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxpose.geometry import normalize
 from jaxpose.heatmap import soft_argmax
+from jaxpose.nets.deconv import check_cells
 
 
 class RegressionHead(nn.Module):
@@ -124,7 +125,8 @@ class IntegralRegressor(nn.Module):
 
     Attributes:
       net: a `HeatmapNet`; its maps are also those of an auxiliary loss (with_maps=True).
-      beta, compensate: of the soft-argmax, see `jaxpose.heatmap.soft_argmax`.
+      beta, compensate, floor: of the soft-argmax, see `jaxpose.heatmap.soft_argmax`; the floor is calmer than there, since
+        initial maps are flat.
       sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
 
     >>> from jaxpose.nets import HeatmapNet, HRNet
@@ -137,12 +139,14 @@ class IntegralRegressor(nn.Module):
     net: nn.Module
     beta: float = 1.0
     compensate: bool = False
+    floor: float = 0.01
     sigma_bias: float = 0.0
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False, with_maps: bool = False) -> tuple[jax.Array, ...]:
         maps, features = self.net(images, train=train, with_features=True)
-        xy, _ = soft_argmax(maps, beta=self.beta, compensate=self.compensate)
+        check_cells(images.shape[2:0:-1], maps.shape[1:3])
+        xy, _ = soft_argmax(maps, beta=self.beta, compensate=self.compensate, floor=self.floor)
         mu = normalize(xy, (maps.shape[2], maps.shape[1]))
         pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
         bias = nn.initializers.constant(self.sigma_bias)

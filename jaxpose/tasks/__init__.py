@@ -36,6 +36,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> Task
         case "regression":
             family, settings = regression, {"likelihood": Likelihood, "auxiliary": MapLoss}
             plain = ("preprocess", "outside")
+            config = {"auxiliary": {"kind": "none"}, **config}  # checkpoints from before there was one
         case "heatmaps":
             family, settings = heatmaps, {"maps": MapLoss, "joints": JointLoss, "read": Readout}
             plain = ("preprocess",)

@@ -36,6 +36,11 @@ def build(config: dict[str, Any]) -> nn.Module:
     >>> build({"name": "HRNet", "width": 48, "dtype": "bfloat16"}).width
     48
     """
+    if (
+        "name" not in config and {"backbone", "head"} <= config.keys()
+    ):  # as checkpoints had it before there were other nets
+        backbone = {**config["backbone"], "name": "ResNet"}
+        config = {"name": "PoseRegressor", "backbone": backbone, "head": {"name": "RegressionHead", **config["head"]}}
     fields = {k: build(v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     name = fields.pop("name", None)
     if name not in nets.__all__:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose import geometry, heatmap, losses
+from jaxpose.nets.deconv import check_cells
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import (
     Batch,
@@ -35,7 +36,7 @@ from jaxpose.tasks.base import (
     preprocessor,
 )  # fmt: skip
 from jaxpose.tasks.describe import describe
-from jaxpose.tasks.supervision import MSE, MapLoss, check_stride, from_map, inside, map_loss
+from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Readout:
     def __post_init__(self):
         check_choices(self)
         check_positive(self, "beta")
+        if not 0 < self.floor < 1:
+            raise ValueError(f"floor={self.floor}: expected a number between 0 and 1")
+        if self.kernel < 3 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}: expected an odd number of pixels, 3 at least")
 
 
 def heatmaps(
@@ -121,7 +126,7 @@ def heatmaps(
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> from jaxpose.skeleton import COCO17
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
-    >>> task = heatmaps(net, skeleton=COCO17, size_wh=(48, 64))
+    >>> task = heatmaps(net, skeleton=COCO17, size_wh=(64, 96))
     >>> task.config["maps"]["kind"]
     'mse'
     """
@@ -144,7 +149,7 @@ def heatmaps(
                     f"the net gives maps {stage.shape}: expected ({len(images)}, h, w, {skeleton.num_joints}), for the "
                     f"skeleton {skeleton.name!r} of {skeleton.num_joints} joints"
                 )
-            check_stride(size_wh, stage.shape[1:3])
+            check_cells(size_wh, stage.shape[1:3])
         return stages, collections
 
     def logits(stage: jax.Array) -> jax.Array:
@@ -153,6 +158,15 @@ def heatmaps(
     def soft_argmax(stage: jax.Array) -> jax.Array:
         options = dict(beta=read.beta, compensate=read.compensate, floor=read.floor)
         return heatmap.soft_argmax(logits(stage), **options)[0]
+
+    def as_taught(stage: jax.Array) -> jax.Array:
+        """The maps as their loss sees them, which is what has a peak above 0 to be found: probabilities of H2 and H3."""
+        match maps.kind:
+            case "cross_entropy":
+                return heatmap.softmax(stage)
+            case "bce":
+                return jax.nn.sigmoid(stage)
+        return stage
 
     def pixels(xy: jax.Array, stage: jax.Array) -> jax.Array:
         return from_map(xy, size_wh, stage.shape[1:3], target=maps.target)
@@ -173,12 +187,13 @@ def heatmaps(
             if joints.kind != "none":
                 of_joints += joint_loss(pixels(soft_argmax(stage), stage), batch, where)
         last = jax.lax.stop_gradient(stages[-1])
-        found = pixels(soft_argmax(last) if read.decode == "soft_argmax" else heatmap.argmax(last)[0], last)
+        found = pixels(soft_argmax(last) if read.decode == "soft_argmax" else heatmap.argmax(as_taught(last))[0], last)
         error = jnp.linalg.norm(jnp.where(where[..., None], found - batch["joints"], 0.0), axis=-1)
         metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
         return of_maps + of_joints, (collections, metrics)
 
     def decode(stage: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(xy, confidence) of raw maps where they are integrated, of the maps as taught where they are searched."""
         match read.decode:
             case "argmax":
                 xy, peak = heatmap.argmax(stage, border=read.border)
@@ -187,7 +202,7 @@ def heatmaps(
             case "udp":
                 xy, peak = heatmap.udp(stage, kernel=read.kernel)
             case "soft_argmax":
-                xy, peak = soft_argmax(stage), stage.max((1, 2))
+                xy, peak = soft_argmax(stage), as_taught(stage).max((1, 2))
         match read.confidence:
             case "peak":
                 confidence = peak
@@ -199,15 +214,17 @@ def heatmaps(
 
     def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
         stage = run_net(variables, batch["image"], train=False)[0][-1]
+        searched = read.decode != "soft_argmax"
+        stage = as_taught(stage) if searched else stage
         if not flip_test:
             xy, confidence = decode(stage)
             return {"xy": xy, "confidence": confidence}
         flipped = run_net(variables, batch["image"][:, :, ::-1], train=False)[0][-1]
-        if read.decode == "soft_argmax":
+        if not searched:
             (xy, confidence), (xy_flipped, confidence_flipped) = decode(stage), decode(flipped)
             mirrored = xy_flipped[:, flip_index] * jnp.array([-1, 1]) + jnp.array([size_wh[0] - 1, 0])
             return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, flip_index]) / 2}
-        mirrored = flipped[:, :, ::-1, flip_index]
+        mirrored = as_taught(flipped)[:, :, ::-1, flip_index]
         if (
             maps.target != "udp"
         ):  # pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpose import heatmap, losses
+from jaxpose.nets.deconv import check_cells
 from jaxpose.tasks.base import check_choices, check_positive
 
 Target = Literal["msra", "unbiased", "udp"]
@@ -69,20 +70,6 @@ def pixels_per_cell(size_wh: Sequence[int], size_hw: Sequence[int], *, target: T
     return width / w, height / h
 
 
-def check_stride(size_wh: Sequence[int], size_hw: Sequence[int]) -> None:
-    """Raise unless a map pixel is as many input pixels wide as high.
-
-    A ResNet gives ceil(W / 32) columns: of an input 72 pixels wide the map is 24 pixels wide after three deconvolutions,
-    not 18, and pixel i of it does not look at pixel 3 i.
-    """
-    (width, height), (h, w) = size_wh, size_hw
-    if width * h != height * w:
-        raise ValueError(
-            f"an input of width {width} and height {height} gives maps of width {w} and height {h}, {width / w:g} by "
-            f"{height / h:g} pixels each: choose a size_wh that the net's stride divides (multiples of 32)"
-        )
-
-
 def to_map(joints: jax.Array, size_wh: Sequence[int], size_hw: Sequence[int], *, target: Target = "msra") -> jax.Array:
     """(..., K, 2) input pixels -> map pixels."""
     return joints / jnp.asarray(pixels_per_cell(size_wh, size_hw, target=target))
@@ -122,7 +109,7 @@ def map_loss(
     joints divided by the batch (of "bce": the mean over its drawn pixels first).
     """
     size_hw = maps.shape[1:3]
-    check_stride(size_wh, size_hw)
+    check_cells(size_wh, size_hw)
     xy = to_map(joints, size_wh, size_hw, target=settings.target)
     if settings.kind in ("cross_entropy", "bce"):
         where = where & inside(joints, size_wh)
@@ -137,12 +124,14 @@ def map_loss(
         case "ohkm":
             value = 0.5 * losses.heatmap_ohkm(maps, gaussian(), top=min(8, maps.shape[-1]), where=where).mean()
         case "cross_entropy":
-            value = losses.heatmap_cross_entropy(maps, heatmap.one_hot(xy, size_hw), where=where).sum() / batch
+            nearest = jnp.clip(xy, 0, jnp.asarray(size_hw[::-1]) - 1)  # the last half pixel rounds to one outside
+            value = losses.heatmap_cross_entropy(maps, heatmap.one_hot(nearest, size_hw), where=where).sum() / batch
         case "bce":
             cell = sum(pixels_per_cell(size_wh, size_hw)) / 2
             disc = heatmap.disc(xy, size_hw, radius=settings.radius / cell)
             each = losses.heatmap_bce(maps, disc, key=key, where=where)
-            drawn = jnp.maximum(jax.lax.stop_gradient(each > 0).sum((1, 2)), 1)
+            positives = disc.sum((1, 2))
+            drawn = jnp.maximum(jnp.minimum(4 * positives, size_hw[0] * size_hw[1]), 1)  # three negatives to a positive
             value = (each.sum((1, 2)) / drawn).sum() / batch
         case "softmax_mse":
             difference = losses.heatmap_mse(

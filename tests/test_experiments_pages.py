@@ -277,3 +277,26 @@ def test_convergence_is_the_first_epoch_as_good_as_the_plain_ones_last():
     assert (
         found["comp_1"]["to 6 px"] == 2.0 and found["joint_1"]["to 6 px"] is None and found["comp_10"]["to 6 px"] == 1.0
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coco_simple_baseline", "coco_hrnet", "coco_debias"])
+def test_every_other_page_runs(name, prepared, tmp_path):
+    """coco_rle, coco_integral and the MPII pages' shared path run above and in test_experiments."""
+    flags = ["--out", str(tmp_path), "--data-dir", str(prepared), *TINY, "--size-wh", "32", "32", "--epochs", "0.4"]
+    flags += ["--no-flip-test", "--ema", "None"]
+    flags += {"coco_hrnet": [], "coco_debias": ["--deconvs", "8", "8", "--first-epochs", "0.2"]}.get(
+        name, ["--deconvs", "8", "8"]
+    )
+    scores = page(name).main(flags)
+    assert np.isfinite(scores["EPE"]) and checkpoint.exists(tmp_path)
+
+
+@pytest.mark.slow
+def test_mpii_rle_runs(prepared, tmp_path):
+    folder = test_data_mpii.write(tmp_path / "mpii")
+    (folder / "annot" / "train.json").write_text((folder / "annot" / "valid.json").read_text())
+    flags = ["--data", str(folder), "--data-dir", str(prepared), *TINY[2:], "--size-wh", "32", "32", "--no-flip-test"]
+    flags[flags.index("--batch-size") + 1] = "4"
+    scores = page("mpii_rle").main([*flags, "--out", str(tmp_path / "run"), "--epochs", "1", "--likelihood.loss", "l1"])
+    assert np.isfinite(scores["EPE"])

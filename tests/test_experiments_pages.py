@@ -300,3 +300,33 @@ def test_mpii_rle_runs(prepared, tmp_path):
     flags[flags.index("--batch-size") + 1] = "4"
     scores = page("mpii_rle").main([*flags, "--out", str(tmp_path / "run"), "--epochs", "1", "--likelihood.loss", "l1"])
     assert np.isfinite(scores["EPE"])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_at_the_change_of_losses_ends_with_the_same_bits(pretrained, tmp_path):
+    """Five steps of heatmaps alone and five of both losses, in one go and in two."""
+    _, flags, _ = pretrained
+    flags = flags[2 : flags.index("--method")]
+    flags += [
+        "--joints.kind",
+        "l1",
+        "--read.decode",
+        "soft_argmax",
+        "--maps.sigma",
+        "1",
+        "--maps.weight",
+        "100",
+        "--first-epochs",
+        "1",
+    ]
+    runs = {"one": ["2"], "two": ["1.1", "2"]}
+    found = {}
+    for name, epochs in runs.items():
+        for end in epochs:
+            page("coco_simple_baseline").main(
+                [*flags, "--out", str(tmp_path / name), "--epochs", end, "--eval-every", "9"]
+            )
+        events = [e for e in runner.Log(tmp_path / name).events() if e["event"] == "train"]
+        assert [e["joint_loss"] > 0 for e in events] == [False] * 5 + [True] * 5
+        found[name] = checkpoint.restore_model(tmp_path / name, step="latest")[0]
+    jax.tree.map(np.testing.assert_array_equal, found["one"], found["two"])

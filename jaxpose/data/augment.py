@@ -125,7 +125,7 @@ class Augmentation(NamedTuple):
 
 
 def named(name: str | Setting) -> Setting:
-    """The setting of a name: "none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii".
+    """The setting of a name: "none", "light", "official", "hrnet", "mmpose", "simple_baseline", "mpii", "mmpose_mpii".
 
     >>> named("official").rotation
     45.0
@@ -302,5 +302,5 @@ MMPOSE_MPII = replace(MMPOSE, name="mmpose_mpii", shift_probability=0.0, half_bo
 """mmpose's configs for MPII."""
 
 _NAMED = {
-    setting.name: setting for setting in (NONE, LIGHT, OFFICIAL, HRNET, SIMPLE_BASELINE, MPII, MMPOSE, MMPOSE_MPII)
+    setting.name: setting for setting in (NONE, LIGHT, OFFICIAL, HRNET, MMPOSE, SIMPLE_BASELINE, MPII, MMPOSE_MPII)
 }

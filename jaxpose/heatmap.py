@@ -10,6 +10,7 @@ Sun 2018 (integral regression), equation 6; bias compensation, Gu 2021, equation
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import jax
@@ -94,15 +95,17 @@ def gaussian(xy: Array, size_hw: tuple[int, int], *, sigma: float | Array, metho
     sigma = jnp.broadcast_to(jnp.asarray(sigma, xy.dtype), xy.shape[:-1])
 
     def profile(c: jax.Array, n: int) -> jax.Array:
-        """(..., K) -> (..., K, n)"""
+        """(..., K) -> (..., n, K)"""
         usable = jnp.isfinite(c)
-        first, last, center = _window(jnp.where(usable, c, 0), sigma, method)
-        p = jnp.arange(n, dtype=xy.dtype)
-        drawn = (p >= first[..., None]) & (p <= last[..., None]) & usable[..., None]
-        return jnp.where(drawn, jnp.exp(-0.5 * jnp.square((p - center[..., None]) / sigma[..., None])), 0)
+        window = _window(jnp.where(usable, c, 0), sigma, method)
+        first, last, center, scale, usable = (a[..., None, :] for a in (*window, sigma, usable))
+        p = jnp.arange(n, dtype=xy.dtype)[:, None]
+        drawn = (p >= first) & (p <= last) & usable
+        return jnp.where(drawn, jnp.exp(-0.5 * jnp.square((p - center) / scale)), 0)
 
-    rows, columns = profile(xy[..., 1], size_hw[0]), profile(xy[..., 0], size_hw[1])
-    return jnp.moveaxis(rows, -2, -1)[..., :, None, :] * jnp.moveaxis(columns, -2, -1)[..., None, :, :]
+    # Fused into the product, the exponentials would be taken at every pixel instead of every row and column.
+    rows, columns = jax.lax.optimization_barrier((profile(xy[..., 1], size_hw[0]), profile(xy[..., 0], size_hw[1])))
+    return rows[..., :, None, :] * columns[..., None, :, :]
 
 
 def reaches(xy: Array, size_hw: tuple[int, int], *, sigma: float | Array, method: Method = "msra") -> jax.Array:
@@ -195,11 +198,16 @@ def normalized(maps: Array) -> jax.Array:
 
 
 def _peak(maps: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Column, row (..., K) int of the first maximum in row order, and its value."""
-    h, w, k = maps.shape[-3:]
-    flat = maps.reshape(*maps.shape[:-3], h * w, k)
-    index = jnp.argmax(flat, axis=-2)
-    return index % w, index // w, jnp.max(flat, axis=-2)
+    """Column, row (..., K) int of the first maximum in row order, and its value.
+
+    Maxima first, then the place of the maximum among the rows and in its row: an argmax over all pixels is no vector
+    operation on a processor and takes ten times as long.
+    """
+    rows = maps.max(-2)
+    top = rows.max(-2)
+    y = jnp.argmax(rows == top[..., None, :], axis=-2)
+    row = jnp.take_along_axis(maps, y[..., None, None, :], axis=-3)[..., 0, :, :]
+    return jnp.argmax(row == top[..., None, :], axis=-2), y, top
 
 
 def _at(maps: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -259,18 +267,28 @@ def blur(maps: Array, *, kernel: int = 11) -> jax.Array:
     5.0
     """
     maps = _maps(maps)
+    blurred, rescale = _blur(maps, kernel)
+    return blurred * rescale[..., None, None, :]
+
+
+def _blur(maps: jax.Array, kernel: int) -> tuple[jax.Array, jax.Array]:
+    """The blurred maps, and the factor (..., K) that gives them their old maximum."""
     if kernel < 3 or kernel % 2 == 0:
         raise ValueError(f"kernel={kernel}: expected an odd number of pixels, 3 at least")
     half = kernel // 2
-    weights = jnp.exp(-0.5 * jnp.square((jnp.arange(kernel) - half) / (0.3 * (half - 1) + 0.8))).astype(maps.dtype)
-    weights = weights / weights.sum()
-    blurred = maps
-    for axis in (-3, -2):
-        axis, size = blurred.ndim + axis, blurred.shape[axis]
-        padded = jnp.pad(blurred, [(half, half) if a == axis else (0, 0) for a in range(blurred.ndim)])
-        blurred = sum(weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(kernel))
-    old, new = (m.max((-3, -2), keepdims=True) for m in (maps, blurred))
-    return blurred * (old / (new + 1e-12))
+
+    def band(n: int) -> jax.Array:
+        """(n, n): the blur along one axis as a product of matrices, which every device does fast."""
+        offset = jnp.arange(n)[:, None] - jnp.arange(n)
+        weights = jnp.exp(-0.5 * jnp.square(jnp.arange(-half, half + 1) / (0.3 * (half - 1) + 0.8))).sum()
+        profile = jnp.exp(-0.5 * jnp.square(offset / (0.3 * (half - 1) + 0.8))) / weights
+        return jnp.where(abs(offset) <= half, profile, 0).astype(maps.dtype)
+
+    h, w, k = maps.shape[-3:]
+    exact = jax.lax.Precision.HIGHEST
+    blurred = jnp.einsum("ij,...jn->...in", band(h), maps.reshape(*maps.shape[:-3], h, w * k), precision=exact)
+    blurred = jnp.einsum("ij,...jk->...ik", band(w), blurred.reshape(maps.shape), precision=exact)
+    return blurred, maps.max((-3, -2)) / (blurred.max((-3, -2)) + 1e-12)
 
 
 def _newton(dx, dy, dxx, dxy, dyy, ridge: float) -> jax.Array:
@@ -300,10 +318,10 @@ def dark(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
     maps = _maps(maps)
     h, w = maps.shape[-3:-1]
     x, y, score = _peak(maps)
-    log = jnp.log(jnp.maximum(blur(maps, kernel=kernel), 1e-10))
+    blurred, rescale = _blur(maps, kernel)
 
     def at(i, j):
-        return _at(log, x + i, y + j)
+        return jnp.log(jnp.maximum(_at(blurred, x + i, y + j) * rescale, 1e-10))
 
     step = _newton(
         dx=0.5 * (at(1, 0) - at(-1, 0)),
@@ -335,10 +353,10 @@ def udp(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
     """
     maps = _maps(maps)
     x, y, score = _peak(maps)
-    log = jnp.log(jnp.clip(blur(maps, kernel=kernel), 1e-3, 50))
+    blurred, rescale = _blur(maps, kernel)
 
     def at(i, j):
-        return _at(log, x + i, y + j)
+        return jnp.log(jnp.clip(_at(blurred, x + i, y + j) * rescale, 1e-3, 50))
 
     center = at(0, 0)
     step = _newton(
@@ -399,8 +417,8 @@ def soft_argmax(
 
         J' = sum_p p expm1(beta H_p) / sum_p expm1(beta H_p) = (J - r m) / (1 - r),   r = N / Z,  m = centre of the map.
 
-    The weights are formed as exp(beta H - M) - exp(-M), M the maximum of beta H, which keeps float32's digits where
-    Z is close to N. The formula is singular on a flat map (r = 1) and changes sign below the background (r > 1): the
+    The weights are formed without the cancellation of exp(beta H) and 1, which keeps float32's digits where Z is close
+    to N. The formula is singular on a flat map (r = 1) and changes sign below the background (r > 1): the
     compensated distance from m is (J - m) / max(1 - r, floor), and ends at the border of the map. So a flat map gives
     m with finite gradients that push a bump up; a map all below the background gives a point of the map.
 
@@ -437,33 +455,33 @@ def soft_argmax(
     axes = tuple(range(-ndim - 1, -1))
     scaled = beta * logits
     top = jax.lax.stop_gradient(scaled.max(axes, keepdims=True))
-    weights = jnp.exp(scaled - top)
-    total = weights.sum(axes)
-    log_z = jnp.log(total) + jnp.squeeze(top, axes)
-    if compensate:
-        above, share = _bump(scaled, top, axes)
-        enough = share >= floor
-        weights = jnp.where(jnp.expand_dims(enough, axes), above, weights)
-        total = jnp.where(enough, weights.sum(axes), floor * total)
+    below = top < 0  # the whole map is below the background: far below, expm1 has nothing left but rounding
+    weights = _expm1(scaled, top, below) if compensate else jnp.exp(scaled - top)
     # Expected distance from the centre, one axis at a time, in the order x, y[, z].
-    distances = []
+    moments = []
     for i in reversed(range(ndim)):
-        others = tuple(a for a in axes if a != axes[i])
+        marginal = weights.sum(tuple(a for a in axes if a != axes[i]))
         p = (jnp.arange(size[i], dtype=logits.dtype) - (size[i] - 1) / 2)[:, None]
-        distances.append((weights.sum(others) * p).sum(-2) / total)
-    return _bounded(jnp.stack(distances, -1), size), log_z
+        moments.append((marginal * p).sum(-2))
+    total = marginal.sum(-2)
+    top, below = jnp.squeeze(top, axes), jnp.squeeze(below, axes)
+    if not compensate:
+        return _bounded(jnp.stack(moments, -1) / total[..., None], size), jnp.log(total) + top
+    background = jnp.where(below, 0, math.prod(size) * jnp.exp(-jnp.maximum(top, 0)))
+    whole = total + background
+    enough = ~below & (jax.lax.stop_gradient(total) >= floor * jax.lax.stop_gradient(whole))
+    # The background is the same on both sides of the centre: the moments are those of the softmax too.
+    total = jnp.where(enough, total, floor * whole)
+    return _bounded(jnp.stack(moments, -1) / total[..., None], size), jnp.log(whole) + top
 
 
-def _bump(scaled: jax.Array, top: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """expm1(scaled) up to a common factor, and the share 1 - N / Z of the softmax that it holds."""
-    shift = jnp.maximum(top, 0)
-    background = jnp.exp(-shift)
-    small = jnp.abs(scaled) < 0.5  # there the difference of the two exponentials cancels
-    tiny = jnp.expm1(jnp.where(small, scaled, 0)) * background
-    above = jnp.where(small, tiny, jnp.exp(scaled - shift) - background)
-    total = above.sum(axes)
-    count = scaled.size // top.size
-    return above, jax.lax.stop_gradient(total / (total + count * jnp.squeeze(background, axes)))
+def _expm1(scaled: jax.Array, top: jax.Array, below: jax.Array) -> jax.Array:
+    """expm1(scaled) / exp(top) without overflow or cancellation; where `below`, exp(scaled) / exp(top)."""
+    positive = scaled >= 0
+    # e^s - 1 is e^s (1 - e^-s) for s > 0.
+    one_less = jnp.expm1(jnp.where(positive, -scaled, scaled))
+    power = jnp.exp(jnp.where(positive | below, scaled, 0) - top)
+    return power * jnp.where(below, 1, jnp.where(positive, -one_less, one_less))
 
 
 def _bounded(distance: jax.Array, size: tuple[int, ...]) -> jax.Array:
@@ -513,11 +531,8 @@ def compensate_bias(
             f"xy {xy.shape}, log_z {log_z.shape}, size {tuple(size)}: expected (..., K, D), (..., K) and D positive numbers"
         )
     whole = jnp.asarray(size[::-1], xy.dtype)
-    count = 1
-    for n in size:
-        count *= n
     log_z = log_z[..., None]
-    log_r = jnp.log(jnp.asarray(count, xy.dtype)) - log_z
+    log_r = math.log(math.prod(size)) - log_z
     match variant:
         case "exact":
             r = jnp.exp(jnp.minimum(log_r, 1.0))  # far beyond 1 it would overflow, and the guard holds there anyway

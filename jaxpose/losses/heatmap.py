@@ -129,13 +129,25 @@ def heatmap_bce(
         raise ValueError(f"negatives={negatives}: expected a ratio of 0 or more")
     positive = target > 0.5
     wanted = jnp.ceil(negatives * positive.sum((-3, -2))).astype(int)  # (..., K)
-    pixels = logits.shape[-3] * logits.shape[-2]
-    draw = jnp.where(positive, jnp.inf, jax.random.uniform(key, logits.shape))
-    ordered = jnp.sort(draw.reshape(*logits.shape[:-3], pixels, -1), axis=-2)
-    last = jnp.take_along_axis(ordered, jnp.clip(wanted - 1, 0, pixels - 1)[..., None, :], axis=-2)
-    drawn = (draw <= last[..., None, :]) & (wanted > 0)[..., None, None, :] & jnp.isfinite(draw)
+    draw = jax.random.bits(key, logits.shape, jnp.uint32)
+    draw = jnp.where(positive, jnp.uint32(2**32 - 1), draw)
+    drawn = draw < _lowest(draw, wanted)
     value = jax.nn.softplus(logits) - logits * positive
     return jnp.where((positive | drawn) & keep, value, 0)
+
+
+def _lowest(draw: jax.Array, count: jax.Array) -> jax.Array:
+    """(..., 1, 1, K): the largest number that at most `count` (..., K) pixels of the uint32 maps are below.
+
+    Found bit by bit, from the highest, by counting: 32 passes over the maps are faster than sorting them.
+    """
+
+    def set_bit(i, found):
+        candidate = found | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        return jnp.where((draw < candidate).sum((-3, -2), keepdims=True) <= count[..., None, None, :], candidate, found)
+
+    start = jnp.zeros((*draw.shape[:-3], 1, 1, draw.shape[-1]), jnp.uint32)
+    return jax.lax.fori_loop(0, 32, set_bit, start)
 
 
 def heatmap_kl(prob: Array, target: Array, *, where: Array | None = None) -> jax.Array:

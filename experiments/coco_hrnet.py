@@ -1,6 +1,6 @@
 """Heatmaps by HRNet (Sun 2019, arXiv 1902.09212), which keeps stride 4 from end to end.
 
-  python -m experiments.coco_hrnet                                     embedded synthetic people (an hour on two cores)
+  python -m experiments.coco_hrnet                                     embedded synthetic people (slow to compile)
   python -m experiments.coco_hrnet --preset w32 --data DIR --init hrnet_w32-imagenet.pth
   python -m experiments.coco_hrnet --preset w48_384 --data DIR         W48, 384x288
   python -m experiments.coco_hrnet --preset mmpose --data DIR          W32, mmpose's recipe

@@ -1,8 +1,8 @@
 """The rival of heatmap_throughput.py: targets and decoders in NumPy, one image and one joint at a time.
 
 Written from the published description of the official code (SimpleBaseline, HRNet; DARK), as data loaders and
-evaluation scripts run it: channels first, a Python loop over the joints. `reuse` gives the generator a patch that was
-computed once, where the published one computes it anew for every joint.
+evaluation scripts run it: channels first, a Python loop over the joints. The patch is computed
+anew for every joint, as published.
 """
 
 from __future__ import annotations
@@ -19,20 +19,17 @@ def patch(sigma: float) -> np.ndarray:
     return np.exp(-(offset**2 + offset[:, None] ** 2) / (2 * sigma**2))
 
 
-def targets(xy: np.ndarray, size_hw: tuple[int, int], *, sigma: float, reuse: bool = False) -> np.ndarray:
+def targets(xy: np.ndarray, size_hw: tuple[int, int], *, sigma: float) -> np.ndarray:
     """One image: (K, 2) in heatmap pixels -> (K, h, w)."""
     h, w = size_hw
     radius = int(3 * sigma)
     maps = np.zeros((len(xy), h, w), np.float32)
-    if reuse:
-        gaussian = patch(sigma)
     for map_, (x, y) in zip(maps, xy, strict=True):
         column, row = int(x + 0.5), int(y + 0.5)
         left, top, right, bottom = column - radius, row - radius, column + radius + 1, row + radius + 1
         if left >= w or top >= h or right < 0 or bottom < 0:
             continue
-        if not reuse:
-            gaussian = patch(sigma)
+        gaussian = patch(sigma)
         inside = gaussian[max(0, -top) : min(bottom, h) - top, max(0, -left) : min(right, w) - left]
         map_[max(0, top) : min(bottom, h), max(0, left) : min(right, w)] = inside
     return maps

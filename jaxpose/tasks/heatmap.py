@@ -225,9 +225,8 @@ def heatmaps(
             mirrored = xy_flipped[:, flip_index] * jnp.array([-1, 1]) + jnp.array([size_wh[0] - 1, 0])
             return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, flip_index]) / 2}
         mirrored = as_taught(flipped)[:, :, ::-1, flip_index]
-        if (
-            maps.target != "udp"
-        ):  # pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column
+        if maps.target != "udp":
+            # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column.
             mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
         xy, confidence = decode((stage + mirrored) / 2)
         return {"xy": xy, "confidence": confidence}

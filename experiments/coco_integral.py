@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from experiments import families, runner
+from experiments import families, persons, runner
 from jaxpose.tasks import JointLoss, Likelihood, MapLoss, Readout
 
 
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return run(PRESETS, name="coco_integral", description=__doc__, argv=argv)
 
 
-def run(presets, *, name: str, description: str, argv=None, load=runner.load_data) -> dict[str, float]:
+def run(presets, *, name: str, description: str, argv=None, load=persons.load) -> dict[str, float]:
     return families.main(
         presets, name=name, default="tiny", description=description, argv=argv, load=load, make=make, adjust=with_method
     )

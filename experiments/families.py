@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments import runner
+from experiments import persons, runner
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -58,7 +58,7 @@ class BackboneConfig(runner.RunConfig):
 
 
 @dataclass(frozen=True)
-class RegressionConfig(BackboneConfig):
+class RegressionConfig(BackboneConfig, persons.PersonConfig):
     """Coordinates regressed with a likelihood."""
 
     head: Literal["normalized", "linear", "integral"] = "normalized"
@@ -81,7 +81,7 @@ class RegressionConfig(BackboneConfig):
 
 
 @dataclass(frozen=True)
-class HeatmapConfig(BackboneConfig):
+class HeatmapConfig(BackboneConfig, persons.PersonConfig):
     """Heatmaps, read as maps or as an integral."""
 
     deconvs: tuple[int, ...] | None = None
@@ -233,7 +233,7 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
     return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
 
 
-def regression_main(presets, *, name: str, default: str, description: str, argv=None, load=runner.load_data):
+def regression_main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load):
     """Run one page of the regression family."""
     return main(
         presets, name=name, default=default, description=description, argv=argv, load=load,
@@ -241,7 +241,7 @@ def regression_main(presets, *, name: str, default: str, description: str, argv=
     )  # fmt: skip
 
 
-def main(presets, *, name: str, default: str, description: str, argv=None, load=runner.load_data,
+def main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load,
          make=heatmap_tasks, adjust=lambda config: config):  # fmt: skip
     """Run one page: `make` gives the task and what comes first, `adjust` turns the page's own flags into those of the family."""
     config = adjust(runner.parse(presets, name=name, default=default, description=description, argv=argv))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
 
-from experiments import runner
+from experiments import persons, runner
 from jaxpose.data import mpii as reader
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
@@ -14,7 +15,7 @@ from jaxpose.skeleton import Skeleton
 log = logging.getLogger("jaxpose")
 
 
-def load(config: runner.RunConfig, *, skeleton: Skeleton | None = None) -> runner.Data:
+def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> runner.Data:
     """MPII's splits, and its own numbers where the labels' head boxes (gt_valid.mat) are there."""
     if config.data is None:
         raise ValueError(
@@ -22,7 +23,7 @@ def load(config: runner.RunConfig, *, skeleton: Skeleton | None = None) -> runne
         )
     if config.detections is not None:
         raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
-    data = runner.load_data(config, skeleton=skeleton, reader=reader)
+    data = persons.load(config, skeleton=skeleton, reader=reader)
     try:
         truth = evaluation.load_truth(evaluation.find_truth(config.data, config.val_split))
     except FileNotFoundError as error:
@@ -35,8 +36,8 @@ def load(config: runner.RunConfig, *, skeleton: Skeleton | None = None) -> runne
             f"{truth.name} has {len(truth)} persons, the split {config.val_split!r} has {last}: it belongs to another"
         )
 
-    def pckh(predictions: dict[str, np.ndarray], config: runner.RunConfig) -> dict[str, float]:
+    def pckh(predictions: dict[str, np.ndarray], config: persons.PersonConfig) -> dict[str, float]:
         missing = "wrong" if config.on_bad == "skip" else "error"
         return evaluation.pckh(truth, predictions["xy"], predictions["annotation_id"], on_missing=missing)
 
-    return runner.Data(data.train, data.val, data.ground_truth, own_scores=pckh, best="PCKh@0.5")
+    return dataclasses.replace(data, own_scores=pckh, best="PCKh@0.5")

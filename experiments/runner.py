@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,15 +22,13 @@ import tqdm
 import tyro
 
 # Models before data: with TensorFlow imported first, distrax imports more of it than it needs.
-from jaxpose import checkpoint, density, geometry, parallel, tasks, train
-from jaxpose.data import builder, coco, pipeline, synthetic
-from jaxpose.evaluation import average_precision, report, results
+from jaxpose import checkpoint, parallel, tasks, train
+from jaxpose.data import builder, coco, synthetic
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 LAST_PICTURE = "plots/predictions.png"  # drawn last: where it is, all are
-LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,11 @@ class RunConfig:
     """What becomes of a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
     verify: bool = False
     """Decode every image completely while preparing: finds damage inside a file, and takes several times as long."""
-    detections: Path | None = None
-    """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
-    box_jitter: float = 0.0
-    """Evaluate with ground-truth boxes moved and resized by up to this part of their size, as a detector errs."""
     synthetic_images: int = 2000
     """How many synthetic images to draw, a tenth of them for evaluation."""
 
     size_wh: tuple[int, int] = (192, 256)
     """Input width and height."""
-    augment: Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii"] = (
-        "official"
-    )
-    """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
-
     batch_size: int = 256
     """Global batch size, over all devices and processes."""
     epochs: float = 270
@@ -74,10 +63,16 @@ class RunConfig:
     """Adam's learning rate for this global batch size."""
     base_batch_size: int | None = None
     """Scale the learning rate by batch_size / base_batch_size; none: never scaled."""
+    decay: Literal["milestones", "linear"] = "milestones"
+    """How the learning rate falls: by 0.1 at --milestones, or in a line to 0 at the end of the last epoch."""
     milestones: tuple[float, ...] = (170, 200)
     """Epochs after which the learning rate is multiplied by 0.1."""
     warmup_steps: int = 0
-    """Steps of linear warm-up from 0.001 of the learning rate."""
+    """Steps of linear warm-up."""
+    warmup_epochs: float = 0
+    """Epochs of it, besides."""
+    warmup_start: float = 0.001
+    """Part of the learning rate that the warm-up starts from."""
     clip_norm: float | None = None
     """Largest global norm of the gradient."""
     accumulate: int = 1
@@ -95,12 +90,6 @@ class RunConfig:
     """How many of the last checkpoints are kept; the best one is kept besides."""
     flip_test: bool = True
     """Average with the prediction on the mirrored crop."""
-    rescore: Literal["box+mean+max", "box*mean", "box"] = "box+mean+max"
-    """How a person's score comes from the box score and the joints' confidences (QUIRK R10)."""
-    nms: float | None = 0.9
-    """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
-    soft_nms: bool = False
-    """Decay the scores of overlapping poses instead of dropping them."""
     eval_only: Path | None = None
     """Evaluate this checkpoint (a run's folder) and stop."""
     plots: bool = True
@@ -162,17 +151,18 @@ def check(config: RunConfig) -> None:
     positive = ("batch_size", "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
                 "base_batch_size", "workers")  # fmt: skip
     rules = {name: (lambda x: x > 0, "a positive number") for name in positive}
-    rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "checkpoint_every")}
+    rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "warmup_epochs", "checkpoint_every")}
     rules |= {
         "size_wh": (lambda x: min(x) > 0, "a positive width and height"),
         "synthetic_images": (lambda x: x >= 2, "2 or more: one to train on, one to evaluate on"),
         "milestones": (lambda x: all(a < b for a, b in itertools.pairwise((0, *x))), "epochs that increase"),
+        "warmup_start": (lambda x: 0 < x <= 1, "a part of the learning rate, above 0"),
         "ema": (lambda x: 0 < x < 1, "a decay between 0 and 1, or None"),
         "nms": (lambda x: 0 < x <= 1, "an OKS above 0, at most 1, or None"),
         "box_jitter": (lambda x: 0 <= x < 1, "a part of the box, from 0 to below 1"),
     }
     for name, (holds, expected) in rules.items():
-        value = getattr(config, name)
+        value = getattr(config, name, None)  # some belong to one kind of experiment
         if value is not None and not holds(value):
             raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
@@ -181,30 +171,32 @@ def check(config: RunConfig) -> None:
 class Data:
     """What to train on (None where a run only evaluates), what to evaluate on, and its ground truth (None: there is none).
 
-    `own_scores` adds the numbers of a data set's own evaluation: (predictions, config) -> {name: number}. `best` is the
-    number by which the best checkpoint is kept.
+    `walk` is the module that makes batches, predictions, scores and pictures of it: `experiments.persons` for crops of
+    persons, `experiments.images` for whole images. `own_scores` adds the numbers of a data set's own evaluation:
+    (predictions, config) -> {name: number}. `best` is the number by which the best checkpoint is kept.
     """
 
     train: Any
     val: Any
     ground_truth: Path | None
+    walk: Any
     own_scores: Callable[[Mapping[str, np.ndarray], RunConfig], dict[str, float]] | None = None
     best: str = "AP"
 
 
-def load_data(config: RunConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> Data:
-    """Draw, find and prepare what the config names; process 0 works, the others wait and then read.
+def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> tuple[Any, Any]:
+    """(training source, None where a run only evaluates; evaluation source): drawn, found and prepared as the config says.
 
-    `skeleton` is that of a checkpoint: the data must have it, and data without annotations get it. `reader` knows the
-    folder's format: `jaxpose.data.coco` or `jaxpose.data.mpii`.
+    Process 0 works, the others wait and then read. `skeleton` is that of a checkpoint: the data must have it, and data
+    without annotations get it. `reader` knows the folder's format: `jaxpose.data.coco` or `jaxpose.data.mpii`.
     """
     if jax.process_index() == 0:
-        _load_data(config, skeleton, reader)
+        _open_splits(config, skeleton, reader)
     parallel.barrier("data")
-    return _load_data(config, skeleton, reader)
+    return _open_splits(config, skeleton, reader)
 
 
-def _load_data(config: RunConfig, skeleton: Skeleton | None, reader: Any) -> Data:
+def _open_splits(config: RunConfig, skeleton: Skeleton | None, reader: Any) -> tuple[Any, Any]:
     folder = config.data
     if folder is None:
         val = max(config.synthetic_images // 10, 1)
@@ -218,13 +210,7 @@ def _load_data(config: RunConfig, skeleton: Skeleton | None, reader: Any) -> Dat
                                verify=config.verify, skeleton=skeleton, reader=reader)  # fmt: skip
 
     val = open_split(config.val_split)
-    ground_truth = val.ground_truth_json if len(val) else None
-    if config.detections is not None:
-        val = coco.with_detections(val, config.detections, on_bad=config.on_bad)
-    elif config.box_jitter:
-        val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
-    train_source = None if config.eval_only else open_split(config.train_split)
-    return Data(train=train_source, val=val, ground_truth=ground_truth)
+    return None if config.eval_only else open_split(config.train_split), val
 
 
 class Log:
@@ -284,26 +270,20 @@ def run(
     """
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
-    persons = len(data.train)
-    for split, source in ((config.train_split, data.train), (config.val_split, data.val)):
-        if len(source) == 0:
-            raise ValueError(f"split {split!r} of {config.data} has no person with labelled keypoints")
+    data.walk.check(config, data)
+    samples = data.walk.count(config, data)
     if config.plots:
         from jaxpose import view
 
         view.require()
-    steps_per_epoch = persons / config.batch_size
+    steps_per_epoch = samples / config.batch_size
     total = max(round(config.epochs * steps_per_epoch), 1)
     eval_steps = max(round(config.eval_every * steps_per_epoch), 1)
 
     rate = config.learning_rate
     if config.base_batch_size is not None:
         rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
-    schedule = train.multi_step(
-        rate,
-        boundaries=sorted({round(m * steps_per_epoch / config.accumulate) for m in config.milestones}),
-        warmup_steps=config.warmup_steps,
-    )
+    schedule = make_schedule(config, rate, steps_per_epoch / config.accumulate)
     tx = train.optimizer(schedule, clip_norm=config.clip_norm, accumulate=config.accumulate)
     state = train.init_state(
         task, tx, jax.random.key(config.seed), mesh=mesh, ema=config.ema is not None, variables=variables
@@ -324,11 +304,11 @@ def run(
         start = int(state.step)
         scores, predictions = last_scores(run_log), None
         log.info(
-            "%s parameters, %d persons, %d steps from step %d, %d devices of kind %s, %d processes",
-            f"{train.count_parameters(state.variables['params']):,}", persons, total, start,
+            "%s parameters, %d %s, %d steps from step %d, %d devices of kind %s, %d processes",
+            f"{train.count_parameters(state.variables['params']):,}", samples, data.walk.SAMPLES, total, start,
             mesh.size, mesh.devices.flat[0].device_kind, jax.process_count(),
         )  # fmt: skip
-        batches = train_batches(data.train, config, mesh, start_step=start, total=total)
+        batches = data.walk.train_batches(data.train, config, mesh, start_step=start, total=total)
         bar = tqdm.tqdm(total=total, initial=start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
         clock, images = time.perf_counter(), 0
         for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
@@ -349,10 +329,10 @@ def run(
                 train.check_finite(state, checkpoints.last_good)
                 if is_eval:
                     try:
-                        predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
-                        scores = score(
+                        predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
+                        scores = data.walk.score(
                             predictions, task, state.eval_variables, config, data,
-                            name=f"step_{step}", calibrate=step == total,
+                            name=f"step_{step}", last=step == total,
                         )  # fmt: skip
                     except Exception:
                         checkpoints.save(state, stored)  # an evaluation that fails costs no training
@@ -364,26 +344,40 @@ def run(
         bar.close()
     # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
     if start == total and jax.process_count() == 1 and config.plots and not (config.out / LAST_PICTURE).exists():
-        predictions = predict(predict_fn, state.eval_variables, data.val, config, mesh)
+        predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
     if config.plots and jax.process_index() == 0 and predictions is not None:
-        draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
+        data.walk.draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
     if start < total:
         run_log.write("end", total, **scores)
     run_log.close()
     return scores
 
 
+def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):
+    """Step of the optimiser -> learning rate."""
+    warmup = {
+        "warmup_steps": config.warmup_steps + round(config.warmup_epochs * updates_per_epoch),
+        "warmup_start": config.warmup_start,
+    }
+    if config.decay == "linear":
+        return train.linear_decay(rate, steps=max(round(config.epochs * updates_per_epoch), 1), **warmup)
+    boundaries = sorted({round(m * updates_per_epoch) for m in config.milestones})
+    return train.multi_step(rate, boundaries=boundaries, **warmup)
+
+
 # What a resumed run may change. The rest makes the batches or the optimiser: with another value it would be another run.
 MAY_CHANGE = {
     "out", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones", "eval_every",
-    "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "eval_only", "plots", "log_every", "workers",
-    "multihost", "coordinator", "num_processes", "process_id", "init", "init_layout",
+    "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "fit", "scales", "group_on",
+    "eval_only", "plots", "log_every", "workers", "multihost", "coordinator", "num_processes", "process_id", "init",
+    "init_layout",
 }  # fmt: skip
 
 
 def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Refuse to resume with settings that make another run of it; the data may lie in another place."""
-    different = [k for k in now if k not in MAY_CHANGE and k in stored and stored[k] != now[k]]
+    may_change = MAY_CHANGE - ({"epochs"} if now.get("decay") == "linear" else set())  # its slope follows from the end
+    different = [k for k in now if k not in may_change and k in stored and stored[k] != now[k]]
     if "data" in different and all(isinstance(d["data"], str) for d in (stored, now)):
         if Path(stored["data"]).name == Path(now["data"]).name:
             different.remove("data")
@@ -392,7 +386,7 @@ def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], out: Path)
         raise ValueError(f"{out} holds a run with other settings: {shown}. Give the same ones, or another --out.")
 
 
-def evaluate_only(config: RunConfig, *, load: Callable[..., Data] = load_data) -> dict[str, Any]:
+def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, Any]:
     """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint, the data out of `load`."""
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
@@ -402,10 +396,9 @@ def evaluate_only(config: RunConfig, *, load: Callable[..., Data] = load_data) -
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
-    predictions = predict(predict_fn, parallel.replicate(variables, mesh), data.val, config, mesh)
-    boxes = "_detections" if config.detections else "_jitter" if config.box_jitter else ""
-    name = f"eval_{stored['step']}_{config.val_split}{boxes}"
-    scores = score(predictions, task, variables, config, data, name=name)
+    predictions = data.walk.predict(predict_fn, parallel.replicate(variables, mesh), data.val, task, config, mesh)
+    name = f"eval_{stored['step']}_{config.val_split}{data.walk.variant(config)}"
+    scores = data.walk.score(predictions, task, variables, config, data, name=name)
     if jax.process_index() == 0:
         where = str(config.out / "results" / f"{name}.json")
         print(json.dumps({"checkpoint_step": stored["step"], "results": where, **scores}))
@@ -415,120 +408,6 @@ def evaluate_only(config: RunConfig, *, load: Callable[..., Data] = load_data) -
 def settings(config: RunConfig) -> dict[str, Any]:
     """The config as JSON-able values."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def train_batches(source, config: RunConfig, mesh, *, start_step: int, total: int) -> Iterator[dict[str, jax.Array]]:
-    """Global device batches from `start_step` on; batch t depends on (seed, t) only."""
-    host = pipeline.train_batches(
-        source, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
-        start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
-        stop_step=total, threads=config.workers,
-    )  # fmt: skip
-    for batch in host:
-        yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, mesh)
-
-
-def predict(predict_fn, variables, source, config: RunConfig, mesh) -> dict[str, np.ndarray]:
-    """Predictions for every sample of `source` exactly once, on every process, in the source's order.
-
-    Returns:
-      per sample: "xy" and "joints" in image pixels (N, K, 2), "target" normalised to the input (N, K, 2), "confidence" (N, K),
-      what else the task predicts (of regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
-    """
-    chunks = []
-    host = pipeline.eval_batches(
-        source, size_wh=config.size_wh, batch_size=config.batch_size,
-        process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
-    )  # fmt: skip
-    for batch in host:
-        device_batch = parallel.global_batch({"image": batch["image"]}, mesh)
-        outputs = parallel.gather(predict_fn(variables, device_batch))
-        known = parallel.gather_host({k: v for k, v in batch.items() if k != "image"})
-        rows = {**known, **outputs}
-        chunks.append({k: v[known["valid"]] for k, v in rows.items()})
-    merged = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
-    back = geometry.invert_affine(merged["affine"])
-    merged["target"] = geometry.normalize(merged["joints"], config.size_wh)
-    merged["joints"] = geometry.apply_affine(back, merged["joints"])
-    merged["xy"] = geometry.apply_affine(back, merged["xy"])
-    return merged
-
-
-def score(
-    predictions, task, variables, config: RunConfig, data: Data, *, name: str, calibrate: bool = True
-) -> dict[str, float]:
-    """Write the result JSON (process 0) and compute the numbers (every process, from the same predictions).
-
-    `calibrate` adds the predictive density's coverage, some seconds of quadrature.
-    """
-    skeleton = data.val.skeleton
-    records = results.from_predictions(
-        xy=predictions["xy"], confidence=predictions["confidence"], image_id=predictions["image_id"],
-        box=predictions["box"], box_score=predictions["score"], area=predictions["crop_area"],
-        annotation_id=predictions["annotation_id"] if config.detections is None else None,
-        category_id=data.val.category_id, rescore=config.rescore,
-    )  # fmt: skip
-    if config.nms is not None:
-        records = results.suppress(records, sigmas=skeleton.sigmas, threshold=config.nms, soft=config.soft_nms)
-    if jax.process_index() == 0:
-        results.write(records, config.out / "results" / f"{name}.json")
-    if data.ground_truth is None:
-        log.info("no annotations to score against: the predictions are in %s", config.out / "results" / f"{name}.json")
-        return {}
-    scores = average_precision(data.ground_truth, records, sigmas=skeleton.sigmas, category_id=data.val.category_id)
-    if data.own_scores is not None:
-        scores |= data.own_scores(predictions, config)
-    if config.detections is None:
-        model = tasks.predictive_density(task.config, variables) if calibrate else None
-        details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
-        scores |= details["summary"]
-        if model is not None:
-            details["density"] = density_report(predictions, model)
-            scores["calibration_error"] = details["density"]["all"]["calibration_error"]
-        if jax.process_index() == 0:
-            (config.out / "results" / f"{name}_report.json").write_text(json.dumps(details, indent=1))
-    return scores
-
-
-def density_report(predictions, model: density.Model) -> dict[str, Any]:
-    """Coverage, calibration error and the distribution of sigma, for all, visible and occluded labels."""
-    visibility = predictions["visibility"]
-    return density.calibration(
-        predictions["mu"], predictions["sigma"], predictions["target"], model,
-        levels=LEVELS, where=visibility > 0, occluded=visibility == 1,
-    )  # fmt: skip
-
-
-def draw(predictions, task, variables, config: RunConfig, data: Data, events: list[dict[str, Any]]) -> None:
-    """The pictures at the end of a run, under out/plots."""
-    from jaxpose import view
-
-    plots = config.out / "plots"
-    view.curves(events, plots / "curves.png")
-    model = tasks.predictive_density(task.config, variables)
-    deviation = None
-    if model is not None:
-        # sigma alone is no standard deviation: the flow holds part of the scale.
-        deviation = predictions["sigma"] * density.moments(model).standard_deviation * np.asarray(config.size_wh)
-    if model is not None and config.detections is None:
-        described = density_report(predictions, model)
-        view.learned_density(model, plots / "density.png")
-        coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
-        view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
-    shown = min(32, len(predictions["xy"]))
-    samples = [pipeline.sample(data.val, i, size_wh=config.size_wh) for i in range(shown)]
-    affine = predictions["affine"][:shown]
-    view.sheet(
-        np.stack([s["image"] for s in samples]),
-        geometry.apply_affine(affine, predictions["xy"][:shown]),
-        predictions["confidence"][:shown],
-        data.val.skeleton,
-        plots / "predictions.png",
-        truth=geometry.apply_affine(affine, predictions["joints"][:shown]),
-        labelled=predictions["visibility"][:shown] > 0,
-        deviation_px=None if deviation is None else deviation[:shown],
-    )
-    log.info("pictures are in %s", plots)
 
 
 def last_scores(run_log: Log) -> dict[str, float]:

@@ -96,6 +96,22 @@ def gather(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
 
 
+def local_rows(tree: PyTree) -> PyTree:
+    """Global arrays split over `data` -> the rows of this process, as NumPy.
+
+    >>> local_rows(global_batch(np.arange(8.0), make_mesh())).tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    """
+
+    def rows(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable:
+            return np.asarray(x)
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    return jax.tree.map(rows, tree)
+
+
 def gather_host(tree: PyTree) -> PyTree:
     """Every process's NumPy rows -> all rows on every process, in process order, whatever their dtype."""
     if jax.process_count() == 1:

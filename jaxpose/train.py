@@ -82,6 +82,27 @@ def multi_step(
     return lambda step: decay(step) * ramp(step)
 
 
+def linear_decay(
+    learning_rate: float, *, steps: int, warmup_steps: int = 0, warmup_start: float = 0.1
+) -> optax.Schedule:
+    """Learning rate that falls linearly to 0 at `steps`, after a linear warm-up from `warmup_start` x the rate: SWAHR's.
+
+    Raises:
+      ValueError: a rate that is not positive, a warm-up that is not shorter than the training.
+
+    >>> rate = linear_decay(1e-3, steps=30, warmup_steps=10)
+    >>> [round(float(rate(t)), 7) for t in (0, 10, 20, 30)]
+    [0.0001, 0.001, 0.0005, 0.0]
+    """
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate={learning_rate} must be positive")
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"warmup_steps={warmup_steps} must be 0 or more and below the {steps} steps of the training")
+    ramp = optax.linear_schedule(warmup_start * learning_rate, learning_rate, warmup_steps)
+    fall = optax.linear_schedule(learning_rate, 0.0, steps - warmup_steps)
+    return optax.join_schedules([ramp, fall], [warmup_steps])
+
+
 def optimizer(
     schedule: optax.Schedule, *, clip_norm: float | None = None, accumulate: int = 1
 ) -> optax.GradientTransformation:

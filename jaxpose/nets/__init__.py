@@ -1,6 +1,6 @@
 """Images -> features -> raw outputs, as linen modules; channels last throughout."""
 
-from jaxpose.nets.deconv import HeatmapNet, MapHead
+from jaxpose.nets.deconv import HeatmapNet, MapHead, Upsampled
 from jaxpose.nets.heads import IntegralRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.higher_hrnet import HigherHRNet
 from jaxpose.nets.hrnet import HRNet
@@ -10,5 +10,5 @@ from jaxpose.nets.resnet import ResNet
 
 __all__ = [
     "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PoseRegressor",
-    "RegressionHead", "ResNet",
+    "RegressionHead", "ResNet", "Upsampled",
 ]  # fmt: skip

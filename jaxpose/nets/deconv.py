@@ -100,14 +100,42 @@ def map_head(
 ) -> jax.Array:
     """Features (B, h, w, C) -> maps (B, 2^n h, 2^n w, K) through n deconvolutions and a 1x1 convolution.
 
-    The layers are submodules of the module being called: deconv_layers_{0, 1, 3, 4, ...} and final_layer.
+    The layers are submodules of the module being called: those of `upsample` and final_layer.
     """
-    for i, features in enumerate(deconvs):
-        x = Deconv(features, dtype=dtype, name=f"deconv_layers_{3 * i}")(x)
-        x = nn.relu(BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train))
+    x = upsample(x, deconvs, dtype=dtype, batch_groups=batch_groups, train=train)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     final = nn.Conv(num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(dtype), name="final_layer")
     return final(x)
+
+
+def upsample(x: jax.Array, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool) -> jax.Array:
+    """Features (B, h, w, C) -> (B, 2^n h, 2^n w, deconvs[-1]), each step with BatchNorm and ReLU: deconv_layers_{0, 1, 3, 4, ...}."""
+    for i, features in enumerate(deconvs):
+        x = Deconv(features, dtype=dtype, name=f"deconv_layers_{3 * i}")(x)
+        x = nn.relu(BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train))
+    return x
+
+
+class Upsampled(nn.Module):
+    """A backbone whose features n deconvolutions enlarge: what `HeatmapNet` has before its last layer.
+
+    It makes a ResNet a backbone of stride 4 for `HigherHRNet`, which needs one.
+
+    >>> from jaxpose.nets import ResNet
+    >>> net = Upsampled(ResNet(depth=18, width=4), deconvs=(16, 16, 8))
+    >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3))).shape
+    (1, 16, 8, 8)
+    """
+
+    backbone: nn.Module
+    deconvs: tuple[int, ...] = (256, 256, 256)
+    dtype: Any = jnp.float32
+    batch_groups: int = 1
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        x = self.backbone(images, train=train)
+        return upsample(x, self.deconvs, dtype=self.dtype, batch_groups=self.batch_groups, train=train)
 
 
 def check_cells(size_wh: Sequence[int], size_hw: Sequence[int]) -> None:

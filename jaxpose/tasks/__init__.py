@@ -11,14 +11,16 @@ from flax import linen as nn
 
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import IMAGENET, PREPROCESS, RLE_OFFICIAL, SIMPLE_BASELINE, Preprocess, Task
+from jaxpose.tasks.bottom_up import FindPeople, PeopleLoss, bottom_up, find_people, scale_factors
 from jaxpose.tasks.describe import build
 from jaxpose.tasks.heatmap import JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, predictive_density, regression
 from jaxpose.tasks.supervision import MapLoss
 
 __all__ = [
-    "IMAGENET", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "JointLoss", "Likelihood", "MapLoss", "Preprocess",
-    "Readout", "Task", "from_config", "heatmaps", "predictive_density", "regression",
+    "IMAGENET", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "FindPeople", "JointLoss", "Likelihood", "MapLoss", "PeopleLoss",
+    "Preprocess", "Readout", "Task", "bottom_up", "find_people", "from_config", "heatmaps", "predictive_density", "regression",
+    "scale_factors",
 ]  # fmt: skip
 
 
@@ -40,8 +42,11 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> Task
         case "heatmaps":
             family, settings = heatmaps, {"maps": MapLoss, "joints": JointLoss, "read": Readout}
             plain = ("preprocess",)
+        case "bottom_up":
+            family, settings = bottom_up, {"loss": PeopleLoss, "people": FindPeople}
+            plain = ("preprocess",)
         case other:
-            raise ValueError(f"unknown task family {other!r}: expected 'regression' or 'heatmaps'")
+            raise ValueError(f"unknown task family {other!r}: expected 'regression', 'heatmaps' or 'bottom_up'")
     missing = [name for name in ("net", "skeleton", "size_wh", *settings, *plain) if name not in config]
     if missing:
         raise ValueError(f"the task's config lacks {', '.join(missing)}: it holds {', '.join(config)}")

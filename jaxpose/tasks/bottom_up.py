@@ -1,0 +1,322 @@
+"""People in a whole image, however many: heatmaps of all of them at once, and tags that say whose a joint is.
+
+HigherHRNet (Cheng 2020) gives heatmaps at 1/4 and at 1/2 of the image and tags at 1/4; associative embedding (Newell 2017)
+pulls the tags of a person together and those of two people apart. SWAHR (Luo 2021) adds, each on its own or both:
+
+    SAHR   the net also predicts alpha, by which the Gaussian of a joint becomes wider or narrower (`heatmap.scale_adaptive`),
+           held near 0 by `losses.scale_penalty`
+    WAHR   easy pixels of the heatmaps weigh less (`losses.weight_adaptive_mse`)
+
+The loss of a batch is the mean over its images, over joints and over all pixels, those that do not count included (as
+published):
+
+    sum over both resolutions (maps + penalty * alpha^2) + embedding * (pull + push)
+
+A prediction is maps; `find_people` turns them into people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxpose import grouping, heatmap, losses
+from jaxpose.skeleton import Skeleton
+from jaxpose.tasks.base import (
+    Batch,
+    PyTree,
+    Task,
+    apply_net,
+    check_choices,
+    check_positive,
+    check_size,
+    init_net,
+    preprocessor,
+)  # fmt: skip
+from jaxpose.tasks.describe import build, describe
+
+
+@dataclass(frozen=True)
+class PeopleLoss:
+    """What the maps of a whole image are held against, and how.
+
+    Attributes:
+      targets: the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet); "scale_adaptive": scaled
+        pixel by pixel by the predicted alpha (SAHR); "box": sigma times the longer side of the person's box by `base`,
+        rounded up to whole pixels, 1 at least (SHR, table 4 of Luo 2021, which SAHR is compared with).
+      sigma: map pixels, at both resolutions.
+      base: of "box", input pixels.
+      order: of "scale_adaptive": "second", as published, or the "exact" power.
+      exponent: of "scale_adaptive": what alpha stands for, the change of the exponent ("alpha", as published) or of the
+        standard deviation ("std"), QUIRK S1.
+      penalty: lambda, the factor of alpha^2.
+      weighting: "none": every pixel alike; "adaptive": WAHR.
+      gamma: of "adaptive".
+      embedding: factor of pull and push.
+      variant: of the push, see `losses.associative_embedding` (QUIRK S7).
+    """
+
+    targets: Literal["fixed", "scale_adaptive", "box"] = "fixed"
+    sigma: float = 2.0
+    base: float = 256.0
+    order: Literal["second", "exact"] = "second"
+    exponent: Literal["alpha", "std"] = "alpha"
+    penalty: float = 1.0
+    weighting: Literal["none", "adaptive"] = "none"
+    gamma: float = 0.01
+    embedding: float = 1e-3
+    variant: Literal["official", "mmpose", "max"] = "official"
+
+    def __post_init__(self):
+        check_choices(self)
+        check_positive(self, "sigma", "base", "gamma")
+        for name in ("penalty", "embedding"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class FindPeople:
+    """From maps to people, see `jaxpose.grouping.group`.
+
+    Attributes:
+      max_people: in an image.
+      detection_threshold: a joint's peak has to be above it; SWAHR tests with 0.12 (W32) and 0.1 (W48), QUIRK S8.
+      tag_threshold: largest distance of a joint's tag from its person's mean.
+      refine: look for the joints that a person lacks in the whole map.
+      maps: "both": the mean of both resolutions; "half": those at 1/2 alone, as tables 7 and 8 of Luo 2021 are measured.
+      project: enlarge the maps to the size of the image before the search, as published; no: search at 1/2.
+    """
+
+    max_people: int = 30
+    detection_threshold: float = 0.1
+    tag_threshold: float = 1.0
+    refine: bool = True
+    maps: Literal["both", "half"] = "both"
+    project: bool = True
+
+    def __post_init__(self):
+        check_choices(self)
+        check_positive(self, "max_people", "tag_threshold")
+        if not self.detection_threshold >= 0:
+            raise ValueError(f"detection_threshold={self.detection_threshold}: expected 0 or more")
+
+
+def bottom_up(
+    net: nn.Module,
+    *,
+    skeleton: Skeleton,
+    size_wh: tuple[int, int],
+    loss: PeopleLoss = PeopleLoss(),
+    people: FindPeople = FindPeople(),
+    preprocess: str = "imagenet",
+) -> Task:
+    """A task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
+
+    `Task.loss` takes a batch of `jaxpose.data.images`: image (B, H, W, 3), joints (B, P, K, 2) input pixels, visibility
+    (B, P, K), extent (B, P), mask_4 and mask_2. `Task.predict` takes image, of any size that 64 divides, and any number of
+    further scales of it, image_0.5 and the like, all enlarged to the maps of the first; it gives heatmap (B, h, w, K) and tag
+    (B, h, w, K, T), T = 2 with the flip test: heatmaps are averaged over scales and mirror images, tags are those of the
+    first scale, one from each mirror image.
+
+    Args:
+      net: images -> maps at 1/4 and at 1/2.
+      size_wh: size of the training images.
+      loss, people: above.
+      preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
+
+    Raises:
+      ValueError: an unknown option; scale-adaptive targets for a net without scale maps; a net for another skeleton.
+
+    >>> from jaxpose.nets import HigherHRNet, HRNet
+    >>> from jaxpose.skeleton import COCO17
+    >>> task = bottom_up(HigherHRNet(HRNet(4), 17), skeleton=COCO17, size_wh=(128, 128))
+    >>> task.config["loss"]["targets"]
+    'fixed'
+    """
+    check_size(size_wh)
+    to_input = preprocessor(preprocess)
+    settings = loss
+    if settings.targets == "scale_adaptive" and not getattr(net, "scale", True):
+        raise ValueError("targets='scale_adaptive' needs scale maps: make the net with scale=True")
+    if getattr(net, "num_joints", skeleton.num_joints) != skeleton.num_joints:
+        raise ValueError(f"the net has {net.num_joints} joints, the skeleton {skeleton.name!r} {skeleton.num_joints}")
+    flip_index = jnp.asarray(skeleton.flip_index)
+
+    def init(key: jax.Array) -> PyTree:
+        params, batch_stats = init_net(net, key, size_wh)
+        return {"params": {"net": params}, "batch_stats": batch_stats}
+
+    def run_net(variables: PyTree, images: jax.Array, *, train: bool):
+        outputs, collections = apply_net(net, variables, to_input(images), train=train)
+        return net.split(outputs), collections
+
+    def sigma_of(batch: Batch, joints: jax.Array) -> float | jax.Array:
+        if settings.targets != "box":
+            return settings.sigma
+        # The released code's rounding: a fractional patch has its peak beside the joint.
+        sigma = jnp.maximum(jnp.round(settings.sigma * batch["extent"] / settings.base + 0.5), 1)
+        return jnp.broadcast_to(sigma[..., None], joints.shape[:-1])
+
+    def map_loss(maps: dict[str, jax.Array], base: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The terms of one resolution: of the heatmaps and of alpha."""
+        target, penalty = base, jnp.zeros(())
+        if settings.targets == "scale_adaptive":
+            order = {"second": 2, "exact": None}[settings.order]
+            target = heatmap.scale_adaptive(base, maps["alpha"], order=order, exponent=settings.exponent)
+            penalty = losses.scale_penalty(maps["alpha"], base, where=where).mean()
+        if settings.weighting == "adaptive":
+            options = {"base_target": base, "gamma": settings.gamma, "where": where}
+            return losses.weight_adaptive_mse(maps["heatmap"], target, **options).mean(), penalty
+        return jnp.square(jnp.where(where[..., None], maps["heatmap"] - target, 0)).mean(), penalty
+
+    def loss_fn(variables: PyTree, batch: Batch, *, key: jax.Array):
+        stages, collections = run_net(variables, batch["image"], train=True)
+        of_maps, of_alpha = jnp.zeros(()), jnp.zeros(())
+        visible, width = batch["visibility"] > 0, batch["image"].shape[2]
+        for maps in stages:
+            size_hw = maps["heatmap"].shape[1:3]
+            stride = width // size_hw[1]
+            xy = batch["joints"] / stride
+            base = heatmap.people(xy, visible, size_hw, sigma=sigma_of(batch, batch["joints"]))
+            term, penalty = map_loss(maps, base, batch[f"mask_{stride}"])
+            of_maps, of_alpha = of_maps + term, of_alpha + penalty
+        tags = stages[0]["tag"]
+        values, where = heatmap.read(tags, batch["joints"] * (tags.shape[2] / width), visible)
+        pull, push = (
+            term.mean() for term in losses.associative_embedding(values, where=where, variant=settings.variant)
+        )
+        metrics = {"map_loss": of_maps, "scale_loss": of_alpha, "pull": pull, "push": push}
+        total = of_maps + settings.penalty * of_alpha + settings.embedding * (pull + push)
+        return total, (collections, metrics)
+
+    def one_view(variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Heatmaps, averaged over the resolutions, and tags, both at 1/2."""
+        (coarse, fine), _ = run_net(variables, images, train=False)
+        size_hw = fine["heatmap"].shape[1:3]
+        found = fine["heatmap"]
+        if people.maps == "both":
+            found = (resized(coarse["heatmap"], size_hw) + found) / 2
+        return found, resized(coarse["tag"], size_hw)
+
+    def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        views = [name for name in batch if name == "image" or name.startswith("image_")]
+        views.sort(key=lambda name: name != "image")  # the first decides the size, and has the tags
+        height, width = batch["image"].shape[1:3]
+        size_hw = (height, width) if people.project else (height // 2, width // 2)
+        total, tags = jnp.zeros(()), []
+        for name in views:
+            found, tag = one_view(variables, batch[name])
+            tags += [tag] * (name == "image")
+            if flip_test:
+                mirrored, tag = (x[:, :, ::-1, flip_index] for x in one_view(variables, batch[name][:, :, ::-1]))
+                found, tags = (found + mirrored) / 2, tags + [tag] * (name == "image")
+            total = total + resized(found, size_hw)
+        return {"heatmap": total / len(views), "tag": jnp.stack([resized(tag, size_hw) for tag in tags], -1)}
+
+    config = {
+        "family": "bottom_up",
+        "net": describe(net),
+        "skeleton": skeleton.to_dict(),
+        "size_wh": list(size_wh),
+        "loss": asdict(loss),
+        "people": asdict(people),
+        "preprocess": preprocess,
+    }
+    return Task(init=init, loss=loss_fn, predict=predict, config=config)
+
+
+def resized(maps: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+    """Maps (B, h, w, K) at another size, bilinear, the corners of the outer pixels kept in place.
+
+    >>> resized(jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 4)).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.0]
+    """
+    if maps.shape[1:3] == tuple(size_hw):
+        return maps
+    return jax.image.resize(maps, (maps.shape[0], *size_hw, maps.shape[-1]), "linear", antialias=False)
+
+
+def find_people(
+    maps: dict[str, Any], settings: FindPeople, *, stride: float, device: bool = False
+) -> dict[str, np.ndarray | jax.Array]:
+    """The people in the maps of `Task.predict`.
+
+    Args:
+      maps: "heatmap" (B, h, w, K) and "tag" (B, h, w, K, T).
+      settings: of the task.
+      stride: input pixels to a map pixel.
+      device: `grouping.group_batch`, jitted, where the maps are; no: `grouping.group` on the host, image by image, which is
+        the faster one on a processor.
+
+    Returns:
+      poses (B, max_people, K, 3): x, y in input pixels and the joint's score, 0 for a joint that was not found; scores
+      (B, max_people), best first; valid (B, max_people) bool. Of more people the best stay.
+
+    Raises:
+      ValueError: maps that are not finite.
+
+    >>> maps = {"heatmap": np.zeros((1, 8, 8, 2)), "tag": np.zeros((1, 8, 8, 2, 1))}
+    >>> maps["heatmap"][0, 2, 1] = maps["heatmap"][0, 6, 5] = 0.9
+    >>> maps["tag"][0, 6, 5] = 4.0
+    >>> found = find_people(maps, FindPeople(max_people=3), stride=2)
+    >>> found["valid"].tolist(), found["poses"][0, :2, 0, :2].tolist()
+    ([[True, True, False]], [[2.5, 4.5], [10.5, 12.5]])
+    """
+    options = {
+        "max_people": settings.max_people,
+        "detection_threshold": settings.detection_threshold,
+        "tag_threshold": settings.tag_threshold,
+        "refine": settings.refine,
+    }
+    if device:
+        poses, scores, valid = grouping.group_batch(maps["heatmap"], maps["tag"], **options)
+        order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1, stable=True)
+        poses, scores, valid = (
+            jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1) for x in (poses, scores, valid)
+        )
+        return {"poses": poses[..., :3] * jnp.array([stride, stride, 1]), "scores": scores, "valid": valid}
+    batch, joints = len(maps["heatmap"]), maps["heatmap"].shape[-1]
+    found = {
+        "poses": np.zeros((batch, settings.max_people, joints, 3), np.float32),
+        "scores": np.zeros((batch, settings.max_people), np.float32),
+        "valid": np.zeros((batch, settings.max_people), bool),
+    }
+    for i, (heatmaps, tags) in enumerate(zip(np.asarray(maps["heatmap"]), np.asarray(maps["tag"]), strict=True)):
+        poses, scores = grouping.group(heatmaps, tags, **options)
+        best = np.argsort(-scores, kind="stable")[: settings.max_people]
+        found["poses"][i, : len(best)] = poses[best, :, :3] * (stride, stride, 1)
+        found["scores"][i, : len(best)], found["valid"][i, : len(best)] = scores[best], True
+    return found
+
+
+def scale_factors(config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None):
+    """By what the learned alpha multiplies the standard deviation of a Gaussian, at 1/2 of the image (figure 5 of Luo 2021).
+
+    H^(1 + alpha) has sigma_0 (1 + alpha)^(-1/2), exponent "alpha", where the paper reads 1 / (1 + alpha), its s, as the factor
+    (QUIRK S1); with exponent "std" it is sigma_0 / (1 + alpha). 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
+
+    Args:
+      config: of the task.
+      variables: of the task.
+      images: (B, H, W, 3) as in a batch.
+      net: where it is not one that this package ships.
+
+    Returns:
+      (B, H/2, W/2, K).
+
+    Raises:
+      ValueError: the net has no scale maps.
+    """
+    net = build(config["net"]) if net is None else net
+    outputs, _ = apply_net(net, variables, preprocessor(config["preprocess"])(images), train=False)
+    maps = net.split(outputs)[-1]
+    if "alpha" not in maps:
+        raise ValueError("this net has no scale maps: they come with targets='scale_adaptive'")
+    kept = jnp.maximum(1 + maps["alpha"], heatmap.LEAST_EXPONENT)
+    return kept**-0.5 if config["loss"]["exponent"] == "alpha" else 1 / kept

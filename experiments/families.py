@@ -16,10 +16,11 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments import persons, runner
+from experiments import images, persons, runner
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
+    HigherHRNet,
     HRNet,
     IntegralRegressor,
     MapHead,
@@ -28,6 +29,7 @@ from jaxpose.nets import (
     PoseRegressor,
     RegressionHead,
     ResNet,
+    Upsampled,
 )  # fmt: skip
 
 NO_MAPS = tasks.MapLoss("none")
@@ -100,6 +102,21 @@ class HeatmapConfig(BackboneConfig, persons.PersonConfig):
     """"maps": the map loss alone, then both losses (I1 to I3); "both": both losses, then the joint loss alone (L_aug)."""
 
 
+@dataclass(frozen=True)
+class BottomUpConfig(BackboneConfig, images.ImageConfig):
+    """People of whole images: heatmaps at two resolutions, tags, and with scale-adaptive targets scale maps."""
+
+    deconvs: tuple[int, ...] | None = None
+    """Channels of the deconvolutions that bring the backbone's features to stride 4; none: three of 256, for HRNet no such
+    layer."""
+    dilations: tuple[int, ...] = (1, 1, 1, 1)
+    """Dilation of each basic block at 1/2 of the image (table 7 of Luo 2021: 1 1 2 2, 2 2 2 2)."""
+    loss: tasks.PeopleLoss = tasks.PeopleLoss()
+    """What the maps are held against."""
+    people: tasks.FindPeople = tasks.FindPeople()
+    """From maps to people."""
+
+
 def make_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone that the flags name."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
@@ -112,7 +129,7 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
             return MobileNetV2(width=(config.width or 32) / 32, **options)
 
 
-def deconvs(config: RegressionConfig | HeatmapConfig) -> tuple[int, ...]:
+def deconvs(config: RegressionConfig | HeatmapConfig | BottomUpConfig) -> tuple[int, ...]:
     """What --deconvs says, or the published ones of the backbone."""
     if config.deconvs is None:
         return () if config.backbone == "hrnet" else (256, 256, 256)
@@ -172,6 +189,29 @@ def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[fl
     return task(without_maps, config.joints), (config.first_epochs, both)
 
 
+def bottom_up_task(config: BottomUpConfig, skeleton) -> tasks.Task:
+    """HigherHRNet on the backbone of the flags."""
+    options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    backbone = make_backbone(config)
+    if upward := deconvs(config):
+        backbone = Upsampled(backbone, upward, **options)
+    net = HigherHRNet(
+        backbone,
+        skeleton.num_joints,
+        scale=config.loss.targets == "scale_adaptive",
+        dilations=config.dilations,
+        **options,
+    )
+    return tasks.bottom_up(
+        net,
+        skeleton=skeleton,
+        size_wh=config.size_wh,
+        loss=config.loss,
+        people=config.people,
+        preprocess=config.preprocess,
+    )
+
+
 def from_pretrained(task: tasks.Task, config: BackboneConfig):
     """Fresh variables whose backbone comes out of a run of ours or of a PyTorch file; None where none is named."""
     if config.init is None:
@@ -183,6 +223,7 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig):
         if "backbone" not in place:
             graft(place, found[collection], config.init)
             continue
+        place = place["backbone"] if "backbone" in place["backbone"] else place  # Upsampled wraps the backbone
         here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], found[collection]))
         if here != there:
             raise ValueError(
@@ -224,7 +265,7 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
                 f"{config.preprocess}: its backbone would see other colours; give the same one"
             )
         params, stats = variables["params"]["net"], variables["batch_stats"]
-        for wrapper in ("net", "backbone"):
+        for wrapper in ("net", "backbone", "backbone"):  # the last of an `Upsampled` one
             if wrapper in params:
                 params, stats = params[wrapper], stats[wrapper]
         return {"params": params, "batch_stats": stats}
@@ -238,6 +279,14 @@ def regression_main(presets, *, name: str, default: str, description: str, argv=
     return main(
         presets, name=name, default=default, description=description, argv=argv, load=load,
         make=lambda config, skeleton: (regression_task(config, skeleton), None),
+    )  # fmt: skip
+
+
+def bottom_up_main(presets, *, name: str, default: str, description: str, argv=None, load=images.load):
+    """Run one page of the bottom-up family."""
+    return main(
+        presets, name=name, default=default, description=description, argv=argv, load=load,
+        make=lambda config, skeleton: (bottom_up_task(config, skeleton), None),
     )  # fmt: skip
 
 

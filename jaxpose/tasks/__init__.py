@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import IMAGENET, PREPROCESS, RLE_OFFICIAL, SIMPLE_BASELINE, Preprocess, Task
-from jaxpose.tasks.bottom_up import FindPeople, PeopleLoss, bottom_up, find_people, scale_factors
+from jaxpose.tasks.bottom_up import FindPeople, PeopleLoss, bottom_up, find_people, read_joints, scale_factors
 from jaxpose.tasks.describe import build
 from jaxpose.tasks.heatmap import JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, predictive_density, regression
@@ -20,7 +20,7 @@ from jaxpose.tasks.supervision import MapLoss
 __all__ = [
     "IMAGENET", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "FindPeople", "JointLoss", "Likelihood", "MapLoss", "PeopleLoss",
     "Preprocess", "Readout", "Task", "bottom_up", "find_people", "from_config", "heatmaps", "predictive_density", "regression",
-    "scale_factors",
+    "read_joints", "scale_factors",
 ]  # fmt: skip
 
 

@@ -186,8 +186,7 @@ def bottom_up(
             base = heatmap.people(xy, visible, size_hw, sigma=sigma_of(batch, batch["joints"]))
             term, penalty = map_loss(maps, base, batch[f"mask_{stride}"])
             of_maps, of_alpha = of_maps + term, of_alpha + penalty
-        tags = stages[0]["tag"]
-        values, where = heatmap.read(tags, batch["joints"] * (tags.shape[2] / width), visible)
+        values, where = read_joints(stages[0]["tag"], batch["joints"], visible, width=width)
         pull, push = (
             term.mean() for term in losses.associative_embedding(values, where=where, variant=settings.variant)
         )
@@ -240,6 +239,16 @@ def resized(maps: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
     if maps.shape[1:3] == tuple(size_hw):
         return maps
     return jax.image.resize(maps, (maps.shape[0], *size_hw, maps.shape[-1]), "linear", antialias=False)
+
+
+def read_joints(maps: jax.Array, joints: jax.Array, visible: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
+    """What maps (B, h, w, K) hold at joints (B, P, K, 2), input pixels of an image so wide, and where; see `heatmap.read`.
+
+    >>> values, where = read_joints(jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.array([[[[5.0, 0.0]]]]), jnp.ones((1, 1, 1)), width=8)
+    >>> values.item(), where.item()
+    (2.0, True)
+    """
+    return heatmap.read(maps, joints * (maps.shape[2] / width), visible)
 
 
 def find_people(

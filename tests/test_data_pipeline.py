@@ -408,7 +408,7 @@ def test_golden_augmented_crops(photographs, golden_path):
         for flip, box, scale, rotation in zip(affine["flip"], boxes, affine["sf"], affine["rot"], strict=True)
     ]
     matrices, flip = pipeline.crop_affines(drawn, size_wh=(192, 256), image_width=sizes[:, 0])
-    visibility, joints = pipeline._joints(persons["keypoints"], matrices, flip, source.skeleton.flip_index)
+    visibility, joints = pipeline.move_joints(persons["keypoints"], matrices, flip, source.skeleton.flip_index)
     expected = affine["vis_aug"] > 0
     assert ((visibility > 0) == expected).all()
     np.testing.assert_allclose(joints[expected], affine["kpts_aug"][expected], atol=5e-3)

@@ -17,18 +17,22 @@ of numbers: change one with ``dataclasses.replace``. What the published three do
     N standard normal; T standard normal truncated to [-1, 1]; degrees. `SIMPLE_BASELINE` and `MPII` are hrnet's with other
 numbers and without the half body (0.3 and 40 degrees; 0.25 and 30), `MMPOSE_MPII` is mmpose's without shift and half body.
 
-A draw is stateless: a function of (seed, epoch, annotation id), so that a sample is the same whichever process makes it
+Whole images, for bottom-up nets, have settings of their own: `WholeImage`, by name from `named_whole`, drawn by `draw_whole`.
+
+A draw is stateless: a function of (seed, epoch, annotation or image id), so that a sample is the same whichever process makes it
 and whenever a run is resumed. NumPy only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "HIGHER_HRNET",
     "HRNET",
     "LIGHT",
     "MMPOSE",
@@ -37,12 +41,20 @@ __all__ = [
     "NONE",
     "OFFICIAL",
     "SIMPLE_BASELINE",
+    "SWAHR_PAPER",
+    "WHOLE_LIGHT",
+    "WHOLE_NONE",
     "Augmentation",
     "HalfBody",
     "Setting",
+    "WholeAugmentation",
+    "WholeImage",
     "draw",
+    "draw_whole",
     "generator",
     "named",
+    "named_whole",
+    "whole_generator",
 ]
 
 Distribution = Literal["uniform", "normal", "truncated"]
@@ -196,6 +208,95 @@ def draw(
     return Augmentation(flip, box, padding, scale, rotation)
 
 
+@dataclass(frozen=True)
+class WholeImage:
+    """What is drawn for a whole image: a square about its centre, moved and turned, and whether the input is mirrored.
+
+    Attributes:
+        name: of the setting.
+        flip: probability of mirroring.
+        scale: lower and upper bound of u, uniform; the side of the square is u times the short side of the image.
+        rotation: degrees; turned by an angle uniform in +- rotation, always.
+        shift: the centre moves by up to shift times the side, in x and in y, uniform over whole image pixels.
+    """
+
+    name: str
+    flip: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotation: float = 0.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"augmentation {self.name!r}: flip is a probability, got {self.flip}")
+        if np.shape(self.scale) != (2,) or not 0 < self.scale[0] <= self.scale[1] < np.inf:
+            raise ValueError(
+                f"augmentation {self.name!r}: scale must be two positive numbers, the lower first, got {self.scale}"
+            )
+        for field in ("rotation", "shift"):
+            if not 0 <= getattr(self, field) < np.inf:
+                raise ValueError(f"augmentation {self.name!r}: {field} must be 0 or more, got {getattr(self, field)}")
+
+
+class WholeAugmentation(NamedTuple):
+    """One draw for a whole image.
+
+    flip: mirror the input that the other three give. centre: ``(2,)`` of the square, image pixels. side: of the square,
+    image pixels. rotation: degrees.
+    """
+
+    flip: bool
+    centre: np.ndarray
+    side: float
+    rotation: float
+
+
+def named_whole(name: str | WholeImage) -> WholeImage:
+    """The setting for whole images of a name: "none", "light", "higher_hrnet", "swahr_paper".
+
+    >>> named_whole("swahr_paper").scale
+    (0.75, 1.25)
+    """
+    if isinstance(name, WholeImage):
+        return name
+    if not isinstance(name, str) or name not in _NAMED_WHOLE:
+        raise ValueError(
+            f"no augmentation {name!r} of whole images: choose one of {list(_NAMED_WHOLE)}, or pass a WholeImage"
+        )
+    return _NAMED_WHOLE[name]
+
+
+def whole_generator(seed: int, epoch: int, image_id: int) -> np.random.Generator:
+    """The random numbers of one whole image; as `generator`, and independent of those of any person.
+
+    >>> whole_generator(0, 3, 42).random() == whole_generator(0, 3, 42).random() != generator(0, 3, 42).random()
+    True
+    """
+    return philox(seed, WHOLE_DRAWS, epoch, image_id)
+
+
+def draw_whole(setting: WholeImage, rng: np.random.Generator, *, size_wh: Sequence[int]) -> WholeAugmentation:
+    """Draw the augmentation of one whole image.
+
+    Args:
+        setting: the numbers.
+        rng: of this image (`whole_generator`).
+        size_wh: of the image.
+
+    >>> draw_whole(WHOLE_NONE, whole_generator(0, 0, 1), size_wh=(640, 427))
+    WholeAugmentation(flip=False, centre=array([320. , 213.5]), side=427.0, rotation=0.0)
+    >>> 0.75 * 427 <= draw_whole(HIGHER_HRNET, whole_generator(0, 0, 1), size_wh=(640, 427)).side <= 1.5 * 427
+    True
+    """
+    flip = bool(rng.random() < setting.flip)
+    lower, upper = setting.scale
+    side = float(min(size_wh) * (lower + (upper - lower) * rng.random()))
+    rotation = float(setting.rotation * _uniform(rng, 1.0))
+    farthest = int(setting.shift * side)
+    centre = np.asarray(size_wh, np.float64) / 2 + rng.integers(-farthest, farthest + 1, 2)
+    return WholeAugmentation(flip, centre, side, rotation)
+
+
 def _shifted(setting: Setting, rng: np.random.Generator, unit, box: np.ndarray, padding: float) -> np.ndarray:
     box = np.array(box, np.float64)
     for axis in (0, 1):
@@ -248,7 +349,8 @@ def _truncated_normal(rng: np.random.Generator, bound: float) -> float:
     return value
 
 
-DRAWS, PERMUTATIONS = 1, 2  # purposes of random numbers: the augmentation's, and the order's of the pipeline
+# Purposes of random numbers: the augmentation's of persons, the order's of the pipeline, the augmentation's of images.
+DRAWS, PERMUTATIONS, WHOLE_DRAWS = 1, 2, 3
 _UNIT = {"uniform": _uniform, "normal": _clipped_normal, "truncated": _truncated_normal}
 
 NONE = Setting("none")
@@ -304,3 +406,17 @@ MMPOSE_MPII = replace(MMPOSE, name="mmpose_mpii", shift_probability=0.0, half_bo
 _NAMED = {
     setting.name: setting for setting in (NONE, LIGHT, OFFICIAL, HRNET, MMPOSE, SIMPLE_BASELINE, MPII, MMPOSE_MPII)
 }
+
+WHOLE_NONE = WholeImage("none")
+"""The square of the short side about the centre: what reaches beyond it is cut off."""
+
+WHOLE_LIGHT = WholeImage("light", flip=0.5, scale=(0.85, 1.2), rotation=10.0, shift=0.1)
+"""Ours, for short runs and small sets."""
+
+HIGHER_HRNET = WholeImage("higher_hrnet", flip=0.5, scale=(0.75, 1.5), rotation=30.0, shift=0.2)
+"""The released HigherHRNet and SWAHR code, COCO and CrowdPose configs (40 px of a square of 200)."""
+
+SWAHR_PAPER = replace(HIGHER_HRNET, name="swahr_paper", scale=(0.75, 1.25))
+"""QUIRK S4: the SWAHR paper gives the scale as 0.75 to 1.25; its code goes to 1.5, as HigherHRNet's."""
+
+_NAMED_WHOLE = {setting.name: setting for setting in (WHOLE_NONE, WHOLE_LIGHT, HIGHER_HRNET, SWAHR_PAPER)}

@@ -93,9 +93,8 @@ def train_batches(
             be decoded, naming its file and the annotation.
     """
     _check_source(source)
-    _check_share(batch_size, process_index, process_count)
-    if start_step < 0 or (stop_step is not None and stop_step < start_step):
-        raise ValueError(f"start_step {start_step} must be 0 or more, and no later than stop_step {stop_step}")
+    check_share(batch_size, process_index, process_count)
+    check_steps(start_step, stop_step)
     setting, local = named(augment), batch_size // process_count
 
     def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,9 +105,8 @@ def train_batches(
         indices, epochs = rows(step)
         return plan(source, indices, size_wh=size_wh, augment=setting, seed=seed, epochs=epochs, padding=padding)
 
-    stop = 2**62 if stop_step is None else stop_step
-    pipeline = _Pipeline(source, planned, size_wh=size_wh, batch=local, threads=threads, prefetch=prefetch)
-    return TrainBatches(pipeline, start_step, stop)
+    pipeline = Pipeline(source, planned, _crops(source, size_wh), batch=local, threads=threads, prefetch=prefetch)
+    return TrainBatches(pipeline, start_step, stop_step)
 
 
 def eval_batches(
@@ -128,7 +126,7 @@ def eval_batches(
     annotation_id -1. The result can be iterated again and has a length. Arguments and errors as in `train_batches`.
     """
     _check_source(source)
-    _check_share(batch_size, process_index, process_count)
+    check_share(batch_size, process_index, process_count)
     count, local = len(source), batch_size // process_count
 
     def planned(step: int) -> dict[str, np.ndarray]:
@@ -139,7 +137,7 @@ def eval_batches(
             batch[key] = np.where(batch["valid"], batch[key], -1)
         return batch
 
-    pipeline = _Pipeline(source, planned, size_wh=size_wh, batch=local, threads=threads, prefetch=prefetch)
+    pipeline = Pipeline(source, planned, _crops(source, size_wh), batch=local, threads=threads, prefetch=prefetch)
     return EvalBatches(pipeline, -(-count // batch_size))
 
 
@@ -203,7 +201,7 @@ def plan(
     drawn = _draws(source, persons, boxes, augment, seed, epochs, padding)
     affine, flip = crop_affines(drawn, size_wh=size_wh, image_width=image_wh[:, 0])
     window, warp = _regions(affine, size_wh, images["size_wh"])
-    visibility, joints = _joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
+    visibility, joints = move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
     padded = fit_box(boxes, aspect=size_wh[0] / size_wh[1], padding=padding)
     return {
         "affine": affine.astype(np.float32),
@@ -283,7 +281,7 @@ def crop_affines(
     return np.where(flip[:, None, None], flip_affine(affine, width=width), affine), flip
 
 
-def _joints(keypoints, affine, flip, flip_index):
+def move_joints(keypoints, affine, flip, flip_index):
     """(B, K) visibility and (B, K, 2) input px, left and right exchanged where the crop is mirrored."""
     visibility = keypoints[..., 2]
     joints = np.where(visibility[..., None] > 0, apply_affine(affine, keypoints[..., :2]), 0.0)
@@ -311,39 +309,70 @@ def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -
 
 
 def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
-    cv2 = _opencv()
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+    y, x, h, w = window
+    return warped(decoded(jpeg)[y : y + h, x : x + w], warp, size_wh)
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    """``(h, w, 3)`` uint8 RGB; an orientation in the EXIF data is ignored."""
+    cv2 = opencv()
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError("the JPEG data cannot be decoded")
-    y, x, h, w = window
-    return _warp(image[y : y + h, x : x + w], warp, size_wh)
+    return image
 
 
-def _warp(region: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
-    cv2 = _opencv()
+def warped(region: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
+    """An image of `size_wh` under the affine `warp`, bilinear, black beyond `region`."""
+    cv2 = opencv()
     return cv2.warpAffine(region, warp, tuple(size_wh), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
-class _Pipeline:
-    """Batches by tf.data from a function that plans them; the graph is built when an iteration starts (0.1 s)."""
+def _crops(source: Source, size_wh: Sequence[int]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Rows of `plan` -> rows of a batch: the graph of what `_crop` does."""
+    size_wh = tuple(int(v) for v in size_wh)
+
+    def crop(row):
+        tf = tensorflow()
+        record, window, warp = row.pop("record"), row.pop("window"), row.pop("warp")
+        jpeg = tf.numpy_function(lambda i: source.jpeg(int(i)), [record], tf.string, stateful=False)
+        region = tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, dct_method="INTEGER_ACCURATE")
+        image = tf.numpy_function(lambda r, a: warped(r, a, size_wh), [region, warp], tf.uint8, stateful=False)
+        image.set_shape((size_wh[1], size_wh[0], 3))
+        return {"image": image} | row
+
+    return crop
+
+
+class Pipeline:
+    """Batches by tf.data; the graph is built when an iteration starts (0.1 s).
+
+    Args:
+        source: that the rows come from.
+        planned: number of a batch -> everything about it but its pixels, among it record, the image records ``(B,)``.
+        finish: a row of that, as tensors -> a row of the batch; it becomes part of the graph.
+        batch: rows of this process.
+        threads, prefetch: as in `train_batches`.
+        check: of an image record; raises ValueError for what `finish` cannot use besides a bad JPEG.
+    """
 
     def __init__(
         self,
         source: Source,
         planned: Callable[[int], dict[str, np.ndarray]],
+        finish: Callable[[dict[str, Any]], dict[str, Any]],
         *,
-        size_wh: Sequence[int],
         batch: int,
         threads: int | None,
         prefetch: int,
+        check: Callable[[int], Any] | None = None,
     ):
-        self.source, self.planned, self.size_wh = source, planned, tuple(int(v) for v in size_wh)
+        self.source, self.planned, self.finish, self.check = source, planned, finish, check
         self.batch, self.prefetch = batch, prefetch
         self.threads = threads or min(16, _cores())
 
     def batches(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
-        tf = _tensorflow()
+        tf = tensorflow()
         steps = iter(self._dataset(start, stop).as_numpy_iterator())
         for step in range(start, stop):
             try:
@@ -353,7 +382,7 @@ class _Pipeline:
             yield batch
 
     def _dataset(self, start: int, stop: int):
-        tf = _tensorflow()
+        tf = tensorflow()
         example = self.planned(start)
         keys = tuple(example)
 
@@ -371,16 +400,8 @@ class _Pipeline:
                 array.set_shape(shape)
             return dict(zip(keys, arrays, strict=True))
 
-        def crop(row):
-            record, window, warp = row.pop("record"), row.pop("window"), row.pop("warp")
-            jpeg = tf.numpy_function(lambda i: self.source.jpeg(int(i)), [record], tf.string, stateful=False)
-            region = tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, dct_method="INTEGER_ACCURATE")
-            image = tf.numpy_function(lambda r, a: _warp(r, a, self.size_wh), [region, warp], tf.uint8, stateful=False)
-            image.set_shape((self.size_wh[1], self.size_wh[0], 3))
-            return {"image": image} | row
-
         dataset = tf.data.Dataset.range(start, stop).map(planned, num_parallel_calls=1).unbatch()
-        dataset = dataset.map(crop, num_parallel_calls=self.threads, deterministic=True)
+        dataset = dataset.map(self.finish, num_parallel_calls=self.threads, deterministic=True)
         options = tf.data.Options()
         options.deterministic = True
         options.autotune.enabled = False
@@ -391,22 +412,31 @@ class _Pipeline:
     def _explained(self, step: int) -> Exception | None:
         """Which sample of a batch fails, found by making them one by one."""
         batch = self.planned(step)
-        for row, record in enumerate(batch["record"]):
+        for row, record in enumerate(int(record) for record in batch["record"]):
+            if "annotation_id" in batch:
+                where = f"{self.source.name}, annotation {batch['annotation_id'][row]}"
+            else:
+                where = f"{self.source.name}, image {self.source.images['image_id'][record]}"
             try:
-                decode_picture(self.source.jpeg(int(record)), self.source.file_name(int(record)))
+                decode_picture(self.source.jpeg(record), self.source.file_name(record))
             except (ValueError, OSError) as error:
                 return ValueError(
-                    f"{self.source.name}, annotation {batch['annotation_id'][row]}: {error}; or leave such images out: "
+                    f"{where}: {error}; or leave such images out: "
                     "prepare the data with verify=True and on_bad='skip' (--verify --on-bad skip)"
                 )
+            try:
+                if self.check is not None:
+                    self.check(record)
+            except ValueError as error:
+                return ValueError(f"{where} ({self.source.file_name(record)}): {error}")
         return None
 
 
 class TrainBatches:
     """Iterator over the batches of `train_batches`. `step` is the number of the batch that comes next."""
 
-    def __init__(self, pipeline: _Pipeline, start: int, stop: int):
-        self.step, self._batches = start, pipeline.batches(start, stop)
+    def __init__(self, pipeline: Pipeline, start: int, stop: int | None):
+        self.step, self._batches = start, pipeline.batches(start, 2**62 if stop is None else stop)
 
     def __iter__(self) -> TrainBatches:
         return self
@@ -424,7 +454,7 @@ class TrainBatches:
 class EvalBatches:
     """The batches of `eval_batches`, as often as they are iterated."""
 
-    def __init__(self, pipeline: _Pipeline, length: int):
+    def __init__(self, pipeline: Pipeline, length: int):
         self._pipeline, self._length = pipeline, length
 
     def __len__(self) -> int:
@@ -443,7 +473,7 @@ def _check_source(source: Source) -> None:
         )
 
 
-def _check_share(batch_size: int, process_index: int, process_count: int) -> None:
+def check_share(batch_size: int, process_index: int, process_count: int) -> None:
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size {batch_size} must be a positive multiple of the number of processes, {process_count}"
@@ -452,22 +482,27 @@ def _check_share(batch_size: int, process_index: int, process_count: int) -> Non
         raise ValueError(f"process_index {process_index} must be in 0..{process_count - 1}")
 
 
+def check_steps(start_step: int, stop_step: int | None) -> None:
+    if start_step < 0 or (stop_step is not None and stop_step < start_step):
+        raise ValueError(f"start_step {start_step} must be 0 or more, and no later than stop_step {stop_step}")
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
-def _opencv():
+def opencv():
     try:
         import cv2
     except ImportError:
-        raise ImportError("crops need OpenCV: pip install 'jaxpose[data]'") from None
+        raise ImportError("the input pipeline needs OpenCV: pip install 'jaxpose[data]'") from None
     cv2.setNumThreads(1)  # the samples are what is parallel
     return cv2
 
 
 @lru_cache(maxsize=1)
-def _tensorflow():
+def tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _without_chatter():

@@ -44,8 +44,9 @@ STEPS = {"loss": PeopleLoss(), "people": FindPeople(), "decay": "milestones", "m
          "learning_rate": 1e-3}  # fmt: skip
 PRESETS = {
     "tiny": replace(
-        W32, backbone="resnet", depth=18, width=16, deconvs=(64, 48, 32), size_wh=(192, 192), fit="long", augment="light",
-        people=FindPeople(project=False), batch_size=16, epochs=30, learning_rate=4e-3, warmup_epochs=1, eval_every=5,
+        W32, backbone="resnet", depth=18, width=16, deconvs=(48, 32, 16), dilations=(1, 1), size_wh=(192, 192),
+        augment="light", people=FindPeople(project=False), batch_size=16, epochs=12, learning_rate=4e-3, warmup_epochs=1,
+        eval_every=3,
     ),
     "w32_512": W32,
     "w48_640": W48,

@@ -59,7 +59,7 @@ from jaxpose.data.pipeline import (
 )
 from jaxpose.geometry import center_to_affine
 
-__all__ = ["eval_batches", "eval_sample", "fitted_sizes", "sample", "train_batches"]
+__all__ = ["chosen", "eval_batches", "eval_sample", "fitted_sizes", "sample", "train_batches"]
 
 GRID = 64  # the published code rounds the long side of an input up to a multiple of this
 COARSEST = 32  # stride of the coarsest branch of the nets: the sides of an input are multiples of it
@@ -267,6 +267,11 @@ def eval_sample(
     }
     images = _all_warped(source.jpeg(int(row.pop("record"))), row.pop("affines"), row.pop("sizes"))
     return dict(zip(_image_keys(scales), images, strict=True)) | row
+
+
+def chosen(source: Source, choose: Choice) -> np.ndarray:
+    """Indices of the images that `train_batches` takes: the samples of an epoch."""
+    return _chosen(_People.of(source, None), choose)[0]
 
 
 def fitted_sizes(

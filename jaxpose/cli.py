@@ -12,7 +12,7 @@ def prepare(
     /,
     *,
     split: str = "train",
-    format: Literal["coco", "mpii"] = "coco",
+    format: Literal["coco", "mpii", "crowdpose"] = "coco",
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
@@ -25,10 +25,11 @@ def prepare(
     """Prepare one split of a folder once, so that every later run starts at once.
 
     Args:
-      folder: image folder and annotations; the layouts of COCO 2017, and of MPII in HRNet and mmpose, are found by
-        themselves.
+      folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
+        HigherHRNet and mmpose are found by themselves.
       split: name of the split: train, val, ...
-      format: of the annotation JSON: coco, or mpii (a list of image, center, scale, joints, joints_vis).
+      format: of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as coco,
+        with 14 joints and a crowdIndex).
       data_dir: where prepared data sets are kept.
       annotations: the annotation JSON, where it is not to be looked for.
       images: the image folder, where it is not to be looked for.
@@ -38,7 +39,7 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder, coco, mpii
+    from jaxpose.data import builder, coco, crowdpose, mpii
 
     source = builder.prepare(
         folder,
@@ -51,7 +52,7 @@ def prepare(
         on_bad=on_bad,
         verify=verify,
         force=force,
-        reader={"coco": coco, "mpii": mpii}[format],
+        reader={"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format],
     )
     facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))

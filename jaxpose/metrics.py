@@ -406,23 +406,45 @@ def procrustes_align(
 
 
 def pearson(x: ArrayLike, y: ArrayLike, *, where: ArrayLike | None = None) -> float:
-    """Pearson's correlation coefficient of two sets of numbers of one shape; NaN where one of them does not vary.
+    """Pearson's correlation coefficient of two sets of numbers of one shape.
 
-    Used for confidence against OKS (Li et al. 2021, table 4).
+    Args:
+        x, y: of one shape.
+        where: which pairs count; None for all.
+
+    Returns:
+        -1 to 1. NaN where it is not defined: fewer than two pairs, all values of one side the same, or a value that
+        counts and is not finite (leave it out with ``where``).
+
+    Raises:
+        ValueError: wrong shapes.
+
+    Used for confidence against OKS (Li et al. 2021, table 4) and for learned scale against size (Luo et al. 2021).
 
     >>> round(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]), 9)
     1.0
+    >>> pearson([0.1, 0.1, 0.1], [2.0, 4.0, 6.0])
+    nan
     """
     x, y = _as_float(x), _as_float(y)
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape, got {x.shape} and {y.shape}")
     where = _mask(where, x.shape, "x")
     x, y = x[where].astype(np.float64), y[where].astype(np.float64)
-    if x.size < 2:
+    if x.size < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return float("nan")
-    x, y = x - x.mean(), y - y.mean()
-    spread = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(np.clip(x @ y / spread, -1, 1)) if spread > 0 else float("nan")
+    # Compared, not subtracted: the mean of equal numbers may be another one, and what is left would correlate.
+    if x.min() == x.max() or y.min() == y.max():
+        return float("nan")
+    return float(np.clip(_direction(x) @ _direction(y), -1, 1))
+
+
+def _direction(values: np.ndarray) -> np.ndarray:
+    """The deviations from the mean, of length 1; scaled before they are squared, which numbers like 1e200 need."""
+    values = values / np.abs(values).max()
+    deviations = values - values.mean()
+    deviations = deviations / np.abs(deviations).max()
+    return deviations / np.linalg.norm(deviations)
 
 
 def _as_float(array: ArrayLike) -> np.ndarray:

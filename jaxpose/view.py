@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, the learned density, calibration, predictions. Needs the extra `plot` (matplotlib)."""
+"""Pictures of a run: curves, the learned density, calibration, predictions, scale maps. Needs the extra `plot` (matplotlib)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxpose import density
 from jaxpose.skeleton import Skeleton
 
 INK, TRUTH, LEFT, RIGHT = "#222222", "#2a9d3f", "#e07a1f", "#2f6fb5"
+PERSONS = (LEFT, RIGHT, "#d4308e", "#8b5cd6", "#f2c318", "#18b6c9", "#c0392b", "#8d6e63")  # in turn; none is green
 
 
 def require() -> None:
@@ -138,3 +139,198 @@ def sheet(
         ax.set_xlim(-0.5, images.shape[2] - 0.5)
         ax.set_ylim(images.shape[1] - 0.5, -0.5)
     return _save(figure, path)
+
+
+def people(
+    images: Sequence[np.ndarray],
+    poses: Sequence[np.ndarray],
+    skeleton: Skeleton,
+    path: str | Path,
+    *,
+    truth: Sequence[np.ndarray] | None = None,
+    labelled: Sequence[np.ndarray] | None = None,
+    scores: Sequence[np.ndarray] | None = None,
+    columns: int = 4,
+) -> Path:
+    """Whole images with everybody found in them, each person in a colour of its own, the labelled ones in green.
+
+    The title of an image says how many people were found, and how many are labelled (with any joint).
+
+    Args:
+        images: N of (H, W, 3) uint8, of any sizes.
+        poses: N of (P, K, 3): x, y in the image's pixels, confidence. Joints of confidence 0 are not drawn, nor their
+            limbs; nobody found is (0, K, 3).
+        skeleton: of the poses.
+        path: of the picture.
+        truth: N of (P, K, 2) or more columns: x, y of the labelled people, in pixels.
+        labelled: N of (P, K) bool, which joints of `truth` are labelled; None: all.
+        scores: N of (P,), written at each pose.
+        columns: images side by side.
+
+    Raises:
+        ValueError: not as many entries as images, or of other shapes.
+
+    >>> from tempfile import mkdtemp
+    >>> image, pose = np.zeros((32, 48, 3), np.uint8), np.full((1, 17, 3), 16.0)
+    >>> from jaxpose.skeleton import COCO17
+    >>> people([image], [pose], COCO17, Path(mkdtemp()) / "people.png").name
+    'people.png'
+    """
+    _one_per_image(len(images), poses=poses, truth=truth, labelled=labelled, scores=scores)
+    shapes = [("poses", poses, 3), *([("truth", truth, 2)] if truth is not None else [])]
+    for name, entries, least in shapes:
+        for i, entry in enumerate(entries):
+            shape = np.shape(entry)
+            if len(shape) != 3 or shape[1] != skeleton.num_joints or shape[2] < least:
+                expected = f"(P, {skeleton.num_joints}, {least})"
+                raise ValueError(f"{name}[{i}] is {shape}, expected {expected} for skeleton {skeleton.name!r}")
+    figure, axes = _grid(len(images), columns, aspect=_aspect(images), width=3.0)
+    for i, ax in zip(range(len(images)), axes.flat, strict=False):
+        ax.imshow(images[i])
+        title = f"found {len(poses[i])}"
+        if truth is not None:
+            shown = np.ones(np.shape(truth[i])[:2], bool) if labelled is None else np.asarray(labelled[i], bool)
+            for xy, where in zip(truth[i], shown, strict=True):
+                draw_pose(ax, np.asarray(xy), skeleton, color=TRUTH, shown=where, lw=1)
+            title += f", labelled {int(shown.any(axis=1).sum())}"
+        for j, pose in enumerate(np.asarray(poses[i])):
+            color, shown = PERSONS[j % len(PERSONS)], pose[:, 2] > 0
+            draw_pose(ax, pose[:, :2], skeleton, color=color, shown=shown)
+            if scores is not None and shown.any():
+                x, y = pose[shown][pose[shown, 1].argmin(), :2]
+                where = dict(xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", annotation_clip=True)
+                where["bbox"] = dict(facecolor="white", alpha=0.7, pad=0.4, lw=0)
+                ax.annotate(f"{float(scores[i][j]):.2f}", (x, y), color=color, fontsize=6, weight="bold", **where)
+        ax.set_title(title, fontsize=8)
+        _whole(ax, images[i])
+    return _save(figure, path)
+
+
+def scale_maps(
+    images: Sequence[np.ndarray],
+    factors: Sequence[np.ndarray],
+    path: str | Path,
+    *,
+    joints: Sequence[np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
+    columns: int = 4,
+) -> Path:
+    """Every image beside the map of its scale factor 1 / (1 + alpha) (SWAHR figure 5), with one colour bar for all.
+
+    White is 1, the base sigma; red is smaller (for small people, in the figure), blue larger. The figure shows the
+    reciprocal, each image normalised by itself; here colours compare between images. They reach as far from 1 as 99.5 %
+    of all pixels do: few extreme ones do not blanch the rest.
+
+    Args:
+        images: N of (H, W, 3) uint8, of any sizes.
+        factors: (N, h, w), or N of (h, w), finite, of any resolution: shown as large as the image. (The mean of the
+            channels, in the figure.)
+        path: of the picture.
+        joints: N of (P, K, 3): x, y in the image's pixels, visibility; those above 0 are drawn as dots.
+        names: N titles.
+        columns: pairs side by side.
+
+    Raises:
+        ValueError: not as many entries as images; a map that is not (h, w) or not finite.
+
+    >>> from tempfile import mkdtemp
+    >>> image, factor = np.zeros((32, 48, 3), np.uint8), np.full((8, 12), 0.9)
+    >>> scale_maps([image], [factor], Path(mkdtemp()) / "scale_maps.png").name
+    'scale_maps.png'
+    """
+    _one_per_image(len(images), factors=factors, joints=joints, names=names)
+    maps = [np.asarray(factor, np.float64) for factor in factors]
+    for i, factor in enumerate(maps):
+        if factor.ndim != 2:
+            raise ValueError(f"factors[{i}] is {factor.shape}, expected (h, w): take the mean of the channels")
+        if not np.isfinite(factor).all():
+            count = int((~np.isfinite(factor)).sum())
+            raise ValueError(f"factors[{i}] has {count} values that are not finite: 1 + alpha must not be 0")
+    reach = np.percentile(np.concatenate([abs(factor.ravel() - 1) for factor in maps]), 99.5)
+    require()
+    from matplotlib.colors import CenteredNorm
+
+    norm = CenteredNorm(vcenter=1.0, halfrange=max(float(reach), 1e-3))
+    figure, axes = _grid(2 * len(images), 2 * columns, aspect=_aspect(images), width=1.9, layout="constrained")
+    for i, image in enumerate(images):
+        left, right = axes.flat[2 * i], axes.flat[2 * i + 1]
+        height, width = image.shape[:2]
+        left.imshow(image)
+        shown = right.imshow(maps[i], cmap="RdBu", norm=norm, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        if joints is not None:
+            dots = np.asarray(joints[i], np.float64).reshape(-1, 3)
+            dots = dots[dots[:, 2] > 0]
+            for ax in (left, right):
+                ax.plot(dots[:, 0], dots[:, 1], "o", color=TRUTH, ms=1.8)
+        if names is not None:
+            left.set_title(names[i], fontsize=8, parse_math=False)
+        right.axis("on")  # a frame: where alpha is 0 the map is as white as the paper
+        right.set(xticks=[], yticks=[])
+        for ax in (left, right):
+            _whole(ax, image)
+    figure.colorbar(shown, ax=axes, extend="both", shrink=0.8, label=r"scale factor $1 / (1 + \alpha)$")
+    return _save(figure, path)
+
+
+def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *, r: float) -> Path:
+    """The mean learned scale factor of every person against its size: whether small people get small factors.
+
+    Args:
+        size: (N,) of the persons, in pixels.
+        factor: (N,) mean of 1 / (1 + alpha) over a person's joints.
+        path: of the picture.
+        r: Pearson's correlation of the two (`jaxpose.metrics.pearson`), for the title.
+
+    Raises:
+        ValueError: not one size and one factor each.
+
+    >>> from tempfile import mkdtemp
+    >>> size, factor = np.array([40.0, 90.0]), np.array([0.8, 1.1])
+    >>> scale_against_size(size, factor, Path(mkdtemp()) / "scale_size.png", r=1.0).name
+    'scale_size.png'
+    """
+    size, factor = np.asarray(size), np.asarray(factor)
+    if size.ndim != 1 or size.shape != factor.shape:
+        raise ValueError(f"size and factor must be (N,) of one length, got {size.shape} and {factor.shape}")
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(4.6, 4.2))
+    axis.axhline(1, color=INK, lw=0.8)
+    axis.plot(size, factor, "o", ms=2.5, alpha=0.4, color=RIGHT, mec="none")
+    said = f"r = {r:.3f}" if np.isfinite(r) else "r undefined"
+    axis.set(
+        xlabel="size of the person (px)",
+        ylabel=r"mean scale factor $1 / (1 + \alpha)$",
+        title=f"scale factor against size: {said}, {len(size)} people",
+    )
+    return _save(figure, path)
+
+
+def _one_per_image(count: int, **entries: Sequence | None) -> None:
+    if not count:
+        raise ValueError("no images to draw: give one or more")
+    for name, values in entries.items():
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} must have one entry for each of the {count} images, got {len(values)}")
+
+
+def _aspect(images: Sequence[np.ndarray]) -> float:
+    """Height of the cells for a width of 1: that of the middle image."""
+    return float(np.median([image.shape[0] / image.shape[1] for image in images]))
+
+
+def _grid(count: int, columns: int, *, aspect: float, width: float, **options: Any):
+    """A figure of `count` cells without axes, each `width` inches wide, at most `columns` side by side."""
+    plt = _pyplot()
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (width * columns, (width * aspect + 0.25) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for ax in axes.flat:
+        ax.axis("off")
+    return figure, axes
+
+
+def _whole(ax, image: np.ndarray) -> None:
+    """The image and nothing beyond it."""
+    ax.set_xlim(-0.5, image.shape[1] - 0.5)
+    ax.set_ylim(image.shape[0] - 0.5, -0.5)

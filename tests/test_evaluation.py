@@ -187,8 +187,71 @@ def test_the_published_evaluation_from_end_to_end(golden_json, split, soft, name
 )
 def test_crowdpose_numbers(golden_path, golden_json, truth, found, stats):
     numbers = crowdpose_average_precision(golden_path(f"{truth}.json"), golden_path(f"{found}.json"))
-    assert list(numbers) == ["AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"]
-    np.testing.assert_allclose(list(numbers.values()), golden_json("eval")[stats], atol=1e-10)
+    names = ["AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard"]
+    existing = [f"{name}_existing" for name in names[6:]]
+    assert list(numbers) == names + existing
+    np.testing.assert_allclose([numbers[name] for name in names], golden_json("eval")[stats], atol=1e-10)
+    assert [round(numbers[name], 4) for name in existing] == [numbers[name] for name in names[6:]]
+
+
+def make_crowd(crowd_index=(0.1, 0.5, 0.9)):
+    truth = make_truth()
+    for image, index in zip(truth["images"], crowd_index, strict=True):
+        image["crowdIndex"] = index
+    return truth
+
+
+def crowd_classes(numbers, suffix=""):
+    return [numbers[f"AP_{name}{suffix}"] for name in ("easy", "medium", "hard")]
+
+
+def test_crowdpose_classes_with_and_without_placeholders():
+    """A second category without annotations fills half of the array with -1; without results there are zeros."""
+    truth = make_crowd()
+    records = perfect_records(truth)
+    records[2]["keypoints"] = [v + 500 for v in records[2]["keypoints"]]  # of the medium image: one of two is wrong
+    alone = crowdpose_average_precision(truth, records)
+    half = alone["AP_medium_existing"]
+    assert 0 < half < 1 and half != round(half, 4)
+    assert crowd_classes(alone) == [1.0, round(half, 4), 1.0]
+    assert crowd_classes(alone, "_existing") == pytest.approx([1.0, half, 1.0])
+    truth["categories"].append({"id": 1, "name": "dog"})
+    both = crowdpose_average_precision(truth, records)
+    assert crowd_classes(both) == [0.0, round((half - 1) / 2, 4), 0.0]
+    changed = {"AP_easy", "AP_medium", "AP_hard"}
+    assert {k: v for k, v in both.items() if k not in changed} == {k: v for k, v in alone.items() if k not in changed}
+
+
+def test_crowdpose_class_borders_and_classes_without_persons():
+    truth = make_crowd((0.2, 0.7999, 0.8))
+    numbers = crowdpose_average_precision(truth, perfect_records(truth))
+    assert crowd_classes(numbers) == [-1.0, 1.0, 1.0] and crowd_classes(numbers, "_existing")[0] == -1.0
+    truth["annotations"] = truth["annotations"][:4]  # the hard image is there, nobody in it
+    numbers = crowdpose_average_precision(truth, perfect_records(truth))
+    assert crowd_classes(numbers) == [-1.0, 1.0, -1.0] and crowd_classes(numbers, "_existing")[2] == -1.0
+
+
+def test_who_counts_in_crowdpose_is_what_the_file_says():
+    """A person with labelled joints whose num_keypoints is 0 is ignored, missed or found; COCO's evaluation counts."""
+    truth = make_crowd()
+    records = perfect_records(truth)[1:]
+    assert crowdpose_average_precision(truth, records)["AR"] == pytest.approx(5 / 6)
+    truth["annotations"][0]["num_keypoints"] = 0
+    assert crowdpose_average_precision(truth, records)["AR"] == pytest.approx(1)
+    assert average_precision(truth, records)["AR"] == pytest.approx(5 / 6)
+    numbers = crowdpose_average_precision(truth, perfect_records(truth))
+    assert numbers["AP"] == pytest.approx(1) and numbers["AR"] == pytest.approx(1)
+    del truth["annotations"][0]["num_keypoints"]
+    assert crowdpose_average_precision(truth, records)["AR"] == pytest.approx(5 / 6)
+
+
+def test_crowdpose_areas_are_those_of_the_boxes():
+    truth = make_crowd()
+    numbers = crowdpose_average_precision(truth, perfect_records(truth, shift=5.0))
+    for person in truth["annotations"]:
+        person["area"] = 1e6
+    assert crowdpose_average_precision(truth, perfect_records(truth, shift=5.0)) == numbers
+    assert numbers["AP"] == average_precision(truth, perfect_records(truth, shift=5.0), area="box")["AP"] < 1
 
 
 def test_perfect_predictions_have_precision_one():

@@ -291,6 +291,20 @@ def test_pearson_is_numpys():
     assert metrics.pearson(x, x + y) == pytest.approx(np.corrcoef(x, x + y)[0, 1], rel=1e-12)
     assert metrics.pearson(x, -2 * x) == pytest.approx(-1)
     assert np.isnan(metrics.pearson(x, np.ones(40))) and np.isnan(metrics.pearson([1.0], [2.0]))
+    for scale in (1e-200, 1e200):
+        assert metrics.pearson(scale * x, x + y) == pytest.approx(np.corrcoef(x, x + y)[0, 1], rel=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pearson_is_nan_where_it_is_not_defined():
+    x = np.random.default_rng(0).normal(size=7)
+    for constant in (0.1, 0.7, -1.1, 1e-300, 1e300):  # the mean of seven 0.7 is not 0.7
+        assert np.isnan(metrics.pearson(np.full(7, constant), x))
+        assert np.isnan(metrics.pearson(x, np.full(7, constant, np.float32 if constant < 1 else np.float64)))
+    for bad in (np.nan, np.inf, -np.inf):
+        y = np.where(np.arange(7) == 3, bad, x + 1)
+        assert np.isnan(metrics.pearson(x, y)) and np.isnan(metrics.pearson(y, x))
+        assert metrics.pearson(x, y, where=np.isfinite(y)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])

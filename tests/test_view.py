@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxpose import density, view
-from jaxpose.skeleton import COCO17
+from jaxpose.skeleton import COCO17, CROWDPOSE14
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def near(picture, color, *, within=60):
+    """How many pixels have a colour, "#rrggbb"."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((abs(picture - wanted).sum(-1) < within).sum())
 
 
 def test_the_sheet_shows_prediction_and_truth(tmp_path):
@@ -43,3 +54,90 @@ def test_the_drawn_density_is_the_models_in_its_own_deviations(tmp_path, monkeyp
     view.learned_density(density.Model(log_g=None, base="laplace"), tmp_path / "d.png", bound=2.0, points=21)
     assert seen[0].shape == (21, 21, 2)
     np.testing.assert_allclose(seen[0].max((0, 1)), 2 * np.sqrt([2.0, 8.0]), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_people_of_whole_images(tmp_path, monkeypatch):
+    """Images of different sizes, with two found, nobody found, and one; joints of confidence 0 may hold anything."""
+    rng = np.random.default_rng(0)
+    images = [np.full((h, w, 3), 255, np.uint8) for h, w in ((90, 120), (120, 80), (60, 60))]
+    poses = [np.concatenate([rng.uniform(10, 55, (n, 14, 2)), np.ones((n, 14, 1))], -1) for n in (2, 0, 1)]
+    poses[2][0, :5] = (np.nan, np.nan, 0)
+    truth = [rng.uniform(10, 55, (n, 14, 3)) for n in (1, 2, 0)]
+    labelled = [np.ones((n, 14), bool) for n in (1, 2, 0)]
+    labelled[1][1] = False  # somebody without labels
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
+    plain = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "plain.png", columns=2))
+    assert titles == ["found 2", "found 0", "found 1"]
+    assert near(plain, view.TRUTH) == 0
+    assert near(plain, view.PERSONS[0]) > 100 and near(plain, view.PERSONS[1]) > 100
+    options = dict(truth=truth, labelled=labelled, scores=[np.full(n, 0.5) for n in (2, 0, 1)], columns=2)
+    both = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "a" / "both.png", **options))
+    assert titles[3:] == ["found 2, labelled 1", "found 0, labelled 1", "found 1, labelled 0"]
+    assert near(both, view.TRUTH) > 100
+    poses = [pose * (1, 1, 0) for pose in poses]
+    hidden = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "hidden.png"))
+    assert near(hidden, view.PERSONS[0]) == near(hidden, view.PERSONS[1]) == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_scale_maps_beside_their_images(tmp_path):
+    """Red where the factor is small, blue where it is large, white at 1, alike in all images."""
+    images = [np.full((60, 80, 3), 128, np.uint8), np.full((80, 60, 3), 128, np.uint8)]
+    small, one, large = np.full((15, 20), 0.5), np.ones((20, 15)), np.full((20, 15), 1.5)
+    joints = [np.array([[[20.0, 20.0, 2.0], [-900.0, 0.0, 0.0]]]), np.zeros((0, 2, 3))]
+    red, blue = "#67001f", "#053061"  # the ends of the colour map
+
+    def drawn(name, *maps, **options):
+        return pixels(view.scale_maps(images, maps, tmp_path / name, names=["$a$ $", "b"], **options))
+
+    first, second = drawn("ends.png", small, large), drawn("middle.png", small, one)
+    assert near(first, red) > 2000 and near(first, blue) > 2000
+    assert near(second, red) > 2000 and near(second, blue) < near(first, blue) / 4  # the colour bar has some
+    assert near(first, view.TRUTH) == 0 and near(drawn("dots.png", small, large, joints=joints), view.TRUTH) > 5
+    for maps in ((one, one), (one.astype(np.float32), large)):
+        drawn("flat.png", *maps, columns=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_scale_against_size(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
+    size = np.linspace(20, 300, 50)
+    picture = pixels(view.scale_against_size(size, 0.7 + size / 400, tmp_path / "a" / "size.png", r=0.1239))
+    assert (picture[..., 2] > picture[..., 0] + 40).sum() > 100
+    view.scale_against_size(size[:0], size[:0], tmp_path / "none.png", r=float("nan"))
+    assert "r = 0.124" in titles[0] and "50 people" in titles[0] and "r undefined" in titles[1]
+
+
+IMAGES = [np.zeros((8, 8, 3), np.uint8)] * 2
+POSES = [np.zeros((1, 17, 3))] * 2
+MAPS = np.ones((2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda path: view.people([], [], COCO17, path), "no images"),
+        (
+            lambda path: view.people(IMAGES, POSES[:1], COCO17, path),
+            "poses must have one entry for each of the 2.*got 1",
+        ),
+        (lambda path: view.people(IMAGES, POSES, COCO17, path, truth=POSES[:1]), "truth must have one entry"),
+        (
+            lambda path: view.people(IMAGES, POSES, CROWDPOSE14, path),
+            r"poses\[0\] is \(1, 17, 3\), expected \(P, 14, 3\)",
+        ),
+        (lambda path: view.people(IMAGES, np.zeros((2, 1, 17, 2)), COCO17, path), r"expected \(P, 17, 3\)"),
+        (lambda path: view.scale_maps(IMAGES, MAPS[:1], path), "factors must have one entry for each of the 2"),
+        (lambda path: view.scale_maps(IMAGES, MAPS[:, None], path), r"factors\[0\] is \(1, 4, 4\), expected \(h, w\)"),
+        (lambda path: view.scale_maps(IMAGES, MAPS / 0, path), r"factors\[0\] has 16 values that are not finite"),
+        (lambda path: view.scale_maps(IMAGES, MAPS, path, names="a"), "names must have one entry"),
+        (lambda path: view.scale_against_size(np.ones(3), np.ones(2), path, r=0.0), r"\(3,\) and \(2,\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_what_cannot_be_drawn_is_named(tmp_path, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(tmp_path / "picture.png")

@@ -1,4 +1,4 @@
-"""A keypoint set (COCO's format, or MPII's) as a TFDS data set (`array_record`), prepared once and read by index.
+"""A keypoint set (COCO's format, CrowdPose's or MPII's) as a TFDS data set (`array_record`), prepared once and read by index.
 
     source = prepare("path/to/coco", data_dir="prepared", split="train")     # or open("prepared", "train") later on
     source.record(3)
@@ -93,7 +93,8 @@ def prepare(
         progress: show a progress bar.
         force: prepare again in any case.
         num_shards: number of files; None: by size.
-        reader: the module that knows the format: `jaxpose.data.coco`, or `jaxpose.data.mpii`.
+        reader: the module that knows the format: `jaxpose.data.coco`, `jaxpose.data.mpii` or
+            `jaxpose.data.crowdpose`.
 
     Raises:
         FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do.

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxpose.data import layout
 from jaxpose.geometry import clip_box
 from jaxpose.skeleton import Skeleton
 
@@ -231,11 +232,15 @@ def find(
     Traceback (most recent call last):
     FileNotFoundError: no_such_folder is not a folder: name the folder that holds annotations/ and the images
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: name the folder that holds annotations/ and the images")
-    annotations = _annotation_file(folder, split) if annotations is None else Path(annotations)
-    return annotations, _image_folder(folder, split, annotations) if images is None else Path(images)
+    return layout.locate(
+        folder,
+        split,
+        annotations=annotations,
+        images=images,
+        annotation_file=_annotation_file,
+        image_folder=_image_folder,
+        holds="that holds annotations/ and the images",
+    )
 
 
 def _annotation_file(folder: Path, split: str) -> Path:
@@ -246,20 +251,8 @@ def _annotation_file(folder: Path, split: str) -> Path:
         *place.glob(f"image_info_{split}20[0-9][0-9].json"),
     ]
     found = sorted(dated) or [path for path in exact if path.is_file()]
-    if len(found) == 1:
-        return found[0]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise FileNotFoundError(
-            f"{place} holds several files for split {split!r} ({names}): give one "
-            "(annotations=..., or jaxpose prepare --annotations)"
-        )
-    present = ", ".join(sorted(path.name for path in place.glob("*.json"))) or "no JSON file"
-    raise FileNotFoundError(
-        f"no annotations for split {split!r} in {place}: looked for person_keypoints_{split}2017.json, "
-        f"person_keypoints_{split}.json, {split}.json; there is {present}. Rename the file, or give its path "
-        "(annotations=..., or jaxpose prepare --annotations)"
-    )
+    looked_for = (f"person_keypoints_{split}2017.json", f"person_keypoints_{split}.json", f"{split}.json")
+    return layout.only_one(found, split=split, place=place, looked_for=looked_for, listed=[place])
 
 
 def _image_folder(folder: Path, split: str, annotations: Path) -> Path:

@@ -42,7 +42,7 @@ from typing import Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from jaxpose.data import coco
+from jaxpose.data import coco, layout
 from jaxpose.data.coco import is_number
 from jaxpose.skeleton import MPII16, Skeleton
 
@@ -89,13 +89,15 @@ def find(
     Traceback (most recent call last):
     FileNotFoundError: no_such_folder is not a folder: name the folder of MPII, that holds annot/ (or annotations/) and images/
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not a folder: name the folder of MPII, that holds annot/ (or annotations/) and images/"
-        )
-    annotations = _annotation_file(folder, split) if annotations is None else Path(annotations)
-    return annotations, _image_folder(folder, annotations) if images is None else Path(images)
+    return layout.locate(
+        folder,
+        split,
+        annotations=annotations,
+        images=images,
+        annotation_file=_annotation_file,
+        image_folder=layout.images_of,
+        holds="of MPII, that holds annot/ (or annotations/) and images/",
+    )
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
@@ -175,30 +177,13 @@ def _annotation_file(folder: Path, split: str) -> Path:
     candidates += [
         folder / pattern.format(name) for name in names for pattern in ("{}.json", "mpii_{}.json", "{}_mpii.json")
     ]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) == 1:
-        return found[0]
-    advice = "(annotations=..., or jaxpose prepare --annotations)"
-    if found:
-        there = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise FileNotFoundError(f"{folder} holds several files for split {split!r} ({there}): give one {advice}")
-    places = (folder / "annot", folder / "annotations", folder)
-    present = [str(path.relative_to(folder)) for place in places for path in sorted(place.glob("*.json"))]
-    raise FileNotFoundError(
-        f"no MPII annotations for split {split!r} in {folder}: looked for "
-        f"{', '.join(str(path.relative_to(folder)) for path in candidates)}; there is "
-        f"{', '.join(present) or 'no JSON file'}. Rename the file, or give its path {advice}"
-    )
-
-
-def _image_folder(folder: Path, annotations: Path) -> Path:
-    if (folder / "images").is_dir():
-        return folder / "images"
-    if annotations.parent.resolve() == folder.resolve():
-        return folder
-    raise FileNotFoundError(
-        f"{annotations} has no image folder: looked for {folder / 'images'}; rename the folder, or give its path "
-        "(images=..., or jaxpose prepare --images)"
+    return layout.only_one(
+        [path for path in candidates if path.is_file()],
+        split=split,
+        place=folder,
+        looked_for=[str(path.relative_to(folder)) for path in candidates],
+        listed=[folder / "annot", folder / "annotations", folder],
+        kind="MPII annotations",
     )
 
 

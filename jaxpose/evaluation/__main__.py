@@ -34,7 +34,8 @@ def main(
         area: area of a person: "auto", annotated where it is, else 0.53 of the box; "box", 0.53 of the box for all.
         category_id: the category to score, where several have keypoints.
         max_people: so many results of an image count.
-        crowdpose: CrowdPose's nine numbers instead of COCO's ten; not with area, max_people, category_id.
+        crowdpose: CrowdPose's nine numbers instead of COCO's ten, and its classes' without placeholders for what is not
+            there; not with area, max_people, category_id.
         errors: also where the errors are: by joint, by labelled joints, by occlusion, by size.
     """
     is_mpii = ground_truth.suffix == ".mat"

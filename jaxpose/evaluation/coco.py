@@ -82,31 +82,62 @@ def average_precision(
 def crowdpose_average_precision(
     ground_truth: GroundTruth, results: Results, *, sigmas: ArrayLike | None = None
 ) -> dict[str, float]:
-    """CrowdPose's nine numbers: AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard.
+    """CrowdPose's nine numbers as its published API counts them, and beside them the classes' without placeholders.
 
-    CrowdPose annotates no areas, so 0.53 w h of the box is a person's; there are no size classes. The classes are those
-    of the image's ``crowdIndex``: easy below 0.2, hard from 0.8. As in the published evaluation code the class numbers
-    are rounded to 4 decimals, and -1 for a class without persons.
+    The published rules, where they differ from COCO's: a person's area is 0.53 w h of the box, whatever is annotated,
+    and there are no size classes; a person counts unless the file's ``num_keypoints`` is 0 (COCO's: unless no joint is
+    labelled), and where the file does not say, its labelled joints are counted; images are easy with a ``crowdIndex``
+    below 0.2, hard from 0.8 on, medium between.
 
-    Arguments and errors as `average_precision`.
+    The API's AP of a class is the mean of its whole precision array, the -1 of what has no ground truth included,
+    rounded to 4 decimals; AP and AR are means of what exists, unrounded. The array holds -1 for every category of the
+    file without persons in that class. So in a file whose only category are the persons, as CrowdPose publishes it, a
+    class has no -1 or nothing else, and the two ways to count differ by the rounding alone; a file that names a second
+    category, of which nothing is annotated, gets (AP - 1) / 2 for each class from the API.
+
+    Args:
+        ground_truth: a COCO keypoint file, or its contents, with a ``crowdIndex`` for every image.
+        results: a result file, or records (`jaxpose.evaluation.results`).
+        sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`.
+
+    Returns:
+        AP, AP50, AP75, AR, AR50, AR75 (over all images); AP_easy, AP_medium, AP_hard, as the API counts;
+        AP_easy_existing, AP_medium_existing, AP_hard_existing, the same over what exists, unrounded. -1 where there is
+        nobody.
+
+    Raises:
+        FileNotFoundError, ValueError: as `average_precision`; an image without a number ``crowdIndex``.
+
+    Source: CrowdPose (Li et al. 2019) and the evaluation code published with it.
+
+    >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "keypoints": [10, 20, 2]}
+    >>> truth = {"images": [{"id": 7, "crowdIndex": 0.9}], "categories": [{"id": 1, "keypoints": ["neck"]}]}
+    >>> results = [{"image_id": 7, "category_id": 1, "keypoints": [10.0, 20.0, 0.9], "score": 0.9}]
+    >>> numbers = crowdpose_average_precision(truth | {"annotations": [person]}, results, sigmas=[0.079])
+    >>> numbers["AP_easy"], numbers["AP_hard"], round(numbers["AP_hard_existing"], 9)
+    (-1.0, 1.0, 1.0)
     """
     truth, records = load(ground_truth, results)
     missing = [image for image in truth["images"] if not result_records.is_number(image.get("crowdIndex"))]
     if missing:
         got = f"image {missing[0]['id']} has {missing[0].get('crowdIndex', 'none')!r:.100}"
         raise ValueError(f"a CrowdPose file has a number 'crowdIndex' for every image; {got}")
-    options = dict(sigmas=sigmas, area="box", max_people=20)
+    options = dict(sigmas=sigmas, area="box", max_people=20, crowdpose=True)
     coco_eval = _evaluate(truth, records, image_ids=None, **options)
     numbers = {
         name + suffix: _mean(coco_eval.eval[array][thresholds, ..., 0, :])
         for name, array in (("AP", "precision"), ("AR", "recall"))
         for suffix, thresholds in (("", slice(None)), ("50", 0), ("75", 5))
     }
+    existing = {}
     for name, low, high in (("easy", -math.inf, 0.2), ("medium", 0.2, 0.8), ("hard", 0.8, math.inf)):
         image_ids = [image["id"] for image in truth["images"] if low <= image["crowdIndex"] < high]
-        part = _evaluate(truth, records, image_ids=image_ids, **options).eval["precision"] if image_ids else None
-        numbers[f"AP_{name}"] = -1.0 if part is None else round(_mean(part[..., 0, :]), 4)
-    return numbers
+        part = np.full(1, -1.0)  # pycocotools takes no images for all of them
+        if image_ids:
+            part = _evaluate(truth, records, image_ids=image_ids, **options).eval["precision"][..., 0, :]
+        numbers[f"AP_{name}"] = round(float(np.mean(part)), 4)
+        existing[f"AP_{name}_existing"] = _mean(part)
+    return numbers | existing
 
 
 def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = None) -> dict[str, Any]:
@@ -114,7 +145,8 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
 
     Returns:
         images, annotations (of the category; each with id, image_id, keypoints (0 where unlabelled), num_keypoints
-        (counted), iscrowd, bbox, and area where one is annotated that is positive), and ``category``.
+        (counted), iscrowd, bbox, where it is annotated also a positive area, and stated_keypoints: what the file says
+        of num_keypoints), ``category``, and ``category_ids``, of all categories of the file.
     """
     name = "the ground truth"
     if not isinstance(ground_truth, Mapping):
@@ -145,7 +177,12 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
     repeated = [number for number, count in Counter(a["id"] for a in annotations).items() if count > 1]
     if repeated:
         raise ValueError(f"{name}: annotation id {repeated[0]!r} occurs more than once; mend the file")
-    return {"images": list(ground_truth["images"]), "annotations": annotations, "category": dict(category)}
+    return {
+        "images": list(ground_truth["images"]),
+        "annotations": annotations,
+        "category": dict(category),
+        "category_ids": sorted({entry["id"] for entry in ground_truth["categories"]}),
+    }
 
 
 def _check_entries(entries: Any, key: str, name: str) -> None:
@@ -200,7 +237,11 @@ def _annotation(annotation: Mapping[str, Any], num_joints: int, image_ids: set, 
         "iscrowd": int(crowd),
         "bbox": box,
     }
-    return completed | ({"area": area} if result_records.is_number(area) and area > 0 else {})
+    if result_records.is_number(area) and area > 0:
+        completed["area"] = area
+    if result_records.is_number(annotation.get("num_keypoints")):
+        completed["stated_keypoints"] = annotation["num_keypoints"]
+    return completed
 
 
 def _keypoints(keypoints: Any, num_joints: int, label: str) -> list[float]:
@@ -256,27 +297,37 @@ def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None
     return truth, records
 
 
-def _evaluate(truth, records, *, sigmas, area, max_people, image_ids):
-    """A pycocotools COCOeval after evaluate() and accumulate(), without what it prints."""
+def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, crowdpose=False):
+    """A pycocotools COCOeval after evaluate() and accumulate(), without what it prints.
+
+    With `crowdpose`, as CrowdPose's API has it: the file's word on who has keypoints, and all its categories.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     if max_people < 1:
         raise ValueError(f"max_people must be at least 1, got {max_people}")
-    category = {"id": truth["category"]["id"], "name": "person"}
+    person = truth["category"]["id"]
+    categories = [{"id": number, "name": str(number)} for number in (truth["category_ids"] if crowdpose else [person])]
     # pycocotools writes into what it gets, hence copies; and it takes a match with the annotation of id 0 for none,
     # hence new ids.
     annotations = [
-        {**a, "id": i, "category_id": category["id"], "area": area_of(a, rule=area)}
+        {
+            **a,
+            "id": i,
+            "category_id": person,
+            "area": area_of(a, rule=area),
+            "num_keypoints": a.get("stated_keypoints", a["num_keypoints"]) if crowdpose else a["num_keypoints"],
+        }
         for i, a in enumerate(truth["annotations"], start=1)
     ]
     images = [{"id": image["id"]} for image in truth["images"]]
     with contextlib.redirect_stdout(io.StringIO()):
         coco_truth, coco_results = COCO(), COCO()
-        coco_truth.dataset = {"images": images, "categories": [category], "annotations": annotations}
+        coco_truth.dataset = {"images": images, "categories": categories, "annotations": annotations}
         coco_results.dataset = {
             "images": images,
-            "categories": [category],
+            "categories": categories,
             "annotations": [_detection(record, i) for i, record in enumerate(records, start=1)],
         }
         coco_truth.createIndex()

@@ -32,7 +32,7 @@ def with_three_kinds(images=10):
     unlabelled = tiny_coco.person(9002, second, rng=np.random.default_rng(4), labelled=0)
     corners = [30.0, 20.0, 140.0, 30.0, 120.0, 100.0, 40.0, 90.0]
     people.append(unlabelled | {"iscrowd": 1, "segmentation": [corners]})
-    return data | {"annotations": people}
+    return data | {"annotations": people[::-1]}  # those to mask first: what comes after must not unmask them
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,8 @@ def test_the_mask_is_that_of_the_image_at_the_centres_of_the_cells(direct, index
 
 
 def test_without_augmentation_the_mask_is_the_cropped_one(tmp_path):
-    """An image of 64 x 64 is its own input: the mask of stride 1 is the image's, bit for bit."""
+    """An image of 64 x 64 is its own input: the mask of stride 1 is the image's, bit for bit; that of stride 2 says what
+    most of the four pixels do."""
     data = tiny_coco.content(1, persons=1)
     data["images"][0].update(width=64, height=64)
     data["annotations"][0].update(bbox=[5.0, 5.0, 30.0, 30.0])
@@ -229,10 +230,14 @@ def test_without_augmentation_the_mask_is_the_cropped_one(tmp_path):
     unlabelled.update(segmentation=[[10.0, 10.0, 30.0, 12.0, 25.0, 40.0]], bbox=[10.0, 10.0, 20.0, 30.0])
     crowd.update(segmentation={"size": [64, 64], "counts": [3000, 300, 796]})
     source = read(tmp_path, data)
-    row = sample(source, 0, size_wh=SIZE, strides=(1,))
+    row = sample(source, 0, size_wh=SIZE, strides=(1, 2))
     hidden = [draw_segmentation(person["segmentation"], SIZE) for person in (unlabelled, crowd)]
     assert all(h.any() for h in hidden)
-    np.testing.assert_array_equal(row["mask_1"], ~(hidden[0] | hidden[1]))
+    expected = ~(hidden[0] | hidden[1])
+    np.testing.assert_array_equal(row["mask_1"], expected)
+    shares = expected.reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    assert {0.25, 0.75} <= set(shares.ravel())
+    np.testing.assert_array_equal(row["mask_2"][shares != 0.5], shares[shares != 0.5] > 0.5)
 
 
 def test_images_without_labelled_people(direct):

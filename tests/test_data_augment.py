@@ -5,7 +5,24 @@ import pytest
 from scipy import stats
 
 from jaxpose.data import augment
-from jaxpose.data.augment import HRNET, MMPOSE, NONE, OFFICIAL, Setting, draw, generator, named
+from jaxpose.data.augment import (
+    HIGHER_HRNET,
+    HRNET,
+    MMPOSE,
+    NONE,
+    OFFICIAL,
+    SWAHR_PAPER,
+    WHOLE_LIGHT,
+    WHOLE_NONE,
+    Setting,
+    WholeImage,
+    draw,
+    draw_whole,
+    generator,
+    named,
+    named_whole,
+    whole_generator,
+)
 
 UPPER = np.arange(17) < 11
 BOX = np.array([100.0, 50.0, 60.0, 80.0])
@@ -163,3 +180,68 @@ def test_published_numbers():
     assert (OFFICIAL.half_body.min_joints, HRNET.half_body.min_joints, MMPOSE.half_body.min_joints) == (4, 9, 9)
     assert {s.half_body.padding for s in (OFFICIAL, HRNET, MMPOSE)} == {1.5}
     assert augment.MMPOSE.shift == 0.16 and augment.HRNET.scale == 0.35
+
+
+# ----------------------------------------------------------------------------------------------------- whole images
+
+
+@pytest.mark.parametrize("setting", [HIGHER_HRNET, SWAHR_PAPER, WHOLE_LIGHT])
+@pytest.mark.parametrize("size_wh", [(640, 427), (300, 500)])
+def test_whole_image_distributions(setting, size_wh):
+    drawn = [draw_whole(setting, whole_generator(0, 0, i), size_wh=size_wh) for i in range(3000)]
+    lower, upper = setting.scale
+    sides = np.array([d.side for d in drawn])
+    assert stats.kstest(sides / min(size_wh), stats.uniform(lower, upper - lower).cdf).pvalue > 1e-3
+    turns = stats.uniform(-setting.rotation, 2 * setting.rotation)  # always turned
+    assert stats.kstest([d.rotation for d in drawn], turns.cdf).pvalue > 1e-3
+    assert rate_is([d.flip for d in drawn], 0.5)
+    moved = np.array([d.centre for d in drawn]) - np.array(size_wh) / 2
+    assert (moved == np.round(moved)).all() and (abs(moved) <= setting.shift * sides[:, None]).all()
+    spread = moved / (setting.shift * sides[:, None])
+    assert abs(spread).max() > 0.98
+    for axis in (0, 1):
+        assert stats.kstest(spread[:, axis], stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(np.c_[moved, sides, [d.rotation for d in drawn]].T) - np.eye(4)).max() < 4 / np.sqrt(3000)
+
+
+def test_whole_image_none_is_the_square_of_the_short_side():
+    d = draw_whole(WHOLE_NONE, whole_generator(0, 0, 1), size_wh=(640, 427))
+    assert not d.flip and d.centre.tolist() == [320, 213.5] and d.side == 427 and d.rotation == 0
+
+
+def test_a_whole_image_draw_is_a_function_of_seed_epoch_and_image():
+    def values(*key):
+        d = draw_whole(HIGHER_HRNET, whole_generator(*key), size_wh=(640, 427))
+        return (d.flip, *d.centre, d.side, d.rotation)
+
+    keys = [(s, e, a) for s in (0, 1, -1) for e in (0, 1, 2) for a in (0, 1, 2**40, -5)]
+    assert all(values(*key) == values(*key) for key in keys)
+    assert len({values(*key) for key in keys}) == len(keys)
+    assert whole_generator(0, 0, 1).random() != generator(0, 0, 1).random()
+
+
+def test_named_whole_and_its_published_numbers():
+    names = ("none", "light", "higher_hrnet", "swahr_paper")
+    assert [named_whole(n) for n in names] == [WHOLE_NONE, WHOLE_LIGHT, HIGHER_HRNET, SWAHR_PAPER]
+    assert (HIGHER_HRNET.scale, SWAHR_PAPER.scale) == ((0.75, 1.5), (0.75, 1.25))
+    assert (HIGHER_HRNET.rotation, HIGHER_HRNET.shift, HIGHER_HRNET.flip) == (30, 40 / 200, 0.5)
+    assert named_whole(dataclasses.replace(HIGHER_HRNET, flip=0.0)).flip == 0
+    for wrong in ("official", OFFICIAL):
+        with pytest.raises(ValueError, match="of whole images: choose one of .*'higher_hrnet', 'swahr_paper'"):
+            named_whole(wrong)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"flip": -0.1}, "flip is a probability"),
+        ({"scale": (1.5, 0.75)}, "the lower first"),
+        ({"scale": (0.0, 1.0)}, "two positive numbers"),
+        ({"scale": 0.25}, "two positive numbers"),
+        ({"rotation": -30.0}, "rotation must be 0 or more"),
+        ({"shift": -0.2}, "shift must be 0 or more"),
+    ],
+)
+def test_a_whole_image_setting_checks_its_numbers(values, message):
+    with pytest.raises(ValueError, match=message):
+        WholeImage("mine", **values)

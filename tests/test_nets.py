@@ -281,13 +281,13 @@ def test_published_parameter_counts_of_mobilenet(width, params, features):
 
 
 @pytest.mark.parametrize("size", [(7, 6), (8, 5), (1, 2)])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_convolution_is_the_grouped_one_in_value_and_gradient(size, stride):
-    x, kernel = normal(2, *size, 5), normal(3, 3, 1, 5, seed=2)
+@pytest.mark.parametrize(("width", "stride"), [(3, 1), (3, 2), (9, 1)])
+def test_depthwise_convolution_is_the_grouped_one_in_value_and_gradient(size, width, stride):
+    x, kernel, pad = normal(2, *size, 5), normal(width, width, 1, 5, seed=2), width // 2
 
     def grouped(x, kernel):
         return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=5,
         )  # fmt: skip
 

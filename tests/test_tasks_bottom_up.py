@@ -39,14 +39,18 @@ class Given(nn.Module):
 class Looking(nn.Module):
     """Maps that depend on the image alone, pixel by pixel, and so turn with it: no convolution, no borders."""
 
+    scale: bool = False
+
     @nn.compact
     def __call__(self, images, *, train=False):
         weights = self.param("weights", nn.initializers.normal(0.1), (3, 2 * K))
+        alpha = self.param("alpha", nn.initializers.zeros, (3, K))
         coarse, fine = (nn.avg_pool(images, (s, s), (s, s)) / 64 for s in (4, 2))
-        return coarse @ weights, fine @ weights[:, :K]
+        maps = coarse @ weights, fine @ weights[:, :K]
+        return tuple(jnp.concatenate([x @ alpha, m], -1) for x, m in zip((coarse, fine), maps)) if self.scale else maps
 
     def split(self, maps):
-        return HigherHRNet(None, K, parent=None).split(maps)
+        return HigherHRNet(None, K, scale=self.scale, parent=None).split(maps)
 
 
 def tiny_net(scale: bool = True, joints: int = K) -> HigherHRNet:
@@ -113,7 +117,7 @@ def norm(tree):
     PeopleLoss(), SWAHR, PeopleLoss(targets="box"), dataclasses.replace(SWAHR, order="exact", exponent="std"),
 ])  # fmt: skip
 def test_images_with_nobody_with_crowds_only_and_with_many_are_finite(loss):
-    task = tasks.bottom_up(tiny_net(), skeleton=COCO17, size_wh=(64, 64), loss=loss)
+    task = tasks.bottom_up(Looking(scale=True), skeleton=COCO17, size_wh=(64, 64), loss=loss)
     many = make_batch(people=35)
     nobody = {**many, "visibility": np.zeros_like(many["visibility"]), "joints": np.full_like(many["joints"], np.nan)}
     crowd = {**nobody, **{k: np.zeros_like(many[k]) for k in ("mask_4", "mask_2")}}
@@ -154,18 +158,25 @@ def test_box_targets_follow_the_person_and_round_up():
 
 
 def test_alpha_changes_the_targets_and_is_held_by_lambda():
-    batch, net = make_batch(), tiny_net()
-    variables = jax.jit(tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64)).init)(jax.random.key(0))
+    batch, net = make_batch(), Looking(scale=True)
+    variables = tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64)).init(jax.random.key(0))
 
-    def alpha_gradient(settings):
+    def value_and_alpha_gradient(settings, alpha=0.0):
         task = tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64), loss=settings)
-        loss = lambda p: task.loss({**variables, "params": p}, batch, key=jax.random.key(1))[0]  # noqa: E731
-        return norm(jax.grad(loss)(variables["params"])["net"]["conv_scale_layers_1_3"])
+        params = {"net": {**variables["params"]["net"], "alpha": jnp.full((3, K), alpha)}}
+        loss = lambda p: task.loss({**variables, "params": p}, batch, key=jax.random.key(1))  # noqa: E731
+        (value, (_, metrics)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        return value, metrics["scale_loss"], norm(gradient["net"]["alpha"])
 
-    assert alpha_gradient(PeopleLoss()) == alpha_gradient(PeopleLoss(targets="box")) == 0
-    assert alpha_gradient(PeopleLoss(targets="scale_adaptive")) > 0
-    # alpha starts at 0, where its square has no slope
-    assert alpha_gradient(SWAHR) == alpha_gradient(dataclasses.replace(SWAHR, penalty=5.0)) > 0
+    for fixed in (PeopleLoss(), PeopleLoss(targets="box")):
+        assert value_and_alpha_gradient(fixed)[1:] == (0, 0)
+    value, penalty, gradient = value_and_alpha_gradient(SWAHR)
+    strong = dataclasses.replace(SWAHR, penalty=5.0)
+    assert penalty == 0 and gradient > 0  # alpha starts at 0
+    assert value_and_alpha_gradient(strong)[0] == value
+    value, penalty, _ = value_and_alpha_gradient(SWAHR, 0.01)
+    assert penalty > 0
+    np.testing.assert_allclose(value_and_alpha_gradient(strong, 0.01)[0] - value, 4 * penalty, rtol=1e-4)
 
 
 @pytest.mark.parametrize("project", [True, False])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose.nets.deconv import Deconv, narrow
-from jaxpose.nets.layers import BatchNorm, param_dtype
+from jaxpose.nets.layers import BatchNorm, DepthwiseConv, param_dtype
 from jaxpose.nets.resnet import Block
 
 SCALE_KERNEL = 9
@@ -73,22 +73,21 @@ class HigherHRNet(nn.Module):
         return first, self._with_scale(1, x, self._maps(1, x, self.num_joints), train)
 
     def _maps(self, stage: int, x: jax.Array, channels: int) -> jax.Array:
-        return self._conv(channels, 1, name=f"final_layers_{stage}")(_wide(x))
+        return self._conv(channels, name=f"final_layers_{stage}")(_wide(x))
 
     def _with_scale(self, stage: int, x: jax.Array, maps: jax.Array, train: bool) -> jax.Array:
         if not self.scale:
             return maps
         name, k = f"conv_scale_layers_{stage}", self.num_joints
-        alpha = self._conv(k, 1, name=f"{name}_0")(_wide(x))
+        alpha = self._conv(k, name=f"{name}_0")(_wide(x))
         alpha = nn.relu(BatchNorm(self.batch_groups, dtype=self.dtype, name=f"{name}_1")(alpha, train=train))
-        zeros = nn.initializers.zeros
-        alpha = self._conv(k, SCALE_KERNEL, feature_group_count=k, kernel_init=zeros, name=f"{name}_3")(alpha)
+        options = {"use_bias": True, "kernel_init": nn.initializers.zeros, "dtype": param_dtype(self.dtype)}
+        alpha = DepthwiseConv(SCALE_KERNEL, **options, name=f"{name}_3")(alpha)
         return jnp.concatenate([alpha, maps], -1)
 
-    def _conv(self, channels: int, size: int, *, kernel_init: Any = narrow, **options: Any) -> nn.Conv:
-        """With bias; its input is float32 at least, and so are the maps."""
-        options |= {"kernel_init": kernel_init, "param_dtype": param_dtype(self.dtype)}
-        return nn.Conv(channels, (size, size), padding=size // 2, **options)
+    def _conv(self, channels: int, *, name: str) -> nn.Conv:
+        """1x1, with bias; its input is float32 at least, and so are the maps."""
+        return nn.Conv(channels, (1, 1), kernel_init=narrow, param_dtype=param_dtype(self.dtype), name=name)
 
     def split(self, maps: tuple[jax.Array, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """The two outputs by name: "alpha", "heatmap", "tag", each (..., K), whichever the net has.

@@ -174,9 +174,9 @@ def test_alpha_changes_the_targets_and_is_held_by_lambda():
     strong = dataclasses.replace(SWAHR, penalty=5.0)
     assert penalty == 0 and gradient > 0  # alpha starts at 0
     assert value_and_alpha_gradient(strong)[0] == value
-    value, penalty, _ = value_and_alpha_gradient(SWAHR, 0.01)
+    value, penalty, _ = value_and_alpha_gradient(SWAHR, 0.5)
     assert penalty > 0
-    np.testing.assert_allclose(value_and_alpha_gradient(strong, 0.01)[0] - value, 4 * penalty, rtol=1e-4)
+    np.testing.assert_allclose(value_and_alpha_gradient(strong, 0.5)[0] - value, 4 * penalty, rtol=1e-3)
 
 
 @pytest.mark.parametrize("project", [True, False])

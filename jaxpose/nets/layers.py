@@ -124,12 +124,19 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
     bottom, right = (h - 1) // stride * stride + 1, (w - 1) // stride * stride + 1
     # Summed in float32 at least, as the convolution does.
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    y = sum(
-        jax.lax.slice(padded, (0, i, j, 0), (b, i + bottom, j + right, c), (1, stride, stride, 1)) * kernel[i, j, 0]
-        for i in range(size)
-        for j in range(size)
-    )
-    return y.astype(x.dtype)
+
+    def row(i: int | jax.Array) -> jax.Array:
+        from_row = jax.lax.dynamic_slice_in_dim(padded, i, bottom, 1) if size > 3 else padded[:, i : i + bottom]
+        return sum(
+            jax.lax.slice(from_row, (0, 0, j, 0), (b, bottom, j + right, c), (1, stride, stride, 1)) * kernel[i, j, 0]
+            for j in range(size)
+        )
+
+    if size <= 3:
+        return sum(row(i) for i in range(size)).astype(x.dtype)
+    # As a loop the wide sum is taken once; fused into what reads it, it would be taken once for every reader.
+    zeros = jnp.zeros(row(0).shape, kernel.dtype)
+    return jax.lax.fori_loop(0, size, lambda i, y: y + row(i), zeros).astype(x.dtype)
 
 
 @jax.custom_vjp

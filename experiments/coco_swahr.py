@@ -5,6 +5,7 @@ loss of SWAHR (Luo 2021, arXiv 2012.15175).
   python -m experiments.coco_swahr --preset w32_512 --data DIR --init hrnet_w32-imagenet.pth
   python -m experiments.coco_swahr --preset w48_640 --data DIR --init hrnet_w48-imagenet.pth
   python -m experiments.coco_swahr --preset higher_w32_512 --data DIR --init hrnet_w32-imagenet.pth    the baseline
+  python -m experiments.coco_swahr --preset higher_w48_640 --data DIR --init hrnet_w48-imagenet.pth
   python -m experiments.coco_swahr --eval-only RUN --data DIR --scales 0.5 1 2
 
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations. The learning rate is that of the

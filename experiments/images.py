@@ -207,7 +207,7 @@ def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: ru
     view.curves(events, plots / "curves.png")
     shown = range(min(16, len(source)))
     records = [source.image(i) for i in shown]
-    pictures = [coco.decode_picture(r["jpeg"], r["file_name"]) for r in records]
+    pictures = [np.asarray(coco.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
     if task.config["loss"]["targets"] == "scale_adaptive":
         size, factor = scale_against_size(task, variables, source, config, parallel.make_mesh())
         if len(size) > 2:

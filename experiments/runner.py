@@ -418,7 +418,8 @@ def last_scores(run_log: Log) -> dict[str, float]:
 
 def summary_line(scores: Mapping[str, float]) -> str:
     """The numbers that one looks at first."""
-    shown = ("PCKh@0.5", "PCKh@0.1", "AUC", "AP", "AP50", "AP75", "AR", "EPE", "pearson", "calibration_error")
+    shown = ("PCKh@0.5", "PCKh@0.1", "AUC", "AP", "AP50", "AP75", "AR", "AP_easy", "AP_medium", "AP_hard", "people_per_image",
+             "scale_pearson", "EPE", "pearson", "calibration_error")  # fmt: skip
     return "  ".join(f"{k} {scores[k]:.3f}" for k in shown if k in scores)
 
 

@@ -40,14 +40,22 @@ def _save(figure, path: str | Path) -> Path:
 
 
 def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
-    """Loss and AP against the step, from the events of a run's log.jsonl."""
+    """Loss, EPE or the terms of the loss, and AP against the step, from the events of a run's log.jsonl."""
     plt = _pyplot()
     train = [e for e in events if e["event"] == "train"]
     evals = [e for e in events if e["event"] == "eval" and "AP" in e]  # without annotations there is none
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
-    for axis, key, title in ((axes[0], "loss", "training loss"), (axes[1], "epe", "training EPE (input px)")):
-        axis.plot([e["step"] for e in train], [e[key] for e in train], color=RIGHT, lw=1)
-        axis.set(title=title, xlabel="step")
+    steps = [e["step"] for e in train]
+    axes[0].plot(steps, [e["loss"] for e in train], color=RIGHT, lw=1)
+    axes[0].set(title="training loss", xlabel="step")
+    if train and "epe" in train[0]:
+        axes[1].plot(steps, [e["epe"] for e in train], color=RIGHT, lw=1)
+        axes[1].set(title="training EPE (input px)", xlabel="step")
+    else:  # whole images: what the loss is made of, before its factors
+        for term in ("map_loss", "scale_loss", "pull", "push"):
+            axes[1].plot(steps, [e.get(term, np.nan) for e in train], lw=1, label=term)
+        axes[1].set(title="terms of the loss", xlabel="step", yscale="log")
+        axes[1].legend(fontsize=8)
     axes[2].plot([e["step"] for e in evals], [e["AP"] for e in evals], "o-", color=LEFT, ms=4)
     axes[2].set(title="AP on the evaluation set", xlabel="step", ylim=(0, 1))
     return _save(figure, path)

@@ -1,4 +1,4 @@
-"""The pages of heatmaps, integral regression and MPII: presets, methods, schedules, tiny runs."""
+"""The pages: presets; and those of heatmaps, integral regression and MPII:, methods, schedules, tiny runs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def page(name: str):
 def test_the_pages_are_found():
     assert set(PAGES) == {
         "coco_rle", "coco_simple_baseline", "coco_hrnet", "coco_integral", "coco_debias", "mpii_rle", "mpii_integral",
+        "coco_swahr", "crowdpose_swahr",
     }  # fmt: skip
 
 

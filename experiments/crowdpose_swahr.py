@@ -1,0 +1,55 @@
+"""HigherHRNet and SWAHR on CrowdPose (Luo 2021, table 10): 14 joints, crowds.
+
+  python -m experiments.crowdpose_swahr --preset w48_640 --data CROWDPOSE --init hrnet_w48-imagenet.pth
+  python -m experiments.crowdpose_swahr --preset higher_w48_640 --data CROWDPOSE --init hrnet_w48-imagenet.pth
+  python -m experiments.crowdpose_swahr --eval-only RUN --data CROWDPOSE --val-split test --scales 0.5 1 2
+
+CROWDPOSE is a folder in the layout of HigherHRNet's code (json/crowdpose_{trainval,test}.json, images/) or of mmpose. The published
+runs train on trainval and evaluate on test. CrowdPose annotates no areas: 0.53 w h of the box is a person's.
+
+Numbers: those of the CrowdPose API (easy, medium and hard are the crowdIndex of the image below 0.2, up to 0.8, above); beside
+them AP_*_existing, the same without the API's -1 for what has no ground truth.
+
+Published (test, flip test), AP, AP50, AP75, easy, medium, hard:
+  w48_640          71.6  88.5  77.6  78.9  72.4  63.0      at three scales 73.8  90.5  79.9  81.2  74.7  64.7
+  higher_w48_640   65.9  86.4  70.6  73.3  66.5  57.9
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+from experiments import coco_swahr, families, images, runner
+from jaxpose.data import crowdpose
+from jaxpose.evaluation import crowdpose_average_precision
+from jaxpose.skeleton import Skeleton
+
+SPLITS = {"train_split": "trainval", "val_split": "test"}
+PRESETS = {name: replace(coco_swahr.PRESETS[name], **SPLITS) for name in ("tiny", "w48_640", "higher_w48_640")}
+
+
+def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> runner.Data:
+    """CrowdPose's splits with its own numbers."""
+    if config.data is None:
+        raise ValueError("--data: name CrowdPose's folder (json/ or annotations/ with its JSON files, images/); no people are "
+                         "made for it")  # fmt: skip
+    data = images.load(config, skeleton=skeleton, reader=crowdpose)
+    if data.ground_truth is None:
+        return data
+    return dataclasses.replace(
+        data,
+        own_scores=lambda predictions, config: crowdpose_average_precision(
+            data.ground_truth, predictions["records"], sigmas=data.val.skeleton.sigmas
+        ),
+    )
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    return families.bottom_up_main(
+        PRESETS, name="crowdpose_swahr", default="tiny", description=__doc__, argv=argv, load=load
+    )
+
+
+if __name__ == "__main__":
+    runner.command(main)

@@ -1,0 +1,152 @@
+"""The bottom-up pages from flags to result JSON: training, evaluation at one and more scales, resuming, CrowdPose, bad flags."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import coco_swahr, crowdpose_swahr, families, images, runner
+from jaxpose import train
+from jaxpose.data import coco
+from jaxpose.evaluation import results
+from jaxpose.nets import HigherHRNet, HRNet, Upsampled
+from jaxpose.skeleton import COCO17
+from jaxpose.tasks import describe
+from tests import test_data_crowdpose, tiny_coco
+
+SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "8", "8", "--dilations", "1", "--batch-size", "8",
+         "--log-every", "1", "--warmup-epochs", "0"]  # fmt: skip
+
+
+def config_of(*flags: str, preset: str = "tiny"):
+    flags = ["--preset", preset, *flags]
+    return runner.parse(coco_swahr.PRESETS, name="coco_swahr", default="tiny", description="", argv=flags)
+
+
+@pytest.mark.parametrize(("preset", "scale"), [("w32_512", True), ("w48_640", True), ("higher_w32_512", False)])
+def test_published_presets_make_higher_hrnet(preset, scale):
+    net = describe.build(families.bottom_up_task(config_of(preset=preset), COCO17).config["net"])
+    width = int(preset.removeprefix("higher_")[1:3])
+    assert net == HigherHRNet(HRNet(width), 17, scale=scale)
+
+
+def test_the_published_schedule():
+    """SWAHR's: from 0.1 of the rate over 3 epochs, then in a line to 0; HigherHRNet's steps."""
+    config = config_of(preset="w32_512")
+    rate = runner.make_schedule(config, config.learning_rate, 100.0)
+    found = [float(rate(t)) for t in (0, 300, 15150, 30000)]
+    np.testing.assert_allclose(found, [2e-4, 2e-3, 1e-3, 0], atol=1e-9)
+    config = config_of(preset="higher_w32_512")
+    rate = runner.make_schedule(config, config.learning_rate, 100.0)
+    np.testing.assert_allclose([float(rate(t)) for t in (0, 19999, 20001, 26001)], [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-5)
+    with pytest.raises(ValueError, match="warmup_steps=30 must be 0 or more and below the 30 steps"):
+        train.linear_decay(1e-3, steps=30, warmup_steps=30)
+
+
+def test_a_resnet_gets_deconvolutions():
+    net = describe.build(families.bottom_up_task(config_of("--depth", "34"), COCO17).config["net"])
+    assert isinstance(net.backbone, Upsampled) and net.backbone.backbone.depth == 34
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--test-size", "100"], "--test-size 100: expected a multiple of 64"),
+    (["--scales", "0.5"], r"--scales \(0.5,\): expected positive numbers with 1 among them"),
+    (["--warmup-start", "0"], "--warmup-start 0.0: expected a part of the learning rate"),
+])  # fmt: skip
+def test_flags_are_checked_at_the_door(flags, message, tmp_path, prepared):
+    with pytest.raises(ValueError, match=message):
+        coco_swahr.main(["--out", str(tmp_path), "--data-dir", str(prepared), "--synthetic-images", "24", *flags])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, prepared):
+    """A run of two epochs, its flags and its scores."""
+    out = tmp_path_factory.mktemp("swahr")
+    flags = ["--data-dir", str(prepared), "--synthetic-images", "24", *SMALL]
+    scores = coco_swahr.main(["--out", str(out), *flags, "--epochs", "2", "--people.detection-threshold", "0.001"])
+    return out, flags, scores
+
+
+@pytest.mark.slow
+def test_a_run_leaves_numbers_and_pictures(trained):
+    out, _, scores = trained
+    events = runner.Log(out).events()
+    first = next(e for e in events if e["event"] == "train")
+    assert {"map_loss", "scale_loss", "pull", "push"} <= set(first) and np.isfinite(first["loss"])
+    assert {"AP", "people_per_image", "scale_pearson"} <= set(scores)
+    found = results.read(out / "results" / f"step_{events[-1]['step']}.json", num_joints=17)
+    assert found and {"image_id", "category_id", "keypoints", "score"} <= set(found[0])
+    for picture in ("curves", "scale_maps", "scale_against_size", "predictions"):
+        assert (out / "plots" / f"{picture}.png").stat().st_size > 3000
+
+
+@pytest.mark.slow
+def test_the_checkpoint_is_evaluated_by_host_and_device_and_at_scales(trained, capsys):
+    out, flags, scores = trained
+    flags = ["--eval-only", str(out), *flags, "--no-plots"]
+    one = coco_swahr.main(flags)
+    assert one["AP"] == pytest.approx(scores["AP"]) and one["people_per_image"] == scores["people_per_image"]
+    device = coco_swahr.main([*flags, "--group-on", "device"])
+    assert device["people_per_image"] == pytest.approx(one["people_per_image"], abs=0.5)
+    more = coco_swahr.main([*flags, "--scales", "0.5", "1", "--fit", "long"])
+    assert np.isfinite(more["AP"])
+    written = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert written["results"].endswith("_scales_0.5_1.json")
+
+
+@pytest.mark.slow
+def test_a_linear_decay_is_not_resumed_with_other_epochs(trained):
+    out, flags, _ = trained
+    with pytest.raises(ValueError, match="--epochs was 2.0, is 3.0"):
+        coco_swahr.main(["--out", str(out), *flags, "--epochs", "3", "--people.detection-threshold", "0.001"])
+
+
+@pytest.mark.slow
+def test_crowdpose_from_its_own_layout_to_its_own_numbers(tmp_path):
+    with pytest.raises(ValueError, match="--data: name CrowdPose's folder"):
+        crowdpose_swahr.main(["--out", str(tmp_path)])
+    folder = test_data_crowdpose.write(tmp_path / "crowd")
+    flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *SMALL, "--train-split", "test"]
+    flags += ["--loss.targets", "box", "--no-plots"]
+    scores = crowdpose_swahr.main([*flags, "--out", str(tmp_path / "run"), "--epochs", "2"])
+    assert {"AP", "AP_easy", "AP_medium", "AP_hard", "AP_hard_existing", "people_per_image"} <= set(scores)
+
+
+@pytest.mark.slow
+def test_images_with_crowds_alone_and_without_anybody_are_trained_on(tmp_path, caplog):
+    """All images: two with people, one of which has more than there is room for, one with a crowd alone, one empty."""
+    folder = tmp_path / "crowds"
+    tiny_coco.write(folder, split="train")
+    path, _ = coco.find(folder, "train")
+    data = json.loads(path.read_text())
+    first, last = data["images"][0]["id"], data["images"][-1]["id"]
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] not in (last,)]
+    crowd = dict(data["annotations"][0], id=10**6, image_id=last, iscrowd=1, num_keypoints=0)
+    crowd |= {"keypoints": [0] * len(crowd["keypoints"]), "segmentation": [[5, 5, 40, 5, 40, 40, 5, 40]]}
+    more = [dict(a, id=2 * 10**6 + i) for i, a in enumerate(data["annotations"]) if a["image_id"] == first] * 1
+    data["annotations"] += [crowd, *more]
+    path.write_text(json.dumps(data))
+    flags = ["--data", str(folder), "--val-split", "train", "--data-dir", str(tmp_path / "data"), *SMALL, "--no-plots"]
+    flags += ["--choose", "all", "--padded-people", "1", "--out", str(tmp_path / "run"), "--epochs", "4"]
+    scores = coco_swahr.main([*flags, "--batch-size", "2", "--no-flip-test"])
+    events = [e for e in runner.Log(tmp_path / "run").events() if e["event"] == "train"]
+    assert all(np.isfinite(e["loss"]) for e in events) and np.isfinite(scores["AP"])
+    assert "have more than max_people=1 labelled persons" in caplog.text
+
+
+def test_results_keep_the_people_and_their_scores():
+    poses = np.zeros((2, 3, 17, 3))
+    poses[0, 0] = (5.0, 6.0, 0.5)
+    predictions = {
+        "poses": poses, "scores": np.array([[0.5, 0, 0], [0, 0, 0]]), "image_id": np.array([7, 9]),
+        "valid": np.array([[True, False, False], [False] * 3]),
+    }  # fmt: skip
+    (record,) = images.records_of(predictions, category_id=1)
+    assert record["image_id"] == 7 and record["score"] == 0.5 and record["keypoints"][:3] == [5.0, 6.0, 0.5]

@@ -1,4 +1,4 @@
-"""What the ablations share: crops of synthetic people in memory, one training, the file of finished runs, table and curves.
+"""What the ablations share: synthetic people in memory, one training, the file of finished runs, table and curves.
 
 Runs go into `runs.jsonl` as they end; the same command again trains only what is missing there. So processes may share
 the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`), and a last call without flags prints the table.
@@ -101,11 +101,14 @@ def train_one(
     measure: Measure,
     clip_norm: float | None = 10.0,
     first: tuple[int, tasks.Task] | None = None,
+    finish: Callable[[tasks.Task, Any], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Train one row with one seed; the learning curve and the final numbers.
 
     Args:
+      data: its "train" holds the arrays of a batch, and perhaps more.
       measure: (predict function, task, variables) -> numbers of a point of the curve.
+      finish: (task, variables) -> numbers of the end alone.
       first: (steps, task): the first so many steps are trained with this task over the same variables.
     """
     schedule = train.multi_step(
@@ -118,7 +121,8 @@ def train_one(
     step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
     predict_fn = train.make_predict_step(task, mesh=mesh)
-    arrays = {k: data["train"][k] for k in ("image", "joints", "visibility")}
+    used = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")
+    arrays = {k: data["train"][k] for k in used if k in data["train"]}
     order = np.random.default_rng(seed)
     count, curve, started = len(arrays["image"]), [], time.perf_counter()
     persons = count // config.copies
@@ -133,7 +137,9 @@ def train_one(
             curve.append({**point, "diverged": int(state.first_bad), **numbers})
             if int(state.first_bad) >= 0:
                 break
-    return {"row": name, "seed": seed, "seconds": time.perf_counter() - started, "curve": curve, **curve[-1]}
+    seconds = time.perf_counter() - started
+    last = finish(task, state.variables) if finish is not None and int(state.first_bad) < 0 else {}
+    return {"row": name, "seed": seed, "seconds": seconds, "curve": curve, **curve[-1], **last}
 
 
 def predict_in_memory(predict_fn, variables, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
@@ -228,7 +234,11 @@ def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tu
 
 
 def run_all(
-    config: AblationConfig, rows: Mapping[str, Any], train_row: Callable[[str, ConfigT, dict, int], dict[str, Any]]
+    config: AblationConfig,
+    rows: Mapping[str, Any],
+    train_row: Callable[[str, ConfigT, dict, int], dict[str, Any]],
+    *,
+    load: Callable[[ConfigT, int], dict[str, Any]] = load,
 ) -> list[dict[str, Any]]:
     """Train what is missing, row by row and seed by seed, and give all runs that the config names."""
     unknown = [name for name in config.rows if name not in rows]

@@ -22,6 +22,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 SAMPLES = "images"
+USED = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")  # by a task, of a batch
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def train_batches(source, config: ImageConfig, mesh, *, start_step: int, total: 
         process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
     )  # fmt: skip
     for batch in host:
-        used = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")
-        yield parallel.global_batch({k: batch[k] for k in used}, mesh)
+        yield parallel.global_batch({k: batch[k] for k in USED}, mesh)
 
 
 def eval_batches(source, config: ImageConfig, **options: Any):

@@ -1,0 +1,187 @@
+"""Do scale-adaptive targets and the weight-adaptive loss help? Tables 3 to 6 of Luo 2021, on the embedded people.
+
+  python -m experiments.ablation_swahr                             the table and the curves, on whatever device JAX finds
+  python -m experiments.ablation_swahr --rows none both --seeds 0 --steps 300
+
+Rows, all with the same net (HigherHRNet's head on a small ResNet) and the same schedule:
+
+  none             HigherHRNet: the same sigma for everybody, the plain squared error
+  sahr             scale-adaptive targets, lambda 1
+  wahr             the weight-adaptive loss, gamma 0.01
+  both             SWAHR
+  shr              sigma by the size of the person's box (the naive way, table 4), as large on average as the fixed one
+  sahr_lambda_L    lambda 0.1, 0.5 (table 5)
+  wahr_gamma_G     gamma 1, 0.1, 0.001 (table 6)
+  sahr_std         ours: the exact power, alpha the change of the standard deviation (QUIRK S1)
+  none_half        `none`, the heatmaps at 1/2 alone (as tables 7 and 8 are measured)
+
+How runs are kept and shared between processes: `experiments/ablation.py`. Images are augmented once and kept in memory.
+
+Columns: AP; AP of persons of an area of 32^2 to 96^2 pixels of the picture (M) and above (L); AR; and of rows with scale maps
+Pearson's r between the learned factor of the standard deviation at a person's joints and the person's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from experiments import ablation, coco_swahr, families
+from experiments import images as walk
+from jaxpose import metrics, parallel, tasks
+from jaxpose.data import coco, images, synthetic
+from jaxpose.evaluation import average_precision
+from jaxpose.tasks import PeopleLoss
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    loss: PeopleLoss
+    maps: str = "both"
+
+
+NONE = PeopleLoss()
+SAHR = PeopleLoss(targets="scale_adaptive")
+WAHR = PeopleLoss(weighting="adaptive")
+ROWS = {
+    "none": Row(NONE),
+    "sahr": Row(SAHR),
+    "wahr": Row(WAHR),
+    "both": Row(replace(SAHR, weighting="adaptive")),
+    "shr": Row(PeopleLoss(targets="box")),
+    **{f"sahr_lambda_{x}": Row(replace(SAHR, penalty=x)) for x in (0.1, 0.5)},
+    **{f"wahr_gamma_{x}": Row(replace(WAHR, gamma=x)) for x in (1.0, 0.1, 0.001)},
+    "sahr_std": Row(replace(SAHR, order="exact", exponent="std")),
+    "none_half": Row(NONE, maps="half"),
+}
+
+
+@dataclass(frozen=True)
+class Config(ablation.AblationConfig):
+    """Settings of the ablation."""
+
+    rows: tuple[str, ...] = tuple(ROWS)
+    """Lines of the table; see ROWS in this file for all."""
+    steps: int = 2000
+    """Updates per run."""
+    batch_size: int = 8
+    learning_rate: float = 4e-3
+    images: int = 1200
+    """Synthetic images per seed, a fifth of them held out."""
+    copies: int = 6
+    """Augmented ones of every training image."""
+    size_wh: tuple[int, int] = (128, 128)
+    depth: int = 18
+    width: int = 32
+    deconvs: tuple[int, ...] = (96, 64, 16)
+    """Channels of the deconvolutions."""
+    dilations: tuple[int, ...] = (1, 1)
+    """Of the basic blocks at 1/2."""
+    sigma: float = 1.0
+    """Of the Gaussians, map pixels; the published 2 is for maps of 256."""
+    embedding: float = 0.01
+    """Factor of pull and push; the published 0.001 is for 300 epochs."""
+    out: Path = Path("runs/ablation_swahr")
+
+
+def load(config: Config, seed: int) -> dict[str, Any]:
+    """Synthetic people of one seed as arrays: augmented training images, held-out ones by shape, and what is known of them."""
+    held_out = max(config.images // 5, 1)
+    folder = synthetic.write_dataset(
+        config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
+        workers=config.workers,
+    )  # fmt: skip
+    sources = {split: coco.read(*coco.find(folder, split)).at_level("image") for split in ("train", "val")}
+    people = sources["train"].persons
+    return {
+        "skeleton": sources["train"].skeleton,
+        "ground_truth": sources["val"].ground_truth_json,
+        "train": augmented(sources["train"], config, seed),
+        "val": sources["val"],
+        "extent": float(people["box"][:, 2:].max(1).mean()) * min(config.size_wh) / 256,  # pictures are 256 high
+    }
+
+
+def augmented(source, config: Config, seed: int) -> dict[str, np.ndarray]:
+    """Every image `copies` times, each time augmented anew, as arrays."""
+
+    def make(i: int) -> dict[str, Any]:
+        epoch, index = divmod(i, len(source))
+        return images.sample(source, index, size_wh=config.size_wh, augment=config.augment, seed=seed, epoch=epoch)
+
+    total = config.copies * len(source)
+    with ThreadPoolExecutor(config.workers) as pool:
+        samples = list(tqdm.tqdm(pool.map(make, range(total)), total=total, leave=False))
+    return {key: np.stack([sample[key] for sample in samples]) for key in walk.USED}
+
+
+def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train one row with one seed; the learning curve and the final numbers."""
+    row = ROWS[name]
+    loss = replace(row.loss, sigma=config.sigma, embedding=config.embedding)
+    if loss.targets == "box":  # as wide on average
+        loss = replace(loss, base=data["extent"])
+    settings = replace(
+        coco_swahr.PRESETS["tiny"], size_wh=config.size_wh, depth=config.depth, width=config.width, deconvs=config.deconvs,
+        dilations=config.dilations, loss=loss, batch_size=config.batch_size, workers=config.workers,
+        people=tasks.FindPeople(project=False, maps=row.maps),
+    )  # fmt: skip
+    task, mesh = families.bottom_up_task(settings, data["skeleton"]), parallel.make_mesh()
+
+    def measure(predict_fn, task, variables):
+        predictions = walk.predict(predict_fn, variables, data["val"], task, settings, mesh)
+        records = walk.records_of(predictions, category_id=data["val"].category_id)
+        scores = average_precision(data["ground_truth"], records, sigmas=data["skeleton"].sigmas)
+        return {key: scores[key] for key in ("AP", "APM", "APL", "AR")}
+
+    def finish(task, variables):
+        if loss.targets != "scale_adaptive":
+            return {}
+        size, factor = walk.scale_against_size(task, variables, data["val"], settings, mesh)
+        return {"pearson": metrics.pearson(size, factor)}
+
+    return ablation.train_one(task, config, data, seed=seed, name=name, measure=measure, finish=finish)
+
+
+def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """AP against the step, the mean over the seeds with its range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 6))
+    for i, name in enumerate(dict.fromkeys(run["row"] for run in runs)):
+        mine = [run for run in runs if run["row"] == name]
+        points = min(len(run["curve"]) for run in mine)
+        values = np.array([[point["AP"] for point in run["curve"][:points]] for run in mine])
+        steps = [point["step"] for point in mine[0]["curve"][:points]]
+        axis.plot(steps, values.mean(0), color=f"C{i % 10}", ls="-" if i < 10 else "--", label=name)
+        axis.fill_between(steps, values.min(0), values.max(0), color=f"C{i % 10}", alpha=0.15)
+    axis.set(title="AP on held-out images", xlabel="step")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+    config = ablation.parse(Config, __doc__, argv)
+    runs = ablation.run_all(config, ROWS, train_row, load=load)
+    print(ablation.table(runs, ("AP", "APM", "APL", "AR", "pearson")))
+    try:
+        plot(runs, config.out / "curves.png")
+    except ImportError:
+        print("no curves.png: pip install 'jaxpose[plot]'")
+    return runs
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,7 @@ PRESETS = {
     "tiny": replace(
         W32, backbone="resnet", depth=18, width=16, deconvs=(48, 32, 16), dilations=(1, 1), size_wh=(192, 192),
         augment="light", people=FindPeople(project=False), batch_size=16, epochs=12, learning_rate=4e-3, warmup_epochs=1,
-        eval_every=3,
+        eval_every=3, flip_test=False,
     ),
     "w32_512": W32,
     "w48_640": W48,

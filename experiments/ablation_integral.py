@@ -28,14 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from experiments import ablation
 from jaxpose import tasks
-from jaxpose.nets import HeatmapNet, resnet
+from jaxpose.nets import HeatmapNet, ResNet
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
 MAPS = MapLoss(sigma=1.0, weight=100.0)
@@ -54,22 +51,6 @@ class Row:
     joints: JointLoss
     read: Readout
     opening: bool = False  # whether the map loss ends after the first steps
-
-
-class Stride16(nn.Module):
-    """A ResNet without its last stage, 2x3 pixels of these small crops: images (B, H, W, 3) -> (B, H / 16, W / 16, C)."""
-
-    depth: int
-    width: int
-    dtype: Any = jnp.float32
-    batch_groups: int = 1
-
-    @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = resnet.stem(self, images, train=train)
-        for number in (1, 2, 3):
-            x = resnet.layer(self, x, number, train=train)
-        return x
 
 
 def integral(beta: float, compensate: bool, rectify: bool = False) -> Readout:
@@ -115,7 +96,8 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     row = ROWS[name]
 
     def task(maps: MapLoss) -> tasks.Task:
-        net = HeatmapNet(Stride16(config.depth, config.width), data["skeleton"].num_joints, deconvs=config.deconvs)
+        backbone = ResNet(config.depth, config.width, stages=3)
+        net = HeatmapNet(backbone, data["skeleton"].num_joints, deconvs=config.deconvs)
         return tasks.heatmaps(
             net, skeleton=data["skeleton"], size_wh=config.size_wh, maps=maps, joints=row.joints, read=row.read
         )

@@ -43,6 +43,8 @@ class BackboneConfig(runner.RunConfig):
     """The net that makes the features."""
     depth: Literal[18, 34, 50, 101, 152] = 50
     """Depth of the ResNet."""
+    resnet_stages: Literal[1, 2, 3, 4] = 4
+    """Stages of the ResNet; each that is left out halves its stride of 32, which suits small images."""
     width: int | None = None
     """Channels of the ResNet's stem (published: 64), of HRNet's finest branch (32 or 48), or of MobileNetV2's stem (32); none:
     64 or 32."""
@@ -122,7 +124,7 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     match config.backbone:
         case "resnet":
-            return ResNet(depth=config.depth, width=config.width or 64, **options)
+            return ResNet(depth=config.depth, width=config.width or 64, stages=config.resnet_stages, **options)
         case "hrnet":
             return HRNet(width=config.width or 32, **options)
         case "mobilenet_v2":

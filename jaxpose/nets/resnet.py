@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (B, H, W, 3) -> features (B, ceil(H / 32), ceil(W / 32), C); C = 8 width, or 32 width from depth 50 on.
+    """Images (B, H, W, 3) -> features (B, ceil(H / s), ceil(W / s), C), s = 32; C = 8 width, or 32 width from depth 50 on.
 
     Collections: params (float32) and batch_stats. Parameter names follow torchvision's: conv1, bn1,
     layer{1-4}_{i} / conv{1-3}, bn{1-3}, downsample_conv, downsample_bn.
@@ -71,6 +71,7 @@ class ResNet(nn.Module):
         of BatchNorm are float32 all the same. Features come out in this dtype (float64 images or parameters are
         not cast down).
       batch_groups: in training BatchNorm sees the whole (global) batch; g > 1: g consecutive parts of it apart.
+      stages: how many of the four there are; each that is left out halves stride and channels, which suits small images.
 
     >>> net = ResNet(depth=18, width=8)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 48, 3)))
@@ -82,20 +83,23 @@ class ResNet(nn.Module):
     width: int = 64
     dtype: Any = jnp.float32
     batch_groups: int = 1
+    stages: int = 4
 
     def __post_init__(self):
         check_attributes(self)
+        if self.stages not in (1, 2, 3, 4):
+            raise ValueError(f"stages={self.stages}: expected 1, 2, 3 or 4")
         super().__post_init__()
 
     @property
     def num_features(self) -> int:
         """Channels of the last feature map."""
-        return 8 * self.width * (4 if STAGES[self.depth][1] else 1)
+        return 2 ** (self.stages - 1) * self.width * (4 if STAGES[self.depth][1] else 1)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         x = stem(self, images, train=train)
-        for number in (1, 2, 3, 4):
+        for number in range(1, self.stages + 1):
             x = layer(self, x, number, train=train)
         return x
 

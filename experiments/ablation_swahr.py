@@ -3,9 +3,9 @@
   python -m experiments.ablation_swahr                             the table and the curves, on whatever device JAX finds
   python -m experiments.ablation_swahr --rows none both --seeds 0 --steps 300
 
-Rows, all with the same net (HigherHRNet's head on a small ResNet) and the same schedule:
+Rows, all with the same net (HigherHRNet's head on the first half of a small ResNet) and the same schedule:
 
-  none             HigherHRNet: the same sigma for everybody, the plain squared error
+  none             as HigherHRNet: the same sigma for everybody, the plain squared error
   sahr             scale-adaptive targets, lambda 1
   wahr             the weight-adaptive loss, gamma 0.01
   both             SWAHR
@@ -70,7 +70,7 @@ class Config(ablation.AblationConfig):
 
     rows: tuple[str, ...] = tuple(ROWS)
     """Lines of the table; see ROWS in this file for all."""
-    steps: int = 2000
+    steps: int = 1500
     """Updates per run."""
     batch_size: int = 8
     learning_rate: float = 4e-3
@@ -81,8 +81,10 @@ class Config(ablation.AblationConfig):
     size_wh: tuple[int, int] = (128, 128)
     depth: int = 18
     width: int = 32
-    deconvs: tuple[int, ...] = (96, 64, 16)
-    """Channels of the deconvolutions."""
+    resnet_stages: int = 2
+    """Stages of the ResNet: of small pictures a stride of 32 leaves too little."""
+    deconvs: tuple[int, ...] = (32,)
+    """Channels of the deconvolutions that bring its features to stride 4."""
     dilations: tuple[int, ...] = (1, 1)
     """Of the basic blocks at 1/2."""
     sigma: float = 1.0
@@ -130,8 +132,9 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     if loss.targets == "box":  # as wide on average
         loss = replace(loss, base=data["extent"])
     settings = replace(
-        coco_swahr.PRESETS["tiny"], size_wh=config.size_wh, depth=config.depth, width=config.width, deconvs=config.deconvs,
-        dilations=config.dilations, loss=loss, batch_size=config.batch_size, workers=config.workers,
+        coco_swahr.PRESETS["tiny"], size_wh=config.size_wh, depth=config.depth, width=config.width,
+        resnet_stages=config.resnet_stages, deconvs=config.deconvs, dilations=config.dilations, loss=loss,
+        batch_size=config.batch_size, workers=config.workers,
         people=tasks.FindPeople(project=False, maps=row.maps),
     )  # fmt: skip
     task, mesh = families.bottom_up_task(settings, data["skeleton"]), parallel.make_mesh()

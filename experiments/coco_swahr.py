@@ -44,10 +44,12 @@ W48 = replace(
 STEPS = {"loss": PeopleLoss(), "people": FindPeople(), "decay": "milestones", "milestones": (200, 260), "warmup_epochs": 0,
          "learning_rate": 1e-3}  # fmt: skip
 PRESETS = {
+    # Small pictures: a stride of 32 would leave too little of them, sigma 2 would be a hand's breadth; a short run: the tags
+    # have to part quickly.
     "tiny": replace(
-        W32, backbone="resnet", depth=18, width=16, deconvs=(48, 32, 16), dilations=(1, 1), size_wh=(192, 192),
-        augment="light", people=FindPeople(project=False), batch_size=16, epochs=12, learning_rate=4e-3, warmup_epochs=1,
-        eval_every=3, flip_test=False,
+        W32, backbone="resnet", depth=18, width=32, resnet_stages=2, deconvs=(32,), dilations=(1, 1), size_wh=(128, 128),
+        augment="light", flip_test=False, loss=replace(SWAHR, sigma=1.0, embedding=0.01), people=FindPeople(project=False),
+        batch_size=8, epochs=16, learning_rate=4e-3, warmup_epochs=0.5, eval_every=2,
     ),
     "w32_512": W32,
     "w48_640": W48,

@@ -52,10 +52,10 @@ def with_method(config: Config) -> Config:
     smooth_l1 = JointLoss("smooth_l1", variant="mmpose")
     changes = {
         "sbl": dict(maps=replace(maps, weight=1.0), read=replace(config.read, confidence="peak")),
-        "ipr": dict(maps=families.NO_MAPS, joints=JointLoss("l1"), read=read),
+        "ipr": dict(maps=replace(maps, kind="none"), joints=JointLoss("l1"), read=read),
         "l_de": dict(maps=maps, joints=JointLoss("l1"), read=read),
         "l_aug": dict(maps=maps, joints=JointLoss("l1"), read=read, first="both"),
-        "debias": dict(maps=families.NO_MAPS, joints=JointLoss("l1"), read=read),
+        "debias": dict(maps=replace(maps, kind="none"), joints=JointLoss("l1"), read=read),
         "ours": dict(maps=maps, joints=JointLoss("l1"), read=read, first="both"),
         "dsnt": dict(maps=MapLoss("js"), joints=smooth_l1, read=replace(read, beta=1.0)),
         "mmpose_ipr": dict(maps=MapLoss("softmax_mse"), joints=smooth_l1, read=replace(read, beta=1.0)),

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from experiments import families, persons, runner
-from jaxpose.tasks import JointLoss, Likelihood, MapLoss, Readout
+from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def with_method(config: Config) -> Config:
             maps = replace(MAPS[number], weight=1.0)
             return replace(config, maps=maps, joints=JointLoss(), read=Readout("argmax"), first_epochs=0)
         case "I":
-            maps = MAPS.get(number, families.NO_MAPS)
+            maps = MAPS.get(number, NO_MAP_LOSS)
             if config.map_weight is not None:
                 maps = replace(maps, weight=config.map_weight)
             read = Readout("soft_argmax", beta=beta, confidence=config.read.confidence)

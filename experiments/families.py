@@ -32,8 +32,6 @@ from jaxpose.nets import (
     Upsampled,
 )  # fmt: skip
 
-NO_MAPS = tasks.MapLoss("none")
-
 
 @dataclass(frozen=True)
 class BackboneConfig(runner.RunConfig):
@@ -74,7 +72,7 @@ class RegressionConfig(BackboneConfig, persons.PersonConfig):
     """The loss."""
     outside: Literal["keep", "mask"] = "keep"
     """Labelled joints outside the crop: keep (official) or mask (mmpose)."""
-    auxiliary: tasks.MapLoss = NO_MAPS
+    auxiliary: tasks.MapLoss = tasks.NO_MAP_LOSS
     """A heatmap loss beside it, on a parallel head (RLE table 14); kind "none": no such head."""
     deconvs: tuple[int, ...] | None = None
     """Channels of the deconvolutions of --head integral and of the auxiliary head; none: three of 256, for HRNet no such layer."""

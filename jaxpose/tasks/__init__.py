@@ -15,12 +15,12 @@ from jaxpose.tasks.bottom_up import FindPeople, PeopleLoss, bottom_up, find_peop
 from jaxpose.tasks.describe import build
 from jaxpose.tasks.heatmap import JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, predictive_density, regression
-from jaxpose.tasks.supervision import MapLoss
+from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
-    "IMAGENET", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "FindPeople", "JointLoss", "Likelihood", "MapLoss", "PeopleLoss",
-    "Preprocess", "Readout", "Task", "bottom_up", "find_people", "from_config", "heatmaps", "predictive_density", "regression",
-    "read_joints", "scale_factors",
+    "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "FindPeople", "JointLoss",
+    "Likelihood", "MapLoss", "PeopleLoss", "Preprocess", "Readout", "Task", "bottom_up", "find_people",
+    "from_config", "heatmaps", "predictive_density", "read_joints", "regression", "scale_factors",
 ]  # fmt: skip
 
 

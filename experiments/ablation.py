@@ -102,6 +102,7 @@ def train_one(
     clip_norm: float | None = 10.0,
     first: tuple[int, tasks.Task] | None = None,
     finish: Callable[[tasks.Task, Any], dict[str, Any]] | None = None,
+    flip_test: bool = True,
 ) -> dict[str, Any]:
     """Train one row with one seed; the learning curve and the final numbers.
 
@@ -109,6 +110,7 @@ def train_one(
       data: its "train" holds the arrays of a batch, and perhaps more.
       measure: (predict function, task, variables) -> numbers of a point of the curve.
       finish: (task, variables) -> numbers of the end alone.
+      flip_test: of the predict function.
       first: (steps, task): the first so many steps are trained with this task over the same variables.
     """
     schedule = train.multi_step(
@@ -120,7 +122,7 @@ def train_one(
     boundary, opening = first or (0, task)
     step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
-    predict_fn = train.make_predict_step(task, mesh=mesh)
+    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=flip_test)
     used = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")
     arrays = {k: data["train"][k] for k in used if k in data["train"]}
     order = np.random.default_rng(seed)

@@ -22,6 +22,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 SAMPLES = "images"
+FAMILIES = ("bottom_up",)  # of tasks, see `jaxpose.tasks.from_config`
 USED = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")  # by a task, of a batch
 
 
@@ -39,6 +40,8 @@ class ImageConfig(runner.RunConfig):
     """Room for so many persons in a training image; none: as many as the fullest image has. Beyond it the smallest are masked."""
     test_size: int | None = None
     """Side of the image at test, a multiple of 64; none: the smaller of --size-wh."""
+    test_batch_size: int = 8
+    """Images at a time at test, rounded up to a multiple of the devices: the maps of an image of 512x768 pixels are 80 MB."""
     fit: Literal["short", "long"] = "short"
     """Which side that is: the short one, as published (one compilation for every shape of image), or the long one (a square)."""
     scales: tuple[float, ...] = (1.0,)
@@ -49,6 +52,11 @@ class ImageConfig(runner.RunConfig):
 
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> runner.Data:
     """The splits that the config names, as images; see `runner.open_splits`."""
+    side = test_size(config)
+    if side % 64 or side < 64:
+        raise ValueError(f"--test-size {side}: expected a multiple of 64")
+    if 1.0 not in config.scales or min(config.scales) <= 0:
+        raise ValueError(f"--scales {config.scales}: expected positive numbers with 1 among them, whose tags are taken")
     train_source, val = runner.open_splits(config, skeleton=skeleton, reader=reader)
     truth = val.ground_truth_json if len(val) else None
     whole = None if train_source is None else train_source.at_level("image")
@@ -64,11 +72,6 @@ def check(config: ImageConfig, data: runner.Data) -> None:
             f"split {config.train_split!r} of {config.data} has no images of --choose {config.choose}; "
             "--choose all takes those without anybody"
         )
-    side = test_size(config)
-    if side % 64 or side < 64:
-        raise ValueError(f"--test-size {side}: expected a multiple of 64")
-    if 1.0 not in config.scales or min(config.scales) <= 0:
-        raise ValueError(f"--scales {config.scales}: expected positive numbers with 1 among them, whose tags are taken")
 
 
 def count(config: ImageConfig, data: runner.Data) -> int:
@@ -97,10 +100,11 @@ def train_batches(source, config: ImageConfig, mesh, *, start_step: int, total: 
         yield parallel.global_batch({k: batch[k] for k in USED}, mesh)
 
 
-def eval_batches(source, config: ImageConfig, **options: Any):
+def eval_batches(source, config: ImageConfig, mesh, **options: Any):
     """Every image once, at the sizes of the test."""
+    rows = -(-config.test_batch_size // mesh.size) * mesh.size
     return images.eval_batches(
-        source, size=test_size(config), fit=config.fit, batch_size=config.batch_size, threads=config.workers,
+        source, size=test_size(config), fit=config.fit, batch_size=rows, threads=config.workers,
         process_index=jax.process_index(), process_count=jax.process_count(), **options,
     )  # fmt: skip
 
@@ -113,7 +117,7 @@ def predict(predict_fn, variables, source, task: tasks.Task, config: ImageConfig
       the index in the source.
     """
     people, chunks = tasks.FindPeople(**task.config["people"]), []
-    for batch in eval_batches(source, config, scales=config.scales):
+    for batch in eval_batches(source, config, mesh, scales=config.scales):
         views = {k: v for k, v in batch.items() if k.startswith("image") and k != "image_id"}
         maps = predict_fn(variables, parallel.global_batch(views, mesh))
         stride = batch["image"].shape[2] / maps["heatmap"].shape[2]
@@ -179,7 +183,7 @@ def scale_against_size(task: tasks.Task, variables, source, config: ImageConfig,
     first, last = (np.searchsorted(people["image"], np.arange(len(source)), side) for side in ("left", "right"))
     most, joints = max((last - first).max(initial=1), 1), source.skeleton.num_joints
     sizes, factors = [], []
-    for batch in eval_batches(source, config):
+    for batch in eval_batches(source, config, mesh):
         rows = len(batch["image"])
         keypoints, area = np.zeros((rows, most, joints, 3)), np.zeros((rows, most))
         for i, index in enumerate(batch["index"]):

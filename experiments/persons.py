@@ -24,6 +24,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 SAMPLES = "persons"
+FAMILIES = ("regression", "heatmaps")  # of tasks, see `jaxpose.tasks.from_config`
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 

@@ -148,7 +148,7 @@ def command(main) -> None:
 
 def check(config: RunConfig) -> None:
     """Raise a ValueError that names the flag, what it was given and what it takes."""
-    positive = ("batch_size", "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
+    positive = ("batch_size", "test_batch_size", "padded_people", "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
                 "base_batch_size", "workers")  # fmt: skip
     rules = {name: (lambda x: x > 0, "a positive number") for name in positive}
     rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "warmup_epochs", "checkpoint_every")}
@@ -368,7 +368,7 @@ def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):
 # What a resumed run may change. The rest makes the batches or the optimiser: with another value it would be another run.
 MAY_CHANGE = {
     "out", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones", "eval_every",
-    "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "fit", "scales", "group_on",
+    "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size", "fit", "scales", "group_on",
     "eval_only", "plots", "log_every", "workers", "multihost", "coordinator", "num_processes", "process_id", "init",
     "init_layout",
 }  # fmt: skip
@@ -393,6 +393,11 @@ def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, 
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.eval_only)
     config = dataclasses.replace(config, size_wh=tuple(stored["task"]["size_wh"]))
     data = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
+    if stored["task"]["family"] not in data.walk.FAMILIES:
+        raise ValueError(
+            f"--eval-only {config.eval_only} holds a task of the family {stored['task']['family']!r}, this page evaluates "
+            f"{' and '.join(data.walk.FAMILIES)}: use the page that trained it"
+        )
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import coco_swahr, crowdpose_swahr, families, images, runner
+from experiments import coco_rle, coco_swahr, crowdpose_swahr, families, images, runner
 from jaxpose import train
 from jaxpose.data import coco
 from jaxpose.evaluation import results
@@ -53,6 +53,7 @@ def test_a_resnet_gets_deconvolutions():
 @pytest.mark.parametrize(("flags", "message"), [
     (["--test-size", "100"], "--test-size 100: expected a multiple of 64"),
     (["--scales", "0.5"], r"--scales \(0.5,\): expected positive numbers with 1 among them"),
+    (["--test-batch-size", "0"], "--test-batch-size 0: expected a positive number"),
     (["--warmup-start", "0"], "--warmup-start 0.0: expected a part of the learning rate"),
 ])  # fmt: skip
 def test_flags_are_checked_at_the_door(flags, message, tmp_path, prepared):
@@ -99,6 +100,14 @@ def test_the_checkpoint_is_evaluated_by_host_and_device_and_at_scales(trained, c
     assert np.isfinite(more["AP"])
     written = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert written["results"].endswith("_scales_0.5_1.json")
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_by_the_page_that_trained_it(trained, prepared):
+    out, flags, _ = trained
+    message = "holds a task of the family 'bottom_up', this page evaluates regression and heatmaps"
+    with pytest.raises(ValueError, match=message):
+        coco_rle.main(["--eval-only", str(out), "--data-dir", str(prepared), "--synthetic-images", "24"])
 
 
 @pytest.mark.slow

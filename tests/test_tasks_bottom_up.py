@@ -233,11 +233,11 @@ def test_scale_factors_are_those_of_the_standard_deviation():
     images = np.zeros((1, 16, 16, 3), np.uint8)
     for exponent, expected in (("alpha", 1.5**-0.5), ("std", 1 / 1.5)):
         loss = dataclasses.replace(SWAHR, exponent=exponent)
-        task = tasks.bottom_up(net, skeleton=COCO17, size_wh=(16, 16), loss=loss)
+        task = tasks.bottom_up(net, skeleton=COCO17, size_wh=(32, 32), loss=loss)
         factors = tasks.scale_factors(task.config, task.init(jax.random.key(0)), images, net=net)
         np.testing.assert_allclose(factors, np.full((1, 8, 8, K), expected), rtol=1e-6)
     with pytest.raises(ValueError, match="no scale maps"):
-        tasks.scale_factors(task.config, tasks.bottom_up(Looking(), skeleton=COCO17, size_wh=(16, 16)).init(
+        tasks.scale_factors(task.config, tasks.bottom_up(Looking(), skeleton=COCO17, size_wh=(32, 32)).init(
             jax.random.key(0)), images, net=Looking())  # fmt: skip
 
 
@@ -259,6 +259,8 @@ def test_mistakes_are_named():
         tasks.bottom_up(tiny_net(scale=False), loss=SWAHR, **options)
     with pytest.raises(ValueError, match="the net has 14 joints"):
         tasks.bottom_up(tiny_net(joints=14), **options)
+    with pytest.raises(ValueError, match=r"size_wh=\(64, 72\): expected multiples of 32"):
+        tasks.bottom_up(tiny_net(), skeleton=COCO17, size_wh=(64, 72))
     with pytest.raises(ValueError, match="targets='wide'"):
         PeopleLoss(targets="wide")
     with pytest.raises(ValueError, match="gamma=0"):

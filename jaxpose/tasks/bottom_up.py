@@ -40,6 +40,8 @@ from jaxpose.tasks.base import (
 )  # fmt: skip
 from jaxpose.tasks.describe import build, describe
 
+COARSEST = 32
+
 
 @dataclass(frozen=True)
 class PeopleLoss:
@@ -131,7 +133,7 @@ def bottom_up(
       preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-      ValueError: an unknown option; scale-adaptive targets for a net without scale maps; a net for another skeleton.
+      ValueError: an unknown option; a size that 32 does not divide; scale-adaptive targets for a net without scale maps; a net for another skeleton.
 
     >>> from jaxpose.nets import HigherHRNet, HRNet
     >>> from jaxpose.skeleton import COCO17
@@ -140,6 +142,10 @@ def bottom_up(
     'fixed'
     """
     check_size(size_wh)
+    if any(side % COARSEST for side in size_wh):
+        raise ValueError(
+            f"size_wh={tuple(size_wh)}: expected multiples of {COARSEST}, the stride of the net's coarsest branch"
+        )
     to_input = preprocessor(preprocess)
     settings = loss
     if settings.targets == "scale_adaptive" and not getattr(net, "scale", True):

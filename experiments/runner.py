@@ -148,7 +148,8 @@ def command(main) -> None:
 
 def check(config: RunConfig) -> None:
     """Raise a ValueError that names the flag, what it was given and what it takes."""
-    positive = ("batch_size", "test_batch_size", "padded_people", "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
+    positive = ("batch_size", "test_batch_size", "padded_people",
+                "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
                 "base_batch_size", "workers")  # fmt: skip
     rules = {name: (lambda x: x > 0, "a positive number") for name in positive}
     rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "warmup_epochs", "checkpoint_every")}

@@ -133,7 +133,8 @@ def bottom_up(
       preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-      ValueError: an unknown option; a size that 32 does not divide; scale-adaptive targets for a net without scale maps; a net for another skeleton.
+      ValueError: an unknown option; a size that 32 does not divide; scale-adaptive targets for a net without scale maps; a net
+        for another skeleton.
 
     >>> from jaxpose.nets import HigherHRNet, HRNet
     >>> from jaxpose.skeleton import COCO17

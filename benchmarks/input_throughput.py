@@ -152,13 +152,12 @@ class _Runners:
 def _serve(pipe, core: int, start, arguments) -> None:
     os.sched_setaffinity(0, {core})  # before anything starts threads
     stream = start(*arguments)
-    answers = {"rate": _rate, "memory": _memory, "versions": lambda stream: versions()}
     while True:
         try:
             what, *rest = pipe.recv()
         except EOFError:
             return
-        pipe.send(answers[what](stream, *rest))
+        pipe.send(ANSWERS[what](stream, *rest))
 
 
 def _rate(stream, batches: int, batch: int) -> tuple[float, float]:
@@ -182,6 +181,9 @@ def _memory(stream, samples: int) -> dict:
 
 def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+ANSWERS = {"rate": _rate, "memory": _memory, "versions": lambda stream: versions()}
 
 
 def _ours(data: Path, work: Path, options: Options):

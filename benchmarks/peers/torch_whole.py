@@ -70,20 +70,22 @@ class WholeImages(Dataset):
         mask, people = self.mask(entry), self.labelled(entry)
         step = -1 if flip else 1
         image = cv2.warpAffine(image, self.affine(centre, side, rotation, 1), self.size_wh, flags=cv2.INTER_LINEAR)
-        pixels = np.transpose(image[:, ::step], (2, 0, 1)).astype(np.float32) / 255
+        pixels = np.transpose(image[:, ::step], (2, 0, 1)).astype(np.float32, order="C")  # else the rest is slow
+        pixels /= 255
+        pixels -= MEAN
+        pixels /= STD
         masks, made = [], []
         for stride in self.strides:
             affine, size_wh = self.affine(centre, side, rotation, stride), tuple(v // stride for v in self.size_wh)
             light = cv2.warpAffine(mask, affine, size_wh, flags=cv2.INTER_LINEAR)
-            masks.append(torch.from_numpy((light[:, ::step] > 127).astype(np.float32)))
+            masks.append((light[:, ::step] > 127).astype(np.float32))
             joints = people.copy()
             joints[..., :2] = people[..., :2] @ affine[:, :2].T + affine[:, 2]
             if flip:
                 joints = joints[:, self.flip_index]
                 joints[..., 0] = size_wh[0] - joints[..., 0] - 1
-            made.append([torch.from_numpy(a) for a in (heatmaps(joints, size_wh), places(joints, size_wh))]
-                        if self.targets else torch.from_numpy(slots(joints)))  # fmt: skip
-        return torch.from_numpy((pixels - MEAN) / STD), masks, made
+            made.append((heatmaps(joints, size_wh), places(joints, size_wh)) if self.targets else slots(joints))
+        return pixels, masks, made
 
     def labelled(self, entry) -> np.ndarray:
         """(N, K, 3) x, y, visible."""

@@ -99,7 +99,9 @@ class WholeImages(Dataset):
         mask = np.full((height, width), 255, np.uint8)
         for person in self.people[entry["id"]]:
             if person.get("iscrowd") or not any(v > 0 for v in person["keypoints"][2::3]):
-                code = coco_mask.frPyObjects(person["segmentation"], height, width)
+                x, y, w, h = person["bbox"]
+                outline = person.get("segmentation") or [[x, y, x + w, y, x + w, y + h, x, y + h]]
+                code = coco_mask.frPyObjects(outline, height, width)
                 drawn = coco_mask.decode(code)
                 mask[(drawn.any(axis=-1) if drawn.ndim == 3 else drawn) > 0] = 0
         return mask

@@ -11,7 +11,7 @@ are faster; `ratio_cpu` by processor time, which other programs on the machine d
 
 Of whole images we hand over joints, and a net's loss draws the target maps on the device; the released code draws them
 in the loader. So there the rival runs twice: as it is (`ratio`: what the loader is relieved of), and without target maps
-(`ratio_without_targets`: the same work on both sides).
+(`ratio_without_targets`). In all of them the rival normalises its pixels to float32 and we hand over uint8.
 """
 
 from __future__ import annotations

@@ -2,11 +2,16 @@
 
     python -m benchmarks.input_throughput                                # synthetic people, written for the occasion
     python -m benchmarks.input_throughput --data path/to/coco            # any COCO-format folder
+    python -m benchmarks.input_throughput --whole --data path/to/coco    # whole images, for bottom-up nets
 
-Both sides are pinned to the same core and take turns there, with the same augmentation (the official RLE code's). A
-turn begins with batches that are not counted, until what was made ahead is used up. Then how the memory of our
-process grows over the epochs. Prints one JSON line for each side, the ratio in ours (above 1: we are faster;
-`ratio_cpu` by processor time, which other programs on the machine disturb less). Without PyTorch: ours only.
+The sides are pinned to the same core and take turns there, with the same augmentation (the official RLE code's; for
+whole images HigherHRNet's). A turn begins with batches that are not counted, until what was made ahead is used up. Then
+how the memory of our process grows over the epochs. Prints one JSON line for each side, the ratio in ours (above 1: we
+are faster; `ratio_cpu` by processor time, which other programs on the machine disturb less). Without PyTorch: ours only.
+
+Of whole images we hand over joints, and a net's loss draws the target maps on the device; the released code draws them
+in the loader. So there the rival runs twice: as it is (`ratio`: what the loader is relieved of), and without target maps
+(`ratio_without_targets`). In all of them the rival normalises its pixels to float32 and we hand over uint8.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,8 +38,12 @@ class Options:
     data: Path | None = None
     """COCO-format folder; None: 200 synthetic people of 640x480 pixels are written."""
     split: str = "train"
-    size_wh: tuple[int, int] = (192, 256)
-    batch: int = 64
+    whole: bool = False
+    """Whole images with masks for the strides 4 and 2, not crops of persons."""
+    size_wh: tuple[int, int] | None = None
+    """None: 192 256, of whole images 512 512."""
+    batch: int | None = None
+    """None: 64, of whole images 12."""
     turns: int = 7
     batches: int = 8
     """Timed batches in a turn."""
@@ -46,20 +55,28 @@ class Options:
     """Measure the PyTorch loader too."""
 
 
+OURS = "jaxpose"
+THEIRS = "opencv + torch DataLoader"
+THEIRS_BARE = "opencv + torch DataLoader, no targets"
+RATIOS = {THEIRS: "", THEIRS_BARE: "_without_targets"}  # how the names of the ratios over them end
 PREFETCH = 2
 DRAIN = PREFETCH + 2
 
 
 def main(options: Options) -> list[dict]:
+    size_wh, batch = ((512, 512), 12) if options.whole else ((192, 256), 64)
+    options = replace(options, size_wh=options.size_wh or size_wh, batch=options.batch or batch)
     core = options.core if options.core >= 0 else max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or _synthetic(Path(folder) / "people")
-        sides = {"jaxpose": (_ours, (data, Path(folder), options))}
+        sides = {OURS: (_ours, (data, Path(folder), options))}
         if options.rival and find_spec("torch"):
-            sides["opencv + torch DataLoader"] = (_theirs, (data, options))
+            sides[THEIRS] = (_theirs_whole if options.whole else _theirs, (data, options))
+            if options.whole:
+                sides[THEIRS_BARE] = (_theirs_whole, (data, options, False))
         with _Runners(sides, core) as runners:
             rates = runners.take_turns(options)
-            memory = runners.ask("jaxpose", ("memory", options.memory_samples)) if options.memory_samples else None
+            memory = runners.ask(OURS, ("memory", options.memory_samples)) if options.memory_samples else None
             packages = {side: runners.ask(side, ("versions",)) for side in sides}
     lines = [_line(side, rates, packages[side], options, data) for side in sides]
     lines[0] |= {"memory": memory}
@@ -69,7 +86,6 @@ def main(options: Options) -> list[dict]:
 
 
 def _line(side: str, rates: dict[str, list[tuple[float, float]]], packages: dict, options: Options, data: Path) -> dict:
-    rival = next((other for other in rates if other != "jaxpose"), None)
     wall, cpu = ({name: [turn[i] for turn in turns] for name, turns in rates.items()} for i in (0, 1))
     line = {
         "benchmark": "input_throughput",
@@ -78,14 +94,17 @@ def _line(side: str, rates: dict[str, list[tuple[float, float]]], packages: dict
         "spread": [round(min(wall[side]), 1), round(max(wall[side]), 1)],
         "samples_per_cpu_s": round(statistics.median(cpu[side]), 1),
         "runs": len(wall[side]),
+        "samples": "whole images" if options.whole else "persons",
         "data": Path(data).name if options.data else "synthetic 640x480",
         "size_wh": options.size_wh,
         "batch": options.batch,
         "device": f"1 core of {processor()}",
         "versions": packages,
     }
-    if side == "jaxpose" and rival:
-        line["ratio"], line["ratio_cpu"] = _ratio(wall[side], wall[rival]), _ratio(cpu[side], cpu[rival])
+    if side == OURS:
+        for rival in [other for other in rates if other != OURS]:
+            line["ratio" + RATIOS[rival]] = _ratio(wall[side], wall[rival])
+            line["ratio_cpu" + RATIOS[rival]] = _ratio(cpu[side], cpu[rival])
     return line
 
 
@@ -133,13 +152,12 @@ class _Runners:
 def _serve(pipe, core: int, start, arguments) -> None:
     os.sched_setaffinity(0, {core})  # before anything starts threads
     stream = start(*arguments)
-    answers = {"rate": _rate, "memory": _memory, "versions": lambda stream: versions()}
     while True:
         try:
             what, *rest = pipe.recv()
         except EOFError:
             return
-        pipe.send(answers[what](stream, *rest))
+        pipe.send(ANSWERS[what](stream, *rest))
 
 
 def _rate(stream, batches: int, batch: int) -> tuple[float, float]:
@@ -165,12 +183,16 @@ def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+ANSWERS = {"rate": _rate, "memory": _memory, "versions": lambda stream: versions()}
+
+
 def _ours(data: Path, work: Path, options: Options):
-    from jaxpose.data import builder, pipeline
+    from jaxpose.data import builder, images, pipeline
 
     source = builder.prepare(data, data_dir=work / "prepared", split=options.split, progress=False)
-    return pipeline.train_batches(
-        source, size_wh=options.size_wh, batch_size=options.batch, augment="official", prefetch=PREFETCH
+    make, augment = (images, "higher_hrnet") if options.whole else (pipeline, "official")
+    return make.train_batches(
+        source, size_wh=options.size_wh, batch_size=options.batch, augment=augment, prefetch=PREFETCH
     )
 
 
@@ -181,6 +203,17 @@ def _theirs(data: Path, options: Options):
     annotations, images = coco.find(data, options.split)
     pairs = coco.read(annotations, images).skeleton.flip_pairs
     return torch_input.batches(annotations, images, size_wh=options.size_wh, flip_pairs=pairs, batch_size=options.batch)
+
+
+def _theirs_whole(data: Path, options: Options, targets: bool = True):
+    from benchmarks.peers import torch_whole
+    from jaxpose.data import coco
+
+    annotations, images = coco.find(data, options.split)
+    flip_index = coco.read(annotations, images).skeleton.flip_index
+    return torch_whole.batches(
+        annotations, images, batch_size=options.batch, size_wh=options.size_wh, flip_index=flip_index, targets=targets
+    )
 
 
 def _synthetic(folder: Path) -> Path:

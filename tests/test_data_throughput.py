@@ -56,3 +56,86 @@ def test_the_rival_makes_the_same_crops(tmp_path):
         labelled = row["visibility"] > 0
         np.testing.assert_array_equal(weight.numpy()[:, 0] > 0, labelled)
         np.testing.assert_allclose(target.numpy()[labelled], (row["joints"] / (48, 64) - 0.5)[labelled], atol=1e-3)
+
+
+def test_whole_images(tmp_path, capsys, monkeypatch):
+    """The tiny run of --whole, in this process: ours, and the rival with and without target maps."""
+    torch, cv2 = pytest.importorskip("torch"), pytest.importorskip("cv2")
+    from benchmarks import input_throughput
+
+    class Here(input_throughput._Runners):
+        """Without the seconds that fresh processes take for their imports."""
+
+        def __init__(self, sides, core):
+            self.pipes = {side: start(*arguments) for side, (start, arguments) in sides.items()}
+
+        def __exit__(self, *error):
+            pass
+
+        def ask(self, side, question):
+            return input_throughput.ANSWERS[question[0]](self.pipes[side], *question[1:])
+
+    monkeypatch.setattr(input_throughput, "_Runners", Here)
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    folder = tiny_coco.write(tmp_path / "people", tiny_coco.content(4))
+    sizes = {"size_wh": (64, 64), "batch": 2, "turns": 1, "batches": 1, "memory_samples": 8}
+    input_throughput.main(input_throughput.Options(data=folder, whole=True, **sizes))
+    torch.set_num_threads(threads[0])  # the rival keeps to one
+    cv2.setNumThreads(threads[1])
+    ours, theirs, bare = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    sides = [line["side"] for line in (ours, theirs, bare)]
+    assert sides == ["jaxpose", "opencv + torch DataLoader", "opencv + torch DataLoader, no targets"]
+    for line in (ours, theirs, bare):
+        assert line["samples"] == "whole images" and line["samples_per_s_per_core"] > 0 and line["runs"] == 1
+    for key, rival in (("ratio", theirs), ("ratio_without_targets", bare)):
+        expected = ours["samples_per_s_per_core"] / rival["samples_per_s_per_core"]
+        assert ours[key] == pytest.approx(expected, rel=0.02, abs=0.002) and key not in rival
+    assert ours["memory"]["samples"] >= 8
+
+
+def test_the_rival_makes_the_same_whole_images(tmp_path):
+    """With our draws the rival's image, mask, joints and target maps are ours: all sides do the same work."""
+    pytest.importorskip("torch")
+    import numpy as np
+
+    from benchmarks.peers.torch_whole import MEAN, STD, WholeImages
+    from jaxpose import heatmap
+    from jaxpose.data import coco, images
+    from jaxpose.data.augment import HIGHER_HRNET, draw_whole, whole_generator
+
+    content = tiny_coco.content(6)
+    unlabelled = content["annotations"][-2] | {"id": 9002, "image_id": content["images"][1]["id"], "segmentation": []}
+    content["annotations"].append(unlabelled)
+    annotations, pictures = coco.find(tiny_coco.write(tmp_path / "people", content), "train")
+    source, size = coco.read(annotations, pictures), 128
+    options = {"size_wh": (size, size), "flip_index": source.skeleton.flip_index}
+    drawing, bare = (WholeImages(annotations, pictures, targets=targets, **options) for targets in (True, False))
+    assert len(drawing) == len(images.chosen(source, "annotated")) == 6
+    mirrored = set()
+    for index in range(6):
+        generator = whole_generator(1, 0, int(source.images["image_id"][index]))
+        draw = draw_whole(HIGHER_HRNET, generator, size_wh=source.images["size_wh"][index])
+        mirrored.add(draw.flip)
+        row = images.sample(source, index, size_wh=(size, size), augment="higher_hrnet", seed=1)
+        pixels, masks, made = drawing.made(index, **draw._asdict())
+        image = ((pixels * STD + MEAN) * 255).transpose(1, 2, 0)
+        assert np.abs(image - row["image"]).max() <= 1.01
+        seen = row["visibility"] > 0
+        for stride, mask, (maps, places), slots in zip(
+            (4, 2), masks, made, bare.made(index, **draw._asdict())[2], strict=True
+        ):
+            # The published maps lie (s - 1) / 2 input pixels beside ours (`jaxpose.data.images`).
+            assert (mask == row[f"mask_{stride}"]).mean() > 0.95
+            xy = np.where(seen[..., None], row["joints"], np.nan) / stride
+            xy[..., 0] -= draw.flip * (1 - 1 / stride)
+            h = size // stride
+            inside = ((xy >= 0) & (xy < h)).all(-1)
+            slots, there = slots[: len(xy)], places[: len(xy)]
+            np.testing.assert_array_equal(slots[..., 2] > 0, seen)
+            np.testing.assert_allclose(slots[seen, :2], xy[seen], atol=1e-3)
+            np.testing.assert_array_equal(there[..., 1] > 0, inside)
+            ours = heatmap.gaussian(np.where(inside[..., None], xy, np.nan), (h, h), sigma=2.0, method="bottom_up")
+            np.testing.assert_allclose(maps, np.asarray(ours).max(0).transpose(2, 0, 1), atol=1e-5)
+            np.testing.assert_array_equal(there[inside][:, 0] // h**2, np.nonzero(inside)[1])
+            assert (maps.reshape(-1)[there[inside][:, 0]] == 1).all()
+    assert mirrored == {True, False}

@@ -57,7 +57,7 @@ class OfficialCrops(Dataset):
         affine = self.affine(center, size, rotation)
         crop = cv2.warpAffine(np.ascontiguousarray(image), affine, self.size_wh, flags=cv2.INTER_LINEAR)
         xy = xy @ affine[:, :2].T + affine[:, 2]
-        pixels = torch.from_numpy(np.transpose(crop, (2, 0, 1)).astype(np.float32) / 255 - MEAN)
+        pixels = torch.from_numpy(np.transpose(crop, (2, 0, 1)).astype(np.float32, order="C") / 255 - MEAN)
         target = torch.from_numpy((xy / self.size_wh - 0.5).astype(np.float32))
         return pixels, target, torch.from_numpy(np.repeat(visible[:, None], 2, axis=1))
 

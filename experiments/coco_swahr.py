@@ -48,7 +48,7 @@ PRESETS = {
     # have to part quickly.
     "tiny": replace(
         W32, backbone="resnet", depth=18, width=32, resnet_stages=2, deconvs=(32,), dilations=(1, 1), size_wh=(128, 128),
-        augment="light", flip_test=False, loss=replace(SWAHR, sigma=1.0, embedding=0.01), people=FindPeople(project=False),
+        augment="light", loss=replace(SWAHR, sigma=1.0, embedding=0.01), people=FindPeople(project=False),
         batch_size=8, epochs=16, learning_rate=4e-3, warmup_epochs=0.5, eval_every=2,
     ),
     "w32_512": W32,

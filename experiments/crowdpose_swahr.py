@@ -37,12 +37,13 @@ def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -
     data = images.load(config, skeleton=skeleton, reader=crowdpose)
     if data.ground_truth is None:
         return data
-    return dataclasses.replace(
-        data,
-        own_scores=lambda predictions, config: crowdpose_average_precision(
-            data.ground_truth, predictions["records"], sigmas=data.val.skeleton.sigmas
-        ),
-    )
+
+    def own_scores(predictions, config) -> dict[str, float]:
+        found = crowdpose_average_precision(data.ground_truth, predictions["records"], sigmas=data.val.skeleton.sigmas)
+        # CrowdPose has no size classes: COCO's do not stay beside its numbers.
+        return found | dict.fromkeys(("APM", "APL", "ARM", "ARL"))
+
+    return dataclasses.replace(data, own_scores=own_scores)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

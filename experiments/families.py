@@ -60,7 +60,7 @@ class BackboneConfig(runner.RunConfig):
 
 
 @dataclass(frozen=True)
-class RegressionConfig(BackboneConfig, persons.PersonConfig):
+class RegressionConfig(persons.PersonConfig, BackboneConfig):
     """Coordinates regressed with a likelihood."""
 
     head: Literal["normalized", "linear", "integral"] = "normalized"
@@ -83,7 +83,7 @@ class RegressionConfig(BackboneConfig, persons.PersonConfig):
 
 
 @dataclass(frozen=True)
-class HeatmapConfig(BackboneConfig, persons.PersonConfig):
+class HeatmapConfig(persons.PersonConfig, BackboneConfig):
     """Heatmaps, read as maps or as an integral."""
 
     deconvs: tuple[int, ...] | None = None
@@ -103,7 +103,7 @@ class HeatmapConfig(BackboneConfig, persons.PersonConfig):
 
 
 @dataclass(frozen=True)
-class BottomUpConfig(BackboneConfig, images.ImageConfig):
+class BottomUpConfig(images.ImageConfig, BackboneConfig):
     """People of whole images: heatmaps at two resolutions, tags, and with scale-adaptive targets scale maps."""
 
     deconvs: tuple[int, ...] | None = None
@@ -227,8 +227,8 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig):
         here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], found[collection]))
         if here != there:
             raise ValueError(
-                f"{config.init} is not the {config.backbone} of --depth {config.depth} and --width {config.width}: its "
-                f"{collection} differ"
+                f"{config.init} is not the {config.backbone} of --depth {config.depth}, --resnet-stages "
+                f"{config.resnet_stages} and --width {config.width}: its {collection} differ"
             )
         place["backbone"] = found[collection]
     return variables

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,19 +17,20 @@ import numpy as np
 
 from experiments import runner
 from jaxpose import geometry, metrics, parallel, tasks
-from jaxpose.data import coco, images
+from jaxpose.data import augment, coco, images
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 SAMPLES = "images"
-FAMILIES = ("bottom_up",)  # of tasks, see `jaxpose.tasks.from_config`
 USED = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")  # by a task, of a batch
 
 
 @dataclass(frozen=True)
 class ImageConfig(runner.RunConfig):
     """Settings of every run on whole images."""
+
+    FAMILIES = ("bottom_up",)
 
     size_wh: tuple[int, int] = (512, 512)
     """Width and height of the training images."""
@@ -39,7 +41,7 @@ class ImageConfig(runner.RunConfig):
     padded_people: int | None = None
     """Room for so many persons in a training image; none: as many as the fullest image has. Beyond it the smallest are masked."""
     test_size: int | None = None
-    """Side of the image at test, a multiple of 64; none: the smaller of --size-wh."""
+    """Side of the image at test, a multiple of 64; none: the smaller of --size-wh, or that of the run that is evaluated."""
     test_batch_size: int = 8
     """Images at a time at test, rounded up to a multiple of the devices: the maps of an image of 512x768 pixels are 80 MB."""
     fit: Literal["short", "long"] = "short"
@@ -48,15 +50,28 @@ class ImageConfig(runner.RunConfig):
     """Scales of the image at test, whose heatmaps are averaged; published: 0.5 1 2 in the code, 0.5 1 1.5 in the paper."""
     group_on: Literal["host", "device"] = "host"
     """Where peaks become people: in NumPy, the faster way on a processor, or jitted where the maps are."""
+    flip_test: bool | None = None
+    """Average with the prediction on the mirrored image; none: if the training mirrored images."""
+
+    def flips(self) -> bool:
+        return augment.named_whole(self.augment).flip > 0 if self.flip_test is None else self.flip_test
+
+    def as_trained(self, stored: Mapping[str, Any]) -> ImageConfig:
+        run = stored["run"]
+        size = run.get("test_size") if self.test_size is None else self.test_size
+        return dataclasses.replace(super().as_trained(stored), augment=run["augment"], test_size=size)
 
 
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> runner.Data:
     """The splits that the config names, as images; see `runner.open_splits`."""
     side = test_size(config)
     if side % 64 or side < 64:
-        raise ValueError(f"--test-size {side}: expected a multiple of 64")
-    if 1.0 not in config.scales or min(config.scales) <= 0:
-        raise ValueError(f"--scales {config.scales}: expected positive numbers with 1 among them, whose tags are taken")
+        origin = "" if config.test_size else f" (the smaller of --size-wh {config.size_wh})"
+        raise ValueError(f"--test-size {side}{origin}: expected a multiple of 64")
+    try:
+        images.fitted_sizes((side, side), size=side, fit=config.fit, scales=config.scales)
+    except ValueError as error:
+        raise ValueError(f"--scales {config.scales}: {error}") from None
     train_source, val = runner.open_splits(config, skeleton=skeleton, reader=reader)
     truth = val.ground_truth_json if len(val) else None
     whole = None if train_source is None else train_source.at_level("image")
@@ -67,11 +82,6 @@ def check(config: ImageConfig, data: runner.Data) -> None:
     """Raise where there is nothing to train on or to evaluate on."""
     if len(data.val) == 0:
         raise ValueError(f"split {config.val_split!r} of {config.data} has no images")
-    if count(config, data) == 0:
-        raise ValueError(
-            f"split {config.train_split!r} of {config.data} has no images of --choose {config.choose}; "
-            "--choose all takes those without anybody"
-        )
 
 
 def count(config: ImageConfig, data: runner.Data) -> int:
@@ -163,9 +173,13 @@ def score(
     scores["people_per_image"] = float(predictions["valid"].sum(1).mean())
     if data.own_scores is not None:
         scores |= data.own_scores({**predictions, "records": records}, config)
+        scores = {k: v for k, v in scores.items() if v is not None}
     if last and task.config["loss"]["targets"] == "scale_adaptive":
+        # Kept for the picture: every process takes part in this, one draws.
         size, factor = scale_against_size(task, variables, data.val, config, parallel.make_mesh())
-        scores["scale_pearson"] = metrics.pearson(size, factor) if len(size) > 2 else float("nan")
+        predictions["size"], predictions["factor"] = size, factor
+        if np.isfinite(r := metrics.pearson(size, factor)):
+            scores["scale_pearson"] = r
     return scores
 
 
@@ -213,8 +227,12 @@ def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: ru
     records = [source.image(i) for i in shown]
     pictures = [np.asarray(coco.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
     if task.config["loss"]["targets"] == "scale_adaptive":
-        size, factor = scale_against_size(task, variables, source, config, parallel.make_mesh())
-        if len(size) > 2:
+        if "size" not in predictions and jax.process_count() == 1:  # a finished run whose pictures are drawn anew
+            predictions["size"], predictions["factor"] = scale_against_size(
+                task, variables, source, config, parallel.make_mesh()
+            )
+        if len(predictions.get("size", ())) > 2:
+            size, factor = predictions["size"], predictions["factor"]
             view.scale_against_size(size, factor, plots / "scale_against_size.png", r=metrics.pearson(size, factor))
         squares = [images.eval_sample(source, i, size=test_size(config), fit="long") for i in shown[:8]]
         factors = jax.jit(lambda v, x: tasks.scale_factors(task.config, v, x))(

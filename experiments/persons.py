@@ -24,13 +24,14 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 SAMPLES = "persons"
-FAMILIES = ("regression", "heatmaps")  # of tasks, see `jaxpose.tasks.from_config`
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
 class PersonConfig(runner.RunConfig):
     """Settings of every run on crops of persons."""
+
+    FAMILIES = ("regression", "heatmaps")
 
     detections: Path | None = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -33,7 +33,9 @@ LAST_PICTURE = "plots/predictions.png"  # drawn last: where it is, all are
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings that every experiment has."""
+    """Settings that every experiment has. FAMILIES: of the tasks that it is for, see `jaxpose.tasks.from_config`."""
+
+    FAMILIES: ClassVar[tuple[str, ...]] = ()
 
     out: Path | None = None
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
@@ -108,6 +110,14 @@ class RunConfig:
     process_id: int | None = None
     """With --coordinator: which of them this is, from 0."""
 
+    def flips(self) -> bool:
+        """Whether the prediction is averaged with that of the mirrored image."""
+        return self.flip_test
+
+    def as_trained(self, stored: Mapping[str, Any]) -> RunConfig:
+        """These settings for the evaluation of a run that `stored` describes: what only the run knows comes from there."""
+        return dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
+
 
 def parse(
     presets: Mapping[str, ConfigT], *, name: str, default: str, description: str, argv: list[str] | None = None
@@ -152,11 +162,15 @@ def check(config: RunConfig) -> None:
                 "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
                 "base_batch_size", "workers")  # fmt: skip
     rules = {name: (lambda x: x > 0, "a positive number") for name in positive}
-    rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "warmup_epochs", "checkpoint_every")}
+    rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "checkpoint_every")}
     rules |= {
         "size_wh": (lambda x: min(x) > 0, "a positive width and height"),
         "synthetic_images": (lambda x: x >= 2, "2 or more: one to train on, one to evaluate on"),
         "milestones": (lambda x: all(a < b for a, b in itertools.pairwise((0, *x))), "epochs that increase"),
+        "warmup_epochs": (
+            lambda x: x >= 0 and (config.decay != "linear" or x < config.epochs),
+            "0 or more, and below --epochs where the rate falls in a line",
+        ),
         "warmup_start": (lambda x: 0 < x <= 1, "a part of the learning rate, above 0"),
         "ema": (lambda x: 0 < x < 1, "a decay between 0 and 1, or None"),
         "nms": (lambda x: 0 < x <= 1, "an OKS above 0, at most 1, or None"),
@@ -293,7 +307,7 @@ def run(
     epochs, opening = first or (0, task)
     boundary = round(epochs * steps_per_epoch)
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
+    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
 
     run_log = Log(config.out)
     stored = {"task": task.config, "run": settings(config), "best": data.best}
@@ -392,22 +406,22 @@ def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, 
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.eval_only)
-    config = dataclasses.replace(config, size_wh=tuple(stored["task"]["size_wh"]))
-    data = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
-    if stored["task"]["family"] not in data.walk.FAMILIES:
+    if stored["task"]["family"] not in config.FAMILIES:
         raise ValueError(
             f"--eval-only {config.eval_only} holds a task of the family {stored['task']['family']!r}, this page evaluates "
-            f"{' and '.join(data.walk.FAMILIES)}: use the page that trained it"
+            f"{' and '.join(config.FAMILIES)}: use the page that trained it"
         )
+    config = config.as_trained(stored)
+    data = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flip_test)
+    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
     predictions = data.walk.predict(predict_fn, parallel.replicate(variables, mesh), data.val, task, config, mesh)
     name = f"eval_{stored['step']}_{config.val_split}{data.walk.variant(config)}"
     scores = data.walk.score(predictions, task, variables, config, data, name=name)
     if jax.process_index() == 0:
         where = str(config.out / "results" / f"{name}.json")
-        print(json.dumps({"checkpoint_step": stored["step"], "results": where, **scores}))
+        print(json.dumps({"checkpoint_step": stored["step"], "results": where, "flip_test": config.flips(), **scores}))
     return scores
 
 

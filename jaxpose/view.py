@@ -223,7 +223,7 @@ def scale_maps(
     names: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Path:
-    """Every image beside the map of its scale factor 1 / (1 + alpha) (SWAHR figure 5), with one colour bar for all.
+    """Every image beside the map of what multiplies sigma there (`tasks.scale_factors`; SWAHR figure 5), with one colour bar for all.
 
     White is 1, the base sigma; red is smaller (for small people, in the figure), blue larger. The figure shows the
     reciprocal, each image normalised by itself; here colours compare between images. They reach as far from 1 as 99.5 %
@@ -285,7 +285,7 @@ def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *
 
     Args:
         size: (N,) of the persons, in pixels.
-        factor: (N,) mean of 1 / (1 + alpha) over a person's joints.
+        factor: (N,) mean over a person's joints of what multiplies sigma (`tasks.scale_factors`).
         path: of the picture.
         r: Pearson's correlation of the two (`jaxpose.metrics.pearson`), for the title.
 

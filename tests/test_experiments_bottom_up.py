@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import coco_rle, coco_swahr, crowdpose_swahr, families, images, runner
-from jaxpose import train
-from jaxpose.data import coco
-from jaxpose.evaluation import results
+from jaxpose import geometry, heatmap, parallel, train
+from jaxpose.data import coco, synthetic
+from jaxpose.evaluation import average_precision, results
 from jaxpose.nets import HigherHRNet, HRNet, Upsampled
 from jaxpose.skeleton import COCO17
 from jaxpose.tasks import describe
 from tests import test_data_crowdpose, tiny_coco
 
-SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "8", "8", "--dilations", "1", "--batch-size", "8",
+SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "--dilations", "1", "--batch-size", "8",
          "--log-every", "1", "--warmup-epochs", "0"]  # fmt: skip
 
 
@@ -52,13 +54,18 @@ def test_a_resnet_gets_deconvolutions():
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--test-size", "100"], "--test-size 100: expected a multiple of 64"),
-    (["--scales", "0.5"], r"--scales \(0.5,\): expected positive numbers with 1 among them"),
+    (["--size-wh", "96", "96"], r"--test-size 96 .the smaller of --size-wh .96, 96..: expected a multiple of 64"),
+    (["--scales", "0.5"], r"--scales \(0.5,\): "),
+    (["--scales", "0.3", "1"], r"--scales \(0.3, 1.0\): scales must be multiples of half the smallest"),
+    (["--epochs", "0.4"], "--warmup-epochs 0.5: expected 0 or more, and below --epochs"),
+    (["--deconvs", "8", "8"], r"the net's maps have strides .2.0, 1.0.: expected 4 and 2"),
     (["--test-batch-size", "0"], "--test-batch-size 0: expected a positive number"),
     (["--warmup-start", "0"], "--warmup-start 0.0: expected a part of the learning rate"),
 ])  # fmt: skip
 def test_flags_are_checked_at_the_door(flags, message, tmp_path, prepared):
     with pytest.raises(ValueError, match=message):
-        coco_swahr.main(["--out", str(tmp_path), "--data-dir", str(prepared), "--synthetic-images", "24", *flags])
+        coco_swahr.main(["--out", str(tmp_path), "--data-dir", str(prepared), "--synthetic-images", "24", "--width", "4", "--no-plots",
+                     *flags])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +100,59 @@ def test_the_checkpoint_is_evaluated_by_host_and_device_and_at_scales(trained, c
     out, flags, scores = trained
     flags = ["--eval-only", str(out), *flags, "--no-plots"]
     one = coco_swahr.main(flags)
-    assert one["AP"] == pytest.approx(scores["AP"]) and one["people_per_image"] == scores["people_per_image"]
+    assert one["AR"] == pytest.approx(scores["AR"]) and one["people_per_image"] == scores["people_per_image"]
     device = coco_swahr.main([*flags, "--group-on", "device"])
     assert device["people_per_image"] == pytest.approx(one["people_per_image"], abs=0.5)
-    more = coco_swahr.main([*flags, "--scales", "0.5", "1", "--fit", "long"])
-    assert np.isfinite(more["AP"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["flip_test"] is False, (
+        "as the run, which mirrored nothing"
+    )
+    coco_swahr.main([*flags, "--scales", "0.5", "1", "--fit", "long", "--flip-test", "True"])
     written = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert written["results"].endswith("_scales_0.5_1.json")
+    assert written["results"].endswith("_scales_0.5_1.json") and written["flip_test"] is True
+    assert len(results.read(written["results"])) > 0
+
+
+@pytest.mark.parametrize(("group_on", "fit", "project", "scales"), [
+    ("host", "short", True, (1.0,)), ("device", "short", False, (1.0,)), ("host", "long", False, (0.5, 1.0)),
+])  # fmt: skip
+def test_maps_of_the_truth_give_the_truth_back(group_on, fit, project, scales, prepared, monkeypatch):
+    """Everything behind the net: sizes, padding rows, order, grouping, coordinates, records and AP."""
+    folder = synthetic.write_dataset(prepared / "truth", train=1, val=9, seed=3)
+    source = coco.read(*coco.find(folder, "val")).at_level("image")
+    flags = ["--test-size", "256", "--test-batch-size", "4", "--fit", fit, "--group-on", group_on]
+    config = config_of(*flags, "--scales", *map(str, scales), "--people.project" if project else "--people.no-project")
+    batches, served = images.eval_batches, []
+
+    def watched(*args, **options):
+        for batch in batches(*args, **options):
+            served.append(batch)
+            yield batch
+
+    def truth(variables, views):
+        """Gaussians and a tag a person, as a perfect net would give them."""
+        batch, stride = served[-1], 1 if project else 2
+        h, w = (side // stride for side in batch["image"].shape[1:3])
+        assert set(views) == {"image" if s == 1 else f"image_{s:g}" for s in scales}
+        maps = {"heatmap": np.zeros((4, h, w, 17), np.float32), "tag": np.zeros((4, h, w, 17, 1), np.float32)}
+        for row, index in enumerate(batch["index"]):
+            for number, person in enumerate(source.persons[source.persons["image"] == index]):
+                joints = geometry.apply_affine(batch["affine"][row], person["keypoints"][:, :2]) / stride
+                drawn = np.asarray(heatmap.gaussian(joints, (h, w), sigma=4.0 / stride, method="unbiased"))
+                drawn = drawn * (person["keypoints"][:, 2] > 0)
+                maps["tag"][row, ..., 0] = np.where(
+                    drawn > maps["heatmap"][row], 5.0 * number, maps["tag"][row, ..., 0]
+                )
+                maps["heatmap"][row] = np.maximum(maps["heatmap"][row], drawn)
+        return jax.tree.map(jnp.asarray, maps)
+
+    monkeypatch.setattr(images, "eval_batches", watched)
+    task = families.bottom_up_task(config, COCO17)
+    found = images.predict(truth, None, source, task, config, parallel.make_mesh())
+    assert found["image_id"].tolist() == source.images["image_id"].tolist()
+    labelled = np.bincount(source.persons["image"], minlength=9)
+    assert found["valid"].sum(1).tolist() == labelled.tolist()
+    records = images.records_of(found, category_id=1)
+    assert average_precision(source.ground_truth_json, records)["AP"] > 0.9
 
 
 @pytest.mark.slow
@@ -143,8 +196,8 @@ def test_images_with_crowds_alone_and_without_anybody_are_trained_on(tmp_path, c
     data["annotations"] += [crowd, *more]
     path.write_text(json.dumps(data))
     flags = ["--data", str(folder), "--val-split", "train", "--data-dir", str(tmp_path / "data"), *SMALL, "--no-plots"]
-    flags += ["--choose", "all", "--padded-people", "1", "--out", str(tmp_path / "run"), "--epochs", "4"]
-    scores = coco_swahr.main([*flags, "--batch-size", "2", "--no-flip-test"])
+    flags += ["--choose", "all", "--out", str(tmp_path / "run"), "--epochs", "4"]
+    scores = coco_swahr.main([*flags, "--batch-size", "2", "--padded-people", "1"])
     events = [e for e in runner.Log(tmp_path / "run").events() if e["event"] == "train"]
     assert all(np.isfinite(e["loss"]) for e in events) and np.isfinite(scores["AP"])
     assert "have more than max_people=1 labelled persons" in caplog.text

@@ -212,7 +212,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
     assert np.isfinite(scores["EPE"])
     events = runner.Log(tmp_path).events()
     assert all(e["map_loss"] > 0 for e in events if e["event"] == "train")
-    with pytest.raises(ValueError, match="is not the resnet of --depth 18 and --width 8"):
+    with pytest.raises(ValueError, match="is not the resnet of --depth 18, --resnet-stages 4 and --width 8"):
         wider = dataclasses.replace(config, width=8)
         families.from_pretrained(families.regression_task(wider, COCO17), wider)
     with pytest.raises(ValueError, match="was trained with --preprocess imagenet, this run has rle_official"):

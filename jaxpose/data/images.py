@@ -381,7 +381,7 @@ def _chosen(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray | None
     wanted = {"labelled": labelled, "annotated": annotated, "all": np.ones(count, bool)}[choose]
     if not wanted.any():
         what = {"labelled": "with a labelled person", "annotated": "with a person", "all": "at all"}[choose]
-        raise ValueError(f"{source} has no image {what} (choose={choose!r})")
+        raise ValueError(f"{source} has no image {what} (choose={choose!r}; 'all' takes those without anybody too)")
     return np.flatnonzero(wanted), hiding
 
 

@@ -104,6 +104,7 @@ class DepthwiseConv(nn.Module):
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
     """x (B, H, W, C), kernel (k, k, 1, C) -> (B, ceil(H / stride), ceil(W / stride), C)."""
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     # On a CPU the grouped convolution takes tens of times as long as the k^2 products that it stands for.
     on_cpu = _with_quick_gradient if stride == 1 else partial(_sum_of_shifts, stride=stride)
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_grouped, stride=stride))

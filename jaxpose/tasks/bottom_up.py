@@ -49,8 +49,9 @@ class PeopleLoss:
 
     Attributes:
       targets: the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet); "scale_adaptive": scaled
-        pixel by pixel by the predicted alpha (SAHR); "box": sigma times the longer side of the person's box by `base`,
-        rounded up to whole pixels, 1 at least (SHR, table 4 of Luo 2021, which SAHR is compared with).
+        pixel by pixel by the predicted alpha (SAHR); "box": sigma times the longer side of the person's box by `base`, made
+        whole and larger as the released code does, round(sigma + 1/2) half to even, 1 at least (SHR, table 4 of Luo 2021, which
+        SAHR is compared with).
       sigma: map pixels, at both resolutions.
       base: of "box", input pixels.
       order: of "scale_adaptive": "second", as published, or the "exact" power.
@@ -161,7 +162,17 @@ def bottom_up(
 
     def run_net(variables: PyTree, images: jax.Array, *, train: bool):
         outputs, collections = apply_net(net, variables, to_input(images), train=train)
-        return net.split(outputs), collections
+        stages = net.split(outputs)
+        check_strides(stages, images.shape[2])
+        return stages, collections
+
+    def check_strides(stages: tuple[dict[str, jax.Array], ...], width: int) -> None:
+        strides = [width / maps["heatmap"].shape[2] for maps in stages]
+        if strides != [4, 2]:
+            raise ValueError(
+                f"the net's maps have strides {strides}: expected 4 and 2, so a backbone of stride 4 (a ResNet of n stages, of stride "
+                "2^(n+1), with n - 1 deconvolutions)"
+            )
 
     def sigma_of(batch: Batch, joints: jax.Array) -> float | jax.Array:
         if settings.targets != "box":
@@ -211,7 +222,7 @@ def bottom_up(
         return found, resized(coarse["tag"], size_hw)
 
     def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
-        views = [name for name in batch if name == "image" or name.startswith("image_")]
+        views = [name for name in batch if name == "image" or name.startswith("image_") and name != "image_id"]
         views.sort(key=lambda name: name != "image")  # the first decides the size, and has the tags
         height, width = batch["image"].shape[1:3]
         size_hw = (height, width) if people.project else (height // 2, width // 2)
@@ -315,7 +326,8 @@ def scale_factors(config: dict[str, Any], variables: PyTree, images: jax.Array, 
     """By what the learned alpha multiplies the standard deviation of a Gaussian, at 1/2 of the image (figure 5 of Luo 2021).
 
     H^(1 + alpha) has sigma_0 (1 + alpha)^(-1/2), exponent "alpha", where the paper reads 1 / (1 + alpha), its s, as the factor
-    (QUIRK S1); with exponent "std" it is sigma_0 / (1 + alpha). 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
+    (QUIRK S1); with exponent "std" it is sigma_0 / (1 + alpha). The second order, as published, is near that about the joint
+    only. 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
 
     Args:
       config: of the task.

@@ -49,7 +49,7 @@ PRESETS = {
     "tiny": replace(
         W32, backbone="resnet", depth=18, width=32, resnet_stages=2, deconvs=(32,), dilations=(1, 1), size_wh=(128, 128),
         augment="light", loss=replace(SWAHR, sigma=1.0, embedding=0.01), people=FindPeople(project=False),
-        batch_size=8, epochs=16, learning_rate=4e-3, warmup_epochs=0.5, eval_every=2,
+        batch_size=8, epochs=12, learning_rate=4e-3, warmup_epochs=0.5, ema=0.998, eval_every=3,
     ),
     "w32_512": W32,
     "w48_640": W48,

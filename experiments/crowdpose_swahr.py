@@ -7,6 +7,8 @@
 CROWDPOSE is a folder in the layout of HigherHRNet's code (json/crowdpose_{trainval,test}.json, images/) or of mmpose. The published
 runs train on trainval and evaluate on test. CrowdPose annotates no areas: 0.53 w h of the box is a person's.
 
+People without a labelled joint are masked out of the loss, as in COCO; the published code masks nothing on CrowdPose.
+
 Numbers: those of the CrowdPose API (easy, medium and hard are the crowdIndex of the image below 0.2, up to 0.8, above); beside
 them AP_*_existing, the same without the API's -1 for what has no ground truth.
 

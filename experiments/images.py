@@ -240,8 +240,10 @@ def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: ru
         )
         view.scale_maps([square["image"] for square in squares], np.asarray(factors).mean(-1), plots / "scale_maps.png")
     labelled = [r["persons"]["keypoints"] for r in records]
+    # Joints below the threshold are guesses of the refinement, anywhere in the image.
+    poses = predictions["poses"] * (predictions["poses"][..., 2:] > task.config["people"]["detection_threshold"])
     view.people(
-        pictures, [predictions["poses"][i][predictions["valid"][i]] for i in shown], source.skeleton,
+        pictures, [poses[i][predictions["valid"][i]] for i in shown], source.skeleton,
         config.out / runner.LAST_PICTURE, truth=[k[..., :2] for k in labelled], labelled=[k[..., 2] > 0 for k in labelled],
         scores=[predictions["scores"][i][predictions["valid"][i]] for i in shown],
     )  # fmt: skip

@@ -276,7 +276,7 @@ def scale_maps(
         right.set(xticks=[], yticks=[])
         for ax in (left, right):
             _whole(ax, image)
-    figure.colorbar(shown, ax=axes, extend="both", shrink=0.8, label=r"scale factor $1 / (1 + \alpha)$")
+    figure.colorbar(shown, ax=axes, extend="both", shrink=0.8, label=r"learned factor of $\sigma$")
     return _save(figure, path)
 
 
@@ -307,7 +307,7 @@ def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *
     said = f"r = {r:.3f}" if np.isfinite(r) else "r undefined"
     axis.set(
         xlabel="size of the person (px)",
-        ylabel=r"mean scale factor $1 / (1 + \alpha)$",
+        ylabel=r"mean learned factor of $\sigma$",
         title=f"scale factor against size: {said}, {len(size)} people",
     )
     return _save(figure, path)

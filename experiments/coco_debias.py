@@ -28,7 +28,7 @@ mmpose_ipr 63.3, both from a whole heatmap model at a rate of 5e-4 for 210 epoch
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from experiments import coco_hrnet, coco_simple_baseline, families, runner
@@ -66,10 +66,10 @@ def with_method(config: Config) -> Config:
 
 def debias(base: families.HeatmapConfig, **changes) -> Config:
     """The settings of a heatmap run, "the same learning configurations" in the paper."""
-    fields = {k: getattr(base, k) for k in families.HeatmapConfig.__dataclass_fields__}
+    values = {f.name: getattr(base, f.name) for f in fields(families.HeatmapConfig)}
     changes.setdefault("maps", base.maps)
     changes["maps"] = replace(changes["maps"], weight=100.0)
-    return Config(**{**fields, "first_epochs": 40, "preprocess": "imagenet", **changes})
+    return Config(**{**values, "first_epochs": 40, "preprocess": "imagenet", **changes})
 
 
 ONE = Readout(confidence="one")

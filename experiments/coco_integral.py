@@ -20,7 +20,7 @@ validation loss stops, and trains heatmaps out before the joint loss comes; the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from experiments import families, persons, runner
@@ -87,7 +87,7 @@ def make(config: Config, skeleton):
     """(task, what comes first or None)."""
     if config.method != "R1":
         return families.heatmap_tasks(config, skeleton)
-    shared = {k: getattr(config, k) for k in families.BackboneConfig.__dataclass_fields__}
+    shared = {f.name: getattr(config, f.name) for f in fields(families.BackboneConfig)}
     regression = families.RegressionConfig(**shared, head="linear", likelihood=Likelihood(loss="l1"), outside="mask")
     return families.regression_task(regression, skeleton), None
 

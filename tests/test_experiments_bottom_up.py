@@ -19,7 +19,7 @@ from jaxpose.tasks import describe
 from tests import test_data_crowdpose, tiny_coco
 
 SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "--dilations", "1", "--batch-size", "8",
-         "--log-every", "1", "--warmup-epochs", "0"]  # fmt: skip
+         "--log-every", "1", "--warmup-epochs", "0", "--ema", "None"]  # fmt: skip
 
 
 def config_of(*flags: str, preset: str = "tiny"):

@@ -193,17 +193,17 @@ def test_crowdpose_from_its_own_layout_to_its_own_numbers(tmp_path):
 
 @pytest.mark.slow
 def test_images_with_crowds_alone_and_without_anybody_are_trained_on(tmp_path, caplog):
-    """All images: two with people, one of which has more than there is room for, one with a crowd alone, one empty."""
+    """All images: three with people, one of them with more than there is room for, one with a crowd alone, one with nobody."""
     folder = tmp_path / "crowds"
     tiny_coco.write(folder, split="train")
     path, _ = coco.find(folder, "train")
     data = json.loads(path.read_text())
-    first, last = data["images"][0]["id"], data["images"][-1]["id"]
-    data["annotations"] = [a for a in data["annotations"] if a["image_id"] not in (last,)]
-    crowd = dict(data["annotations"][0], id=10**6, image_id=last, iscrowd=1, num_keypoints=0)
+    first, empty, crowded = (data["images"][i]["id"] for i in (0, -2, -1))
+    kept = [a for a in data["annotations"] if a["image_id"] not in (empty, crowded)]
+    crowd = dict(kept[0], id=10**6, image_id=crowded, iscrowd=1, num_keypoints=0)
     crowd |= {"keypoints": [0] * len(crowd["keypoints"]), "segmentation": [[5, 5, 40, 5, 40, 40, 5, 40]]}
-    more = [dict(a, id=2 * 10**6 + i) for i, a in enumerate(data["annotations"]) if a["image_id"] == first] * 1
-    data["annotations"] += [crowd, *more]
+    more = [dict(a, id=2 * 10**6 + i) for i, a in enumerate(kept) if a["image_id"] == first]
+    data["annotations"] = [*kept, crowd, *more]
     path.write_text(json.dumps(data))
     flags = ["--data", str(folder), "--val-split", "train", "--data-dir", str(tmp_path / "data"), *SMALL, "--no-plots"]
     flags += ["--choose", "all", "--out", str(tmp_path / "run"), "--epochs", "4"]

@@ -23,6 +23,7 @@ import numpy as np
 import tqdm
 import tyro
 
+from experiments import images
 from jaxpose import geometry, parallel, tasks, train
 from jaxpose.data import coco, pipeline, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -59,12 +60,7 @@ ConfigT = TypeVar("ConfigT", bound=AblationConfig)
 
 def load(config: AblationConfig, seed: int) -> dict[str, Any]:
     """Synthetic people of one seed as arrays: augmented training crops, plain held-out crops, and what is known of them."""
-    held_out = max(config.images // 5, 1)
-    folder = synthetic.write_dataset(
-        config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
-        workers=config.workers,
-    )  # fmt: skip
-    sources = {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
+    sources = people(config, seed)
     truth = json.loads(sources["val"].ground_truth_json.read_text())
     clean = {a["id"]: np.reshape(a["keypoints_clean"], (-1, 2)) for a in truth["annotations"]}
     val = crops(sources["val"], config, seed=seed, augment="none", copies=1)
@@ -76,6 +72,16 @@ def load(config: AblationConfig, seed: int) -> dict[str, Any]:
     }
 
 
+def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
+    """The synthetic people of one seed, drawn once: "train" and "val"."""
+    held_out = max(config.images // 5, 1)
+    folder = synthetic.write_dataset(
+        config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
+        workers=config.workers,
+    )  # fmt: skip
+    return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
+
+
 def crops(source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
     """Every person `copies` times, each time augmented anew, as arrays."""
 
@@ -83,8 +89,13 @@ def crops(source, config: AblationConfig, *, seed: int, augment: str, copies: in
         epoch, index = divmod(i, len(source))
         return pipeline.sample(source, index, size_wh=config.size_wh, augment=augment, seed=seed, epoch=epoch)
 
+    return in_memory(cut, copies * len(source), config)
+
+
+def in_memory(make: Callable[[int], dict[str, Any]], count: int, config: AblationConfig) -> dict[str, np.ndarray]:
+    """The samples that `make` gives for 0 to count - 1, as arrays."""
     with ThreadPoolExecutor(config.workers) as pool:  # OpenCV decodes and warps without holding the lock
-        samples = list(tqdm.tqdm(pool.map(cut, range(copies * len(source))), total=copies * len(source), leave=False))
+        samples = list(tqdm.tqdm(pool.map(make, range(count)), total=count, leave=False))
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
@@ -123,8 +134,7 @@ def train_one(
     step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=flip_test)
-    used = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")
-    arrays = {k: data["train"][k] for k in used if k in data["train"]}
+    arrays = {k: data["train"][k] for k in images.USED if k in data["train"]}
     order = np.random.default_rng(seed)
     count, curve, started = len(arrays["image"]), [], time.perf_counter()
     persons = count // config.copies
@@ -263,3 +273,16 @@ def run_all(
 def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
     """Command line -> config."""
     return tyro.cli(kind, args=argv, description=description)
+
+
+def report(
+    runs: list[dict[str, Any]], config: AblationConfig, columns: Sequence[str], *,
+    plot: Callable[[Sequence[Mapping[str, Any]], Path], None] = plot,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Print the table, draw the curves where matplotlib is installed, and give the runs back."""
+    print(table(runs, columns))
+    try:
+        plot(runs, config.out / "curves.png")
+    except ImportError:
+        print("no curves.png: pip install 'jaxpose[plot]'")
+    return runs

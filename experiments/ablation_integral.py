@@ -162,12 +162,7 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     config = ablation.parse(Config, __doc__, argv)
     runs = add_convergence(ablation.run_all(config, ROWS, train_row))
-    print(ablation.table(runs, ("AP", "AP_constant", "EPE", "to 6 px", "reached", "never", "of")))
-    try:
-        plot(runs, config.out / "curves.png")
-    except ImportError:
-        print("no curves.png: pip install 'jaxpose[plot]'")
-    return runs
+    return ablation.report(runs, config, ("AP", "AP_constant", "EPE", "to 6 px", "reached", "never", "of"), plot=plot)
 
 
 if __name__ == "__main__":

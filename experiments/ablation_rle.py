@@ -149,12 +149,7 @@ def done(path: Path, config: Config) -> dict[tuple[str, int], dict[str, Any]]:
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     config = ablation.parse(Config, __doc__, argv)
     runs = ablation.run_all(config, ROWS, train_row)
-    print(ablation.table(runs, COLUMNS))
-    try:
-        ablation.plot(runs, config.out / "curves.png")
-    except ImportError:
-        print("no curves.png: pip install 'jaxpose[plot]'")
-    return runs
+    return ablation.report(runs, config, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -25,18 +25,16 @@ Pearson's r between the learned factor of the standard deviation at a person's j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from experiments import ablation, coco_swahr, families
 from experiments import images as walk
 from jaxpose import metrics, parallel, tasks
-from jaxpose.data import coco, images, synthetic
+from jaxpose.data import images
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 
@@ -98,12 +96,7 @@ class Config(ablation.AblationConfig):
 
 def load(config: Config, seed: int) -> dict[str, Any]:
     """Synthetic people of one seed as arrays: augmented training images, held-out ones by shape, and what is known of them."""
-    held_out = max(config.images // 5, 1)
-    folder = synthetic.write_dataset(
-        config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
-        workers=config.workers,
-    )  # fmt: skip
-    sources = {split: coco.read(*coco.find(folder, split)).at_level("image") for split in ("train", "val")}
+    sources = {split: source.at_level("image") for split, source in ablation.people(config, seed).items()}
     people = sources["train"].persons
     return {
         "skeleton": sources["train"].skeleton,
@@ -121,10 +114,7 @@ def augmented(source, config: Config, seed: int) -> dict[str, np.ndarray]:
         epoch, index = divmod(i, len(source))
         return images.sample(source, index, size_wh=config.size_wh, augment=config.augment, seed=seed, epoch=epoch)
 
-    total = config.copies * len(source)
-    with ThreadPoolExecutor(config.workers) as pool:
-        samples = list(tqdm.tqdm(pool.map(make, range(total)), total=total, leave=False))
-    return {key: np.stack([sample[key] for sample in samples]) for key in walk.USED}
+    return ablation.in_memory(make, config.copies * len(source), config)
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -183,12 +173,7 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     config = ablation.parse(Config, __doc__, argv)
     runs = ablation.run_all(config, ROWS, train_row, load=load)
-    print(ablation.table(runs, ("AP", "APM", "APL", "AR", "pearson")))
-    try:
-        plot(runs, config.out / "curves.png")
-    except ImportError:
-        print("no curves.png: pip install 'jaxpose[plot]'")
-    return runs
+    return ablation.report(runs, config, ("AP", "APM", "APL", "AR", "pearson"), plot=plot)
 
 
 if __name__ == "__main__":

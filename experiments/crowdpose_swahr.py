@@ -41,9 +41,7 @@ def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -
         return data
 
     def own_scores(predictions, config) -> dict[str, float]:
-        found = crowdpose_average_precision(data.ground_truth, predictions["records"], sigmas=data.val.skeleton.sigmas)
-        # CrowdPose has no size classes: COCO's do not stay beside its numbers.
-        return found | dict.fromkeys(("APM", "APL", "ARM", "ARL"))
+        return crowdpose_average_precision(data.ground_truth, predictions["records"], sigmas=data.val.skeleton.sigmas)
 
     return dataclasses.replace(data, own_scores=own_scores)
 

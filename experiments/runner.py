@@ -187,8 +187,9 @@ class Data:
     """What to train on (None where a run only evaluates), what to evaluate on, and its ground truth (None: there is none).
 
     `walk` is the module that makes batches, predictions, scores and pictures of it: `experiments.persons` for crops of
-    persons, `experiments.images` for whole images. `own_scores` adds the numbers of a data set's own evaluation:
-    (predictions, config) -> {name: number}. `best` is the number by which the best checkpoint is kept.
+    persons, `experiments.images` for whole images. `own_scores` gives the numbers of a data set's own evaluation, beside
+    COCO's for persons and in their place for whole images: (predictions, config) -> {name: number}. `best` is the number by
+    which the best checkpoint is kept.
     """
 
     train: Any

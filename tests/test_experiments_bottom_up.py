@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import coco_rle, coco_swahr, crowdpose_swahr, families, images, runner
+from experiments import ablation_swahr, coco_rle, coco_swahr, crowdpose_swahr, families, images, runner
 from jaxpose import geometry, heatmap, parallel, train
 from jaxpose.data import coco, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -211,6 +211,19 @@ def test_images_with_crowds_alone_and_without_anybody_are_trained_on(tmp_path, c
     events = [e for e in runner.Log(tmp_path / "run").events() if e["event"] == "train"]
     assert all(np.isfinite(e["loss"]) for e in events) and np.isfinite(scores["AP"])
     assert "have more than max_people=1 labelled persons" in caplog.text
+
+
+@pytest.mark.slow
+def test_the_ablation_prints_its_table_and_trains_only_what_is_missing(tmp_path, capsys):
+    options = ["--out", str(tmp_path), "--rows", "sahr", "shr", "--seeds", "0", "--steps", "4", "--images", "15", "--copies", "1",
+               "--width", "4", "--deconvs", "8", "--dilations", "1", "--size-wh", "64", "64", "--evaluations", "2"]  # fmt: skip
+    runs = ablation_swahr.main(options)
+    assert [run["row"] for run in runs] == ["sahr", "shr"]
+    assert all(len(run["curve"]) == 2 and np.isfinite(run["loss"]) and run["diverged"] < 0 for run in runs)
+    assert "pearson" in runs[0] and "pearson" not in runs[1]
+    assert "| shr | 1 | 0 |" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert ablation_swahr.main(options) == runs
 
 
 def test_results_keep_the_people_and_their_scores():

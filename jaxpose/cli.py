@@ -76,9 +76,10 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     import tyro
 
+    from jaxpose.predict_files import main as predict
     from jaxpose.summary import main as summary
 
-    tools = {"summary": summary, "prepare": prepare, "synthetic": synthetic}
+    tools = {"predict": predict, "prepare": prepare, "synthetic": synthetic, "summary": summary}
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
     except (ValueError, OSError) as error:

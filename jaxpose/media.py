@@ -22,6 +22,7 @@ from jaxpose.data.pipeline import opencv
 from jaxpose.skeleton import Skeleton
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 32_766  # OpenCV's warp
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
 # RGB, one for each person in turn; then left and right joints, as in `jaxpose.view`.
@@ -100,6 +101,10 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
 
 
 def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(
+            f"{name} has {width}x{height} pixels: OpenCV takes sides up to {MAX_SIDE}, make it smaller or cut it"
+        )
     if width * height > max_pixels:
         raise ValueError(
             f"{name} has {width}x{height} pixels, more than {max_pixels:,}: make it smaller, or allow more (max_pixels, --max-pixels)"

@@ -102,7 +102,7 @@ def main(
         log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, known.unused(work.images))
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
-        raise ValueError(f"{len(work.failed)} of {len(files)} inputs failed, the others are in {out}: {shown}")
+        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
 
 
 def found(inputs: Iterable[str]) -> list[Path]:

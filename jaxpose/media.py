@@ -223,7 +223,7 @@ def draw(
     outlines: Iterable[np.ndarray] = (),
     box: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of a picture with poses on it, each person in a colour of its own, lines as thick as the picture is large.
+    """A copy of a picture with poses on it, each person in a colour of its own, lines as thick as picture and person are large.
 
     Args:
       image: (h, w, 3) uint8.
@@ -247,13 +247,19 @@ def draw(
         if box is not None:
             corner = _fixed(np.stack([box[person, :2], box[person, :2] + box[person, 2:]]))
             cv2.rectangle(canvas, corner[0].tolist(), corner[1].tolist(), color, max(1, thick // 2), cv2.LINE_AA, SHIFT)
+        if not there.any():
+            continue
         at = _fixed(points)
+        extent = np.ptp(at[there], axis=0).max() / 2**SHIFT
+        line = int(np.clip(extent / 70, 1, thick))  # small people stay visible under their pose
+        radius = round(float(np.clip(extent / 40, 1.3, 1.6 * thick)) * 2**SHIFT)
         for a, b in skeleton.limbs:
             if there[a] and there[b]:
-                cv2.line(canvas, at[a].tolist(), at[b].tolist(), color, thick, cv2.LINE_AA, SHIFT)
+                cv2.line(canvas, at[a].tolist(), at[b].tolist(), color, line, cv2.LINE_AA, SHIFT)
         for joint in np.flatnonzero(there):
-            cv2.circle(canvas, at[joint].tolist(), round(1.6 * thick * 2**SHIFT), color, -1, cv2.LINE_AA, SHIFT)
-            cv2.circle(canvas, at[joint].tolist(), round(1.6 * thick * 2**SHIFT), INK, 1, cv2.LINE_AA, SHIFT)
+            cv2.circle(canvas, at[joint].tolist(), radius, color, -1, cv2.LINE_AA, SHIFT)
+            if radius > 3 * 2**SHIFT:
+                cv2.circle(canvas, at[joint].tolist(), radius, INK, 1, cv2.LINE_AA, SHIFT)
     return canvas
 
 

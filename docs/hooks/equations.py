@@ -14,7 +14,7 @@ from markdown.inlinepatterns import InlineProcessor
 class Equation(InlineProcessor):
     """One equation; between two dollar signs in the line, between two pairs of them on a line of its own."""
 
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str, int, int]:  # noqa: N802 (Markdown's name)
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str, int, int]:
         display = m.group(1) is not None
         latex = m.group(1) if display else m.group(2)
         mathml = latex2mathml.converter.convert(latex.strip(), display="block" if display else "inline")
@@ -25,7 +25,7 @@ class Equation(InlineProcessor):
 
 
 class Equations(Extension):
-    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 (Markdown's name)
+    def extendMarkdown(self, md: Markdown) -> None:
         # After code spans (190), before backslash escapes (180), which would eat the equation's.
         md.inlinePatterns.register(Equation(r"\$\$(.+?)\$\$|(?<!\w)\$(?! )([^$\n]+?)\$(?!\w)", md), "equation", 185)
 

@@ -39,7 +39,7 @@ metrics: oks pckh epe auc mpjpe pa_mpjpe
 evaluation: oks_nms soft_oks_nms
 grouping: group group_batch
 weights: from_torch flow_from_torch
-tasks: regression heatmaps bottom_up from_config
+tasks: regression.regression heatmaps bottom_up.bottom_up from_config
 checkpoint: restore_model
 """
 
@@ -146,7 +146,8 @@ def test_api_pages_have_every_public_name(site):
             names.add(f"jaxpose.{module}.{word}")
     assert len(names) == 51
     names |= {f"jaxpose.{module}.{name}" for module in MODULES for name, value in public(module) if callable(value)}
-    assert not names - anchors
+    missing = sorted(names - anchors)
+    assert not missing
 
 
 def hook(name: str):
@@ -161,7 +162,7 @@ def test_a_new_module_gets_a_page(tmp_path):
     (tmp_path / "jaxpose" / "zoo").mkdir(parents=True)
     (tmp_path / "jaxpose" / "__init__.py").touch()
     (tmp_path / "jaxpose" / "new.py").write_text('"""New.\n\nMore."""\nclass A: ...\ndef b(): ...\ndef _c(): ...\n')
-    (tmp_path / "jaxpose" / "zoo" / "__init__.py").write_text('__all__ = ["lion"]\n')
+    (tmp_path / "jaxpose" / "zoo" / "__init__.py").write_text('__all__ = ["cats", "lion"]\n')
     (tmp_path / "jaxpose" / "zoo" / "cats.py").write_text("def lion(): ...\ndef tiger(): ...\n")
     (tmp_path / "jaxpose" / "zoo" / "_cage.py").write_text("def bar(): ...\n")
     found = hook("reference").modules(tmp_path)

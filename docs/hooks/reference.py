@@ -34,6 +34,8 @@ def modules(root: Path) -> dict[str, tuple[str, list[str]]]:
     for name in sorted(sources):
         tree, package = sources[name], sources.get(name.rpartition(".")[0])
         shown_there = exported(package) or [] if package else []
+        # A name that is also a module's (`jaxpose.tasks.regression`, the function and its file) stands on the module's page.
+        shown_there = [n for n in shown_there if f"{name.rpartition('.')[0]}.{n}" not in sources]
         names = [n for n in exported(tree) or defined(tree) if n not in shown_there and f"{name}.{n}" not in sources]
         found[name] = ((ast.get_docstring(tree) or "").partition("\n")[0], names)
     return found
@@ -52,10 +54,15 @@ def defined(tree: ast.Module) -> list[str]:
     return [n.name for n in tree.body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and not n.name.startswith("_")]
 
 
-def page(name: str, names: list[str]) -> str:
-    """The Markdown of a module's page, for mkdocstrings to fill."""
+def page(name: str, names: list[str], inside: dict[str, str]) -> str:
+    """The Markdown of a module's page, for mkdocstrings to fill; `inside`: first lines of the modules of a package."""
     head = f"# `{name}`\n\n::: {name}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}\n"
-    return head + "".join(f"\n::: {name}.{each}\n" for each in names)
+    body = "".join(f"\n::: {name}.{each}\n" for each in names)
+    return head + body + ("\n## Modules\n\n" + listing(inside) if inside else "")
+
+
+def listing(summaries: dict[str, str]) -> str:
+    return "".join(f"- [`{name}`]({name}.md): {summary}\n" for name, summary in summaries.items())
 
 
 def root_of(config) -> Path:
@@ -69,9 +76,10 @@ def on_config(config):
 
 
 def on_files(files, config):
-    listed = INTRODUCTION
-    for name, (summary, names) in modules(root_of(config)).items():
-        files.append(File.generated(config, f"api/{name}.md", content=page(name, names)))
-        listed += f"- [`{name}`]({name}.md): {summary}\n"
-    files.append(File.generated(config, "api/index.md", content=listed))
+    found = modules(root_of(config))
+    summaries = {name: summary for name, (summary, _) in found.items()}
+    for name, (_, names) in found.items():
+        inside = {other: summary for other, summary in summaries.items() if other.startswith(f"{name}.")}
+        files.append(File.generated(config, f"api/{name}.md", content=page(name, names, inside)))
+    files.append(File.generated(config, "api/index.md", content=INTRODUCTION + listing(summaries)))
     return files

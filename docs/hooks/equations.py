@@ -10,7 +10,6 @@ from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 
-
 # What TeX spaces by itself and latex2mathml does not: a function before its argument, bars around theirs.
 SPACING = (
     (r"\\(log|ln)\s*(?=\\[a-z]|(?<=\s)\w)", r"\\\1\\, "),

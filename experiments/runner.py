@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -158,6 +159,16 @@ def command(main) -> None:
         if os.environ.get("JAXPOSE_TRACEBACK"):
             raise
         raise SystemExit(f"{type(error).__name__}: {error}") from None
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        # An orderly end would wait for the process that is gone.
+        shown = str(error).splitlines()[0]
+        print(
+            f"process {jax.process_index()} of {jax.process_count()} stops: {shown:.300}\nIf another process died, start all of them "
+            "again with the same command: they go on from the last checkpoint.", file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(1)
 
 
 def check(config: RunConfig) -> None:

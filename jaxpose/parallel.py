@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
+HEARTBEAT_S = 40  # a process that is not heard of for so long ends the others
 
 
 def start_multihost(
@@ -37,7 +38,7 @@ def start_multihost(
         )
     if num_processes is not None and not 0 <= process_id < num_processes:
         raise ValueError(f"process_id={process_id} is not in 0..{num_processes - 1}")
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_S)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

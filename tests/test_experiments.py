@@ -17,6 +17,7 @@ import pytest
 from benchmarks import soak
 from experiments import ablation_rle, coco_rle, runner
 from jaxpose import checkpoint
+from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
 TINY = ("--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2")
@@ -108,6 +109,42 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_so_and_no_second_one_starts_
     assert run.returncode == runner.PREEMPTED == 75, errors[-3000:]
     _, stored = params(tmp_path)
     assert f"asked to stop after step {stored['step']}: start the same command again" in errors
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_when_one_is_asked_to_and_when_one_dies(tmp_path, prepared):
+    options = command(tmp_path / "run", prepared, "--epochs", "4000", "--eval-every", "4000", "--no-plots")
+
+    def start():
+        cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "experiments.coco_rle", *options, *cluster, str(i)],
+                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for i in (0, 1)
+        ]  # fmt: skip
+        log, deadline = tmp_path / "run" / "log.jsonl", time.time() + 200
+        before = log.stat().st_size if log.exists() else 0
+        while not (log.exists() and log.stat().st_size > before) and time.time() < deadline:
+            time.sleep(0.05)
+        return started
+
+    both = start()
+    both[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=200)[1] for process in both]
+    assert [process.returncode for process in both] == [runner.PREEMPTED] * 2, errors[0][-3000:]
+    saved = params(tmp_path / "run")[1]["step"]
+    assert all(f"asked to stop after step {saved}" in text for text in errors)
+
+    survivor, victim = start()
+    victim.kill()
+    clock = time.monotonic()
+    _, errors = survivor.communicate(timeout=200)
+    victim.communicate()
+    assert survivor.returncode == 1 and time.monotonic() - clock < 60
+    assert f"resumed at step {saved}" in errors and "process 0 of 2 stops: " in errors
+    assert "start all of them again with the same command" in errors
 
 
 @pytest.mark.slow

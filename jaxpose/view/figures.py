@@ -1,15 +1,20 @@
-"""Pictures of a run: curves, the learned density, calibration, predictions, scale maps. Needs the extra `plot` (matplotlib)."""
+"""The figures: curves, the learned density, calibration, predictions, maps. Needs the extra `plot` (matplotlib).
+
+JAX is imported by those alone that evaluate a density.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpose import density
 from jaxpose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from jaxpose import density
 
 INK, TRUTH, LEFT, RIGHT = "#222222", "#2a9d3f", "#e07a1f", "#2f6fb5"
 PERSONS = (LEFT, RIGHT, "#d4308e", "#8b5cd6", "#f2c318", "#18b6c9", "#c0392b", "#8d6e63")  # in turn; none is green
@@ -67,6 +72,8 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     All three in units of their own standard deviation: how wide the learned one is says little, because sigma and the
     flow share the scale (`jaxpose.losses.likelihood`); its shape is what is learned.
     """
+    from jaxpose import density
+
     plt = _pyplot()
     axis = np.linspace(-bound, bound, points, dtype=np.float32)
     e = np.stack(np.meshgrid(axis, axis), -1)

@@ -1,0 +1,29 @@
+"""Pictures of data, of results, of what a net sees, and of a run. On the command line: `jaxpose view`.
+
+`figures` draws them with matplotlib (the extra `plot`). `data`, `results`, `maps` and `html` are the tools `jaxpose view data`,
+`results`, `maps` and `report`; `results` and `html` read two JSON files, whoever wrote them, without JAX.
+"""
+
+from jaxpose.view.figures import (
+    calibration,
+    curves,
+    draw_pose,
+    learned_density,
+    people,
+    require,
+    scale_against_size,
+    scale_maps,
+    sheet,
+)
+
+__all__ = [
+    "calibration",
+    "curves",
+    "draw_pose",
+    "learned_density",
+    "people",
+    "require",
+    "scale_against_size",
+    "scale_maps",
+    "sheet",
+]

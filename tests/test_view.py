@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxpose import density, view
-from jaxpose.view import figures
 from jaxpose.skeleton import COCO17, CROWDPOSE14
+from jaxpose.view import figures
 
 
 def pixels(path):

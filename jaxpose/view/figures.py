@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxpose import density
 
 INK, TRUTH, LEFT, RIGHT = "#222222", "#2a9d3f", "#e07a1f", "#2f6fb5"
+DPI = 110
 PERSONS = (LEFT, RIGHT, "#d4308e", "#8b5cd6", "#f2c318", "#18b6c9", "#c0392b", "#8d6e63")  # in turn; none is green
 
 
@@ -39,7 +40,7 @@ def _pyplot():
 def _save(figure, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
     _pyplot().close(figure)
     return path
 
@@ -318,6 +319,47 @@ def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *
         title=f"scale factor against size: {said}, {len(size)} people",
     )
     return _save(figure, path)
+
+
+def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
+    """Pictures of one size with a title each, none of them changed.
+
+    Args:
+        pictures: N of (h, w, 3) uint8.
+        titles: N, shown as they are.
+        path: of the sheet.
+        columns: pictures side by side.
+
+    Raises:
+        ValueError: no pictures, or not as many titles.
+
+    >>> from tempfile import mkdtemp
+    >>> tile_sheet([np.zeros((8, 8, 3), np.uint8)], ["$x^"], Path(mkdtemp()) / "sheet.png").name
+    'sheet.png'
+    """
+    _one_per_image(len(pictures), titles=titles)
+    lines = max(title.count("\n") for title in titles)
+    figure, axes = _grid(
+        len(pictures),
+        columns,
+        aspect=_aspect(pictures) + 0.05 * lines,
+        width=pictures[0].shape[1] / DPI + 0.15,
+        layout="constrained",
+    )
+    for picture, title, ax in zip(pictures, titles, axes.flat, strict=False):
+        ax.imshow(picture)
+        ax.set_title(printable(title), fontsize=8, parse_math=False)
+    return _save(figure, path)
+
+
+def printable(text: str) -> str:
+    """A name out of somebody's file, as a title can show it: what is no character becomes one, and what is long is cut.
+
+    >>> printable("a\\x00b" + "c" * 99)[:4], len(printable("c" * 99))
+    ('a?bc', 60)
+    """
+    lines = [line if len(line) <= 60 else line[:29] + "\u2026" + line[-30:] for line in text.split("\n")]
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 def _one_per_image(count: int, **entries: Sequence | None) -> None:

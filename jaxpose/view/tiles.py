@@ -111,7 +111,7 @@ def around(case: Case, *, aspect: float, margin: float = 0.2, least: float = 32.
 
     >>> person = {"bbox": [10, 10, 40, 80], "keypoints": [20, 20, 2]}
     >>> [round(v) for v in around(Case("missed", {"id": 1}, person), aspect=0.5)]
-    [0, -6, 60, 106]
+    [2, -6, 58, 106]
     """
     points = []
     if case.person is not None:

@@ -123,7 +123,7 @@ def columns(rows: Sequence[tuple[str, int]], *, title: str, x: str) -> str:
             f'<rect class="f{0 if i else 1}" x="{at + space * 0.12:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" '
             f'width="{space * 0.76:.1f}" height="{tall:.1f}"><title>{said}</title></rect>'
         )
-        if i == 0 or i % 5 == 1:
+        if i == 0 or (i > 1 and i % 5 == 1):
             parts.append(
                 f'<text x="{at + space / 2:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{html.escape(name)}</text>'
             )

@@ -352,6 +352,63 @@ def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str 
     return _save(figure, path)
 
 
+def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str | Path, *, columns: int = 4) -> Path:
+    """Images with their labels: every person in a colour, visible joints filled, hidden ones hollow, boxes dashed.
+
+    Args:
+        samples: N of image (H, W, 3) uint8; joints (P, K, 2) and visibility (P, K), image pixels; title; and, where there
+            are any, boxes (P, 4) x, y, w, h and shaded (H, W) bool, the pixels that do not count.
+        skeleton: of the joints.
+        path: of the sheet.
+        columns: images side by side.
+
+    Raises:
+        ValueError: no samples.
+
+    >>> from tempfile import mkdtemp
+    >>> from jaxpose.skeleton import COCO17
+    >>> sample = {"image": np.zeros((32, 48, 3), np.uint8), "title": "a", "joints": np.full((1, 17, 2), 16.0)}
+    >>> annotations([sample | {"visibility": np.ones((1, 17))}], COCO17, Path(mkdtemp()) / "labels.png").name
+    'labels.png'
+    """
+    _one_per_image(len(samples))
+    require()
+    from matplotlib.patches import Rectangle
+
+    images = [sample["image"] for sample in samples]
+    figure, axes = _grid(
+        len(samples), columns, aspect=_aspect(images), width=12.0 / columns + 0.3, layout="constrained"
+    )
+    for sample, ax in zip(samples, axes.flat, strict=False):
+        ax.imshow(sample["image"])
+        if "shaded" in sample and sample["shaded"].any():
+            _shade(ax, sample["shaded"])
+        for j, (xy, seen) in enumerate(zip(sample["joints"], sample["visibility"], strict=True)):
+            color = PERSONS[j % len(PERSONS)]
+            if (seen > 0).any():
+                draw_pose(ax, xy, skeleton, color=color, shown=seen > 0, lw=1.2)
+                hidden = seen == 1
+                ax.plot(xy[hidden, 0], xy[hidden, 1], "o", mfc="white", mec=color, ms=3.4, mew=0.9)
+            if "boxes" in sample:
+                x, y, w, h = sample["boxes"][j]
+                edge = color if (seen > 0).any() else "white"
+                ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec=edge, lw=0.9, ls="--"))
+        ax.set_title(printable(sample["title"]), fontsize=7, parse_math=False)
+        _whole(ax, sample["image"])
+    return _save(figure, path)
+
+
+def _shade(ax, shaded: np.ndarray) -> None:
+    """Dark with light stripes, where `shaded` (H, W)."""
+    rows, columns = np.indices(shaded.shape)
+    period = max(6, min(shaded.shape) // 24)
+    stripe = (rows + columns) % period < period / 4
+    veil = np.zeros((*shaded.shape, 4), np.float32)
+    veil[shaded & ~stripe] = (0.05, 0.05, 0.12, 0.62)
+    veil[shaded & stripe] = (0.85, 0.85, 0.95, 0.55)
+    ax.imshow(veil)
+
+
 def printable(text: str) -> str:
     """A name out of somebody's file, as a title can show it: what is no character becomes one, and what is long is cut.
 

@@ -327,7 +327,7 @@ def _scores(scores: Mapping[str, Any]) -> str:
 def _charts(events: Sequence[Mapping[str, Any]], density: Mapping[str, Any] | None, found: Sequence[cases.Case]) -> str:
     chart, said = _calibration(density)
     drawn = [*_curves(events), *_similarity(found), *chart]
-    return f'<section><h2>Curves</h2><div class="charts">{"".join(drawn)}</div>{said}</section>' if drawn else ""
+    return f'<section><h2>Charts</h2><div class="charts">{"".join(drawn)}</div>{said}</section>' if drawn else ""
 
 
 def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -463,7 +463,8 @@ def _card(case: cases.Case, pictures: tiles.Pictures, limbs, joints: Sequence[st
         distances = case.errors
         order = [int(k) for k in np.argsort(-np.where(np.isnan(distances), -1, distances)) if np.isfinite(distances[k])]
         mean = f"{np.nanmean(distances):.6g}"
-        facts.append(f"EPE {np.nanmean(distances):.1f} px, worst {escaped(joints[order[0]])} {distances[order[0]]:.0f}")
+        facts.append(f"EPE {np.nanmean(distances):.1f} px")
+        facts.append(f"worst {escaped(joints[order[0]])} {distances[order[0]]:.0f} px")
         words += [joints[k] for k in order[:2]]
         rows = "".join(
             f"<tr><td>{escaped(joints[k])}</td><td>{distances[k]:.1f}</td><td>{case.found[k, 2]:.2f}</td></tr>"

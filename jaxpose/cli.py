@@ -77,8 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     import tyro
 
     from jaxpose.summary import main as summary
+    from jaxpose.view.data import data
+    from jaxpose.view.maps import maps
+    from jaxpose.view.report import report
+    from jaxpose.view.results import results
 
     tools = {"summary": summary, "prepare": prepare, "synthetic": synthetic}
+    tools |= {"view data": data, "view results": results, "view maps": maps, "view report": report}
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
     except (ValueError, OSError) as error:

@@ -110,7 +110,7 @@ def labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[di
                 "visibility": people["keypoints"][..., 2],
                 "boxes": people["box"],
                 "shaded": ~masks.valid_mask(record),
-                "title": f"{record['file_name']}\nid {record['image_id']}: {counted.sum()} people, {(~counted).sum()} not labelled",
+                "title": f"{record['file_name']}\nid {record['image_id']}: people {counted.sum()}, not labelled {(~counted).sum()}",
             }
         )
     return samples
@@ -137,7 +137,7 @@ def crops(
         made = pipeline.sample(
             source.at_level("person"), int(index), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch
         )
-        title = f"person {made['annotation_id']}\n{int((made['visibility'] > 0).sum())} joints"
+        title = f"person {made['annotation_id']}\njoints {int((made['visibility'] > 0).sum())}"
         samples.append(_sample(made["image"], made["joints"][None], made["visibility"][None], title))
     return samples
 
@@ -155,7 +155,7 @@ def whole_images(
     for place in _first(len(chosen), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
         made = images.sample(source, int(chosen[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
         there = (made["visibility"] > 0).any(axis=-1)
-        title = f"image {made['image_id']}: {int(there.sum())} people"
+        title = f"image {made['image_id']}: people {int(there.sum())}"
         shaded = ~made[f"mask_{stride}"].repeat(stride, axis=0).repeat(stride, axis=1)
         samples.append(
             _sample(made["image"], made["joints"][there], made["visibility"][there], title) | {"shaded": shaded}

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from jaxpose.evaluation.cases import Case
 
-__all__ = ["Pictures", "around", "data_uri", "draw", "name_of", "shown_joints"]
+__all__ = ["Pictures", "around", "data_uri", "draw", "name_of", "of_source", "shown_joints"]
 
 GREY = (128, 128, 132)  # where there is no image
 TRUTH, FOUND, ERROR = (66, 201, 92), (255, 146, 43), (236, 72, 153)
@@ -65,6 +65,24 @@ class Pictures:
         if len(self._kept) > self.KEPT:
             self._kept.popitem(last=False)
         return self._kept.get(key)
+
+
+def of_source(source: Any) -> Callable[[Mapping[str, Any]], bytes]:
+    """What `Pictures` takes, of a data set that is open (`jaxpose.data.coco.Source`), whose folder is needed no more.
+
+    >>> from types import SimpleNamespace
+    >>> source = SimpleNamespace(images={"image_id": np.array([7])}, jpeg=lambda index: b"the file")
+    >>> of_source(source)({"id": 7})
+    b'the file'
+    """
+    index = {int(number): i for i, number in enumerate(source.images["image_id"])}
+
+    def read(entry: Mapping[str, Any]) -> bytes:
+        if entry["id"] not in index:
+            raise ValueError(f"the data set does not hold image {entry['id']}")
+        return source.jpeg(index[entry["id"]])
+
+    return read
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

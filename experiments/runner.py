@@ -6,12 +6,15 @@ An experiment's page builds a task and hands it over; here nothing knows which l
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import json
 import logging
 import os
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -28,6 +31,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
+PREEMPTED = 75  # exit code of a run that was asked to stop, and saved: start the same command again (EX_TEMPFAIL)
 LAST_PICTURE = "plots/predictions.png"  # drawn last: where it is, all are
 
 
@@ -310,9 +314,13 @@ def run(
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
 
-    run_log = Log(config.out)
     stored = {"task": task.config, "run": settings(config), "best": data.best}
-    with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep, best=data.best) as checkpoints:
+    with ExitStack() as stack:
+        stack.enter_context(only_run_in(config.out))
+        preemption = stack.enter_context(parallel.Preemption())
+        folder = config.out / "checkpoints"
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=data.best))
+        run_log = Log(config.out)
         if checkpoints.latest() is not None:
             check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
@@ -357,6 +365,14 @@ def run(
                     log.info("step %d: %s", step, summary_line(scores))
                 checkpoints.save(state, stored, metrics=scores if is_eval else None)
                 clock = time.perf_counter()
+            if preemption.reached(step) and step < total:
+                train.check_finite(state, checkpoints.last_good)
+                checkpoints.wait()
+                if checkpoints.latest() != step:
+                    checkpoints.save(state, stored)
+                    checkpoints.wait()
+                log.info("asked to stop after step %d: start the same command again to go on from there", step)
+                raise SystemExit(PREEMPTED)
         bar.close()
     # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
     if start == total and jax.process_count() == 1 and config.plots and not (config.out / LAST_PICTURE).exists():
@@ -367,6 +383,33 @@ def run(
         run_log.write("end", total, **scores)
     run_log.close()
     return scores
+
+
+@contextmanager
+def only_run_in(out: Path) -> Iterator[None]:
+    """Hold the folder of a run against a second one. The lock ends with the process, however that ends.
+
+    Raises:
+      ValueError: another process trains into it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"another run trains into {out} ({file.read().strip()}): wait for it, or give another --out"
+            ) from None
+        except OSError as error:  # some network file systems know no locks
+            log.warning("%s cannot be locked (%s): start no second run in it", out, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):

@@ -9,7 +9,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +22,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
+from jaxpose import parallel
 from jaxpose.train import TrainState
 
+log = logging.getLogger("jaxpose")
 PyTree = Any
 MODEL, TRAIN, CONFIG = "model", "train", "config"
+CHECKSUMS = "checksums.json"  # in the folder of a step: {file: [bytes, CRC-32]}, written when the save is finished
 
 
 class Checkpoints:
@@ -29,10 +36,19 @@ class Checkpoints:
 
     Saving is asynchronous and atomic: a killed save leaves no checkpoint under its final name. Use it as a context
     manager, so that the last save is finished before the process ends.
+
+    Checkpoints that were damaged since they were written are set aside (STEP.damaged), with a warning: the newest whole one is
+    the latest.
+
+    Raises:
+      ValueError: there are checkpoints, and all of them are damaged.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2, best: str = "AP"):
         self.directory = Path(directory).absolute()
+        if jax.process_index() == 0:
+            _set_damaged_aside(self.directory)
+        parallel.barrier("damaged checkpoints")
         policy = preserve.AnyPreservationPolicy(
             [
                 preserve.LatestN(keep),
@@ -101,6 +117,8 @@ class Checkpoints:
             self.manager.wait_until_finished()
         except Exception as error:
             raise self._write_error(step, error) from error
+        if jax.process_index() == 0:
+            write_checksums(self.directory / str(step))
         self.last_good = str(self.directory / str(step))
 
     def _write_error(self, step: int, error: Exception) -> OSError:
@@ -231,6 +249,8 @@ def restore_model(
         step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
     if step not in configs:
         raise FileNotFoundError(f"{directory} has no checkpoint {step}; it has {sorted(configs)}")
+    if found := damage(directory / str(step)):
+        raise _incomplete(directory / str(step), ValueError(found))
     with ocp.PyTreeCheckpointer() as reader:
         path = directory / str(step) / MODEL
         try:
@@ -242,6 +262,58 @@ def restore_model(
     if not flow:
         variables["params"].pop("flow", None)
     return variables, configs[step]
+
+
+def write_checksums(folder: Path) -> None:
+    """Note what every file of a finished checkpoint holds, for `damage`."""
+    if not folder.is_dir():  # it was not among those that are kept
+        return
+    partial = folder / f".{CHECKSUMS}.partial"
+    partial.write_text(json.dumps({str(f.relative_to(folder)): _checksum(f) for f in _files(folder)}))
+    os.replace(partial, folder / CHECKSUMS)
+
+
+def damage(folder: Path) -> str | None:
+    """What has happened to a checkpoint's files since they were written; None: nothing, or it has no checksums."""
+    try:
+        noted = json.loads((folder / CHECKSUMS).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{CHECKSUMS} cannot be read: {error}"
+    for name, expected in noted.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _checksum(folder / name) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.rglob("*") if f.is_file() and CHECKSUMS not in f.name)
+
+
+def _checksum(file: Path) -> list[int]:
+    size = crc = 0
+    with open(file, "rb") as content:
+        while chunk := content.read(1 << 22):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return [size, crc]
+
+
+def _set_damaged_aside(directory: Path) -> None:
+    steps = sorted((int(p.name) for p in directory.glob("*") if p.name.isdigit()), reverse=True)
+    damaged = {step: found for step in steps if (found := damage(directory / str(step)))}
+    if damaged and len(damaged) == len(steps):
+        shown = "; ".join(f"{step}: {found}" for step, found in damaged.items())
+        raise ValueError(
+            f"every checkpoint in {directory} is damaged ({shown}): copy one there again, or give another --out"
+        )
+    for step, found in damaged.items():
+        aside = directory / f"{step}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        (directory / str(step)).rename(aside)
+        log.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
 
 
 def exists(directory: str | Path) -> bool:

@@ -76,17 +76,14 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     import tyro
 
+    from jaxpose.predict_files import main as predict
     from jaxpose.summary import main as summary
-    from jaxpose.view.data import data
-    from jaxpose.view.maps import maps
-    from jaxpose.view.report import report
-    from jaxpose.view.results import results
+    from jaxpose.view.tools import view
 
-    tools = {"summary": summary, "prepare": prepare, "synthetic": synthetic}
-    tools |= {"view data": data, "view results": results, "view maps": maps, "view report": report}
+    tools = {"predict": predict, "prepare": prepare, "synthetic": synthetic, "summary": summary, "view": view}
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error
 
 

@@ -6,6 +6,8 @@ mean over the batch, BatchNorm included, is a mean over every device, and the co
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 import jax
@@ -124,6 +126,36 @@ def gather_host(tree: PyTree) -> PyTree:
         return everywhere.reshape(-1).view(x.dtype).reshape(-1, *x.shape[1:])
 
     return jax.tree.map(gather_one, tree)
+
+
+class Preemption:
+    """Whether this run is asked to stop: SIGTERM, which is what clusters send before they take a machine.
+
+    Use it as a context manager, in the main thread, where it takes the place of the signal's handler. With several processes JAX hears
+    the signal (`jax.distributed`), whichever of them gets it, and all stop after the same step.
+    """
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> Preemption:
+        self._before = None
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number, frame) -> None:
+        self.asked = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; every process has to ask at every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked
 
 
 def barrier(name: str) -> None:

@@ -167,3 +167,50 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_checkpoint_before(tmp_path):
     assert f"OSError: could not write checkpoint 3 to {tmp_path}" in done.stdout
     assert f"resumes from {tmp_path}/2" in done.stdout
     assert checkpoint.restore_model(tmp_path)[1]["step"] == 2
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def largest(folder):
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+@pytest.mark.parametrize("harm", ["a flipped bit", "a missing file", "a cut file", "broken checksums"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path, mesh, harm, caplog):
+    first, step = trained(mesh, 1)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(first, CONFIG, metrics={"AP": 0.1})
+        checkpoints.save(trained(mesh, 2)[0], CONFIG, metrics={"AP": 0.2})
+    victim = largest(tmp_path / "2" / "train")
+    match harm:
+        case "a flipped bit":
+            flip(victim)
+        case "a missing file":
+            victim.unlink()
+        case "a cut file":
+            victim.write_bytes(victim.read_bytes()[:-1])
+        case _:
+            (tmp_path / "2" / checkpoint.CHECKSUMS).write_text("{")
+    with pytest.raises(ValueError, match=r"/2 is no complete checkpoint"):
+        checkpoint.restore_model(tmp_path)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 1 and "checkpoint 2" in caplog.text and "2.damaged" in caplog.text
+        resumed = checkpoints.restore(trained(mesh, 0)[0], CONFIG)
+        assert_same(resumed, first)
+        resumed, _ = step(resumed, batch(1, mesh))
+        checkpoints.save(resumed, CONFIG)  # the step is free again
+    assert_same(checkpoint.restore_model(tmp_path, step=2)[0], trained(mesh, 2)[0].variables)
+    assert (tmp_path / "2.damaged").is_dir()
+
+
+def test_where_every_checkpoint_is_damaged_nothing_starts_anew(tmp_path, mesh):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(trained(mesh, 1)[0], CONFIG)
+    flip(largest(tmp_path / "1"))
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged \(1: .* is not what was written"):
+        checkpoint.Checkpoints(tmp_path)
+    assert (tmp_path / "1").is_dir()

@@ -808,3 +808,58 @@ def test_command_says_what_is_wrong(tmp_path):
     for flag, value in (("--area", "box"), ("--max-people", 5), ("--category-id", 3)):
         done = command(tmp_path / "truth.json", tmp_path / "results.json", "--crowdpose", flag, value)
         assert done.returncode == 1 and done.stderr.startswith("error: --crowdpose has its own rules")
+
+
+def crowded(seed: int) -> tuple[dict, list]:
+    """Images with nobody, with crowds, with unlabelled people and people without area; results with ties and strangers."""
+    rng = np.random.default_rng(seed)
+    people, records = [], []
+    for image in range(1, 13):
+        for _ in range(rng.integers(0, 5)):
+            xy, scale = rng.uniform(0, 300, (17, 2)), rng.choice([20.0, 60.0, 150.0])
+            labelled = rng.random(17) < rng.choice([0.0, 0.2, 0.9])
+            keypoints = np.where(labelled[:, None], np.column_stack([xy, np.full(17, 2)]), 0)
+            person = {
+                "id": len(people),
+                "image_id": image,
+                "category_id": 1,
+                "bbox": [0, 0, scale, scale],
+                "iscrowd": 0,
+            }
+            person |= (
+                {"keypoints": keypoints.ravel().tolist(), "area": scale**2} if rng.random() < 0.8 else {"iscrowd": 1}
+            )
+            people.append(person)
+            for _ in range(rng.integers(0, 4)):
+                found = xy + rng.normal(0, rng.choice([0.5, 4, 30]), (17, 2))
+                keypoints = np.column_stack([found, rng.random(17)]).ravel().tolist()
+                records.append(
+                    {"image_id": image, "category_id": 1, "keypoints": keypoints, "score": float(rng.integers(9)) / 8}
+                )
+    images = [{"id": i, "crowdIndex": rng.random()} for i in range(1, 15)]
+    categories = [{"id": 1, "keypoints": list(COCO17.joints)}, {"id": 2, "name": "dog"}]
+    return {"images": images, "annotations": people, "categories": categories}, records
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hotcoco_gives_the_numbers_of_pycocotools(seed):
+    pytest.importorskip("hotcoco")
+    truth, records = crowded(seed)
+    records = records if seed else []
+    count = {"max_people": 3, "image_ids": [1, 2, 3, 5, 8]} if seed % 3 == 2 else {}
+
+    def numbers(engine):
+        options = {"sigmas": COCO17.sigmas, "engine": engine}
+        crowdpose = crowdpose_average_precision(truth, records, **options)
+        return average_precision(truth, records, **count, **options) | {
+            f"crowdpose {k}": v for k, v in crowdpose.items()
+        }
+
+    exact = numbers("pycocotools")
+    assert numbers("hotcoco") == exact == numbers("auto")
+    assert seed == 0 or exact["AP"] > 0
+
+
+def test_an_unknown_engine():
+    with pytest.raises(ValueError, match="engine must be one of auto, pycocotools, hotcoco, got 'matlab'"):
+        average_precision(*crowded(1), engine="matlab")

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
+from benchmarks import soak
 from experiments import ablation_rle, coco_rle, runner
 from jaxpose import checkpoint
 
@@ -84,33 +84,30 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(tmp_path, prepared):
-    options = ("--epochs", "6", "--eval-every", "100", "--checkpoint-every", "3", "--no-plots")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def test_a_run_that_is_killed_three_times_ends_with_the_bits_of_one_that_was_not(capsys):
+    options = soak.Options(kills=3, epochs=12, checkpoint_every=3, seed=1)
+    line = soak.main(options)
+    assert line["kills"] == 3 and line["steps"] > 20 and line["runs_compared_bit_by_bit"] >= 1
+    assert sum(line["ends"].values()) == 3 and any(", save," in end for end in line["ends"])
 
-    def start(out):
-        return subprocess.Popen(
-            [sys.executable, "-m", "experiments.coco_rle", *command(out, prepared, *options)],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
 
-    whole = start(tmp_path / "whole")
-    assert whole.wait(timeout=300) == 0, whole.stderr.read()[-3000:]
-    killed = start(tmp_path / "killed")
-    folder = tmp_path / "killed" / "checkpoints"
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_saves_and_says_so_and_no_second_one_starts_beside_it(tmp_path, prepared):
+    options = ("--epochs", "4000", "--eval-every", "4000", "--no-plots")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "experiments.coco_rle", *command(tmp_path, prepared, *options)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     deadline = time.time() + 200
-    while not (folder.exists() and any(p.name.isdigit() for p in folder.iterdir())) and time.time() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    before = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
-    assert before, "the run was killed before its first checkpoint"
-    resumed = start(tmp_path / "killed")
-    assert resumed.wait(timeout=300) == 0
-    assert f"resumed at step {max(before)}" in resumed.stderr.read()
-    (one, stored), (other, _) = params(tmp_path / "whole"), params(tmp_path / "killed")
-    assert stored["step"] > max(before)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    while not (tmp_path / "log.jsonl").exists() and run.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(ValueError, match=rf"another run trains into {tmp_path} \(process {run.pid} on "):
+        coco_rle.main(command(tmp_path, prepared, *options))
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=200)
+    assert run.returncode == runner.PREEMPTED == 75, errors[-3000:]
+    _, stored = params(tmp_path)
+    assert f"asked to stop after step {stored['step']}: start the same command again" in errors
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ from jaxpose.data.pipeline import (
 )
 from jaxpose.geometry import center_to_affine
 
-__all__ = ["chosen", "eval_batches", "eval_sample", "fitted_sizes", "sample", "train_batches"]
+__all__ = ["chosen", "eval_batches", "eval_sample", "fitted_sizes", "sample", "train_batches", "views"]
 
 GRID = 64  # the published code rounds the long side of an input up to a multiple of this
 COARSEST = 32  # stride of the coarsest branch of the nets: the sides of an input are multiples of it
@@ -267,6 +267,29 @@ def eval_sample(
     }
     images = _all_warped(source.jpeg(int(row.pop("record"))), row.pop("affines"), row.pop("sizes"))
     return dict(zip(_image_keys(scales), images, strict=True)) | row
+
+
+def views(
+    image: np.ndarray, *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """One image, no matter whence, as the input of the test pipeline.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        size, fit, scales: as in `eval_batches`.
+
+    Returns:
+        {"image": (H, W, 3) uint8, and of other scales "image_0.5", ...}; the affine (2, 3) from image px to px of "image".
+
+    >>> made, affine = views(np.zeros((96, 128, 3), np.uint8), size=64)
+    >>> made["image"].shape, round(float(affine[0, 0]), 3)
+    ((64, 128, 3), 0.667)
+    """
+    image_wh = image.shape[1::-1]
+    sizes = fitted_sizes(image_wh, size=size, fit=fit, scales=scales)
+    affines = [_fitted(np.array(image_wh), np.array(size_wh), fit) for size_wh in sizes]
+    made = [warped(image, affine, size_wh) for affine, size_wh in zip(affines, sizes, strict=True)]
+    return dict(zip(_image_keys(scales), made, strict=True)), affines[list(scales).index(1)]
 
 
 def chosen(source: Source, choose: Choice) -> np.ndarray:

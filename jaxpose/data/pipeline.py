@@ -505,7 +505,7 @@ def opencv():
 def tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _without_chatter():
+        with without_chatter():
             import tensorflow as tf
 
             try:
@@ -519,8 +519,8 @@ def tensorflow():
 
 
 @contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Without what TensorFlow's C++ writes to the error stream when it starts, which no log level reaches."""
+def without_chatter() -> Iterator[None]:
+    """Without what TensorFlow's C++ writes to the error stream when it is imported, which no log level reaches."""
     try:
         stream = sys.__stderr__.fileno()
         kept = os.dup(stream)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxpose.view import figures
 
-__all__ = ["crops", "data", "labels", "whole_images"]
+__all__ = ["data"]
 
 PAGE = {"labels": (12, 4), "crops": (32, 8), "whole": (8, 4)}  # pictures on a sheet, side by side
 SIZE_WH = {"crops": (192, 256), "whole": (512, 512)}
@@ -68,11 +68,11 @@ def data(
     out = Path("runs/view") / folder.resolve().name if out is None else out
     name = f"{split}_{kind}" + (f"_{augment or 'none'}" if kind != "labels" else "")
     if kind == "labels":
-        samples = labels(source, count=count, seed=seed, epoch=epoch)
+        samples = _labels(source, count=count, seed=seed, epoch=epoch)
     else:
         options = {"augment": augment or "none", "count": count, "seed": seed, "epoch": epoch}
         options["size_wh"] = SIZE_WH[kind] if size_wh is None else size_wh
-        samples = (whole_images if whole else crops)(source, **options)
+        samples = (_whole_images if whole else _crops)(source, **options)
     size, columns = PAGE[kind]
     sheets = [
         figures.annotations(
@@ -84,7 +84,7 @@ def data(
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "sheets": [str(path) for path in sheets]}))
 
 
-def labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[dict[str, Any]]:
+def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[dict[str, Any]]:
     """Images with all of their annotations.
 
     Args:
@@ -116,7 +116,7 @@ def labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[di
     return samples
 
 
-def crops(
+def _crops(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
     """The first crops of an epoch: those of `jaxpose.data.pipeline.train_batches`, bit for bit.
@@ -128,7 +128,7 @@ def crops(
       epoch: which.
 
     Returns:
-      As `labels`.
+      As `_labels`.
     """
     from jaxpose.data import pipeline
 
@@ -142,12 +142,12 @@ def crops(
     return samples
 
 
-def whole_images(
+def _whole_images(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
     """The first images of an epoch: those of `jaxpose.data.images.train_batches`, with the mask of its finer maps.
 
-    Arguments and result as of `crops`.
+    Arguments and result as of `_crops`.
     """
     from jaxpose.data import images
 

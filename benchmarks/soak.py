@@ -1,0 +1,157 @@
+"""Kill a training again and again, start it again each time, and compare its end with that of one that was left alone.
+
+    python -m benchmarks.soak                 # 50 kills
+    python -m benchmarks.soak --kills 3
+
+A run of the main job, tiny, as a process of its own. It is killed by SIGKILL or SIGTERM: at a random moment, as soon as a
+checkpoint is being written, or while the data set is being prepared, which it then has to do again. A run that gets to its end
+is compared, bit by bit, with one that nobody killed, and the next starts from nothing. Prints a line a kill and one JSON line:
+what was killed and how it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks.common import device, versions
+from jaxpose import checkpoint
+
+ROOT = Path(__file__).parents[1]
+MOMENTS = ("any", "save", "any", "prepare")
+TINY = ("--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2",
+        "--eval-every", "1000", "--no-plots")  # fmt: skip
+LONGEST_S = 300.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to kill."""
+
+    kills: int = 50
+    epochs: int = 60
+    """Of the run, of two or three steps each."""
+    checkpoint_every: int = 5
+    seed: int = 0
+    """Of the moments and signals."""
+    folder: Path | None = None
+    """Where the runs are; None: a temporary folder, removed at the end."""
+
+
+def start(folder: Path, options: Options) -> subprocess.Popen:
+    """A run into folder/run with its data in folder/data."""
+    command = [sys.executable, "-m", "experiments.coco_rle", "--out", folder / "run", "--data-dir", folder / "data", *TINY,
+               "--epochs", options.epochs, "--checkpoint-every", options.checkpoint_every]  # fmt: skip
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+
+
+def saving(folder: Path) -> bool:
+    """Whether a checkpoint is being written."""
+    return any("tmp" in path.name for path in (folder / "run" / "checkpoints").glob("*"))
+
+
+def preparing(folder: Path) -> bool:
+    """Whether there is a data set, or the beginning of one."""
+    return (folder / "data").exists() and any((folder / "data").iterdir())
+
+
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    """Until the condition holds, or the process has ended."""
+    deadline = time.monotonic() + LONGEST_S
+    while process.poll() is None and not condition() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def kill(folder: Path, options: Options, rng: random.Random, *, moment: str, duration: float) -> tuple[str, int]:
+    """Start the run and kill it at that moment: (signal's name, exit code)."""
+    number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+    if moment == "prepare":
+        shutil.rmtree(folder / "data", ignore_errors=True)
+    process = start(folder, options)
+    if moment == "any":
+        give_up = time.monotonic() + rng.uniform(0, 0.8 * duration)  # the first run also compiled
+        wait_for(process, lambda: time.monotonic() > give_up)
+    else:
+        wait_for(process, lambda: {"save": saving, "prepare": preparing}[moment](folder))
+        time.sleep(rng.uniform(0, 0.05 if moment == "save" else 1.0))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=LONGEST_S)
+    if process.returncode not in (0, 75, -number):
+        raise RuntimeError(
+            f"killed by {number.name} at {moment!r}, the run ended with {process.returncode}:\n{errors[-3000:]}"
+        )
+    return number.name, process.returncode
+
+
+def finish(folder: Path, options: Options) -> float:
+    """Let the run come to its end; the seconds that it took."""
+    clock = time.monotonic()
+    process = start(folder, options)
+    _, errors = process.communicate(timeout=LONGEST_S)
+    if process.returncode:
+        raise RuntimeError(f"the run ended with {process.returncode}:\n{errors[-3000:]}")
+    return time.monotonic() - clock
+
+
+def compare(folder: Path, whole: Path) -> int:
+    """The last step; raises unless parameters, statistics and flow have the same bits in both runs."""
+    (ours, config), (theirs, stored) = (checkpoint.restore_model(f / "run", step="latest") for f in (folder, whole))
+    if config["step"] != stored["step"]:
+        raise ValueError(f"the killed run ends at step {config['step']}, the other at {stored['step']}")
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    return config["step"]
+
+
+def main(options: Options) -> dict:
+    rng = random.Random(options.seed)
+    folder = Path(tempfile.mkdtemp()) if options.folder is None else options.folder
+    whole, killed = folder / "whole", folder / "killed"
+    duration = finish(whole, options)
+    ends, compared = Counter(), 0
+    for i in range(options.kills):
+        moment = MOMENTS[i % len(MOMENTS)]
+        name, code = kill(killed, options, rng, moment=moment, duration=duration)
+        ends[f"{name}, {moment}, exit {code}"] += 1
+        steps = [int(p.name) for p in (killed / "run" / "checkpoints").glob("*") if p.name.isdigit()]
+        print(
+            f"kill {i + 1}: {name} at {moment}, exit {code}, newest checkpoint {max(steps, default='none')}",
+            file=sys.stderr,
+        )
+        if code == 0:  # it was at its end already: the next run
+            compare(killed, whole)
+            compared += 1
+            shutil.rmtree(killed)
+    finish(killed, options)
+    step = compare(killed, whole)
+    line = {
+        "benchmark": "soak",
+        "kills": options.kills,
+        "runs_compared_bit_by_bit": compared + 1,
+        "steps": step,
+        "ends": dict(ends),
+    }
+    line |= {"seconds_of_a_run": round(duration, 1), "device": device(), "versions": versions()}
+    print(json.dumps(line), flush=True)
+    if options.folder is None:
+        shutil.rmtree(folder)
+    return line
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,41 @@
+"""A checkpoint of a small untrained net, for the tests of what reads checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpose import checkpoint, tasks, train
+from jaxpose.nets import HeatmapNet, HigherHRNet, PoseRegressor, RegressionHead, ResNet, Upsampled
+from jaxpose.skeleton import COCO17
+
+SIZE_WH = (24, 32)
+
+
+def regression_task() -> tasks.Task:
+    net = PoseRegressor(ResNet(depth=18, width=4, stages=1), RegressionHead(17, sigma_bias=-1.0))
+    return tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH)
+
+
+def heatmap_task() -> tasks.Task:
+    net = HeatmapNet(ResNet(depth=18, width=4, stages=1), 17, deconvs=())
+    return tasks.heatmaps(net, skeleton=COCO17, size_wh=SIZE_WH)
+
+
+def bottom_up_task(**options: Any) -> tasks.Task:
+    net = HigherHRNet(Upsampled(ResNet(depth=18, width=4, stages=2), (4,)), 17)
+    return tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64), **options)
+
+
+def write(folder: Path, task: tasks.Task, *, variables: Any = None, run: dict[str, Any] | None = None) -> Path:
+    """`folder`, with the checkpoint of step 0 of a run with these settings in it."""
+    variables = task.init(jax.random.key(0)) if variables is None else variables
+    state = train.TrainState(
+        step=jnp.zeros((), jnp.int32), variables=variables, opt_state={}, ema=None, first_bad=jnp.asarray(train.NO_STEP)
+    )
+    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"task": task.config, "run": run or {}})
+    return folder

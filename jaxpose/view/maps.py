@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxpose.view import figures
 
-__all__ = ["maps", "outlines"]
+__all__ = ["maps"]
 
 LEVELS = (0.5, 0.9)
 AT_ONCE = 8  # images through the net
@@ -49,8 +49,11 @@ def maps(
       out: folder of the pictures; by default maps in the run's folder.
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
-    from jaxpose import checkpoint, tasks  # before the data: see experiments/runner.py
     from jaxpose.data import coco, crowdpose, mpii
+    from jaxpose.data.pipeline import without_chatter
+
+    with without_chatter():  # distrax loads TensorFlow where it is installed
+        from jaxpose import checkpoint, tasks
     from jaxpose.skeleton import Skeleton
 
     if count < 1:
@@ -74,38 +77,6 @@ def maps(
         "pictures": [str(path) for path in pictures],
     }
     print(json.dumps(facts))
-
-
-def outlines(
-    model: Any, mu: np.ndarray, sigma: np.ndarray, *, levels: Sequence[float] = LEVELS
-) -> list[list[list[np.ndarray]]]:
-    """The boundaries of the highest-density regions of each joint: mu + sigma e over the contour of the density of e.
-
-    Args:
-      model: `jaxpose.density.Model` of two coordinates.
-      mu, sigma: (K, 2), same unit.
-      levels: masses in (0, 1).
-
-    Returns:
-      For each level and joint the closed lines (n, 2), in that unit; several where the region has several parts or a hole.
-
-    >>> from jaxpose import density
-    >>> model = density.Model(log_g=None, base="gaussian")
-    >>> [[line]] = outlines(model, np.array([[10.0, 20.0]]), np.array([[1.0, 2.0]]), levels=[0.5])[0]
-    >>> np.abs(line - (10, 20)).max(0).round(2).tolist()  # sqrt(2 log 2) deviations
-    [1.18, 2.35]
-    """
-    from contourpy import contour_generator  # matplotlib's own
-
-    from jaxpose import density
-
-    found = []
-    for level in levels:
-        region = density.region(model, level)
-        heights = np.maximum(region.log_density, region.log_threshold - 30).T  # rows are y there
-        lines = contour_generator(*region.axes, heights).lines(region.log_threshold)
-        found.append([[m + s * line for line in lines] for m, s in zip(mu, sigma, strict=True)])
-    return found
 
 
 def _chosen(source, count: int, seed: int) -> list[int]:
@@ -164,7 +135,7 @@ def _heatmaps(task, variables, stored, source, *, count: int, seed: int, out: Pa
 
 
 def _regions(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import density, tasks
+    from jaxpose import density, predict, tasks
 
     samples, size = _crops(source, stored, count, seed), np.asarray(task.config["size_wh"], np.float64)
 
@@ -174,13 +145,17 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
     found = _through(predicted, variables, [sample["image"] for sample in samples])
     model = tasks.predictive_density(task.config, variables)
     deviation = None if model is None else density.moments(model).standard_deviation
+    curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []
     for i, sample in enumerate(samples):
         xy, sigma = found["xy"][i].astype(np.float64), found["sigma"][i] * size
         title = f"person {sample['annotation_id']}" + ("" if model is not None else "\nits sigma is not trained")
         entry = {"image": sample["image"], "truth": sample["truth"], "xy": xy, "title": title}
         if model is not None:
-            entry |= {"deviation": sigma * deviation, "outlines": outlines(model, xy, sigma)}
+            entry["deviation"] = sigma * deviation
+            entry["outlines"] = [
+                [[m + s * c for c in level] for m, s in zip(xy, sigma, strict=True)] for level in curves
+            ]
         drawn.append(entry)
     return [
         figures.joint_regions(

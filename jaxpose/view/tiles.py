@@ -61,7 +61,7 @@ class Pictures:
                 self._kept[key] = picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             self._kept[key] = None
-            self.missing[name_of(entry)] = " ".join(str(error).split())
+            self.missing[name_of(entry)] = " ".join(str(getattr(error, "strerror", None) or error).split())
         if len(self._kept) > self.KEPT:
             self._kept.popitem(last=False)
         return self._kept.get(key)

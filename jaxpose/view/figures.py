@@ -474,9 +474,9 @@ def joint_maps(
         ValueError: maps of another shape, or not finite.
 
     >>> from tempfile import mkdtemp
-    >>> from jaxpose.skeleton import COCO17
     >>> image, path = np.zeros((16, 12, 3), np.uint8), Path(mkdtemp()) / "maps.png"
-    >>> joint_maps(image, np.ones((4, 3, 17)), COCO17, path, pixels_per_cell=(4, 4)).name
+    >>> stick = Skeleton.from_coco_category({"keypoints": ["top", "end"], "skeleton": [[1, 2]]})
+    >>> joint_maps(image, np.ones((4, 3, 2)), stick, path, pixels_per_cell=(4, 4)).name
     'maps.png'
     """
     maps = np.asarray(maps, np.float64)

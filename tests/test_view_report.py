@@ -201,6 +201,9 @@ def test_the_command_takes_a_run_or_two_files(tmp_path, capsys):
     assert "run: step_10" in page.text and "AP0.222" in page.text and "77.77" in page.text and "time" not in page.text
     said, page = written(run, run / "results" / "step_5.json", "--data", tmp_path, "--split", "train", "--count", "0")
     assert "run: step_5" in page.text and "AP0.111" in page.text and "77.77" not in page.text
+    (images / "000002.jpg").unlink()
+    said, page = written(run, "--data", tmp_path, "--split", "train")
+    assert said["images_missing"] == 1 and "the first is 000002.jpg (No such file or directory)" in page.text
     said, page = written(truth, results, "--images", images, "--out", tmp_path / "x.html")
     assert said["path"] == str(tmp_path / "x.html")
 
@@ -220,6 +223,7 @@ def test_bad_input_is_one_line(tmp_path):
     refused("which --data goes with: give --images", truth, results, "--data", tmp_path)
     refused("--images .*gone is not a folder", truth, results, "--images", tmp_path / "gone")
     refused("none/results holds no result file", tmp_path / "none", "--data", tmp_path, "--split", "train")
+    refused("no annotations for split 'val'", run, "--data", tmp_path)
     refused("--count -1: expected 0 or more", truth, results, "--images", images, "--count=-1")
     (run / "results" / "step_10_report.json").write_text("[]")
     refused("step_10_report.json is no report", run, "--data", tmp_path, "--split", "train")

@@ -93,13 +93,12 @@ def report(
         from jaxpose.data import crowdpose, mpii
 
         reader = {"coco": coco_format, "mpii": mpii, "crowdpose": crowdpose}[format]
-        folder = reader.read(
-            *reader.find(data, split, annotations=None, images=images), on_bad="skip", category=category_id
-        )
+        truth, folder = reader.find(data, split, annotations=None, images=images)
+        if format == "mpii":  # no COCO file; the others are read as they are, so that an image may be missing
+            truth = mpii.read(truth, folder).ground_truth()
         written = of_run(
-            source, ground_truth=folder.ground_truth(), images=folder.folder, results=results, path=out, count=count,
-            skeleton=folder.skeleton, category_id=folder.category_id,
-        )  # fmt: skip
+            source, ground_truth=truth, images=folder, results=results, path=out, count=count, category_id=category_id
+        )
     print(json.dumps(written))
 
 

@@ -188,7 +188,7 @@ def draw(
     if len(poses) == 2:
         (a, labelled, _), (b, confident, _) = poses["truth"], poses["found"]
         for k in np.flatnonzero(labelled & confident):
-            pen.line([*a[k], *b[k]], fill=(*ERROR, 230), width=FINER)
+            pen.line([*a[k], *b[k]], fill=(*ERROR, 255), width=FINER + 1)
     for xy, shown, color in poses.values():
         _pose(pen, xy, shown, limbs, color)
     tile.paste(layer := layer.resize(size_wh, Image.Resampling.BOX), (0, 0), layer)

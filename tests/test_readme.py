@@ -1,4 +1,4 @@
-"""The README's commands have the flags that exist, and its code runs."""
+"""The commands of the README and of the documentation have the flags that exist, and the README's code runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from experiments import runner
 from jaxpose import cli
 from jaxpose.evaluation import __main__ as evaluation
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-# Commands stand alone on a line of a block, or in backticks.
-COMMANDS = sorted(
-    {
-        line.split("#")[0].strip()
-        for line in re.findall(r"^(?:python -m|jaxpose) .*$", README, re.M)
-        + re.findall(r"`((?:python -m|jaxpose) [^`]*)`", README)
-    }
-)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands(page: str) -> set[str]:
+    """Commands stand alone on a line of a block, or in backticks; blocks of ```text are not checked."""
+    page = re.sub(r"^```text\n.*?^```$", "", page, flags=re.M | re.S)
+    lines = re.findall(r"^(?:python -m|jaxpose) .*$", page, re.M)
+    lines += re.findall(r"`((?:python -m|jaxpose) [^`]*)`", page)
+    return {line.split("#")[0].strip() for line in lines}
+
+
+COMMANDS = sorted(commands(README).union(*(commands(page.read_text()) for page in (ROOT / "docs").glob("*.md"))))
 
 
 def code(first_words: str) -> str:

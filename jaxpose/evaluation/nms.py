@@ -70,9 +70,10 @@ def soft_oks_nms(
 
     "gaussian": score * exp(-OKS^2 / threshold). "linear": score * (1 - OKS) where OKS >= threshold.
 
+    What is not named here is as in `oks_nms`.
+
     Args:
         max_people: how many poses are chosen at most.
-        Others as in `oks_nms`.
 
     Returns:
         ``(indices, scores)``: the chosen poses in the order of choice, and the lowered score that each was chosen at.

@@ -218,10 +218,16 @@ def scale_against_size(task: tasks.Task, variables, source, config: ImageConfig,
 
 
 def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: runner.Data, events) -> None:
-    """The pictures at the end of a run, under out/plots."""
+    """The page and the pictures at the end of a run: out/report.html, out/plots."""
     from jaxpose import view
+    from jaxpose.view import report as page
+    from jaxpose.view import tiles
 
     plots, source = config.out / "plots", data.val
+    found = config.out / "results" / f"step_{events[-1]['step']}.json"
+    if data.ground_truth is not None and found.exists():
+        page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(source),
+                    skeleton=source.skeleton, category_id=source.category_id)  # fmt: skip
     view.curves(events, plots / "curves.png")
     shown = range(min(16, len(source)))
     records = [source.image(i) for i in shown]

@@ -78,11 +78,12 @@ def main(argv: list[str] | None = None) -> None:
 
     from jaxpose.predict_files import main as predict
     from jaxpose.summary import main as summary
+    from jaxpose.view.tools import view
 
-    tools = {"predict": predict, "prepare": prepare, "synthetic": synthetic, "summary": summary}
+    tools = {"predict": predict, "prepare": prepare, "synthetic": synthetic, "summary": summary, "view": view}
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+if TYPE_CHECKING:  # loaded by the functions: the other tools of the console script do without
+    import jax
+    from flax import linen as nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +52,13 @@ def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
     Raises:
       ValueError: a size that is not positive.
 
+    >>> from jaxpose.nets import ResNet
     >>> count(ResNet(depth=18), (192, 256))
     Cost(params=11176512, multiply_adds=1776549888, sums=0)
     """
+    import jax
+    import jax.numpy as jnp
+
     width, height = size_wh
     if width < 1 or height < 1:
         raise ValueError(f"size_wh={size_wh}: expected a positive width and height in px")
@@ -71,6 +75,9 @@ def count_flow(*, dim: int = 2, hidden: tuple[int, ...] = (64, 64), layers: int 
     >>> cost.params, cost.multiply_adds, round(17 * (cost.params + cost.multiply_adds) / 1e6, 1)
     (53784, 52224, 1.8)
     """
+    import jax
+    import jax.numpy as jnp
+
     from jaxpose.flow import RealNVP
 
     return _trace(RealNVP(dim=dim, hidden=hidden, layers=layers), jax.ShapeDtypeStruct((1, dim), jnp.float32))
@@ -97,6 +104,8 @@ def main(
       flow_hidden: widths of the hidden layers of every net in the flow.
       flow_layers: couplings of the flow.
     """
+    from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+
     backbone_net = ResNet(depth=depth, width=width)
     backbone = count(backbone_net, size_wh)
     total = count(PoseRegressor(backbone_net, RegressionHead(joints, dim=dim)), size_wh)
@@ -114,6 +123,8 @@ def main(
 
 
 def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
+    import jax
+
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     multiply_adds, sums = _operations(jax.make_jaxpr(module.apply)(variables, x).jaxpr)
@@ -122,6 +133,8 @@ def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
 
 def _operations(jaxpr) -> np.ndarray:
     """(multiply-adds, terms of sums) of a trace and of the traces in it; a loop's body as often as it runs."""
+    import jax
+
     total = np.zeros(2, np.int64)
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params

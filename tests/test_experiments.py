@@ -47,6 +47,8 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     assert all(np.isfinite(e["loss"]) and e["images_per_s"] > 0 for e in events if e["event"] == "train")
     for name in ("curves", "density", "calibration", "predictions"):
         assert (out / "plots" / f"{name}.png").stat().st_size > 5000
+    page = (out / "report.html").read_text()
+    assert f"run: step_{events[-1]['step']}" in page and "calibration" in page and page.count("<figure") > 0
     assert list((out / "tensorboard").iterdir())
     _, stored = params(out)
     assert stored["metrics"]["AP"] == pytest.approx(scores["AP"])

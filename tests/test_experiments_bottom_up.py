@@ -101,6 +101,7 @@ def test_a_run_leaves_numbers_and_pictures(trained):
     assert {"AP", "people_per_image", "scale_pearson"} <= set(scores)
     found = results.read(out / "results" / f"step_{events[-1]['step']}.json", num_joints=17)
     assert found and {"image_id", "category_id", "keypoints", "score"} <= set(found[0])
+    assert "terms of the loss" in (out / "report.html").read_text()
     for picture in ("curves", "scale_maps", "scale_against_size", "predictions"):
         assert (out / "plots" / f"{picture}.png").stat().st_size > 3000
 

@@ -351,3 +351,34 @@ def test_nets_that_give_maps_beside_mu_and_sigma():
     with pytest.raises(ValueError, match="no heatmap head"):
         plain = PoseRegressor(features, RegressionHead(17))
         jax.eval_shape(lambda x: plain.init_with_output(jax.random.key(0), x, with_maps=True), images)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy", "bce"])
+def test_the_maps_are_those_that_coordinates_are_read_off(kind):
+    images, net = batch()["image"], Echo(stages=2)
+    task = make(maps=MapLoss(kind, sigma=1.0), net=net)
+    variables = task.init(jax.random.key(0))
+    maps = tasks.heatmap_of(task.config, variables, images, net=net)
+    found = task.predict(variables, {"image": images}, flip_test=False)
+    xy, peak = heatmap.argmax(maps)
+    np.testing.assert_allclose(xy * 4, found["xy"], rtol=1e-5)
+    np.testing.assert_allclose(peak, found["confidence"], rtol=1e-5)
+    summed = {"cross_entropy": 1.0}.get(kind)
+    if summed:
+        np.testing.assert_allclose(maps.sum((1, 2)), summed, rtol=1e-5)
+    if kind == "bce":
+        assert 0 < float(maps.min()) and float(maps.max()) < 1
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_the_mean_of_the_maps_is_the_soft_argmax(rectify):
+    images, net = batch()["image"], Echo()
+    read = Readout("soft_argmax", beta=3.0, rectify=rectify)
+    task = make(maps=MapLoss("none"), joints=JointLoss("l1"), read=read, net=net)
+    variables = task.init(jax.random.key(0))
+    maps = np.asarray(jax.jit(lambda v, x: tasks.heatmap_of(task.config, v, x, net=net))(variables, images))
+    x, y = np.meshgrid(np.arange(6), np.arange(8))
+    mean = np.stack([(maps * grid[..., None]).sum((1, 2)) for grid in (x, y)], -1)
+    np.testing.assert_allclose(mean * 4, task.predict(variables, {"image": images}, flip_test=False)["xy"], rtol=1e-4)
+    with pytest.raises(ValueError, match="family 'regression' has no heatmaps"):
+        tasks.heatmap_of(task.config | {"family": "regression"}, variables, images, net=net)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxpose import density, view
 from jaxpose.skeleton import COCO17, CROWDPOSE14
+from jaxpose.view import figures
 
 
 def pixels(path):
@@ -49,8 +50,8 @@ def test_curves_density_and_calibration(tmp_path):
 
 def test_the_drawn_density_is_the_models_in_its_own_deviations(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(view.density, "log_prob", lambda e, model: seen.append(e) or -np.abs(e).sum(-1) - 2 * np.log(2))
-    monkeypatch.setattr(view.density, "moments", lambda model: density.Moments(np.zeros(2), np.diag([2.0, 8.0]), 1.0))
+    monkeypatch.setattr(density, "log_prob", lambda e, model: seen.append(e) or -np.abs(e).sum(-1) - 2 * np.log(2))
+    monkeypatch.setattr(density, "moments", lambda model: density.Moments(np.zeros(2), np.diag([2.0, 8.0]), 1.0))
     view.learned_density(density.Model(log_g=None, base="laplace"), tmp_path / "d.png", bound=2.0, points=21)
     assert seen[0].shape == (21, 21, 2)
     np.testing.assert_allclose(seen[0].max((0, 1)), 2 * np.sqrt([2.0, 8.0]), rtol=1e-6)
@@ -70,15 +71,15 @@ def test_people_of_whole_images(tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
     plain = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "plain.png", columns=2))
     assert titles == ["found 2", "found 0", "found 1"]
-    assert near(plain, view.TRUTH) == 0
-    assert near(plain, view.PERSONS[0]) > 100 and near(plain, view.PERSONS[1]) > 100
+    assert near(plain, figures.TRUTH) == 0
+    assert near(plain, figures.PERSONS[0]) > 100 and near(plain, figures.PERSONS[1]) > 100
     options = dict(truth=truth, labelled=labelled, scores=[np.full(n, 0.5) for n in (2, 0, 1)], columns=2)
     both = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "a" / "both.png", **options))
     assert titles[3:] == ["found 2, labelled 1", "found 0, labelled 1", "found 1, labelled 0"]
-    assert near(both, view.TRUTH) > 100
+    assert near(both, figures.TRUTH) > 100
     poses = [pose * (1, 1, 0) for pose in poses]
     hidden = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "hidden.png"))
-    assert near(hidden, view.PERSONS[0]) == near(hidden, view.PERSONS[1]) == 0
+    assert near(hidden, figures.PERSONS[0]) == near(hidden, figures.PERSONS[1]) == 0
 
 
 @pytest.mark.filterwarnings("error")
@@ -95,7 +96,7 @@ def test_scale_maps_beside_their_images(tmp_path):
     first, second = drawn("ends.png", small, large), drawn("middle.png", small, one)
     assert near(first, red) > 2000 and near(first, blue) > 2000
     assert near(second, red) > 2000 and near(second, blue) < near(first, blue) / 4  # the colour bar has some
-    assert near(first, view.TRUTH) == 0 and near(drawn("dots.png", small, large, joints=joints), view.TRUTH) > 5
+    assert near(first, figures.TRUTH) == 0 and near(drawn("dots.png", small, large, joints=joints), figures.TRUTH) > 5
     for maps in ((one, one), (one.astype(np.float32), large)):
         drawn("flat.png", *maps, columns=1)
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxpose import metrics
-from jaxpose.evaluation import coco
+from jaxpose.evaluation import cases, coco
 
-__all__ = ["details", "from_results", "text"]
+__all__ = ["details", "from_results", "of_cases", "text"]
 
 # Bins as name -> (lower, upper): lower <= value < upper.
 JOINT_BINS = {"1-5 joints": (1, 6), "6-10 joints": (6, 11), "11+ joints": (11, np.inf)}
@@ -107,38 +107,47 @@ def from_results(
     category_id: int | None = None,
     min_oks: float = 0.1,
 ) -> dict[str, Any]:
-    """`details` of a result file against a COCO keypoint file.
+    """`details` of a result file against a COCO keypoint file, of the pairs that `jaxpose.evaluation.cases.compare` finds.
 
-    Records that all carry an ``annotation_id`` are held against that annotation (of several for one, the best-scored).
-    Otherwise each record takes, best score first, the free person of its image to whom its OKS is largest; below
-    `min_oks` it takes none. Crowds and persons without labels take no part.
-
-    Args and errors as `jaxpose.evaluation.average_precision`; besides, ValueError for an annotation_id that the ground
-    truth does not have in that image.
+    Args and errors as there.
 
     Returns:
         `details`, and ``matched``: how many of ``people`` and of ``results`` were held against one another.
     """
-    truth, records = coco.load(ground_truth, results, category_id=category_id)
+    found, truth = cases.compare(ground_truth, results, sigmas=sigmas, category_id=category_id, min_oks=min_oks)
+    return of_cases(found, truth, sigmas=sigmas)
+
+
+def of_cases(
+    found: Sequence[cases.Case], truth: Mapping[str, Any], *, sigmas: ArrayLike | None = None
+) -> dict[str, Any]:
+    """As `from_results`, of what `jaxpose.evaluation.cases.compare` returned.
+
+    Args:
+        found, truth: what it returned.
+        sigmas: as there.
+
+    >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "keypoints": [10, 20, 2]}
+    >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
+    >>> of_cases(*cases.compare(truth, []))["matched"]
+    {'people': 1, 'results': 0, 'pairs': 0}
+    """
     sigmas = coco.category_sigmas(sigmas, truth["category"])
-    people = [a for a in truth["annotations"] if any(v > 0 for v in a["keypoints"][2::3]) and not a["iscrowd"]]
-    records = sorted(records, key=lambda record: -record["score"])
-    if records and all("annotation_id" in record for record in records):
-        pairs = _pairs_by_id(records, truth["annotations"], people)
-    else:
-        pairs = _pairs_by_oks(records, people, sigmas, min_oks)
+    pairs = [case for case in found if case.kind == "matched"]
     num_joints = len(sigmas)
-    predicted = np.array([record["keypoints"] for record, _ in pairs], np.float64).reshape(-1, num_joints, 3)
-    annotated = np.array([person["keypoints"] for _, person in pairs], np.float64).reshape(-1, num_joints, 3)
+    predicted = np.array([case.found for case in pairs], np.float64).reshape(-1, num_joints, 3)
+    annotated = np.array([case.truth for case in pairs], np.float64).reshape(-1, num_joints, 3)
     arrays = {
         "xy": predicted[..., :2],
         "confidence": predicted[..., 2],
         "joints": annotated[..., :2],
         "visibility": annotated[..., 2],
-        "box": np.array([person["bbox"] for _, person in pairs], np.float64).reshape(-1, 4),
-        "area": np.array([coco.area_of(person) for _, person in pairs], np.float64),
+        "box": np.array([case.person["bbox"] for case in pairs], np.float64).reshape(-1, 4),
+        "area": np.array([coco.area_of(case.person) for case in pairs], np.float64),
     }
-    matched = {"people": len(people), "results": len(records), "pairs": len(pairs)}
+    missed = sum(case.kind == "missed" for case in found)
+    besides = sum(case.kind == "unmatched" for case in found)
+    matched = {"people": len(pairs) + missed, "results": len(pairs) + besides, "pairs": len(pairs)}
     return details(arrays, sigmas=sigmas, names=truth["category"]["keypoints"]) | {"matched": matched}
 
 
@@ -205,40 +214,3 @@ def _cell(error: np.ndarray, labelled: np.ndarray) -> dict[str, Any]:
         "joints": int(mean.count),
         "EPE": mean.value if mean.count else None,
     }
-
-
-def _pairs_by_id(records, annotations, people) -> list[tuple[Mapping, Mapping]]:
-    every, wanted = ({a["id"]: a for a in group} for group in (annotations, people))
-    pairs, taken = [], set()
-    for record in records:  # best score first
-        identifier = record["annotation_id"]
-        if every.get(identifier, {}).get("image_id") != record["image_id"]:
-            raise ValueError(
-                f"a result for image {record['image_id']} has annotation_id {identifier}, which the ground truth does "
-                "not have in that image; leave annotation_id out of results for detected boxes"
-            )
-        if identifier in wanted and identifier not in taken:
-            taken.add(identifier)
-            pairs.append((record, wanted[identifier]))
-    return pairs
-
-
-def _pairs_by_oks(records, people, sigmas: np.ndarray, min_oks: float) -> list[tuple[Mapping, Mapping]]:
-    free: dict[Any, list] = {}
-    for person in people:
-        free.setdefault(person["image_id"], []).append(person)
-    pairs = []
-    for record in records:  # best score first
-        candidates = free.get(record["image_id"], [])
-        if not candidates:
-            continue
-        joints = np.array([person["keypoints"] for person in candidates], np.float64).reshape(len(candidates), -1, 3)
-        xy = np.array(record["keypoints"], np.float64).reshape(-1, 3)[:, :2]
-        area = np.array([coco.area_of(person) for person in candidates])
-        target, labelled = joints[..., :2], joints[..., 2] > 0
-        pred = np.broadcast_to(xy, target.shape)
-        similarity = metrics.oks(pred, target, area=area, sigmas=sigmas, where=labelled)
-        best = int(similarity.argmax())
-        if similarity[best] >= min_oks:
-            pairs.append((record, candidates.pop(best)))
-    return pairs

@@ -13,14 +13,14 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import IMAGENET, PREPROCESS, RLE_OFFICIAL, SIMPLE_BASELINE, Preprocess, Task
 from jaxpose.tasks.bottom_up import FindPeople, PeopleLoss, bottom_up, find_people, read_joints, scale_factors
 from jaxpose.tasks.describe import build
-from jaxpose.tasks.heatmap import JointLoss, Readout, heatmaps
+from jaxpose.tasks.heatmap import JointLoss, Readout, heatmap_of, heatmaps
 from jaxpose.tasks.regression import Likelihood, predictive_density, regression
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
     "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "FindPeople", "JointLoss",
     "Likelihood", "MapLoss", "PeopleLoss", "Preprocess", "Readout", "Task", "bottom_up", "find_people",
-    "from_config", "heatmaps", "predictive_density", "read_joints", "regression", "scale_factors",
+    "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints", "regression", "scale_factors",
 ]  # fmt: skip
 
 

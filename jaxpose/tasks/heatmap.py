@@ -15,7 +15,7 @@ A schedule is two tasks over the same variables, one after the other (`experimen
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from jaxpose.tasks.base import (
     init_net,
     preprocessor,
 )  # fmt: skip
-from jaxpose.tasks.describe import describe
+from jaxpose.tasks.describe import build, describe
 from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
 
 
@@ -152,21 +152,9 @@ def heatmaps(
             check_cells(size_wh, stage.shape[1:3])
         return stages, collections
 
-    def logits(stage: jax.Array) -> jax.Array:
-        return nn.relu(stage) if read.rectify else stage
-
     def soft_argmax(stage: jax.Array) -> jax.Array:
         options = dict(beta=read.beta, compensate=read.compensate, floor=read.floor)
-        return heatmap.soft_argmax(logits(stage), **options)[0]
-
-    def as_taught(stage: jax.Array) -> jax.Array:
-        """The maps as their loss sees them, which is what has a peak above 0 to be found: probabilities of H2 and H3."""
-        match maps.kind:
-            case "cross_entropy":
-                return heatmap.softmax(stage)
-            case "bce":
-                return jax.nn.sigmoid(stage)
-        return stage
+        return heatmap.soft_argmax(_logits(stage, read), **options)[0]
 
     def pixels(xy: jax.Array, stage: jax.Array) -> jax.Array:
         return from_map(xy, size_wh, stage.shape[1:3], target=maps.target)
@@ -187,7 +175,9 @@ def heatmaps(
             if joints.kind != "none":
                 of_joints += joint_loss(pixels(soft_argmax(stage), stage), batch, where)
         last = jax.lax.stop_gradient(stages[-1])
-        found = pixels(soft_argmax(last) if read.decode == "soft_argmax" else heatmap.argmax(as_taught(last))[0], last)
+        found = pixels(
+            soft_argmax(last) if read.decode == "soft_argmax" else heatmap.argmax(_as_taught(last, maps))[0], last
+        )
         error = jnp.linalg.norm(jnp.where(where[..., None], found - batch["joints"], 0.0), axis=-1)
         metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
         return of_maps + of_joints, (collections, metrics)
@@ -202,12 +192,12 @@ def heatmaps(
             case "udp":
                 xy, peak = heatmap.udp(stage, kernel=read.kernel)
             case "soft_argmax":
-                xy, peak = soft_argmax(stage), as_taught(stage).max((1, 2))
+                xy, peak = soft_argmax(stage), _as_taught(stage, maps).max((1, 2))
         match read.confidence:
             case "peak":
                 confidence = peak
             case "probability":
-                confidence = heatmap.softmax(logits(stage), beta=read.beta).max((1, 2))
+                confidence = heatmap.softmax(_logits(stage, read), beta=read.beta).max((1, 2))
             case "one":
                 confidence = jnp.ones_like(peak)
         return pixels(xy, stage), confidence
@@ -215,7 +205,7 @@ def heatmaps(
     def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
         stage = run_net(variables, batch["image"], train=False)[0][-1]
         searched = read.decode != "soft_argmax"
-        stage = as_taught(stage) if searched else stage
+        stage = _as_taught(stage, maps) if searched else stage
         if not flip_test:
             xy, confidence = decode(stage)
             return {"xy": xy, "confidence": confidence}
@@ -224,7 +214,7 @@ def heatmaps(
             (xy, confidence), (xy_flipped, confidence_flipped) = decode(stage), decode(flipped)
             mirrored = xy_flipped[:, flip_index] * jnp.array([-1, 1]) + jnp.array([size_wh[0] - 1, 0])
             return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, flip_index]) / 2}
-        mirrored = as_taught(flipped)[:, :, ::-1, flip_index]
+        mirrored = _as_taught(flipped, maps)[:, :, ::-1, flip_index]
         if maps.target != "udp":
             # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column.
             mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
@@ -242,3 +232,54 @@ def heatmaps(
         "preprocess": preprocess,
     }
     return Task(init=init, loss=loss, predict=predict, config=config)
+
+
+def heatmap_of(
+    config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None
+) -> jax.Array:
+    """The maps that coordinates are read off, without the flip test: for pictures.
+
+    Args:
+      config: of the task.
+      variables: of the task.
+      images: (B, H, W, 3) as in a batch.
+      net: where it is not one that this package ships.
+
+    Returns:
+      (B, h, w, K), of the last stage: where a peak is searched, the maps as their loss sees them (probabilities of H2 and H3);
+      where they are integrated, the softmax whose mean is taken (with the compensation of its bias, not quite that mean).
+
+    Raises:
+      ValueError: a task of another family.
+
+    >>> class Cells(nn.Module):
+    ...     def __call__(self, images, *, train):
+    ...         return nn.avg_pool(images, (4, 4), (4, 4))
+    >>> config = {"family": "heatmaps", "preprocess": "imagenet", "maps": {"kind": "bce"}, "read": {}}
+    >>> variables = {"params": {"net": {}}, "batch_stats": {}}
+    >>> heatmap_of(config, variables, jnp.zeros((1, 8, 12, 3)), net=Cells()).shape
+    (1, 2, 3, 3)
+    """
+    if config["family"] != "heatmaps":
+        raise ValueError(f"a task of the family {config['family']!r} has no heatmaps to read: expected 'heatmaps'")
+    net = build(config["net"]) if net is None else net
+    outputs, _ = apply_net(net, variables, preprocessor(config["preprocess"])(images), train=False)
+    stage = outputs[-1] if isinstance(outputs, tuple | list) else outputs
+    read = Readout(**config["read"])
+    if read.decode == "soft_argmax":
+        return heatmap.softmax(_logits(stage, read), beta=read.beta)
+    return _as_taught(stage, MapLoss(**config["maps"]))
+
+
+def _logits(stage: jax.Array, read: Readout) -> jax.Array:
+    return nn.relu(stage) if read.rectify else stage
+
+
+def _as_taught(stage: jax.Array, maps: MapLoss) -> jax.Array:
+    """The maps as their loss sees them, which is what has a peak above 0 to be found: probabilities of H2 and H3."""
+    match maps.kind:
+        case "cross_entropy":
+            return heatmap.softmax(stage)
+        case "bce":
+            return jax.nn.sigmoid(stage)
+    return stage

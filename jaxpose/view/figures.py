@@ -1,17 +1,25 @@
-"""Pictures of a run: curves, the learned density, calibration, predictions, scale maps. Needs the extra `plot` (matplotlib)."""
+"""The figures: curves, the learned density, calibration, predictions, maps. Needs the extra `plot` (matplotlib).
+
+JAX is imported by those alone that evaluate a density.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxpose import density
 from jaxpose.skeleton import Skeleton
 
+if TYPE_CHECKING:
+    from jaxpose import density
+
+MIDDLE = "#f2c318"
 INK, TRUTH, LEFT, RIGHT = "#222222", "#2a9d3f", "#e07a1f", "#2f6fb5"
+DPI = 110
 PERSONS = (LEFT, RIGHT, "#d4308e", "#8b5cd6", "#f2c318", "#18b6c9", "#c0392b", "#8d6e63")  # in turn; none is green
 
 
@@ -34,7 +42,7 @@ def _pyplot():
 def _save(figure, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
     _pyplot().close(figure)
     return path
 
@@ -67,6 +75,8 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     All three in units of their own standard deviation: how wide the learned one is says little, because sigma and the
     flow share the scale (`jaxpose.losses.likelihood`); its shape is what is learned.
     """
+    from jaxpose import density
+
     plt = _pyplot()
     axis = np.linspace(-bound, bound, points, dtype=np.float32)
     e = np.stack(np.meshgrid(axis, axis), -1)
@@ -104,13 +114,42 @@ def calibration(levels: np.ndarray, coverage: dict[str, np.ndarray], path: str |
     return _save(figure, path)
 
 
-def draw_pose(axis, xy: np.ndarray, skeleton: Skeleton, *, color: str, shown: np.ndarray | None = None, lw=1.5) -> None:
-    """One pose: limbs between the joints that are `shown` (K,) bool, coordinates (K, 2) in the picture's pixels."""
+def draw_pose(
+    axis,
+    xy: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    color: str | Sequence[str],
+    shown: np.ndarray | None = None,
+    lw=1.5,
+) -> None:
+    """One pose: limbs between the joints that are `shown` (K,) bool, coordinates (K, 2) in the picture's pixels.
+
+    `color` is that of the pose, or K of the joints; a limb has that of its second joint, or of its first where the second
+    is in the middle of the body.
+    """
     shown = np.ones(len(xy), bool) if shown is None else np.asarray(shown, bool)
+    colors = [color] * len(xy) if isinstance(color, str) else list(color)
     for a, b in skeleton.limbs:
         if shown[a] and shown[b]:
-            axis.plot(xy[[a, b], 0], xy[[a, b], 1], color=color, lw=lw, alpha=0.9)
-    axis.plot(xy[shown, 0], xy[shown, 1], "o", color=color, ms=2.2)
+            ink = colors[a] if colors[b] == MIDDLE else colors[b]
+            axis.plot(xy[[a, b], 0], xy[[a, b], 1], color=ink, lw=lw, alpha=0.9)
+    for ink in dict.fromkeys(colors):
+        mine = shown & [other == ink for other in colors]
+        axis.plot(xy[mine, 0], xy[mine, 1], "o", color=ink, ms=2.2)
+
+
+def sides(skeleton: Skeleton) -> list[str]:
+    """A colour for every joint: left orange, right blue, others yellow; by name, so that a wrong mirror shows.
+
+    >>> from jaxpose.skeleton import COCO17
+    >>> sides(COCO17)[0] == MIDDLE, sides(COCO17)[1] == LEFT, sides(COCO17)[2] == RIGHT
+    (True, True, True)
+    """
+    pairs = {joint for pair in skeleton.flip_pairs for joint in pair}
+    names = [re.sub(r"[^a-z]", "", name.lower()) for name in skeleton.joints]
+    side = lambda name: LEFT if name.startswith("l") or "left" in name else RIGHT  # noqa: E731
+    return [side(name) if k in pairs else MIDDLE for k, name in enumerate(names)]
 
 
 def sheet(
@@ -311,6 +350,248 @@ def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *
         title=f"scale factor against size: {said}, {len(size)} people",
     )
     return _save(figure, path)
+
+
+def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
+    """Pictures of one size with a title each, none of them changed.
+
+    Args:
+        pictures: N of (h, w, 3) uint8.
+        titles: N, shown as they are.
+        path: of the sheet.
+        columns: pictures side by side.
+
+    Raises:
+        ValueError: no pictures, or not as many titles.
+
+    >>> from tempfile import mkdtemp
+    >>> tile_sheet([np.zeros((8, 8, 3), np.uint8)], ["$x^"], Path(mkdtemp()) / "sheet.png").name
+    'sheet.png'
+    """
+    _one_per_image(len(pictures), titles=titles)
+    lines = max(title.count("\n") for title in titles)
+    figure, axes = _grid(
+        len(pictures),
+        columns,
+        aspect=_aspect(pictures) + 0.05 * lines,
+        width=pictures[0].shape[1] / DPI + 0.15,
+        layout="constrained",
+    )
+    for picture, title, ax in zip(pictures, titles, axes.flat, strict=False):
+        ax.imshow(picture)
+        ax.set_title(printable(title), fontsize=8, parse_math=False)
+    return _save(figure, path)
+
+
+def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str | Path, *, columns: int = 4) -> Path:
+    """Images with their labels: every person in a colour, visible joints filled, hidden ones hollow, boxes dashed.
+
+    Where there is one person and no box, a crop, the left side is orange and the right side blue.
+
+    Args:
+        samples: N of image (H, W, 3) uint8; joints (P, K, 2) and visibility (P, K), image pixels; title; and, where there
+            are any, boxes (P, 4) x, y, w, h and shaded (H, W) bool, the pixels that do not count.
+        skeleton: of the joints.
+        path: of the sheet.
+        columns: images side by side.
+
+    Raises:
+        ValueError: no samples.
+
+    >>> from tempfile import mkdtemp
+    >>> from jaxpose.skeleton import COCO17
+    >>> sample = {"image": np.zeros((32, 48, 3), np.uint8), "title": "a", "joints": np.full((1, 17, 2), 16.0)}
+    >>> annotations([sample | {"visibility": np.ones((1, 17))}], COCO17, Path(mkdtemp()) / "labels.png").name
+    'labels.png'
+    """
+    _one_per_image(len(samples))
+    require()
+    from matplotlib.patches import Rectangle
+
+    images = [sample["image"] for sample in samples]
+    figure, axes = _grid(
+        len(samples), columns, aspect=_aspect(images), width=12.0 / columns + 0.3, layout="constrained"
+    )
+    for sample, ax in zip(samples, axes.flat, strict=False):
+        ax.imshow(sample["image"])
+        if "shaded" in sample and sample["shaded"].any():
+            _shade(ax, sample["shaded"])
+        for j, (xy, seen) in enumerate(zip(sample["joints"], sample["visibility"], strict=True)):
+            color = PERSONS[j % len(PERSONS)]
+            if (seen > 0).any():
+                crop = len(sample["joints"]) == 1 and "boxes" not in sample and "shaded" not in sample
+                colors = sides(skeleton) if crop else [color] * len(xy)
+                draw_pose(ax, xy, skeleton, color=colors, shown=seen > 0, lw=1.2)
+                for k in np.flatnonzero(seen == 1):
+                    ax.plot(*xy[k], "o", mfc="white", mec=colors[k], ms=3.4, mew=0.9)
+            if "boxes" in sample:
+                x, y, w, h = sample["boxes"][j]
+                edge = color if (seen > 0).any() else "white"
+                ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec=edge, lw=0.9, ls="--"))
+        ax.set_title(printable(sample["title"]), fontsize=7, parse_math=False)
+        _whole(ax, sample["image"])
+    return _save(figure, path)
+
+
+def _shade(ax, shaded: np.ndarray) -> None:
+    """Dark with light stripes, where `shaded` (H, W)."""
+    rows, columns = np.indices(shaded.shape)
+    period = max(6, min(shaded.shape) // 24)
+    stripe = (rows + columns) % period < period / 4
+    veil = np.zeros((*shaded.shape, 4), np.float32)
+    veil[shaded & ~stripe] = (0.05, 0.05, 0.12, 0.62)
+    veil[shaded & stripe] = (0.85, 0.85, 0.95, 0.55)
+    ax.imshow(veil)
+
+
+def joint_maps(
+    image: np.ndarray,
+    maps: np.ndarray,
+    skeleton: Skeleton,
+    path: str | Path,
+    *,
+    pixels_per_cell: tuple[float, float],
+    poses: Sequence[np.ndarray] = (),
+    truth: Sequence[np.ndarray] = (),
+    further: Sequence[dict[str, Any]] = (),
+    columns: int = 6,
+) -> Path:
+    """One image with its heatmaps over it: first all joints together, then one by one, each as bright as its own peak.
+
+    Args:
+        image: (H, W, 3) uint8.
+        maps: (h, w, K), finite.
+        skeleton: of the K joints.
+        path: of the picture.
+        pixels_per_cell: input pixels from one cell of the maps to the next, x and y; cell 0 is at pixel 0.
+        poses: predicted, each (K, 2) image pixels, or NaN: dark crosses, and the pose on the first picture.
+        truth: labelled, likewise: green circles.
+        further: panels after the first: title, values (h', w'), pixels_per_cell, and, where they are wanted, alpha (h', w')
+            in [0, 1], cmap, low, high.
+        columns: pictures side by side.
+
+    Raises:
+        ValueError: maps of another shape, or not finite.
+
+    >>> from tempfile import mkdtemp
+    >>> image, path = np.zeros((16, 12, 3), np.uint8), Path(mkdtemp()) / "maps.png"
+    >>> stick = Skeleton.from_coco_category({"keypoints": ["top", "end"], "skeleton": [[1, 2]]})
+    >>> joint_maps(image, np.ones((4, 3, 2)), stick, path, pixels_per_cell=(4, 4)).name
+    'maps.png'
+    """
+    maps = np.asarray(maps, np.float64)
+    if maps.ndim != 3 or maps.shape[-1] != skeleton.num_joints:
+        raise ValueError(f"maps must be (h, w, {skeleton.num_joints}) for skeleton {skeleton.name!r}, got {maps.shape}")
+    if not np.isfinite(maps).all():
+        raise ValueError(f"{int((~np.isfinite(maps)).sum())} values of the maps are not finite")
+    count = 2 + len(further) + skeleton.num_joints
+    aspect = image.shape[0] / image.shape[1]
+    figure, axes = _grid(count, columns, aspect=aspect, width=2.0, layout="constrained")
+    panels = iter(axes.flat)
+
+    def panel(title: str):
+        ax = next(panels)
+        ax.set_title(printable(title), fontsize=7, parse_math=False)
+        ax.imshow(image)
+        _whole(ax, image)
+        return ax
+
+    ax = panel("prediction, truth" if len(truth) else "prediction")
+    for xy in truth:
+        draw_pose(ax, xy, skeleton, color=TRUTH, shown=np.isfinite(xy).all(-1), lw=1)
+    for j, xy in enumerate(poses):
+        color = LEFT if len(poses) == 1 else PERSONS[j % len(PERSONS)]
+        draw_pose(ax, xy, skeleton, color=color, shown=np.isfinite(xy).all(-1), lw=1.2)
+    # Each map by its own peak, else one strong joint blanches the rest.
+    peaks = np.maximum(maps.max((0, 1)), 1e-12)
+    light = np.clip(maps / peaks, 0, 1)
+    _over(panel("all joints, each by its peak"), light.max(-1), light.max(-1), pixels_per_cell)
+    for entry in further:
+        options = {key: entry[key] for key in ("cmap", "low", "high") if key in entry}
+        _over(panel(entry["title"]), entry["values"], entry.get("alpha"), entry["pixels_per_cell"], **options)
+    for k, name in enumerate(skeleton.joints):
+        ax = panel(f"{name}  {maps[..., k].max():.2g}")
+        _over(ax, light[..., k], light[..., k], pixels_per_cell)
+        for width, ring, cross in ((2.6, "white", "white"), (1.2, TRUTH, INK)):  # a rim: seen on any colour
+            for xy in truth:
+                ax.plot(*xy[k], "o", mfc="none", mec=ring, ms=6, mew=width)
+            for xy in poses:
+                ax.plot(*xy[k], "x", color=cross, ms=5, mew=width)
+    return _save(figure, path)
+
+
+def _over(ax, values, alpha, pixels_per_cell, *, cmap: str = "inferno", low=0.0, high=1.0) -> None:
+    """Values over the picture: opaque where alpha is 1, a darkened picture where it is 0."""
+    h, w = values.shape
+    (sx, sy), (x, y) = pixels_per_cell, (ax.get_xlim(), ax.get_ylim())
+    extent = (-0.5 * sx, (w - 0.5) * sx, (h - 0.5) * sy, -0.5 * sy)
+    ax.imshow(np.zeros((1, 1)), cmap="gray", alpha=0.35, extent=(*x, *y), vmin=0, vmax=1)
+    veil = None if alpha is None else 0.92 * np.sqrt(alpha)  # the flank of a peak is seen too
+    ax.imshow(values, cmap=cmap, alpha=veil, extent=extent, vmin=low, vmax=high, interpolation="nearest")
+    ax.set_xlim(*x)
+    ax.set_ylim(*y)
+
+
+def joint_regions(
+    samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str | Path, *, levels: Sequence[float] = ()
+) -> Path:
+    """Crops with what a regression says of each joint: the pose; its deviations as ellipses; the regions of its density.
+
+    Args:
+        samples: N of image (H, W, 3) uint8, xy (K, 2), truth (K, 2, NaN where unlabelled), title; and where sigma is trained,
+            deviation (K, 2) pixels, and outlines: for each level a list of K lists of (n, 2) closed lines, pixels.
+        skeleton: of the joints.
+        path: of the sheet.
+        levels: masses of the regions, for the titles.
+
+    Raises:
+        ValueError: no samples.
+
+    >>> from tempfile import mkdtemp
+    >>> from jaxpose.skeleton import COCO17
+    >>> xy = np.full((17, 2), 8.0)
+    >>> sample = {"image": np.zeros((16, 12, 3), np.uint8), "title": "a", "xy": xy, "truth": xy}
+    >>> joint_regions([sample], COCO17, Path(mkdtemp()) / "regions.png").name
+    'regions.png'
+    """
+    _one_per_image(len(samples))
+    require()
+    from matplotlib.patches import Ellipse
+
+    panels = 3 if "deviation" in samples[0] else 1
+    aspect = _aspect([sample["image"] for sample in samples])
+    across = panels * max(1, min(len(samples), 6 // panels))
+    figure, axes = _grid(panels * len(samples), across, aspect=aspect, width=2.6, layout="constrained")
+    said = " and ".join(f"{level:.0%}" for level in levels)
+    colors = sides(skeleton)
+    for sample, row in zip(samples, axes.reshape(-1, panels), strict=False):
+        titles = (sample["title"], "standard deviation", f"regions of {said}")
+        for ax, title in zip(row, titles, strict=False):
+            ax.imshow(sample["image"])
+            ax.set_title(printable(title), fontsize=7, parse_math=False)
+            _whole(ax, sample["image"])
+            draw_pose(ax, sample["truth"], skeleton, color=TRUTH, shown=np.isfinite(sample["truth"]).all(-1), lw=0.9)
+        draw_pose(row[0], sample["xy"], skeleton, color=LEFT)
+        if panels == 1:
+            continue
+        for k, (centre, size) in enumerate(zip(sample["xy"], sample["deviation"], strict=True)):
+            row[1].add_patch(Ellipse(centre, *(2 * size), fill=False, color=colors[k], lw=1))
+            row[1].plot(*centre, "o", color=colors[k], ms=1.8)
+        for width, joints in zip(np.linspace(1.3, 0.6, len(levels)), sample["outlines"], strict=True):
+            for k, pieces in enumerate(joints):
+                for line in pieces:
+                    row[2].plot(*np.asarray(line).T, color=colors[k], lw=width)
+    return _save(figure, path)
+
+
+def printable(text: str) -> str:
+    """A name out of somebody's file, as a title can show it: what is no character becomes one, and what is long is cut.
+
+    >>> printable("a\\x00b" + "c" * 99)[:4], len(printable("c" * 99))
+    ('a?bc', 60)
+    """
+    lines = [line if len(line) <= 60 else line[:29] + "\u2026" + line[-30:] for line in text.split("\n")]
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
 def _one_per_image(count: int, **entries: Sequence | None) -> None:

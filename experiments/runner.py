@@ -314,7 +314,13 @@ def run(
     stored = {"task": task.config, "run": settings(config), "best": data.best}
     with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep, best=data.best) as checkpoints:
         if checkpoints.latest() is not None:
-            check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
+            before = checkpoints.config()
+            if "imported" in before:
+                raise ValueError(
+                    f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only "
+                    f"{config.out}, or start another --out from them with --init {config.out}"
+                )
+            check_same_run(before.get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
             log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
         start = int(state.step)

@@ -82,9 +82,8 @@ def main(
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
-    # The augmentation of the training says whether there is a flip test (`experiments.images`).
-    run = {"augment": "higher_hrnet"} if task.config["family"] == "bottom_up" else {}
-    checkpoint.write_model(out, variables, {"task": task.config, "run": run, "best": "AP", "imported": imported})
+    config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
+    checkpoint.write_model(out, variables, config)
     command = f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {out} --data DIR"
     parameters = train.count_parameters(variables["params"]["net"])
     print(json.dumps({**facts, "parameters": parameters, "directory": str(out), "command": command}))
@@ -273,6 +272,11 @@ def page(config: dict[str, Any], layout: str) -> str:
     return "coco_hrnet" if layout.startswith("hrnet") else "coco_simple_baseline"
 
 
+def run_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a page asks of the run that it evaluates, beside the task: whole images have a flip test if the training mirrored."""
+    return {"augment": "higher_hrnet"} if config["family"] == "bottom_up" else {}
+
+
 def stem(file: Path) -> str:
     """The file's name without the suffixes of such files.
 
@@ -303,5 +307,5 @@ def _skeleton(name: str | None, annotations: Path | None) -> Skeleton | None:
 
     skeleton = coco.own_skeleton(annotations)
     if skeleton is None:
-        raise ValueError(f"--annotations {annotations}: no category of it has keypoints")
+        raise ValueError(f"--annotations {annotations}: expected one category with keypoints, and images")
     return skeleton

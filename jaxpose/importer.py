@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,7 +85,9 @@ def main(
     imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
     config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
-    command = f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {out} --data DIR"
+    command = (
+        f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {shlex.quote(str(out))} --data DIR"
+    )
     parameters = train.count_parameters(variables["params"]["net"])
     print(json.dumps({**facts, "parameters": parameters, "directory": str(out), "command": command}))
 

@@ -42,6 +42,7 @@ BY_JOINTS = {s.num_joints: s for s in (COCO17, CROWDPOSE14, MPII16)}
 SIZE = re.compile(r"(?<!\d)(\d{3,4})x(\d{3,4})(?!\d)")  # "256x192": height first, in all the code bases
 SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_512.pth"
 SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors")
+TRAINED_FOR = re.compile(r"(?<![a-z])(dark|udp)(?![a-z])")  # "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192.pth"
 BACKBONES = ("resnet", "mobilenet_v2", "hrnet_backbone")
 
 
@@ -67,7 +68,8 @@ def main(
         default.
       skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's.
       annotations: a COCO JSON whose category is the skeleton.
-      decode: how heatmaps are read: argmax, or dark or udp for models that were trained so; it is not in the file.
+      decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
+        argmax, unless the file's name says otherwise, which is asked about.
       beta: of the softmax of mmpose's integral models; none: 10 where the file's name says debias, else 1.
     """
     from jaxpose import checkpoint, train
@@ -143,6 +145,10 @@ def read(
         raise ValueError(f"--decode {decode}: for heatmaps of persons, this is layout {layout}")
     if beta is not None and not (integral and decode is None):
         raise ValueError(f"--beta {beta}: for mmpose's integral models, read by soft-argmax; this is layout {layout}")
+    if maps and decode is None and (match := TRAINED_FOR.search(name.lower())):
+        raise ValueError(
+            f"{name}: trained for {match[1]}, as its name says? Give --decode {match[1]}, or --decode argmax"
+        )
     joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
     skeleton = skeleton or BY_JOINTS.get(joints)
     if skeleton is None or skeleton.num_joints != joints:

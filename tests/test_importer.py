@@ -292,6 +292,8 @@ def test_integral_models_of_mmpose_are_read_by_soft_argmax(tmp_path, capsys):
 def test_dark_and_udp_are_chosen_by_flag(decode):
     state = POSE["simple_baseline_mmpose"]()
     task, _, _ = importer.read(state, name="td-hm_res50_dark-8xb64-210e_coco-384x288.pth", decode=decode)
+    with pytest.raises(ValueError, match=f"w32_{decode}-8.*Give --decode {decode}, or --decode argmax"):
+        importer.read(state, name=f"td-hm_hrnet-w32_{decode}-8xb64-210e_coco-256x192.pth")
     read, maps = task.config["read"], task.config["maps"]
     assert (read["decode"], read["kernel"], maps["sigma"]) == (decode, 17, 3)
     assert maps["target"] == {"dark": "unbiased", "udp": "udp"}[decode] and task.config["size_wh"] == [288, 384]

@@ -50,7 +50,7 @@ MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # what is called
 NAMES: dict[str, tuple[tuple[str | tuple[str, ...], ...], tuple[str, ...]]] = {
     "resnet": (("conv1.weight", "layer4.0.conv1."), ("deconv_layers.", "final_layer.", "fc_coord.", "transition1.")),
     "mobilenet_v2": (("features.0.0.", "features.18.0."), ()),
-    "hrnet_backbone": (("conv2.weight", "transition1.0.0.", "stage4.2."), ("final_layer.weight", "final_layers.")),
+    "hrnet_backbone": (("conv2.weight", "transition1.0.0.", "stage4.0."), ("final_layer.weight", "final_layers.")),
     "rle_official": (("preact.conv1.", "fc_coord.linear.", "fc_sigma."), ()),
     "rle_mmpose": (("backbone.conv1.", ("head.fc.", "keypoint_head.fc.")), ()),
     "simple_baseline": (("conv1.weight", "layer4.0.conv1.", "deconv_layers.0.weight", "final_layer.weight"), ()),

@@ -294,7 +294,7 @@ def _load_zip(path: Path, data: bytes) -> Any:
             raise _Unusable(
                 f"{info.filename:.50} is compressed, as torch.save leaves nothing: unpack and pack it without"
             )
-        header = data[info.header_offset :][:30]
+        header = data[info.header_offset : info.header_offset + 30]
         if not header.startswith(b"PK\x03\x04"):
             raise _Unusable(f"{info.filename:.50} is not where the directory says; download or copy the file again")
         names = sum(struct.unpack_from("<HH", header, 26))

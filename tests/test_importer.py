@@ -487,10 +487,9 @@ def test_heatmaps_walk_from_file_to_result_and_on_as_a_pretrained_backbone(peopl
         families.backbone_of(families.BackboneConfig(init=tmp_path / "run"))
 
 
-@pytest.mark.parametrize("layout", [pytest.param("higher_hrnet", marks=pytest.mark.slow), "swahr"])
-def test_bottom_up_walks_from_file_to_result(layout, people, prepared, tmp_path, capsys):
+def test_bottom_up_walks_from_file_to_result(people, prepared, tmp_path, capsys):
     _, scores = walk(
-        layout, coco_swahr, people, prepared, tmp_path, capsys, options=("--size-wh", "64", "64"),
+        "swahr", coco_swahr, people, prepared, tmp_path, capsys, options=("--size-wh", "64", "64"),
         flags=("--test-batch-size", "2", "--fit", "long"),
     )  # fmt: skip
     loads(scores, people)
@@ -505,7 +504,6 @@ def test_bottom_up_walks_from_file_to_result(layout, people, prepared, tmp_path,
         ("rle_mmpose mobilenet", coco_rle),
         ("simple_baseline_mmpose", coco_simple_baseline),
         ("simple_baseline_mmpose integral", coco_integral),
-        ("hrnet", coco_hrnet),
         ("hrnet_mmpose", coco_hrnet),
     ],
 )

@@ -284,6 +284,11 @@ def run(
     Returns:
       the metrics of the last evaluation.
     """
+    if checkpoint.exists(config.out) and not checkpoint.resumable(config.out):
+        raise ValueError(
+            f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only {config.out}, or "
+            f"start another --out from them with --init {config.out}"
+        )
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     data.walk.check(config, data)
@@ -314,13 +319,7 @@ def run(
     stored = {"task": task.config, "run": settings(config), "best": data.best}
     with checkpoint.Checkpoints(config.out / "checkpoints", keep=config.keep, best=data.best) as checkpoints:
         if checkpoints.latest() is not None:
-            before = checkpoints.config()
-            if "imported" in before:
-                raise ValueError(
-                    f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only "
-                    f"{config.out}, or start another --out from them with --init {config.out}"
-                )
-            check_same_run(before.get("run", {}), stored["run"], config.out)
+            check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
             log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
         start = int(state.step)

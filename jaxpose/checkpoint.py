@@ -275,6 +275,11 @@ def exists(directory: str | Path) -> bool:
     return Path(directory).exists() and any(p.name.isdigit() for p in Path(directory).glob("checkpoints/*"))
 
 
+def resumable(directory: str | Path) -> bool:
+    """Whether a checkpoint in a run's folder has what training goes on from; those of `write_model` have not."""
+    return any(Path(directory).glob(f"checkpoints/*/{TRAIN}"))
+
+
 def find(directory: str | Path) -> Path:
     """The folder whose entries are checkpoint steps: `directory` itself or its `checkpoints`."""
     directory = Path(directory).absolute()

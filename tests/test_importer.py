@@ -500,7 +500,6 @@ def test_bottom_up_walks_from_file_to_result(people, prepared, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("name", "page"),
     [
-        ("rle_mmpose", coco_rle),
         ("rle_mmpose mobilenet", coco_rle),
         ("simple_baseline_mmpose", coco_simple_baseline),
         ("simple_baseline_mmpose integral", coco_integral),
@@ -528,7 +527,6 @@ def test_mpiis_joints_walk_to_its_page(prepared, tmp_path, capsys):
     assert np.isfinite(scores["EPE"]) and "calibration_error" not in scores, "without a flow"
 
 
-@pytest.mark.slow
 def test_imported_weights_are_not_resumed(people, prepared, tmp_path, capsys):
     run_import(capsys, save(tmp_path / "net.pth", official()), tmp_path / "run", "--size-wh", "64", "64")
     with pytest.raises(ValueError, match="run holds imported weights, which no run can resume: .*--init"):

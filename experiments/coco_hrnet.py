@@ -6,6 +6,8 @@
   python -m experiments.coco_hrnet --preset mmpose --data DIR          W32, mmpose's recipe
   python -m experiments.coco_hrnet --preset dark --data DIR            W32 with DARK
 
+A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp where it was trained so), then --eval-only RUN.
+
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations.
 
 Published (COCO val2017, boxes of a 56.4 AP detector, flip test):

@@ -9,6 +9,11 @@
   python -m experiments.coco_rle --preset auxiliary --data DIR        a heatmap loss beside it (table 14)
   python -m experiments.coco_rle --eval-only runs/coco_rle --data DIR
 
+A released checkpoint (the authors' or mmpose's), evaluated without training:
+
+  jaxpose import FILE.pth --out RUN
+  python -m experiments.coco_rle --eval-only RUN --data DIR --detections BOXES.json
+
 The rows with a backbone pretrained by heatmaps (*):
 
   python -m experiments.coco_simple_baseline --preset official --data DIR --init resnet50.pth

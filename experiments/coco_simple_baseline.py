@@ -7,6 +7,8 @@
   python -m experiments.coco_simple_baseline --preset udp --data DIR         UDP targets and decoding
   python -m experiments.coco_simple_baseline --preset resnet152_384 --data DIR
 
+A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp where it was trained so), then --eval-only RUN.
+
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations.
 
 Published (COCO val2017, boxes of a 56.4 AP detector, flip test):

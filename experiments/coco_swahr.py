@@ -8,6 +8,8 @@ loss of SWAHR (Luo 2021, arXiv 2012.15175).
   python -m experiments.coco_swahr --preset higher_w48_640 --data DIR --init hrnet_w48-imagenet.pth
   python -m experiments.coco_swahr --eval-only RUN --data DIR --scales 0.5 1 2
 
+A released checkpoint: jaxpose import FILE.pth --out RUN, then --eval-only RUN.
+
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations. The learning rate is that of the
 global batch: SWAHR's code multiplies the one in its files by 8, whatever the number of devices (QUIRK S5).
 

@@ -299,6 +299,11 @@ def run(
     Returns:
       the metrics of the last evaluation.
     """
+    if checkpoint.exists(config.out) and not checkpoint.resumable(config.out):
+        raise ValueError(
+            f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only {config.out}, or "
+            f"start another --out from them with --init {config.out}"
+        )
     mesh = parallel.make_mesh()
     parallel.check_batch_size(config.batch_size, mesh)
     data.walk.check(config, data)

@@ -94,15 +94,16 @@ class Checkpoints:
         train: dict[str, Any] = {"step": state.step, "opt_state": state.opt_state, "first_bad": state.first_bad}
         if state.ema is not None:
             train["variables"] = state.variables
-        items = ocp.args.Composite(
-            **{
-                MODEL: ocp.args.StandardSave(state.eval_variables),
-                TRAIN: ocp.args.StandardSave(train),
-                CONFIG: ocp.args.JsonSave({**config, "step": step, "metrics": metrics or {}}),
-            }
-        )
+        items = {MODEL: ocp.args.StandardSave(state.eval_variables), TRAIN: ocp.args.StandardSave(train)}
+        self._write(step, items, config, metrics=metrics)
+
+    def _write(
+        self, step: int, items: dict[str, Any], config: dict[str, Any], *, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Start saving orbax's arguments by item, and the config."""
+        stored = {CONFIG: ocp.args.JsonSave({**config, "step": step, "metrics": metrics or {}})}
         try:
-            self.manager.save(step, args=items, metrics=metrics)
+            self.manager.save(step, args=ocp.args.Composite(**items, **stored), metrics=metrics)
         except Exception as error:
             raise self._write_error(step, error) from error
         self._pending = step
@@ -316,9 +317,39 @@ def _set_damaged_aside(directory: Path) -> None:
         log.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
 
 
+def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]) -> None:
+    """A checkpoint of step 0 that can be evaluated but not resumed: `model` and `config` alone, complete or not at all.
+
+    Args:
+      directory: the run's folder; the checkpoint goes into its `checkpoints`.
+      variables: {"params", "batch_stats"} of a task.
+      config: "task", and what else is to be stored; "step" and "metrics" are added.
+
+    Raises:
+      FileExistsError: there is a checkpoint already.
+      OSError: it could not be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_model(folder, {"params": {"w": np.ones(2)}, "batch_stats": {}}, {"task": {"family": "mine"}})
+    ...     variables, config = restore_model(folder)
+    >>> variables["params"]["w"].tolist(), config["step"]
+    ([1.0, 1.0], 0)
+    """
+    if exists(directory):
+        raise FileExistsError(f"{directory} holds a checkpoint already: name another folder, or remove it")
+    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+        checkpoints._write(0, {MODEL: ocp.args.StandardSave(variables)}, config)
+
+
 def exists(directory: str | Path) -> bool:
     """Whether a run's folder holds a checkpoint."""
     return Path(directory).exists() and any(p.name.isdigit() for p in Path(directory).glob("checkpoints/*"))
+
+
+def resumable(directory: str | Path) -> bool:
+    """Whether a checkpoint in a run's folder has what training goes on from; those of `write_model` have not."""
+    return any(Path(directory).glob(f"checkpoints/*/{TRAIN}"))
 
 
 def find(directory: str | Path) -> Path:

@@ -76,11 +76,19 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     import tyro
 
+    from jaxpose.importer import main as import_
     from jaxpose.predict_files import main as predict
     from jaxpose.summary import main as summary
     from jaxpose.view.tools import view
 
-    tools = {"predict": predict, "prepare": prepare, "synthetic": synthetic, "summary": summary, "view": view}
+    tools = {
+        "import": import_,
+        "predict": predict,
+        "view": view,
+        "prepare": prepare,
+        "synthetic": synthetic,
+        "summary": summary,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
     except (ValueError, OSError, ImportError) as error:

@@ -36,6 +36,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from jaxpose import torch_file
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
 
@@ -44,9 +45,31 @@ Layout = Literal[
     "simple_baseline", "hrnet", "simple_baseline_mmpose", "hrnet_mmpose", "higher_hrnet",
     "swahr",
 ]  # fmt: skip
+MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # what is called head. elsewhere
+# What a layout's names begin with, each in one of its spellings, and what none of them begins with.
+NAMES: dict[str, tuple[tuple[str | tuple[str, ...], ...], tuple[str, ...]]] = {
+    "resnet": (("conv1.weight", "layer4.0.conv1."), ("deconv_layers.", "final_layer.", "fc_coord.", "transition1.")),
+    "mobilenet_v2": (("features.0.0.", "features.18.0."), ()),
+    "hrnet_backbone": (("conv2.weight", "transition1.0.0.", "stage4.0."), ("final_layer.weight", "final_layers.")),
+    "rle_official": (("preact.conv1.", "fc_coord.linear.", "fc_sigma."), ()),
+    "rle_mmpose": (("backbone.conv1.", ("head.fc.", "keypoint_head.fc.")), ()),
+    "simple_baseline": (("conv1.weight", "layer4.0.conv1.", "deconv_layers.0.weight", "final_layer.weight"), ()),
+    "hrnet": (("conv2.weight", "transition1.0.0.", "final_layer.weight"), ()),
+    "simple_baseline_mmpose": (
+        ("backbone.conv1.", tuple(f"{head}deconv_layers.0.weight" for head in ("head.", *MMPOSE_HEADS))),
+        ("backbone.transition1.",),
+    ),
+    "hrnet_mmpose": (("backbone.transition1.0.0.", ("head.final_layer.weight", "keypoint_head.final_layer.weight")), ()),
+    "higher_hrnet": (("transition1.0.0.", "final_layers.1.", "deconv_layers.0.0."), ("conv_scale_layers.",)),
+    "swahr": (("transition1.0.0.", "final_layers.1.", "deconv_layers.0.0.", "conv_scale_layers.0.0."), ()),
+}  # fmt: skip
+UNREADABLE = {  # published nets that no layout reads, by the beginning of a name
+    "head.features.": "Sun's Integral code, whose heads give volumes (64 maps a joint, for 3D)",
+    "keypoint_head.final_layers.": "mmpose 0.x's HigherHRNet: take the authors' file",
+}
 WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
+MOST_WRAPPERS = 8  # around one another
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
-TORCH_AT_LEAST = (2, 10)
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 # Modules of ours whose numbers are levels of the published names: layer1_0, stage2_0, fuse_layers_0_1_0.
@@ -64,7 +87,6 @@ NOT_PREDICTING = {  # tensors of a layout that prediction does not need
     "rle_mmpose": re.compile(r"head\.(loss|loss_module)\.flow_model\.(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"),
     "simple_baseline_mmpose": re.compile(r"head\.linspace_[xy]"),
 }
-MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # what is called head. elsewhere
 # Width multipliers to be recognised, round numbers first: several may give the same channels.
 MOBILENET_WIDTHS = (1.0, 0.5, *(i / 20 for i in range(1, 81)), *(i / 100 for i in range(1, 401)))
 
@@ -139,6 +161,40 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
     return net, variables
 
 
+def layout_of(state_dict: Mapping[str, Any]) -> Layout:
+    """The layout that a state dict's names are in.
+
+    Args:
+      state_dict: {name: anything}; wrappers and the prefix "module." are taken off.
+
+    Raises:
+      ValueError: none or several fit: which, and what was looked for.
+
+    >>> layout_of({"fc_coord.linear.weight": 0, "fc_sigma.linear.weight": 0, "preact.conv1.weight": 0})
+    'rle_official'
+    >>> layout_of({"head.fc.weight": 0, "backbone.conv1.weight": 0})
+    'rle_mmpose'
+    """
+    names = list(_unwrap(state_dict))
+    for start, what in UNREADABLE.items():
+        if any(name.startswith(start) for name in names):
+            raise ValueError(f"{start}*: this is {what}; there is no layout for it")
+
+    def fits(layout: str) -> bool:
+        needs, lacks = NAMES[layout]
+        has = all(any(name.startswith(start) for name in names) for start in needs)
+        return has and not any(name.startswith(lacks) for name in names)
+
+    found = [layout for layout in get_args(Layout) if fits(layout)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"names of several layouts: {', '.join(found)}; choose one with layout= (--layout)")
+    spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
+    looked = "; ".join(f"{layout}: {', '.join(map(spelled, needs))}" for layout, (needs, _) in NAMES.items())
+    raise ValueError(f"names of no layout: {_listed(names, 8)}. Looked for names that begin with: {looked}")
+
+
 def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None) -> dict[str, Any]:
     """The variables of `flow.RealNVP` from the flow in a state dict, of the authors' code or of mmpose.
 
@@ -192,14 +248,14 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a file as {name: array}, without running code that the file may hold.
 
     Args:
-      path: .pth, .pt or .tar as `torch.save` writes them (needs PyTorch 2.10 or newer: earlier ones have known holes in
-        their safe loading), or .safetensors. Wrappers and the prefix "module." are taken off; half precision becomes
+      path: .pth, .pt or .tar as `torch.save` writes them (read by `jaxpose.torch_file`, without PyTorch), or .safetensors.
+        Wrappers, what lies beside the state dict in them, and the prefix "module." are taken off; half precision becomes
         float32.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: an unknown suffix, a truncated file, or one that holds other objects than tensors.
-      ImportError: PyTorch or safetensors is missing or too old.
+      ValueError: an unknown suffix, a truncated file, or a state dict that holds other objects than tensors.
+      ImportError: safetensors is missing.
 
     >>> load_file("weights.onnx")
     Traceback (most recent call last):
@@ -209,7 +265,7 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix in TORCH_SUFFIXES:
-        content = _load_torch(path)
+        content = torch_file.load(path)
     elif path.suffix == ".safetensors":
         content = _load_safetensors(path)
     else:
@@ -220,7 +276,7 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
     try:
         return _arrays(_unwrap(content))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error  # a tensor's error has the name
 
 
 def torch_tensors(
@@ -449,7 +505,10 @@ def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """Take off the dicts that training scripts wrap around a state dict, and the "module." of data parallelism."""
     if not isinstance(state_dict, Mapping):
         raise ValueError(f"state_dict is a {type(state_dict).__name__}: expected {{name: array}}")
-    while inner := next((state_dict[w] for w in WRAPPERS if isinstance(state_dict.get(w), Mapping)), None):
+    for _ in range(MOST_WRAPPERS):  # a hostile dict may hold itself
+        inner = next((state_dict[w] for w in WRAPPERS if isinstance(state_dict.get(w), Mapping)), None)
+        if inner is None:
+            break
         state_dict = inner
     state_dict = {str(name): value for name, value in state_dict.items()}
     if all(name.startswith("module.") for name in state_dict):
@@ -474,6 +533,8 @@ def _arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _array(value: Any) -> np.ndarray | None:
+    if isinstance(value, torch_file.Tensor):
+        value = value.array()
     if hasattr(value, "detach"):  # a torch.Tensor, which NumPy may refuse: on a device, with a gradient, in bfloat16
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() and value.element_size() < 4 else value
@@ -491,23 +552,6 @@ def _listed(names: Iterable[str], most: int = 20) -> str:
     names = sorted(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _load_torch(path: Path) -> Any:
-    install = "pip install 'jaxpose[torch]'"
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs PyTorch: {install}") from error
-    if tuple(map(int, torch.__version__.split(".")[:2])) < TORCH_AT_LEAST:
-        raise ImportError(f"reading {path}: PyTorch {torch.__version__} has known holes in its safe loading: {install}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many types, depending on where the file is broken
-        raise ValueError(
-            f"{path}: not a complete file of tensors. A checkpoint that also holds other objects is refused, because "
-            f"loading those runs code; where you trust it, save its state dict alone. ({str(error).splitlines()[:1]})"
-        ) from error
 
 
 def _load_safetensors(path: Path) -> Any:

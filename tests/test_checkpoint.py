@@ -68,6 +68,20 @@ def test_the_last_two_and_the_best_are_kept(tmp_path, mesh):
         checkpoint.restore_model(tmp_path, step=3)
 
 
+def test_weights_alone_are_restored_but_not_resumed(tmp_path, mesh):
+    variables = {"params": {"net": {"w": jnp.arange(3.0)}}, "batch_stats": {}}
+    checkpoint.write_model(tmp_path / "imported", variables, CONFIG)
+    found, config = checkpoint.restore_model(tmp_path / "imported")
+    assert_same(found, variables)
+    assert config["step"] == 0 and config["metrics"] == {} and config["run"] == {"seed": 0}
+    assert checkpoint.exists(tmp_path / "imported") and not checkpoint.resumable(tmp_path / "imported")
+    with pytest.raises(FileExistsError, match="imported holds a checkpoint already: name another folder, or remove it"):
+        checkpoint.write_model(tmp_path / "imported", variables, CONFIG)
+    with checkpoint.Checkpoints(tmp_path / "trained" / "checkpoints") as checkpoints:
+        checkpoints.save(trained(mesh, 0)[0], CONFIG)
+    assert checkpoint.resumable(tmp_path / "trained")
+
+
 def test_the_flow_is_optional_at_load(tmp_path, mesh):
     state, _ = trained(mesh, 0)
     variables = {"params": {"net": {"w": jnp.ones(2)}, "flow": {"a": jnp.zeros(3)}}, "batch_stats": {"m": jnp.ones(1)}}

@@ -15,7 +15,7 @@ def test_help_lists_the_tools(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(tool in text for tool in ("summary", "prepare", "synthetic"))
+    assert all(tool in text for tool in ("summary", "prepare", "synthetic", "import"))
 
 
 def test_synthetic_then_prepare(tmp_path, capsys):

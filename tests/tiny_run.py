@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxpose import checkpoint, tasks, train
+from jaxpose import checkpoint, tasks
 from jaxpose.nets import HeatmapNet, HigherHRNet, PoseRegressor, RegressionHead, ResNet, Upsampled
 from jaxpose.skeleton import COCO17
 
@@ -33,9 +32,5 @@ def bottom_up_task(**options: Any) -> tasks.Task:
 def write(folder: Path, task: tasks.Task, *, variables: Any = None, run: dict[str, Any] | None = None) -> Path:
     """`folder`, with the checkpoint of step 0 of a run with these settings in it."""
     variables = task.init(jax.random.key(0)) if variables is None else variables
-    state = train.TrainState(
-        step=jnp.zeros((), jnp.int32), variables=variables, opt_state={}, ema=None, first_bad=jnp.asarray(train.NO_STEP)
-    )
-    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(state, {"task": task.config, "run": run or {}})
+    checkpoint.write_model(folder, variables, {"task": task.config, "run": run or {}})
     return folder

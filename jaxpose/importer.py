@@ -1,0 +1,320 @@
+"""A paper's PyTorch checkpoint -> a checkpoint that the pages evaluate (--eval-only) and start from (--init).
+
+A state dict has the numbers of a net, not what its code base does before and after it. `published_task` adds that, by layout:
+
+    layout                       images                         read by                                        QUIRK
+    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    R14, R16
+    rle_mmpose                   ImageNet's, RGB                the same                                       R15, R16
+    simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a column  H1
+    hrnet                        ImageNet's, RGB                the same
+    *_mmpose                     ImageNet's, RGB                the same, the shift by mmpose's border rule
+    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        I4, D1
+    higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              S8
+
+mmpose says ImageNet's in 0..255 (1.x) or 0..1 (0.x); these are the same numbers, `tasks.IMAGENET`. What is neither in the file
+nor in its layout is an option: the input's size, the skeleton, DARK or UDP, beta. What the released codes crop differently
+(mmpose's UDP affine, half a pixel at the border) is not imitated, nor the pixel by which mmpose 1.x's MPII models are off (H4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxpose import weights
+from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
+
+if TYPE_CHECKING:
+    from jaxpose.tasks import Task
+
+Decode = Literal["argmax", "dark", "udp"]
+SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
+BY_JOINTS = {s.num_joints: s for s in (COCO17, CROWDPOSE14, MPII16)}
+SIZE = re.compile(r"(?<!\d)(\d{3,4})x(\d{3,4})(?!\d)")  # "256x192": height first, in all the code bases
+SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_512.pth"
+SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors")
+TRAINED_FOR = re.compile(r"(?<![a-z])(dark|udp)(?![a-z])")  # "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192.pth"
+BACKBONES = ("resnet", "mobilenet_v2", "hrnet_backbone")
+
+
+def main(
+    file: Path,
+    /,
+    *,
+    layout: Literal["auto"] | weights.Layout = "auto",
+    out: Path | None = None,
+    size_wh: tuple[int, int] | None = None,
+    skeleton: Literal["coco17", "crowdpose14", "mpii16", "h36m17", "rhd21"] | None = None,
+    annotations: Path | None = None,
+    decode: Decode | None = None,
+    beta: float | None = None,
+) -> None:
+    """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
+
+    Args:
+      file: .pth, .pt, .pth.tar as torch.save writes them, or .safetensors.
+      layout: naming of the tensors; auto: found by the names.
+      out: folder of the run to make; none: runs/ and the file's name.
+      size_wh: input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the published
+        default.
+      skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's.
+      annotations: a COCO JSON whose category is the skeleton.
+      decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
+        argmax, unless the file's name says otherwise, which is asked about.
+      beta: of the softmax of mmpose's integral models; none: 10 where the file's name says debias, else 1.
+    """
+    from jaxpose import checkpoint, train
+
+    out = out or Path("runs") / stem(file)
+    if checkpoint.exists(out):
+        raise FileExistsError(f"{out} holds a checkpoint already: name another --out, or remove it")
+    state = weights.load_file(file)
+    task, variables, facts = read(
+        state, name=file.name, layout=layout, size_wh=size_wh, skeleton=_skeleton(skeleton, annotations), decode=decode,
+        beta=beta,
+    )  # fmt: skip
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
+    config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
+    checkpoint.write_model(out, variables, config)
+    command = (
+        f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {shlex.quote(str(out))} --data DIR"
+    )
+    parameters = train.count_parameters(variables["params"]["net"])
+    print(json.dumps({**facts, "parameters": parameters, "directory": str(out), "command": command}))
+
+
+def read(
+    state_dict: dict[str, np.ndarray],
+    *,
+    name: str = "",
+    layout: Literal["auto"] | weights.Layout = "auto",
+    size_wh: tuple[int, int] | None = None,
+    skeleton: Skeleton | None = None,
+    decode: Decode | None = None,
+    beta: float | None = None,
+) -> tuple[Task, dict[str, Any], dict[str, Any]]:
+    """A state dict of a pose net -> (task, variables, facts).
+
+    Args:
+      state_dict: {name: array}, see `weights.from_torch`.
+      name: of the file, which may tell the size of the input.
+      layout, size_wh, skeleton, decode, beta: see `main`.
+
+    Returns:
+      task: whose `predict` gives what the published code gives.
+      variables: for it, with the flow of RLE under params/flow where the file has one.
+      facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" of heatmaps.
+
+    Raises:
+      ValueError: a backbone, a 3D model, names of no or several layouts, an unknown number of joints, options that do not go
+        with the layout, tensors that do not fit.
+
+    >>> from jaxpose.nets import HeatmapNet, ResNet
+    >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
+    >>> shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    >>> names = weights.torch_tensors(shapes, {"backbone.": ""})
+    >>> state = {name: np.zeros(shape) for name, (_, shape) in names.items()}
+    >>> task, variables, facts = read(state, name="pose_resnet_18_384x288.pth.tar")
+    >>> facts["layout"], facts["size_wh"], facts["size_from"], facts["preprocess"]
+    ('simple_baseline', [288, 384], 'file name', 'simple_baseline')
+    """
+    layout = weights.layout_of(state_dict) if layout == "auto" else layout
+    if layout in BACKBONES:
+        raise ValueError(
+            f"layout {layout}: a backbone, not a pose net: give the file to a page that trains, with --init"
+        )
+    net, found = weights.from_torch(state_dict, layout=layout)
+    if getattr(getattr(net, "head", None), "dim", 2) != 2:
+        raise ValueError(
+            f"layout {layout}: a 3D model; tasks have two coordinates, weights.from_torch and flow_from_torch read it"
+        )
+    integral = "head.linspace_x" in state_dict and layout == "simple_baseline_mmpose"
+    maps = "final_layer" in found["params"] and "final_layers_0" not in found["params"]
+    if decode is not None and not maps:
+        raise ValueError(f"--decode {decode}: for heatmaps of persons, this is layout {layout}")
+    if beta is not None and not (integral and decode is None):
+        raise ValueError(f"--beta {beta}: for mmpose's integral models, read by soft-argmax; this is layout {layout}")
+    if maps and decode is None and (match := TRAINED_FOR.search(name.lower())):
+        raise ValueError(
+            f"{name}: trained for {match[1]}, as its name says? Give --decode {match[1]}, or --decode argmax"
+        )
+    joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
+    skeleton = skeleton or BY_JOINTS.get(joints)
+    if skeleton is None or skeleton.num_joints != joints:
+        what = f"skeleton {skeleton.name} has {skeleton.num_joints}" if skeleton else "no skeleton is known for so many"
+        raise ValueError(
+            f"the net has {joints} joints, {what}: give --skeleton ({', '.join(SKELETONS)}) or --annotations, a COCO JSON "
+            "whose category has these joints"
+        )
+    if size_wh is not None:
+        origin = "--size-wh"
+    elif integral:  # the axes of the maps, 1/4 of the input behind three deconvolutions
+        stride = 32 // 2 ** len(net.deconvs)
+        size_wh, origin = tuple(stride * state_dict[f"head.linspace_{axis}"].size for axis in "xy"), "head.linspace"
+    else:
+        size_wh, origin = input_size(name, layout=layout, skeleton=skeleton)
+    if integral and decode is None:
+        decode, beta = "soft_argmax", beta or (10.0 if "debias" in name else 1.0)
+    flow = _flow(state_dict) if layout.startswith("rle") else None
+    task = published_task(
+        net, layout=layout, skeleton=skeleton, size_wh=size_wh, decode=decode or "argmax", beta=beta or 1.0, flow=flow
+    )
+    params = {"net": found["params"]} | ({} if flow is None else {"flow": flow})
+    variables = {"params": params, "batch_stats": found["batch_stats"]}
+    width, height = size_wh
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+    jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # does the size do?
+    facts = {
+        "layout": layout, "family": task.config["family"], "joints": joints, "skeleton": skeleton.name,
+        "size_wh": list(size_wh), "size_from": origin, "preprocess": task.config["preprocess"],
+    }  # fmt: skip
+    if maps:
+        facts |= {"decode": task.config["read"]["decode"], "beta": task.config["read"]["beta"]}
+    if layout.startswith("rle"):
+        facts["flow"] = flow is not None
+    return task, variables, facts
+
+
+def published_task(
+    net: nn.Module,
+    *,
+    layout: weights.Layout,
+    skeleton: Skeleton,
+    size_wh: tuple[int, int],
+    decode: Decode | Literal["soft_argmax"] = "argmax",
+    beta: float = 1.0,
+    flow: dict[str, Any] | None = None,
+) -> Task:
+    """The task of a layout: what its code base does to images, and how it reads the net; see the head of this module.
+
+    Args:
+      net: of `weights.from_torch`.
+      layout: of a pose net.
+      skeleton: of its joints.
+      size_wh: of the input, px; at a height of 384 the published Gaussians have sigma 3, which DARK's blur follows.
+      decode: of heatmaps.
+      beta: of "soft_argmax".
+      flow: the parameters of RLE's flow, whose widths become the task's; none: the published ones.
+
+    >>> from jaxpose.nets import HeatmapNet, HRNet
+    >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
+    >>> task = published_task(net, layout="hrnet_mmpose", skeleton=COCO17, size_wh=(288, 384), decode="dark")
+    >>> task.config["read"]["kernel"], task.config["maps"]["target"], task.config["preprocess"]
+    (17, 'unbiased', 'imagenet')
+    """
+    from jaxpose import tasks
+
+    shared = {"skeleton": skeleton, "size_wh": tuple(size_wh)}
+    mmpose = layout.endswith("_mmpose")
+    match layout:
+        case "rle_official" | "rle_mmpose":
+            widths = {}
+            if flow is not None:
+                depth = 1 + max(int(name.split("_")[1]) for name in flow)
+                widths["flow_hidden"] = tuple(flow[f"s0_{j}"]["kernel"].shape[1] for j in range(depth - 1))
+                widths["flow_layers"] = len(flow) // (2 * depth)
+            variant, init = ("mmpose", "xavier") if mmpose else ("official", "torch")
+            likelihood = tasks.Likelihood(variant=variant, flow_init=init, **widths)
+            return tasks.regression(
+                net, **shared, likelihood=likelihood, preprocess="imagenet" if mmpose else "rle_official",
+                outside="mask" if mmpose else "keep",
+            )  # fmt: skip
+        case "higher_hrnet" | "swahr":
+            swahr = layout == "swahr"
+            loss = tasks.PeopleLoss("scale_adaptive", weighting="adaptive") if swahr else tasks.PeopleLoss()
+            threshold = 0.12 if swahr and net.backbone.width == 32 else 0.1
+            return tasks.bottom_up(net, **shared, loss=loss, people=tasks.FindPeople(detection_threshold=threshold))
+    sigma = 3.0 if size_wh[1] >= 384 else 2.0
+    variant = "mmpose" if mmpose else "official"
+    if decode == "soft_argmax":
+        read = tasks.Readout(decode, beta=beta, confidence="one")
+        maps, joints = tasks.MapLoss("js", sigma=sigma), tasks.JointLoss("smooth_l1", variant="mmpose")
+    else:
+        read = tasks.Readout(decode, border="mmpose" if mmpose else "hrnet", kernel=17 if sigma == 3 else 11)
+        target = {"argmax": "msra", "dark": "unbiased", "udp": "udp"}[decode]
+        maps, joints = tasks.MapLoss(sigma=sigma, target=target, variant=variant), tasks.JointLoss()
+    preprocess = "simple_baseline" if layout == "simple_baseline" else "imagenet"
+    return tasks.heatmaps(net, **shared, maps=maps, joints=joints, read=read, preprocess=preprocess)
+
+
+def input_size(name: str, *, layout: weights.Layout, skeleton: Skeleton) -> tuple[tuple[int, int], str]:
+    """(width, height) of the input, and where that is from: the file's name, or the published default.
+
+    >>> input_size("td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de.pth", layout="hrnet_mmpose", skeleton=COCO17)
+    ((288, 384), 'file name')
+    >>> input_size("pose_higher_hrnet_w48_640.pth.tar", layout="higher_hrnet", skeleton=COCO17)
+    ((640, 640), 'file name')
+    >>> input_size("best.pth", layout="hrnet", skeleton=MPII16)
+    ((256, 256), 'default')
+    """
+    bottom_up = layout in ("higher_hrnet", "swahr")
+    if match := SIZE.search(name):
+        return (int(match[2]), int(match[1])), "file name"
+    if bottom_up and (match := SQUARE.search(name)):
+        return (int(match[1]), int(match[1])), "file name"
+    return (512, 512) if bottom_up else (256, 256) if skeleton == MPII16 else (192, 256), "default"
+
+
+def page(config: dict[str, Any], layout: str) -> str:
+    """The page in `experiments` that evaluates a task of that config."""
+    mpii, crowdpose = (config["skeleton"]["name"] == s.name for s in (MPII16, CROWDPOSE14))
+    match config["family"]:
+        case "regression":
+            return "mpii_rle" if mpii else "coco_rle"
+        case "bottom_up":
+            return "crowdpose_swahr" if crowdpose else "coco_swahr"
+    if mpii:
+        return "mpii_integral"
+    if config["read"]["decode"] == "soft_argmax":
+        return "coco_integral"
+    return "coco_hrnet" if layout.startswith("hrnet") else "coco_simple_baseline"
+
+
+def run_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a page asks of the run that it evaluates, beside the task: whole images have a flip test if the training mirrored."""
+    return {"augment": "higher_hrnet"} if config["family"] == "bottom_up" else {}
+
+
+def stem(file: Path) -> str:
+    """The file's name without the suffixes of such files.
+
+    >>> stem(Path("models/pose_resnet_50_256x192.pth.tar"))
+    'pose_resnet_50_256x192'
+    """
+    name = file.name
+    while name.endswith(SUFFIXES):
+        name = name[: name.rindex(".")]
+    return name
+
+
+def _flow(state_dict: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    if not any(weights.FLOW_TENSOR.fullmatch(name) for name in state_dict):
+        return None
+    flow = weights.flow_from_torch(state_dict)["params"]
+    if (dim := flow["s0_0"]["kernel"].shape[0]) != 2:
+        raise ValueError(f"the flow has {dim} coordinates: expected 2")
+    return flow
+
+
+def _skeleton(name: str | None, annotations: Path | None) -> Skeleton | None:
+    if name is not None and annotations is not None:
+        raise ValueError(f"--skeleton {name} --annotations {annotations}: give one of them")
+    if annotations is None:
+        return None if name is None else SKELETONS[name]
+    from jaxpose.data import coco
+
+    skeleton = coco.own_skeleton(annotations)
+    if skeleton is None:
+        raise ValueError(f"--annotations {annotations}: expected one category with keypoints, and images")
+    return skeleton

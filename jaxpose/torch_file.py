@@ -1,0 +1,391 @@
+"""Files of `torch.save`, read with NumPy alone; nothing that a file names is imported or called.
+
+Both kinds are read: the zip archive (PyTorch 1.6 and newer: data.pkl, and a member for every storage) and what came before it
+(a magic number, protocol, system, the pickle, the storages' keys, and their bytes one after the other).
+
+Why that is safe. A pickle is a program of some sixty opcodes. All that it can call is what `Unpickler.find_class` and
+`Unpickler.persistent_load` hand it, whichever opcode asks (GLOBAL, STACK_GLOBAL, INST; REDUCE, NEWOBJ and OBJ only call what
+is on the stack). Here these give the dictionary, the dtypes and the rebuilders of tensors of this module, and for every other
+name `Inert`. None of them has state that a pickle could change: BUILD calls their `__setstate__`, which does nothing. The
+registry of extensions (EXT1, EXT2, EXT4), whose cache would pass by find_class, is refused beforehand, and so is what makes the
+C implementation allocate or descend without bound: places in the memo that nothing fills, and huge nested tuples, whose hash
+is a recursion.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAGIC = 0x1950A86A20F9469CFC6C  # of a file before the zip archives
+DTYPES = {
+    "float64": "f8", "float32": "f4", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4", "int16": "i2",
+    "int8": "i1", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8", "bool": "?", "complex64": "c8",
+    "complex128": "c16",
+}  # fmt: skip
+STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+    "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "UntypedStorage": "uint8",
+}  # fmt: skip
+REBUILD = {
+    ("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor_v3"),
+    ("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state"),
+    ("torch._tensor", "_rebuild_from_type_v2"),
+}  # fmt: skip
+OTHER_FILES = {  # what lies under a name in .pth that is none, by its first bytes
+    b"<": "a web page (a download that asked for a login?)",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x89HDF": "an HDF5 file",
+    b"{": "JSON",
+}
+MOST_COPIES = 8  # tensors that share a storage are copied; together they may take so many times the file,
+FEW_BYTES = 2**24  # or so many bytes
+MOST_AXES = 64  # NumPy's
+TUPLE_PARTS = 10_000  # of a tuple with all that is in it
+
+
+class _Unusable(ValueError):
+    """What is wrong with the file, in words of this module."""
+
+
+class _Absorbing(type):
+    """A class that is its own instance: whatever is done with it gives it back."""
+
+    def __call__(cls, *args, **kwargs):
+        return cls
+
+    def _nothing(cls, *args):
+        """What BUILD, APPEND, APPENDS, ADDITEMS, SETITEM and SETITEMS come to."""
+
+    __setstate__ = __setitem__ = append = extend = add = _nothing
+
+
+class Inert(metaclass=_Absorbing):
+    """What stands for every object of a file that is no tensor, number, string, list, tuple, set or dictionary.
+
+    >>> Inert("os.system", 1) is Inert
+    True
+    """
+
+    def __new__(cls, *args, **kwargs):
+        return cls
+
+
+class _Still:
+    """No state for a pickle to set."""
+
+    __slots__ = ()
+
+    def __setstate__(*args):
+        pass
+
+
+class _Dict(_Still, dict):
+    """collections.OrderedDict, of which PyTorch sets an attribute."""
+
+
+class _Dtype(_Still):
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+class _Storage(_Still):
+    __slots__ = ("dtype", "key")
+
+    def __init__(self, key: str, dtype: str):
+        self.key, self.dtype = key, dtype
+
+
+class Tensor(_Still):
+    """A tensor of a file, read when it is asked for."""
+
+    __slots__ = ("_dtype", "_file", "_key", "_offset", "_size", "_stride")
+
+    def __init__(self, file: _File, key: str, dtype: str, offset: int, size: tuple, stride: tuple):
+        self._file, self._key, self._dtype = file, key, dtype
+        self._offset, self._size, self._stride = offset, size, stride
+
+    def array(self) -> np.ndarray:
+        """Its numbers, a copy; bfloat16 as float32, which holds it exactly.
+
+        Raises:
+          ValueError: the tensor says that it is larger than what the file holds of it, or that is damaged.
+        """
+        try:
+            return self._file.read(self._key, self._dtype, self._offset, self._size, self._stride)
+        except _Unusable as error:
+            raise ValueError(f"{self._file.path}: {error}") from error
+        except Exception as error:
+            raise ValueError(f"{self._file.path}: a tensor that no array can be ({error})") from error
+
+
+class _Rebuild(_Still):
+    """A function of PyTorch that makes a tensor out of a storage, or a parameter out of a tensor."""
+
+    __slots__ = ("file", "name")
+
+    def __init__(self, name: str, file: _File):
+        self.name, self.file = name, file
+
+    def __call__(self, *args):
+        match self.name, args:
+            case (("_rebuild_parameter" | "_rebuild_parameter_with_state"), (Tensor() as tensor, *_)):
+                return tensor
+            case "_rebuild_from_type_v2", (_Rebuild() as function, _, tuple(inner), _):
+                return function(*inner)
+            case "_rebuild_tensor_v3", (
+                _Storage() as storage,
+                offset,
+                size,
+                stride,
+                _,
+                _,
+                _Dtype() as dtype,
+                *metadata,
+            ):
+                name = dtype.name
+            case (("_rebuild_tensor" | "_rebuild_tensor_v2"), (_Storage() as storage, offset, size, stride, *more)):
+                name, metadata = storage.dtype, more[2:]
+            case _:
+                return Inert
+        if any(metadata):  # a view that is negated or conjugated when it is read
+            return Inert
+        return Tensor(self.file, storage.key, name, offset, size, stride)
+
+
+class _File:
+    """The bytes of a file, and where in them the storages lie."""
+
+    def __init__(self, path: Path, data: bytes, order: str = "<"):
+        self.path, self.data, self.order = path, data, order
+        self.places: dict[str, tuple[int, int, int]] = {}  # of a storage: first byte, bytes, checksum (0: none)
+        self.dtypes: dict[str, str] = {}
+        self.sound: set[str] = set()
+        self.copied = 0
+
+    def storage(self, key: str) -> memoryview:
+        if key not in self.places:
+            raise _Unusable(f"the storage {key!r:.50} of a tensor is not in the file")
+        start, size, checksum = self.places[key]
+        found = memoryview(self.data)[start : start + size]
+        if len(found) != size or (checksum and key not in self.sound and zlib.crc32(found) != checksum):
+            raise _Unusable(f"the storage {key!r:.50} is cut off or damaged; download or copy the file again")
+        self.sound.add(key)
+        return found
+
+    def read(self, key: str, dtype: str, offset: int, size: tuple, stride: tuple) -> np.ndarray:
+        bytes_ = self.storage(key)
+        code = np.dtype(DTYPES[dtype]).newbyteorder(self.order)
+        numbers = np.frombuffer(bytes_[: len(bytes_) // code.itemsize * code.itemsize], code)
+        shown = f"{str(size):.60} with strides {str(stride):.60} from {offset!r:.20}"
+        if not (type(size) is type(stride) is tuple and len(size) == len(stride) <= MOST_AXES):
+            raise _Unusable(f"a tensor of size {shown}: expected two tuples of the same length, {MOST_AXES} at most")
+        if not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
+            raise _Unusable(f"a tensor of size {shown}: expected integers, 0 or more")
+        if 0 in size:
+            return np.zeros(size, code.newbyteorder("="))
+        # Each axis by itself first: the product of numbers without bound would take long.
+        last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+        if max(size, default=1) > len(numbers) or math.prod(size) > len(numbers) or last >= len(numbers):
+            raise _Unusable(f"a tensor of size {shown} claims more than the {len(numbers)} numbers of its storage")
+        self.copied += math.prod(size) * code.itemsize
+        if self.copied > max(MOST_COPIES * len(self.data), FEW_BYTES):
+            raise _Unusable(f"its tensors share storages and claim more than {MOST_COPIES} times the file")
+        strides = tuple(s * code.itemsize for s in stride)
+        view = np.lib.stride_tricks.as_strided(numbers[offset:], size, strides, writeable=False)
+        if dtype == "bfloat16":  # the upper half of a float32
+            return (view.astype(np.uint32) << 16).view(np.float32)
+        return view.astype(code.newbyteorder("="))  # a copy
+
+
+class _Unpickler(pickle.Unpickler):
+    """See the head of this module."""
+
+    def __init__(self, stream: io.BytesIO, file: _File):
+        super().__init__(stream, encoding="latin-1")  # Python 2's strings
+        self.file = file
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return _Dict
+        if (module, name) in REBUILD:
+            return _Rebuild(name, self.file)
+        if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
+            return _Dtype(STORAGES[name])
+        if module == "torch" and name in DTYPES:
+            return _Dtype(name)
+        return Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        match pid:
+            case ("storage", _Dtype() as dtype, str(key), _, _):
+                view = None
+            case ("storage", _Dtype() as dtype, str(key), _, _, view):
+                pass
+            case _:
+                return Inert
+        if view is not None:
+            raise _Unusable("a storage that is a part of another: load the file with PyTorch and save it again")
+        if self.file.dtypes.setdefault(key, dtype.name) != dtype.name:
+            raise _Unusable(f"the storage {key!r:.50} has two types of numbers")
+        return _Storage(key, dtype.name)
+
+
+def load(path: str | Path) -> Any:
+    """What `torch.save` wrote, with a `Tensor` for every tensor and `Inert` for every object that is no plain data.
+
+    Args:
+      path: of the file, which is read as a whole.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is cut off, damaged, no file of torch.save, a TorchScript program; or claims more than it holds.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+    ...     _ = file.write(b"<!DOCTYPE html>") + (file.flush() or 0)
+    ...     load(file.name)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: ...: no file of torch.save but a web page (a download that asked for a login?)
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        return _load_zip(path, data) if data.startswith(b"PK\x03\x04") else _load_old(path, data)
+    except _Unusable as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # of many types, depending on where the file is broken
+        reason = str(error).splitlines()[:1] or [type(error).__name__]
+        raise ValueError(
+            f"{path}: not a complete file of torch.save: cut off or damaged ({reason[0]:.100}); download or copy it again"
+        ) from error
+
+
+def _load_zip(path: Path, data: bytes) -> Any:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+    roots = [name.removesuffix("data.pkl") for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        shown = ", ".join(sorted(members)[:5])
+        raise _Unusable(f"no file of torch.save but a zip archive with {len(roots)} data.pkl (it holds {shown:.200})")
+    root = roots[0]
+    if f"{root}constants.pkl" in members or any(name.startswith(f"{root}code/") for name in members):
+        raise _Unusable(
+            "a TorchScript program, not a checkpoint: save its weights with PyTorch, "
+            "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
+        )
+
+    def place(info: zipfile.ZipInfo) -> tuple[int, int, int]:
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise _Unusable(
+                f"{info.filename:.50} is compressed, as torch.save leaves nothing: unpack and pack it without"
+            )
+        header = data[info.header_offset : info.header_offset + 30]
+        if not header.startswith(b"PK\x03\x04"):
+            raise _Unusable(f"{info.filename:.50} is not where the directory says; download or copy the file again")
+        names = sum(struct.unpack_from("<HH", header, 26))
+        return info.header_offset + 30 + names, info.file_size, info.CRC
+
+    file = _File(path, data)
+    parts = {name.removeprefix(root): place(info) for name, info in members.items() if name.startswith(root)}
+    file.places = {name.removeprefix("data/"): spot for name, spot in parts.items() if name.startswith("data/")}
+    file.places |= {part: parts[part] for part in ("data.pkl", "byteorder") if part in parts}
+    order = bytes(file.storage("byteorder")) if "byteorder" in parts else b"little"
+    if order not in (b"little", b"big"):
+        raise _Unusable(f"byteorder is {order!r:.30}: expected little or big")
+    file.order = {b"little": "<", b"big": ">"}[order]
+    return _unpickle(io.BytesIO(file.storage("data.pkl")), file)
+
+
+def _load_old(path: Path, data: bytes) -> Any:
+    for start, kind in OTHER_FILES.items():
+        if data.startswith(start):
+            raise _Unusable(f"no file of torch.save but {kind}")
+    if data[8:9] == b"{":
+        raise _Unusable("no file of torch.save but of safetensors: name it .safetensors")
+    if data[257:262] == b"ustar":
+        raise _Unusable("a tar archive, as PyTorch wrote before 0.2: load it with PyTorch and save it again")
+    if not data:
+        raise _Unusable("not a complete file of torch.save: it is empty")
+    stream, file = io.BytesIO(data), _File(path, data)
+    magic = _unpickle(stream, file)
+    if type(magic) is not int or magic != MAGIC:
+        raise _Unusable("no file of torch.save but a plain pickle")
+    _unpickle(stream, file)  # the protocol
+    system = _unpickle(stream, file)
+    little = system.get("little_endian", True) if isinstance(system, dict) else True
+    file.order = "<" if little else ">"
+    content = _unpickle(stream, file)
+    keys = _unpickle(stream, file)
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in file.dtypes for key in keys):
+        raise _Unusable("its list of storages names other ones than its tensors; download or copy the file again")
+    place = stream.tell()
+    for key in keys:
+        numel = int.from_bytes(data[place : place + 8], "little" if little else "big", signed=True)
+        size = numel * np.dtype(DTYPES[file.dtypes[key]]).itemsize
+        if numel < 0 or place + 8 + size > len(data):
+            raise _Unusable("not a complete file of torch.save: it ends within its tensors; download or copy it again")
+        file.places[key] = place + 8, size, 0
+        place += 8 + size
+    return content
+
+
+def _unpickle(stream: io.BytesIO, file: _File) -> Any:
+    """The next pickle of `stream`, which is left behind it."""
+    start = stream.tell()
+    _check_opcodes(stream)
+    end = stream.tell()
+    stream.seek(start)
+    content = _Unpickler(stream, file).load()
+    stream.seek(end)
+    return content
+
+
+def _check_opcodes(stream: io.BytesIO) -> None:
+    """Raise where the next pickle asks for more than its length can mean, or for registered extensions.
+
+    Followed is the number of parts of every tuple on the stack; None is a mark.
+    """
+    stack: list[int | None] = []
+    memo: dict[int, int] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        name = opcode.name
+        if name.startswith("EXT"):
+            raise _Unusable(f"its pickle asks for an extension of Python's registry ({name}): no checkpoint does")
+        if name.endswith("GET"):
+            stack.append(memo[int(argument)])
+        elif name.endswith("PUT"):
+            if not 0 <= int(argument) <= count:
+                raise _Unusable(f"its pickle keeps its object {count} at place {argument}: no pickler does")
+            memo[int(argument)] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name == "DUP":
+            stack.append(stack[-1])
+        else:
+            before = opcode.stack_before
+            popped: list[int] = []
+            if pickletools.markobject in before or (name == "POP" and stack[-1] is None):
+                while (top := stack.pop()) is not None:
+                    popped.append(top)
+                before = before[: before.index(pickletools.markobject)] if name != "POP" else []
+            for _ in before:
+                popped.append(stack.pop())
+            parts = 1 + sum(popped) if name.startswith("TUPLE") else 1
+            if parts > TUPLE_PARTS:
+                raise _Unusable(f"its pickle has a tuple of more than {TUPLE_PARTS} parts")
+            stack += [None if kind is pickletools.markobject else parts for kind in opcode.stack_after]

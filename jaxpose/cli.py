@@ -76,12 +76,13 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     import tyro
 
+    from jaxpose.export import main as export
     from jaxpose.summary import main as summary
 
-    tools = {"summary": summary, "prepare": prepare, "synthetic": synthetic}
+    tools = {"summary": summary, "export": export, "prepare": prepare, "synthetic": synthetic}
     try:
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error
 
 

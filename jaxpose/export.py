@@ -229,12 +229,13 @@ def export(
         found["checkpoint"] = {"step": config["step"], "metrics": config["metrics"]}
         if format == "stablehlo":
             found["platforms"] = list(platforms)
-        (Path(folder) / "model.json").write_text(json.dumps(found, indent=1) + "\n")
+        text = json.dumps(found, indent=1)
+        (Path(folder) / "model.json").write_text(text + "\n")
         for previous in old:
             shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
         for name in (FILES[format], "model.json"):
             os.replace(Path(folder) / name, out / name)
-    return found
+    return json.loads(text)
 
 
 def require(format: str) -> None:
@@ -478,7 +479,7 @@ def main(
     Args:
       checkpoint: a run's folder, or its checkpoints folder.
       out: folder for model.* and model.json.
-      format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data, TensorFlow; tflite with --batch 1).
+      format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data; tflite with --batch 1).
       batch: images in a call; symbolic: any number.
       flip_test: average with the mirrored images, as evaluation does; twice the time.
       size_wh: width and height of the input in px, where they are not those of the training.

@@ -344,19 +344,24 @@ def _check_net(task: tasks.Task, variables: PyTree, flip_test: bool, directory: 
 
 
 def _write_onnx(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
+    import onnx
     from jax2onnx import to_onnx
 
     function = served(task, variables, flip_test=flip_test)
     shape = ("b" if batch == "symbolic" else batch, *_shape(task, 1)[1:])
     names = list(jax.eval_shape(function, jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8)))
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8)
+
+    def in_order(image: jax.Array) -> list[jax.Array]:
+        found = function(image)
+        return [found[name] for name in names]
+
     try:
         with for_any_platform():
-            to_onnx(
-                lambda image: [function(image)[name] for name in names], [jax.ShapeDtypeStruct(shape, jnp.uint8)],
-                input_names=["image"], output_names=names, return_mode="file", output_path=path,
-            )  # fmt: skip
+            model = to_onnx(in_order, [image], input_names=["image"], output_names=names)
     except jax_export_errors() as error:
         raise ValueError(_advice(error, batch)) from error
+    onnx.save_model(model, path)  # the converter itself would put large weights into a second file
 
 
 def _write_savedmodel(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:

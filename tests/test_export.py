@@ -175,6 +175,9 @@ def test_onnx(case, run, tmp_path):
     task = regression() if case == "rle" else heatmaps("soft_argmax")
     run = run if case == "rle" else save(tmp_path / "run", task)
     export.export(run, out=tmp_path / "out", format="onnx")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.json", "model.onnx"]
+    weights = sum(x.nbytes for x in jax.tree.leaves(initial(task)["params"]["net"]))
+    assert (tmp_path / "out" / "model.onnx").stat().st_size > weights, "the weights are inside"
     model = export.load(tmp_path / "out" / "model.onnx")
     for n in (1, 3):
         crops = images(task, n)

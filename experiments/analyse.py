@@ -39,7 +39,7 @@ from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
 
 FILLS = {"grey": (128, 128, 128), "mean": (124, 116, 104), "black": (0, 0, 0)}
-PARTS = {  # x, y, w, h as parts of the box
+PARTS = {  # x, y, w, h as parts of the box; left and right are the picture's
     "upper half": (0, 0, 1, 1 / 2),
     "lower half": (0, 1 / 2, 1, 1 / 2),
     "upper two thirds": (0, 0, 1, 2 / 3),

@@ -114,7 +114,7 @@ def lower(
       platforms: what it is lowered for, all in one file.
 
     Raises:
-      ValueError: a batch below 1, or a net in which something cannot be exported.
+      ValueError: a batch below 1, an unknown platform, or a net in which something cannot be exported.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -124,15 +124,17 @@ def lower(
     >>> exported.in_avals, exported.platforms
     ((ShapedArray(uint8[b,48,32,3]),), ('cpu', 'cuda', 'tpu'))
     """
+    if not platforms or not set(platforms) <= {*PLATFORMS, "rocm"}:
+        raise ValueError(f"platforms={tuple(platforms)}: expected some of {', '.join(PLATFORMS)}, rocm")
     image = jax.ShapeDtypeStruct(_shape(task, batch), jnp.uint8)
     function = jax.jit(served(task, variables, flip_test=flip_test))
     try:
         return jax_export.export(function, platforms=tuple(platforms))(image)
-    except jax_export_errors() as error:
+    except _untraceable() as error:
         raise ValueError(_advice(error, batch)) from error
 
 
-def jax_export_errors() -> tuple[type[Exception], ...]:
+def _untraceable() -> tuple[type[Exception], ...]:
     """What a net that needs to know its batch raises when the batch is a symbol."""
     return (jax.core.InconclusiveDimensionOperation, TypeError, NotImplementedError)
 
@@ -359,7 +361,7 @@ def _write_onnx(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch
     try:
         with for_any_platform():
             model = to_onnx(in_order, [image], input_names=["image"], output_names=names)
-    except jax_export_errors() as error:
+    except _untraceable() as error:
         raise ValueError(_advice(error, batch)) from error
     onnx.save_model(model, path)  # the converter itself would put large weights into a second file
 

@@ -246,6 +246,7 @@ def test_a_net_of_your_own(tmp_path):
         ({"batch": 0}, "batch=0"),
         ({"format": "torch"}, "format='torch'"),
         ({"format": "tflite"}, "--batch 1"),
+        ({"platforms": ("gpu",)}, "platforms="),
         ({"step": 7}, "no checkpoint 7"),
     ],
 )

@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     import tyro
 
+    from jaxpose.export import main as export
     from jaxpose.importer import main as import_
     from jaxpose.predict_files import main as predict
     from jaxpose.summary import main as summary
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         "import": import_,
         "predict": predict,
         "view": view,
+        "export": export,
         "prepare": prepare,
         "synthetic": synthetic,
         "summary": summary,

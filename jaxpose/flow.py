@@ -146,7 +146,7 @@ class _Couplings(distrax.Bijector):
 
         step = jax.checkpoint(step, prevent_cse=False)  # recomputed: see the head of the module
         points = x.reshape(-1, x.shape[-1])  # one axis of points: XLA's CPU matrix products are a third faster so
-        start = (points, jnp.zeros(len(points), x.dtype))
+        start = (points, jnp.zeros(points.shape[:1], x.dtype))
         (points, log_det), _ = jax.lax.scan(step, start, self._parameters, reverse=reverse)
         return points.reshape(x.shape), log_det.reshape(x.shape[:-1])
 

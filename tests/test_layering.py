@@ -26,7 +26,7 @@ ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 3}, 4: {0, 1, 2, 3, 4}}
 ONLY_IMPORTER = {
     "distrax": {"flow"},
     "orbax": {"checkpoint"},
-    "tensorflow": {"data"},
+    "tensorflow": {"data", "export"},
     "tensorflow_datasets": {"data"},
     "pycocotools": {"data", "evaluation"},
 }

@@ -144,9 +144,9 @@ def heatmaps(
         outputs, collections = apply_net(net, variables, to_input(images), train=train)
         stages = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
         for stage in stages:
-            if stage.ndim != 4 or stage.shape[0] != len(images) or stage.shape[-1] != skeleton.num_joints:
+            if stage.ndim != 4 or stage.shape[0] != images.shape[0] or stage.shape[-1] != skeleton.num_joints:
                 raise ValueError(
-                    f"the net gives maps {stage.shape}: expected ({len(images)}, h, w, {skeleton.num_joints}), for the "
+                    f"the net gives maps {stage.shape}: expected ({images.shape[0]}, h, w, {skeleton.num_joints}), for the "
                     f"skeleton {skeleton.name!r} of {skeleton.num_joints} joints"
                 )
             check_cells(size_wh, stage.shape[1:3])

@@ -156,7 +156,7 @@ def regression(
         with_maps = {"with_maps": True} if train and auxiliary.kind != "none" else {}
         outputs, collections = apply_net(net, variables, to_input(images), train=train, **with_maps)
         mu, sigma = outputs[:2]
-        expected = (len(images), skeleton.num_joints, DIM)
+        expected = (images.shape[0], skeleton.num_joints, DIM)
         if mu.shape != expected or sigma.shape != expected:
             raise ValueError(
                 f"the net gives mu {mu.shape} and sigma {sigma.shape}: expected {expected} twice, for the skeleton "

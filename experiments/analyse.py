@@ -1,0 +1,414 @@
+"""What hiding parts of a person does to a trained net: occlusion, truncation, and whether its confidence tells.
+
+  python -m experiments.analyse runs/coco_rle --data coco --count 500
+  python -m experiments.analyse runs/coco_rle --data coco --patch 40 --stride 20 --out runs/analysis
+
+For nets that look at one person (regression and heatmaps), on annotated boxes. Printed, written to OUT/analysis.json, and drawn:
+
+  as it is     EPE by joint, size and occlusion, and the correlation of confidence and OKS (tables 1 of Gu 2021, 4 of Li 2021)
+  occlusion    a square is painted over the crop: centred on every labelled joint in turn, as in tables 15 and 16 of Li 2021
+               (rows: the covered part, columns: whose error), and slid over the whole crop. A joint is covered itself, another
+               labelled joint is, or background alone. Left and right are taken together in the printed table.
+  truncation   the box becomes a part of itself, and what is outside is painted over too, as in figure 5 of Li 2021 (only what
+               the box holds is fed); errors of the joints inside and outside of that part
+
+Errors of occlusion and truncation are in pixels of the whole person's crop, so that people of all sizes count alike, and parts
+compare with the whole. A heatmap cannot show a joint outside of the crop; a regression can.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+import tyro
+
+from experiments import runner
+from jaxpose import checkpoint, geometry, metrics, tasks
+from jaxpose.data import builder, coco, crowdpose, mpii, pipeline
+from jaxpose.evaluation import report
+from jaxpose.skeleton import Skeleton
+
+FILLS = {"grey": (128, 128, 128), "mean": (124, 116, 104), "black": (0, 0, 0)}
+PARTS = {  # x, y, w, h as parts of the box; left and right are the picture's
+    "upper half": (0, 0, 1, 1 / 2),
+    "lower half": (0, 1 / 2, 1, 1 / 2),
+    "upper two thirds": (0, 0, 1, 2 / 3),
+    "left half": (0, 0, 1 / 2, 1),
+    "right half": (1 / 2, 0, 1 / 2, 1),
+}
+RELATIONS = ("itself", "another", "background")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Occlusion, truncation and confidence of a trained net."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A run's folder."""
+    data: Path
+    """Folder with images and annotations."""
+    split: str = "val"
+    """Name of the split."""
+    count: int = 200
+    """How many persons, evenly spread over the split; 0: all."""
+    out: Path | None = None
+    """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
+    format: Literal["coco", "mpii", "crowdpose"] = "coco"
+    """Of the annotations, as `jaxpose prepare` has it."""
+    data_dir: Path = Path("runs/data")
+    """Where prepared data sets are kept."""
+    patch: int = 40
+    """Side of the square, pixels of the crop."""
+    stride: int = 40
+    """From one position of the sliding square to the next."""
+    fill: Literal["grey", "mean", "black"] = "grey"
+    """Colour of what is painted: grey as in the paper, or the mean of ImageNet."""
+    flip_test: bool = False
+    """Average with the prediction on the mirrored crop."""
+    batch_size: int = 32
+    """Crops at a time."""
+    workers: int | None = None
+    """Threads of the input pipeline; none: one per core."""
+    plots: bool = True
+    """Draw the table of the occlusion (needs matplotlib)."""
+
+
+class Sums:
+    """Means over labels of error and confidence, beside those of the same labels with nothing hidden."""
+
+    NAMES = ("EPE", "EPE_whole", "confidence", "confidence_whole")
+
+    def __init__(self, num_joints: int):
+        self.count, self.totals = np.zeros(num_joints), np.zeros((4, num_joints))
+
+    def add(self, hidden: dict[str, np.ndarray], whole: dict[str, np.ndarray], where: np.ndarray) -> None:
+        values = (hidden["error"], whole["error"], hidden["confidence"], whole["confidence"])
+        self.count += where.sum(0)
+        self.totals += np.stack([np.where(where, v, 0).sum(0) for v in values])
+
+    def mean(self, joints: Any = slice(None)) -> dict[str, Any]:
+        """Over some joints: labels and the four means, None where there is no label."""
+        count = int(self.count[joints].sum())
+        means = self.totals[:, joints].sum(1) / max(count, 1)
+        return {"labels": count} | {n: float(m) if count else None for n, m in zip(self.NAMES, means, strict=True)}
+
+
+def paint(images: jax.Array, low: jax.Array, high: jax.Array, fill: Sequence[int], *, inside: bool = True) -> jax.Array:
+    """Images (B, H, W, 3) with the pixels from low to below high (B, 2), x and y, filled; inside=False: all others.
+
+    >>> paint(jnp.zeros((1, 2, 3, 1), jnp.uint8), jnp.array([[1, 0]]), jnp.array([[3, 1]]), (7,))[0, :, :, 0].tolist()
+    [[0, 7, 7], [0, 0, 0]]
+    """
+    y, x = (jnp.arange(n) for n in images.shape[1:3])
+    across, down = ((p >= low[:, i : i + 1]) & (p < high[:, i : i + 1]) for i, p in enumerate((x, y)))
+    hit = (down[:, :, None] & across[:, None, :]) == inside
+    return jnp.where(hit[..., None], jnp.asarray(fill, images.dtype), images)
+
+
+def covered(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Which points (B, K, 2) have their pixel from low to below high (B, 2).
+
+    >>> covered(np.array([[[0.6, 0.0], [2.0, 0.0]]]), np.array([[1, 0]]), np.array([[2, 1]])).tolist()
+    [[True, False]]
+    """
+    pixel = np.round(points)
+    return np.all((pixel >= low[:, None]) & (pixel < high[:, None]), axis=-1)
+
+
+def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int]]:
+    """Top-left corners (x, y) of squares that cover an image, the last ones flush with its border.
+
+    >>> grid((5, 3), 3, 2)
+    [(0, 0), (2, 0)]
+    """
+    columns, rows = (sorted({*range(0, n - patch, stride), n - patch}) for n in size_wh)
+    return [(x, y) for y in rows for x in columns]
+
+
+class Walk:
+    """Crops of a source, and what a net finds on them with something painted over."""
+
+    def __init__(self, task: tasks.Task, variables: Any, config: Config):
+        self.size_wh = tuple(task.config["size_wh"])
+        self.config, fill = config, FILLS[config.fill]
+
+        def predict(images, low, high, inside):
+            hidden = paint(images, low, high, fill, inside=inside)
+            found = task.predict(variables, {"image": hidden}, flip_test=config.flip_test)
+            return found["xy"], found["confidence"]
+
+        self._predict = jax.jit(predict, static_argnames="inside")
+
+    def batches(self, source: coco.Source) -> Iterator[dict[str, np.ndarray]]:
+        batch_size = min(self.config.batch_size, len(source))
+        yield from pipeline.eval_batches(
+            source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers
+        )
+
+    def find(self, batch, low, high, *, inside: bool = True) -> dict[str, np.ndarray]:
+        """xy, confidence, and error in pixels of this crop."""
+        xy, confidence = jax.device_get(self._predict(batch["image"], low, high, inside))
+        labelled = labels(batch)
+        return {"xy": xy, "confidence": confidence, "error": metrics.distance(xy, batch["joints"], where=labelled)}
+
+    def whole(self, batch) -> dict[str, np.ndarray]:
+        """With nothing painted over."""
+        nothing = np.zeros((len(batch["image"]), 2), np.int32)
+        return self.find(batch, nothing, nothing)
+
+
+def labels(batch: dict[str, np.ndarray]) -> np.ndarray:
+    """(B, K): labelled, in a row that is no padding."""
+    return (batch["visibility"] > 0) & batch["valid"][:, None]
+
+
+def as_it_is(
+    batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], skeleton: Skeleton
+) -> dict[str, Any]:
+    """`jaxpose.evaluation.report.details` in image pixels, and the correlation joint by joint."""
+    rows = {name: np.concatenate([b[name][b["valid"]] for b in batches])
+            for name in ("joints", "visibility", "box", "area", "affine")}  # fmt: skip
+    for name in ("xy", "confidence"):
+        rows[name] = np.concatenate([f[name][b["valid"]] for f, b in zip(found, batches, strict=True)])
+    back = geometry.invert_affine(rows["affine"])
+    rows |= {name: geometry.apply_affine(back, rows[name]) for name in ("joints", "xy")}
+    details = report.details(rows, sigmas=skeleton.sigmas, names=skeleton.joints)
+    single = np.stack([
+        metrics.oks(rows["xy"][:, k : k + 1], rows["joints"][:, k : k + 1], area=rows["area"],
+                    sigmas=skeleton.sigmas[k : k + 1], where=rows["visibility"][:, k : k + 1] > 0)
+        for k in range(skeleton.num_joints)
+    ], 1)  # fmt: skip
+    where = rows["visibility"] > 0
+    pearson = metrics.pearson(rows["confidence"].ravel(), single.ravel(), where=where.ravel())
+    details["summary"] |= {"pearson_joints": float(pearson)} if np.isfinite(pearson) else {}
+    return details
+
+
+def occlusion(
+    walk: Walk, batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], skeleton: Skeleton
+) -> dict[str, Any]:
+    """Relations and the table of the module's docstring."""
+    joints, patch = skeleton.num_joints, walk.config.patch
+    by_relation = {relation: Sums(joints) for relation in RELATIONS}
+    by_covered = [Sums(joints) for _ in range(joints)]
+    corners = grid(walk.size_wh, patch, walk.config.stride)
+    bar = tqdm.tqdm(total=len(batches) * (joints + len(corners)), desc="occlusion", unit="batch")
+    for batch, whole in zip(batches, found, strict=True):
+        labelled = labels(batch)
+        in_crop = np.all((batch["joints"] >= 0) & (batch["joints"] <= np.array(walk.size_wh) - 1), -1)
+        for place in [*range(joints), *corners]:
+            bar.update()
+            if isinstance(place, int):  # centred on a joint
+                low = np.round(batch["joints"][:, place]).astype(np.int32) - patch // 2
+                used = labelled & (labelled & in_crop)[:, place, None]
+            else:
+                low, used = np.tile(np.array(place, np.int32), (len(labelled), 1)), labelled
+            if not used.any():
+                continue
+            high = low + patch
+            hidden = walk.find(batch, low, high)
+            hit = covered(batch["joints"], low, high) & labelled
+            some = hit.any(1, keepdims=True)
+            for relation, where in zip(RELATIONS, (hit, some & ~hit, ~some & np.ones_like(hit)), strict=True):
+                by_relation[relation].add(hidden, whole, used & where)
+            if isinstance(place, int):
+                by_covered[place].add(hidden, whole, used)
+    bar.close()
+    groups = merged(skeleton.joints)
+    return {
+        "patch": patch,
+        "relations": {relation: sums.mean() for relation, sums in by_relation.items()},
+        "per_joint": {
+            name: {relation: by_relation[relation].mean([k]) for relation in RELATIONS}
+            for k, name in enumerate(skeleton.joints)
+        },
+        "covered": {
+            row: {column: _pooled([by_covered[k] for k in ks], columns) for column, columns in groups.items()}
+            for row, ks in groups.items()
+        },
+    }
+
+
+def _pooled(sums: list[Sums], joints: list[int]) -> dict[str, Any]:
+    total = Sums(len(sums[0].count))
+    total.count, total.totals = sum(s.count for s in sums), sum(s.totals for s in sums)
+    return total.mean(joints)
+
+
+def merged(names: Sequence[str]) -> dict[str, list[int]]:
+    """Joints by name, left and right together.
+
+    >>> merged(["nose", "left_eye", "right_eye"])
+    {'nose': [0], 'eye': [1, 2]}
+    """
+    groups: dict[str, list[int]] = {}
+    for k, name in enumerate(names):
+        groups.setdefault(name.removeprefix("left_").removeprefix("right_"), []).append(k)
+    return groups
+
+
+def truncation(
+    walk: Walk, source: coco.Source, batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    """Errors of the joints inside and outside of every part of the box."""
+    result = {}
+    for name, part in tqdm.tqdm(PARTS.items(), desc="truncation", unit="part"):
+        cut = with_parts(source, part)
+        inside, outside = Sums(source.skeleton.num_joints), Sums(source.skeleton.num_joints)
+        for before, whole, batch in zip(batches, found, walk.batches(cut), strict=True):
+            box = batch["box"].astype(np.float64)
+            corners = np.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1)
+            corners = geometry.apply_affine(batch["affine"].astype(np.float64), corners)
+            low, high = np.round(corners[:, 0]).astype(np.int32), np.round(corners[:, 1]).astype(np.int32)
+            hidden = walk.find(batch, low, high, inside=False)
+            # Pixels of the part's crop are smaller than those of the whole person's.
+            hidden["error"] *= (before["affine"][:, 0, 0] / batch["affine"][:, 0, 0])[:, None]
+            kept = covered(batch["joints"], low, high)
+            inside.add(hidden, whole, labels(batch) & kept)
+            outside.add(hidden, whole, labels(batch) & ~kept)
+        result[name] = {"inside": inside.mean(), "outside": outside.mean()}
+    return result
+
+
+def with_parts(source: coco.Source, part: tuple[float, float, float, float]) -> coco.Source:
+    """The same persons, their boxes a part of themselves: x, y, w, h in widths and heights of the box."""
+    other = copy.copy(source)
+    other.persons = source.persons.copy()
+    boxes = source.persons["box"].astype(np.float64)
+    if source.clip_boxes:
+        boxes = geometry.clip_box(boxes, source.images[source.persons["image"]]["size_wh"].astype(np.float64))
+    x, y, w, h = part
+    other.persons["box"] = np.concatenate([boxes[:, :2] + boxes[:, 2:] * (x, y), boxes[:, 2:] * (w, h)], 1)
+    other.clip_boxes = False
+    return other
+
+
+def chosen(source: coco.Source, count: int) -> coco.Source:
+    """`count` persons, evenly spread; 0: all."""
+    if count == 0 or count >= len(source):
+        return source
+    other = copy.copy(source)
+    other.persons = source.persons[np.linspace(0, len(source) - 1, count).round().astype(int)]
+    return other
+
+
+def check(config: Config) -> None:
+    """Raise a ValueError that names the flag, what it was given and what it takes."""
+    for name, least in (("count", 0), ("patch", 1), ("stride", 1), ("batch_size", 1)):
+        if getattr(config, name) < least:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} {getattr(config, name)}: expected {least} or more")
+
+
+def analyse(config: Config) -> dict[str, Any]:
+    """The whole page, as JSON-able numbers."""
+    check(config)
+    variables, stored = checkpoint.restore_model(config.checkpoint)
+    family = stored["task"]["family"]
+    if family not in ("regression", "heatmaps"):
+        raise ValueError(f"{config.checkpoint} holds a task of the family {family!r}: expected regression or heatmaps")
+    task = tasks.from_config(stored["task"])
+    checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
+    if config.patch > min(stored["task"]["size_wh"]):
+        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {stored['task']['size_wh']}")
+    skeleton = Skeleton.from_dict(stored["task"]["skeleton"])
+    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
+    source = builder.prepare(
+        config.data, split=config.split, data_dir=config.data_dir, skeleton=skeleton, reader=reader
+    )
+    if len(source) == 0:
+        raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
+    source = chosen(source, config.count)
+    walk = Walk(task, variables, config)
+    batches = list(walk.batches(source))
+    found = [walk.whole(batch) for batch in batches]
+    return {
+        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": family},
+        "settings": json.loads(json.dumps(vars(config), default=str)),
+        "as_it_is": as_it_is(batches, found, source.skeleton),
+        "occlusion": occlusion(walk, batches, found, source.skeleton),
+        "truncation": truncation(walk, source, batches, found),
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """What is printed."""
+    rows = {("covered: " + name): row for name, row in result["occlusion"]["relations"].items()}
+    for part, sides in result["truncation"].items():
+        rows |= {f"{part}, {side}": row for side, row in sides.items()}
+    lines = [
+        report.text(result["as_it_is"]),
+        "",
+        f"{'':28}{'labels':>8}{'EPE':>9}{'whole':>9}{'confidence':>12}{'whole':>8}",
+    ]
+    for name, row in rows.items():
+        values = [row[key] for key in Sums.NAMES]
+        shown = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, (2, 2, 3, 3), strict=True)]
+        lines.append(
+            f"{name:28}{row['labels']:>8}" + "".join(f"{s:>{n}}" for s, n in zip(shown, (9, 9, 12, 8), strict=True))
+        )
+    table = result["occlusion"]["covered"]
+    lines += ["", "EPE, crop pixels; rows: the covered part, columns: whose error"]
+    lines.append(f"{'':12}" + "".join(f"{column[:9]:>10}" for column in table))
+    for name, row in table.items():
+        cells = ["-" if cell["EPE"] is None else f"{cell['EPE']:.2f}" for cell in row.values()]
+        lines.append(f"{name[:11]:12}" + "".join(f"{cell:>10}" for cell in cells))
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """By how much error and confidence of a joint (column) change when a part (row) is covered."""
+    from jaxpose import view
+
+    view.require()
+    import matplotlib.pyplot as plt
+
+    table = result["occlusion"]["covered"]
+    names = list(table)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.5))
+    for axis, key, title in ((axes[0], "EPE", "EPE (crop px)"), (axes[1], "confidence", "confidence")):
+        change = [
+            [np.nan if c["EPE"] is None else c[key] - c[f"{key}_whole"] for c in table[row].values()] for row in names
+        ]
+        largest = np.nanmax(np.abs(change)) if np.isfinite(change).any() else 1.0
+        shown = axis.imshow(change, cmap="coolwarm", vmin=-largest, vmax=largest)
+        axis.set(
+            title=f"change of {title}",
+            xlabel="of",
+            ylabel="covered part",
+            xticks=range(len(names)),
+            yticks=range(len(names)),
+        )
+        axis.set_xticklabels(names, rotation=60, ha="right")
+        axis.set_yticklabels(names)
+        figure.colorbar(shown, ax=axis)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    config = tyro.cli(Config, args=argv, description=__doc__)
+    result = analyse(config)
+    out = config.checkpoint / "analysis" if config.out is None else config.out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "analysis.json").write_text(json.dumps(result, indent=1))
+    print(text(result))
+    if config.plots and find_spec("matplotlib"):
+        draw(result, out / "occlusion.png")
+    print(f"\nwritten to {out}")
+    return result
+
+
+if __name__ == "__main__":
+    runner.command(main)

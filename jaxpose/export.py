@@ -1,0 +1,502 @@
+"""A trained net as one file that runs without this package: StableHLO, ONNX, a TensorFlow SavedModel, or TFLite.
+
+    jaxpose export runs/rle --out exported                        # model.stablehlo and model.json
+    jaxpose export runs/rle --out exported --format onnx          # model.onnx
+    jaxpose export runs/rle --out exported --format tflite --batch 1
+
+The file takes crops (B, H, W, 3) uint8, RGB, and gives what `Task.predict` gives: normalisation, net and decoding are inside, and
+so are the weights, as constants: one file cannot be paired with another's weights. RLE's flow is left out, prediction needs none.
+StableHLO is read with JAX alone:
+
+    from jax import export
+    model = export.deserialize(open("exported/model.stablehlo", "rb").read())
+    model.call(crops)["xy"]                                       # any batch size; on a CPU, a GPU or a TPU
+
+`model.json` says names, shapes and units of inputs and outputs, the joints, and how a crop is cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import export as jax_export
+
+from jaxpose import checkpoint, tasks
+from jaxpose.nets.layers import for_any_platform
+
+PyTree = Any
+Batch = int | Literal["symbolic"]
+Format = Literal["stablehlo", "onnx", "savedmodel", "tflite"]
+FILES = {
+    "stablehlo": "model.stablehlo",
+    "onnx": "model.onnx",
+    "savedmodel": "model.savedmodel",
+    "tflite": "model.tflite",
+}
+PLATFORMS = ("cpu", "cuda", "tpu")
+TOLERANCE = 1e-3  # of the largest entry of an output; rounding takes a thousandth of that
+BOTTOM_UP_STRIDE = 64
+
+UNITS = {
+    "image": "RGB, 0 to 255",
+    "xy": "pixels of the input, x to the right and y down",
+    "confidence": "the higher the surer; 1 - mean sigma of a regression, the peak or what else is read off a heatmap",
+    "sigma": "learned scale of x and y, as parts of the input's width and height",
+    "heatmap": "near 1 at a joint",
+    "tag": "no unit: near one another within a person; the last axis is the mirror image's, with the flip test",
+}
+COORDINATES = "(0, 0) is the centre of the top-left pixel of the input, (W - 1, H - 1) that of the bottom-right one"
+TOP_DOWN = (
+    "one person, RGB: the box about its centre, its shorter side widened to the input's aspect ratio, both sides times 1.25, "
+    "warped bilinearly (jaxpose.geometry.box_to_affine); the inverse affine takes xy back to the image"
+)
+BOTTOM_UP = (
+    "a whole image, RGB, scaled and padded to the input's size; jaxpose.tasks.find_people makes people of the maps"
+)
+
+
+def served(
+    task: tasks.Task, variables: PyTree, *, flip_test: bool = False
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """What an exported file computes, as a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
+
+    Top-down tasks give xy (B, K, 2) and confidence (B, K), those with a learned scale also sigma (B, K, 2); bottom-up tasks
+    heatmap (B, h, w, K) and tag (B, h, w, K, T).
+
+    >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+    >>> from jaxpose.skeleton import COCO17
+    >>> net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(17))
+    >>> task = tasks.regression(net, skeleton=COCO17, size_wh=(32, 48))
+    >>> function = served(task, jax.jit(task.init)(jax.random.key(0)))
+    >>> {name: x.shape for name, x in jax.eval_shape(function, jnp.zeros((2, 48, 32, 3), jnp.uint8)).items()}
+    {'confidence': (2, 17), 'sigma': (2, 17, 2), 'xy': (2, 17, 2)}
+    """
+    names = {"bottom_up": ("heatmap", "tag"), "heatmaps": ("xy", "confidence")}.get(task.config["family"])
+    if names is None:
+        with_sigma = task.config["likelihood"]["loss"] not in ("l1", "l2")
+        names = ("xy", "confidence") + (("sigma",) if with_sigma else ())
+
+    def predict(image: jax.Array) -> dict[str, jax.Array]:
+        found = task.predict(variables, {"image": image}, flip_test=flip_test)
+        return {name: found[name] for name in names}
+
+    return predict
+
+
+def lower(
+    task: tasks.Task,
+    variables: PyTree,
+    *,
+    batch: Batch = "symbolic",
+    flip_test: bool = False,
+    platforms: Sequence[str] = PLATFORMS,
+) -> jax_export.Exported:
+    """`served` as StableHLO, the weights in it as constants; `.serialize()` gives the bytes.
+
+    Args:
+      task: whose `config["size_wh"]` is the size of the images.
+      variables: of the task, such as NumPy arrays.
+      batch: images in a call; "symbolic": any number.
+      flip_test: average with the mirrored images, as evaluation does; twice the time.
+      platforms: what it is lowered for, all in one file.
+
+    Raises:
+      ValueError: a batch below 1, an unknown platform, or a net in which something cannot be exported.
+
+    >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+    >>> from jaxpose.skeleton import COCO17
+    >>> net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(17))
+    >>> task = tasks.regression(net, skeleton=COCO17, size_wh=(32, 48))
+    >>> exported = lower(task, jax.jit(task.init)(jax.random.key(0)))
+    >>> exported.in_avals, exported.platforms
+    ((ShapedArray(uint8[b,48,32,3]),), ('cpu', 'cuda', 'tpu'))
+    """
+    if not platforms or not set(platforms) <= {*PLATFORMS, "rocm"}:
+        raise ValueError(f"platforms={tuple(platforms)}: expected some of {', '.join(PLATFORMS)}, rocm")
+    image = jax.ShapeDtypeStruct(_shape(task, batch), jnp.uint8)
+    function = jax.jit(served(task, variables, flip_test=flip_test))
+    try:
+        return jax_export.export(function, platforms=tuple(platforms))(image)
+    except _untraceable() as error:
+        raise ValueError(_advice(error, batch)) from error
+
+
+def _untraceable() -> tuple[type[Exception], ...]:
+    """What a net that needs to know its batch raises when the batch is a symbol."""
+    return (jax.core.InconclusiveDimensionOperation, TypeError, NotImplementedError)
+
+
+def _advice(error: Exception, batch: Batch) -> str:
+    shown = (str(error).splitlines() or [type(error).__name__])[0]
+    remedy = ": give a number of images, such as --batch 1" if batch == "symbolic" else ""
+    return f"this net cannot be exported so ({shown:.200}){remedy}"
+
+
+def _shape(task: tasks.Task, batch: Batch) -> tuple[Any, ...]:
+    width, height = task.config["size_wh"]
+    if batch == "symbolic":
+        return (*jax_export.symbolic_shape("b"), height, width, 3)
+    if batch < 1:
+        raise ValueError(f"batch={batch}: expected a positive number of images, or 'symbolic' for any number")
+    return (batch, height, width, 3)
+
+
+def export(
+    directory: str | Path,
+    *,
+    out: str | Path,
+    format: Format = "stablehlo",
+    batch: Batch = "symbolic",
+    flip_test: bool = False,
+    size_wh: tuple[int, int] | None = None,
+    step: int | Literal["best", "latest"] = "best",
+    platforms: Sequence[str] = PLATFORMS,
+    force: bool = False,
+    net: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Write a checkpoint's net to out/model.* and its description to out/model.json.
+
+    What was written is read back and compared with the checkpoint's own predictions before it is left in place.
+
+    Args:
+      directory: a run's folder, or its checkpoints folder.
+      out: folder for the files.
+      format: "stablehlo", "onnx" (extra `export`), "savedmodel" or "tflite" (extra `data`: TensorFlow; TFLite needs a number as batch).
+      batch, flip_test, platforms: as of `lower`; platforms are of StableHLO only, of a SavedModel the CPU and the GPU.
+      size_wh: of the input, where it is not the one of the training. Top-down nets are taught for theirs; a bottom-up net takes
+        any that 64 divides.
+      step: which checkpoint.
+      force: replace files that are there.
+      net: where it is not one that this package ships.
+
+    Returns:
+      the description.
+
+    Raises:
+      ValueError: an option that does not fit; a net of your own without `net`; a file that does not predict what the
+        checkpoint does.
+      FileExistsError: out holds a model.
+      FileNotFoundError: there is no checkpoint.
+      ImportError: the format needs a package that is not installed.
+    """
+    require(format)
+    if format == "tflite" and batch == "symbolic":
+        raise ValueError("TFLite takes a fixed number of images: give --batch 1")
+    out = Path(out)
+    old = [out / name for name in (*FILES.values(), "model.json") if (out / name).exists()]
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file: name a folder as out")
+    if old and not force:
+        raise FileExistsError(
+            f"{out} holds {', '.join(p.name for p in old)}: name another folder, or replace it with --force"
+        )
+    variables, config = checkpoint.restore_model(directory, step=step)
+    task = _task(config["task"], size_wh, net)
+    if config["task"].get("likelihood", {}).get("loss") != "basic":  # there alone the flow takes part in a prediction
+        variables["params"].pop("flow", None)
+    _check_net(task, variables, flip_test, directory)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export", dir=out) as folder:
+        path = Path(folder) / FILES[format]
+        start = time.perf_counter()
+        match format:
+            case "stablehlo":
+                path.write_bytes(
+                    lower(task, variables, batch=batch, flip_test=flip_test, platforms=platforms).serialize()
+                )
+            case "onnx":
+                _write_onnx(task, variables, path, batch=batch, flip_test=flip_test)
+            case "savedmodel":
+                _write_savedmodel(task, variables, path, batch=batch, flip_test=flip_test)
+            case "tflite":
+                _write_tflite(task, variables, path, batch=batch, flip_test=flip_test)
+        seconds = time.perf_counter() - start
+        difference = _compare(task, variables, path, format, batch=batch, flip_test=flip_test, platforms=platforms)
+        found = describe(task, variables, format=format, batch=batch, flip_test=flip_test)
+        found |= {"bytes": _size(path), "sha256": digest(path), "seconds": round(seconds, 1), "difference": difference}
+        found["checkpoint"] = {"step": config["step"], "metrics": config["metrics"]}
+        if format == "stablehlo":
+            found["platforms"] = list(platforms)
+        text = json.dumps(found, indent=1)
+        (Path(folder) / "model.json").write_text(text + "\n")
+        for previous in old:
+            shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
+        for name in (FILES[format], "model.json"):
+            os.replace(Path(folder) / name, out / name)
+    return json.loads(text)
+
+
+def require(format: str) -> None:
+    """Raise unless that format can be written here.
+
+    Raises:
+      ValueError: a format that there is not, with the way round.
+      ImportError: a missing package, with its name.
+
+    >>> require("torch")
+    Traceback (most recent call last):
+    ...
+    ValueError: format='torch': expected one of stablehlo, onnx, savedmodel, tflite
+    """
+    if format not in FILES:
+        raise ValueError(f"format={format!r}: expected one of {', '.join(FILES)}")
+    try:
+        if format == "onnx":
+            import jax2onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+        elif format in ("savedmodel", "tflite"):
+            import tensorflow  # noqa: F401
+    except ImportError as error:
+        extra = "export" if format == "onnx" else "data"
+        raise ImportError(f"--format {format} needs {error.name}: pip install 'jaxpose[{extra}]'") from error
+
+
+def describe(
+    task: tasks.Task,
+    variables: PyTree,
+    *,
+    format: Format = "stablehlo",
+    batch: Batch = "symbolic",
+    flip_test: bool = False,
+) -> dict[str, Any]:
+    """What model.json says of inputs, outputs, joints and coordinates.
+
+    >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+    >>> from jaxpose.skeleton import COCO17
+    >>> net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(17))
+    >>> task = tasks.regression(net, skeleton=COCO17, size_wh=(32, 48))
+    >>> [x["shape"] for x in describe(task, jax.jit(task.init)(jax.random.key(0)))["outputs"]]
+    [['b', 17], ['b', 17, 2], ['b', 17, 2]]
+    """
+    width, height = task.config["size_wh"]
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+    outputs = jax.eval_shape(served(task, variables, flip_test=flip_test), image)
+    first = "b" if batch == "symbolic" else batch
+
+    def entry(name: str, array: jax.ShapeDtypeStruct) -> dict[str, Any]:
+        return {"name": name, "shape": [first, *array.shape[1:]], "dtype": array.dtype.name, "unit": UNITS[name]}
+
+    whole = task.config["family"] == "bottom_up"
+    return {
+        "format": format,
+        "file": FILES[format],
+        "inputs": [entry("image", image)],
+        "outputs": [entry(name, array) for name, array in outputs.items()],
+        "family": task.config["family"],
+        "skeleton": task.config["skeleton"],
+        "size_wh": [width, height],
+        "flip_test": flip_test,
+        "coordinates": COORDINATES,
+        "image": BOTTOM_UP if whole else TOP_DOWN,
+        "preprocess": f"inside the file ({task.config['preprocess']}): give pixels as they are",
+        "versions": {name: metadata.version(name) for name in ("jax", "flax")},
+    }
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, or of a folder: its files' names and contents, in order.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a").write_text("text")
+    ...     digest(Path(folder, "a"))[:8]
+    '982d9e3e'
+    """
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    lines = [f"{p.relative_to(path).as_posix()} {digest(p)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+
+
+def _task(config: dict[str, Any], size_wh: tuple[int, int] | None, net: nn.Module | None) -> tasks.Task:
+    if size_wh is not None:
+        config = {**config, "size_wh": list(size_wh)}
+    sides = config["size_wh"]
+    if config["family"] == "bottom_up" and any(side % BOTTOM_UP_STRIDE for side in sides):
+        raise ValueError(
+            f"size_wh={tuple(sides)}: this net takes multiples of {BOTTOM_UP_STRIDE}; choose some with --size-wh"
+        )
+    return tasks.from_config(config, net=net)
+
+
+def _check_net(task: tasks.Task, variables: PyTree, flip_test: bool, directory: str | Path) -> None:
+    """Raise where the weights are not the net's, or the input's size does not suit it."""
+    checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
+    jax.eval_shape(served(task, variables, flip_test=flip_test), jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8))
+
+
+def _write_onnx(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
+    import onnx
+    from jax2onnx import to_onnx
+
+    function = served(task, variables, flip_test=flip_test)
+    shape = ("b" if batch == "symbolic" else batch, *_shape(task, 1)[1:])
+    names = list(jax.eval_shape(function, jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8)))
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8)
+
+    def in_order(image: jax.Array) -> list[jax.Array]:
+        found = function(image)
+        return [found[name] for name in names]
+
+    try:
+        with for_any_platform():
+            model = to_onnx(in_order, [image], input_names=["image"], output_names=names)
+    except _untraceable() as error:
+        raise ValueError(_advice(error, batch)) from error
+    onnx.save_model(model, path)  # the converter itself would put large weights into a second file
+
+
+def _write_savedmodel(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
+    any_batch = batch == "symbolic"
+    shapes = ["(b, ...)"] if any_batch else None
+    function = jax2tf.convert(
+        served(task, variables, flip_test=flip_test), polymorphic_shapes=shapes, with_gradient=False,
+        native_serialization_platforms=("cpu", "cuda"),
+    )  # fmt: skip
+    image = tf.TensorSpec([None if any_batch else batch, *_shape(task, 1)[1:]], tf.uint8, name="image")
+    module = tf.Module()
+    module.predict = tf.function(function, autograph=False, input_signature=[image])
+    tf.saved_model.save(module, str(path), signatures=module.predict.get_concrete_function())
+
+
+def _write_tflite(task: tasks.Task, variables: PyTree, path: Path, *, batch: int, flip_test: bool) -> None:
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        _write_savedmodel(task, variables, Path(folder), batch=batch, flip_test=flip_test)
+        try:
+            path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        except Exception as error:  # a kind of its own
+            raise ValueError(f"{_advice(error, batch)}: use --format onnx or stablehlo") from error
+
+
+def load(path: str | Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """An exported file as a function: crops (B, H, W, 3) uint8 -> outputs by name, NumPy arrays.
+
+    Args:
+      path: model.stablehlo, model.onnx, model.savedmodel or model.tflite.
+
+    Raises:
+      ValueError: another kind of file.
+      ImportError: the format needs a package that is not installed.
+
+    >>> load("model.pt")
+    Traceback (most recent call last):
+    ...
+    ValueError: model.pt: expected a file written by `jaxpose export`, named model.stablehlo, .onnx, .savedmodel or .tflite
+    """
+    path = Path(path)
+    format = path.suffix.removeprefix(".")
+    if format not in FILES:
+        raise ValueError(
+            f"{path}: expected a file written by `jaxpose export`, named model.stablehlo, .onnx, .savedmodel or .tflite"
+        )
+    require(format)
+    if format == "stablehlo":
+        model = jax_export.deserialize(path.read_bytes())
+        return lambda images: jax.device_get(model.call(images))
+    if format == "onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda images: dict(zip(names, session.run(None, {"image": images}), strict=True))
+    import tensorflow as tf
+
+    if format == "tflite":
+        runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+        return lambda images: runner(image=images)
+    module = tf.saved_model.load(str(path))
+    return lambda images: {name: x.numpy() for name, x in module.predict(tf.constant(images)).items()}
+
+
+def _compare(
+    task: tasks.Task,
+    variables: PyTree,
+    path: Path,
+    format: Format,
+    *,
+    batch: Batch,
+    flip_test: bool,
+    platforms: Sequence[str],
+) -> dict[str, float] | None:
+    """Largest difference from the checkpoint's predictions, by output; None where it cannot run here."""
+    here = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    if format == "stablehlo" and here not in platforms:
+        return None
+    model, predict = load(path), jax.jit(served(task, variables, flip_test=flip_test))
+    rng, differences = np.random.default_rng(0), {}
+    for size in (1, 3) if batch == "symbolic" else (batch,):
+        images = rng.integers(0, 256, (size, *_shape(task, 1)[1:]), dtype=np.uint8)
+        try:
+            found = model(images)
+        except Exception as error:  # every runtime has its own
+            raise ValueError(f"{format} does not run with {size} images: " + _advice(error, batch)) from error
+        for name, expected in jax.device_get(predict(images)).items():
+            difference = float(np.abs(found[name] - expected).max())
+            differences[name] = max(difference, differences.get(name, 0.0))
+            if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+                raise ValueError(
+                    f"{format} gives another {name} than the checkpoint, by {difference:.3g} for {size} images: "
+                    "use another format"
+                )
+    return differences
+
+
+def main(
+    checkpoint: Path,
+    /,
+    *,
+    out: Path,
+    format: Format = "stablehlo",
+    batch: Batch = "symbolic",
+    flip_test: bool = False,
+    size_wh: tuple[int, int] | None = None,
+    step: int | Literal["best", "latest"] = "best",
+    platforms: tuple[str, ...] = PLATFORMS,
+    force: bool = False,
+) -> None:
+    """Write a trained net to one file that runs without this package.
+
+    Args:
+      checkpoint: a run's folder, or its checkpoints folder.
+      out: folder for model.* and model.json.
+      format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data; tflite with --batch 1).
+      batch: images in a call; symbolic: any number.
+      flip_test: average with the mirrored images, as evaluation does; twice the time.
+      size_wh: width and height of the input in px, where they are not those of the training.
+      step: which checkpoint: a number, best or latest.
+      platforms: that StableHLO is lowered for.
+      force: replace a model that is there.
+    """
+    found = export(
+        checkpoint, out=out, format=format, batch=batch, flip_test=flip_test, size_wh=size_wh, step=step,
+        platforms=platforms, force=force,
+    )  # fmt: skip
+    keys = ("file", "bytes", "sha256", "seconds", "difference")
+    print(json.dumps({"out": str(out)} | {key: found[key] for key in keys}))

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import Literal
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,17 @@ import numpy as np
 
 from jaxpose import density
 from jaxpose.losses import base_log_prob
+
+# A dependency of distrax imports TensorFlow where it is installed, to copy docstrings from it: three seconds, and its noise. A None
+# here is an ImportError there, for which it is prepared.
+_hidden = "tensorflow" not in sys.modules
+if _hidden:
+    sys.modules["tensorflow"] = None
+try:
+    import distrax
+finally:
+    if _hidden:
+        del sys.modules["tensorflow"]
 
 Net = list[dict[str, jax.Array]]  # one {"kernel", "bias"} a layer
 

@@ -18,7 +18,6 @@ import numpy as np
 import tyro
 
 from jaxpose import media
-from jaxpose.data.pipeline import without_chatter
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 
@@ -73,8 +72,7 @@ def main(
     logging.getLogger("absl").setLevel(logging.ERROR)
     files = found(inputs)
     known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
-    with without_chatter():  # a dependency of distrax imports TensorFlow where it is installed
-        from jaxpose import predict
+    from jaxpose import predict
 
     predictor = predict.load(
         checkpoint,

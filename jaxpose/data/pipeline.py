@@ -505,7 +505,7 @@ def opencv():
 def tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with without_chatter():
+        with _without_chatter():
             import tensorflow as tf
 
             try:
@@ -519,7 +519,7 @@ def tensorflow():
 
 
 @contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
+def _without_chatter() -> Iterator[None]:
     """Without what TensorFlow's C++ writes to the error stream when it is imported, which no log level reaches."""
     try:
         stream = sys.__stderr__.fileno()

@@ -4,9 +4,10 @@
     python -m benchmarks.predict_throughput --batch 1 64 256 --dtype bfloat16                             # on a GPU
 
 The net is `jaxpose.export.served` (the weights are constants of the program, as in an exported file), and once more with the
-weights as arguments, as evaluation during a training has them. One view, no flip test. Compilation is timed apart; the crops are random, and none is seen twice. Weights and BatchNorm's
-statistics are random too, with none at 0. On a CPU with PyTorch installed the same net in eager PyTorch takes turns with ours,
-in both memory layouts, on the same crops. Prints one JSON line a side and batch size.
+weights as arguments, as an evaluation during the training has them. One view, no flip test. Compilation is timed apart; the
+crops are random, and none is seen twice. Weights and BatchNorm's statistics are random too, with none at 0. On a CPU with
+PyTorch installed the same net in eager PyTorch takes turns with ours, in both memory layouts, on the same crops. Prints one JSON
+line a side and batch size.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
     python -m benchmarks.predict_throughput                                # ResNet-50 with RLE, 256x192, beside PyTorch
     python -m benchmarks.predict_throughput --batch 1 64 256 --dtype bfloat16                             # on a GPU
 
-One view, no flip test. Compilation is timed apart; the crops are random, and none is seen twice. Weights and BatchNorm's
-statistics are random too, with none at 0. On a CPU with PyTorch installed the same net in eager PyTorch takes turns with ours,
-in both memory layouts, on the same crops. Prints one JSON line a side and batch size.
+The net is `jaxpose.export.served` (the weights are constants of the program, as in an exported file), and once more with the
+weights as arguments, as an evaluation during the training has them. One view, no flip test. Compilation is timed apart; the
+crops are random, and none is seen twice. Weights and BatchNorm's statistics are random too, with none at 0. On a CPU with
+PyTorch installed the same net in eager PyTorch takes turns with ours, in both memory layouts, on the same crops. Prints one JSON
+line a side and batch size.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Literal
 
@@ -22,7 +25,7 @@ import numpy as np
 import tyro
 
 from benchmarks.common import interleave, ratio, report
-from jaxpose import tasks
+from jaxpose import export, tasks
 from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import COCO17
 
@@ -43,22 +46,28 @@ class Options:
 
 
 class Predict:
-    """`Predict(...)(images)` takes crops (B, H, W, 3) uint8 and blocks until (xy, confidence) are there."""
+    """`Predict(...)(images)` takes crops (B, H, W, 3) uint8 and blocks until (xy, confidence) are there.
 
-    def __init__(self, options: Options, batch: int):
+    `inside`: the weights are constants of the program.
+    """
+
+    def __init__(self, options: Options, batch: int, *, inside: bool):
         backbone = ResNet(depth=options.depth, width=options.width, dtype=jnp.dtype(options.dtype))
         net = PoseRegressor(backbone, RegressionHead(17, kind="normalized"))
         task = tasks.regression(net, skeleton=COCO17, size_wh=options.size_wh)
-        self.variables = jax.device_put(without_zeros(jax.jit(task.init)(jax.random.key(options.seed)), options.seed))
+        variables = without_zeros(jax.device_get(jax.jit(task.init)(jax.random.key(options.seed))), options.seed)
         width, height = options.size_wh
         images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
         start = time.perf_counter()
-        predict = jax.jit(lambda variables, images: task.predict(variables, {"image": images}, flip_test=False))
-        self.predict = predict.lower(self.variables, images).compile()
+        if inside:
+            self.predict = jax.jit(export.served(task, variables)).lower(images).compile()
+        else:
+            predict = jax.jit(lambda variables, images: export.served(task, variables)(images))
+            self.predict = partial(predict.lower(variables, images).compile(), jax.device_put(variables))
         self.compile_s = time.perf_counter() - start
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = self.predict(self.variables, images)
+        found = self.predict(images)
         return np.asarray(found["xy"]), np.asarray(found["confidence"])
 
 
@@ -88,7 +97,10 @@ class OnFresh:
 
 def measure(options: Options, batch: int) -> list[dict]:
     """The lines of one batch size."""
-    sides = {"jaxpose": Predict(options, batch)}
+    sides = {
+        "jaxpose": Predict(options, batch, inside=True),
+        "jaxpose, weights as arguments": Predict(options, batch, inside=False),
+    }
     if options.rival and jax.default_backend() == "cpu" and find_spec("torch") and options.width == 64:
         from benchmarks.peers import torch_predict
 
@@ -103,7 +115,7 @@ def measure(options: Options, batch: int) -> list[dict]:
     for side, values in times.items():
         fields = {"side": side, "batch": batch, "depth": options.depth, "size_wh": options.size_wh,
                   "images_per_s": round(batch / float(np.median(values)), 2)}  # fmt: skip
-        if side == "jaxpose":
+        if side.startswith("jaxpose"):
             fields |= {"dtype": options.dtype, "compile_s": round(sides[side].compile_s, 1)}
             fields |= {f"ratio to {other}": round(ratio(values, times[other]), 3) for other in times if other != side}
         lines.append(report("predict_throughput", values, **fields))

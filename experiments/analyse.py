@@ -14,6 +14,16 @@ For nets that look at one person (regression and heatmaps), on annotated boxes. 
 
 Errors of occlusion and truncation are in pixels of the whole person's crop, so that people of all sizes count alike, and parts
 compare with the whole. A heatmap cannot show a joint outside of the crop; a regression can.
+
+Printed of `coco_rle --preset tiny --epochs 20 --milestones 14 18 --synthetic-images 1000` (crops of 72x96 px, a short training:
+the figures show what the page tells, not what RLE can) with --count 0 --patch 16 --stride 16, in 10 s on two cores:
+
+                         labels  EPE, whole   confidence, whole
+  covered: itself         11083   8.60  7.02       0.566  0.601
+  covered: another        64784   7.92  7.62       0.542  0.557
+  covered: background     60244   7.53  7.51       0.562  0.563
+  upper half, inside       1903  10.63  7.44       0.450  0.591
+  upper half, outside      1022  29.01  7.73       0.340  0.511
 """
 
 from __future__ import annotations

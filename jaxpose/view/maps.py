@@ -50,10 +50,7 @@ def maps(
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose.data import coco, crowdpose, mpii
-    from jaxpose.data.pipeline import without_chatter
-
-    with without_chatter():  # distrax loads TensorFlow where it is installed
-        from jaxpose import checkpoint, tasks
+    from jaxpose import checkpoint, tasks
     from jaxpose.skeleton import Skeleton
 
     if count < 1:

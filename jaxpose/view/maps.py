@@ -49,8 +49,8 @@ def maps(
       out: folder of the pictures; by default maps in the run's folder.
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
-    from jaxpose.data import coco, crowdpose, mpii
     from jaxpose import checkpoint, tasks
+    from jaxpose.data import coco, crowdpose, mpii
     from jaxpose.skeleton import Skeleton
 
     if count < 1:

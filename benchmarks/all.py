@@ -1,7 +1,7 @@
 """Every benchmark, one after the other, each in a process of its own: their JSON lines, and a table of ratios at the end.
 
-    python -m benchmarks.all                   # as each script does by default, half an hour
-    python -m benchmarks.all --quick           # small repeats, five minutes on two cores
+    python -m benchmarks.all                   # as each script does by default, a quarter of an hour or more
+    python -m benchmarks.all --quick           # small repeats, three minutes on two cores
 
 What a script compares, and with what, stands at its head. PyTorch's sides need the extra `torch`. Figures of a quick run are rough.
 """

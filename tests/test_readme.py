@@ -15,6 +15,7 @@ import pytest
 from experiments import runner
 from jaxpose import cli
 from jaxpose.evaluation import __main__ as evaluation
+from tests import tiny_coco, tiny_run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -77,3 +78,12 @@ def test_a_loss_in_your_own_model():
     sigma, visible = jnp.full((3, 17, 2), 0.3), jnp.arange(17) < jnp.array([[17], [5], [0]])
     value, gradient = jax.value_and_grad(names["loss"])(mu, sigma, target, visible, names["flow_variables"])
     assert np.isfinite(value) and (np.asarray(gradient)[2] == 0).all() and (np.asarray(gradient)[0] != 0).all()
+
+
+def test_your_own_pictures(tmp_path, monkeypatch):
+    tiny_run.write(tmp_path / "runs" / "coco_rle", tiny_run.regression_task())
+    (tmp_path / "photo.jpg").write_bytes(tiny_coco.jpeg(tiny_coco.picture((300, 400))))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code("from jaxpose import predict"), names)
+    assert names["poses"].xy.shape == names["poses"].deviation.shape == (1, 17, 2)

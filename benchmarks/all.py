@@ -3,7 +3,8 @@
     python -m benchmarks.all                   # as each script does by default, a quarter of an hour or more
     python -m benchmarks.all --quick           # small repeats, three minutes on two cores
 
-What a script compares, and with what, stands at its head. PyTorch's sides need PyTorch (pip install torch). Figures of a quick run are rough.
+What a script compares, and with what, stands at its head. PyTorch's sides need PyTorch (pip install torch). Figures of a quick
+run are rough.
 """
 
 from __future__ import annotations

@@ -356,6 +356,7 @@ def run(
             with jax.transfer_guard("disallow"):
                 state, metrics = (opening_fn if step <= boundary else step_fn)(state, batch)
             bar.update()
+            checkpoints.poll()
             images += config.batch_size
             if step % config.log_every == 0 or step == total:
                 values = {k: float(v) for k, v in jax.device_get(metrics).items()}

@@ -122,6 +122,11 @@ class Checkpoints:
             write_checksums(self.directory / str(step))
         self.last_good = str(self.directory / str(step))
 
+    def poll(self) -> None:
+        """Note the checksums of a save as soon as it is on disk: call it often, it waits for nothing."""
+        if getattr(self, "_pending", None) is not None and not self.manager.is_saving_in_progress():
+            self.wait()
+
     def _write_error(self, step: int, error: Exception) -> OSError:
         free = shutil.disk_usage(self.directory).free / 2**20
         return OSError(
@@ -140,10 +145,34 @@ class Checkpoints:
           ValueError: if the checkpoint belongs to another model than `config["task"]` describes, was trained with
             another optimiser, or is damaged.
         """
-        step = self.latest()
-        if step is None:
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        if not steps:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint")
         check_same_task(self.config()["task"], config["task"], self.directory)
+        failed: list[tuple[int, ValueError]] = []
+        for step in steps:
+            try:
+                state = self._restore(step, like)
+            except ValueError as error:
+                failed.append((step, error))
+                if (self.directory / str(step) / CHECKSUMS).exists():  # its files are whole: the settings are others
+                    break
+                continue
+            # A save that was killed before its checksums were noted has none: what could not be read is taken for damaged only where
+            # the one before could be.
+            if failed and jax.process_index() == 0:
+                for damaged, error in failed:
+                    _set_aside(self.directory, damaged, str(error.__cause__ or error).splitlines()[0])
+            if jax.process_index() == 0 and not (self.directory / str(step) / CHECKSUMS).exists():
+                write_checksums(self.directory / str(step))
+            parallel.barrier("restored")
+            if failed:
+                self.manager.reload()
+            self.last_good = str(self.directory / str(step))
+            return state
+        raise failed[0][1]
+
+    def _restore(self, step: int, like: TrainState) -> TrainState:
         target = {"step": like.step, "opt_state": like.opt_state, "first_bad": like.first_bad}
         if like.ema is not None:
             target["variables"] = like.variables
@@ -154,14 +183,13 @@ class Checkpoints:
         }
         try:
             items = self.manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OSError) as error:
             raise ValueError(
                 f"checkpoint {step} in {self.directory} does not fit: it was trained with another optimiser (clipping, "
                 "accumulation) or with or without a moving average, or it is damaged. Give the same settings, or another "
                 f"--out. ({str(error).splitlines()[0]:.200})"
             ) from error
         model, train = items[MODEL], items[TRAIN]
-        self.last_good = str(self.directory / str(step))
         return TrainState(
             step=train["step"],
             variables=model if like.ema is None else train["variables"],
@@ -239,18 +267,24 @@ def restore_model(
       ValueError: if one is damaged, or another program's.
     """
     directory = find(directory)
-    configs = {}
+    configs: dict[int, dict[str, Any]] = {}
+    unreadable: dict[int, ValueError] = {}
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(directory, options=options, item_names=(MODEL, TRAIN, CONFIG)) as manager:
         for s in manager.all_steps():
-            configs[s] = _read_config(manager, s, directory)
+            try:
+                configs[s] = _read_config(manager, s, directory)
+            except ValueError as error:  # one that was being deleted, or is damaged: the others may do
+                unreadable[s] = error
+    if unreadable and (step in unreadable or not configs):
+        raise unreadable.get(step, next(iter(unreadable.values())))
     best = best or next((c["best"] for c in configs.values() if "best" in c), "AP")
     if step in ("best", "latest"):
         scored = [s for s in configs if best in configs[s]["metrics"]] if step == "best" else []
         step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
     if step not in configs:
         raise FileNotFoundError(f"{directory} has no checkpoint {step}; it has {sorted(configs)}")
-    if found := damage(directory / str(step)):
+    if found := damage(directory / str(step), items=(MODEL, CONFIG)):
         raise _incomplete(directory / str(step), ValueError(found))
     with ocp.PyTreeCheckpointer() as reader:
         path = directory / str(step) / MODEL
@@ -274,8 +308,9 @@ def write_checksums(folder: Path) -> None:
     os.replace(partial, folder / CHECKSUMS)
 
 
-def damage(folder: Path) -> str | None:
-    """What has happened to a checkpoint's files since they were written; None: nothing, or it has no checksums."""
+def damage(folder: Path, *, items: tuple[str, ...] | None = None) -> str | None:
+    """What has happened to a checkpoint's files since they were written, to those of some items or to all; None: nothing, or it has
+    no checksums."""
     try:
         noted = json.loads((folder / CHECKSUMS).read_text())
     except FileNotFoundError:
@@ -283,6 +318,8 @@ def damage(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"{CHECKSUMS} cannot be read: {error}"
     for name, expected in noted.items():
+        if items is not None and Path(name).parts[0] not in items:
+            continue
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _checksum(folder / name) != expected:
@@ -311,10 +348,14 @@ def _set_damaged_aside(directory: Path) -> None:
             f"every checkpoint in {directory} is damaged ({shown}): copy one there again, or give another --out"
         )
     for step, found in damaged.items():
-        aside = directory / f"{step}.damaged"
-        shutil.rmtree(aside, ignore_errors=True)
-        (directory / str(step)).rename(aside)
-        log.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
+        _set_aside(directory, step, found)
+
+
+def _set_aside(directory: Path, step: int, found: str) -> None:
+    aside = directory / f"{step}.damaged"
+    shutil.rmtree(aside, ignore_errors=True)
+    (directory / str(step)).rename(aside)
+    log.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
 
 
 def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]) -> None:

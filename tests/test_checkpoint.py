@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path,
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(first, CONFIG, metrics={"AP": 0.1})
         checkpoints.save(trained(mesh, 2)[0], CONFIG, metrics={"AP": 0.2})
-    victim = largest(tmp_path / "2" / "train")
+    victim = largest(tmp_path / "2" / "model")
     match harm:
         case "a flipped bit":
             flip(victim)
@@ -228,3 +228,47 @@ def test_where_every_checkpoint_is_damaged_nothing_starts_anew(tmp_path, mesh):
     with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged \(1: .* is not what was written"):
         checkpoint.Checkpoints(tmp_path)
     assert (tmp_path / "1").is_dir()
+
+
+def test_a_save_has_its_checksums_soon_and_a_damaged_one_without_them_is_found_by_restoring(tmp_path, mesh, caplog):
+    first, step = trained(mesh, 1)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for state in (first, trained(mesh, 2)[0]):
+            checkpoints.save(state, CONFIG)
+        checkpoints.manager.wait_until_finished()
+        checkpoints.poll()
+        assert (tmp_path / "2" / checkpoint.CHECKSUMS).exists()
+    (tmp_path / "2" / checkpoint.CHECKSUMS).unlink()  # as if it had been killed before
+    flip(largest(tmp_path / "2" / "train"))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest() == 2
+        assert_same(checkpoints.restore(trained(mesh, 0)[0], CONFIG), first)
+        assert checkpoints.latest() == 1 and "checkpoint 2" in caplog.text and (tmp_path / "2.damaged").is_dir()
+
+
+def test_settings_that_do_not_fit_set_nothing_aside(tmp_path, mesh):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for steps in (1, 2):
+            checkpoints.save(trained(mesh, steps)[0], CONFIG)
+    for known in (True, False):
+        if not known:
+            for file in tmp_path.glob(f"*/{checkpoint.CHECKSUMS}"):
+                file.unlink()
+        with (
+            checkpoint.Checkpoints(tmp_path) as checkpoints,
+            pytest.raises(ValueError, match="checkpoint 2 .* does not fit"),
+        ):
+            checkpoints.restore(trained(mesh, 0, ema=True)[0], CONFIG)
+        assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["1", "2"]
+
+
+def test_a_copy_without_what_training_needs_can_be_evaluated_and_one_broken_step_hides_no_other(tmp_path, mesh):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for steps in (1, 2):
+            checkpoints.save(trained(mesh, steps)[0], CONFIG, metrics={"AP": 1 / steps})
+    shutil.rmtree(tmp_path / "2" / "train")
+    assert checkpoint.restore_model(tmp_path, step=2)[1]["step"] == 2
+    shutil.rmtree(tmp_path / "1" / "config")  # as orbax leaves a step that it was deleting
+    assert checkpoint.restore_model(tmp_path)[1]["step"] == 2
+    with pytest.raises(ValueError, match="/1 is no complete checkpoint"):
+        checkpoint.restore_model(tmp_path, step=1)

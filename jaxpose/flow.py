@@ -35,9 +35,10 @@ import numpy as np
 from jaxpose import density
 from jaxpose.losses import base_log_prob
 
-# A dependency of distrax imports TensorFlow where it is installed, to copy docstrings from it: three seconds, and its noise. A None
-# here is an ImportError there, for which it is prepared.
-_hidden = "tensorflow" not in sys.modules
+# A dependency of distrax, the JAX half of TensorFlow Probability, imports TensorFlow where it is installed, to copy its docstrings
+# and signatures: three seconds, and its noise. A None here is an ImportError there, for which it is prepared. Its other half is
+# not, so what was loaded of that is forgotten: whoever imports it later gets it whole.
+_hidden = not any(name.partition(".")[0] in ("tensorflow", "tensorflow_probability") for name in sys.modules)
 if _hidden:
     sys.modules["tensorflow"] = None
 try:
@@ -45,6 +46,10 @@ try:
 finally:
     if _hidden:
         del sys.modules["tensorflow"]
+        for _name in [
+            n for n in sys.modules if n.partition(".")[0] == "tensorflow_probability" and ".substrates" not in n
+        ]:
+            del sys.modules[_name]
 
 Net = list[dict[str, jax.Array]]  # one {"kernel", "bias"} a layer
 

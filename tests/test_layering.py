@@ -169,3 +169,18 @@ variables = flow.init(jax.random.key(0), jnp.zeros((1, 2)))
 print(flow.apply(variables, jnp.zeros((3, 2))).shape, tensorflow.constant(1).shape)
 """
     assert python(code) == "(3,) ()"
+
+
+@pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")
+def test_the_flow_loads_no_tensorflow_and_leaves_tensorflow_probability_whole():
+    code = """
+import sys
+import jaxpose.flow
+loaded = "tensorflow" in sys.modules
+import jax, jax.numpy as jnp
+import tensorflow_probability as tfp
+print(loaded, round(float(tfp.distributions.Normal(0.0, 1.0).log_prob(0.0)), 4))
+flow = jaxpose.flow.RealNVP(hidden=(4, 4))
+print(flow.apply(flow.init(jax.random.key(0), jnp.zeros((1, 2))), jnp.zeros((3, 2))).shape)
+"""
+    assert python(code) == "False -0.9189\n(3,)"

@@ -141,7 +141,7 @@ def score(
     if data.own_scores is not None:
         scores |= data.own_scores(predictions, config)
     if config.detections is None:
-        model = predictive_density(task, variables) if last else None
+        model = tasks.predictive_density(task.config, variables, required=False) if last else None
         details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
         scores |= details["summary"]
         if model is not None:
@@ -150,15 +150,6 @@ def score(
         if jax.process_index() == 0:
             (config.out / "results" / f"{name}_report.json").write_text(json.dumps(details, indent=1))
     return scores
-
-
-def predictive_density(task: tasks.Task, variables) -> density.Model | None:
-    """The density that the task has learned; None where there is none, or where imported weights came without their flow."""
-    likelihood = task.config.get("likelihood")
-    if likelihood and tasks.Likelihood(**likelihood).has_flow and "flow" not in variables["params"]:
-        log.info("the weights came without a flow: no predictive density, no calibration")
-        return None
-    return tasks.predictive_density(task.config, variables)
 
 
 def density_report(predictions, model: density.Model) -> dict[str, Any]:
@@ -182,7 +173,7 @@ def draw(predictions, task, variables, config: PersonConfig, data: runner.Data, 
         page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(data.val),
                     skeleton=data.val.skeleton, category_id=data.val.category_id)  # fmt: skip
     view.curves(events, plots / "curves.png")
-    model = predictive_density(task, variables)
+    model = tasks.predictive_density(task.config, variables, required=False)
     deviation = None
     if model is not None:
         # sigma alone is no standard deviation: the flow holds part of the scale.

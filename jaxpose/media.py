@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxpose.data.coco import decode_picture
 from jaxpose.data.pipeline import opencv
@@ -25,18 +25,24 @@ MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_766  # OpenCV's warp
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
+ORIENTATION = 0x0112  # the tag, whose values are those below
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 # RGB, one for each person in turn; then left and right joints, as in `jaxpose.view`.
 COLORS = ((224, 122, 31), (47, 111, 181), (212, 48, 142), (42, 157, 63), (139, 92, 214), (242, 195, 24), (24, 182, 201))
 INK = (250, 250, 250)
 
 
-def picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
     """A file, a PIL image or an array as (h, w, 3) uint8 RGB.
 
     Args:
       source: a path; a PIL image; or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16, RGB(A). 16 bits
         keep their upper 8; grey becomes RGB; what is transparent becomes white.
       max_pixels: more of them are refused, before they are decoded.
+      upright: turn a file as its EXIF data say; no: its pixels as they are stored, which is what COCO's annotations are of.
 
     Raises:
       FileNotFoundError: no such file.
@@ -46,9 +52,9 @@ def picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     [255, 255, 255]
     """
     if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(source), max_pixels)
+        return _from_file(Path(source), max_pixels, upright)
     if isinstance(source, Image.Image):
-        return _from_pillow(source, "the image", max_pixels)
+        return _from_pillow(source, "the image", max_pixels, upright)
     array = np.asarray(source)
     if array.ndim == 2:
         array = array[..., None]
@@ -70,7 +76,7 @@ def picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
-def _from_file(path: Path, max_pixels: int) -> np.ndarray:
+def _from_file(path: Path, max_pixels: int, upright: bool) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"image {path} does not exist")
     if not path.is_file():
@@ -82,13 +88,14 @@ def _from_file(path: Path, max_pixels: int) -> np.ndarray:
         except (OSError, SyntaxError, ValueError):
             size = (0, 0)  # what is wrong is said when it is decoded
         _check_pixels(*size, f"image {path}", max_pixels)
-        return _from_pillow(decode_picture(path.read_bytes(), path), f"image {path}", max_pixels)
+        return _from_pillow(decode_picture(path.read_bytes(), path), f"image {path}", max_pixels, upright)
 
 
-def _from_pillow(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+def _from_pillow(image: Image.Image, name: str, max_pixels: int, upright: bool) -> np.ndarray:
     _check_pixels(*image.size, name, max_pixels)
     with _our_limit():
-        image = ImageOps.exif_transpose(image)
+        if upright and (turn := _turn(image)) is not None:
+            image = image.transpose(turn)
         if image.mode.startswith("I;16"):
             return picture(np.asarray(image).astype(np.uint16), max_pixels=max_pixels)
         if image.mode in ("I", "F"):
@@ -98,6 +105,14 @@ def _from_pillow(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
         if image.has_transparency_data:
             return picture(np.asarray(image.convert("RGBA")), max_pixels=max_pixels)
         return np.asarray(image.convert("RGB"))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright. EXIF data that cannot be read turn nothing."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # of many types: the data are anything
+        return None
 
 
 def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:

@@ -5,7 +5,8 @@
     poses.xy, poses.confidence, poses.score, poses.deviation
 
 Nets of persons see a crop around each box; without boxes the whole picture is taken for one person. Nets of whole images find
-the people themselves. Both go through the same geometry, decoding and test-time averaging as the evaluation of an experiment.
+the people themselves. Both go through the same geometry, decoding and test-time averaging as the evaluation of an experiment; two
+poses of one person, from overlapping boxes, are both kept (`jaxpose.evaluation.results.suppress` drops the weaker one).
 A person detector is not part of this package: boxes come from any.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from jaxpose.evaluation import results
 from jaxpose.skeleton import Skeleton
 
 PADDING = 1.25  # of a box, as in training and evaluation
+FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
 
 
 @dataclass(frozen=True)
@@ -145,19 +147,25 @@ class Predictor:
             flip_test = _evaluated_with_flip(run, self.finds_people)
         self.flip_test, self.max_pixels = flip_test, max_pixels
         self.rescore = run.get("rescore") or ("box+mean+max" if task.config["family"] == "regression" else "box*mean")
-        self.batch_size = batch_size or (4 if self.finds_people else 32)
+        self.batch_size = (4 if self.finds_people else 32) if batch_size is None else batch_size
         self.view_options = {
-            "size": test_size or run.get("test_size") or min(self.size_wh),
+            "size": run.get("test_size") or min(self.size_wh) if test_size is None else test_size,
             "fit": fit,
             "scales": tuple(scales),
         }
+        if self.finds_people and (self.view_options["size"] % 64 or self.view_options["size"] < 64):
+            raise ValueError(f"test_size={self.view_options['size']}: expected a multiple of 64")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a positive number")
         self.device = device or jax.local_devices()[0]
-        self.density = tasks.predictive_density(task.config, variables)
-        # Constants of the program: its convolutions are laid out for these weights, 10 % of the time of one crop on a processor.
-        weights = jax.device_get(variables)
-        self._predict = jax.jit(lambda batch: task.predict(weights, batch, flip_test=flip_test))
+        self.density = tasks.predictive_density(task.config, variables, required=False)
+        if self.finds_people:  # a program for each shape of picture: they share the weights
+            program = jax.jit(lambda weights, batch: task.predict(weights, batch, flip_test=flip_test))
+            self._predict = partial(program, jax.device_put(variables, self.device))
+        else:
+            # Constants of the program: its convolutions are laid out for them, which is 10 % of the time of one crop on a processor.
+            weights = jax.device_get(variables)
+            self._predict = jax.jit(lambda batch: task.predict(weights, batch, flip_test=flip_test))
 
     def __call__(self, images: Any, boxes: Any = None) -> Poses | list[Poses]:
         """Poses of one picture, or of a list of them.
@@ -182,15 +190,20 @@ class Predictor:
             raise ValueError(
                 f"{len(images)} images and {len(boxes)} entries of boxes: expected one entry an image, None or (P, 4)"
             )
-        pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images]
-        if self.finds_people:
-            if any(entry is not None for entry in boxes):
-                raise ValueError("this net finds the people itself: leave boxes out")
-            return self._found(pictures)
-        return self._in_boxes(pictures, boxes)
+        if self.finds_people and any(entry is not None for entry in boxes):
+            raise ValueError("this net finds the people itself: leave boxes out")
+        poses: list[Poses] = []
+        for start in range(0, len(images), self.batch_size):  # decoded when they are needed
+            mine = slice(start, start + self.batch_size)
+            pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[mine]]
+            poses += self._found(pictures) if self.finds_people else self._in_boxes(pictures, boxes[mine], first=start)
+        return poses
 
-    def _in_boxes(self, pictures: list[np.ndarray], boxes: Sequence[Any]) -> list[Poses]:
-        checked = [_boxes(entry, picture.shape[1::-1], i) for i, (picture, entry) in enumerate(zip(pictures, boxes))]
+    def _in_boxes(self, pictures: list[np.ndarray], boxes: Sequence[Any], *, first: int) -> list[Poses]:
+        checked = [
+            _boxes(entry, picture.shape[1::-1], i)
+            for i, (picture, entry) in enumerate(zip(pictures, boxes), start=first)
+        ]
         box, score = (
             (np.concatenate([entry[j] for entry in checked]) for j in (0, 1)) if checked else (np.zeros((0, 4)), ())
         )
@@ -320,8 +333,8 @@ def _boxes(entry: Any, image_wh: tuple[int, int], image: int) -> tuple[np.ndarra
     box, score = rows[:, :4], rows[:, 4] if rows.shape[1] == 5 else np.ones(len(rows))
     for row, (x, y, w, h) in enumerate(box):
         name = f"box {row} of image {image}, {box[row].tolist()}"
-        if not np.isfinite(rows[row]).all():
-            raise ValueError(f"{name}, score {score[row]}: expected finite numbers")
+        if not (np.isfinite(rows[row]).all() and np.abs(rows[row]).max() <= FARTHEST):
+            raise ValueError(f"{name}, score {score[row]}: expected finite numbers of pixels, {FARTHEST:,} at most")
         if w <= 0 or h <= 0:
             raise ValueError(f"{name}: expected a positive width and height (x, y, w, h, not two corners)")
         if x + w <= 0 or y + h <= 0 or x >= image_wh[0] or y >= image_wh[1]:

@@ -7,7 +7,6 @@ import glob
 import itertools
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +22,20 @@ from jaxpose.geometry import clip_box
 
 log = logging.getLogger("jaxpose")
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
+FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
+COLUMNS = (
+    "file",
+    "frame",
+    "image_id",
+    "person",
+    "person_score",
+    "joint",
+    "x",
+    "y",
+    "confidence",
+    "deviation_x",
+    "deviation_y",
+)
 
 
 def main(
@@ -33,7 +46,6 @@ def main(
     boxes: Path | None = None,
     category: int = 1,
     min_box_score: float = 0.3,
-    format: Literal["json", "csv", "both"] = "both",
     overlay: bool = True,
     draw_above: float = 0.2,
     region: float | None = None,
@@ -47,7 +59,8 @@ def main(
     """Poses of pictures and videos.
 
     Writes into OUT: NAME_poses.jpg (of a video .mp4) for every input; results.json, COCO result records; images.json, the
-    pictures that their image ids stand for, which pycocotools loads as a data set; poses.csv, a row for every joint.
+    pictures that their image ids stand for, which pycocotools loads as a data set (results of nobody, [], it does not load);
+    poses.csv, a row for every joint.
 
     Args:
       checkpoint: a run's folder, or an imported checkpoint.
@@ -58,7 +71,6 @@ def main(
         images find people themselves.
       category: id of the persons in that JSON; boxes without category_id count too.
       min_box_score: boxes with a lower score are left out.
-      format: results.json, poses.csv, or both.
       overlay: draw the poses.
       draw_above: joints of a lower confidence are not drawn; files have them all.
       region: also draw the region that holds each joint with this probability (of nets with a likelihood).
@@ -89,11 +101,11 @@ def main(
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
-    work = _Work(predictor, out, known, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels)
-    try:
+    work = _Work(
+        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels
+    )  # fmt: skip
+    with work:
         work.run(files)
-    finally:  # what was done is kept, whatever came then
-        work.write(format, category)
     people = len(work.records)
     print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
     if known is not None and known.unused(work.images):
@@ -172,6 +184,10 @@ class BoxFile:
             )
         return cls(rows, ids)
 
+    def id_of(self, path: Path) -> int | None:
+        """The data set's id of a picture; None where it is none of the data set's."""
+        return next((self.ids[name] for name in _names(path) if name in self.ids), None)
+
     def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
         """The boxes of a picture, or of a frame of a video."""
         return next((self.rows[name][frame] for name in _names(path) if frame in self.rows.get(name, {})), [])
@@ -182,8 +198,13 @@ class BoxFile:
 
 
 def _names(path: Path) -> list[str | int]:
-    """What a detector may call a picture: its path, its name, its name without suffix, the number that this is (COCO)."""
-    return [str(path), path.name, path.stem, *([int(path.stem)] if path.stem.isascii() and path.stem.isdigit() else [])]
+    """What a detector may call a picture: its path or the end of it, its name without suffix, the number that this is (COCO)."""
+    ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
+    return [*ends, path.stem, *([int(path.stem)] if _is_number(path.stem) else [])]
+
+
+def _is_number(stem: str) -> bool:
+    return stem.isascii() and stem.isdigit() and len(stem) < 16  # whole in a float, which JSON readers make of it
 
 
 def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
@@ -198,11 +219,9 @@ def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
         entry.get("score", 1.0),
     )
     numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else []
-    if not numbers or any(
-        isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in numbers
-    ):
+    if not numbers or not all(results.is_number(v) and abs(v) <= FARTHEST for v in numbers):
         raise ValueError(
-            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h in pixels and a number"
+            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {FARTHEST:,} pixels at most, and a number"
         )
     if not isinstance(key, (str, int)) or not isinstance(frame, int):
         raise ValueError(
@@ -230,32 +249,31 @@ def _annotated(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]
 class _Work:
     """Inputs one after the other, and what becomes of them."""
 
-    def __init__(self, predictor, out: Path, boxes: BoxFile | None, *, overlay, draw_above, region, max_pixels):
-        self.predictor, self.out, self.boxes = predictor, out, boxes
+    def __init__(
+        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels
+    ):
+        self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
         self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
-        self.table: list[list[Any]] = []
         self.failed: list[str] = []
 
     def run(self, files: list[Path]) -> None:
         import tqdm
 
-        self.out.mkdir(parents=True, exist_ok=True)
         self.ids, self.targets = self._ids(files), _targets(files, self.out)
         pictures = [f for f in files if f.suffix.lower() not in media.VIDEOS]
         with tqdm.tqdm(total=len(files), unit="file") as bar:
             for group in self._groups(pictures, bar):
-                for (file, image), poses in zip(
-                    group, self._poses([(file, image, 0) for file, image in group]), strict=True
-                ):
-                    self._keep(file, image, poses)
+                everyone = self._poses([(file, image, 0) for file, image in group])
+                for (file, image), poses in zip(group, everyone, strict=True):
                     if self.overlay:
                         media.save_picture(self._drawn(image, poses), self.targets[file])
+                    self._keep(file, image, poses)
             for file in (f for f in files if f.suffix.lower() in media.VIDEOS):
                 try:
                     self._video(media.video(file))
-                except ValueError as error:
+                except (ValueError, OSError) as error:
                     self.failed.append(str(error))
                 bar.update()
 
@@ -264,10 +282,13 @@ class _Work:
         group, pixels = [], 0
         for file in files:
             bar.update()
+            # The boxes of a data set are those of the pixels as they are stored.
+            upright = self.boxes is None or self.boxes.id_of(file) is None
             try:
-                image = media.picture(file, max_pixels=self.max_pixels)
-            except (ValueError, OSError) as error:
-                self.failed.append(str(error))
+                image = media.picture(file, max_pixels=self.max_pixels, upright=upright)
+            except Exception as error:  # decoders raise anything, and the other pictures are to be done
+                named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
+                self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
                 continue
             group.append((file, image))
             pixels += image.shape[0] * image.shape[1]
@@ -299,20 +320,21 @@ class _Work:
         import tqdm
 
         frames = tqdm.tqdm(video, total=video.frames or None, unit="frame", desc=video.path.name, leave=False)
+        at_once = max(1, min(self.predictor.batch_size, AT_ONCE // (video.size_wh[0] * video.size_wh[1])))
         done = 0
         with ExitStack() as stack:
             writer = None
             if self.overlay:
                 target = self.targets[video.path]
                 writer = stack.enter_context(media.VideoWriter(target, size_wh=video.size_wh, rate=video.rate))
-            for chunk in _batched(enumerate(frames), self.predictor.batch_size):
+            for chunk in _batched(enumerate(frames), at_once):
                 everyone = self._poses([(video.path, image, i) for i, image in chunk])
                 for (i, image), poses in zip(chunk, everyone, strict=True):
-                    self._keep(video.path, image, poses, frame=i)
                     if writer is not None:
                         writer.write(self._drawn(image, poses))
+                    self._keep(video.path, image, poses, frame=i)
                     done += 1
-        if video.frames and done < video.frames:
+        if done + video.rate < video.frames:  # some containers know their length only: within a second it is whole
             self.failed.append(
                 f"video {video.path} says {video.frames} frames, {done} could be read: it is truncated or damaged"
             )
@@ -333,78 +355,61 @@ class _Work:
         self.records += [record | where for record in poses.records(image_id)]
         deviation = poses.deviation
         for p in range(len(poses)):
+            person = [str(file), "" if frame is None else frame, image_id, p, round(float(poses.score[p]), 6)]
             for k, joint in enumerate(self.predictor.skeleton.joints):
                 spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
                 numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
-                self.table.append(
-                    [
-                        str(file),
-                        "" if frame is None else frame,
-                        image_id,
-                        p,
-                        round(float(poses.score[p]), 6),
-                        joint,
-                        *numbers,
-                    ]
-                )
+                self.rows.writerow([*person, joint, *numbers])
 
     def _ids(self, files: list[Path]) -> dict[Path, int]:
-        """The ids of a COCO data set; the number that a name is, as COCO's are; else the next that is free."""
-        named = self.boxes.ids if self.boxes else {}
+        """Those of the data set that the boxes are of; then the number that a name is, as COCO's are; then the next that is free."""
+        taken = set(self.boxes.ids.values()) if self.boxes else set()
         ids: dict[Path, int] = {}
         for file in files:
-            number = named.get(file.name, next((n for n in _names(file) if isinstance(n, int)), None))
-            if number is not None and number < 2**53 and number not in ids.values():
+            number = self.boxes.id_of(file) if self.boxes else None
+            if number is not None and number not in ids.values():
                 ids[file] = number
-        taken = set(ids.values()) | set(named.values())
+        for file in files:
+            number = int(file.stem) if _is_number(file.stem) else None
+            if file not in ids and number is not None and number not in taken:
+                ids[file] = number
+                taken.add(number)
         self.free = (i for i in itertools.count(1) if i not in taken)
         return {file: ids[file] if file in ids else next(self.free) for file in files}
 
-    def write(self, format: str, category: int) -> None:
-        """results.json, images.json and poses.csv; each is the old one or the whole new one."""
+    def __enter__(self) -> _Work:
         self.out.mkdir(parents=True, exist_ok=True)
-        if format in ("json", "both"):
-            records = [record | {"category_id": category} for record in self.records]
-            results.write(records, self.out / "results.json")
-            joints = self.predictor.skeleton
-            kind = {"id": category, "name": joints.name, "keypoints": list(joints.joints)}
-            kind["skeleton"] = [[a + 1, b + 1] for a, b in joints.limbs]
-            _replace(
-                self.out / "images.json", json.dumps({"images": self.images, "annotations": [], "categories": [kind]})
-            )
-        if format in ("csv", "both"):
-            header = [
-                "file",
-                "frame",
-                "image_id",
-                "person",
-                "person_score",
-                "joint",
-                "x",
-                "y",
-                "confidence",
-                "deviation_x",
-                "deviation_y",
-            ]
-            partial = self.out / ".poses.csv.partial"
-            with open(partial, "w", newline="") as file:
-                csv.writer(file).writerows([header, *self.table])
-            partial.replace(self.out / "poses.csv")
+        self.partial = self.out / ".poses.csv.partial"
+        # Names of files may be bytes that are no text.
+        self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
+        self.rows = csv.writer(self.table)
+        self.rows.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        """results.json, images.json and poses.csv of what was done, whatever came then; each is the old one or the whole new one."""
+        self.table.close()
+        if not self.images:  # of nothing: what an earlier run wrote stays
+            self.partial.unlink()
+            return
+        self.partial.replace(self.out / "poses.csv")
+        results.write([record | {"category_id": self.category} for record in self.records], self.out / "results.json")
+        joints = self.predictor.skeleton
+        kind = {"id": self.category, "name": joints.name, "keypoints": list(joints.joints)}
+        kind["skeleton"] = [[a + 1, b + 1] for a, b in joints.limbs]
+        _replace(self.out / "images.json", json.dumps({"images": self.images, "annotations": [], "categories": [kind]}))
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
-    """Where each overlay goes: by the name of its input, with a number where two have the same."""
+    """Where each overlay goes: by the name of its input, with a number where two have the same or an input has that name."""
     targets: dict[Path, Path] = {}
-    taken: set[str] = set()
+    taken = {file.resolve() for file in files}
     for file in files:
         suffix = ".mp4" if file.suffix.lower() in media.VIDEOS else ".jpg"
-        names = (
-            f"{file.stem}{extra}_poses{suffix}"
-            for extra in itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
-        )
-        name = next(n for n in names if n not in taken)
-        taken.add(name)
-        targets[file] = out / name
+        extras = itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
+        places = ((out / f"{file.stem}{extra}_poses{suffix}").resolve() for extra in extras)
+        targets[file] = next(place for place in places if place not in taken)
+        taken.add(targets[file])
     return targets
 
 

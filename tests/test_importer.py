@@ -21,7 +21,6 @@ from experiments import (
     families,
     mpii_integral,
     mpii_rle,
-    persons,
 )
 from jaxpose import checkpoint, cli, importer, tasks, weights
 from jaxpose.nets import HigherHRNet, HRNet
@@ -366,7 +365,7 @@ def test_rle_without_its_flow_predicts_but_has_no_density(tmp_path, capsys):
     task = tasks.from_config(config["task"])
     assert "flow" not in variables["params"]
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), "run")
-    assert persons.predictive_density(task, variables) is None
+    assert tasks.predictive_density(task.config, variables, required=False) is None
 
 
 # Skeletons, sizes and what is refused

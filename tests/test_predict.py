@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -290,10 +291,18 @@ def test_files_patterns_and_twice_the_same_name(run, photos, tmp_path, capsys):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "grey.png").write_bytes((photos / "grey.png").read_bytes())
     said = command(capsys, run, photos / "grey.png", photos / "*.png", tmp_path / "more" / "grey.png", "--out", tmp_path / "o",
-                   "--format", "csv", "--draw-above", "0.9")  # fmt: skip
+                   "--draw-above", "0.9")  # fmt: skip
     assert said["pictures"] == 4
     names = {p.name for p in (tmp_path / "o").iterdir()}
-    assert names == {"poses.csv", "grey_poses.jpg", "grey_2_poses.jpg", "clear_poses.jpg", "deep_poses.jpg"}
+    assert names == {
+        "poses.csv",
+        "results.json",
+        "images.json",
+        "grey_poses.jpg",
+        "grey_2_poses.jpg",
+        "clear_poses.jpg",
+        "deep_poses.jpg",
+    }
 
 
 def test_bad_files_are_named_and_the_others_are_kept(run, photos, tmp_path, capsys):
@@ -375,6 +384,8 @@ def test_boxes_and_ids_of_a_coco_data_set(run, tmp_path, capsys):
         ([{"image_id": 1, "bbox": [1, 2, 3]}], "expected x, y, w, h"),
         ([{"image_id": 1, "bbox": [1, 2, 3, "x"]}], "expected x, y, w, h"),
         ([{"image_id": [1], "bbox": [1, 2, 3, 4]}], "expected a name or number"),
+        ([{"image_id": 1, "bbox": [-1e300, -1e300, 1e301, 1e301]}], "1,000,000 pixels at most"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 10**400]}], "1,000,000 pixels at most"),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 7}], r"categories \['7'\], --category is 1"),
         ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.01}], "1 have a score below --min-box-score 0.3"),
     ],
@@ -424,3 +435,77 @@ def test_a_video_of_a_hundred_frames(run, tmp_path, capsys):
     cut.write_bytes((tmp_path / "walk.mp4").read_bytes()[:2000])
     with pytest.raises(SystemExit, match="cut.mp4 cannot be read"):
         cli.main(["predict", str(run), str(cut), "--out", str(tmp_path / "o")])
+
+
+def test_ids_of_a_data_set_win_over_numbers_in_names(run, tmp_path, capsys):
+    for name in ("a/7.jpg", "a/5.jpg", "12.jpg", "foo.jpg"):
+        (tmp_path / "im" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "im" / name).write_bytes(tiny_coco.jpeg(tiny_coco.picture((60, 80))))
+    names = {"a/7.jpg": 5, "a/5.jpg": 7, "foo.jpg": 12}
+    truth = {
+        "images": [{"id": i, "file_name": name, "width": 60, "height": 80} for name, i in names.items()],
+        "annotations": [{"image_id": i, "bbox": [5 + i, 5, 30, 40], "category_id": 1} for i in names.values()],
+    }
+    files = [tmp_path / "im" / "a", tmp_path / "im" / "12.jpg", tmp_path / "im" / "foo.jpg"]
+    said = command(capsys, run, *files, "--boxes", boxes_file(tmp_path, truth), "--out", tmp_path / "o", "--no-overlay")
+    assert said["people"] == 3
+    images = json.loads((tmp_path / "o" / "images.json").read_text())["images"]
+    found = {str(image["file_name"]).split("/im/")[1]: image["id"] for image in images}
+    assert found == names | {"12.jpg": 1}
+    for record in json.loads((tmp_path / "o" / "results.json").read_text()):
+        assert record["box"][0] == 5 + record["image_id"], "each has the box of its own picture"
+
+
+def test_boxes_of_a_data_set_are_of_the_stored_pixels(run, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(tiny_coco.picture((120, 80))).save(tmp_path / "turned.jpg", exif=exif)
+    truth = {
+        "images": [{"id": 7, "file_name": "turned.jpg", "width": 120, "height": 80}],
+        "annotations": [{"image_id": 7, "bbox": [85, 10, 30, 40], "category_id": 1}],
+    }
+    for boxes, size in ((["--boxes", boxes_file(tmp_path, truth)], (120, 80)), ([], (80, 120))):
+        assert command(capsys, run, tmp_path / "turned.jpg", *boxes, "--out", tmp_path / "o")["people"] == 1
+        (image,) = json.loads((tmp_path / "o" / "images.json").read_text())["images"]
+        assert (image["width"], image["height"]) == size
+
+
+def test_strange_metadata_and_names_and_inputs_in_the_output_folder(run, tmp_path, capsys):
+    entries = struct.pack("<HHIi", 0x0100, 9, 1, -5) + struct.pack(
+        "<HHII", 0x0112, 3, 1, 6
+    )  # a width that is signed; turned
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    strange = tmp_path / b"caf\xe9.jpg".decode(errors="surrogateescape")
+    Image.fromarray(tiny_coco.picture((60, 80))).save(strange, exif=exif)
+    mine = tmp_path / "a_poses.jpg"
+    for path in (tmp_path / "a.jpg", mine):
+        path.write_bytes(tiny_coco.jpeg(tiny_coco.picture((60, 80))))
+    before = mine.read_bytes()
+    assert command(capsys, run, tmp_path, "--out", tmp_path)["pictures"] == 3
+    assert mine.read_bytes() == before and (tmp_path / "a_2_poses.jpg").exists()
+    assert (tmp_path / "poses.csv").read_bytes().count(b"caf\xe9.jpg") == 17
+    assert media.picture(strange).shape == (60, 80, 3)
+
+
+def test_a_run_that_does_nothing_keeps_the_results_of_the_one_before(run, photos, tmp_path, capsys):
+    command(capsys, run, photos / "grey.png", "--out", tmp_path / "o")
+    broken = tiny_run.write(tmp_path / "broken", task := tiny_run.regression_task(), variables=weights(task, jnp.nan))
+    with pytest.raises(SystemExit, match="not finite"):
+        cli.main(["predict", str(broken), str(photos / "grey.png"), "--out", str(tmp_path / "o")])
+    assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 1
+    assert not list((tmp_path / "o").glob(".*"))
+
+
+def test_weights_without_their_flow_predict_without_a_density(tmp_path):
+    task = tiny_run.regression_task()
+    variables = task.init(jax.random.key(0))
+    del variables["params"]["flow"]
+    poses = predict.load(tiny_run.write(tmp_path, task, variables=variables))(IMAGES[0])
+    assert poses.deviation is None and poses.xy.shape == (1, 17, 2)
+
+
+@pytest.mark.parametrize("size", [0, 100, -64])
+def test_sizes_of_whole_images_are_multiples_of_64(size):
+    task = dots_task()
+    with pytest.raises(ValueError, match="expected a multiple of 64"):
+        predict.Predictor(task, {}, {"task": task.config}, flip_test=False, test_size=size)

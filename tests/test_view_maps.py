@@ -75,7 +75,7 @@ def test_regions_of_a_regression(tmp_path, folder, monkeypatch, capsys):
             e = (line - np.asarray(outputs["xy"][0, k])) / (np.asarray(outputs["sigma"][0, k]) * size)
             np.testing.assert_allclose(density.log_prob(jnp.asarray(e), model), threshold, atol=0.05)
     # A sigma that is not trained is not drawn.
-    monkeypatch.setattr(tasks, "predictive_density", lambda *_: None)
+    monkeypatch.setattr(tasks, "predictive_density", lambda *_, **__: None)
     seen.clear()
     told(capsys, run, "--data", folder, "--count", "3")
     assert "deviation" not in seen[0] and "sigma is not trained" in seen[0]["title"]

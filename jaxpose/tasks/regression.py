@@ -220,12 +220,13 @@ def regression(
     return Task(init=init, loss=loss, predict=predict, config=config)
 
 
-def predictive_density(config: dict[str, Any], variables: PyTree) -> density.Model | None:
+def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
     """What the trained model says of the standardised error (`jaxpose.density`); None where sigma is untrained.
 
     Args:
       config: the task's config, as stored in the checkpoint.
       variables: the task's variables; only params/flow is read, and only by the losses that have one.
+      required: False gives None where the weights have no flow (imported without, or left out), which is an error otherwise.
     """
     if config["family"] != "regression":
         return None
@@ -235,6 +236,8 @@ def predictive_density(config: dict[str, Any], variables: PyTree) -> density.Mod
     if not likelihood.has_flow:
         return density.Model(log_g=None, base=likelihood.loss, dim=DIM)
     if "flow" not in variables["params"]:
+        if not required:
+            return None
         raise ValueError("the flow was left out when this checkpoint was loaded: restore it with flow=True")
     flow = likelihood.flow()
     log_g = partial(flow.apply, {"params": variables["params"]["flow"]}, method="log_prob")

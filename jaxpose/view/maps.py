@@ -140,7 +140,7 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
         return task.predict(variables, {"image": images}, flip_test=False)
 
     found = _through(predicted, variables, [sample["image"] for sample in samples])
-    model = tasks.predictive_density(task.config, variables)
+    model = tasks.predictive_density(task.config, variables, required=False)
     deviation = None if model is None else density.moments(model).standard_deviation
     curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []

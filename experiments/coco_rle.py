@@ -31,7 +31,7 @@ Published (COCO val2017, boxes of a 56.4 AP detector, flip test):
   mobilenet_v2, pretrained by heatmaps         AP 59.3
   hrnet_w32 (paper)                            AP 74.3
   auxiliary (paper)                            AP 70.4   (0.1 less than without)
-Expected of the default preset: see README.md, "What was run".
+Expected of the default preset: docs/experiments.md.
 """
 
 from __future__ import annotations

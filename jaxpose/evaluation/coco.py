@@ -54,7 +54,7 @@ def average_precision(
         max_people: the best so many results of an image count (20 in COCO), at least 1.
         category_id: of the persons, needed only where several categories of the file have keypoints.
         image_ids: evaluate on these images only.
-        engine: "pycocotools"; "hotcoco", the same numbers in a small part of the time; "auto": hotcoco where it is installed.
+        engine: "pycocotools"; "hotcoco", the same numbers sooner; "auto": hotcoco where it is installed.
 
     Returns:
         AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL: fractions; medium is an area of 32^2 to 96^2 pixels, large

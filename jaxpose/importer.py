@@ -31,6 +31,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxpose import weights
+from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
 BY_JOINTS = {s.num_joints: s for s in (COCO17, CROWDPOSE14, MPII16)}
 SIZE = re.compile(r"(?<!\d)(\d{3,4})x(\d{3,4})(?!\d)")  # "256x192": height first, in all the code bases
 SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_512.pth"
+ALONE = re.compile(r"(?<=[_-])384(?=[_.-]|$)")  # "pose_hrnet_w48_384.pth": the height
 SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors")
 TRAINED_FOR = re.compile(r"(?<![a-z])(dark|udp)(?![a-z])")  # "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192.pth"
+# Data sets whose joints are as many as COCO's, CrowdPose's or MPII's but others: "td-hm_res101_8xb64-210e_aic-256x192.pth"
+OTHER_JOINTS = re.compile(
+    r"(?<![a-z0-9])(aic|ap-?10k|posetrack|h36m|human3\.?6m|mhp|jhmdb|animal[a-z]*|macaque|exlpose|lsp|lspet|3dhp)(?![a-z])"
+)
 BACKBONES = ("resnet", "mobilenet_v2", "hrnet_backbone")
 
 
@@ -66,7 +72,8 @@ def main(
       out: folder of the run to make; none: runs/ and the file's name.
       size_wh: input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the published
         default.
-      skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's.
+      skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's, unless the file's name tells of
+        another data set, which is asked about.
       annotations: a COCO JSON whose category is the skeleton.
       decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
         argmax, unless the file's name says otherwise, which is asked about.
@@ -78,10 +85,16 @@ def main(
     if checkpoint.exists(out):
         raise FileExistsError(f"{out} holds a checkpoint already: name another --out, or remove it")
     state = weights.load_file(file)
-    task, variables, facts = read(
-        state, name=file.name, layout=layout, size_wh=size_wh, skeleton=_skeleton(skeleton, annotations), decode=decode,
-        beta=beta,
-    )  # fmt: skip
+    chosen = _skeleton(skeleton, annotations)
+    try:
+        task, variables, facts = read(
+            state, name=file.name, layout=layout, size_wh=size_wh, skeleton=chosen, decode=decode, beta=beta
+        )
+    except ValueError as error:
+        raise ValueError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
+    except Exception as error:  # shapes that no published net has, of many types
+        reason = str(error).splitlines()[:1] or [""]
+        raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
@@ -108,7 +121,7 @@ def read(
 
     Args:
       state_dict: {name: array}, see `weights.from_torch`.
-      name: of the file, which may tell the size of the input.
+      name: of the file, which may tell the size of the input, and what is to be asked about.
       layout, size_wh, skeleton, decode, beta: see `main`.
 
     Returns:
@@ -117,8 +130,8 @@ def read(
       facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" of heatmaps.
 
     Raises:
-      ValueError: a backbone, a 3D model, names of no or several layouts, an unknown number of joints, options that do not go
-        with the layout, tensors that do not fit.
+      ValueError: a backbone, a 3D model, names of no or several layouts, an unknown number of joints, a name that tells of
+        other joints, of DARK, UDP or Caffe, options that do not go with the layout, tensors that do not fit.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
@@ -149,7 +162,18 @@ def read(
         raise ValueError(
             f"{name}: trained for {match[1]}, as its name says? Give --decode {match[1]}, or --decode argmax"
         )
+    if "caffe" in name.lower() and isinstance(net.backbone, ResNet):
+        raise ValueError(
+            f"{name}: of Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
+            "one; names and shapes are the same, so it would be read as another net. Take the file of PyTorch's style; if "
+            "this is one, rename it"
+        )
     joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
+    if skeleton is None and (match := OTHER_JOINTS.search(name.lower())):
+        raise ValueError(
+            f"{name}: trained on the joints of {match[1]}, as its name says? Their number, {joints}, does not tell: give "
+            f"--skeleton ({', '.join(SKELETONS)}) or --annotations, a COCO JSON whose category has these joints"
+        )
     skeleton = skeleton or BY_JOINTS.get(joints)
     if skeleton is None or skeleton.num_joints != joints:
         what = f"skeleton {skeleton.name} has {skeleton.num_joints}" if skeleton else "no skeleton is known for so many"
@@ -163,7 +187,7 @@ def read(
         stride = 32 // 2 ** len(net.deconvs)
         size_wh, origin = tuple(stride * state_dict[f"head.linspace_{axis}"].size for axis in "xy"), "head.linspace"
     else:
-        size_wh, origin = input_size(name, layout=layout, skeleton=skeleton)
+        size_wh, origin = input_size(name, layout=layout, skeleton=skeleton, width=getattr(net.backbone, "width", None))
     if integral and decode is None:
         decode, beta = "soft_argmax", beta or (10.0 if "debias" in name else 1.0)
     flow = _flow(state_dict) if layout.startswith("rle") else None
@@ -248,8 +272,16 @@ def published_task(
     return tasks.heatmaps(net, **shared, maps=maps, joints=joints, read=read, preprocess=preprocess)
 
 
-def input_size(name: str, *, layout: weights.Layout, skeleton: Skeleton) -> tuple[tuple[int, int], str]:
+def input_size(
+    name: str, *, layout: weights.Layout, skeleton: Skeleton, width: int | None = None
+) -> tuple[tuple[int, int], str]:
     """(width, height) of the input, and where that is from: the file's name, or the published default.
+
+    Args:
+      name: of the file.
+      layout: of a pose net.
+      skeleton: of its joints; MPII's inputs are square.
+      width: of an HRNet; whole images are published at 640 px for W48, at 512 else.
 
     >>> input_size("td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de.pth", layout="hrnet_mmpose", skeleton=COCO17)
     ((288, 384), 'file name')
@@ -257,13 +289,19 @@ def input_size(name: str, *, layout: weights.Layout, skeleton: Skeleton) -> tupl
     ((640, 640), 'file name')
     >>> input_size("best.pth", layout="hrnet", skeleton=MPII16)
     ((256, 256), 'default')
+    >>> input_size("best.pth", layout="swahr", skeleton=COCO17, width=48)
+    ((640, 640), 'default')
     """
-    bottom_up = layout in ("higher_hrnet", "swahr")
+    bottom_up, square = layout in ("higher_hrnet", "swahr"), skeleton == MPII16
     if match := SIZE.search(name):
         return (int(match[2]), int(match[1])), "file name"
     if bottom_up and (match := SQUARE.search(name)):
         return (int(match[1]), int(match[1])), "file name"
-    return (512, 512) if bottom_up else (256, 256) if skeleton == MPII16 else (192, 256), "default"
+    if bottom_up:
+        return ((640, 640) if width == 48 else (512, 512)), "default"
+    if ALONE.search(name):
+        return (384 if square else 288, 384), "file name"
+    return (256 if square else 192, 256), "default"
 
 
 def page(config: dict[str, Any], layout: str) -> str:

@@ -8,8 +8,8 @@ Why that is safe. A pickle is a program of some sixty opcodes. All that it can c
 is on the stack). Here these give the dictionary, the dtypes and the rebuilders of tensors of this module, and for every other
 name `Inert`. None of them has state that a pickle could change: BUILD calls their `__setstate__`, which does nothing. The
 registry of extensions (EXT1, EXT2, EXT4), whose cache would pass by find_class, is refused beforehand, and so is what makes the
-C implementation allocate or descend without bound: places in the memo that nothing fills, and huge nested tuples, whose hash
-is a recursion.
+C implementation allocate or descend without bound: places in the memo that nothing fills; huge nested tuples and frozensets, whose
+hash is a recursion; and many keys whose hashes a file can choose (strings' are salted), which collide.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 import pickle
 import pickletools
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -53,7 +54,8 @@ OTHER_FILES = {  # what lies under a name in .pth that is none, by its first byt
 MOST_COPIES = 8  # tensors that share a storage are copied; together they may take so many times the file,
 FEW_BYTES = 2**24  # or so many bytes
 MOST_AXES = 64  # NumPy's
-TUPLE_PARTS = 10_000  # of a tuple with all that is in it
+TUPLE_PARTS = 10_000  # of a tuple or frozenset with all that is in it, and of all those that are keys
+HASH_MODULUS = sys.hash_info.modulus  # integers hash to themselves below it
 
 
 class _Unusable(ValueError):
@@ -94,6 +96,9 @@ class _Still:
 
 class _Dict(_Still, dict):
     """collections.OrderedDict, of which PyTorch sets an attribute."""
+
+    def __init__(self, items: Any = ()):  # pairs from Python 2, where no opcode shows their keys: strings alone
+        super().__init__((key, value) for key, value in items if isinstance(key, str))
 
 
 class _Dtype(_Still):
@@ -191,10 +196,16 @@ class _File:
         bytes_ = self.storage(key)
         code = np.dtype(DTYPES[dtype]).newbyteorder(self.order)
         numbers = np.frombuffer(bytes_[: len(bytes_) // code.itemsize * code.itemsize], code)
-        shown = f"{str(size):.60} with strides {str(stride):.60} from {offset!r:.20}"
         if not (type(size) is type(stride) is tuple and len(size) == len(stride) <= MOST_AXES):
-            raise _Unusable(f"a tensor of size {shown}: expected two tuples of the same length, {MOST_AXES} at most")
-        if not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
+            raise _Unusable(
+                f"size and strides of a tensor: expected two tuples of the same length, {MOST_AXES} at most"
+            )
+        if not all(
+            type(n) is int for n in (offset, *size, *stride)
+        ):  # not shown: nested lists have texts without bound
+            raise _Unusable("size, strides and offset of a tensor: expected integers, 0 or more")
+        shown = f"{str(size):.60} with strides {str(stride):.60} from {offset!r:.20}"
+        if min((offset, *size, *stride)) < 0:
             raise _Unusable(f"a tensor of size {shown}: expected integers, 0 or more")
         if 0 in size:
             return np.zeros(size, code.newbyteorder("="))
@@ -358,10 +369,12 @@ def _unpickle(stream: io.BytesIO, file: _File) -> Any:
 def _check_opcodes(stream: io.BytesIO) -> None:
     """Raise where the next pickle asks for more than its length can mean, or for registered extensions.
 
-    Followed is the number of parts of every tuple on the stack; None is a mark.
+    Followed is the number of parts of every object on the stack: of tuples and frozensets with all that is in them, 2 of
+    an integer that hashes as another does, else 1; None is a mark.
     """
     stack: list[int | None] = []
     memo: dict[int, int] = {}
+    in_keys = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         name = opcode.name
         if name.startswith("EXT"):
@@ -385,7 +398,17 @@ def _check_opcodes(stream: io.BytesIO) -> None:
                 before = before[: before.index(pickletools.markobject)] if name != "POP" else []
             for _ in before:
                 popped.append(stack.pop())
-            parts = 1 + sum(popped) if name.startswith("TUPLE") else 1
+            parts = 1 + (type(argument) is int and abs(argument) >= HASH_MODULUS)
+            if name.startswith(("TUPLE", "FROZENSET")):
+                parts = 1 + sum(popped)
             if parts > TUPLE_PARTS:
-                raise _Unusable(f"its pickle has a tuple of more than {TUPLE_PARTS} parts")
+                raise _Unusable(f"its pickle has a {name.strip('123').lower()} of more than {TUPLE_PARTS} parts")
+            if name in ("SETITEM", "SETITEMS", "DICT"):  # popped: value, key, value, key, ...
+                in_keys += sum(key for key in popped[1::2] if key > 1)
+            elif name in ("ADDITEMS", "FROZENSET"):
+                in_keys += sum(key for key in popped if key > 1)
+            if in_keys > TUPLE_PARTS:
+                raise _Unusable(
+                    f"its keys are tuples, sets or large integers of more than {TUPLE_PARTS} parts: no checkpoint's are"
+                )
             stack += [None if kind is pickletools.markobject else parts for kind in opcode.stack_after]

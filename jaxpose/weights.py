@@ -25,6 +25,7 @@ The flow of a pose model takes no part in prediction: `from_torch` passes over i
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -69,6 +70,7 @@ UNREADABLE = {  # published nets that no layout reads, by the beginning of a nam
 }
 WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
 MOST_WRAPPERS = 8  # around one another
+MOST_BLOCKS = 32  # behind a backbone; published are 4
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -274,8 +276,11 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected a state dict {{name: tensor}}")
     try:
-        return _arrays(_unwrap(content))
-    except ValueError as error:
+        state = _unwrap(content)
+        # No list or the like: what NumPy makes of nested ones has no bound.
+        plain = (torch_file.Tensor, np.ndarray, int, float)
+        return _arrays({name: value if isinstance(value, plain) else None for name, value in state.items()})
+    except Exception as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error  # a tensor's error has the name
 
 
@@ -372,6 +377,8 @@ def _heatmap_net(
     deconvs = []
     while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
         deconvs.append(_shape(state, name, rank=4)[1])
+    if len(deconvs) > MOST_BLOCKS:
+        raise ValueError(f"{head}deconv_layers are {len(deconvs)}: expected {MOST_BLOCKS} at most")
     net, names = _mmpose_backbone(state) if backbone else (_resnet(state, ""), {})
     return HeatmapNet(net, joints, deconvs=tuple(deconvs)), names
 
@@ -442,6 +449,8 @@ def _higher_hrnet(state: dict[str, np.ndarray], *, scale: bool) -> HigherHRNet:
         )
     blocks = [re.match(r"deconv_layers\.0\.([1-9]\d*)\.", name) for name in state]
     count = max((int(match[1]) for match in blocks if match), default=0)
+    if count > MOST_BLOCKS:
+        raise ValueError(f"deconv_layers.0 has {count} blocks: expected {MOST_BLOCKS} at most")
     return HigherHRNet(HRNet(width), joints, tags=first == 2 * joints, scale=scale, dilations=(1,) * count)
 
 
@@ -464,10 +473,11 @@ def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> tuple[int, int]:
     """Raise unless these are the layers of equal couplings 0 .. n-1; the flow's dimension and n."""
     index = {tuple(map(int, name[1:].split("_"))) for name in layers}
     couplings, depth = (1 + max(i) for i in zip(*index))
-    expected = [f"{net}{i}_{j}" for net in "st" for i in range(couplings) for j in range(depth)]
-    missing = [f"{name} {leaf}" for name in expected for leaf in ("kernel", "bias") if leaf not in layers.get(name, {})]
-    if missing:
+    names = (f"{net}{i}_{j}" for net in "st" for i in range(couplings) for j in range(depth))
+    lacking = (f"{name} {leaf}" for name in names for leaf in ("kernel", "bias") if leaf not in layers.get(name, {}))
+    if missing := list(itertools.islice(lacking, 20)):  # numbers in names have no bound
         raise ValueError(f"flow of {couplings} couplings with {depth} layers a net: missing {_listed(missing)}")
+    expected = list(layers)
     kernels = [layers[f"s0_{j}"]["kernel"] for j in range(depth)]
     if depth < 2 or any(kernel.ndim != 2 for kernel in kernels):
         raise ValueError("flow: expected two linear layers or more a net, weights (out, in)")
@@ -510,7 +520,9 @@ def _unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         if inner is None:
             break
         state_dict = inner
-    state_dict = {str(name): value for name, value in state_dict.items()}
+    if odd := {type(name).__name__ for name in state_dict if not isinstance(name, str)}:
+        raise ValueError(f"state_dict has keys that are {_listed(odd)}: expected {{name: array}}")
+    state_dict = dict(state_dict)
     if all(name.startswith("module.") for name in state_dict):
         return {name.removeprefix("module."): value for name, value in state_dict.items()}
     return state_dict
@@ -540,7 +552,7 @@ def _array(value: Any) -> np.ndarray | None:
         value = value.float() if value.is_floating_point() and value.element_size() < 4 else value
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         return None

@@ -25,7 +25,7 @@ from experiments import (
 from jaxpose import checkpoint, cli, importer, tasks, weights
 from jaxpose.nets import HigherHRNet, HRNet
 from jaxpose.nets import hrnet as hrnet_module
-from jaxpose.skeleton import COCO17, CROWDPOSE14, MPII16
+from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16
 from tests import test_data_mpii, test_weights, tiny_coco
 from tests.test_weights import flow, heatmap_head, linear, mmpose, mobilenet, official, resnet18
 
@@ -316,10 +316,15 @@ def test_dark_and_udp_are_chosen_by_flag(decode):
 
 
 @pytest.mark.parametrize(("layout", "targets"), [("higher_hrnet", "fixed"), ("swahr", "scale_adaptive")])
-def test_bottom_up_nets_have_their_loss_and_every_tensor(layout, targets):
-    state = POSE[layout]()
+def test_bottom_up_nets_have_their_loss_and_every_tensor(layout, targets, monkeypatch):
+    state, asked = POSE[layout](), []
+    size = importer.input_size
+    monkeypatch.setattr(
+        importer, "input_size", lambda *args, **options: asked.append(options) or size(*args, **options)
+    )
     task, variables, facts = importer.read(state, name=f"pose_{layout}_w32_640.pth.tar")
     assert (facts["layout"], facts["size_wh"], facts["size_from"]) == (layout, [640, 640], "file name")
+    assert asked[0]["width"] == 4, "on which the default depends"
     assert facts["family"] == "bottom_up" and importer.page(task.config, layout) == "coco_swahr"
     assert task.config["loss"]["targets"] == targets and task.config["people"]["detection_threshold"] == 0.1
     bias = variables["params"]["net"]["final_layers_1"]["bias"]
@@ -393,6 +398,70 @@ def test_joints_are_told_by_their_number_or_by_a_flag(tmp_path, capsys):
     said = run_import(capsys, path, tmp_path / "run", "--annotations", str(tmp_path / "mouse.json"))
     assert said["skeleton"] == "mouse"
     assert checkpoint.restore_model(tmp_path / "run")[1]["task"]["skeleton"]["flip_pairs"] == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "joints", "message"),
+    [
+        (
+            "td-hm_res101_8xb64-210e_aic-256x192-79b35445_20200826.pth",
+            14,
+            "joints of aic, .*number, 14, .*--annotations",
+        ),
+        ("res50_ap10k_256x256.pth", 17, "joints of ap10k, as its name says.*give --skeleton"),
+        ("td-hm_res50_8xb64-20e_posetrack18-256x192.pth", 17, "joints of posetrack"),
+        ("res50_h36m_256x256.pth", 17, "joints of h36m"),
+        ("td-hm_res50_8xb64-210e_mhp-256x192.pth", 16, "joints of mhp"),
+        ("res50_jhmdb_sub1_256x256.pth", 15, "joints of jhmdb"),
+        ("res50_AnimalPose_256x256.pth", 20, "joints of animalpose"),
+        ("pose_resnet_50_caffe_256x192.pth.tar", 17, "Caffe's style, as its name says.*first 1x1 convolution"),
+    ],
+)
+def test_names_that_tell_of_other_joints_or_of_another_net_are_asked_about(name, joints, message):
+    with pytest.raises(ValueError, match=f"{re.escape(name)}: .*{message}"):
+        importer.read(with_joints(joints), name=name)
+
+
+def test_a_flag_answers_for_the_name():
+    _, _, facts = importer.read(with_joints(17), name="res50_h36m_256x256.pth", skeleton=H36M17)
+    assert facts["skeleton"] == "h36m17"
+    for name in ("mosaic_256x192.pth", "td-hm_res50_8xb64-210e_coco-256x192.pth", "crowdpose.pth", "mpii_res50.pth"):
+        assert not importer.OTHER_JOINTS.search(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "skeleton", "width", "size_wh", "origin"),
+    [
+        ("pose_higher_hrnet_w48.pth", "higher_hrnet", COCO17, 48, (640, 640), "default"),
+        ("swahr.pth", "swahr", CROWDPOSE14, 48, (640, 640), "default"),
+        ("swahr.pth", "swahr", COCO17, 32, (512, 512), "default"),
+        ("higher_w48_512.pth", "higher_hrnet", COCO17, 48, (512, 512), "file name"),
+        ("pose_hrnet_w48_384.pth", "hrnet", COCO17, 48, (288, 384), "file name"),
+        ("pose_hrnet-384", "hrnet", COCO17, 48, (288, 384), "file name"),
+        ("pose_resnet_384.pth", "simple_baseline", MPII16, 64, (384, 384), "file name"),
+        ("pose_hrnet_w384_3840-384a.pth", "hrnet", COCO17, 48, (192, 256), "default"),
+        ("pose_384_256x192.pth", "hrnet", COCO17, 48, (192, 256), "file name"),
+    ],
+)
+def test_the_inputs_size_is_told_by_name_or_by_width(name, layout, skeleton, width, size_wh, origin):
+    assert importer.input_size(name, layout=layout, skeleton=skeleton, width=width) == (size_wh, origin)
+
+
+def test_whatever_is_wrong_inside_names_the_file(tmp_path):
+    state = integral()
+    del state["head.linspace_y"]
+    for broken, message in (
+        (state, r"net\.pth: no net that can be read \(KeyError: 'head.linspace_y'\)"),
+        (resnet18(4), r"net\.pth: layout resnet: a backbone"),
+        (
+            bottom_up() | {"deconv_layers.0.999999999.conv1.weight": np.ones(1)},
+            r"net\.pth: .*999999999 blocks: expected 32",
+        ),
+        (with_joints(17) | {"deconv_layers.999999999.weight": np.ones(1)}, r"net\.pth: .*left over"),
+        (official() | {"flow.s.999999999.0.weight": np.ones(1)}, r"net\.pth: flow of 1000000000 couplings .*: missing"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            cli.main(["import", str(save(tmp_path / "net.pth", broken)), "--out", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize(

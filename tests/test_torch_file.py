@@ -324,6 +324,14 @@ def test_a_storage_in_many_tensors_fills_no_memory(tmp_path):
         (b"]p999999999\n.", "keeps its object 1 at place 999999999"),
         (b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.", "a tuple of more than 10000 parts"),  # hashed by recursion
         (b"\x80\x02}" + b")q\x01" + b"h\x01\x86q\x01h\x01" * 60 + b"Ns.", "a tuple of more than 10000 parts"),
+        (b"\x80\x04}(" + b"N" * 10_000 + b"\x91Ns.", "a frozenset of more than 10000 parts"),
+        (b"\x80\x04}" + b"(" * 5000 + b"\x91" * 5000 + b"Ns.", "its keys are tuples, sets or large integers of"),
+        (
+            pickle.dumps({i * (2**61 - 1): 0 for i in range(1, 5100)}, 2),
+            "its keys are tuples, sets or large integers of",
+        ),
+        (pickle.dumps({i * (2**61 - 1) for i in range(1, 5100)}, 4), "its keys are tuples, sets or large integers of"),
+        (pickle.dumps({"a": {(i, i) for i in range(4000)}}, 4), "its keys are tuples, sets or large integers of"),
         (b"\x80\x04\x8e" + (2**50).to_bytes(8, "little") + b"x", "not a complete file"),
         (b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b"x", "not a complete file"),
         (b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999, "not a complete file"),  # no end
@@ -341,6 +349,41 @@ def test_deep_lists_and_a_dict_in_itself_are_read(tmp_path):
     itself = b"\x80\x02}q\x00" + body("state_dict").replace(b"q\x00", b"") + b"h\x00s."
     with pytest.raises(ValueError, match="not arrays of numbers: state_dict"):
         weights.load_file(write(tmp_path / "net.pth", itself))
+
+
+def doubled(depth: int) -> list:
+    """Some hundred bytes as a pickle; as text or as an array 2^depth times as much."""
+    nested = [1]
+    for _ in range(depth):
+        nested = [nested, nested]
+    return nested
+
+
+def test_what_doubles_at_every_level_is_never_walked_through(tmp_path):
+    path, nested, storage = tmp_path / "net.pth", doubled(60), {"0": bytes(24)}
+    with pytest.raises(ValueError, match=r"net\.pth: not arrays of numbers: a;"):
+        weights.load_file(write(path, pickle.dumps({"a": nested}, 2)))
+    assert torch_file.load(path)["a"][0][0]
+    for claim in (
+        tensor(nested, (1,)),
+        tensor((nested,), (1,)),
+        tensor((1,), nested),
+        tensor((1,), (1,), offset=nested),
+    ):
+        with pytest.raises(ValueError, match=r"net\.pth: size.* of a tensor: expected"):
+            weights.load_file(write(path, state_dict(a=claim), storage))
+    name = frozenset([1])
+    for _ in range(4):
+        name = frozenset([frozenset([name, 2]), frozenset([name, 3])])
+    for key, kind in ((name, "frozenset"), (2**70, "int"), ((1, 2), "tuple")):
+        with pytest.raises(ValueError, match=rf"net\.pth: state_dict has keys that are {kind}: expected"):
+            weights.load_file(write(path, pickle.dumps({"state_dict": {key: 1.0}}, 4)))
+
+
+def test_python_2s_ordered_dicts_have_strings_for_keys(tmp_path):
+    pairs = [["a", 1.5], [2**61 - 1, 0], [(1, 2), 0]]
+    pickled = b"\x80\x02" + name("collections", "OrderedDict") + body(pairs) + b"\x85R."
+    assert torch_file.load(write(tmp_path / "net.pth", pickled)) == {"a": 1.5}
 
 
 # Damage, and other files

@@ -6,7 +6,7 @@
 A run of the main job, tiny, as a process of its own. It is killed by SIGKILL or SIGTERM: at a random moment, as soon as a
 checkpoint is being written, or while the data set is being prepared, which it then has to do again. A run that gets to its end
 is compared, bit by bit, with one that nobody killed, and the next starts from nothing. Prints a line a kill and one JSON line:
-what was killed and how it ended.
+what was under way when the signal was sent ("save", "prepare", or anything else: "any") and how it ended.
 """
 
 from __future__ import annotations
@@ -67,8 +67,11 @@ def saving(folder: Path) -> bool:
 
 
 def preparing(folder: Path) -> bool:
-    """Whether there is a data set, or the beginning of one."""
-    return (folder / "data").exists() and any((folder / "data").iterdir())
+    """Whether a data set is being prepared: it gets its name when it is whole."""
+    try:
+        return any("partial" in path.name or "incomplete" in path.name for path in (folder / "data").rglob("*"))
+    except FileNotFoundError:  # renamed meanwhile
+        return True
 
 
 def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
@@ -78,8 +81,8 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def kill(folder: Path, options: Options, rng: random.Random, *, moment: str, duration: float) -> tuple[str, int]:
-    """Start the run and kill it at that moment: (signal's name, exit code)."""
+def kill(folder: Path, options: Options, rng: random.Random, *, moment: str, duration: float) -> tuple[str, str, int]:
+    """Start the run and kill it at that moment: (signal's name, what was under way, exit code)."""
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
     if moment == "prepare":
         shutil.rmtree(folder / "data", ignore_errors=True)
@@ -88,15 +91,21 @@ def kill(folder: Path, options: Options, rng: random.Random, *, moment: str, dur
         give_up = time.monotonic() + rng.uniform(0, 0.8 * duration)  # the first run also compiled
         wait_for(process, lambda: time.monotonic() > give_up)
     else:
-        wait_for(process, lambda: {"save": saving, "prepare": preparing}[moment](folder))
-        time.sleep(rng.uniform(0, 0.05 if moment == "save" else 1.0))
+        under_way, longest = {"save": (saving, 0.05), "prepare": (preparing, 1.0)}[moment]
+        while process.poll() is None:
+            wait_for(process, lambda: under_way(folder))
+            time.sleep(rng.uniform(0, longest))
+            if under_way(folder) or moment == "prepare":  # there is a next save, and no next preparation
+                break
+    alive = process.poll() is None
+    found = "save" if alive and saving(folder) else "prepare" if alive and preparing(folder) else "any"
     process.send_signal(number)
     _, errors = process.communicate(timeout=LONGEST_S)
     if process.returncode not in (0, 75, -number):
         raise RuntimeError(
             f"killed by {number.name} at {moment!r}, the run ended with {process.returncode}:\n{errors[-3000:]}"
         )
-    return number.name, process.returncode
+    return number.name, found, process.returncode
 
 
 def finish(folder: Path, options: Options) -> float:
@@ -126,7 +135,7 @@ def main(options: Options) -> dict:
     ends, compared = Counter(), 0
     for i in range(options.kills):
         moment = MOMENTS[i % len(MOMENTS)]
-        name, code = kill(killed, options, rng, moment=moment, duration=duration)
+        name, moment, code = kill(killed, options, rng, moment=moment, duration=duration)
         ends[f"{name}, {moment}, exit {code}"] += 1
         steps = [int(p.name) for p in (killed / "run" / "checkpoints").glob("*") if p.name.isdigit()]
         print(

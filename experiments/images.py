@@ -218,16 +218,10 @@ def scale_against_size(task: tasks.Task, variables, source, config: ImageConfig,
 
 
 def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: runner.Data, events) -> None:
-    """The page and the pictures at the end of a run: out/report.html, out/plots."""
+    """The pictures at the end of a run, in out/plots."""
     from jaxpose import view
-    from jaxpose.view import report as page
-    from jaxpose.view import tiles
 
     plots, source = config.out / "plots", data.val
-    found = config.out / "results" / f"step_{events[-1]['step']}.json"
-    if data.ground_truth is not None and found.exists():
-        page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(source),
-                    skeleton=source.skeleton, category_id=source.category_id)  # fmt: skip
     view.curves(events, plots / "curves.png")
     shown = range(min(16, len(source)))
     records = [source.image(i) for i in shown]
@@ -253,4 +247,3 @@ def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: ru
         config.out / runner.LAST_PICTURE, truth=[k[..., :2] for k in labelled], labelled=[k[..., 2] > 0 for k in labelled],
         scores=[predictions["scores"][i][predictions["valid"][i]] for i in shown],
     )  # fmt: skip
-    log.info("pictures are in %s", plots)

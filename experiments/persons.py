@@ -162,16 +162,10 @@ def density_report(predictions, model: density.Model) -> dict[str, Any]:
 
 
 def draw(predictions, task, variables, config: PersonConfig, data: runner.Data, events: list[dict[str, Any]]) -> None:
-    """The page and the pictures at the end of a run: out/report.html, out/plots."""
+    """The pictures at the end of a run, in out/plots."""
     from jaxpose import view
-    from jaxpose.view import report as page
-    from jaxpose.view import tiles
 
     plots = config.out / "plots"
-    found = config.out / "results" / f"step_{events[-1]['step']}.json"
-    if data.ground_truth is not None and found.exists():
-        page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(data.val),
-                    skeleton=data.val.skeleton, category_id=data.val.category_id)  # fmt: skip
     view.curves(events, plots / "curves.png")
     model = tasks.predictive_density(task.config, variables, required=False)
     deviation = None
@@ -196,4 +190,3 @@ def draw(predictions, task, variables, config: PersonConfig, data: runner.Data, 
         labelled=predictions["visibility"][:shown] > 0,
         deviation_px=None if deviation is None else deviation[:shown],
     )
-    log.info("pictures are in %s", plots)

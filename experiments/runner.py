@@ -14,11 +14,12 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -155,20 +156,30 @@ def command(main) -> None:
     """Run `main` as a program: what the user can mend ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
     try:
         main()
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("JAXPOSE_TRACEBACK"):
-            raise
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        # An orderly end would wait for the process that is gone.
-        shown = str(error).splitlines()[0]
-        print(
-            f"process {jax.process_index()} of {jax.process_count()} stops: {shown:.300}\nIf another process died, start all of them "
-            "again with the same command: they go on from the last checkpoint.", file=sys.stderr, flush=True,
-        )  # fmt: skip
-        os._exit(1)
+    except Exception as error:
+        mendable = isinstance(error, (ValueError, OSError, ImportError)) and not os.environ.get("JAXPOSE_TRACEBACK")
+        if jax.distributed.is_initialized():
+            _end_at_once(error, mendable)
+        if mendable:
+            raise SystemExit(f"{type(error).__name__}: {error}") from None
+        raise
+
+
+def _end_at_once(error: Exception, mendable: bool) -> NoReturn:
+    """Say why and end: an orderly end waits for the other processes, which may be gone, or wait for this one."""
+    if mendable:
+        shown = f"{type(error).__name__}: {error}"
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+        shown = (
+            f"process {jax.process_index()} of {jax.process_count()} stops: {str(error).splitlines()[0]:.300}\nIf another process "
+            "died, start all of them again with the same command: they go on from the last checkpoint."
+        )
+    else:
+        shown = "".join(traceback.format_exception(error)).rstrip()
+    print(shown, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    time.sleep(1)  # the end of process 0 ends the others, before they have said why they end
+    os._exit(1)
 
 
 def check(config: RunConfig) -> None:
@@ -221,9 +232,7 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None, reader: 
     Process 0 works, the others wait and then read. `skeleton` is that of a checkpoint: the data must have it, and data
     without annotations get it. `reader` knows the folder's format: `jaxpose.data.coco` or `jaxpose.data.mpii`.
     """
-    if jax.process_index() == 0:
-        _open_splits(config, skeleton, reader)
-    parallel.barrier("data")
+    parallel.on_first(lambda: _open_splits(config, skeleton, reader))
     return _open_splits(config, skeleton, reader)
 
 
@@ -336,7 +345,7 @@ def run(
         preemption = stack.enter_context(parallel.Preemption())
         folder = config.out / "checkpoints"
         checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=data.best))
-        run_log = Log(config.out)
+        run_log = stack.enter_context(closing(Log(config.out)))
         if checkpoints.latest() is not None:
             check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
@@ -391,15 +400,43 @@ def run(
                 log.info("asked to stop after step %d: start the same command again to go on from there", step)
                 raise SystemExit(PREEMPTED)
         bar.close()
-    # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
-    if start == total and jax.process_count() == 1 and config.plots and not (config.out / LAST_PICTURE).exists():
-        predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
-    if config.plots and jax.process_index() == 0 and predictions is not None:
-        data.walk.draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
-    if start < total:
-        run_log.write("end", total, **scores)
-    run_log.close()
+        checkpoints.wait()
+        if start < total:
+            run_log.write("end", total, **scores)
+        # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
+        missing = start == total and jax.process_count() == 1 and not (config.out / LAST_PICTURE).exists()
+        if config.plots and jax.process_index() == 0 and (predictions is not None or missing):
+            with optional("report.html", config.out):
+                report(config, data, total)
+            with optional("plots", config.out):
+                if predictions is None:
+                    predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
+                data.walk.draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
+                log.info("pictures are in %s", config.out / "plots")
     return scores
+
+
+@contextmanager
+def optional(what: str, out: Path) -> Iterator[None]:
+    """A failure in here is a warning: what is drawn at the end of a run is no part of its training."""
+    try:
+        yield
+    except Exception as error:
+        log.warning(
+            "the run in %s is complete, but without its %s: %s: %s (JAXPOSE_TRACEBACK=1 shows where)",
+            out, what, type(error).__name__, error, exc_info=bool(os.environ.get("JAXPOSE_TRACEBACK")),
+        )  # fmt: skip
+
+
+def report(config: RunConfig, data: Data, step: int) -> None:
+    """The page of the evaluation at that step, out/report.html, where there are annotations and its result file."""
+    from jaxpose.view import report as page
+    from jaxpose.view import tiles
+
+    found = config.out / "results" / f"step_{step}.json"
+    if data.ground_truth is not None and found.exists():
+        page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(data.val),
+                    skeleton=data.val.skeleton, category_id=data.val.category_id)  # fmt: skip
 
 
 @contextmanager
@@ -409,9 +446,13 @@ def only_run_in(out: Path) -> Iterator[None]:
     Raises:
       ValueError: another process trains into it.
     """
-    if jax.process_index() != 0:
+    with ExitStack() as stack:
+        parallel.on_first(lambda: stack.enter_context(_locked(out)))
         yield
-        return
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "lock", "a+") as file:
         try:

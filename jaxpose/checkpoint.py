@@ -46,9 +46,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep: int = 2, best: str = "AP"):
         self.directory = Path(directory).absolute()
-        if jax.process_index() == 0:
-            _set_damaged_aside(self.directory)
-        parallel.barrier("damaged checkpoints")
+        parallel.on_first(lambda: _set_damaged_aside(self.directory))
         policy = preserve.AnyPreservationPolicy(
             [
                 preserve.LatestN(keep),

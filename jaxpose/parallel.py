@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
+LONGEST_MESSAGE = 4096  # bytes of what a process tells the others
 HEARTBEAT_S = 40  # a process that is not heard of for so long ends the others
 
 
@@ -157,6 +159,31 @@ class Preemption:
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
+
+
+def on_first(work: Callable[[], Any]) -> None:
+    """Do `work` on process 0, while the others wait; if it fails there, it fails on every process.
+
+    Raises:
+      ValueError: on the others, with the message of what process 0 raises.
+
+    >>> on_first(lambda: print("once"))
+    once
+    """
+    error = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+    if jax.process_count() > 1:
+        verdict = b"" if error is None else f"{type(error).__name__}: {error}".encode()[:LONGEST_MESSAGE]
+        padded = np.frombuffer(verdict.ljust(LONGEST_MESSAGE, b"\0"), np.uint8)
+        heard = multihost_utils.broadcast_one_to_all(padded).astype(np.uint8).tobytes().rstrip(b"\0")
+        if heard and error is None:
+            raise ValueError(f"process 0 stops: {heard.decode(errors='replace')}")
+    if error is not None:
+        raise error
 
 
 def barrier(name: str) -> None:

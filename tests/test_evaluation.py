@@ -841,12 +841,33 @@ def crowded(seed: int) -> tuple[dict, list]:
     return {"images": images, "annotations": people, "categories": categories}, records
 
 
+RENAMED = (  # in the same order: equal scores are counted in the images'
+    lambda i: i,
+    lambda i: f"name {i:04}",
+    lambda i: i - 100,
+    lambda i: 2**64 + i,
+    lambda i: i if i < 7 else f"name {i:04}",
+)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_hotcoco_gives_the_numbers_of_pycocotools(seed):
     pytest.importorskip("hotcoco")
     truth, records = crowded(seed)
     records = records if seed else []
     count = {"max_people": 3, "image_ids": [1, 2, 3, 5, 8]} if seed % 3 == 2 else {}
+    usual = average_precision(truth, records, **count, sigmas=COCO17.sigmas, engine="pycocotools")
+    rename = RENAMED[seed % len(RENAMED)]
+    truth = truth | {
+        "images": [image | {"id": rename(image["id"])} for image in truth["images"]],
+        "categories": [category | {"id": rename(category["id"])} for category in truth["categories"]],
+        "annotations": [
+            person | {key: rename(person[key]) for key in ("id", "image_id", "category_id")}
+            for person in truth["annotations"]
+        ],
+    }
+    records = [r | {key: rename(r[key]) for key in ("image_id", "category_id")} for r in records]
+    count |= {"image_ids": list(map(rename, count["image_ids"]))} if count else {}
 
     def numbers(engine):
         options = {"sigmas": COCO17.sigmas, "engine": engine}
@@ -857,7 +878,11 @@ def test_hotcoco_gives_the_numbers_of_pycocotools(seed):
 
     exact = numbers("pycocotools")
     assert numbers("hotcoco") == exact == numbers("auto")
+    assert {key: exact[key] for key in usual} == usual, "a number is no matter of names"
     assert seed == 0 or exact["AP"] > 0
+    for engine in ("pycocotools", "hotcoco", "auto"):
+        nobody = average_precision(truth, records, image_ids=[], sigmas=COCO17.sigmas, engine=engine)
+        assert set(nobody.values()) == {-1.0}
 
 
 def test_an_unknown_engine():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,23 @@ from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
 TINY = ("--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2")
+
+IN_A_CLUSTER = """
+import sys
+from pathlib import Path
+from experiments import runner
+from jaxpose import checkpoint, parallel
+
+def main():
+    number, coordinator, out, fault = sys.argv[1:]
+    parallel.start_multihost(coordinator=coordinator, num_processes=2, process_id=int(number))
+    with runner.only_run_in(Path(out)):
+        if fault == "bug":
+            parallel.on_first(lambda: 1 / 0)
+        checkpoint.Checkpoints(Path(out) / "checkpoints")
+
+runner.command(main)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +56,7 @@ def params(out: Path):
 
 
 @pytest.mark.slow
-def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, capsys):
+def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, capsys, caplog, monkeypatch):
     out = tmp_path / "run"
     scores = coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
     for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL", "EPE", "calibration_error"):
@@ -73,10 +92,15 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     jittered = json.loads((out / "results" / f"eval_{line['checkpoint_step']}_val_jitter.json").read_text())
     assert len(jittered) > 0 and jittered != results
 
-    # A run that was killed before its pictures draws them when it is started again.
+    # A run that was killed before its pictures draws them when it is started again, also without its log and its page.
     (out / "plots" / "predictions.png").unlink()
+    log = (out / "log.jsonl").read_text()
+    (out / "log.jsonl").unlink()
+    monkeypatch.setattr(runner, "report", lambda *arguments: 1 / 0)
     coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
     assert (out / "plots" / "predictions.png").stat().st_size > 5000
+    assert "but without its report.html: ZeroDivisionError" in caplog.text and "without its plots" not in caplog.text
+    (out / "log.jsonl").write_text(log)
     assert [e["event"] for e in runner.Log(out).events()].count("end") == 1
 
     # Other settings are another run.
@@ -92,6 +116,16 @@ def test_a_run_that_is_killed_three_times_ends_with_the_bits_of_one_that_was_not
     line = soak.main(options)
     assert line["kills"] == 3 and line["steps"] > 20 and line["runs_compared_bit_by_bit"] >= 1
     assert sum(line["ends"].values()) == 3 and any(", save," in end for end in line["ends"])
+
+
+def test_the_soak_knows_what_is_under_way(tmp_path):
+    assert not soak.saving(tmp_path) and not soak.preparing(tmp_path)
+    for name in ("run/checkpoints/3", "data/synthetic_24_0", "data/coco_keypoints/a/1.0.0"):
+        (tmp_path / name).mkdir(parents=True)
+    assert not soak.saving(tmp_path) and not soak.preparing(tmp_path)
+    (tmp_path / "run/checkpoints/6.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "data/coco_keypoints/a/incomplete.x_1.0.0").mkdir()
+    assert soak.saving(tmp_path) and soak.preparing(tmp_path)
 
 
 @pytest.mark.slow
@@ -141,10 +175,9 @@ def test_two_processes_stop_together_when_one_is_asked_to_and_when_one_dies(tmp_
 
     survivor, victim = start()
     victim.kill()
-    clock = time.monotonic()
-    _, errors = survivor.communicate(timeout=200)
+    _, errors = survivor.communicate(timeout=120)
     victim.communicate()
-    assert survivor.returncode == 1 and time.monotonic() - clock < 60
+    assert survivor.returncode == 1, "it ended by itself: JAX ends one that waits for the dead by SIGABRT"
     assert f"resumed at step {saved}" in errors and "process 0 of 2 stops: " in errors
     assert "start all of them again with the same command" in errors
 
@@ -229,6 +262,40 @@ def test_mistakes_end_in_one_line(monkeypatch):
     monkeypatch.setenv("JAXPOSE_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         runner.command(main)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["lock", "damaged", "bug"])
+def test_what_process_0_finds_ends_every_process_at_once(fault, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    if fault == "damaged":
+        (checkpoints / "3").mkdir(parents=True)
+        (checkpoints / "3" / checkpoint.CHECKSUMS).write_text('{"weights": [1, 2]}')
+    cluster = [f"127.0.0.1:{free_port()}", str(tmp_path), fault]
+    with runner.only_run_in(tmp_path) if fault == "lock" else nullcontext():
+        both = [
+            subprocess.Popen([sys.executable, "-c", IN_A_CLUSTER, str(i), *cluster], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+            for i in (0, 1)
+        ]  # fmt: skip
+        errors = [process.communicate(timeout=120)[1] for process in both]
+    said = {
+        "lock": rf"ValueError: another run trains into {tmp_path} \(process {os.getpid()} on ",
+        "damaged": f"ValueError: every checkpoint in {checkpoints} is damaged \\(3: weights is missing\\)",
+        "bug": "ZeroDivisionError: division by zero",
+    }[fault]
+    assert re.search(f"^{said}", errors[0], re.M), errors[0][-3000:]
+    assert re.search(f"^ValueError: process 0 stops: {said}", errors[1], re.M), errors[1][-3000:]
+    assert [process.returncode for process in both] == [1, 1] and "start all of them again" not in "".join(errors)
+    assert ("Traceback" in errors[0]) == (fault == "bug") and "Traceback" not in errors[1]
+
+
+def test_pictures_that_fail_cost_no_training(tmp_path, caplog):
+    with runner.optional("plots", tmp_path):
+        raise IndexError("list index out of range")
+    [warning] = caplog.records
+    assert warning.levelname == "WARNING" and not warning.exc_info
+    assert "is complete, but without its plots: IndexError: list index out of range" in warning.getMessage()
 
 
 def test_rows_that_changed_and_broken_lines_are_trained_again(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def expected(run, crops, *, flip_test=False):
 
 def assert_close(found, wanted):
     for name in found:
-        scale = max(1.0, float(np.abs(wanted[name]).max()))
+        scale = float(np.abs(wanted[name]).max())
         np.testing.assert_allclose(found[name], wanted[name], atol=1e-5 * scale, err_msg=name)
 
 
@@ -186,7 +186,7 @@ def test_onnx(case, run, tmp_path):
         assert_close(found, expected(run, crops))
 
 
-@pytest.mark.parametrize("fault", ["another number", "does not run"])
+@pytest.mark.parametrize("fault", ["another number", "another sigma", "does not run"])
 def test_a_file_that_predicts_otherwise_is_not_left_in_place(fault, run, tmp_path, monkeypatch):
     """So ended DARK's blur in ONNX, converted for one image while any number was asked for."""
     (tmp_path / "model.json").write_text("{}")
@@ -195,10 +195,15 @@ def test_a_file_that_predicts_otherwise_is_not_left_in_place(fault, run, tmp_pat
     def broken(path):
         if fault == "does not run":
             return lambda images: whole(path)(images) if len(images) == 1 else 1 / 0
-        return lambda images: {name: x + (name == "xy") for name, x in whole(path)(images).items()}
+        wrong, by = ("xy", 1) if fault == "another number" else ("sigma", 2e-4)
+        return lambda images: {name: x + by * (name == wrong) for name, x in whole(path)(images).items()}
 
     monkeypatch.setattr(export, "load", broken)
-    message = {"another number": "another xy than the checkpoint, by 1", "does not run": "--batch 1"}[fault]
+    message = {
+        "another number": "another xy than the checkpoint, by 1 of",
+        "another sigma": "another sigma than the checkpoint, by 0.0002 of",
+        "does not run": "--batch 1",
+    }[fault]
     with pytest.raises(ValueError, match=message):
         export.export(run, out=tmp_path, platforms=("cpu",), force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["model.json"] and (tmp_path / "model.json").read_text() == "{}"

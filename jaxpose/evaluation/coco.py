@@ -39,7 +39,7 @@ def average_precision(
     area: Literal["auto", "box"] = "auto",
     max_people: int = 20,
     category_id: int | None = None,
-    image_ids: Iterable[int] | None = None,
+    image_ids: Iterable[int | str] | None = None,
     engine: Engine = "auto",
 ) -> dict[str, float]:
     """The ten numbers of COCO's keypoint evaluation, as pycocotools computes them.
@@ -53,7 +53,7 @@ def average_precision(
             has none (or one that is not positive and finite) 0.53 w h of its box; "box", 0.53 w h for all.
         max_people: the best so many results of an image count (20 in COCO), at least 1.
         category_id: of the persons, needed only where several categories of the file have keypoints.
-        image_ids: evaluate on these images only.
+        image_ids: evaluate on these images only; with none at all every number is -1.
         engine: "pycocotools"; "hotcoco", the same numbers sooner; "auto": hotcoco where it is installed.
 
     Returns:
@@ -139,9 +139,7 @@ def crowdpose_average_precision(
     existing = {}
     for name, low, high in (("easy", -math.inf, 0.2), ("medium", 0.2, 0.8), ("hard", 0.8, math.inf)):
         image_ids = [image["id"] for image in truth["images"] if low <= image["crowdIndex"] < high]
-        part = np.full(1, -1.0)  # pycocotools takes no images for all of them
-        if image_ids:
-            part = _evaluate(truth, records, image_ids=image_ids, **options).eval["precision"][..., 0, :]
+        part = _evaluate(truth, records, image_ids=image_ids, **options).eval["precision"][..., 0, :]
         numbers[f"AP_{name}"] = round(float(np.mean(part)), 4)
         existing[f"AP_{name}_existing"] = _mean(part)
     return numbers | existing
@@ -188,7 +186,7 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
         "images": list(ground_truth["images"]),
         "annotations": annotations,
         "category": dict(category),
-        "category_ids": sorted({entry["id"] for entry in ground_truth["categories"]}),
+        "category_ids": _in_order({entry["id"] for entry in ground_truth["categories"]}),
     }
 
 
@@ -313,30 +311,42 @@ def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, cr
         raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
     if max_people < 1:
         raise ValueError(f"max_people must be at least 1, got {max_people}")
-    person = truth["category"]["id"]
-    categories = [{"id": number, "name": str(number)} for number in (truth["category_ids"] if crowdpose else [person])]
-    # pycocotools writes into what it gets, hence copies; and it takes a match with the annotation of id 0 for none,
-    # hence new ids.
+    known = {image["id"] for image in truth["images"]}
+    wanted = known if image_ids is None else _known_images(image_ids, known)
+    # pycocotools writes into what it gets, hence copies. All ids are numbered anew, in their order: pycocotools takes a match with
+    # the annotation of id 0 for none, and hotcoco knows no names and no negative or large numbers.
+    number = {name: i for i, name in enumerate(_in_order(known), start=1)}
+    categories = {
+        name: i for i, name in enumerate(truth["category_ids"] if crowdpose else [truth["category"]["id"]], start=1)
+    }
+    person = categories[truth["category"]["id"]]
     annotations = [
         {
             **a,
             "id": i,
+            "image_id": number[a["image_id"]],
             "category_id": person,
             "area": area_of(a, rule=area),
             "num_keypoints": a.get("stated_keypoints", a["num_keypoints"]) if crowdpose else a["num_keypoints"],
         }
         for i, a in enumerate(truth["annotations"], start=1)
     ]
-    images = [{"id": image["id"]} for image in truth["images"]]
-    detections = [_detection(record, i) for i, record in enumerate(records, start=1)]
-    datasets = [{"images": images, "categories": categories, "annotations": a} for a in (annotations, detections)]
+    detections = [
+        _detection(record, i, image_id=number[record["image_id"]], category_id=person)
+        for i, record in enumerate(records, start=1)
+    ]
+    shared = {
+        "images": [{"id": number[image["id"]]} for image in truth["images"]],
+        "categories": [{"id": i, "name": str(name)} for name, i in categories.items()],
+    }
+    datasets = [{**shared, "annotations": a} for a in (annotations, detections)]
     with contextlib.redirect_stdout(io.StringIO()):
         fast = engine == "hotcoco" or (engine == "auto" and find_spec("hotcoco") is not None)
+        fast &= len(wanted) > 0  # hotcoco takes no images for all of them
         coco_eval = (_hotcoco if fast else _pycocotools)(*datasets)
         coco_eval.params.kpt_oks_sigmas = category_sigmas(sigmas, truth["category"])
         coco_eval.params.maxDets = [max_people]
-        if image_ids is not None:
-            coco_eval.params.imgIds = sorted(_known_images(image_ids, truth["images"]))
+        coco_eval.params.imgIds = sorted(number[name] for name in wanted)
         coco_eval.evaluate()
         coco_eval.accumulate()
     return coco_eval
@@ -363,13 +373,13 @@ def _hotcoco(*datasets: dict[str, Any]):
     return COCOeval(*(COCO(dataset) for dataset in datasets), "keypoints")
 
 
-def _detection(record: Mapping[str, Any], identifier: int) -> dict[str, Any]:
+def _detection(record: Mapping[str, Any], identifier: int, *, image_id: int, category_id: int) -> dict[str, Any]:
     """A record as pycocotools' loadRes makes it: its area is that of the joints' bounding box."""
     x, y = record["keypoints"][0::3], record["keypoints"][1::3]
     return {
         "id": identifier,
-        "image_id": record["image_id"],
-        "category_id": record["category_id"],
+        "image_id": image_id,
+        "category_id": category_id,
         "keypoints": record["keypoints"],
         "score": record["score"],
         "area": (max(x) - min(x)) * (max(y) - min(y)),
@@ -388,11 +398,16 @@ def category_sigmas(sigmas: ArrayLike | None, category: Mapping[str, Any]) -> np
     return sigmas
 
 
-def _known_images(image_ids: Iterable[int], images: Sequence[Mapping[str, Any]]) -> set[int]:
-    wanted, known = set(image_ids), {image["id"] for image in images}
+def _known_images(image_ids: Iterable[int | str], known: set[int | str]) -> set[int | str]:
+    wanted = set(image_ids)
     if wanted - known:
-        raise ValueError(f"image_ids names images that the ground truth does not have: {sorted(wanted - known)[:5]}")
+        raise ValueError(f"image_ids names images that the ground truth does not have: {_in_order(wanted - known)[:5]}")
     return wanted
+
+
+def _in_order(ids: Iterable[int | str]) -> list[int | str]:
+    """Numbers by size, then names by their letters."""
+    return sorted(ids, key=lambda name: (isinstance(name, str), name))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +30,18 @@ from experiments import runner
 from jaxpose import checkpoint, parallel
 
 def main():
-    number, coordinator, out, fault = sys.argv[1:]
+    number, coordinator, locked, out = sys.argv[1:]
     parallel.start_multihost(coordinator=coordinator, num_processes=2, process_id=int(number))
+    try:
+        parallel.on_first(lambda: 1 / 0)
+    except (ValueError, ZeroDivisionError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    try:
+        with runner.only_run_in(Path(locked)):
+            print("not held", file=sys.stderr)
+    except ValueError as error:
+        print(f"ValueError: {error}", file=sys.stderr, flush=True)
     with runner.only_run_in(Path(out)):
-        if fault == "bug":
-            parallel.on_first(lambda: 1 / 0)
         checkpoint.Checkpoints(Path(out) / "checkpoints")
 
 runner.command(main)
@@ -265,29 +271,43 @@ def test_mistakes_end_in_one_line(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["lock", "damaged", "bug"])
-def test_what_process_0_finds_ends_every_process_at_once(fault, tmp_path):
-    checkpoints = tmp_path / "checkpoints"
-    if fault == "damaged":
-        (checkpoints / "3").mkdir(parents=True)
-        (checkpoints / "3" / checkpoint.CHECKSUMS).write_text('{"weights": [1, 2]}')
-    cluster = [f"127.0.0.1:{free_port()}", str(tmp_path), fault]
-    with runner.only_run_in(tmp_path) if fault == "lock" else nullcontext():
+def test_what_process_0_finds_ends_every_process_at_once(tmp_path):
+    locked, out = tmp_path / "locked", tmp_path / "damaged"
+    (out / "checkpoints" / "3").mkdir(parents=True)
+    (out / "checkpoints" / "3" / checkpoint.CHECKSUMS).write_text('{"weights": [1, 2]}')
+    cluster = [f"127.0.0.1:{free_port()}", str(locked), str(out)]
+    with runner.only_run_in(locked):
         both = [
             subprocess.Popen([sys.executable, "-c", IN_A_CLUSTER, str(i), *cluster], cwd=ROOT, stderr=subprocess.PIPE, text=True,
                              env={**os.environ, "PYTHONPATH": str(ROOT)})
             for i in (0, 1)
         ]  # fmt: skip
         errors = [process.communicate(timeout=120)[1] for process in both]
-    said = {
-        "lock": rf"ValueError: another run trains into {tmp_path} \(process {os.getpid()} on ",
-        "damaged": f"ValueError: every checkpoint in {checkpoints} is damaged \\(3: weights is missing\\)",
-        "bug": "ZeroDivisionError: division by zero",
-    }[fault]
-    assert re.search(f"^{said}", errors[0], re.M), errors[0][-3000:]
-    assert re.search(f"^ValueError: process 0 stops: {said}", errors[1], re.M), errors[1][-3000:]
-    assert [process.returncode for process in both] == [1, 1] and "start all of them again" not in "".join(errors)
-    assert ("Traceback" in errors[0]) == (fault == "bug") and "Traceback" not in errors[1]
+    for said in (
+        "ZeroDivisionError: division by zero$",
+        rf"ValueError: another run trains into {locked} \(process {os.getpid()} on ",
+        rf"ValueError: every checkpoint in {out / 'checkpoints'} is damaged \(3: weights is missing\)",
+    ):
+        assert re.search(f"^{said}", errors[0], re.M), errors[0][-3000:]
+        assert re.search(f"^ValueError: process 0 stops: {said}", errors[1], re.M), errors[1][-3000:]
+    assert [process.returncode for process in both] == [1, 1], "JAX ends one that waits for the dead by SIGABRT"
+    assert not any(text in "".join(errors) for text in ("start all of them again", "Traceback", "not held"))
+
+
+def test_one_of_several_processes_ends_without_waiting_for_the_others(monkeypatch, capsys):
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(runner.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(runner.os, "_exit", leave)
+    for main, said in (
+        (lambda: int("one"), r"ValueError: invalid literal[^\n]*\n"),
+        (lambda: 1 / 0, r"Traceback [\s\S]*\nZeroDivisionError: division by zero\n"),
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            runner.command(main)
+        assert re.fullmatch(said, capsys.readouterr().err)
 
 
 def test_pictures_that_fail_cost_no_training(tmp_path, caplog):

@@ -25,13 +25,13 @@ from flax import linen as nn
 
 from jaxpose import checkpoint, density, geometry, media, tasks
 from jaxpose.data import augment
+from jaxpose.data.coco import touches
 from jaxpose.data.images import views
 from jaxpose.data.pipeline import warped
 from jaxpose.evaluation import results
 from jaxpose.skeleton import Skeleton
 
 PADDING = 1.25  # of a box, as in training and evaluation
-FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
 
 
 @dataclass(frozen=True)
@@ -331,13 +331,15 @@ def _boxes(entry: Any, image_wh: tuple[int, int], image: int) -> tuple[np.ndarra
             f"boxes of image {image} are {np.shape(entry)}: expected (P, 4), x, y, w, h in pixels, or (P, 5) with a score"
         )
     box, score = rows[:, :4], rows[:, 4] if rows.shape[1] == 5 else np.ones(len(rows))
-    for row, (x, y, w, h) in enumerate(box):
+    for row, (_, _, w, h) in enumerate(box):
         name = f"box {row} of image {image}, {box[row].tolist()}"
-        if not (np.isfinite(rows[row]).all() and np.abs(rows[row]).max() <= FARTHEST):
-            raise ValueError(f"{name}, score {score[row]}: expected finite numbers of pixels, {FARTHEST:,} at most")
+        if not (np.isfinite(rows[row]).all() and np.abs(rows[row]).max() <= media.FARTHEST):
+            raise ValueError(
+                f"{name}, score {score[row]}: expected finite numbers of pixels, {media.FARTHEST:,} at most"
+            )
         if w <= 0 or h <= 0:
             raise ValueError(f"{name}: expected a positive width and height (x, y, w, h, not two corners)")
-        if x + w <= 0 or y + h <= 0 or x >= image_wh[0] or y >= image_wh[1]:
+        if not touches(box[row], image_wh):
             raise ValueError(f"{name}: lies outside the image of {image_wh[0]}x{image_wh[1]} pixels")
     return box, score
 

@@ -17,12 +17,12 @@ import numpy as np
 import tyro
 
 from jaxpose import media
+from jaxpose.data.coco import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 
 log = logging.getLogger("jaxpose")
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
-FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
 COLUMNS = (
     "file",
     "frame",
@@ -108,8 +108,8 @@ def main(
         work.run(files)
     people = len(work.records)
     print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
-    if known is not None and known.unused(work.images):
-        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, known.unused(work.images))
+    if known is not None and (unused := known.unused(work.images)):
+        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
@@ -219,9 +219,9 @@ def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
         entry.get("score", 1.0),
     )
     numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else []
-    if not numbers or not all(results.is_number(v) and abs(v) <= FARTHEST for v in numbers):
+    if not numbers or not all(results.is_number(v) and abs(v) <= media.FARTHEST for v in numbers):
         raise ValueError(
-            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {FARTHEST:,} pixels at most, and a number"
+            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {media.FARTHEST:,} pixels at most, and a number"
         )
     if not isinstance(key, (str, int)) or not isinstance(frame, int):
         raise ValueError(
@@ -309,8 +309,7 @@ class _Work:
         height, width = image.shape[:2]
         kept = []
         for row in self.boxes.of(file, frame):
-            x, y, w, h, _ = row
-            if w > 0 and h > 0 and x < width and y < height and x + w > 0 and y + h > 0:
+            if min(row[2:4]) > 0 and touches(row[:4], (width, height)):
                 kept.append(row)
             else:
                 self.failed.append(f"{file}: box {list(row[:4])} is empty or outside the {width}x{height} pixels")
@@ -364,11 +363,8 @@ class _Work:
     def _ids(self, files: list[Path]) -> dict[Path, int]:
         """Those of the data set that the boxes are of; then the number that a name is, as COCO's are; then the next that is free."""
         taken = set(self.boxes.ids.values()) if self.boxes else set()
-        ids: dict[Path, int] = {}
-        for file in files:
-            number = self.boxes.id_of(file) if self.boxes else None
-            if number is not None and number not in ids.values():
-                ids[file] = number
+        first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
+        ids = {file: number for number, file in first.items() if number is not None}
         for file in files:
             number = int(file.stem) if _is_number(file.stem) else None
             if file not in ids and number is not None and number not in taken:
@@ -397,7 +393,8 @@ class _Work:
         joints = self.predictor.skeleton
         kind = {"id": self.category, "name": joints.name, "keypoints": list(joints.joints)}
         kind["skeleton"] = [[a + 1, b + 1] for a, b in joints.limbs]
-        _replace(self.out / "images.json", json.dumps({"images": self.images, "annotations": [], "categories": [kind]}))
+        images = {"images": self.images, "annotations": [], "categories": [kind]}
+        results.write_whole(self.out / "images.json", json.dumps(images).encode())
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
@@ -417,9 +414,3 @@ def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     items = iter(items)
     while chunk := list(itertools.islice(items, size)):
         yield chunk
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -735,10 +735,19 @@ def _bad_detection(box: Any, size_wh: np.ndarray) -> tuple[str, str] | None:
     bad = _bad_box(box, (int(size_wh[0]), int(size_wh[1])), strict=False)
     if bad:
         return bad
-    x, y, w, h = box
-    if w <= 0 or h <= 0 or x + w <= 0 or y + h <= 0 or x >= size_wh[0] or y >= size_wh[1]:
+    if min(box[2:]) <= 0 or not touches(box, size_wh):
         return _no_extent(box, size_wh)
     return None
+
+
+def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
+    """Whether a box shows any of an image.
+
+    >>> touches((-5, 0, 10, 10), (100, 50)), touches((100, 0, 10, 10), (100, 50))
+    (True, False)
+    """
+    x, y, w, h = box_xywh
+    return bool(x + w > 0 and y + h > 0 and x < size_wh[0] and y < size_wh[1])
 
 
 def _detection_table(rows: Sequence[tuple], num_joints: int) -> np.ndarray:

@@ -211,12 +211,18 @@ def write(records: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None
     Raises:
         ValueError: a record that the COCO server would not take (`check`).
     """
-    records, path = list(records), Path(path)
+    records = list(records)
     check(records)
+    write_whole(path, json.dumps(records, allow_nan=False, separators=(",", ":")).encode())
+
+
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file, and its folder: a reader, and who comes after a crash, sees the old file or the whole new one."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(records, allow_nan=False, separators=(",", ":")))
+        partial.write_bytes(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

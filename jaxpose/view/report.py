@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxpose.evaluation import average_precision, cases, coco
 from jaxpose.evaluation import report as errors
+from jaxpose.evaluation.results import write_whole
 from jaxpose.skeleton import Skeleton
 from jaxpose.view import charts, tiles
 from jaxpose.view.page import escaped, page
@@ -232,13 +233,7 @@ def write(
     ]
     document = page(title, "\n".join(part for part in body if part))
     content = document.encode("utf-8", errors="replace")  # JSON may hold half a surrogate pair
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, content)
     return {"path": str(path), "bytes": len(content), "cases": len(cards), "images_missing": len(pictures.missing)}
 
 

@@ -107,6 +107,8 @@ class RunConfig:
     """Steps between lines of the log."""
     workers: int | None = None
     """Threads of the input pipeline; none: one per core."""
+    fsdp: int = 1
+    """Neighbouring devices that share one copy of the optimiser's state; 1: each has its own."""
     multihost: bool = False
     """Join the other processes of a TPU pod or SLURM job (JAX finds them)."""
     coordinator: str | None = None
@@ -313,7 +315,7 @@ def run(
             f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only {config.out}, or "
             f"start another --out from them with --init {config.out}"
         )
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(fsdp=config.fsdp)
     parallel.check_batch_size(config.batch_size, mesh)
     data.walk.check(config, data)
     samples = data.walk.count(config, data)
@@ -486,7 +488,7 @@ def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):
 MAY_CHANGE = {
     "out", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones", "eval_every",
     "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size", "fit", "scales", "group_on",
-    "eval_only", "plots", "log_every", "workers", "multihost", "coordinator", "num_processes", "process_id", "init",
+    "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator", "num_processes", "process_id", "init",
     "init_layout",
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """One program on many devices: a mesh, shardings, and the border between one process and all of them.
 
-The batch is split over the mesh axis `data`; parameters are replicated. `jax.jit` sees the global batch, so a
-mean over the batch, BatchNorm included, is a mean over every device, and the compiler inserts the all-reduce.
+The batch is split over all devices; parameters are replicated. `jax.jit` sees the global batch, so a mean over the batch,
+BatchNorm included, is a mean over every device, and the compiler inserts the all-reduce. The mesh has two axes, `data` and
+`fsdp`: the devices of an `fsdp` group hold a part of the optimiser's state each instead of all of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
 LONGEST_MESSAGE = 4096  # bytes of what a process tells the others
+FSDP = "fsdp"  # the mesh axis over which the optimiser's state is split
+SMALLEST_SPLIT = 4096  # elements: every convolution of a ResNet-50, and none of its normalisations
 HEARTBEAT_S = 40  # a process that is not heard of for so long ends the others
 
 
@@ -43,27 +46,62 @@ def start_multihost(
     jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_S)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with the single axis `data` over all devices (of all processes).
+def make_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
+    """A mesh with the axes `data` and `fsdp` over all devices (of all processes).
+
+    Args:
+      devices: None: all.
+      fsdp: how many neighbouring devices share one copy of the optimiser's state (`split_state`); 1: each has its own.
+
+    Raises:
+      ValueError: if the groups do not come out even.
 
     >>> make_mesh().axis_names
-    ('data',)
+    ('data', 'fsdp')
     """
     devices = jax.devices() if devices is None else devices
+    if fsdp < 1 or len(devices) % fsdp:
+        even = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
+        raise ValueError(f"fsdp={fsdp} does not divide {len(devices)} devices into groups: choose one of {even}")
     # Rows of the global batch lie in process order, so that what the hosts know of a row (ids, affines) can be
     # concatenated by process and still match. `jax.make_mesh` may reorder, and defaults to Explicit axes.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
-    return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def split_state(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside `jax.jit`: arrays -> the same, each split over the axis `fsdp` along the longest dimension that it divides.
+
+    What is small, or divided nowhere, stays whole on every device: each array that is split costs a gather in every step. Of
+    the optimiser's state this is the first stage of ZeRO (Rajbhandari et al. 2020, section 5.1).
+
+    >>> jax.jit(lambda x: split_state(x, make_mesh()))(np.ones((64, 128))).sharding.spec
+    PartitionSpec(None, 'fsdp')
+    """
+    parts = mesh.shape.get(FSDP)
+
+    def split(x: jax.Array) -> jax.Array:
+        dims = [d for d in range(x.ndim) if parts and x.size >= SMALLEST_SPLIT and x.shape[d] % parts == 0]
+        longest = max(dims, key=lambda d: (x.shape[d], d), default=None)
+        spec = PartitionSpec(*(FSDP if d == longest else None for d in range(x.ndim)))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(split, tree)
+
+
+def make_whole(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Inside `jax.jit`: arrays -> the same, whole on every device, so that what is split behind them is split there only."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -78,7 +116,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def global_batch(local: PyTree, mesh: Mesh) -> PyTree:
-    """This process's rows of a batch (NumPy) -> global arrays split over `data`."""
+    """This process's rows of a batch (NumPy) -> global arrays split over the devices."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local)
 
@@ -102,7 +140,7 @@ def gather(tree: PyTree) -> PyTree:
 
 
 def local_rows(tree: PyTree) -> PyTree:
-    """Global arrays split over `data` -> the rows of this process, as NumPy.
+    """Global arrays split over the devices -> the rows of this process, as NumPy.
 
     >>> local_rows(global_batch(np.arange(8.0), make_mesh())).tolist()
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]

@@ -1,7 +1,8 @@
 """The training state, the step that moves it, and the schedules of the published recipes.
 
 A task (`jaxpose.tasks`) says what the loss is; this file says how a loss becomes an update. The step is one
-jitted function over a mesh: state replicated and donated, batch split over the devices.
+jitted function over a mesh: state donated and replicated (the optimiser's where the mesh has no `fsdp` groups), batch split
+over the devices.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def optimizer(
 
 def init_state(task, tx: optax.GradientTransformation, key: jax.Array, *, mesh: Mesh, ema: bool = False,
                variables: PyTree | None = None) -> TrainState:  # fmt: skip
-    """A fresh state, replicated over the mesh; `variables` (host arrays) start from given weights.
+    """A fresh state on the mesh; `variables` (host arrays) start from given weights.
 
     `ema=True` keeps a moving average, for a step that is made with an `ema_decay`.
     """
@@ -135,13 +136,19 @@ def init_state(task, tx: optax.GradientTransformation, key: jax.Array, *, mesh: 
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             variables=variables,
-            opt_state=tx.init(variables["params"]),
+            opt_state=parallel.split_state(tx.init(variables["params"]), mesh),
             # A copy, because the step donates the state and one buffer cannot be given away twice.
             ema=jax.tree.map(jnp.copy, variables) if ema else None,
             first_bad=jnp.full((), NO_STEP, jnp.int32),
         )
 
-    return jax.jit(build, out_shardings=parallel.replicated(mesh))(key, variables)
+    return jax.jit(build, out_shardings=_shardings(mesh))(key, variables)
+
+
+def _shardings(mesh: Mesh) -> TrainState:
+    """Of a state: whole on every device, but for the optimiser's, of which `parallel.split_state` decides."""
+    whole = parallel.replicated(mesh)
+    return TrainState(step=whole, variables=whole, opt_state=None, ema=whole, first_bad=whole)
 
 
 def make_train_step(
@@ -178,7 +185,9 @@ def make_train_step(
             return task.loss({**state.variables, "params": params}, batch, key=key)
 
         (loss, (new_collections, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.variables["params"])
+        grads = parallel.make_whole(grads, mesh)
         updates, opt_state = tx.update(grads, state.opt_state, state.variables["params"])
+        opt_state = parallel.split_state(opt_state, mesh)
         params = optax.apply_updates(state.variables["params"], updates)
         variables = {**state.variables, **new_collections, "params": params}
         ema = state.ema
@@ -189,8 +198,8 @@ def make_train_step(
         new_state = TrainState(state.step + 1, variables, opt_state, ema, first_bad)
         return new_state, {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
 
-    whole, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
-    return jax.jit(step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0)
+    state, whole, rows = _shardings(mesh), parallel.replicated(mesh), parallel.batch_sharding(mesh)
+    return jax.jit(step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0)
 
 
 def make_predict_step(task, *, mesh: Mesh, flip_test: bool = True) -> Callable[[PyTree, PyTree], PyTree]:

@@ -1,4 +1,4 @@
-"""One device, eight devices and two processes are the same program."""
+"""One device, many devices and many processes are the same program."""
 
 from __future__ import annotations
 
@@ -47,18 +47,24 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory) -> dict:
+    return run(tmp_path_factory.mktemp("one") / "one")()[0]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("x64", "steps", "tolerance"), [(False, 10, 1e-5), (True, 100, 1e-8)])
-def test_eight_devices_and_two_processes_give_the_losses_of_one_device(tmp_path, x64, steps, tolerance):
-    options = ["--steps", steps, *(["--x64"] if x64 else [])]
-    together = run(tmp_path / "one", "--devices", 1, *options), run(tmp_path / "eight", "--devices", 8, *options)
-    [one], [eight] = (wait() for wait in together)
-    two = run(tmp_path / "two", "--devices", 2, *options, processes=2)()
-    assert (one["devices"], eight["devices"], two[0]["devices"]) == (1, 8, 4)
-    assert len(one["losses"]) == steps and len(set(one["losses"])) == steps
-    for other in (eight, *two):
-        np.testing.assert_allclose(other["losses"], one["losses"], rtol=tolerance)
-    assert two[0]["ids"] == two[1]["ids"] == [2**40 + i for i in range(32)]
+@pytest.mark.parametrize(
+    ("processes", "devices", "fsdp"), [(1, 8, 1), (2, 2, 1), (2, 4, 2), (4, 2, 1), (4, 4, 8)], ids=str
+)
+def test_any_processes_and_devices_give_the_losses_of_one(tmp_path, one_device, processes, devices, fsdp):
+    """`devices` of each process; fsdp=8 groups reach over two processes."""
+    everybody = run(tmp_path / "many", "--devices", devices, "--fsdp", fsdp, processes=processes)()
+    for found in everybody:
+        assert found["devices"] == processes * devices
+        for dtype, steps, tolerance in (("float32", 10, 1e-5), ("float64", 100, 1e-8)):
+            assert len(set(one_device[dtype])) == steps
+            np.testing.assert_allclose(found[dtype], one_device[dtype], rtol=tolerance)
+        assert found["ids"] == [2**40 + i for i in range(32)], "in the order of the global batch"
 
 
 def test_a_batch_that_cannot_be_split_is_refused_at_the_door():
@@ -66,6 +72,14 @@ def test_a_batch_that_cannot_be_split_is_refused_at_the_door():
     with pytest.raises(ValueError, match="batch_size=0 cannot be split"):
         parallel.check_batch_size(0, mesh)
     parallel.check_batch_size(mesh.size * 3, mesh)
+
+
+def test_groups_that_do_not_come_out_even_are_refused():
+    devices = jax.devices()[:1] * 6
+    with pytest.raises(ValueError, match="fsdp=4 does not divide 6 devices into groups: choose one of 1, 2, 3, 6"):
+        parallel.make_mesh(devices, fsdp=4)
+    with pytest.raises(ValueError, match="fsdp=0 does not divide"):
+        parallel.make_mesh(devices, fsdp=0)
 
 
 def test_part_of_a_coordinator_is_refused():

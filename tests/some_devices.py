@@ -68,8 +68,7 @@ mesh = parallel.make_mesh(fsdp=args.fsdp)
 share = BATCH // args.num_processes
 rows = slice(args.process_id * share, (args.process_id + 1) * share)
 found = {
-    name: losses(mesh, steps, getattr(np, name))
-    for name, steps in zip(("float32", "float64"), args.steps, strict=True)
+    name: losses(mesh, steps, getattr(np, name)) for name, steps in zip(("float32", "float64"), args.steps, strict=True)
 }
 ids = parallel.gather_host(np.arange(rows.start, rows.stop, dtype=np.int64) + 2**40)
 args.out.write_text(json.dumps({**found, "ids": ids.tolist(), "devices": mesh.size}))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,39 +154,93 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_so_and_no_second_one_starts_
     assert f"asked to stop after step {stored['step']}: start the same command again" in errors
 
 
+def start_cluster(options: list[str], processes: int, *, devices: int = 1) -> list[subprocess.Popen]:
+    """The main job in several processes, with so many devices each."""
+    cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(processes), "--process-id"]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
+    # All of them compile: were some to find the program in a cache, they would wait for the others, and Gloo waits 30 seconds.
+    alike = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "experiments.coco_rle", *options, *cluster, str(i)], cwd=ROOT, text=True,
+            env={**os.environ, **alike}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def errors_of(processes: list[subprocess.Popen]) -> list[str]:
+    """What they wrote to the error stream, when they have ended."""
+    return [process.communicate(timeout=300)[1] for process in processes]
+
+
 @pytest.mark.slow
-def test_two_processes_stop_together_when_one_is_asked_to_and_when_one_dies(tmp_path, prepared):
+def test_four_processes_go_on_from_one_and_one_from_four(tmp_path, prepared):
+    def options(out, epochs):
+        return command(
+            tmp_path / out, prepared, "--epochs", epochs, "--eval-every", "2", "--no-plots", "--no-flip-test"
+        )
+
+    coco_rle.main(options("alone", "6"))
+    coco_rle.main(options("both", "2"))
+    four = start_cluster([*options("both", "4"), "--fsdp", "4"], 4, devices=2)
+    errors = errors_of(four)
+    assert [process.returncode for process in four] == [0] * 4, errors[0][-3000:]
+    assert "resumed at step" in errors[0] and "8 devices" in errors[0] and "4 processes" in errors[0]
+    of_four = max((tmp_path / "both" / "results").glob("step_*[0-9].json"), key=lambda path: path.stat().st_mtime)
+    records = json.loads(of_four.read_text())
+    assert len(records) % 8, "the last batch is ragged"
+
+    # One process evaluates what four have saved: the same people in the same order.
+    last = str(checkpoint.restore_model(tmp_path / "both", step="latest")[1]["step"])
+    for folder in (tmp_path / "both" / "checkpoints").iterdir():
+        if folder.name != last:
+            shutil.rmtree(folder)
+    coco_rle.main([*options("both", "4")[2:], "--eval-only", str(tmp_path / "both")])
+    [of_one] = (tmp_path / "both" / "results").glob("eval_*_val.json")
+    again = json.loads(of_one.read_text())
+    ids = ("image_id", "category_id", "id")
+    assert [[r.get(k) for k in ids] for r in again] == [[r.get(k) for k in ids] for r in records]
+    for key in ("keypoints", "score"):
+        np.testing.assert_allclose([r[key] for r in again], [r[key] for r in records], rtol=1e-4, atol=1e-3)
+
+    coco_rle.main(options("both", "6"))
+    here, there = (
+        {e["step"]: e["loss"] for e in runner.Log(tmp_path / out).events() if e["event"] == "train"} for out in ("both", "alone")
+    )  # fmt: skip
+    assert here.keys() == there.keys() and len(here) > 5
+    np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_stop_together_when_one_is_asked_to_and_when_one_dies(tmp_path, prepared):
     options = command(tmp_path / "run", prepared, "--epochs", "4000", "--eval-every", "4000", "--no-plots")
 
-    def start():
-        cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--process-id"]
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "experiments.coco_rle", *options, *cluster, str(i)],
-                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for i in (0, 1)
-        ]  # fmt: skip
+    def start(processes):
         log, deadline = tmp_path / "run" / "log.jsonl", time.time() + 200
         before = log.stat().st_size if log.exists() else 0
+        started = start_cluster(options, processes)
         while not (log.exists() and log.stat().st_size > before) and time.time() < deadline:
             time.sleep(0.05)
         return started
 
-    both = start()
+    both = start(2)
     both[1].send_signal(signal.SIGTERM)
-    errors = [process.communicate(timeout=200)[1] for process in both]
+    errors = errors_of(both)
     assert [process.returncode for process in both] == [runner.PREEMPTED] * 2, errors[0][-3000:]
     saved = params(tmp_path / "run")[1]["step"]
     assert all(f"asked to stop after step {saved}" in text for text in errors)
 
-    survivor, victim = start()
+    *survivors, victim = start(4)
     victim.kill()
-    _, errors = survivor.communicate(timeout=120)
+    died = time.monotonic()
+    errors = errors_of(survivors)
+    assert time.monotonic() - died < 60
     victim.communicate()
-    assert survivor.returncode == 1, "it ended by itself: JAX ends one that waits for the dead by SIGABRT"
-    assert f"resumed at step {saved}" in errors and "process 0 of 2 stops: " in errors
-    assert "start all of them again with the same command" in errors
+    assert [process.returncode for process in survivors] == [1] * 3, "JAX ends those that wait for the dead by SIGABRT"
+    assert f"resumed at step {saved}" in errors[0]
+    for i, text in enumerate(errors):
+        assert f"process {i} of 4 stops: " in text and "start all of them again with the same command" in text
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ SCRIPT = Path(__file__).with_name("some_devices.py")
 
 def run(out: Path, *options: object, processes: int = 1) -> Callable[[], list[dict]]:
     """Start the processes; the result waits for them and reads what each wrote (Gloo prints to stdout at any time)."""
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    # Without the cache, so that all compile: Gloo gives up on a process that comes 30 seconds after the others.
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "JAX_ENABLE_COMPILATION_CACHE": "false"}
     cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", processes] if processes > 1 else []
     files = [out.with_suffix(f".{i}.json") for i in range(processes)]
     commands = [

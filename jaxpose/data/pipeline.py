@@ -47,7 +47,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.data.augment import NONE, PERMUTATIONS, Augmentation, Setting, draw, generator, named, philox
-from jaxpose.data.coco import Source, decode_picture
+from jaxpose.data.coco import DamagedData, Source, decode_picture
 from jaxpose.geometry import apply_affine, box_to_affine, clip_box, fit_box, flip_affine, invert_affine
 
 __all__ = [
@@ -469,6 +469,8 @@ class Pipeline:
                 where = f"{self.source.name}, image {self.source.images['image_id'][record]}"
             try:
                 decode_picture(self.source.jpeg(record), self.source.file_name(record))
+            except DamagedData as error:
+                return error
             except (ValueError, OSError) as error:
                 return ValueError(
                     f"{where}: {error}; or leave such images out: "

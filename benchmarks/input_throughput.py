@@ -19,17 +19,18 @@ in the loader. So there the rival runs twice: as it is (`ratio`: what the loader
 `--decode scaled` adds our pipeline with JPEGs decoded at 1/2, 1/4 or 1/8 where a crop is shown no larger, and says how many
 crops were. The rival decodes in full, as the official code.
 
-`--cores` pins our pipeline to so many cores, in turns: `efficiency` is the samples per second over n times those of one core,
-`efficiency_cpu` the same of the processor time a sample takes, which other programs disturb less.
+`--cores` pins our pipeline to so many cores, in turns: `efficiency` is the samples per second and core, as a part of those with
+the first number given; `efficiency_cpu` the same of samples per second of processor time, which other programs disturb less.
 
 `--parts` takes batches apart on one core, in processor time a sample: planning (augmentation, affine, region), reading the
-record, decoding the region (less what calling that singly costs), the warp, and the rest, which is batching. Beside it the other
-way: regions padded to the size of the largest (`pad_us` to copy them), handed to the device and warped there under jit, to the
-same pixels (`mean_difference`, grey levels). From both, the samples per second that the cores of this machine can make, with
-the warp on the host and without it.
+record, decoding the region (less what calling that singly costs), the warp, and the rest, which is batching (below 0 with large
+images, where decoding singly takes fresh memory each time and the pipeline does not). Beside it the other way: regions padded to
+the size of the largest (`pad_us` to copy them), handed to the device and warped there under jit, to the same pixels
+(`mean_difference`, grey levels). From both, the samples per second that the cores of this machine can make, with the warp on the
+host and without it.
 
 Where the warp belongs, by these numbers (benchmarks/RESULTS.md): on the host. It is an eighth of a sample's time there, the
-decoding three quarters; taking it off raises the host's limit by that eighth and hands the device eight times the bytes, as
+decoding seven tenths; taking it off raises the host's limit by that eighth and hands the device eight times the bytes, as
 the regions of a batch have to be padded to one shape.
 """
 

@@ -427,7 +427,7 @@ def test_a_read_only_folder_is_opened_and_not_written_to(folder, sharded, monkey
 def test_what_cannot_be_written_names_the_folder(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        OSError, match=r"people0?-train-.* has to be prepared, but .*file/data cannot be written to .*--data-dir"
+        OSError, match=r"people\d+-train-.* has to be prepared, but .*file/data cannot be written to .*--data-dir"
     ):
         prepare(folder, tmp_path / "file" / "data")
 

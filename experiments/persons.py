@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,9 @@ class PersonConfig(runner.RunConfig):
         "official"
     )
     """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
+    decode: pipeline.Decode | None = None
+    """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
+    other pixels); none: exact, or as the run that is evaluated."""
 
     rescore: Literal["box+mean+max", "box*mean", "box"] = "box+mean+max"
     """How a person's score comes from the box score and the joints' confidences (QUIRK R10)."""
@@ -49,6 +53,13 @@ class PersonConfig(runner.RunConfig):
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
     soft_nms: bool = False
     """Decay the scores of overlapping poses instead of dropping them."""
+
+    def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
+        return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
+
+    def decoding(self) -> pipeline.Decode:
+        """How JPEGs are decoded."""
+        return self.decode or "exact"
 
 
 def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> runner.Data:
@@ -75,8 +86,9 @@ def count(config: PersonConfig, data: runner.Data) -> int:
 
 
 def variant(config: PersonConfig) -> str:
-    """What the name of an evaluation's files says of its boxes."""
-    return "_detections" if config.detections else "_jitter" if config.box_jitter else ""
+    """What the name of an evaluation's files says of its boxes and pixels."""
+    boxes = "_detections" if config.detections else "_jitter" if config.box_jitter else ""
+    return boxes + ("_scaled" if config.decoding() == "scaled" else "")
 
 
 def train_batches(source, config: PersonConfig, mesh, *, start_step: int, total: int) -> Iterator[dict[str, jax.Array]]:
@@ -84,7 +96,7 @@ def train_batches(source, config: PersonConfig, mesh, *, start_step: int, total:
     host = pipeline.train_batches(
         source, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
         start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
-        stop_step=total, threads=config.workers,
+        stop_step=total, threads=config.workers, decode=config.decoding(),
     )  # fmt: skip
     for batch in host:
         yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, mesh)
@@ -101,6 +113,7 @@ def predict(predict_fn, variables, source, task: tasks.Task, config: PersonConfi
     host = pipeline.eval_batches(
         source, size_wh=config.size_wh, batch_size=config.batch_size,
         process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
+        decode=config.decoding(),
     )  # fmt: skip
     for batch in host:
         device_batch = parallel.global_batch({"image": batch["image"]}, mesh)
@@ -178,7 +191,8 @@ def draw(predictions, task, variables, config: PersonConfig, data: runner.Data, 
         coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
         view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
     shown = min(32, len(predictions["xy"]))
-    samples = [pipeline.sample(data.val, i, size_wh=config.size_wh) for i in range(shown)]
+    options = {"size_wh": config.size_wh, "decode": config.decoding()}
+    samples = [pipeline.sample(data.val, i, **options) for i in range(shown)]
     affine = predictions["affine"][:shown]
     view.sheet(
         np.stack([s["image"] for s in samples]),

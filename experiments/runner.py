@@ -28,7 +28,7 @@ import tyro
 
 # Models before data: with TensorFlow imported first, distrax imports more of it than it needs.
 from jaxpose import checkpoint, parallel, tasks, train
-from jaxpose.data import builder, coco, synthetic
+from jaxpose.data import builder, coco, layout, synthetic
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
@@ -208,6 +208,12 @@ def check(config: RunConfig) -> None:
         value = getattr(config, name, None)  # some belong to one kind of experiment
         if value is not None and not holds(value):
             raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
+    for name, value in vars(config).items():
+        if isinstance(value, Path):
+            try:
+                layout.local(value)
+            except ValueError as error:
+                raise ValueError(f"--{name.replace('_', '-')} {error}") from None
 
 
 @dataclass(frozen=True)
@@ -493,9 +499,16 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 
+# What a setting is where it is None, or where the run was started before there was a choice.
+UNSAID = {"decode": "exact"}
+
+
 def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Refuse to resume with settings that make another run of it; the data may lie in another place."""
     may_change = MAY_CHANGE - ({"epochs"} if now.get("decay") == "linear" else set())  # its slope follows from the end
+    stored, now = (
+        dict(run) | {k: v for k, v in UNSAID.items() if k in now and run.get(k) is None} for run in (stored, now)
+    )
     different = [k for k in now if k not in may_change and k in stored and stored[k] != now[k]]
     if "data" in different and all(isinstance(d["data"], str) for d in (stored, now)):
         if Path(stored["data"]).name == Path(now["data"]).name:

@@ -74,8 +74,11 @@ def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0)
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point."""
+    import sys
+
     import tyro
 
+    from jaxpose.data import layout
     from jaxpose.export import main as export
     from jaxpose.importer import main as import_
     from jaxpose.predict_files import main as predict
@@ -92,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         "summary": summary,
     }
     try:
+        for word in sys.argv[1:] if argv is None else argv:
+            layout.local(word.partition("=")[2] if word.startswith("--") else word)
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error

@@ -279,6 +279,172 @@ def test_half_a_data_set_is_not_opened(folder, tmp_path):
     assert len(prepare(folder, tmp_path)) == 24
 
 
+# ------------------------------------------------------------------------------------------------- damage and places
+
+
+@pytest.fixture(scope="module")
+def three_shards(folder, tmp_path_factory):
+    return prepare(folder, tmp_path_factory.mktemp("sharded"), num_shards=3).directory
+
+
+@pytest.fixture
+def sharded(three_shards, tmp_path):
+    """A copy to damage: the folder of its files."""
+    shutil.copytree(three_shards.parents[2], tmp_path / "data")
+    return tmp_path / "data" / three_shards.relative_to(three_shards.parents[2])
+
+
+def shard_of(place, number=1):
+    return sorted(place.glob("*.array_record-*"))[number]
+
+
+def test_several_shards_are_one_data_set(folder, sharded):
+    source = builder.open(sharded.parents[2], "train")
+    assert len(list(sharded.glob("*.array_record-*"))) == 3
+    assert_same_records(source, coco.read(*coco.find(folder, "train")))
+    assert [source._shard(i) for i in (0, 3, 4, 7, 8, 11)] == [shard_of(sharded, i) for i in (0, 0, 1, 1, 2, 2)]
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def flipped(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x40
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "a shard missing": ("*-00001-of-00003", lambda path: path.unlink(), "it is missing"),
+    "a shard empty": ("*-00001-of-00003", lambda path: cut(path, 0), "at least 64KB"),
+    "a shard cut off": ("*-00001-of-00003", lambda path: cut(path, 70_000), "mismatch"),
+    "the end of a shard changed": ("*-00001-of-00003", lambda path: flipped(path, 2**16 + 70), "mismatch"),
+    "a shard of zeros": ("*-00001-of-00003", lambda path: path.write_bytes(bytes(2**17)), "mismatch"),
+    "another shard": (
+        "*-00001-of-00003",
+        lambda path: shutil.copy(shard_of(path.parent, 0), path),
+        "record . is image 1.., not 1..",
+    ),
+    "dataset_info.json": ("dataset_info.json", lambda path: cut(path, 100), "cannot be read"),
+    "source.json": ("source.json", lambda path: cut(path, 300), "no JSON file"),
+    "source.json without": ("source.json", lambda path: path.write_text("{}"), "it has no"),
+} | {
+    f"{name} {kind}": (name, damage, "its checksum is not that of the preparation")
+    for name in ("persons.npy", "images.npy", "ground_truth.json")
+    for kind, damage in {
+        "cut off": lambda path: cut(path, path.stat().st_size // 2),
+        "empty": lambda path: cut(path, 0),
+        "changed": lambda path: flipped(path, path.stat().st_size - 3),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_with_the_file_and_what_to_do(folder, sharded, damage):
+    name, change, reason = DAMAGES[damage]
+    (path,) = sharded.glob(name)
+    change(path)
+    data_dir, message = sharded.parents[2], rf"{path.name} is damaged \(.*{reason}.*remove the folder {sharded.parent} "
+    late = damage == "another shard"  # seen by who reads the record
+    for opened in (lambda: builder.open(data_dir, "train"), lambda: prepare(folder, data_dir)):
+        with pytest.raises(coco.DamagedData, match=message):
+            source = opened()
+            assert late
+            source.at_level("image").record(5)
+    assert len(prepare(folder, data_dir, force=True)) == 24  # needs nothing removed
+
+
+def test_tables_from_before_there_were_checksums_are_looked_at(folder, sharded):
+    facts = json.loads((sharded / "source.json").read_text())
+    assert set(facts.pop("checksums")) == {"persons.npy", "images.npy", "ground_truth.json"}
+    (sharded / "source.json").write_text(json.dumps(facts))
+    assert len(builder.open(sharded.parents[2], "train")) == 24
+    images = np.load(sharded / "images.npy")
+    for content, reason in ((images[:-1], "lists 11 images, the shards 12"), (None, "it is no table")):
+        np.save(sharded / "images.npy", content) if content is not None else cut(sharded / "images.npy", 90)
+        with pytest.raises(coco.DamagedData, match=rf"images\.npy is damaged \(.*{reason}"):
+            builder.open(sharded.parents[2], "train")
+
+
+def test_no_changed_byte_of_a_shard_gives_other_pixels(sharded):
+    """Of every part of the file: either it is found out, or it stood between the records, and they are the same."""
+    whole = builder.PreparedSource(sharded)
+    expected, path = [whole.jpeg(i) for i in range(4, 8)], shard_of(sharded)
+    data, found = path.read_bytes(), []
+    used = len(data[: 2**16].rstrip(b"\0"))  # padding follows, up to 64 KB; then the index of the records
+    places = [*range(0, 240, 9), *range(240, used, 499), used - 1, *range(2**16, len(data.rstrip(b"\0")), 11)]
+    for place in places:
+        flipped(path, place)
+        try:
+            source = builder.PreparedSource(sharded)
+            assert [source.jpeg(i) for i in range(4, 8)] == expected
+        except coco.DamagedData:
+            found.append(place)
+        path.write_bytes(data)
+    assert set(range(240, used, 499)) <= set(found) and len(found) > len(places) / 2
+
+
+@pytest.mark.parametrize("batches", ["train", "eval", "whole train", "whole eval"])
+def test_a_damaged_shard_ends_the_batches(sharded, batches):
+    from jaxpose.data import images, pipeline
+
+    source = builder.PreparedSource(sharded)
+    flipped(shard_of(sharded), 200)  # while it is open
+    make = {
+        "train": lambda: pipeline.train_batches(source, size_wh=(24, 32), batch_size=4),
+        "eval": lambda: iter(pipeline.eval_batches(source, size_wh=(24, 32), batch_size=4)),
+        "whole train": lambda: images.train_batches(source, size_wh=(32, 32), batch_size=4),
+        "whole eval": lambda: iter(images.eval_batches(source, size=64, batch_size=4)),
+    }[batches]()
+    with pytest.raises(coco.DamagedData, match=r"-00001-of-00003 is damaged .* prepare --force") as caught:
+        for _ in range(8):
+            next(make)
+    assert "--on-bad skip" not in str(caught.value)  # that would not help
+
+
+def test_a_read_only_folder_is_opened_and_not_written_to(folder, sharded, monkeypatch):
+    """Who runs the tests may be allowed everything: so the lock must not be asked for either."""
+    from jaxpose.data import pipeline
+
+    data_dir = sharded.parents[2]
+    shutil.rmtree(data_dir / "downloads", ignore_errors=True)
+    paths = [data_dir, *data_dir.rglob("*")]
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.setattr(builder, "_lock", None)
+    try:
+        for source in (builder.open(data_dir, "train"), prepare(folder, data_dir)):
+            next(pipeline.train_batches(source, size_wh=(24, 32), batch_size=4))
+            assert source.ground_truth()["images"]
+        assert {path: path.stat().st_mtime_ns for path in (data_dir, *data_dir.rglob("*"))} == before
+    finally:
+        for path in paths:
+            path.chmod(0o755)
+
+
+def test_what_cannot_be_written_names_the_folder(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"people\d+-train-.* has to be prepared, but .*file/data cannot be written to .*--data-dir"
+    ):
+        prepare(folder, tmp_path / "file" / "data")
+
+
+def test_a_url_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        lambda: prepare(folder, "gs://bucket/data"),
+        lambda: prepare("s3://bucket/coco", tmp_path),
+        lambda: builder.open("gs://bucket/data", "train"),
+        lambda: builder.PreparedSource("gs://bucket/data/1.1.0"),
+    ):
+        with pytest.raises(ValueError, match=r"(gs|s3):/.* is a URL, not a path: mount the bucket"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_process_waits(folder, tmp_path):
     import fcntl
     import threading

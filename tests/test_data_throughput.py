@@ -58,15 +58,13 @@ def test_the_rival_makes_the_same_crops(tmp_path):
         np.testing.assert_allclose(target.numpy()[labelled], (row["joints"] / (48, 64) - 0.5)[labelled], atol=1e-3)
 
 
-def test_whole_images(tmp_path, capsys, monkeypatch):
-    """The tiny run of --whole, in this process: ours, and the rival with and without target maps."""
-    torch, cv2 = pytest.importorskip("torch"), pytest.importorskip("cv2")
+@pytest.fixture
+def here(monkeypatch):
+    """Every side in this process: without the seconds that fresh ones take for their imports, and without pinning."""
     from benchmarks import input_throughput
 
     class Here(input_throughput._Runners):
-        """Without the seconds that fresh processes take for their imports."""
-
-        def __init__(self, sides, core):
+        def __init__(self, sides, cores):
             self.pipes = {side: start(*arguments) for side, (start, arguments) in sides.items()}
 
         def __exit__(self, *error):
@@ -76,10 +74,76 @@ def test_whole_images(tmp_path, capsys, monkeypatch):
             return input_throughput.ANSWERS[question[0]](self.pipes[side], *question[1:])
 
     monkeypatch.setattr(input_throughput, "_Runners", Here)
+    return input_throughput
+
+
+def test_decoded_smaller_over_cores_and_in_parts(here, tmp_path, capsys):
+    """The tiny run of --decode scaled --cores 1 1 --parts."""
+    folder = tiny_coco.write(tmp_path / "people", tiny_coco.content(6))
+    options = here.Options(
+        data=folder, size_wh=(24, 32), batch=4, turns=2, batches=1, memory_samples=0, rival=False, decode="scaled",
+        cores=(1,), parts=True,
+    )  # fmt: skip
+    here.main(options)
+    exact, scaled, one, parts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["side"] for line in (exact, scaled, one, parts)] == [
+        here.OURS,
+        here.SCALED,
+        "jaxpose, 1 core",
+        here.PARTS,
+    ]
+    shares = scaled["decoded_at"]
+    assert list(shares) == ["1/1", "1/2", "1/4", "1/8"] and sum(shares.values()) == pytest.approx(1, abs=0.01)
+    assert 0 < shares["1/1"] < 1 and scaled["ratio_to_exact"] > 0 and "ratio_to_exact" not in exact
+    assert one["efficiency"] == one["efficiency_cpu"] == 1 and one["samples_per_s"] > 0
+
+    assert set(parts["parts_us"]) == {"plan", "read", "decode", "warp", "rest"}
+    assert sum(parts["parts_us"].values()) == pytest.approx(parts["us_a_sample"], abs=0.2)
+    sizes = parts["bytes_a_sample"]
+    assert sizes["crop"] == 24 * 32 * 3 and 0 < sizes["region_mean"] <= sizes["region_p95"]
+    assert parts["device_warp"]["mean_difference"] < 0.02 and parts["device_warp"]["us_a_sample"] > 0
+    limit, saved = parts["host_limit"], parts["us_a_sample"] - parts["parts_us"]["warp"] + parts["pad_us"]
+    assert limit["samples_per_s"] == round(limit["cores"] * 1e6 / parts["us_a_sample"])
+    assert limit["samples_per_s_without_warp"] == pytest.approx(limit["cores"] * 1e6 / saved, rel=0.01)
+
+
+def test_what_cannot_be_measured_is_refused(here):
+    for options, message in [
+        ({"cores": (0, 1)}, r"--cores \(0, 1\): this process may use"),
+        ({"cores": (10**6,)}, "--cores .*: this process may use"),
+        ({"whole": True, "parts": True}, "are of crops: leave --whole out"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            here.main(here.Options(**options))
+
+
+def test_the_warp_on_the_device_is_that_of_the_host():
+    """Turned, magnified and reaching beyond the region; what lies behind the region in its row does not show."""
+    np, jax, cv2 = pytest.importorskip("numpy"), pytest.importorskip("jax"), pytest.importorskip("cv2")
+    from benchmarks import input_throughput
+    from jaxpose import geometry
+    from jaxpose.data import pipeline
+
+    affine = geometry.box_to_affine(
+        np.array([[10.0, -5, 60, 40], [20, 30, 9, 15]]), (24, 32), rotation=np.array([30.0, 0])
+    )
+    sizes = np.array([[50, 70], [48, 33]])
+    regions = np.full((2, 50, 70, 3), 255, np.uint8)
+    for i, (h, w) in enumerate(sizes):
+        regions[i, :h, :w] = tiny_coco.picture((w, h), seed=i)
+    made = jax.jit(input_throughput._warp_on_device((24, 32)))(regions, sizes, geometry.invert_affine(affine))
+    expected = [pipeline.warped(r[:h, :w], a, (24, 32)) for r, a, (h, w) in zip(regions, affine, sizes, strict=True)]
+    limit = 1 if int(cv2.__version__.split(".")[0]) >= 5 else 5
+    assert np.abs(np.asarray(made).astype(int) - np.stack(expected)).max() <= limit
+
+
+def test_whole_images(here, tmp_path, capsys):
+    """The tiny run of --whole, in this process: ours, and the rival with and without target maps."""
+    torch, cv2 = pytest.importorskip("torch"), pytest.importorskip("cv2")
     threads = torch.get_num_threads(), cv2.getNumThreads()
     folder = tiny_coco.write(tmp_path / "people", tiny_coco.content(4))
     sizes = {"size_wh": (64, 64), "batch": 2, "turns": 1, "batches": 1, "memory_samples": 8}
-    input_throughput.main(input_throughput.Options(data=folder, whole=True, **sizes))
+    here.main(here.Options(data=folder, whole=True, **sizes))
     torch.set_num_threads(threads[0])  # the rival keeps to one
     cv2.setNumThreads(threads[1])
     ours, theirs, bare = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

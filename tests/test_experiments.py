@@ -18,7 +18,8 @@ import pytest
 
 from benchmarks import soak
 from experiments import ablation_rle, coco_rle, runner
-from jaxpose import checkpoint
+from jaxpose import checkpoint, parallel
+from tests import tiny_coco
 from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -299,6 +300,8 @@ def test_presets_parse_and_overrides_win(preset):
         (["--nms", "0"], "--nms 0.0: expected an OKS above 0"),
         (["--ema", "1"], "--ema 1.0: expected a decay between 0 and 1"),
         (["--box-jitter", "15"], "--box-jitter 15.0: expected a part of the box"),
+        (["--data-dir", "gs://bucket/data"], "--data-dir gs:/bucket/data is a URL, not a path: mount the bucket"),
+        (["--out", "s3://bucket/run"], "--out s3:/bucket/run is a URL"),
     ],
 )
 def test_flags_are_checked_at_the_door(flags, message):
@@ -312,6 +315,40 @@ def test_the_same_data_in_another_place_is_the_same_run(tmp_path):
     for change in ({"data": "/a/mouse"}, {"data": None}, {"ema": 0.9}):
         with pytest.raises(ValueError, match=f"--{next(iter(change))} was"):
             runner.check_same_run(stored, stored | change, tmp_path)
+
+
+def test_pixels_made_in_another_way_are_another_run(tmp_path):
+    for stored in ({}, {"decode": None}, {"decode": "exact"}):
+        for same in ({}, {"decode": None}, {"decode": "exact"}):
+            runner.check_same_run(stored, same, tmp_path)
+        with pytest.raises(ValueError, match="--decode was exact, is scaled"):
+            runner.check_same_run(stored, {"decode": "scaled"}, tmp_path)
+    runner.check_same_run({"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
+    with pytest.raises(ValueError, match="--decode was scaled, is exact"):
+        runner.check_same_run({"decode": "scaled"}, {"decode": None}, tmp_path)
+
+
+def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_own(tmp_path):
+    from experiments import persons
+    from jaxpose.data import coco, pipeline
+
+    source = coco.read(*coco.find(tiny_coco.write(tmp_path, tiny_coco.content(4)), "train"))
+    config = dataclasses.replace(coco_rle.PRESETS["tiny"], size_wh=(12, 16), batch_size=8, augment="none")
+    mesh, images = parallel.make_mesh(), {}
+    for decode in (None, "exact", "scaled"):
+        batches = persons.train_batches(source, dataclasses.replace(config, decode=decode), mesh, start_step=0, total=1)
+        images[decode] = np.asarray(next(batches)["image"])
+        expected = pipeline.train_batches(
+            source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact"
+        )
+        np.testing.assert_array_equal(images[decode], next(expected)["image"])
+    assert (images["scaled"] != images["exact"]).any()
+
+    stored = {"task": {"size_wh": [12, 16]}, "run": {"decode": "scaled"}}
+    trained = config.as_trained(stored)
+    assert (trained.decoding(), persons.variant(trained)) == ("scaled", "_scaled")
+    assert dataclasses.replace(config, decode="exact").as_trained(stored).decoding() == "exact"
+    assert config.as_trained(stored | {"run": {}}).decoding() == "exact"
 
 
 def test_mistakes_end_in_one_line(monkeypatch):

@@ -13,6 +13,14 @@ Every source (its paths) with every choice of options has a folder of its own, `
 because the source changed, writes a new version beside the old one, which stays until the preparation after that: who
 has it open goes on reading what he opened.
 
+What became of the files since is noticed: a shard that is missing, empty, cut off or of another length when the data set is
+opened, a byte that changed within one when its record is read (array_record keeps checksums of all it reads), a change
+in the tables and the ground truth when it is opened (their checksums are in ``source.json``). All are
+`jaxpose.data.coco.DamagedData`, with the name of the file and of the folder to remove.
+
+A data set that is prepared is opened without writing anything: its folder may be read-only, or a mounted bucket. URLs
+(``gs://``) are refused: the tables are memory-mapped, which needs a path.
+
 ``tfds.builder_from_directory(source.directory)`` reads the same records without this library. TensorFlow is not needed,
 but to prepare more than a gigabyte (TFDS then sorts on disk, through TensorFlow's file functions).
 """
@@ -38,9 +46,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from tqdm import tqdm
 
-from jaxpose.data import coco
+from jaxpose.data import coco, layout
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
@@ -97,8 +106,11 @@ def prepare(
             `jaxpose.data.crowdpose`.
 
     Raises:
-        FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do.
+        FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do; a URL in the
+            place of a path. `jaxpose.data.coco.DamagedData`: what is prepared is damaged.
+        OSError: it has to be prepared, and `data_dir` cannot be written to.
     """
+    data_dir = layout.local(data_dir)
     if annotations is None or images is None:
         if folder is None:
             raise ValueError(
@@ -106,7 +118,7 @@ def prepare(
                 "image folder (images=..., or --images)"
             )
         annotations, images = reader.find(folder, split, annotations=annotations, images=images)
-    annotations, images = Path(annotations), Path(images)
+    annotations, images = layout.local(annotations), layout.local(images)
     current = fingerprint(annotations, images)
     if skeleton is not None and skeleton == reader.own_skeleton(annotations, category=category):
         skeleton = None
@@ -115,11 +127,11 @@ def prepare(
     if reader is not coco:
         options["reader"] = reader.__name__
     name = f"{_clean(name or Path(folder or images).resolve().name)}-{_clean(split)}"
-    home = Path(data_dir) / CocoKeypoints.name / f"{name}-{_variant(annotations, images, options)}"
+    home = data_dir / CocoKeypoints.name / f"{name}-{_variant(annotations, images, options)}"
     if not force and not _changes(home, current, images):
         return _opened(_newest(home))
-    with _lock(Path(data_dir), home.name):
-        changes = _changes(home, current, images)
+    with _lock(data_dir, home.name):
+        changes = [] if force else _changes(home, current, images)
         if not force and not changes:  # someone else has done it meanwhile
             return _opened(_newest(home))
         source = reader.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
@@ -129,7 +141,7 @@ def prepare(
         config.fingerprint, config.image_files = current, _image_files(images)
         config.on_bad, config.only_annotated, config.verify = on_bad, only_annotated, verify
         config.progress = progress
-        _write(config, Path(data_dir), num_shards)
+        _write(config, data_dir, num_shards)
     return PreparedSource(_newest(home))
 
 
@@ -147,9 +159,10 @@ def open(
 
     Raises:
         FileNotFoundError: nothing of that name is prepared there (a preparation that was interrupted does not count).
-        ValueError: several data sets have this split: name one.
+        ValueError: several data sets have this split: name one; a URL in the place of a path.
+            `jaxpose.data.coco.DamagedData`: what is prepared is damaged.
     """
-    root = Path(data_dir) / CocoKeypoints.name
+    root = layout.local(data_dir) / CocoKeypoints.name
     prepared = {home.name: place for home in sorted(root.glob("*-*-*")) if (place := _newest(home))}
     wanted = f"{_clean(name) if name else '*'}-{_clean(split)}"
     names = [name] if name in prepared else [there for there in prepared if fnmatch(there, f"{wanted}-*")]
@@ -194,25 +207,41 @@ class PreparedSource(coco.Source):
     """
 
     def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
+        self.directory = layout.local(directory)
         if not _is_complete(self.directory):
             raise FileNotFoundError(f"{directory} is no completely prepared data set: prepare it again")
-        facts = json.loads((self.directory / "source.json").read_text())
+        facts = _facts(self.directory)
         self.name = self.directory.parent.name.rpartition("-")[0]  # without the hash
         self.skipped = Counter(facts["skipped"])
         self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
         self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
-        self.persons = np.load(self.directory / "persons.npy", mmap_mode="r")
-        self.images = np.load(self.directory / "images.npy", mmap_mode="r")
+        # Those prepared before there were checksums have none.
+        for name, expected in facts.get("checksums", {}).items():
+            if _checksum(self.directory / name) != expected:
+                raise _damaged(self.directory / name, "its checksum is not that of the preparation")
+        self.persons, self.images = (_table(self.directory / name) for name in ("persons.npy", "images.npy"))
         self.ground_truth_json = self.directory / "ground_truth.json"
-        builder = tfds.builder_from_directory(self.directory)
-        self.features = builder.info.features
-        self._raw = builder.as_data_source(
-            split=facts["split"], deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        try:
+            builder = tfds.builder_from_directory(self.directory)
+            split = builder.info.splits[facts["split"]]
+            self.features = builder.info.features
+            self._raw = builder.as_data_source(
+                split=facts["split"], deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+        except Exception as error:  # of TFDS, of protocol buffers and of JSON, as the damage has it
+            where = self.directory / "dataset_info.json"
+            raise _damaged(where, f"it, or features.json beside it, cannot be read: {error}") from None
+        self._shards = [Path(path) for path in split.filepaths]
+        self._ends = np.cumsum(split.shard_lengths)
+        for shard, count in zip(self._shards, split.shard_lengths, strict=True):
+            _check_shard(shard, count)
+        if self._ends[-1] != len(self.images):
+            raise _damaged(
+                self.directory / "images.npy", f"it lists {len(self.images)} images, the shards {self._ends[-1]}"
+            )
 
     def image(self, index: int) -> dict[str, Any]:
-        record = self.features.deserialize_example_np(self._raw[index], decoders=_UNDECODED)
+        record = self._record(index, self.features)
         people = record["persons"]
         table = np.zeros(len(people["annotation_id"]), coco.person_dtype(self.skeleton.num_joints))
         for column in set(people) - {"segmentation"} if len(table) else ():
@@ -229,7 +258,26 @@ class PreparedSource(coco.Source):
 
     def jpeg(self, index: int) -> bytes:
         # A fifth of the time that the whole record takes: the features that are not asked for are not looked at.
-        return _IMAGE_ONLY.deserialize_example_np(self._raw[index], decoders=_UNDECODED)["image"]
+        return self._record(index, _IMAGE_ONLY)["image"]
+
+    def _record(self, index: int, features: tfds.features.FeaturesDict) -> dict[str, Any]:
+        """Some features of an image's record.
+
+        Raises:
+            DamagedData: a checksum of the shard does not hold, it cannot be read, or it holds other images.
+        """
+        try:
+            raw = self._raw[index]
+        except RuntimeError as error:  # of array_record, whatever is wrong
+            raise _damaged(self._shard(index), str(error)) from None
+        record = features.deserialize_example_np(raw, decoders=_UNDECODED)
+        if record["image_id"] != self.images["image_id"][index]:
+            found = f"record {index} is image {record['image_id']}, not {self.images['image_id'][index]}"
+            raise _damaged(self._shard(index), f"it belongs to another data set: {found}")
+        return record
+
+    def _shard(self, index: int) -> Path:
+        return self._shards[int(np.searchsorted(self._ends, index, side="right"))]
 
 
 @dataclass(kw_only=True)
@@ -297,7 +345,7 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
 
 
 _UNDECODED = {"image": tfds.decode.SkipDecoding()}
-_IMAGE_ONLY = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_format="jpeg")})
+_IMAGE_ONLY = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_format="jpeg"), "image_id": np.int64})
 
 
 def _readable(source: coco.CocoFolder, index: int, problems: coco.Problems, *, verify: bool) -> bytes | None:
@@ -348,6 +396,7 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
         "skeleton": source.skeleton.to_dict(),
         "skipped": dict(skipped),
         "clip_boxes": source.clip_boxes,
+        "checksums": {name: _checksum(place / name) for name in ("persons.npy", "images.npy", "ground_truth.json")},
     }
     (place / "source.json").write_text(json.dumps(facts, indent=1))
 
@@ -411,6 +460,54 @@ def _is_complete(place: Path) -> bool:
     return all((place / name).is_file() for name in (*SIDECARS, "dataset_info.json", "features.json"))
 
 
+def _facts(place: Path) -> dict[str, Any]:
+    """What source.json says."""
+    path = place / "source.json"
+    try:
+        facts = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path, f"it is no JSON file: {error}") from None
+    missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"} - set(facts)
+    if missing:
+        raise _damaged(path, f"it has no {sorted(missing)}")
+    return facts
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _table(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, f"it is no table: {error}") from None
+
+
+def _check_shard(path: Path, count: int) -> None:
+    """That a shard is there and whole, by what stands at its end; 0.1 ms."""
+    if not path.is_file():
+        raise _damaged(path, "it is missing")
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
+        try:
+            found = reader.num_records()
+        finally:
+            reader.close()
+    except RuntimeError as error:
+        raise _damaged(path, str(error)) from None
+    if found != count:
+        raise _damaged(path, f"it has {found} records, not {count}")
+
+
+def _damaged(path: Path, what: str) -> coco.DamagedData:
+    return coco.DamagedData(
+        f"{path} is damaged ({what.splitlines()[0]:.200}): remove the folder {path.parent.parent} and prepare the data again "
+        "(start the same command again, or jaxpose prepare; jaxpose prepare --force needs nothing removed)"
+    )
+
+
 def _number(place: Path) -> int:
     return int(place.name.rpartition(".")[2])
 
@@ -425,7 +522,7 @@ def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
     place = _newest(home)
     if place is None:
         return ["it is not prepared"]
-    facts = json.loads((place / "source.json").read_text())
+    facts = _facts(place)
     changed = [f"{what} changed" for what, value in current.items() if facts["fingerprint"].get(what) != value]
     # The files are looked at only where it may help: there are 118,000 of them in COCO.
     if not changed and facts["skipped"] and facts["image_files"] != _image_files(images):
@@ -461,8 +558,15 @@ def _remove_leftovers(home: Path) -> None:
 @contextlib.contextmanager
 def _lock(data_dir: Path, config_name: str) -> Iterator[None]:
     """One process at a time. The lock goes with the process, however that ends."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / f".{config_name}.lock").open("w") as file:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / f".{config_name}.lock").open("w")
+    except OSError as error:
+        raise type(error)(
+            f"{config_name} has to be prepared, but {data_dir} cannot be written to ({error}): give another folder "
+            "(data_dir=..., or --data-dir)"
+        ) from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems

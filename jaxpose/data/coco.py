@@ -28,7 +28,17 @@ from jaxpose.data import layout
 from jaxpose.geometry import clip_box
 from jaxpose.skeleton import Skeleton
 
-__all__ = ["AREA_OF_BOX", "CocoFolder", "Source", "find", "load_jpeg", "person_dtype", "read", "with_detections"]
+__all__ = [
+    "AREA_OF_BOX",
+    "CocoFolder",
+    "DamagedData",
+    "Source",
+    "find",
+    "load_jpeg",
+    "person_dtype",
+    "read",
+    "with_detections",
+]
 
 AREA_OF_BOX = 0.53
 """Area of a person as a fraction of its box, where the annotation has none: that of the CrowdPose evaluation."""
@@ -63,6 +73,15 @@ def person_dtype(num_joints: int) -> np.dtype:
             ("crowd", np.bool_),
         ]
     )
+
+
+class DamagedData(ValueError):
+    """A file of a prepared data set is not what was written: the message names it and what to do. Leaving a sample out would
+    not help, as it may with what is wrong in a folder of images.
+
+    >>> issubclass(DamagedData, ValueError)
+    True
+    """
 
 
 class Source:

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["images_of", "locate", "only_one"]
+__all__ = ["images_of", "local", "locate", "only_one"]
+
+
+def local(path: str | Path) -> Path:
+    """The path, unless it is a URL, which `pathlib` would take for a folder named ``gs:``.
+
+    Args:
+        path: of a file or a folder.
+
+    Raises:
+        ValueError: a URL, as a string or what pathlib makes of it.
+
+    >>> str(local("runs/data"))
+    'runs/data'
+    >>> local(Path("gs://bucket/coco"))
+    Traceback (most recent call last):
+    ValueError: gs:/bucket/coco is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise ValueError(
+            f"{path} is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here"
+        )
+    return Path(path)
 
 
 def locate(
@@ -35,7 +58,7 @@ def locate(
     >>> [str(path) for path in locate(".", "val", annotations="my.json", images="pictures", holds="it", **beside)]
     ['my.json', 'pictures']
     """
-    folder = Path(folder)
+    folder = local(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: name the folder {holds}")
     annotations = annotation_file(folder, split) if annotations is None else Path(annotations)

@@ -14,6 +14,12 @@ nothing of the pipeline needs saving, and any number of processes sees the same 
 Only the region that the crop shows is decoded, with a margin within which the chroma upsampling of a partly decoded
 JPEG equals that of the whole one. The integer inverse DCT is used, which OpenCV uses too.
 
+``decode="scaled"`` makes other pixels, sooner: where a crop is shown at 1/2, 1/4 or 1/8 of the image's resolution or
+less, the JPEG is decoded at that (the largest ratio r of 1, 2, 4, 8 with r image px or more in an input px), so never
+below the resolution of the input. A small pixel stands for r x r image pixels, and its centre is theirs: x_small =
+(x + 0.5) / r - 0.5. The affine, the joints and all else in a batch stay. Such a crop is smoother than the exact one,
+whose bilinear warp skips pixels. The batches are those of `sample` bit for bit here too: one libjpeg's arithmetic.
+
 A batch is a dictionary of NumPy arrays, this process's B rows of the global batch:
 
     image (B, H, W, 3) uint8      RGB crop
@@ -36,12 +42,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxpose.data.augment import NONE, PERMUTATIONS, Augmentation, Setting, draw, generator, named, philox
-from jaxpose.data.coco import Source, decode_picture
+from jaxpose.data.coco import DamagedData, Source, decode_picture
 from jaxpose.geometry import apply_affine, box_to_affine, clip_box, fit_box, flip_affine, invert_affine
 
 __all__ = [
@@ -55,6 +61,8 @@ __all__ = [
     "train_batches",
 ]
 
+Decode = Literal["exact", "scaled"]
+RATIOS = (1, 2, 4, 8)  # at which libjpeg decodes smaller without more than the inverse DCT of fewer coefficients
 MARGIN = 2  # image px about the region of a crop: bilinear weights and chroma upsampling reach no farther
 
 
@@ -72,6 +80,7 @@ def train_batches(
     padding: float = 1.25,
     threads: int | None = None,
     prefetch: int = 2,
+    decode: Decode = "exact",
 ) -> TrainBatches:
     """Batches start_step, start_step + 1, ... of this process, without end, or up to stop_step.
 
@@ -87,12 +96,14 @@ def train_batches(
         padding: factor on the boxes.
         threads: for decoding and warping; None: one for every core that this process may use, 16 at most.
         prefetch: batches made ahead.
+        decode: "exact", or "scaled": JPEGs decoded at 1/2, 1/4 or 1/8 where the crop is shown no larger (see the module).
 
     Raises:
-        ValueError: no persons, or a batch size that the processes cannot share. While iterating: an image that cannot
+        ValueError: no persons, no such `decode`, or a batch size that the processes cannot share. While iterating: an image that cannot
             be decoded, naming its file and the annotation.
     """
     _check_source(source)
+    _check_decode(decode)
     check_share(batch_size, process_index, process_count)
     check_steps(start_step, stop_step)
     setting, local = named(augment), batch_size // process_count
@@ -103,9 +114,12 @@ def train_batches(
 
     def planned(step: int) -> dict[str, np.ndarray]:
         indices, epochs = rows(step)
-        return plan(source, indices, size_wh=size_wh, augment=setting, seed=seed, epochs=epochs, padding=padding)
+        options = {"size_wh": size_wh, "augment": setting, "seed": seed, "padding": padding, "decode": decode}
+        return plan(source, indices, epochs=epochs, **options)
 
-    pipeline = Pipeline(source, planned, _crops(source, size_wh), batch=local, threads=threads, prefetch=prefetch)
+    pipeline = Pipeline(
+        source, planned, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
+    )
     return TrainBatches(pipeline, start_step, stop_step)
 
 
@@ -119,6 +133,7 @@ def eval_batches(
     padding: float = 1.25,
     threads: int | None = None,
     prefetch: int = 2,
+    decode: Decode = "exact",
 ) -> EvalBatches:
     """All records once, in order, without augmentation; the same number of batches on every process.
 
@@ -126,18 +141,21 @@ def eval_batches(
     annotation_id -1. The result can be iterated again and has a length. Arguments and errors as in `train_batches`.
     """
     _check_source(source)
+    _check_decode(decode)
     check_share(batch_size, process_index, process_count)
     count, local = len(source), batch_size // process_count
 
     def planned(step: int) -> dict[str, np.ndarray]:
         positions = step * batch_size + process_index * local + np.arange(local)
-        batch = plan(source, np.minimum(positions, count - 1), size_wh=size_wh, padding=padding)
+        batch = plan(source, np.minimum(positions, count - 1), size_wh=size_wh, padding=padding, decode=decode)
         batch["valid"] = positions < count
         for key in ("image_id", "annotation_id"):
             batch[key] = np.where(batch["valid"], batch[key], -1)
         return batch
 
-    pipeline = Pipeline(source, planned, _crops(source, size_wh), batch=local, threads=threads, prefetch=prefetch)
+    pipeline = Pipeline(
+        source, planned, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
+    )
     return EvalBatches(pipeline, -(-count // batch_size))
 
 
@@ -150,23 +168,24 @@ def sample(
     seed: int = 0,
     epoch: int = 0,
     padding: float = 1.25,
+    decode: Decode = "exact",
 ) -> dict[str, Any]:
     """One row of a batch, made in plain Python: the definition of what the batches hold. Needs OpenCV, not TensorFlow.
 
     Args:
         source: of persons.
         index: of the person.
-        size_wh, augment, seed, padding: as in `train_batches`.
+        size_wh, augment, seed, padding, decode: as in `train_batches`.
         epoch: in which the augmentation is drawn.
 
     Returns:
         The entries of a batch without their first dimension.
     """
-    setting = named(augment)
-    batch = plan(source, [index], size_wh=size_wh, augment=setting, seed=seed, epochs=[epoch], padding=padding)
-    row = {key: value[0] for key, value in batch.items()}
-    record, window, warp = row.pop("record"), row.pop("window"), row.pop("warp")
-    return {"image": _crop(source.jpeg(int(record)), window, warp, size_wh)} | row
+    _check_decode(decode)
+    options = {"size_wh": size_wh, "augment": named(augment), "seed": seed, "padding": padding, "decode": decode}
+    row = {key: value[0] for key, value in plan(source, [index], epochs=[epoch], **options).items()}
+    record, ratio, window, warp = (row.pop(key) for key in ("record", "ratio", "window", "warp"))
+    return {"image": _crop(source.jpeg(int(record)), window, warp, size_wh, int(ratio))} | row
 
 
 def plan(
@@ -178,19 +197,21 @@ def plan(
     seed: int = 0,
     epochs: Sequence[int] | None = None,
     padding: float = 1.25,
+    decode: Decode = "exact",
 ) -> dict[str, np.ndarray]:
     """Everything about some samples but their pixels.
 
     Args:
         source: of persons.
         indices: ``(B,)`` of the persons.
-        size_wh, augment, seed, padding: as in `train_batches`.
+        size_wh, augment, seed, padding, decode: as in `train_batches`.
         epochs: ``(B,)``, in which the augmentation is drawn; None: 0.
 
     Returns:
         The entries of a batch (see the module) but `image`, and how to make that: record ``(B,)`` int64, the image
-        record; window ``(B, 4)`` int32, the y, x, height, width of the region to decode; warp ``(B, 2, 3)`` float64,
-        the affine from pixels of that region to input pixels.
+        record; ratio ``(B,)`` int32, by which its JPEG is decoded smaller; window ``(B, 4)`` int32, the y, x, height,
+        width of the region to decode, in pixels of the smaller image; warp ``(B, 2, 3)`` float64, the affine from
+        pixels of that region to input pixels.
     """
     persons = source.persons[np.asarray(indices)]
     images = source.images[persons["image"]]
@@ -200,7 +221,9 @@ def plan(
         boxes = clip_box(boxes, image_wh)
     drawn = _draws(source, persons, boxes, augment, seed, epochs, padding)
     affine, flip = crop_affines(drawn, size_wh=size_wh, image_width=image_wh[:, 0])
-    window, warp = _regions(affine, size_wh, images["size_wh"])
+    ratio = _ratios(affine) if decode == "scaled" else np.ones(len(persons), np.int32)
+    # A size that the ratio does not divide is rounded up: the last pixel is partly beyond the image.
+    window, warp = _regions(_from_smaller(affine, ratio), size_wh, -(-images["size_wh"] // ratio[:, None]))
     visibility, joints = move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
     padded = fit_box(boxes, aspect=size_wh[0] / size_wh[1], padding=padding)
     return {
@@ -215,6 +238,7 @@ def plan(
         "annotation_id": persons["annotation_id"],
         "valid": np.ones(len(persons), bool),
         "record": persons["image"].astype(np.int64),
+        "ratio": ratio,
         "window": window,
         "warp": warp,
     }
@@ -289,6 +313,20 @@ def move_joints(keypoints, affine, flip, flip_index):
     return visibility, np.where(flip[:, None, None], joints[:, flip_index], joints)
 
 
+def _ratios(affine: np.ndarray) -> np.ndarray:
+    """(B,) int32: the largest of 1, 2, 4, 8 that is no more than the image px in an input px."""
+    zoom = 1 / np.sqrt(np.abs(np.linalg.det(affine[:, :, :2])))  # the same in all directions
+    return 2 ** np.clip(np.floor(np.log2(zoom) + 1e-9), 0, len(RATIOS) - 1).astype(np.int32)
+
+
+def _from_smaller(affine: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """The affines from pixels of the image decoded smaller: x = ratio * x_small + (ratio - 1) / 2."""
+    smaller = affine.copy()
+    smaller[:, :, :2] *= ratio[:, None, None]
+    smaller[:, :, 2] += affine[:, :, :2].sum(-1) * (ratio[:, None] - 1) / 2
+    return smaller
+
+
 def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The part of each image that its crop shows: window (B, 4) int32 y, x, h, w, and the affine from its pixels."""
     width, height = size_wh
@@ -308,15 +346,19 @@ def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -
 # -------------------------------------------------------------------------------------------------------- the pixels
 
 
-def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
+def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[int], ratio: int = 1) -> np.ndarray:
     y, x, h, w = window
-    return warped(decoded(jpeg)[y : y + h, x : x + w], warp, size_wh)
+    return warped(decoded(jpeg, ratio)[y : y + h, x : x + w], warp, size_wh)
 
 
-def decoded(jpeg: bytes) -> np.ndarray:
-    """``(h, w, 3)`` uint8 RGB; an orientation in the EXIF data is ignored."""
+def decoded(jpeg: bytes, ratio: int = 1) -> np.ndarray:
+    """``(h, w, 3)`` uint8 RGB, 1 / `ratio` (1, 2, 4, 8) of its size, rounded up; an orientation in the EXIF data is
+    ignored."""
     cv2 = opencv()
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    # The flags for a smaller image in grey, and that for RGB: those in colour are for BGR.
+    smaller = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | smaller.get(ratio, 0)
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
     if image is None:
         raise ValueError("the JPEG data cannot be decoded")
     return image
@@ -328,15 +370,23 @@ def warped(region: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.n
     return cv2.warpAffine(region, warp, tuple(size_wh), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
-def _crops(source: Source, size_wh: Sequence[int]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Rows of `plan` -> rows of a batch: the graph of what `_crop` does."""
     size_wh = tuple(int(v) for v in size_wh)
 
     def crop(row):
         tf = tensorflow()
-        record, window, warp = row.pop("record"), row.pop("window"), row.pop("warp")
+        record, ratio, window, warp = (row.pop(key) for key in ("record", "ratio", "window", "warp"))
         jpeg = tf.numpy_function(lambda i: source.jpeg(int(i)), [record], tf.string, stateful=False)
-        region = tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, dct_method="INTEGER_ACCURATE")
+
+        def region_at(ratio: int):  # a constant of the graph
+            options = {"channels": 3, "dct_method": "INTEGER_ACCURATE", "ratio": ratio}
+            return lambda: tf.io.decode_and_crop_jpeg(jpeg, window, **options)
+
+        if decode == "exact":
+            region = region_at(1)()
+        else:
+            region = tf.case([(ratio == r, region_at(r)) for r in RATIOS[:-1]], default=region_at(RATIOS[-1]))
         image = tf.numpy_function(lambda r, a: warped(r, a, size_wh), [region, warp], tf.uint8, stateful=False)
         image.set_shape((size_wh[1], size_wh[0], 3))
         return {"image": image} | row
@@ -419,6 +469,8 @@ class Pipeline:
                 where = f"{self.source.name}, image {self.source.images['image_id'][record]}"
             try:
                 decode_picture(self.source.jpeg(record), self.source.file_name(record))
+            except DamagedData as error:
+                return error
             except (ValueError, OSError) as error:
                 return ValueError(
                     f"{where}: {error}; or leave such images out: "
@@ -471,6 +523,11 @@ def _check_source(source: Source) -> None:
         raise ValueError(
             f"{source} has no person with keypoints (for prediction without annotations, give detected boxes)"
         )
+
+
+def _check_decode(decode: str) -> None:
+    if decode not in ("exact", "scaled"):
+        raise ValueError(f"decode must be 'exact' or 'scaled', got {decode!r}")
 
 
 def check_share(batch_size: int, process_index: int, process_count: int) -> None:

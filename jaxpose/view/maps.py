@@ -88,9 +88,11 @@ def _crops(source, stored, count: int, seed: int) -> list[dict[str, Any]]:
     """As the evaluation makes them, with the labels as NaN where there are none."""
     from jaxpose.data import pipeline
 
-    samples = [
-        pipeline.sample(source, i, size_wh=tuple(stored["task"]["size_wh"])) for i in _chosen(source, count, seed)
-    ]
+    options = {
+        "size_wh": tuple(stored["task"]["size_wh"]),
+        "decode": stored.get("run", {}).get("decode") or "exact",
+    }
+    samples = [pipeline.sample(source, i, **options) for i in _chosen(source, count, seed)]
     return [
         sample | {"truth": np.where(sample["visibility"][:, None] > 0, sample["joints"], np.nan)} for sample in samples
     ]

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import linen as nn
 
 from benchmarks.common import interleave, ratio, report
 from jaxpose import parallel, summary, tasks, train
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import COCO17
 
 POOL = 4  # batches in turn, so that none is the one just seen
@@ -34,8 +35,12 @@ class Options:
     """What to measure."""
 
     batch: tuple[int, ...] = (16,)
+    net: Literal["resnet", "hrnet"] = "resnet"
+    """A ResNet with RLE, or an HRNet with the squared error of its heatmaps."""
     depth: Literal[18, 34, 50, 101, 152] = 50
-    width: int = 64
+    """Of the ResNet."""
+    width: int | None = None
+    """Channels of the first layer, or of HRNet's first branch; as published: 64 and 32."""
     size_wh: tuple[int, int] = (192, 256)
     dtype: Literal["float32", "bfloat16"] = "float32"
     repeats: int = 8
@@ -53,11 +58,7 @@ class Step:
 
     def __init__(self, options: Options, batch: int, loss: str):
         mesh = parallel.make_mesh()
-        backbone = ResNet(depth=options.depth, width=options.width, dtype=jnp.dtype(options.dtype))
-        self.net = PoseRegressor(backbone, RegressionHead(17, kind="normalized"))
-        task = tasks.regression(
-            self.net, skeleton=COCO17, size_wh=options.size_wh, likelihood=tasks.Likelihood(loss=loss)
-        )
+        self.net, task = task_of(options, loss=loss)
         tx = train.optimizer(train.multi_step(1e-3, boundaries=[]))
         self.state = train.init_state(task, tx, jax.random.key(options.seed), mesh=mesh)
         self.pool = [parallel.global_batch(draw(options, batch, seed), mesh) for seed in range(POOL)]
@@ -70,6 +71,18 @@ class Step:
         self.state, metrics = self.step(self.state, self.pool[self.steps % POOL])
         self.steps += 1
         jax.block_until_ready((self.state, metrics))
+
+
+def task_of(options, *, loss: str = "rle", batch_groups: int = 1) -> tuple[nn.Module, tasks.Task]:
+    """The net that `options` names (net, depth, width, size_wh, dtype) and its task; `loss` is of the ResNet's likelihood."""
+    shared = {"dtype": jnp.dtype(options.dtype), "batch_groups": batch_groups}
+    if options.net == "hrnet":
+        net = HeatmapNet(HRNet(options.width or 32, **shared), 17, deconvs=(), **shared)
+        return net, tasks.heatmaps(net, skeleton=COCO17, size_wh=options.size_wh)
+    backbone = ResNet(depth=options.depth, width=options.width or 64, **shared)
+    net = PoseRegressor(backbone, RegressionHead(17, kind="normalized"))
+    likelihood = tasks.Likelihood(loss=loss)
+    return net, tasks.regression(net, skeleton=COCO17, size_wh=options.size_wh, likelihood=likelihood)
 
 
 def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:

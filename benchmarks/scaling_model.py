@@ -11,9 +11,9 @@ counted from the trace (`traffic`): XLA's own count is that of the processor's f
 
 The prediction is a roofline, max(FLOPs / peak, bytes / bandwidth) at an attainable share of the vendor's peaks, and for every
 collective 2 (n-1)/n bytes / bandwidth (inside a node or slice, then between them) and a latency. Each BatchNorm layer waits for
-two small all-reduces, one forward and one backward, that hold up everything after them: a hundred or more latencies a step, which no
-overlap hides. The all-reduce of the gradients can hide behind the backward pass. Both ends are printed, without any overlap and with all
-of it. Not modelled: stragglers, a busy network, input that falls behind, memory that does not suffice.
+two small all-reduces, one forward and one backward, that hold up what comes after them: a hundred latencies a step and more,
+which no overlap hides. The all-reduce of the gradients can hide behind the backward pass. Both ends are printed, without any
+overlap and with all of it. Not modelled: stragglers, a busy network, input that falls behind, memory that does not suffice.
 
 Prints a JSON line for the program, one a row, and a table. A model is no measurement: `--check` prints predicted / measured.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import jax
@@ -44,8 +44,8 @@ class Chip:
     `float32` is what JAX's products of float32 run at by default: TF32 on a GPU, one pass of bfloat16 on a TPU. Bandwidths of
     networks are those of sending, all links of a chip together. `torus`: dimensions of a TPU slice, 0 for a switch.
 
-    Latencies (s) are assumptions of the right order, not the vendors' figures: `start` of any collective, `hop` and `outer_hop` from chip to
-    chip. `--latency` scales them all.
+    Latencies (s) are assumptions of the right order, not the vendors' figures: `start` of any collective, `hop` and
+    `outer_hop` from chip to chip. `--latency` scales them all.
     """
 
     bfloat16: float
@@ -63,8 +63,8 @@ class Chip:
 
 TPU = {"start": 2e-6, "hop": 1e-6, "outer_hop": 25e-6}
 GPU = {"start": 7e-6, "hop": 1e-6, "outer_hop": 5e-6, "inner_chips": 8, "host_chips": 8, "torus": 0}
-# TPU: the specification tables of Google Cloud's TPU documentation (peak compute, HBM bandwidth; half of the bidirectional
-# interconnect bandwidth; pod size; data-centre network a chip). Of v4 the network between slices is not in them, and no row here needs it.
+# TPU: the specification tables of Google Cloud's TPU documentation (peak compute, HBM bandwidth, half of the bidirectional
+# interconnect bandwidth, largest slice, data-centre network a chip). A slice of v4 holds more chips than we ask for.
 # GPU, the SXM modules of 80 GB (A100, H100) and 141 GB: NVIDIA's data sheets, dense (half of the figure "with sparsity"); half of
 # NVLink's bidirectional bandwidth; the network of a DGX A100 (200 Gbit/s a GPU) and DGX H100 / H200 (400 Gbit/s).
 CHIPS = {
@@ -121,19 +121,28 @@ class Collective:
     kind: str
     bytes: dict[str, int]
     times: int = 1
+    waited_for: bool = False
+    """Whether the next layer needs it."""
 
     @property
     def size(self) -> int:
         return sum(self.bytes.values())
 
-    @property
-    def waited_for(self) -> bool:
-        """Whether the next layer needs it."""
-        return any(role.startswith("statistics") for role in self.bytes)
-
 
 COLLECTIVE = re.compile(r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+ITEM_BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 
 
 def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
@@ -174,7 +183,8 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
             shapes = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", text[: is_one.start()])
             if is_one[1] == "all-gather" and is_one[2]:
                 shapes = shapes[len(shapes) // 2 :]  # operands, then results
-            found.append((name, Collective(is_one[1], by_role(shapes, metadata[1] if metadata else "", norms))))
+            roles = by_role(shapes, metadata[1] if metadata else "", norms)
+            found.append((name, Collective(is_one[1], roles, waited_for=any("statistics" in role for role in roles))))
             own += 1
         depth[match[1]] = own + max((depth.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", text)), default=0)
         chains[name] = max(chains[name], depth[match[1]])
@@ -183,7 +193,7 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
         caller, trips = callers.get(computation, ("", 1))
         return trips * times(caller) if caller else 1
 
-    return [Collective(c.kind, c.bytes, times(where)) for where, c in found], chains[name]
+    return [replace(c, times=times(where)) for where, c in found], chains[name]
 
 
 def by_role(shapes: list[tuple[str, str]], op_name: str, norms: set[str]) -> dict[str, int]:
@@ -254,10 +264,10 @@ def traffic(options, batch: int) -> float:
     """Bytes that one device moves in a step, if every elementwise operation is fused into its neighbour.
 
     A convolution or matrix product, forward or in the gradient, reads its operands and writes its result once: that is read
-    off the trace. BatchNorm cannot be fused away, because its sums need the whole map: forward it reads the map for the sums, reads it again and
-    writes it normalised; backward it reads map and gradient for the sums, reads both again and writes the gradient: 8
-    passes. Adam reads gradient, parameter and two moments, and writes three: 28 bytes a parameter. Residual sums,
-    pooling and the image are left out.
+    off the trace. BatchNorm cannot be fused away, because its sums need the whole map: forward it reads the map for the
+    sums, reads it again and writes it normalised; backward it reads map and gradient for the sums, reads both again and
+    writes the gradient: 8 passes. Adam reads gradient, parameter and two moments, and writes three: 28 bytes a
+    parameter. Residual sums, pooling and the image are left out.
     """
     _, task = task_of(options)
     tx, state, rows = shapes_of(task, options, batch)
@@ -271,7 +281,14 @@ def traffic(options, batch: int) -> float:
     # BatchNorm sums maps (groups, B / groups, h, w, C) twice, nothing else sums five axes.
     normed = sum(e.invars[0].aval.size for e in equations(forward.jaxpr)
                  if e.primitive.name == "reduce_sum" and e.invars[0].aval.ndim == 5) / 2  # fmt: skip
-    return products + 8 * normed * jnp.dtype(options.dtype).itemsize + 28 * train.count_parameters(state.variables["params"])
+    passes = 8 * normed * jnp.dtype(options.dtype).itemsize
+    return products + passes + 28 * train.count_parameters(state.variables["params"])
+
+
+def traffic_of(options) -> tuple[float, float]:
+    """(bytes a image, bytes a step) of `traffic`."""
+    two, four = traffic(options, 2), traffic(options, 4)
+    return (four - two) / 2, 2 * two - four
 
 
 def equations(jaxpr):
@@ -290,18 +307,19 @@ def work_of(options) -> Work:
     programs = {n: compiled(options, batch, n) for n in options.devices}
     seen = {n: collectives(program.as_text(), norms) for n, program in programs.items()}
     kept, chain = seen[max(seen)]
+    if options.local_statistics:  # only the running ones, which no layer waits for, are of all chips
+        kept = [replace(c, waited_for=False) for c in kept]
     sizes = {n: sum(c.size * c.times for c in found) for n, (found, _) in seen.items()}
     if len(set(sizes.values())) > 1:
         raise RuntimeError(f"bytes of the collectives depend on the number of devices: {sizes}")
     cost = programs[max(seen)].cost_analysis()
     net, task = task_of(options)
     params = train.count_parameters(jax.eval_shape(task.init, jax.random.key(0))["params"])
-    two, four = traffic(options, 2), traffic(options, 4)
+    each, fixed = traffic_of(options)
     analytic = 2 * 3 * summary.count(net, options.size_wh).multiply_adds * batch
-    each = (four - two) / 2
     notes = {"compiled_for": list(seen), "compiled_batch": batch, "flops_over_analytic": short(cost["flops"] / analytic),
-             "xla_bytes_over_ours": short(cost["bytes accessed"] / (each * batch + two - 2 * each))}  # fmt: skip
-    return Work(params, cost["flops"] / batch, each, two - 2 * each, kept, chain, notes)
+             "xla_bytes_over_ours": short(cost["bytes accessed"] / (each * batch + fixed))}  # fmt: skip
+    return Work(params, cost["flops"] / batch, each, fixed, kept, chain, notes)
 
 
 def axes(n: int, dimensions: int) -> list[int]:
@@ -390,8 +408,9 @@ def totals(found: list[Collective]) -> dict:
 
 def table(rows: list[dict]) -> str:
     """Markdown; times in ms, efficiencies in %, "a / b": without overlap and with all of it."""
-    lines = ["| chip | chips | batch a chip | compute | statistics | gradients | step | images/s | efficiency | samples/s a host | cores |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    heads = ("chip", "chips", "batch a chip", "compute", "statistics", "gradients", "step", "images/s", "efficiency",
+             "samples/s a host", "cores")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for r in rows:
         lines.append(f"| {r['chip']} | {r['chips']} | {r['batch_per_chip']} | {r['compute_ms']:.3g} ({r['bound']}) | "
             f"{r['statistics_ms']:.3g} | {r['gradients_ms']:.3g} | {r['step_ms']:.3g} / {r['step_overlap_ms']:.3g} | "
@@ -431,7 +450,9 @@ def force_host_devices() -> None:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES)
     except RuntimeError:
         if len(jax.devices("cpu")) < HOST_DEVICES:
-            raise RuntimeError("JAX has started with fewer devices than the model compiles for: use a fresh process") from None
+            raise RuntimeError(
+                "JAX has started with fewer devices than the model compiles for: use a fresh process"
+            ) from None
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
-"""Time of a whole training step: normalisation, net, RLE loss, gradient, Adam.
+"""Time of a whole training step: normalisation, net, loss, gradient, Adam.
 
     python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, beside PyTorch
+    python -m benchmarks.step_throughput --net hrnet --batch 4             # HRNet-W32 with the squared error of heatmaps
     python -m benchmarks.step_throughput --batch 64 256 1024 --dtype bfloat16 --peak-tflops 989    # on a GPU
 
-Compilation is timed apart; the batches are fresh and random. On a CPU with PyTorch installed the same step written in
-PyTorch takes turns with ours, in both memory layouts. With `--peak-tflops` the line has MFU: the multiply-adds of three
-forward passes, twice, over the peak. `loss_share` is the part of the step that goes when the flow's loss becomes L1.
-Prints one JSON line a side and batch size.
+Compilation is timed apart; the batches are fresh and random. Where PyTorch is installed the same step written in PyTorch takes
+turns with ours: on a CPU in both memory layouts, and by torch.compile with `--torch-compile`; on a GPU, if PyTorch has CUDA,
+channels last, eager and by torch.compile. With bfloat16 its net runs under autocast. With `--peak-tflops` the line has MFU:
+the multiply-adds of three forward passes, twice, over the peak. `loss_share` is the part of the step that goes when the flow's
+loss becomes L1. Prints one JSON line a side and batch size.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -47,9 +51,13 @@ class Options:
     peak_tflops: float | None = None
     """Peak of the device for this dtype, for MFU."""
     loss_share: bool = True
-    """Also time the step with L1 in place of RLE."""
+    """Also time the step with L1 in place of RLE (ResNet)."""
+    ours: bool = True
+    """Time ours. What does not fit into a GPU beside the rival: --no-rival, then --no-ours."""
     rival: bool = True
-    """Time PyTorch too, where it is installed and JAX runs on the processor."""
+    """Time PyTorch too, where it is installed and runs on what JAX runs on."""
+    torch_compile: bool = False
+    """On a CPU: PyTorch by torch.compile, too. On a GPU it always is."""
     seed: int = 0
 
 
@@ -96,30 +104,50 @@ def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def rivals(options: Options, batch: int) -> dict[str, Callable[[], float]]:
+    """PyTorch's sides, on the device that JAX uses: none where PyTorch is not installed or has not that device."""
+    on = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend())
+    published = options.net == "hrnet" or options.width in (None, 64)
+    if not (on and published and find_spec("torch")):
+        return {}
+    import torch
+
+    from benchmarks.peers import torch_step
+
+    if on == "cuda" and not torch.cuda.is_available():
+        return {}
+    width, height = options.size_wh
+    shared = dict(net=options.net, depth=options.depth, branch=options.width or 32, batch=batch, height=height, width=width,
+                  joints=17, amp=options.dtype == "bfloat16", device=on)  # fmt: skip
+    sides = {} if on == "cuda" else {"torch, NCHW": torch_step.Step(**shared, channels_last=False)}
+    sides["torch, channels_last"] = torch_step.Step(**shared, channels_last=True)
+    if on == "cuda" or options.torch_compile:
+        sides["torch, compiled"] = torch_step.Step(**shared, channels_last=True, compiled=True)
+    return sides
+
+
 def measure(options: Options, batch: int) -> list[dict]:
     """The lines of one batch size."""
-    width, height = options.size_wh
-    sides = {"jaxpose": Step(options, batch, "rle")}
-    if options.loss_share:
+    share = options.loss_share and options.net == "resnet"
+    sides = {"jaxpose": Step(options, batch, "rle")} if options.ours else {}
+    if options.ours and share:
         sides["jaxpose, L1"] = Step(options, batch, "l1")
-    if options.rival and jax.default_backend() == "cpu" and find_spec("torch") and options.width == 64:
-        from benchmarks.peers import torch_step
-
-        shape = dict(depth=options.depth, batch=batch, height=height, width=width, joints=17)
-        sides["torch, NCHW"] = torch_step.Step(**shape, channels_last=False)
-        sides["torch, channels_last"] = torch_step.Step(**shape, channels_last=True)
+    if options.rival:
+        sides |= rivals(options, batch)
+    if not sides:
+        raise ValueError("nothing to time: ours is left out, and PyTorch is not here for this device and net")
     times = dict(zip(sides, interleave(*sides.values(), repeats=options.repeats, settle=1), strict=True))
     lines = []
     for side, values in times.items():
         median = float(np.median(values))
-        fields = {"side": side, "batch": batch, "depth": options.depth, "size_wh": options.size_wh,
+        fields = {"side": side, "batch": batch, "net": options.net, "depth": options.depth, "size_wh": options.size_wh,
                   "images_per_s": round(batch / median, 2)}  # fmt: skip
         if side == "jaxpose":
             fields |= {"dtype": options.dtype, "compile_s": round(sides[side].compile_s, 1)}
             for other in times:
                 if other.startswith("torch"):
                     fields[f"ratio to {other}"] = round(ratio(values, times[other]), 3)
-            if options.loss_share:
+            if share:
                 fields["loss_share"] = round(1 - 1 / ratio(times["jaxpose, L1"], values), 4)
             if options.peak_tflops:
                 flops = 2 * 3 * summary.count(sides[side].net, options.size_wh).multiply_adds * batch
@@ -129,6 +157,7 @@ def measure(options: Options, batch: int) -> list[dict]:
 
 
 def main(options: Options) -> list[dict]:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the rival some of a GPU's memory
     return [line for batch in options.batch for line in measure(options, batch)]
 
 

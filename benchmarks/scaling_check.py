@@ -16,6 +16,8 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -130,10 +132,14 @@ def step_on(devices: list[jax.Device], options) -> tuple[Any, Any]:
     return compiled, step
 
 
-def measure(devices: list[jax.Device], options, repeats: int) -> dict:
-    """The quickest of several, s: one all-reduce of every size, and a step; and the median of the step."""
+def measure(devices: list[jax.Device], options, repeats: int, *, ready: Callable[[], None] = lambda: None) -> dict:
+    """The quickest of several, s: one all-reduce of every size, and a step; and the median of the step.
+
+    `ready` is called when everything is compiled, before the first collective.
+    """
     mesh = parallel.make_mesh(devices)
     _, step = step_on(devices, options)
+    ready()
     for _ in range(3):
         step()
     times = [seconds(step) for _ in range(4 * repeats)]
@@ -172,12 +178,21 @@ def on_loopback(n: int, options, repeats: int) -> dict:
     code = "import sys, json; from benchmarks import scaling_check; scaling_check.worker(**json.loads(sys.argv[1]))"
     given = {"n": n, "port": port, "repeats": repeats, "options": dataclasses.asdict(options)}
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     started = [
-        subprocess.Popen([sys.executable, "-c", code, json.dumps({**given, "index": i})], stdout=subprocess.PIPE,
-                         env=environment, text=True)
-        for i in range(n)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=900)[0] for process in started]
+        subprocess.Popen([sys.executable, "-c", code, json.dumps({**given, "index": i})], **pipes) for i in range(n)
+    ]
+    try:
+        # gloo gives up on a process that is still compiling after half a minute, so they start together.
+        if not all(any(line == "ready\n" for line in process.stdout) for process in started):
+            raise RuntimeError(f"a process of {n} ended before it was ready; its message stands above")
+        for process in started:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        outputs = [process.communicate(timeout=900)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
     if any(process.returncode for process in started):
         raise RuntimeError(f"a process of {n} failed: {[process.returncode for process in started]}")
     found = [json.loads(next(line for line in o.splitlines() if line.startswith('{"all'))) for o in outputs]
@@ -191,7 +206,17 @@ def worker(*, n: int, index: int, port: int, repeats: int, options: dict) -> Non
         os.sched_setaffinity(0, {usable[index % len(usable)]})
     if n > 1:
         parallel.start_multihost(coordinator=f"127.0.0.1:{port}", num_processes=n, process_id=index)
-    print("\n" + json.dumps(measure(jax.devices(), scaling_model.Options(**options), repeats)), flush=True)
+
+    def ready() -> None:
+        print("\nready", flush=True)
+        sys.stdin.readline()
+
+    try:
+        found = measure(jax.devices(), scaling_model.Options(**options), repeats, ready=ready)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # an orderly exit would wait for the others, which wait for this one
+    print("\n" + json.dumps(found), flush=True)
 
 
 def work_apart(options) -> scaling_model.Work:

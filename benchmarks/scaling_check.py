@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import scaling_model
-from benchmarks.common import cores, device, interleave, seconds
+from benchmarks.common import cores, device, interleave, seconds, versions
 from benchmarks.step_throughput import draw, task_of
 from jaxpose import parallel, train
 
@@ -37,18 +37,23 @@ PROCESSES = (2, 4)
 
 def main(options: scaling_model.Options, *, repeats: int = 5) -> list[dict]:
     on_cpu = jax.default_backend() == "cpu"
+    options = dataclasses.replace(options, local_statistics=False)
     if on_cpu:
         options = dataclasses.replace(options, dtype="float32")  # processors emulate bfloat16
-    lines = [check_compute(options, repeats=repeats)]
-    small = dataclasses.replace(options, **SMALL, local_statistics=False) if on_cpu else options
+    lines = [emit(check_compute(options, repeats=repeats))]
+    small = dataclasses.replace(options, **SMALL) if on_cpu else options
     work = work_apart(small)
     counts = PROCESSES if on_cpu else [2**i for i in range(1, 11) if 2**i <= jax.device_count()]
     if counts:
         run = on_loopback if on_cpu else in_process
-        lines += check_communication(work, {n: run(n, small, repeats) for n in (1, *counts)}, small, on_cpu=on_cpu)
-    for line in lines:
-        print(json.dumps({"benchmark": "scaling_model", **line, "device": device()}))
+        runs = {n: run(n, small, repeats) for n in (1, *counts)}
+        lines += [emit(line) for line in check_communication(work, runs, small, on_cpu=on_cpu)]
     return lines
+
+
+def emit(line: dict) -> dict:
+    print(json.dumps({"benchmark": "scaling_model", **line, "device": device(), "versions": versions()}), flush=True)
+    return line
 
 
 def check_compute(options: scaling_model.Options, *, repeats: int) -> dict:

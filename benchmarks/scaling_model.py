@@ -14,9 +14,9 @@ collective 2 (n-1)/n bytes / bandwidth (inside a node or slice, then between the
 two small all-reduces, one forward and one backward, that hold up what comes after them: a hundred latencies a step and more,
 which no overlap hides. The all-reduce of the gradients can hide behind the backward pass. Both ends are printed, without any
 overlap and with all of it. Not modelled: stragglers, a busy network, input that falls behind, memory that does not suffice;
-and that another backend may merge what this one does not: parallel branches of HRNet have 478 all-reduces, `chain` of which at
-the longest wait for one another. `flops_over_analytic` is a little below 1: nobody needs the gradient by the image, and XLA leaves
-out the taps that fall on padding.
+and that another backend may merge what this one does not: HRNet-W32 has 478 all-reduces here, though its branches are
+independent. `chain` is how many wait for one another. `flops_over_analytic` is a little below 1: nobody needs the gradient by
+the image, and XLA leaves out the taps that fall on padding.
 
 Prints a JSON line for the program, one a row, and a table. A model is no measurement: `--check` prints predicted / measured.
 """

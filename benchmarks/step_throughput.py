@@ -140,7 +140,8 @@ def measure(options: Options, batch: int) -> list[dict]:
     lines = []
     for side, values in times.items():
         median = float(np.median(values))
-        fields = {"side": side, "batch": batch, "net": options.net if options.net == "hrnet" else f"resnet{options.depth}", "size_wh": options.size_wh,
+        net = options.net if options.net == "hrnet" else f"resnet{options.depth}"
+        fields = {"side": side, "batch": batch, "net": net, "size_wh": options.size_wh,
                   "images_per_s": round(batch / median, 2)}  # fmt: skip
         if side == "jaxpose":
             fields |= {"dtype": options.dtype, "compile_s": round(sides[side].compile_s, 1)}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import tyro
 
-# Script: what a quick run asks of it. The soak is not among them: it measures nothing, and takes its time.
+# Script: what a quick run asks of it. Not among them: the soak and the model of scaling, which measure nothing.
 SCRIPTS = {
     "loss_throughput": "--repeats 8",
     "heatmap_throughput": "--batch 64 --repeats 4",

@@ -1,17 +1,21 @@
-"""Time of a whole training step: normalisation, net, RLE loss, gradient, Adam.
+"""Time of a whole training step: normalisation, net, loss, gradient, Adam.
 
     python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, beside PyTorch
+    python -m benchmarks.step_throughput --net hrnet --batch 4             # HRNet-W32 with the squared error of heatmaps
     python -m benchmarks.step_throughput --batch 64 256 1024 --dtype bfloat16 --peak-tflops 989    # on a GPU
 
-Compilation is timed apart; the batches are fresh and random. On a CPU with PyTorch installed the same step written in
-PyTorch takes turns with ours, in both memory layouts. With `--peak-tflops` the line has MFU: the multiply-adds of three
-forward passes, twice, over the peak. `loss_share` is the part of the step that goes when the flow's loss becomes L1.
-Prints one JSON line a side and batch size.
+Compilation is timed apart; the batches are fresh and random. Where PyTorch is installed the same step written in PyTorch takes
+turns with ours: on a CPU in both memory layouts, and by torch.compile with `--torch-compile`; on a GPU, if PyTorch has CUDA,
+channels last, eager and by torch.compile. With bfloat16 its net runs under autocast. With `--peak-tflops` the line has MFU:
+the multiply-adds of three forward passes, twice, over the peak. `loss_share` is the part of the step that goes when the flow's
+loss becomes L1. Prints one JSON line a side and batch size.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -20,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import linen as nn
 
 from benchmarks.common import interleave, ratio, report
 from jaxpose import parallel, summary, tasks, train
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import COCO17
 
 POOL = 4  # batches in turn, so that none is the one just seen
@@ -34,17 +39,25 @@ class Options:
     """What to measure."""
 
     batch: tuple[int, ...] = (16,)
+    net: Literal["resnet", "hrnet"] = "resnet"
+    """A ResNet with RLE, or an HRNet with the squared error of its heatmaps."""
     depth: Literal[18, 34, 50, 101, 152] = 50
-    width: int = 64
+    """Of the ResNet."""
+    width: int | None = None
+    """Channels of the first layer, or of HRNet's first branch; as published: 64 and 32."""
     size_wh: tuple[int, int] = (192, 256)
     dtype: Literal["float32", "bfloat16"] = "float32"
     repeats: int = 8
     peak_tflops: float | None = None
     """Peak of the device for this dtype, for MFU."""
     loss_share: bool = True
-    """Also time the step with L1 in place of RLE."""
+    """Also time the step with L1 in place of RLE (ResNet)."""
+    ours: bool = True
+    """Time ours. What does not fit into a GPU beside the rival: --no-rival, then --no-ours."""
     rival: bool = True
-    """Time PyTorch too, where it is installed and JAX runs on the processor."""
+    """Time PyTorch too, where it is installed and runs on what JAX runs on."""
+    torch_compile: bool = False
+    """On a CPU: PyTorch by torch.compile, too. On a GPU it always is."""
     seed: int = 0
 
 
@@ -53,11 +66,7 @@ class Step:
 
     def __init__(self, options: Options, batch: int, loss: str):
         mesh = parallel.make_mesh()
-        backbone = ResNet(depth=options.depth, width=options.width, dtype=jnp.dtype(options.dtype))
-        self.net = PoseRegressor(backbone, RegressionHead(17, kind="normalized"))
-        task = tasks.regression(
-            self.net, skeleton=COCO17, size_wh=options.size_wh, likelihood=tasks.Likelihood(loss=loss)
-        )
+        self.net, task = task_of(options, loss=loss)
         tx = train.optimizer(train.multi_step(1e-3, boundaries=[]))
         self.state = train.init_state(task, tx, jax.random.key(options.seed), mesh=mesh)
         self.pool = [parallel.global_batch(draw(options, batch, seed), mesh) for seed in range(POOL)]
@@ -72,6 +81,18 @@ class Step:
         jax.block_until_ready((self.state, metrics))
 
 
+def task_of(options, *, loss: str = "rle", batch_groups: int = 1) -> tuple[nn.Module, tasks.Task]:
+    """The net that `options` names (net, depth, width, size_wh, dtype) and its task; `loss` is of the ResNet's likelihood."""
+    shared = {"dtype": jnp.dtype(options.dtype), "batch_groups": batch_groups}
+    if options.net == "hrnet":
+        net = HeatmapNet(HRNet(options.width or 32, **shared), 17, deconvs=(), **shared)
+        return net, tasks.heatmaps(net, skeleton=COCO17, size_wh=options.size_wh)
+    backbone = ResNet(depth=options.depth, width=options.width or 64, **shared)
+    net = PoseRegressor(backbone, RegressionHead(17, kind="normalized"))
+    likelihood = tasks.Likelihood(loss=loss)
+    return net, tasks.regression(net, skeleton=COCO17, size_wh=options.size_wh, likelihood=likelihood)
+
+
 def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:
     """A random batch."""
     rng = np.random.default_rng(seed)
@@ -83,30 +104,51 @@ def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def rivals(options: Options, batch: int) -> dict[str, Callable[[], float]]:
+    """PyTorch's sides, on the device that JAX uses: none where PyTorch is not installed or has not that device."""
+    on = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend())
+    published = options.net == "hrnet" or options.width in (None, 64)
+    if not (on and published and find_spec("torch")):
+        return {}
+    import torch
+
+    from benchmarks.peers import torch_step
+
+    if on == "cuda" and not torch.cuda.is_available():
+        return {}
+    width, height = options.size_wh
+    shared = dict(net=options.net, depth=options.depth, branch=options.width or 32, batch=batch, height=height, width=width,
+                  joints=17, amp=options.dtype == "bfloat16", device=on)  # fmt: skip
+    sides = {} if on == "cuda" else {"torch, NCHW": torch_step.Step(**shared, channels_last=False)}
+    sides["torch, channels_last"] = torch_step.Step(**shared, channels_last=True)
+    if on == "cuda" or options.torch_compile:
+        sides["torch, compiled"] = torch_step.Step(**shared, channels_last=True, compiled=True)
+    return sides
+
+
 def measure(options: Options, batch: int) -> list[dict]:
     """The lines of one batch size."""
-    width, height = options.size_wh
-    sides = {"jaxpose": Step(options, batch, "rle")}
-    if options.loss_share:
+    share = options.loss_share and options.net == "resnet"
+    sides = {"jaxpose": Step(options, batch, "rle")} if options.ours else {}
+    if options.ours and share:
         sides["jaxpose, L1"] = Step(options, batch, "l1")
-    if options.rival and jax.default_backend() == "cpu" and find_spec("torch") and options.width == 64:
-        from benchmarks.peers import torch_step
-
-        shape = dict(depth=options.depth, batch=batch, height=height, width=width, joints=17)
-        sides["torch, NCHW"] = torch_step.Step(**shape, channels_last=False)
-        sides["torch, channels_last"] = torch_step.Step(**shape, channels_last=True)
+    if options.rival:
+        sides |= rivals(options, batch)
+    if not sides:
+        raise ValueError("nothing to time: ours is left out, and PyTorch is not here for this device and net")
     times = dict(zip(sides, interleave(*sides.values(), repeats=options.repeats, settle=1), strict=True))
     lines = []
     for side, values in times.items():
         median = float(np.median(values))
-        fields = {"side": side, "batch": batch, "depth": options.depth, "size_wh": options.size_wh,
+        net = options.net if options.net == "hrnet" else f"resnet{options.depth}"
+        fields = {"side": side, "batch": batch, "net": net, "size_wh": options.size_wh,
                   "images_per_s": round(batch / median, 2)}  # fmt: skip
         if side == "jaxpose":
             fields |= {"dtype": options.dtype, "compile_s": round(sides[side].compile_s, 1)}
             for other in times:
                 if other.startswith("torch"):
                     fields[f"ratio to {other}"] = round(ratio(values, times[other]), 3)
-            if options.loss_share:
+            if share:
                 fields["loss_share"] = round(1 - 1 / ratio(times["jaxpose, L1"], values), 4)
             if options.peak_tflops:
                 flops = 2 * 3 * summary.count(sides[side].net, options.size_wh).multiply_adds * batch
@@ -116,6 +158,7 @@ def measure(options: Options, batch: int) -> list[dict]:
 
 
 def main(options: Options) -> list[dict]:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave the rival some of a GPU's memory
     return [line for batch in options.batch for line in measure(options, batch)]
 
 

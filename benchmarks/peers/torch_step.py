@@ -1,7 +1,8 @@
-"""The rival of step_throughput.py: a ResNet with an RLE head, the official loss and Adam, in plain PyTorch.
+"""The rival of step_throughput.py: a ResNet with an RLE head, the official loss and Adam, in plain PyTorch; or HRNet.
 
-Written from the published description, as a PyTorch user would write it today: torchvision's topology, the
-feature-normalised coordinate layer, RealNVP with 6 couplings, the 2D loss of the authors' code.
+Written from the published descriptions, as a PyTorch user would write it today: torchvision's topology, the
+feature-normalised coordinate layer, RealNVP with 6 couplings, the 2D loss of the authors' code; HRNet with a 1x1 layer to the maps,
+whose targets are ready-made, as the published loader gives them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,57 @@ class PoseNet(nn.Module):
         return mu.unflatten(1, (-1, 2)), self.sigma(f).sigmoid().unflatten(1, (-1, 2))
 
 
+def bring(widths: tuple[int, ...], source: int, target: int) -> nn.Module:
+    """A branch of HRNet at the stride and with the channels of another: up by 1x1 and the nearest pixel, down by 3x3s with stride 2."""
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        up = nn.Upsample(scale_factor=2 ** (source - target), mode="nearest")
+        return nn.Sequential(*conv_bn(widths[source], widths[target], 1), up)
+    layers: list[nn.Module] = []
+    for _ in range(target - source - 1):
+        layers += [*conv_bn(widths[source], widths[source], 3, 2), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *conv_bn(widths[source], widths[target], 3, 2))
+
+
+class Exchange(nn.Module):
+    def __init__(self, widths: tuple[int, ...], outputs: int):
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*(Block(w, w, 1, False) for _ in range(4))) for w in widths)
+        self.fuse = nn.ModuleList(
+            nn.ModuleList(bring(widths, source, target) for source in range(len(widths))) for target in range(outputs)
+        )
+
+    def forward(self, branches):
+        branches = [branch(x) for branch, x in zip(self.branches, branches, strict=True)]
+        return [sum(f(x) for f, x in zip(row, branches, strict=True)).relu() for row in self.fuse]
+
+
+class HRNet(nn.Module):
+    """Images (B, 3, H, W) -> heatmaps (B, K, H / 4, W / 4)."""
+
+    def __init__(self, width: int, joints: int):
+        super().__init__()
+        relu = nn.ReLU(inplace=True)
+        stem = [*conv_bn(3, 64, 3, 2), relu, *conv_bn(64, 64, 3, 2), relu]
+        self.stem = nn.Sequential(*stem, *(Block(256 if i else 64, 64, 1, True) for i in range(4)))
+        self.first = nn.Sequential(*conv_bn(256, width, 3), relu)
+        self.deeper, self.stages = nn.ModuleList(), nn.ModuleList()
+        for b, modules in enumerate((1, 4, 3), start=1):
+            widths = tuple(width * 2**i for i in range(b + 1))
+            self.deeper.append(nn.Sequential(*conv_bn(256 if b == 1 else widths[b - 1], widths[b], 3, 2), relu))
+            last = [1 if b == 3 and m == modules - 1 else b + 1 for m in range(modules)]
+            self.stages.append(nn.Sequential(*(Exchange(widths, outputs) for outputs in last)))
+        self.final = nn.Conv2d(width, joints, 1)
+
+    def forward(self, images):
+        x = self.stem(images)
+        branches = [self.first(x)]
+        for deeper, stage in zip(self.deeper, self.stages, strict=True):
+            branches = stage([*branches, deeper(x if len(branches) == 1 else branches[-1])])
+        return self.final(branches[0])
+
+
 class RealNVP(nn.Module):
     """log_prob of points (N, 2) under six affine couplings and a standard normal."""
 
@@ -98,31 +150,48 @@ def rle_loss(mu, sigma, target, flow, weight):
 
 
 class Step:
-    """`Step(...)()` makes one training step on fresh data and blocks until it is done."""
+    """`Step(...)()` makes one training step on fresh data and blocks until it is done.
 
-    def __init__(
-        self, *, depth: int, batch: int, height: int, width: int, joints: int, channels_last: bool, seed: int = 0
-    ):
+    `amp`: the net under autocast to bfloat16, the loss in float32. `compiled`: net and loss by torch.compile. `branch`: HRNet's width.
+    """
+
+    def __init__(self, *, batch: int, height: int, width: int, joints: int, channels_last: bool, net: str = "resnet", depth: int = 50,
+                 branch: int = 32, amp: bool = False, compiled: bool = False, device: str = "cpu", seed: int = 0):  # fmt: skip
         torch.manual_seed(seed)
-        self.net, self.flow = PoseNet(depth, joints).train(), RealNVP()
+        self.device, self.amp, self.joints = device, amp, joints
+        self.is_map, self.shape = net == "hrnet", (batch, 3, height, width)
+        self.net, self.flow = (HRNet(branch, joints) if self.is_map else PoseNet(depth, joints)).train(), RealNVP()
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net.to(memory_format=self.format)
-        self.optimizer = torch.optim.Adam([*self.net.parameters(), *self.flow.parameters()], lr=1e-3)
-        self.shape = (batch, 3, height, width)
-        self.joints = joints
+        self.net.to(device, memory_format=self.format)
+        self.flow.to(device)
+        parameters = [*self.net.parameters(), *([] if self.is_map else self.flow.parameters())]
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=device == "cuda")
+        self.loss = torch.compile(self._loss) if compiled else self._loss
         self.pool = [self._draw() for _ in range(4)]
         self.steps = 0
 
     def _draw(self):
-        images = torch.randn(self.shape).contiguous(memory_format=self.format)
-        return images, torch.rand(self.shape[0], self.joints, 2) - 0.5
+        batch, _, height, width = self.shape
+        images = torch.randn(self.shape, device=self.device).contiguous(memory_format=self.format)
+        if self.is_map:
+            return images, torch.rand(batch, self.joints, height // 4, width // 4, device=self.device)
+        return images, torch.rand(batch, self.joints, 2, device=self.device) - 0.5
+
+    def _loss(self, images, target):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
+            found = self.net(images)
+        if self.is_map:
+            return 0.5 * (found.float() - target).square().mean()
+        mu, sigma = (x.float() for x in found)
+        return rle_loss(mu, sigma, target, self.flow, torch.ones_like(target))
 
     def __call__(self) -> float:
         images, target = self.pool[self.steps % len(self.pool)]
         self.steps += 1
-        mu, sigma = self.net(images)
-        loss = rle_loss(mu, sigma, target, self.flow, torch.ones_like(target))
+        loss = self.loss(images, target)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
         return loss.item()

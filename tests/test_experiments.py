@@ -209,8 +209,8 @@ def test_four_processes_go_on_from_one_and_one_from_four(tmp_path, prepared):
     here, there = (
         {e["step"]: e["loss"] for e in runner.Log(tmp_path / out).events() if e["event"] == "train"} for out in ("both", "alone")
     )  # fmt: skip
-    assert here.keys() == there.keys() and len(here) > 5
-    np.testing.assert_allclose(list(here.values()), list(there.values()), rtol=1e-3)
+    assert there.keys() <= here.keys() and len(there) > 10
+    np.testing.assert_allclose([here[step] for step in there], list(there.values()), rtol=1e-3)
 
 
 @pytest.mark.slow

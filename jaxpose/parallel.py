@@ -85,8 +85,9 @@ def split_state(tree: PyTree, mesh: Mesh) -> PyTree:
     What is small, or divided nowhere, stays whole on every device: each array that is split costs a gather in every step. Of
     the optimiser's state this is the first stage of ZeRO (Rajbhandari et al. 2020, section 5.1).
 
-    >>> jax.jit(lambda x: split_state(x, make_mesh()))(np.ones((64, 128))).sharding.spec
-    PartitionSpec(None, 'fsdp')
+    >>> traced = jax.make_jaxpr(lambda x: split_state(x, make_mesh()))(np.ones((64, 128)))
+    >>> tuple(traced.eqns[0].params["sharding"].spec)
+    (None, 'fsdp')
     """
     parts = mesh.shape.get(FSDP)
 

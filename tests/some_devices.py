@@ -25,14 +25,15 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxpose import parallel, tasks, train
-from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import PoseRegressor, RegressionHead, layers
 from jaxpose.skeleton import COCO17
 
-BATCH, SIZE_WH = 32, (24, 32)
+BATCH, SIZE_WH = 16, (16, 16)
 
 
 def batch_of(step: int, dtype: type) -> dict[str, np.ndarray]:
@@ -45,13 +46,31 @@ def batch_of(step: int, dtype: type) -> dict[str, np.ndarray]:
     }
 
 
-def losses(mesh, steps: int, dtype: type) -> list[float]:
+class Backbone(nn.Module):
+    """All kinds of layers of a ResNet, but few of them: each array costs an all-reduce, and every process compiles them all."""
+
+    dtype: type
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        x = images
+        for kernel, strides, channels in ((5, 4, 64), (1, 1, 64)):
+            x = layers.Conv(channels, kernel, strides, dtype=self.dtype)(x)
+            x = nn.relu(layers.BatchNorm(dtype=self.dtype)(x, train=train))
+        return x
+
+
+def task_of(dtype: type) -> tasks.Task:
+    net = PoseRegressor(Backbone(dtype), RegressionHead(17))
+    few = tasks.Likelihood(flow_layers=1, flow_hidden=(8,))
+    return tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH, likelihood=few)
+
+
+def losses(mesh, initial, steps: int, dtype: type) -> list[float]:
     jax.config.update("jax_enable_x64", dtype == np.float64)
-    net = PoseRegressor(ResNet(depth=18, width=4, stages=1, dtype=dtype), RegressionHead(17))
-    few = tasks.Likelihood(flow_layers=2, flow_hidden=(64,))  # compiles quickly: every process compiles all of it
-    task = tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH, likelihood=few)
+    task = task_of(dtype)
     tx = train.optimizer(train.multi_step(1e-4, boundaries=[]))
-    variables = jax.tree.map(lambda x: np.asarray(x, dtype), jax.jit(task.init)(jax.random.key(0)))
+    variables = jax.tree.map(lambda x: np.asarray(x, dtype), initial)
     state = train.init_state(task, tx, jax.random.key(0), mesh=mesh, variables=variables)
     step_fn = train.make_train_step(task, tx, mesh=mesh)
     found = []
@@ -59,6 +78,7 @@ def losses(mesh, steps: int, dtype: type) -> list[float]:
         local = {key: value[rows] for key, value in batch_of(step, dtype).items()}
         state, metrics = step_fn(state, parallel.global_batch(local, mesh))
         found.append(float(metrics["loss"]))
+    split.append(sum(not x.is_fully_replicated for x in jax.tree.leaves(state.opt_state)))
     return found
 
 
@@ -67,8 +87,11 @@ if args.coordinator:
 mesh = parallel.make_mesh(fsdp=args.fsdp)
 share = BATCH // args.num_processes
 rows = slice(args.process_id * share, (args.process_id + 1) * share)
+split = []  # how many arrays of the optimiser's state are not whole on every device
+initial = jax.device_get(jax.jit(task_of(np.float32).init)(jax.random.key(0)))
 found = {
-    name: losses(mesh, steps, getattr(np, name)) for name, steps in zip(("float32", "float64"), args.steps, strict=True)
+    dtype.__name__: losses(mesh, initial, steps, dtype)
+    for dtype, steps in zip((np.float32, np.float64), args.steps, strict=True)
 }
 ids = parallel.gather_host(np.arange(rows.start, rows.stop, dtype=np.int64) + 2**40)
-args.out.write_text(json.dumps({**found, "ids": ids.tolist(), "devices": mesh.size}))
+args.out.write_text(json.dumps({**found, "ids": ids.tolist(), "devices": mesh.size, "split": split}))

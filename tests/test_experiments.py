@@ -24,6 +24,8 @@ from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
 TINY = ("--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2")
+# A net that compiles quickly: every process of a cluster compiles all of it. Its flow has arrays that --fsdp splits.
+TINIER = ("--resnet-stages", "1", "--likelihood.flow-layers", "2", "--no-flip-test", "--no-plots")
 
 IN_A_CLUSTER = """
 import sys
@@ -178,9 +180,7 @@ def errors_of(processes: list[subprocess.Popen]) -> list[str]:
 @pytest.mark.slow
 def test_four_processes_go_on_from_one_and_one_from_four(tmp_path, prepared):
     def options(out, epochs):
-        return command(
-            tmp_path / out, prepared, "--epochs", epochs, "--eval-every", "2", "--no-plots", "--no-flip-test"
-        )
+        return command(tmp_path / out, prepared, *TINIER, "--epochs", epochs, "--eval-every", "2")
 
     coco_rle.main(options("alone", "6"))
     coco_rle.main(options("both", "2"))
@@ -215,7 +215,7 @@ def test_four_processes_go_on_from_one_and_one_from_four(tmp_path, prepared):
 
 @pytest.mark.slow
 def test_processes_stop_together_when_one_is_asked_to_and_when_one_dies(tmp_path, prepared):
-    options = command(tmp_path / "run", prepared, "--epochs", "4000", "--eval-every", "4000", "--no-plots")
+    options = command(tmp_path / "run", prepared, *TINIER, "--epochs", "4000", "--eval-every", "4000")
 
     def start(processes):
         log, deadline = tmp_path / "run" / "log.jsonl", time.time() + 200

@@ -62,10 +62,11 @@ def test_any_processes_and_devices_give_the_losses_of_one(tmp_path, one_device, 
     everybody = run(tmp_path / "many", "--devices", devices, "--fsdp", fsdp, processes=processes)()
     for found in everybody:
         assert found["devices"] == processes * devices
+        assert (min(found["split"]) > 0) == (fsdp > 1)
         for dtype, steps, tolerance in (("float32", 10, 1e-5), ("float64", 100, 1e-8)):
             assert len(set(one_device[dtype])) == steps
             np.testing.assert_allclose(found[dtype], one_device[dtype], rtol=tolerance)
-        assert found["ids"] == [2**40 + i for i in range(32)], "in the order of the global batch"
+        assert found["ids"] == [2**40 + i for i in range(16)], "in the order of the global batch"
 
 
 def test_a_batch_that_cannot_be_split_is_refused_at_the_door():

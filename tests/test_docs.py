@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import tyro
 
+from benchmarks import scaling_model
 from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr
 from jaxpose import cli, importer, predict_files
 from jaxpose.evaluation import __main__ as evaluation
@@ -213,7 +214,7 @@ def test_flags_exist(capsys):
     tools = [cli.prepare, cli.synthetic, evaluation.main, importer.main, predict_files.main]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
-    for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config]:
+    for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):
             tyro.cli(kind, args=["--help"])
     known = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out)) | {"--preset"}

@@ -269,14 +269,63 @@ def test_a_killed_preparation_is_never_read(own_folder, tmp_path):
     assert_same_records(builder.open(data_dir, "train"), coco.read(*coco.find(own_folder, "train")))
 
 
-def test_half_a_data_set_is_not_opened(folder, tmp_path):
-    source = prepare(folder, tmp_path)
-    (source.directory / "persons.npy").unlink()
-    with pytest.raises(FileNotFoundError, match="no prepared data set"):
-        builder.open(tmp_path, "train")
-    with pytest.raises(FileNotFoundError, match="no completely prepared data set"):
-        builder.PreparedSource(source.directory)
-    assert len(prepare(folder, tmp_path)) == 24
+def test_another_folder_is_not_opened(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no prepared data set"):
+        builder.PreparedSource(tmp_path)
+
+
+@pytest.mark.parametrize("name", builder.FILES)
+def test_no_older_version_is_taken_for_a_newer_one_that_lacks_a_file(own_folder, tmp_path, name):
+    before = prepare(own_folder, tmp_path)
+    after = prepare(own_folder, tmp_path, force=True)
+    assert before.directory != after.directory and before.directory.exists()
+    (after.directory / name).unlink()
+    for opened in (lambda: builder.open(tmp_path, "train"), lambda: prepare(own_folder, tmp_path)):
+        with pytest.raises(coco.DamagedData, match=rf"{after.directory.name}/{name} is damaged \(it is missing\)"):
+            opened()
+    assert len(prepare(own_folder, tmp_path, force=True)) == 24
+
+
+def test_a_damaged_copy_names_no_folder_above_it(sharded, tmp_path):
+    copy = shutil.copytree(sharded, tmp_path / "elsewhere")
+    cut(copy / "persons.npy", 100)
+    with pytest.raises(coco.DamagedData, match=rf"remove the folder {copy} and"):
+        builder.PreparedSource(copy)
+
+
+def test_no_changed_byte_of_source_json_is_believed(sharded):
+    path = sharded / "source.json"
+    text, facts = path.read_bytes(), json.loads(path.read_text())
+    for place in range(0, len(text), 7):
+        for bit in (0x01, 0x40):
+            path.write_bytes(text[:place] + bytes([text[place] ^ bit]) + text[place + 1 :])
+            try:
+                builder.PreparedSource(sharded)
+                assert json.loads(path.read_bytes()) == facts, "a space for a space"
+            except coco.DamagedData as error:
+                assert "source.json is damaged" in str(error)
+
+
+@pytest.mark.parametrize("changes", [{"skeleton": 3}, {"skipped": 3}, {"split": 3}, {"skeleton": {}}], ids=str)
+def test_facts_from_before_there_was_a_digest_are_looked_at(sharded, changes):
+    facts = json.loads((sharded / "source.json").read_text()) | changes
+    del facts["digest"], facts["checksums"]
+    (sharded / "source.json").write_text(json.dumps(facts))
+    with pytest.raises(coco.DamagedData, match="is damaged"):
+        builder.PreparedSource(sharded)
+
+
+def test_a_changed_features_json_changes_no_record(sharded):
+    expected, path = builder.PreparedSource(sharded).at_level("image").record(5), sharded / "features.json"
+    text = path.read_bytes()
+    for place in range(3, len(text), 29):
+        flipped(path, place)
+        try:
+            found = builder.PreparedSource(sharded).at_level("image").record(5)
+            assert found["jpeg"] == expected["jpeg"] and (found["persons"] == expected["persons"]).all()
+        except coco.DamagedData as error:
+            assert "features.json" in str(error)
+        path.write_bytes(text)
 
 
 # ------------------------------------------------------------------------------------------------- damage and places
@@ -329,6 +378,8 @@ DAMAGES = {
     "dataset_info.json": ("dataset_info.json", lambda path: cut(path, 100), "cannot be read"),
     "source.json": ("source.json", lambda path: cut(path, 300), "no JSON file"),
     "source.json without": ("source.json", lambda path: path.write_text("{}"), "it has no"),
+    "source.json a number": ("source.json", lambda path: path.write_text("3"), "it has no"),
+    "source.json of another": ("source.json", lambda path: path.write_text(path.read_text().replace('"nose"', '"nase"')), "digest"),
 } | {
     f"{name} {kind}": (name, damage, "its checksum is not that of the preparation")
     for name in ("persons.npy", "images.npy", "ground_truth.json")
@@ -357,7 +408,7 @@ def test_damage_is_named_with_the_file_and_what_to_do(folder, sharded, damage):
 
 def test_tables_from_before_there_were_checksums_are_looked_at(folder, sharded):
     facts = json.loads((sharded / "source.json").read_text())
-    assert set(facts.pop("checksums")) == {"persons.npy", "images.npy", "ground_truth.json"}
+    assert set(facts.pop("checksums")) == {"persons.npy", "images.npy", "ground_truth.json"} and facts.pop("digest")
     (sharded / "source.json").write_text(json.dumps(facts))
     assert len(builder.open(sharded.parents[2], "train")) == 24
     images = np.load(sharded / "images.npy")

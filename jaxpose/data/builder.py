@@ -57,7 +57,7 @@ __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "pr
 LAYOUT = "1.1"  # of the prepared files
 VERSION = f"{LAYOUT}.0"  # of the first preparation; the last number counts the preparations
 KEY_SPACE = 2**128  # of TFDS's shuffler
-SIDECARS = ("persons.npy", "images.npy", "ground_truth.json", "source.json")
+FILES = ("persons.npy", "images.npy", "ground_truth.json", "source.json", "dataset_info.json", "features.json")
 
 logger = logging.getLogger(__name__)
 
@@ -208,15 +208,21 @@ class PreparedSource(coco.Source):
 
     def __init__(self, directory: str | Path):
         self.directory = layout.local(directory)
-        if not _is_complete(self.directory):
-            raise FileNotFoundError(f"{directory} is no completely prepared data set: prepare it again")
+        missing = [name for name in FILES if not (self.directory / name).is_file()]
+        if len(missing) == len(FILES):
+            raise FileNotFoundError(f"{directory} is no prepared data set: name one, or prepare it")
+        if missing:
+            raise _damaged(self.directory / missing[0], "it is missing")
         facts = _facts(self.directory)
         self.name = self.directory.parent.name.rpartition("-")[0]  # without the hash
-        self.skipped = Counter(facts["skipped"])
-        self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
-        self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
-        # Those prepared before there were checksums have none.
-        for name, expected in facts.get("checksums", {}).items():
+        try:
+            self.skipped = Counter(facts["skipped"])
+            self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
+            self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
+            checksums = dict(facts.get("checksums", {}))  # those prepared before there were checksums have none
+        except Exception as error:  # as the damage has it
+            raise _damaged(self.directory / "source.json", str(error)) from None
+        for name, expected in checksums.items():
             if _checksum(self.directory / name) != expected:
                 raise _damaged(self.directory / name, "its checksum is not that of the preparation")
         self.persons, self.images = (_table(self.directory / name) for name in ("persons.npy", "images.npy"))
@@ -224,7 +230,7 @@ class PreparedSource(coco.Source):
         try:
             builder = tfds.builder_from_directory(self.directory)
             split = builder.info.splits[facts["split"]]
-            self.features = builder.info.features
+            self.features = _features(self.skeleton.num_joints)
             self._raw = builder.as_data_source(
                 split=facts["split"], deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
@@ -270,7 +276,10 @@ class PreparedSource(coco.Source):
             raw = self._raw[index]
         except RuntimeError as error:  # of array_record, whatever is wrong
             raise _damaged(self._shard(index), str(error)) from None
-        record = features.deserialize_example_np(raw, decoders=_UNDECODED)
+        try:
+            record = features.deserialize_example_np(raw, decoders=_UNDECODED)
+        except Exception as error:
+            raise _damaged(self._shard(index), f"record {index} cannot be read: {error}") from None
         if record["image_id"] != self.images["image_id"][index]:
             found = f"record {index} is image {record['image_id']}, not {self.images['image_id'][index]}"
             raise _damaged(self._shard(index), f"it belongs to another data set: {found}")
@@ -301,27 +310,10 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
     code_path = None  # there are no checksums to look for beside this file; TFDS would need importlib_resources for it
 
     def _info(self) -> tfds.core.DatasetInfo:
-        joints = self.builder_config.source.skeleton.num_joints
-        person = {
-            "annotation_id": np.int64,
-            "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
-            "keypoints": tfds.features.Tensor(shape=(joints, 3), dtype=np.float32),
-            "area": np.float32,
-            "crowd": np.bool_,
-            "segmentation": tfds.features.Text(),
-        }
-        features = {
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "file_name": tfds.features.Text(),
-            "image_id": np.int64,
-            "width": np.int32,
-            "height": np.int32,
-            "persons": tfds.features.Sequence(person),
-        }
         return tfds.core.DatasetInfo(
             builder=self,
             description="Images and persons of a COCO-format keypoint annotation file.",
-            features=tfds.features.FeaturesDict(features),
+            features=_features(self.builder_config.source.skeleton.num_joints),
             disable_shuffling=True,  # records in the order of the JSON: what persons.npy points at
         )
 
@@ -342,6 +334,27 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
                 written.append(i)
         problems.report()
         _write_sidecars(Path(self.data_path), config, written, source.skipped + problems.counts)
+
+
+def _features(joints: int) -> tfds.features.FeaturesDict:
+    """Of a record: an image with its persons."""
+    person = {
+        "annotation_id": np.int64,
+        "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+        "keypoints": tfds.features.Tensor(shape=(joints, 3), dtype=np.float32),
+        "area": np.float32,
+        "crowd": np.bool_,
+        "segmentation": tfds.features.Text(),
+    }
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "file_name": tfds.features.Text(),
+        "image_id": np.int64,
+        "width": np.int32,
+        "height": np.int32,
+        "persons": tfds.features.Sequence(person),
+    }
+    return tfds.features.FeaturesDict(features)
 
 
 _UNDECODED = {"image": tfds.decode.SkipDecoding()}
@@ -398,7 +411,7 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
         "clip_boxes": source.clip_boxes,
         "checksums": {name: _checksum(place / name) for name in ("persons.npy", "images.npy", "ground_truth.json")},
     }
-    (place / "source.json").write_text(json.dumps(facts, indent=1))
+    (place / "source.json").write_text(json.dumps(facts | {"digest": _digest(facts)}, indent=1))
 
 
 def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
@@ -456,21 +469,27 @@ def _quiet() -> Iterator[None]:
         bars.display_progress_bar(shown)
 
 
-def _is_complete(place: Path) -> bool:
-    return all((place / name).is_file() for name in (*SIDECARS, "dataset_info.json", "features.json"))
-
-
 def _facts(place: Path) -> dict[str, Any]:
     """What source.json says."""
     path = place / "source.json"
     try:
         facts = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise _damaged(path, "it is missing") from None
     except ValueError as error:
         raise _damaged(path, f"it is no JSON file: {error}") from None
-    missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"} - set(facts)
+    missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"}
+    missing -= set(facts) if isinstance(facts, dict) else set()
     if missing:
         raise _damaged(path, f"it has no {sorted(missing)}")
+    digest = facts.pop("digest", None)
+    if digest != (_digest(facts) if "checksums" in facts or digest else None):  # older ones have neither
+        raise _damaged(path, "its digest is not that of the preparation")
     return facts
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> str:
@@ -502,9 +521,11 @@ def _check_shard(path: Path, count: int) -> None:
 
 
 def _damaged(path: Path, what: str) -> coco.DamagedData:
+    versions = path.parent.parent
+    folder = versions if versions.parent.name == CocoKeypoints.name else path.parent  # a copy can lie anywhere
     return coco.DamagedData(
-        f"{path} is damaged ({what.splitlines()[0]:.200}): remove the folder {path.parent.parent} and prepare the data again "
-        "(start the same command again, or jaxpose prepare; jaxpose prepare --force needs nothing removed)"
+        f"{path} is damaged ({(what.splitlines() or [''])[0]:.200}): remove the folder {folder} and prepare the data again "
+        "(start the same command again, or jaxpose prepare; jaxpose prepare --force with the same options needs nothing removed)"
     )
 
 
@@ -513,8 +534,8 @@ def _number(place: Path) -> int:
 
 
 def _newest(home: Path) -> Path | None:
-    """The last complete preparation."""
-    return max(filter(_is_complete, home.glob(f"{LAYOUT}.[0-9]*")), key=_number, default=None)
+    """The last preparation. One that lacks a file was damaged since: it is renamed to its number when it is complete."""
+    return max(home.glob(f"{LAYOUT}.[0-9]*"), key=_number, default=None)
 
 
 def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:

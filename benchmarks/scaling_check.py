@@ -113,7 +113,9 @@ def check_communication(work: scaling_model.Work, runs: dict[int, dict], options
             "gradients_ms": short(1e3 * (sum(parts) - waited)), "predicted_ms": short(1e3 * predicted),
             "measured_ms": short(1e3 * run["step_s"]), "measured_median_ms": short(1e3 * run["step_median_s"]),
             "predicted_over_measured": short(predicted / run["step_s"]),
-            "added_predicted_over_measured": short(sum(parts) / (run["step_s"] - compute))})  # fmt: skip
+            # What n processes on fewer cores compute may take less than n / cores as long.
+            "added_predicted_over_measured": short(sum(parts) / (run["step_s"] - compute))
+            if run["step_s"] > compute else None})  # fmt: skip
     return lines
 
 

@@ -31,6 +31,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from benchmarks.common import versions
@@ -45,7 +46,8 @@ class Chip:
     """Peaks of one chip: FLOP/s of products in bfloat16 and in float32, bytes/s, chips that the inner network joins.
 
     `float32` is what JAX's products of float32 run at by default: TF32 on a GPU, one pass of bfloat16 on a TPU. Bandwidths of
-    networks are those of sending, all links of a chip together. `torus`: dimensions of a TPU slice, 0 for a switch.
+    networks are those of sending, all links of a chip together. `torus`: dimensions of a TPU slice, 0 for a switch; `wraps`: chips from
+    which an axis of it is a ring, with two links a chip, and not a line, which is worth one.
 
     Latencies (s) are assumptions of the right order, not the vendors' figures: `start` of any collective, `hop` and
     `outer_hop` from chip to chip. `--latency` scales them all.
@@ -62,6 +64,7 @@ class Chip:
     start: float
     hop: float
     outer_hop: float
+    wraps: int = 0
 
 
 TPU = {"start": 2e-6, "hop": 1e-6, "outer_hop": 25e-6}
@@ -71,10 +74,10 @@ GPU = {"start": 7e-6, "hop": 1e-6, "outer_hop": 5e-6, "inner_chips": 8, "host_ch
 # GPU, the SXM modules of 80 GB (A100, H100) and 141 GB: NVIDIA's data sheets, dense (half of the figure "with sparsity"); half of
 # NVLink's bidirectional bandwidth; the network of a DGX A100 (200 Gbit/s a GPU) and DGX H100 / H200 (400 Gbit/s).
 CHIPS = {
-    "v4": Chip(275e12, 275e12, 1228e9, 300e9, math.nan, 4096, 4, 3, **TPU),
-    "v5e": Chip(197e12, 197e12, 819e9, 200e9, 3.125e9, 256, 8, 2, **TPU),
-    "v5p": Chip(459e12, 459e12, 2765e9, 600e9, 6.25e9, 6144, 4, 3, **TPU),
-    "v6e": Chip(918e12, 918e12, 1638e9, 400e9, 12.5e9, 256, 8, 2, **TPU),
+    "v4": Chip(275e12, 275e12, 1228e9, 300e9, math.nan, 4096, 4, 3, **TPU, wraps=4),
+    "v5e": Chip(197e12, 197e12, 819e9, 200e9, 3.125e9, 256, 8, 2, **TPU, wraps=16),
+    "v5p": Chip(459e12, 459e12, 2765e9, 600e9, 6.25e9, 6144, 4, 3, **TPU, wraps=4),
+    "v6e": Chip(918e12, 918e12, 1638e9, 400e9, 12.5e9, 256, 8, 2, **TPU, wraps=16),
     "a100": Chip(312e12, 156e12, 2039e9, 300e9, 25e9, **GPU),
     "h100": Chip(989e12, 494e12, 3350e9, 450e9, 50e9, **GPU),
     "h200": Chip(989e12, 494e12, 4800e9, 450e9, 50e9, **GPU),
@@ -179,7 +182,11 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
             continue
         text, metadata, own = match[2].partition(", metadata={")[0], re.search(r'op_name="([^"]*)"', line), 0
         trips = int(trip[1]) if (trip := re.search(r'"known_trip_count":\{"n":"(\d+)"', line)) else 1
-        for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", text):
+        branches = re.findall(r"branch_computations=\{([^}]*)\}", text)  # as if each were taken
+        called_by = re.findall(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)", text)
+        for called in called_by + re.findall(r"[\w.\-]+", " ".join(branches)):
+            if " while(" in text and not trip and chains.get(called):
+                raise RuntimeError(f"the loop {match[1]} has collectives and nobody knows how often it runs")
             callers[called] = (name, trips)
             own = max(own, trips * chains.get(called, 0))  # in HLO text the callee comes first
         if is_one := COLLECTIVE.search(text):
@@ -310,6 +317,8 @@ def work_of(options) -> Work:
     programs = {n: compiled(options, batch, n) for n in options.devices}
     seen = {n: collectives(program.as_text(), norms) for n, program in programs.items()}
     kept, chain = seen[max(seen)]
+    if others := {c.kind for c in kept} - {"all-reduce"}:
+        raise RuntimeError(f"the program has {sorted(others)}, which the model does not know")
     if options.local_statistics:  # only the running ones, which no layer waits for, are of all chips
         kept = [replace(c, waited_for=False) for c in kept]
     sizes = {n: sum(c.size * c.times for c in found) for n, (found, _) in seen.items()}
@@ -336,7 +345,7 @@ def axes(n: int, dimensions: int) -> list[int]:
 
 
 def all_reduce_s(size: float, n: int, chip: Chip, *, share: float = 1.0, latency: float = 1.0) -> float:
-    """Seconds of one all-reduce of `size` bytes over n chips: a ring inside the node or slice, then between them.
+    """Seconds of one all-reduce of `size` bytes over n chips, a power of two: rings inside the node or slice, then between them.
 
     Bytes: 2 (k-1)/k of `size` over k chips inside, and 2 (m-1)/m of size / k between m nodes. Latency: once around
     every axis of a torus; up and down a tree behind a switch and between nodes.
@@ -348,13 +357,17 @@ def all_reduce_s(size: float, n: int, chip: Chip, *, share: float = 1.0, latency
     if n == 1:
         return 0.0
     inside = min(n, chip.inner_chips)
-    between = math.ceil(n / inside)
-    time = 2 * (inside - 1) / inside * size / (chip.inner * share)
-    steps = sum(2 * (a // 2) for a in axes(inside, chip.torus)) if chip.torus else 2 * math.ceil(math.log2(inside))
+    between = n // inside
+    links, steps = 1.0, 2 * round(math.log2(inside))
+    if chip.torus:
+        sides = axes(inside, chip.torus)
+        links = sum((2 if a >= chip.wraps else 1) for a in sides if a > 1) / (2 * chip.torus)
+        steps = sum(2 * (a // 2) for a in sides)
+    time = 2 * (inside - 1) / inside * size / (chip.inner * links * share)
     wait = chip.start + steps * chip.hop
     if between > 1:
         time += 2 * (between - 1) / between * size / inside / (chip.outer * share)
-        wait += 2 * math.ceil(math.log2(between)) * chip.outer_hop
+        wait += 2 * round(math.log2(between)) * chip.outer_hop
     return time + latency * wait
 
 
@@ -426,13 +439,27 @@ def short(x: float) -> float:
     return float(f"{x:.4g}")
 
 
+def check(options: Options) -> None:
+    """Raise a ValueError for what cannot be predicted."""
+    if min(options.devices) < 2 or max(options.devices) > HOST_DEVICES:
+        raise ValueError(f"devices={options.devices}: expected 2 to {HOST_DEVICES}")
+    if odd := [n for n in options.chips if n < 1 or n & (n - 1)]:
+        raise ValueError(f"chips={odd}: expected powers of two")
+    for name in options.chip:
+        if max(options.chips) > (largest := CHIPS[name].inner_chips) and math.isnan(CHIPS[name].outer):
+            raise ValueError(f"chips={max(options.chips)}: a slice of {name} has up to {largest}")
+    for name in ("batch", "global_batch", "attainable", "attainable_link", "samples_per_core"):
+        value = getattr(options, name)
+        if value is not None and np.min(value) <= 0:
+            raise ValueError(f"{name}={value}: expected more than 0")
+
+
 def main(options: Options) -> list[dict]:
     if options.check:
         from benchmarks import scaling_check
 
         return scaling_check.main(options)
-    if min(options.devices) < 2 or max(options.devices) > HOST_DEVICES:
-        raise ValueError(f"devices={options.devices}: expected 2 to {HOST_DEVICES}")
+    check(options)
     force_host_devices()
     work = work_of(options)
     kept = {k: v for k, v in asdict(options).items() if k not in ("check", "chip", "chips", "batch", "devices")}

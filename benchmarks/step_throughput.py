@@ -4,11 +4,11 @@
     python -m benchmarks.step_throughput --net hrnet --batch 4             # HRNet-W32 with the squared error of heatmaps
     python -m benchmarks.step_throughput --batch 64 256 1024 --dtype bfloat16 --peak-tflops 989    # on a GPU
 
-Compilation is timed apart; the batches are fresh and random. Where PyTorch is installed the same step written in PyTorch takes
-turns with ours: on a CPU in both memory layouts, and by torch.compile with `--torch-compile`; on a GPU, if PyTorch has CUDA,
-channels last, eager and by torch.compile. With bfloat16 its net runs under autocast. With `--peak-tflops` the line has MFU:
-the multiply-adds of three forward passes, twice, over the peak. `loss_share` is the part of the step that goes when the flow's
-loss becomes L1. Prints one JSON line a side and batch size.
+On one device: PyTorch's side uses one. Compilation is timed apart; the batches are fresh and random. Where PyTorch is installed
+the same step written in PyTorch takes turns with ours: on a CPU in both memory layouts, and by torch.compile with
+`--torch-compile`; on a GPU, if PyTorch has CUDA, channels last, eager and by torch.compile. With bfloat16 its net runs under
+autocast. With `--peak-tflops` the line has MFU: the multiply-adds of three forward passes, twice, over the peak. `loss_share` is
+the part of the step that goes when the flow's loss becomes L1. Prints one JSON line a side and batch size.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Step:
     """`Step(...)()` makes one training step on the next batch and blocks until it is done."""
 
     def __init__(self, options: Options, batch: int, loss: str):
-        mesh = parallel.make_mesh()
+        mesh = parallel.make_mesh(jax.devices()[:1])
         self.net, task = task_of(options, loss=loss)
         tx = train.optimizer(train.multi_step(1e-3, boundaries=[]))
         self.state = train.init_state(task, tx, jax.random.key(options.seed), mesh=mesh)
@@ -154,6 +154,9 @@ def measure(options: Options, batch: int) -> list[dict]:
                 flops = 2 * 3 * summary.count(sides[side].net, options.size_wh).multiply_adds * batch
                 fields["mfu"] = round(flops / median / (options.peak_tflops * 1e12), 4)
         lines.append(report("step_throughput", values, **fields))
+    for side in sides.values():
+        if hasattr(side, "close"):
+            side.close()
     return lines
 
 

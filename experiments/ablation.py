@@ -23,7 +23,7 @@ import numpy as np
 import tqdm
 import tyro
 
-from experiments import images
+from experiments import images, runner
 from jaxpose import geometry, parallel, tasks, train
 from jaxpose.data import coco, pipeline, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -272,7 +272,9 @@ def run_all(
 
 def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
     """Command line -> config."""
-    return tyro.cli(kind, args=argv, description=description)
+    config = tyro.cli(kind, args=argv, description=description)
+    runner.check_paths(config)
+    return config
 
 
 def report(

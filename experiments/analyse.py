@@ -148,8 +148,8 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
 class Walk:
     """Crops of a source, and what a net finds on them with something painted over."""
 
-    def __init__(self, task: tasks.Task, variables: Any, config: Config):
-        self.size_wh = tuple(task.config["size_wh"])
+    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: pipeline.Decode = "exact"):
+        self.size_wh, self.decode = tuple(task.config["size_wh"]), decode
         self.config, fill = config, FILLS[config.fill]
 
         def predict(images, low, high, inside):
@@ -162,7 +162,7 @@ class Walk:
     def batches(self, source: coco.Source) -> Iterator[dict[str, np.ndarray]]:
         batch_size = min(self.config.batch_size, len(source))
         yield from pipeline.eval_batches(
-            source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers
+            source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers, decode=self.decode
         )
 
     def find(self, batch, low, high, *, inside: bool = True) -> dict[str, np.ndarray]:
@@ -318,6 +318,7 @@ def check(config: Config) -> None:
         if getattr(config, name) < least:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} {getattr(config, name)}: expected {least} or more")
+    runner.check_paths(config)
 
 
 def analyse(config: Config) -> dict[str, Any]:
@@ -339,7 +340,7 @@ def analyse(config: Config) -> dict[str, Any]:
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
     source = chosen(source, config.count)
-    walk = Walk(task, variables, config)
+    walk = Walk(task, variables, config, decode=stored.get("run", {}).get("decode") or "exact")
     batches = list(walk.batches(source))
     found = [walk.whole(batch) for batch in batches]
     return {

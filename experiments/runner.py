@@ -147,6 +147,7 @@ def parse(
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
         f"(shown: {chosen.preset}).",
     )  # fmt: skip
+    check_paths(config)
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
@@ -185,6 +186,16 @@ def _end_at_once(error: Exception, mendable: bool) -> NoReturn:
     os._exit(1)
 
 
+def check_paths(config: Any) -> None:
+    """Raise a ValueError that names the flag of a path that is a URL."""
+    for name, value in vars(config).items():
+        if isinstance(value, Path):
+            try:
+                layout.local(value)
+            except ValueError as error:
+                raise ValueError(f"--{name.replace('_', '-')} {error}") from None
+
+
 def check(config: RunConfig) -> None:
     """Raise a ValueError that names the flag, what it was given and what it takes."""
     positive = ("batch_size", "test_batch_size", "padded_people",
@@ -209,12 +220,6 @@ def check(config: RunConfig) -> None:
         value = getattr(config, name, None)  # some belong to one kind of experiment
         if value is not None and not holds(value):
             raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
-    for name, value in vars(config).items():
-        if isinstance(value, Path):
-            try:
-                layout.local(value)
-            except ValueError as error:
-                raise ValueError(f"--{name.replace('_', '-')} {error}") from None
 
 
 @dataclass(frozen=True)
@@ -366,6 +371,14 @@ def run(
             f"{train.count_parameters(state.variables['params']):,}", samples, data.walk.SAMPLES, total, start,
             mesh.size, mesh.devices.flat[0].device_kind, jax.process_count(),
         )  # fmt: skip
+        if config.fsdp > 1:
+            held, whole = parallel.device_bytes(state.opt_state)
+            log.info(
+                "of the optimiser's state of %.1f MB each device holds %.1f (--fsdp %d)",
+                whole / 1e6,
+                held / 1e6,
+                config.fsdp,
+            )
         batches = data.walk.train_batches(data.train, config, mesh, start_step=start, total=total)
         bar = tqdm.tqdm(total=total, initial=start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
         clock, images = time.perf_counter(), 0

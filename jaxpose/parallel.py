@@ -105,6 +105,17 @@ def make_whole(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
+def device_bytes(tree: PyTree) -> tuple[int, int]:
+    """(bytes that each device holds, bytes of the arrays).
+
+    >>> device_bytes(replicate(np.ones(8, np.float32), make_mesh()))
+    (32, 32)
+    """
+    leaves = jax.tree.leaves(tree)
+    held = sum(x.addressable_shards[0].data.nbytes for x in leaves)
+    return held, sum(x.nbytes for x in leaves)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raise if a global batch cannot be split evenly over the mesh.
 

@@ -379,7 +379,11 @@ DAMAGES = {
     "source.json": ("source.json", lambda path: cut(path, 300), "no JSON file"),
     "source.json without": ("source.json", lambda path: path.write_text("{}"), "it has no"),
     "source.json a number": ("source.json", lambda path: path.write_text("3"), "it has no"),
-    "source.json of another": ("source.json", lambda path: path.write_text(path.read_text().replace('"nose"', '"nase"')), "digest"),
+    "source.json of another": (
+        "source.json",
+        lambda path: path.write_text(path.read_text().replace('"nose"', '"nase"')),
+        "digest",
+    ),
 } | {
     f"{name} {kind}": (name, damage, "its checksum is not that of the preparation")
     for name in ("persons.npy", "images.npy", "ground_truth.json")

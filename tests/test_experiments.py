@@ -188,6 +188,10 @@ def test_four_processes_go_on_from_one_and_one_from_four(tmp_path, prepared):
     errors = errors_of(four)
     assert [process.returncode for process in four] == [0] * 4, errors[0][-3000:]
     assert "resumed at step" in errors[0] and "8 devices" in errors[0] and "4 processes" in errors[0]
+    whole, held = map(
+        float, re.search(r"optimiser's state of ([\d.]+) MB each device holds ([\d.]+)", errors[0]).groups()
+    )
+    assert held < 0.75 * whole
     of_four = max((tmp_path / "both" / "results").glob("step_*[0-9].json"), key=lambda path: path.stat().st_mtime)
     records = json.loads(of_four.read_text())
     assert len(records) % 8, "the last batch is ragged"
@@ -302,6 +306,7 @@ def test_presets_parse_and_overrides_win(preset):
         (["--box-jitter", "15"], "--box-jitter 15.0: expected a part of the box"),
         (["--data-dir", "gs://bucket/data"], "--data-dir gs:/bucket/data is a URL, not a path: mount the bucket"),
         (["--out", "s3://bucket/run"], "--out s3:/bucket/run is a URL"),
+        (["--eval-only", "gs://bucket/run"], "--eval-only gs:/bucket/run is a URL"),
     ],
 )
 def test_flags_are_checked_at_the_door(flags, message):

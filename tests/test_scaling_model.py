@@ -63,9 +63,11 @@ def test_collectives_are_read_with_their_loops_roles_and_order():
 def test_the_ring_by_hand():
     v5e, h100 = (dataclasses.replace(CHIPS[name], start=1.0, hop=0.1, outer_hop=0.01) for name in ("v5e", "h100"))
     assert all_reduce_s(8e9, 1, v5e) == 0
-    # 16 chips: a torus of 4 x 4, once around each axis.
-    assert all_reduce_s(8e9, 16, v5e) == pytest.approx(2 * 15 / 16 * 8e9 / 200e9 + 1 + 0.1 * 8)
-    assert all_reduce_s(8e9, 16, v5e, share=0.5, latency=0) == pytest.approx(4 * 15 / 16 * 8e9 / 200e9)
+    # 2 chips: one of four links. 16 chips: two lines of 4. 128: a line of 8 and a ring of 16. 256: two rings.
+    assert all_reduce_s(8e9, 2, v5e, latency=0) == pytest.approx(8e9 / 50e9)
+    assert all_reduce_s(8e9, 16, v5e) == pytest.approx(2 * 15 / 16 * 8e9 / 100e9 + 1 + 0.1 * 8)
+    assert all_reduce_s(8e9, 128, v5e, latency=0) == pytest.approx(2 * 127 / 128 * 8e9 / 150e9)
+    assert all_reduce_s(8e9, 256, v5e, share=0.5, latency=0) == pytest.approx(4 * 255 / 256 * 8e9 / 200e9)
     # 32 chips: 4 nodes of 8, up and down a tree of 3 levels inside and of 2 between them.
     moved = 2 * 7 / 8 * 8e9 / 450e9 + 2 * 3 / 4 * 1e9 / 50e9
     assert all_reduce_s(8e9, 32, h100) == pytest.approx(moved + 1 + 0.1 * 6 + 0.01 * 4)
@@ -81,6 +83,37 @@ def test_one_chip_is_the_measure_and_more_are_slower(chip):
     for before, after in zip(parts, parts[1:], strict=False):
         assert before["compute_s"] == after["compute_s"] < after["step_overlap_s"] <= after["step_s"]
         assert before["step_s"] < after["step_s"] and before["statistics_s"] < after["statistics_s"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"chips": (1, 6)}, r"chips=\[6\]: expected powers of two"), ({"chips": (0,)}, r"chips=\[0\]"),
+     ({"chip": ("v4",), "chips": (8192,)}, "a slice of v4 has up to 4096"), ({"batch": (0,)}, "batch=.*more than 0"),
+     ({"attainable": 0.0}, "attainable=0.0"), ({"devices": (1,)}, "expected 2 to 8")],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_predicted_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        scaling_model.main(Options(**given))
+
+
+def test_a_branch_is_followed_and_a_loop_without_an_end_refused():
+    program = """
+%taken (p: f32[4]) -> f32[4] {{
+  ROOT %a = f32[4]{{0}} all-reduce(%p), metadata={{op_name="jit(step)/transpose(jvp(Net))/conv1/dot_general"}}
+}}
+%other (p: f32[4]) -> f32[4] {{
+  ROOT %b = f32[4]{{0}} negate(%p)
+}}
+ENTRY %main (p: f32[4]) -> f32[4] {{
+  ROOT %c = f32[4]{{0}} {}
+}}"""
+    branches = "conditional(%i, %p, %p), branch_computations={%other, %taken}"
+    for calls in (branches, "conditional(%i, %p, %p), true_computation=%taken, false_computation=%other"):
+        found, chain = scaling_model.collectives(program.format(calls), set())
+        assert len(found) == chain == 1
+    with pytest.raises(RuntimeError, match="the loop c has collectives"):
+        scaling_model.collectives(program.format("while(%p), condition=%other, body=%taken"), set())
 
 
 def test_compute_is_the_slower_of_flops_and_memory_at_the_attainable_share():

@@ -158,6 +158,7 @@ class Step:
     def __init__(self, *, batch: int, height: int, width: int, joints: int, channels_last: bool, net: str = "resnet", depth: int = 50,
                  branch: int = 32, amp: bool = False, compiled: bool = False, device: str = "cpu", seed: int = 0):  # fmt: skip
         torch.manual_seed(seed)
+        torch.backends.cudnn.benchmark = device == "cuda"  # XLA tries its convolutions out, too
         self.device, self.amp, self.joints = device, amp, joints
         self.is_map, self.shape = net == "hrnet", (batch, 3, height, width)
         self.net, self.flow = (HRNet(branch, joints) if self.is_map else PoseNet(depth, joints)).train(), RealNVP()
@@ -166,7 +167,8 @@ class Step:
         self.flow.to(device)
         parameters = [*self.net.parameters(), *([] if self.is_map else self.flow.parameters())]
         self.optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=device == "cuda")
-        self.loss = torch.compile(self._loss) if compiled else self._loss
+        torch.compiler.reset()  # or a second size of batch would make a program for any size
+        self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
         self.pool = [self._draw() for _ in range(4)]
         self.steps = 0
 
@@ -184,6 +186,12 @@ class Step:
             return 0.5 * (found.float() - target).square().mean()
         mu, sigma = (x.float() for x in found)
         return rle_loss(mu, sigma, target, self.flow, torch.ones_like(target))
+
+    def close(self) -> None:
+        """Give a GPU's memory back, which PyTorch would keep for itself."""
+        del self.net, self.flow, self.optimizer, self.pool
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def __call__(self) -> float:
         images, target = self.pool[self.steps % len(self.pool)]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 __all__ = ["images_of", "local", "locate", "only_one"]
 
+SCHEMES = "gs|s3|https?|ftp|file|hdfs|az|abfss?"  # of what pathlib has made gs:/bucket of
+
 
 def local(path: str | Path) -> Path:
-    """The path, unless it is a URL, which `pathlib` would take for a folder named ``gs:``.
+    """The path, unless it is a URL, which `pathlib` takes for a folder named ``gs:``.
 
     Args:
         path: of a file or a folder.
@@ -18,13 +20,13 @@ def local(path: str | Path) -> Path:
     Raises:
         ValueError: a URL, as a string or what pathlib makes of it.
 
-    >>> str(local("runs/data"))
-    'runs/data'
+    >>> str(local("runs/data")), str(local("coco:/2017"))
+    ('runs/data', 'coco:/2017')
     >>> local(Path("gs://bucket/coco"))
     Traceback (most recent call last):
     ValueError: gs:/bucket/coco is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://" if isinstance(path, str) else f"({SCHEMES}):/", str(path)):
         raise ValueError(
             f"{path} is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here"
         )

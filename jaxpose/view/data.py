@@ -119,7 +119,7 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
 def _crops(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
-    """The first crops of an epoch: those of `jaxpose.data.pipeline.train_batches`, bit for bit.
+    """The first crops of an epoch: those of `jaxpose.data.pipeline.train_batches`, decoded in full, bit for bit.
 
     Args:
       source: `jaxpose.data.coco.Source`.

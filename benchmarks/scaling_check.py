@@ -3,9 +3,10 @@
 Compute: the peaks are those of a large matrix product and of a large elementwise sum, measured here; the model then predicts the
 time of a step on one device, and the step is timed. Communication: all-reduces of a few sizes are timed, latency and bandwidth
 fitted; the model predicts what they add to the step of a small net, and that step is timed. On a CPU the devices are processes on
-loopback (gloo), each bound to one core, and with more processes than cores the compute is scaled by processes / cores; on GPU and
-TPU they are the devices of this process. All times are the quickest of several, since other work can only add to them; the
-median of the step stands beside. Prints a JSON line a part.
+loopback (gloo), each bound to one core, and with more processes than cores the compute is scaled by processes / cores; gloo sends
+a message for every array of an all-reduce, and each has the latency. On GPU and TPU they are the devices of this process. All
+times are the quickest of several, since other work can only add to them; the median of the step stands beside. Prints a JSON line
+a part.
 """
 
 from __future__ import annotations
@@ -102,14 +103,15 @@ def check_communication(work: scaling_model.Work, runs: dict[int, dict], options
         slope, latency = np.polyfit(sizes, times, 1, w=1 / times)
         latency = max(latency, 0.0)
         compute = runs[1]["step_s"] * (max(1, n / cores()) if on_cpu else 1)
-        parts = [c.times * (latency + slope * c.size) for c in work.collectives]
+        parts = [c.times * ((c.buffers if on_cpu else 1) * latency + slope * c.size) for c in work.collectives]
         waited = sum(part for part, c in zip(parts, work.collectives, strict=True) if c.waited_for)
         predicted, short = compute + sum(parts), scaling_model.short
         lines.append({"part": "communication", "devices": n, "of": "processes" if on_cpu else "devices",
             "batch_per_device": options.batch[0], "all_reduce_ms": [short(1e3 * t) for t in times],
             "sizes_bytes": [int(size) for size in sizes], "latency_us": short(1e6 * latency),
             "gb_per_s": short(2 * (n - 1) / n / slope / 1e9), "compute_ms": short(1e3 * compute),
-            "collectives": sum(c.times for c in work.collectives), "statistics_ms": short(1e3 * waited),
+            "collectives": sum(c.times for c in work.collectives),
+            "buffers": sum(c.times * c.buffers for c in work.collectives), "statistics_ms": short(1e3 * waited),
             "gradients_ms": short(1e3 * (sum(parts) - waited)), "predicted_ms": short(1e3 * predicted),
             "measured_ms": short(1e3 * run["step_s"]), "measured_median_ms": short(1e3 * run["step_median_s"]),
             "predicted_over_measured": short(predicted / run["step_s"]),

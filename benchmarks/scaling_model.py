@@ -129,6 +129,8 @@ class Collective:
     times: int = 1
     waited_for: bool = False
     """Whether the next layer needs it."""
+    buffers: int = 1
+    """Arrays that it carries: one message on a GPU or TPU, but on CPUs gloo sends one for each."""
 
     @property
     def size(self) -> int:
@@ -194,7 +196,8 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
             if is_one[1] == "all-gather" and is_one[2]:
                 shapes = shapes[len(shapes) // 2 :]  # operands, then results
             roles = by_role(shapes, metadata[1] if metadata else "", norms)
-            found.append((name, Collective(is_one[1], roles, waited_for=any("statistics" in role for role in roles))))
+            waited_for = any("statistics" in role for role in roles)
+            found.append((name, Collective(is_one[1], roles, waited_for=waited_for, buffers=len(shapes))))
             own += 1
         depth[match[1]] = own + max((depth.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", text)), default=0)
         chains[name] = max(chains[name], depth[match[1]])

@@ -58,6 +58,7 @@ def test_collectives_are_read_with_their_loops_roles_and_order():
     ]
     assert chain == 1 + 6 + 1  # `apart` waits for nobody
     assert scaling_model.totals(found)["collectives"] == 9
+    assert [c.buffers for c in found] == [1, 3, 1, 1]
 
 
 def test_the_ring_by_hand():
@@ -181,7 +182,7 @@ def test_a_tiny_run_accounts_for_every_byte():
     assert rows[0]["efficiency"] == 1 and rows[2]["efficiency"] < rows[1]["efficiency"] < 1
 
 
-def test_the_check_predicts_with_the_fitted_latency_and_bandwidth():
+def test_the_check_predicts_with_the_fitted_latency_and_bandwidth(monkeypatch):
     latency, slope = 2e-4, 1e-9
     times = [latency + slope * 4 * size for size in scaling_check.SIZES]
     two = {"step_s": 0.02, "step_median_s": 0.03, "all_reduce_s": times}
@@ -193,6 +194,12 @@ def test_the_check_predicts_with_the_fitted_latency_and_bandwidth():
     )
     assert line["predicted_over_measured"] == pytest.approx((0.01 + added) / 0.02, rel=1e-3)
     assert line["added_predicted_over_measured"] == pytest.approx(added / 0.01, rel=1e-3)
+    # On CPUs every array of an all-reduce is a message, and a step that is as quick as the compute says nothing.
+    many = dataclasses.replace(WORK, collectives=[dataclasses.replace(c, buffers=3) for c in REDUCED])
+    monkeypatch.setattr(scaling_check, "cores", lambda: 1)
+    [line] = scaling_check.check_communication(many, runs, Options(), on_cpu=True)
+    assert line["buffers"] == 63 and line["added_predicted_over_measured"] is None
+    assert line["predicted_ms"] == pytest.approx(20 + 1e3 * (added + 2 * 21 * latency), rel=1e-3)
 
 
 @pytest.mark.slow

@@ -54,8 +54,8 @@ class Backbone(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool):
         x = images
-        for kernel, strides, channels in ((5, 4, 64), (1, 1, 64)):
-            x = layers.Conv(channels, kernel, strides, dtype=self.dtype)(x)
+        for size, stride in ((5, 4), (1, 1)):
+            x = layers.Conv(64, size, stride, dtype=self.dtype)(x)
             x = nn.relu(layers.BatchNorm(dtype=self.dtype)(x, train=train))
         return x
 
@@ -66,7 +66,8 @@ def task_of(dtype: type) -> tasks.Task:
     return tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH, likelihood=few)
 
 
-def losses(mesh, initial, steps: int, dtype: type) -> list[float]:
+def losses(mesh, initial, steps: int, dtype: type) -> tuple[list[float], int]:
+    """The losses, and how many arrays of the optimiser's state are not whole on every device."""
     jax.config.update("jax_enable_x64", dtype == np.float64)
     task = task_of(dtype)
     tx = train.optimizer(train.multi_step(1e-4, boundaries=[]))
@@ -78,8 +79,7 @@ def losses(mesh, initial, steps: int, dtype: type) -> list[float]:
         local = {key: value[rows] for key, value in batch_of(step, dtype).items()}
         state, metrics = step_fn(state, parallel.global_batch(local, mesh))
         found.append(float(metrics["loss"]))
-    split.append(sum(not x.is_fully_replicated for x in jax.tree.leaves(state.opt_state)))
-    return found
+    return found, sum(not x.is_fully_replicated for x in jax.tree.leaves(state.opt_state))
 
 
 if args.coordinator:
@@ -87,11 +87,10 @@ if args.coordinator:
 mesh = parallel.make_mesh(fsdp=args.fsdp)
 share = BATCH // args.num_processes
 rows = slice(args.process_id * share, (args.process_id + 1) * share)
-split = []  # how many arrays of the optimiser's state are not whole on every device
 initial = jax.device_get(jax.jit(task_of(np.float32).init)(jax.random.key(0)))
-found = {
-    dtype.__name__: losses(mesh, initial, steps, dtype)
-    for dtype, steps in zip((np.float32, np.float64), args.steps, strict=True)
-}
+found = {"devices": mesh.size, "split": []}
+for dtype, steps in zip((np.float32, np.float64), args.steps, strict=True):
+    found[dtype.__name__], split = losses(mesh, initial, steps, dtype)
+    found["split"].append(split)
 ids = parallel.gather_host(np.arange(rows.start, rows.stop, dtype=np.int64) + 2**40)
-args.out.write_text(json.dumps({**found, "ids": ids.tolist(), "devices": mesh.size, "split": split}))
+args.out.write_text(json.dumps({**found, "ids": ids.tolist()}))

@@ -274,60 +274,6 @@ def test_another_folder_is_not_opened(tmp_path):
         builder.PreparedSource(tmp_path)
 
 
-@pytest.mark.parametrize("name", builder.FILES)
-def test_no_older_version_is_taken_for_a_newer_one_that_lacks_a_file(own_folder, tmp_path, name):
-    before = prepare(own_folder, tmp_path)
-    after = prepare(own_folder, tmp_path, force=True)
-    assert before.directory != after.directory and before.directory.exists()
-    (after.directory / name).unlink()
-    for opened in (lambda: builder.open(tmp_path, "train"), lambda: prepare(own_folder, tmp_path)):
-        with pytest.raises(coco.DamagedData, match=rf"{after.directory.name}/{name} is damaged \(it is missing\)"):
-            opened()
-    assert len(prepare(own_folder, tmp_path, force=True)) == 24
-
-
-def test_a_damaged_copy_names_no_folder_above_it(sharded, tmp_path):
-    copy = shutil.copytree(sharded, tmp_path / "elsewhere")
-    cut(copy / "persons.npy", 100)
-    with pytest.raises(coco.DamagedData, match=rf"remove the folder {copy} and"):
-        builder.PreparedSource(copy)
-
-
-def test_no_changed_byte_of_source_json_is_believed(sharded):
-    path = sharded / "source.json"
-    text, facts = path.read_bytes(), json.loads(path.read_text())
-    for place in range(0, len(text), 7):
-        for bit in (0x01, 0x40):
-            path.write_bytes(text[:place] + bytes([text[place] ^ bit]) + text[place + 1 :])
-            try:
-                builder.PreparedSource(sharded)
-                assert json.loads(path.read_bytes()) == facts, "a space for a space"
-            except coco.DamagedData as error:
-                assert "source.json is damaged" in str(error)
-
-
-@pytest.mark.parametrize("changes", [{"skeleton": 3}, {"skipped": 3}, {"split": 3}, {"skeleton": {}}], ids=str)
-def test_facts_from_before_there_was_a_digest_are_looked_at(sharded, changes):
-    facts = json.loads((sharded / "source.json").read_text()) | changes
-    del facts["digest"], facts["checksums"]
-    (sharded / "source.json").write_text(json.dumps(facts))
-    with pytest.raises(coco.DamagedData, match="is damaged"):
-        builder.PreparedSource(sharded)
-
-
-def test_a_changed_features_json_changes_no_record(sharded):
-    expected, path = builder.PreparedSource(sharded).at_level("image").record(5), sharded / "features.json"
-    text = path.read_bytes()
-    for place in range(3, len(text), 29):
-        flipped(path, place)
-        try:
-            found = builder.PreparedSource(sharded).at_level("image").record(5)
-            assert found["jpeg"] == expected["jpeg"] and (found["persons"] == expected["persons"]).all()
-        except coco.DamagedData as error:
-            assert "features.json" in str(error)
-        path.write_bytes(text)
-
-
 # ------------------------------------------------------------------------------------------------- damage and places
 
 
@@ -408,6 +354,60 @@ def test_damage_is_named_with_the_file_and_what_to_do(folder, sharded, damage):
             assert late
             source.at_level("image").record(5)
     assert len(prepare(folder, data_dir, force=True)) == 24  # needs nothing removed
+
+
+@pytest.mark.parametrize("name", builder.FILES)
+def test_no_older_version_is_taken_for_a_newer_one_that_lacks_a_file(own_folder, tmp_path, name):
+    before = prepare(own_folder, tmp_path)
+    after = prepare(own_folder, tmp_path, force=True)
+    assert before.directory != after.directory and before.directory.exists()
+    (after.directory / name).unlink()
+    for opened in (lambda: builder.open(tmp_path, "train"), lambda: prepare(own_folder, tmp_path)):
+        with pytest.raises(coco.DamagedData, match=rf"{after.directory.name}/{name} is damaged \(it is missing\)"):
+            opened()
+    assert len(prepare(own_folder, tmp_path, force=True)) == 24
+
+
+def test_a_damaged_copy_names_no_folder_above_it(sharded, tmp_path):
+    copy = shutil.copytree(sharded, tmp_path / "elsewhere")
+    cut(copy / "persons.npy", 100)
+    with pytest.raises(coco.DamagedData, match=rf"remove the folder {copy} and"):
+        builder.PreparedSource(copy)
+
+
+def test_no_changed_byte_of_source_json_is_believed(sharded):
+    path = sharded / "source.json"
+    text, facts = path.read_bytes(), json.loads(path.read_text())
+    for place in range(0, len(text), 7):
+        for bit in (0x01, 0x40):
+            path.write_bytes(text[:place] + bytes([text[place] ^ bit]) + text[place + 1 :])
+            try:
+                builder.PreparedSource(sharded)
+                assert json.loads(path.read_bytes()) == facts, "a space for a space"
+            except coco.DamagedData as error:
+                assert "source.json is damaged" in str(error)
+
+
+@pytest.mark.parametrize("changes", [{"skeleton": 3}, {"skipped": 3}, {"split": 3}, {"skeleton": {}}], ids=str)
+def test_facts_from_before_there_was_a_digest_are_looked_at(sharded, changes):
+    facts = json.loads((sharded / "source.json").read_text()) | changes
+    del facts["digest"], facts["checksums"]
+    (sharded / "source.json").write_text(json.dumps(facts))
+    with pytest.raises(coco.DamagedData, match="is damaged"):
+        builder.PreparedSource(sharded)
+
+
+def test_a_changed_features_json_changes_no_record(sharded):
+    expected, path = builder.PreparedSource(sharded).at_level("image").record(5), sharded / "features.json"
+    text = path.read_bytes()
+    for place in range(3, len(text), 29):
+        flipped(path, place)
+        try:
+            found = builder.PreparedSource(sharded).at_level("image").record(5)
+            assert found["jpeg"] == expected["jpeg"] and (found["persons"] == expected["persons"]).all()
+        except coco.DamagedData as error:
+            assert "features.json" in str(error)
+        path.write_bytes(text)
 
 
 def test_tables_from_before_there_were_checksums_are_looked_at(folder, sharded):

@@ -227,10 +227,10 @@ class PreparedSource(coco.Source):
                 raise _damaged(self.directory / name, "its checksum is not that of the preparation")
         self.persons, self.images = (_table(self.directory / name) for name in ("persons.npy", "images.npy"))
         self.ground_truth_json = self.directory / "ground_truth.json"
+        self.features = _features(self.skeleton.num_joints)
         try:
             builder = tfds.builder_from_directory(self.directory)
             split = builder.info.splits[facts["split"]]
-            self.features = _features(self.skeleton.num_joints)
             self._raw = builder.as_data_source(
                 split=facts["split"], deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
@@ -419,11 +419,9 @@ def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
     for path, kind in ((annotations, Path.is_file), (images, Path.is_dir)):
         if not kind(path):
             raise FileNotFoundError(f"{path} does not exist: name the annotation JSON and the image folder")
-    with annotations.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     with os.scandir(images) as entries:
         count = sum(1 for _ in entries)
-    return {"the annotation JSON": digest, "the number of image files": count}
+    return {"the annotation JSON": _checksum(annotations), "the number of image files": count}
 
 
 def _image_files(images: Path) -> str:

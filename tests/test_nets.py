@@ -1,4 +1,4 @@
-"""The nets: topology, batch normalisation as PyTorch defines it, and the heads' formulas. Golden numbers: test_weights.py."""
+"""The nets: topology, batch normalisation as PyTorch defines it, and the heads' formulas. Golden numbers: test_weights_layouts.py."""
 
 from __future__ import annotations
 

@@ -86,8 +86,8 @@ class Predictor:
           Poses, or a list of them.
 
         Raises:
-          ValueError: a bad picture (`jaxpose.predict.media.picture`); boxes of another shape, not finite, empty, or outside the picture; boxes
-            for a net that finds people itself; weights that are not finite.
+          ValueError: a bad picture (`jaxpose.predict.media.picture`); boxes of another shape, not finite, empty, or outside the
+            picture; boxes for a net that finds people itself; weights that are not finite.
           FileNotFoundError: no such file.
         """
         if not isinstance(images, (list, tuple)):

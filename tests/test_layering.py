@@ -96,6 +96,12 @@ def test_a_module_imports_its_own_layer_and_lower_ones(path):
         assert "jax" not in top, f"{unit(path)} runs without jax"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "common").glob("*.py")), ids=lambda path: path.stem)
+def test_what_the_pages_share_knows_no_page(path):
+    ours = {name for name in imports(path) if name.startswith(("experiments", "benchmarks", "tests"))}
+    assert all(name.startswith("experiments.common") for name in ours), ours
+
+
 def test_the_import_reader_sees_what_it_should(tmp_path):
     """The checks above rest on it."""
     source = PACKAGE / "_probe.py"

@@ -398,6 +398,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
         ValueError: an unknown layout; blocks of no published ResNet; a head under two names; missing, left-over or misshapen
             tensors, listed.
 
+    >>> import jax
+    >>> from jaxpose.weights import torch_tensors
     >>> resnet = ResNet(depth=18, width=4)
     >>> shapes = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> state = {name: np.zeros(shape) for name, (_, shape) in torch_tensors(shapes).items()}

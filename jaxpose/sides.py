@@ -20,7 +20,7 @@ Reading = tuple[str, tuple[str, ...]]  # the side, "L" or "R", and the name with
 
 WORDS = (("left", "right"), ("lft", "rgt"), ("左", "右"))
 TOKEN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\dA-Za-z_]+")
-FORE_AND_HIND = re.compile(r"[FHBMR][LR]|[LR][FHBM]")  # FL, HR, LF, ...: what looks like a side even without a partner
+FORE_AND_HIND = re.compile(r"[FHBMLR][LR]|[LR][FHBM]")  # FL, HR, LF, ...: what looks like a side even without a partner
 
 
 def pairs_from_names(names: Sequence[str]) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
@@ -258,7 +258,9 @@ def _split(pair: Any, names: Sequence[str], what: str) -> tuple[Any, Any]:
         halves = [(pair[: m.start()].strip(), pair[m.end() :].strip()) for m in re.finditer(r"[:,=|/]", pair)]
         known = [half for half in halves if all(_known(joint, names) for joint in half)]
         if len(known) != 1:
-            raise ValueError(f"{what}: {pair!r} is not two joints as in left_ear:right_ear; the joints are {list(names)}")
+            raise ValueError(
+                f"{what}: {pair!r} is not two joints as in left_ear:right_ear; the joints are {list(names)}"
+            )
         pair = known[0]
     pair = list(pair) if isinstance(pair, Sequence) else [pair]
     if len(pair) != 2 or not all(_known(joint, names) for joint in pair):
@@ -278,7 +280,9 @@ def _base(pairs: Sequence[tuple[Any, Any]], names: Sequence[str]) -> int:
     if len(names) in numbers:
         return 1
     by_name = set(map(frozenset, pairs_from_names(names)[0]))
-    agreeing = [sum(frozenset((a - base, b - base)) in by_name for a, b in pairs if isinstance(a, int)) for base in (0, 1)]
+    agreeing = [
+        sum(frozenset((a - base, b - base)) in by_name for a, b in pairs if isinstance(a, int)) for base in (0, 1)
+    ]
     return int(agreeing[1] > agreeing[0])
 
 

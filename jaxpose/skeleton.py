@@ -279,7 +279,9 @@ def _about_sides(flip_pairs: Sequence[tuple[int, int]], unpaired: Sequence[str],
     give = "give the pairs in the category ('flip_pairs', 'swap' or 'flip_idx'), or by --flip-pairs"
     if sides.is_numbered(names):
         if flip_pairs:
-            return [f"{len(names)} numbered joints: their left and right are taken for those of a face; otherwise {give}"]
+            return [
+                f"{len(names)} numbered joints: their left and right are taken for those of a face; otherwise {give}"
+            ]
         return [f"the names of the {len(names)} joints are numbers: mirroring exchanges nothing; {give}"]
     if unpaired:
         listed = ", ".join(repr(name) for name in unpaired[:8]) + (", ..." if len(unpaired) > 8 else "")

@@ -14,11 +14,11 @@ PACKAGE = ROOT / "jaxpose"
 
 # Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
 LAYERS = {
-    "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
+    "files": 0, "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
     "flow": 1, "grouping": 1, "nets": 1, "torch_file": 1, "weights": 1,
     "tasks": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,
-    "importer": 4, "media": 4, "predict": 4, "predict_files": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
+    "importer": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
 }  # fmt: skip
 ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 3}, 4: {0, 1, 2, 3, 4}}
 

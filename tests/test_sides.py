@@ -54,15 +54,15 @@ def test_sides_are_paired(pairs):
         (["left_ear", "right_eye"], {"left_ear", "right_eye"}),
         (["legL1", "legR2", "nose"], {"legL1", "legR2"}),
         (["FL_paw", "tail"], {"FL_paw"}),
-        (["LL", "LR", "RL", "RR"], {"LR", "RL", "RR"}),  # rear, or right? each has two possible partners
-        (["left_eye", "Left_Eye", "LEFT_EYE", "right_eye", "RIGHT_EYE "], {"Left_Eye", "LEFT_EYE", "RIGHT_EYE "}),
+        (["LL", "LR", "RL", "RR"], {"LL", "LR", "RL", "RR"}),  # rear, or right? each has two possible partners
+        (["left_eye", "Left_Eye", "LEFT_EYE", "right_eye", "RIGHT_EYE "], {"Left_Eye"}),
         (["a1", "a2", "a3"], set()),
     ],
 )
 def test_chance_and_doubt_pair_nothing(names, unpaired):
     pairs, said = named(names)
-    assert all("left_eye" in pair for pair in pairs)
-    assert said >= unpaired
+    assert all("eye" in name.casefold() for pair in pairs for name in pair) and len(pairs) in (0, 2)
+    assert said == unpaired
 
 
 @pytest.mark.parametrize("skeleton", [COCO17, CROWDPOSE14, MPII16, H36M17, RHD21], ids=lambda s: s.name)

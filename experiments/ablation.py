@@ -25,7 +25,9 @@ import tyro
 
 from experiments import images, runner
 from jaxpose import geometry, parallel, tasks, train
-from jaxpose.data import coco, pipeline, synthetic
+from jaxpose.data import crops as pipeline
+from jaxpose.data import synthetic
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, results
 
 

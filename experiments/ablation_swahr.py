@@ -34,7 +34,7 @@ import numpy as np
 from experiments import ablation, coco_swahr, families
 from experiments import images as walk
 from jaxpose import metrics, parallel, tasks
-from jaxpose.data import images
+from jaxpose.data import whole_images as images
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 

@@ -23,7 +23,7 @@ import dataclasses
 from dataclasses import replace
 
 from experiments import coco_swahr, families, images, runner
-from jaxpose.data import crowdpose
+from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from experiments import runner
 from jaxpose import density, geometry, parallel, tasks
-from jaxpose.data import coco, pipeline
+from jaxpose.data import boxes as coco
+from jaxpose.data import crops as pipeline
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
 

@@ -28,7 +28,8 @@ import tyro
 
 # Models before data: with TensorFlow imported first, distrax imports more of it than it needs.
 from jaxpose import checkpoint, parallel, tasks, train
-from jaxpose.data import builder, coco, layout, synthetic
+from jaxpose.data import builder, synthetic
+from jaxpose.data.formats import coco, layout
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
@@ -244,7 +245,7 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None, reader: 
     """(training source, None where a run only evaluates; evaluation source): drawn, found and prepared as the config says.
 
     Process 0 works, the others wait and then read. `skeleton` is that of a checkpoint: the data must have it, and data
-    without annotations get it. `reader` knows the folder's format: `jaxpose.data.coco` or `jaxpose.data.mpii`.
+    without annotations get it. `reader` knows the folder's format: `jaxpose.data.formats.coco` or `jaxpose.data.formats.mpii`.
     """
     parallel.on_first(lambda: _open_splits(config, skeleton, reader))
     return _open_splits(config, skeleton, reader)

@@ -39,7 +39,8 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder, coco, crowdpose, mpii
+    from jaxpose.data import builder
+    from jaxpose.data.formats import coco, crowdpose, mpii
 
     source = builder.prepare(
         folder,
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import tyro
 
-    from jaxpose.data import layout
+    from jaxpose.data.formats import layout
     from jaxpose.export import main as export
     from jaxpose.importer import main as import_
     from jaxpose.predict_files import main as predict

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from jaxpose import media
-from jaxpose.data.coco import touches
+from jaxpose.data.boxes import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 

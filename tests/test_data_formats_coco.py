@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpose.data import coco
+from jaxpose import metrics
+from jaxpose.data import pixels
+from jaxpose.data.boxes import with_detections, with_jittered_boxes
+from jaxpose.data.formats import coco
 from jaxpose.skeleton import COCO17, CROWDPOSE14, MPII16
 from tests import tiny_coco
 
@@ -118,7 +121,7 @@ def test_what_is_left_out_is_filled_in(folder, data):
     data["annotations"][1]["area"] = 0
     data["annotations"][2]["extra"] = {"joints_3d": [1, 2]}
     source = read(folder, data)
-    area = coco.AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
+    area = metrics.AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
     assert source.persons["area"][0] == pytest.approx(area) and source.persons["area"][1] > 0
     truth = source.ground_truth()["annotations"]
     assert truth[0]["area"] == pytest.approx(area) and truth[0]["iscrowd"] == 0
@@ -245,7 +248,7 @@ def test_an_area_that_is_none_comes_from_the_box(folder, data):
     x, y, w, h = data["annotations"][0]["bbox"]
     for area in (0, -3, float("nan"), float("inf"), 1e40, 10**400, "12", None, True):
         data["annotations"][0]["area"] = area
-        assert read(folder, data).persons["area"][0] == pytest.approx(coco.AREA_OF_BOX * w * h)
+        assert read(folder, data).persons["area"][0] == pytest.approx(metrics.AREA_OF_BOX * w * h)
 
 
 def change(data, **values):
@@ -365,7 +368,7 @@ def test_on_bad_is_one_of_two(folder):
 
 def test_load_jpeg_gives_the_file_as_it_is(folder):
     path = folder / "train" / "000000.jpg"
-    assert coco.load_jpeg(path, size_wh=(97, 121), verify=True) == path.read_bytes()
+    assert pixels.load_jpeg(path, size_wh=(97, 121), verify=True) == path.read_bytes()
 
 
 def test_load_jpeg_refuses(tmp_path, folder):
@@ -374,22 +377,22 @@ def test_load_jpeg_refuses(tmp_path, folder):
     for file, content in cases.items():
         (tmp_path / file).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{file}.*replace"):
-            coco.load_jpeg(tmp_path / file)
+            pixels.load_jpeg(tmp_path / file)
     (tmp_path / "zeros.jpg").write_bytes(whole + b"\0\0")  # some writers fill up
-    coco.load_jpeg(tmp_path / "zeros.jpg")
+    pixels.load_jpeg(tmp_path / "zeros.jpg")
     with pytest.raises(FileNotFoundError, match=r"absent\.jpg does not exist"):
-        coco.load_jpeg(tmp_path / "absent.jpg")
+        pixels.load_jpeg(tmp_path / "absent.jpg")
     with pytest.raises(ValueError, match=r"160x120 pixels, its annotations say 80x60: resize"):
-        coco.load_jpeg(folder / "train" / "000001.jpg", size_wh=(80, 60))
+        pixels.load_jpeg(folder / "train" / "000001.jpg", size_wh=(80, 60))
     with pytest.raises(ValueError, match="turned"):
-        coco.load_jpeg(folder / "train" / "000001.jpg", size_wh=(120, 160))
+        pixels.load_jpeg(folder / "train" / "000001.jpg", size_wh=(120, 160))
 
 
 def test_verify_finds_damage_inside(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(tiny_coco.damaged(tiny_coco.jpeg(tiny_coco.picture((160, 120)))))
-    coco.load_jpeg(tmp_path / "bad.jpg")  # header and end are fine
+    pixels.load_jpeg(tmp_path / "bad.jpg")  # header and end are fine
     with pytest.raises(ValueError, match=r"bad\.jpg.*damaged"):
-        coco.load_jpeg(tmp_path / "bad.jpg", verify=True)
+        pixels.load_jpeg(tmp_path / "bad.jpg", verify=True)
 
 
 @pytest.mark.parametrize("kind", ["half and an end", "zeros inside", "zeros to the end", "a few bytes of the scan"])
@@ -405,14 +408,14 @@ def test_verify_finds_what_decoders_fill_up(tmp_path, capfd, kind):
     }[kind]
     path = tmp_path / "bad.jpg"
     path.write_bytes(data)
-    coco.decode_picture(data, path)
+    pixels.decode_picture(data, path)
     with pytest.raises(ValueError, match=r"bad\.jpg is damaged inside \(Corrupt JPEG data: premature end.*replace"):
-        coco.load_jpeg(path, verify=True)
+        pixels.load_jpeg(path, verify=True)
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}):
         path.write_bytes(tiny_coco.jpeg(tiny_coco.picture((160, 120)), **options))
-        coco.load_jpeg(path, verify=True)
+        pixels.load_jpeg(path, verify=True)
     path.write_bytes(whole[:-2] + bytes(range(1, 50)) + b"\xff\xd9")  # all pixels are there
-    coco.load_jpeg(path, verify=True)
+    pixels.load_jpeg(path, verify=True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -420,7 +423,7 @@ def test_verify_without_opencv(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     path = tmp_path / "good.jpg"
     path.write_bytes(tiny_coco.jpeg(tiny_coco.picture((160, 120))))
-    assert coco.load_jpeg(path, verify=True) == path.read_bytes()
+    assert pixels.load_jpeg(path, verify=True) == path.read_bytes()
 
 
 def test_more_than_eight_bits_are_refused(tmp_path):
@@ -429,15 +432,15 @@ def test_more_than_eight_bits_are_refused(tmp_path):
     Image.fromarray(numbers.astype(np.float32)).save(tmp_path / "real.tiff")
     for file, mode in (("deep.png", "I;16"), ("real.tiff", "F")):
         with pytest.raises(ValueError, match=rf"{file} has the mode '{mode}', expected 8 bits"):
-            coco.load_jpeg(tmp_path / file)
+            pixels.load_jpeg(tmp_path / file)
 
 
 def test_no_image_and_no_file(tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.jpg cannot be read \(no image that Pillow knows\)"):
-        coco.load_jpeg(tmp_path / "text.jpg")
+        pixels.load_jpeg(tmp_path / "text.jpg")
     with pytest.raises(ValueError, match="is a folder: name an image file"):
-        coco.load_jpeg(tmp_path)
+        pixels.load_jpeg(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -456,8 +459,8 @@ def test_no_image_and_no_file(tmp_path):
 def test_other_formats_become_rgb_jpeg(tmp_path, file, mode):
     pixels = tiny_coco.picture((64, 48))
     Image.fromarray(pixels).convert(mode).save(tmp_path / file)
-    data = coco.load_jpeg(tmp_path / file, size_wh=(64, 48))
-    decoded = coco.decode_picture(data, file)
+    data = pixels.load_jpeg(tmp_path / file, size_wh=(64, 48))
+    decoded = pixels.decode_picture(data, file)
     assert data.startswith(b"\xff\xd8\xff") and decoded.mode == "RGB"
     original = np.asarray(Image.open(tmp_path / file).convert("RGB"), int)
     assert np.abs(np.asarray(decoded, int) - original).mean() < 4
@@ -468,7 +471,7 @@ def test_other_formats_become_rgb_jpeg(tmp_path, file, mode):
 
 def test_jittered_boxes_keep_the_persons(folder):
     source = read(folder)
-    jittered = coco.with_jittered_boxes(source, fraction=0.15, seed=3)
+    jittered = with_jittered_boxes(source, fraction=0.15, seed=3)
     true, moved = (s.persons["box"].astype(np.float64) for s in (source, jittered))
     size = true[:, 2:]
     shift = np.abs(moved[:, :2] + moved[:, 2:] / 2 - true[:, :2] - size / 2) / size
@@ -477,11 +480,11 @@ def test_jittered_boxes_keep_the_persons(folder):
         assert draws.max() <= 0.15 + 1e-5 and draws.max() > 0.05 and draws.min() > 0
     for field in ("annotation_id", "keypoints", "area"):
         np.testing.assert_array_equal(source.persons[field], jittered.persons[field])
-    np.testing.assert_array_equal(moved, coco.with_jittered_boxes(source, fraction=0.15, seed=3).persons["box"])
-    assert (coco.with_jittered_boxes(source, fraction=0.15, seed=4).persons["box"] != moved).all()
-    assert (coco.with_jittered_boxes(source, fraction=0.0).persons["box"] == source.persons["box"]).all()
+    np.testing.assert_array_equal(moved, with_jittered_boxes(source, fraction=0.15, seed=3).persons["box"])
+    assert (with_jittered_boxes(source, fraction=0.15, seed=4).persons["box"] != moved).all()
+    assert (with_jittered_boxes(source, fraction=0.0).persons["box"] == source.persons["box"]).all()
     with pytest.raises(ValueError, match=r"fraction=15: expected a part of the box"):
-        coco.with_jittered_boxes(source, fraction=15)
+        with_jittered_boxes(source, fraction=15)
 
 
 def write_detections(path, boxes):
@@ -504,47 +507,47 @@ def test_detections(folder, tmp_path, caplog):
     path = write_detections(tmp_path / "boxes.json", boxes)
     ground_truth = read(folder)
     with caplog.at_level(logging.WARNING):
-        source = coco.with_detections(ground_truth, path)
+        source = with_detections(ground_truth, path)
     assert "1 boxes belong to images" in caplog.text
     assert source.persons["annotation_id"].tolist() == [0, 1, 4]
     assert source.images["image_id"][source.persons["image"]].tolist() == [106, 100, 103]
     np.testing.assert_allclose(source.persons["score"], [0.9, 0.2, 0.7], rtol=1e-6)
     assert source.record(2)["box"].tolist() == [-5, 3, 30.5, 20] and not source.clip_boxes
     assert (
-        source.persons["area"][2] == pytest.approx(coco.AREA_OF_BOX * 30.5 * 20)
+        source.persons["area"][2] == pytest.approx(metrics.AREA_OF_BOX * 30.5 * 20)
         and (source.persons["keypoints"] == 0).all()
     )
-    assert coco.with_detections(ground_truth, path, min_score=0.5).persons["annotation_id"].tolist() == [0, 4]
+    assert with_detections(ground_truth, path, min_score=0.5).persons["annotation_id"].tolist() == [0, 4]
     assert len(ground_truth) == 10 and ground_truth.clip_boxes  # unchanged
 
 
 def test_bad_detections(folder, tmp_path):
     source = read(folder)
     with pytest.raises(FileNotFoundError, match=r"absent\.json"):
-        coco.with_detections(source, tmp_path / "absent.json")
+        with_detections(source, tmp_path / "absent.json")
     for image_id in (None, "100", [100], 100.0, 2**70, True):
         path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9), detection(image_id, 0.9)])
         with pytest.raises(
             ValueError, match=rf"boxes\.json: the 'image_id' of detection 1 .*{re.escape(repr(image_id))}"
         ):
-            coco.with_detections(source, path)
+            with_detections(source, path)
     path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9, category="1")])
     with pytest.raises(ValueError, match="'category_id' of detection 0 must be a whole number, got '1'"):
-        coco.with_detections(source, path)
+        with_detections(source, path)
     with pytest.raises(ValueError, match="no detection file: it holds a dict"):
-        coco.with_detections(source, folder / "annotations" / "train.json")
+        with_detections(source, folder / "annotations" / "train.json")
     for boxes, message in [
         ([{"image_id": 100, "bbox": [1, 2, 3, 4]}], "detection 0 has no number 'score'"),
         ([detection(999, 0.9)], "no box with a score of at least 0.0 for any image"),
         ([detection(100, float("nan"))], "'score'"),
     ]:
         with pytest.raises(ValueError, match=message):
-            coco.with_detections(source, write_detections(tmp_path / "boxes.json", boxes))
+            with_detections(source, write_detections(tmp_path / "boxes.json", boxes))
     for bbox in [(10, 10, 0, 5), (500, 10, 20, 20), (float("nan"), 1, 2, 3)]:
         path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9), detection(100, 0.8, bbox)])
         with pytest.raises(ValueError, match="detection 1 of image 100"):
-            coco.with_detections(source, path)
-        assert len(coco.with_detections(source, path, on_bad="skip")) == 1
+            with_detections(source, path)
+        assert len(with_detections(source, path, on_bad="skip")) == 1
 
 
 # ------------------------------------------------------------------------------------------------------- real data

@@ -14,10 +14,11 @@ from flax import linen as nn
 from PIL import Image
 from pycocotools.coco import COCO
 
-from jaxpose import cli, density, geometry, media, predict, tasks
+from jaxpose import cli, density, geometry, predict, tasks
 from jaxpose.data import crops
 from jaxpose.data.formats import coco
 from jaxpose.data.pixels import warped
+from jaxpose.predict import media
 from jaxpose.skeleton import COCO17, Skeleton
 from tests import tiny_coco, tiny_run
 

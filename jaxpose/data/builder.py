@@ -49,9 +49,10 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tqdm import tqdm
 
+from jaxpose import files
 from jaxpose.data import pixels
 from jaxpose.data.checks import Problems
-from jaxpose.data.formats import coco, layout
+from jaxpose.data.formats import coco
 from jaxpose.data.source import DamagedData, Source, person_dtype, person_table
 from jaxpose.skeleton import Skeleton
 
@@ -113,7 +114,7 @@ def prepare(
             place of a path. `jaxpose.data.source.DamagedData`: what is prepared is damaged.
         OSError: it has to be prepared, and `data_dir` cannot be written to.
     """
-    data_dir = layout.local(data_dir)
+    data_dir = files.local(data_dir)
     if annotations is None or images is None:
         if folder is None:
             raise ValueError(
@@ -121,7 +122,7 @@ def prepare(
                 "image folder (images=..., or --images)"
             )
         annotations, images = reader.find(folder, split, annotations=annotations, images=images)
-    annotations, images = layout.local(annotations), layout.local(images)
+    annotations, images = files.local(annotations), files.local(images)
     current = fingerprint(annotations, images)
     if skeleton is not None and skeleton == reader.own_skeleton(annotations, category=category):
         skeleton = None
@@ -165,7 +166,7 @@ def open(
         ValueError: several data sets have this split: name one; a URL in the place of a path.
             `jaxpose.data.source.DamagedData`: what is prepared is damaged.
     """
-    root = layout.local(data_dir) / CocoKeypoints.name
+    root = files.local(data_dir) / CocoKeypoints.name
     prepared = {home.name: place for home in sorted(root.glob("*-*-*")) if (place := _newest(home))}
     wanted = f"{_clean(name) if name else '*'}-{_clean(split)}"
     names = [name] if name in prepared else [there for there in prepared if fnmatch(there, f"{wanted}-*")]
@@ -210,7 +211,7 @@ class PreparedSource(Source):
     """
 
     def __init__(self, directory: str | Path):
-        self.directory = layout.local(directory)
+        self.directory = files.local(directory)
         missing = [name for name in FILES if not (self.directory / name).is_file()]
         if len(missing) == len(FILES):
             raise FileNotFoundError(f"{directory} is no prepared data set: name one, or prepare it")
@@ -430,8 +431,8 @@ def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
 def _image_files(images: Path) -> str:
     """Digest of the names, sizes and times of the image files."""
     digest = hashlib.sha256()
-    for folder, _, files in sorted(os.walk(images)):
-        for path in (os.path.join(folder, name) for name in sorted(files)):
+    for folder, _, names in sorted(os.walk(images)):
+        for path in (os.path.join(folder, name) for name in sorted(names)):
             with contextlib.suppress(OSError):  # a link to nowhere
                 facts = os.stat(path)
                 digest.update(

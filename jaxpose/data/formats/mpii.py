@@ -53,12 +53,7 @@ PERSON_HEIGHT = 200.0
 CENTER_DOWN = 15.0
 """Pixels, for a person with scale 1, by which the annotated centre is moved down."""
 
-CATEGORY = {
-    "id": 1,
-    "name": "person",
-    "keypoints": list(MPII16.joints),
-    "skeleton": [[a + 1, b + 1] for a, b in MPII16.limbs],
-}
+CATEGORY = MPII16.to_coco_category(name="person")
 PERSON_KEYS = ("image", "center", "scale")
 ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}  # mmpose's name of the split, and HRNet's
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from jaxpose import files, labels
 from jaxpose.evaluation import results as result_records
+from jaxpose.metrics import AREA_OF_BOX
 from jaxpose.skeleton import Skeleton
 
 __all__ = [
@@ -29,8 +30,6 @@ __all__ = [
 
 NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten COCO numbers, in COCO's order."""
-AREA_OF_BOX = 0.53
-"""Area of a person as a fraction of the box, where none is annotated: CrowdPose's constant."""
 
 GroundTruth = str | os.PathLike | Mapping[str, Any]
 Engine = Literal["auto", "pycocotools", "hotcoco"]

@@ -41,7 +41,8 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder, coco, crowdpose, mpii
+    from jaxpose.data import builder
+    from jaxpose.data.formats import coco, crowdpose, mpii
 
     source = builder.prepare(
         folder,

@@ -35,7 +35,7 @@ from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 
 if TYPE_CHECKING:
-    from jaxpose.tasks import Task
+    from jaxpose.tasks import ImageTask
 
 Decode = Literal["argmax", "dark", "udp"]
 SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
@@ -98,10 +98,10 @@ def main(
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
-    config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
+    config = {"task": task.config, "run": run_settings(task), "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
     command = (
-        f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {shlex.quote(str(out))} --data DIR"
+        f"python -m experiments.{page(task, facts['layout'])} --eval-only {shlex.quote(str(out))} --data DIR"
     )
     parameters = train.count_parameters(variables["params"]["net"])
     print(json.dumps({**facts, "parameters": parameters, "directory": str(out), "command": command}))
@@ -116,7 +116,7 @@ def read(
     skeleton: Skeleton | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
-) -> tuple[Task, dict[str, Any], dict[str, Any]]:
+) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
     """A state dict of a pose net -> (task, variables, facts).
 
     Args:
@@ -200,11 +200,11 @@ def read(
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
     jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # does the size do?
     facts = {
-        "layout": layout, "family": task.config["family"], "joints": joints, "skeleton": skeleton.name,
-        "size_wh": list(size_wh), "size_from": origin, "preprocess": task.config["preprocess"],
+        "layout": layout, "family": task.family, "joints": joints, "skeleton": skeleton.name,
+        "size_wh": list(size_wh), "size_from": origin, "preprocess": task.preprocess,
     }  # fmt: skip
     if maps:
-        facts |= {"decode": task.config["read"]["decode"], "beta": task.config["read"]["beta"]}
+        facts |= {"decode": task.readout.decode, "beta": task.readout.beta}
     if layout.startswith("rle"):
         facts["flow"] = flow is not None
     return task, variables, facts
@@ -219,7 +219,7 @@ def published_task(
     decode: Decode | Literal["soft_argmax"] = "argmax",
     beta: float = 1.0,
     flow: dict[str, Any] | None = None,
-) -> Task:
+) -> ImageTask:
     """The task of a layout: what its code base does to images, and how it reads the net; see the head of this module.
 
     Args:
@@ -234,7 +234,7 @@ def published_task(
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
     >>> task = published_task(net, layout="hrnet_mmpose", skeleton=COCO17, size_wh=(288, 384), decode="dark")
-    >>> task.config["read"]["kernel"], task.config["maps"]["target"], task.config["preprocess"]
+    >>> task.readout.kernel, task.map_loss.target, task.preprocess
     (17, 'unbiased', 'imagenet')
     """
     from jaxpose import tasks
@@ -304,24 +304,28 @@ def input_size(
     return (256 if square else 192, 256), "default"
 
 
-def page(config: dict[str, Any], layout: str) -> str:
-    """The page in `experiments` that evaluates a task of that config."""
-    mpii, crowdpose = (config["skeleton"]["name"] == s.name for s in (MPII16, CROWDPOSE14))
-    match config["family"]:
-        case "regression":
-            return "mpii_rle" if mpii else "coco_rle"
-        case "bottom_up":
-            return "crowdpose_swahr" if crowdpose else "coco_swahr"
+def page(task: ImageTask, layout: weights.Layout) -> str:
+    """The page in `experiments` that evaluates the task of a checkpoint.
+
+    Args:
+        task: of `published_task`.
+        layout: of the checkpoint.
+    """
+    mpii, crowdpose = (task.skeleton.name == s.name for s in (MPII16, CROWDPOSE14))
+    if task.level == "image":
+        return "crowdpose_swahr" if crowdpose else "coco_swahr"
+    if layout.startswith("rle"):
+        return "mpii_rle" if mpii else "coco_rle"
     if mpii:
         return "mpii_integral"
-    if config["read"]["decode"] == "soft_argmax":
+    if task.integrates:
         return "coco_integral"
     return "coco_hrnet" if layout.startswith("hrnet") else "coco_simple_baseline"
 
 
-def run_settings(config: dict[str, Any]) -> dict[str, Any]:
+def run_settings(task: ImageTask) -> dict[str, Any]:
     """What a page asks of the run that it evaluates, beside the task: whole images have a flip test if the training mirrored."""
-    return {"augment": "higher_hrnet"} if config["family"] == "bottom_up" else {}
+    return {"augment": "higher_hrnet"} if task.level == "image" else {}
 
 
 def stem(file: Path) -> str:

@@ -325,7 +325,7 @@ def test_bottom_up_nets_have_their_loss_and_every_tensor(layout, targets, monkey
     task, variables, facts = importer.read(state, name=f"pose_{layout}_w32_640.pth.tar")
     assert (facts["layout"], facts["size_wh"], facts["size_from"]) == (layout, [640, 640], "file name")
     assert asked[0]["width"] == 4, "on which the default depends"
-    assert facts["family"] == "bottom_up" and importer.page(task.config, layout) == "coco_swahr"
+    assert facts["family"] == "bottom_up" and importer.page(task, layout) == "coco_swahr"
     assert task.config["loss"]["targets"] == targets and task.config["people"]["detection_threshold"] == 0.1
     bias = variables["params"]["net"]["final_layers_1"]["bias"]
     np.testing.assert_array_equal(bias, state["final_layers.1.bias"])
@@ -338,9 +338,9 @@ def test_an_imported_bottom_up_run_is_tested_with_its_mirror_image():
     task = importer.published_task(
         HigherHRNet(HRNet(4), 14), layout="higher_hrnet", skeleton=CROWDPOSE14, size_wh=(512, 512)
     )
-    assert importer.page(task.config, "higher_hrnet") == "crowdpose_swahr"
+    assert importer.page(task, "higher_hrnet") == "crowdpose_swahr"
     config = coco_swahr.PRESETS["tiny"]
-    trained = config.as_trained({"task": task.config, "run": importer.run_settings(task.config)})
+    trained = config.as_trained({"task": task.config, "run": importer.run_settings(task)})
     assert trained.flips() is True and config.flips() is False and trained.size_wh == (512, 512)
 
 
@@ -348,7 +348,7 @@ def test_hrnet_sees_rgb_and_every_tensor_arrives():
     state = hrnet()
     task, variables, facts = importer.read(state, name="pose_hrnet_w48_384x288.pth")
     assert (facts["preprocess"], facts["size_wh"]) == ("imagenet", [288, 384])
-    assert importer.page(task.config, "hrnet") == "coco_hrnet"
+    assert importer.page(task, "hrnet") == "coco_hrnet"
     assert task.config["maps"]["sigma"] == 3 and task.config["read"]["border"] == "hrnet"
     assert_same(variables, weights.from_torch(state, layout="hrnet")[1])
 
@@ -383,7 +383,7 @@ def with_joints(joints: int):
 def test_joints_are_told_by_their_number_or_by_a_flag(tmp_path, capsys):
     task, _, facts = importer.read(with_joints(16))
     assert task.config["skeleton"] == MPII16.to_dict() and facts["size_wh"] == [256, 256]
-    assert importer.page(task.config, "simple_baseline") == "mpii_integral"
+    assert importer.page(task, "simple_baseline") == "mpii_integral"
     assert importer.read(with_joints(14))[2]["skeleton"] == "crowdpose14"
     with pytest.raises(
         ValueError, match="21 joints, no skeleton is known for so many: give --skeleton .*--annotations"

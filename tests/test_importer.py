@@ -18,10 +18,10 @@ from experiments import (
     coco_rle,
     coco_simple_baseline,
     coco_swahr,
-    families,
     mpii_integral,
     mpii_rle,
 )
+from experiments.common import families
 from jaxpose import checkpoint, cli, importer, tasks, weights
 from jaxpose.nets import HigherHRNet, HRNet
 from jaxpose.nets import hrnet as hrnet_module

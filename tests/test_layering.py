@@ -14,11 +14,11 @@ PACKAGE = ROOT / "jaxpose"
 
 # Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
 LAYERS = {
-    "skeleton": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
+    "files": 0, "skeleton": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
     "flow": 1, "grouping": 1, "nets": 1, "torch_file": 1, "weights": 1,
     "tasks": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,
-    "importer": 4, "media": 4, "predict": 4, "predict_files": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
+    "importer": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
 }  # fmt: skip
 ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 3}, 4: {0, 1, 2, 3, 4}}
 
@@ -94,6 +94,12 @@ def test_a_module_imports_its_own_layer_and_lower_ones(path):
     assert "tensorflow" not in top, "TensorFlow is imported inside functions"
     if unit(path) in WITHOUT_JAX:
         assert "jax" not in top, f"{unit(path)} runs without jax"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "common").glob("*.py")), ids=lambda path: path.stem)
+def test_what_the_pages_share_knows_no_page(path):
+    ours = {name for name in imports(path) if name.startswith(("experiments", "benchmarks", "tests"))}
+    assert all(name.startswith("experiments.common") for name in ours), ours
 
 
 def test_the_import_reader_sees_what_it_should(tmp_path):

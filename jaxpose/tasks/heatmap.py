@@ -9,7 +9,7 @@ A net gives K maps, or several stages of them. The loss is a map loss, a loss of
     IPR, DSNT      mmpose's: JointLoss("smooth_l1"), MapLoss("softmax_mse" | "js")
     Gu's joint     L1 of the compensated soft-argmax at beta 10, and "mse" in the first epochs (L_aug) or always (L_de)
 
-A schedule is two tasks over the same variables, one after the other (`experiments.runner`).
+A schedule is two tasks over the same variables, one after the other (`experiments.common.runner`).
 """
 
 from __future__ import annotations

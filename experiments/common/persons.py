@@ -1,6 +1,6 @@
 """Experiments on crops of persons: the settings, the data, predictions, scores and pictures of a run.
 
-`experiments.runner` trains; what it asks of this module it also asks of `experiments.images`.
+`experiments.common.runner` trains; what it asks of this module it also asks of `experiments.common.whole_images`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments import runner
+from experiments.common import kinds
+from experiments.common.config import RunConfig
 from jaxpose import density, geometry, parallel, tasks
 from jaxpose.data import coco, pipeline
 from jaxpose.evaluation import average_precision, report, results
@@ -29,7 +30,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class PersonConfig(runner.RunConfig):
+class PersonConfig(RunConfig):
     """Settings of every run on crops of persons."""
 
     FAMILIES = ("regression", "heatmaps")
@@ -62,25 +63,25 @@ class PersonConfig(runner.RunConfig):
         return self.decode or "exact"
 
 
-def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> runner.Data:
-    """The splits that the config names, evaluated on annotated, moved or detected boxes; see `runner.open_splits`."""
-    train_source, val = runner.open_splits(config, skeleton=skeleton, reader=reader)
+def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> kinds.Data:
+    """The splits that the config names, evaluated on annotated, moved or detected boxes; see `kinds.open_splits`."""
+    train_source, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
         val = coco.with_detections(val, config.detections, on_bad=config.on_bad)
     elif config.box_jitter:
         val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
-    return runner.Data(train_source, val, ground_truth, walk=sys.modules[__name__])
+    return kinds.Data(train_source, val, ground_truth, walk=sys.modules[__name__])
 
 
-def check(config: PersonConfig, data: runner.Data) -> None:
+def check(config: PersonConfig, data: kinds.Data) -> None:
     """Raise where there is nobody to train on or to evaluate on."""
     for split, source in ((config.train_split, data.train), (config.val_split, data.val)):
         if len(source) == 0:
             raise ValueError(f"split {split!r} of {config.data} has no person with labelled keypoints")
 
 
-def count(config: PersonConfig, data: runner.Data) -> int:
+def count(config: PersonConfig, data: kinds.Data) -> int:
     """Samples of an epoch."""
     return len(data.train)
 
@@ -130,7 +131,7 @@ def predict(predict_fn, variables, source, task: tasks.Task, config: PersonConfi
 
 
 def score(
-    predictions, task, variables, config: PersonConfig, data: runner.Data, *, name: str, last: bool = True
+    predictions, task, variables, config: PersonConfig, data: kinds.Data, *, name: str, last: bool = True
 ) -> dict[str, float]:
     """Write the result JSON (process 0) and compute the numbers (every process, from the same predictions).
 
@@ -174,7 +175,7 @@ def density_report(predictions, model: density.Model) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def draw(predictions, task, variables, config: PersonConfig, data: runner.Data, events: list[dict[str, Any]]) -> None:
+def draw(predictions, task, variables, config: PersonConfig, data: kinds.Data, events: list[dict[str, Any]]) -> None:
     """The pictures at the end of a run, in out/plots."""
     from jaxpose import view
 

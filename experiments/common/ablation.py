@@ -23,7 +23,8 @@ import numpy as np
 import tqdm
 import tyro
 
-from experiments import images, runner
+from experiments.common import whole_images
+from experiments.common.config import check_paths
 from jaxpose import geometry, parallel, tasks, train
 from jaxpose.data import coco, pipeline, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -134,7 +135,7 @@ def train_one(
     step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=flip_test)
-    arrays = {k: data["train"][k] for k in images.USED if k in data["train"]}
+    arrays = {k: data["train"][k] for k in whole_images.USED if k in data["train"]}
     order = np.random.default_rng(seed)
     count, curve, started = len(arrays["image"]), [], time.perf_counter()
     persons = count // config.copies
@@ -273,7 +274,7 @@ def run_all(
 def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
     """Command line -> config."""
     config = tyro.cli(kind, args=argv, description=description)
-    runner.check_paths(config)
+    check_paths(config)
     return config
 
 

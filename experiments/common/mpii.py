@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 
-from experiments import persons, runner
+from experiments.common import kinds, persons
 from jaxpose.data import mpii as reader
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
@@ -15,7 +15,7 @@ from jaxpose.skeleton import Skeleton
 log = logging.getLogger("jaxpose")
 
 
-def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> runner.Data:
+def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> kinds.Data:
     """MPII's splits, and its own numbers where the labels' head boxes (gt_valid.mat) are there."""
     if config.data is None:
         raise ValueError(

@@ -16,7 +16,8 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments import images, persons, runner
+from experiments.common import persons, runner, whole_images
+from experiments.common.config import RunConfig, parse
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -34,7 +35,7 @@ from jaxpose.nets import (
 
 
 @dataclass(frozen=True)
-class BackboneConfig(runner.RunConfig):
+class BackboneConfig(RunConfig):
     """Settings of every run that has a backbone."""
 
     backbone: Literal["resnet", "hrnet", "mobilenet_v2"] = "resnet"
@@ -103,7 +104,7 @@ class HeatmapConfig(persons.PersonConfig, BackboneConfig):
 
 
 @dataclass(frozen=True)
-class BottomUpConfig(images.ImageConfig, BackboneConfig):
+class BottomUpConfig(whole_images.ImageConfig, BackboneConfig):
     """People of whole images: heatmaps at two resolutions, tags, and with scale-adaptive targets scale maps."""
 
     deconvs: tuple[int, ...] | None = None
@@ -282,7 +283,7 @@ def regression_main(presets, *, name: str, default: str, description: str, argv=
     )  # fmt: skip
 
 
-def bottom_up_main(presets, *, name: str, default: str, description: str, argv=None, load=images.load):
+def bottom_up_main(presets, *, name: str, default: str, description: str, argv=None, load=whole_images.load):
     """Run one page of the bottom-up family."""
     return main(
         presets, name=name, default=default, description=description, argv=argv, load=load,
@@ -293,7 +294,7 @@ def bottom_up_main(presets, *, name: str, default: str, description: str, argv=N
 def main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load,
          make=heatmap_tasks, adjust=lambda config: config):  # fmt: skip
     """Run one page: `make` gives the task and what comes first, `adjust` turns the page's own flags into those of the family."""
-    config = adjust(runner.parse(presets, name=name, default=default, description=description, argv=argv))
+    config = adjust(parse(presets, name=name, default=default, description=description, argv=argv))
     runner.start(config)
     if config.eval_only is not None:
         return runner.evaluate_only(config, load=load)

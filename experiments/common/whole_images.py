@@ -1,6 +1,6 @@
 """Experiments on whole images (bottom-up): the settings, the data, predictions, scores and pictures of a run.
 
-`experiments.runner` trains; what it asks of this module it also asks of `experiments.persons`.
+`experiments.common.runner` trains; what it asks of this module it also asks of `experiments.common.persons`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments import runner
+from experiments.common import kinds
+from experiments.common.config import RunConfig
 from jaxpose import geometry, metrics, parallel, tasks
 from jaxpose.data import augment, coco, images
 from jaxpose.evaluation import average_precision, results
@@ -27,7 +28,7 @@ USED = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")  # by a t
 
 
 @dataclass(frozen=True)
-class ImageConfig(runner.RunConfig):
+class ImageConfig(RunConfig):
     """Settings of every run on whole images."""
 
     FAMILIES = ("bottom_up",)
@@ -62,8 +63,8 @@ class ImageConfig(runner.RunConfig):
         return dataclasses.replace(super().as_trained(stored), augment=run["augment"], test_size=size)
 
 
-def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> runner.Data:
-    """The splits that the config names, as images; see `runner.open_splits`."""
+def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> kinds.Data:
+    """The splits that the config names, as images; see `kinds.open_splits`."""
     side = test_size(config)
     if side % 64 or side < 64:
         origin = "" if config.test_size else f" (the smaller of --size-wh {config.size_wh})"
@@ -72,19 +73,19 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any =
         images.fitted_sizes((side, side), size=side, fit=config.fit, scales=config.scales)
     except ValueError as error:
         raise ValueError(f"--scales {config.scales}: {error}") from None
-    train_source, val = runner.open_splits(config, skeleton=skeleton, reader=reader)
+    train_source, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
     truth = val.ground_truth_json if len(val) else None
     whole = None if train_source is None else train_source.at_level("image")
-    return runner.Data(whole, val.at_level("image"), truth, walk=sys.modules[__name__])
+    return kinds.Data(whole, val.at_level("image"), truth, walk=sys.modules[__name__])
 
 
-def check(config: ImageConfig, data: runner.Data) -> None:
+def check(config: ImageConfig, data: kinds.Data) -> None:
     """Raise where there is nothing to train on or to evaluate on."""
     if len(data.val) == 0:
         raise ValueError(f"split {config.val_split!r} of {config.data} has no images")
 
 
-def count(config: ImageConfig, data: runner.Data) -> int:
+def count(config: ImageConfig, data: kinds.Data) -> int:
     """Samples of an epoch."""
     return len(images.chosen(data.train, config.choose))
 
@@ -158,7 +159,7 @@ def records_of(predictions: dict[str, np.ndarray], *, category_id: int) -> list[
 
 
 def score(
-    predictions, task: tasks.Task, variables, config: ImageConfig, data: runner.Data, *, name: str, last: bool = True
+    predictions, task: tasks.Task, variables, config: ImageConfig, data: kinds.Data, *, name: str, last: bool = True
 ) -> dict[str, float]:
     """Write the result JSON (process 0) and compute the numbers (every process, from the same predictions)."""
     records = records_of(predictions, category_id=data.val.category_id)
@@ -217,7 +218,7 @@ def scale_against_size(task: tasks.Task, variables, source, config: ImageConfig,
     return np.concatenate(sizes), np.concatenate(factors)
 
 
-def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: runner.Data, events) -> None:
+def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: kinds.Data, events) -> None:
     """The pictures at the end of a run, in out/plots."""
     from jaxpose import view
 
@@ -244,6 +245,6 @@ def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: ru
     poses = predictions["poses"] * (predictions["poses"][..., 2:] > task.config["people"]["detection_threshold"])
     view.people(
         pictures, [poses[i][predictions["valid"][i]] for i in shown], source.skeleton,
-        config.out / runner.LAST_PICTURE, truth=[k[..., :2] for k in labelled], labelled=[k[..., 2] > 0 for k in labelled],
+        config.out / kinds.LAST_PICTURE, truth=[k[..., :2] for k in labelled], labelled=[k[..., 2] > 0 for k in labelled],
         scores=[predictions["scores"][i][predictions["valid"][i]] for i in shown],
     )  # fmt: skip

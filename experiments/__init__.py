@@ -1,4 +1,4 @@
-"""One page an experiment: `python -m experiments.NAME`."""
+"""One page per experiment, `python -m experiments.NAME`; what the pages share is in `experiments.common`."""
 
 import os
 

@@ -14,7 +14,7 @@ the same schedule; B is beta, 1, 10 or 20:
   always_B   comp_B and the heatmap loss throughout: L_de
   plain_B    ipr_B and the heatmap loss in the first 30 % (table 6 has it, at beta 10)
 
-How runs are kept and shared between processes: `experiments/ablation.py`.
+How runs are kept and shared between processes: `experiments/common/ablation.py`.
 
 Columns: AP with the softmax's highest probability (of `heatmap`: the highest value) as confidence; AP with all confidences
 1; EPE in input pixels; the first epoch with an EPE of 6 pixels; and the epoch at which a run is for the first time as good as
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import ablation
+from experiments.common import ablation
 from jaxpose import tasks
 from jaxpose.nets import HeatmapNet, ResNet
 from jaxpose.tasks import JointLoss, MapLoss, Readout

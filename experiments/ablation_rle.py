@@ -3,7 +3,7 @@
   python -m experiments.ablation_rle                       the table, on whatever device JAX finds
   python -m experiments.ablation_rle --rows l1 rle --seeds 0 1 --steps 500
 
-How runs are kept and shared between processes: `experiments/ablation.py`.
+How runs are kept and shared between processes: `experiments/common/ablation.py`.
 
 Columns: AP with the row's own confidences; AP with all confidences 1 (what localisation alone gives; L1 and L2 have no
 trained sigma); PCK at 0.05 of the crop's height; EPE in input pixels; Pearson correlation of confidence and OKS; NLL of
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import ablation
+from experiments.common import ablation
 from jaxpose import density, geometry, tasks
 from jaxpose.data import synthetic
 from jaxpose.metrics import oks, pearson

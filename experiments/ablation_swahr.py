@@ -16,7 +16,7 @@ Rows, all with the same net (HigherHRNet's head on the first half of a small Res
   sahr_std         ours: the exact power, alpha the change of the standard deviation (QUIRK S1)
   none_half        `none`, the heatmaps at 1/2 alone (as tables 7 and 8 are measured)
 
-How runs are kept and shared between processes: `experiments/ablation.py`. Images are augmented once and kept in memory.
+How runs are kept and shared between processes: `experiments/common/ablation.py`. Images are augmented once and kept in memory.
 
 Columns: AP; AP of persons of an area of 32^2 to 96^2 pixels of the picture (M) and above (L); AR; and of rows with scale maps
 Pearson's r between the learned factor of the standard deviation at a person's joints and the person's size.
@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import ablation, coco_swahr, families
-from experiments import images as walk
+from experiments import coco_swahr
+from experiments.common import ablation, families, whole_images
 from jaxpose import metrics, parallel, tasks
-from jaxpose.data import images
+from jaxpose.data import whole_images as images
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 
@@ -132,15 +132,15 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     task, mesh = families.bottom_up_task(settings, data["skeleton"]), parallel.make_mesh()
 
     def measure(predict_fn, task, variables):
-        predictions = walk.predict(predict_fn, variables, data["val"], task, settings, mesh)
-        records = walk.records_of(predictions, category_id=data["val"].category_id)
+        predictions = whole_images.predict(predict_fn, variables, data["val"], task, settings, mesh)
+        records = whole_images.records_of(predictions, category_id=data["val"].category_id)
         scores = average_precision(data["ground_truth"], records, sigmas=data["skeleton"].sigmas)
         return {key: scores[key] for key in ("AP", "APM", "APL", "AR")}
 
     def finish(task, variables):
         if loss.targets != "scale_adaptive":
             return {}
-        size, factor = walk.scale_against_size(task, variables, data["val"], settings, mesh)
+        size, factor = whole_images.scale_against_size(task, variables, data["val"], settings, mesh)
         return {"pearson": metrics.pearson(size, factor)}
 
     # Trained without mirror images (jaxpose/data/augment.py says why), so tested without them.

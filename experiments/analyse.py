@@ -42,9 +42,12 @@ import numpy as np
 import tqdm
 import tyro
 
-from experiments import runner
+from experiments.common import runner
+from experiments.common.config import check_paths
 from jaxpose import checkpoint, geometry, metrics, tasks
-from jaxpose.data import builder, coco, crowdpose, mpii, pipeline
+from jaxpose.data import builder
+from jaxpose.data import crops as pipeline
+from jaxpose.data.formats import coco, crowdpose, mpii
 from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
 
@@ -318,7 +321,7 @@ def check(config: Config) -> None:
         if getattr(config, name) < least:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} {getattr(config, name)}: expected {least} or more")
-    runner.check_paths(config)
+    check_paths(config)
 
 
 def analyse(config: Config) -> dict[str, Any]:

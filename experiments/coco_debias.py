@@ -31,7 +31,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from experiments import coco_hrnet, coco_simple_baseline, families, runner
+from experiments import coco_hrnet, coco_simple_baseline
+from experiments.common import families, runner
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
 

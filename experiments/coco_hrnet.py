@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments import coco_simple_baseline, families, runner
+from experiments import coco_simple_baseline
+from experiments.common import families, runner
 from jaxpose.tasks import MapLoss
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from experiments import families, persons, runner
+from experiments.common import families, persons, runner
 from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 
 

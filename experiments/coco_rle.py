@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments import families, runner
+from experiments.common import families, runner
 from jaxpose import tasks
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments import families, runner
+from experiments.common import families, runner
 from jaxpose.tasks import FindPeople, PeopleLoss
 
 SWAHR = PeopleLoss(targets="scale_adaptive", weighting="adaptive")

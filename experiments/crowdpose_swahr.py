@@ -22,8 +22,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 
-from experiments import coco_swahr, families, images, runner
-from jaxpose.data import crowdpose
+from experiments import coco_swahr
+from experiments.common import families, kinds, runner, whole_images
+from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
 
@@ -31,12 +32,12 @@ SPLITS = {"train_split": "trainval", "val_split": "test"}
 PRESETS = {name: replace(coco_swahr.PRESETS[name], **SPLITS) for name in ("tiny", "w48_640", "higher_w48_640")}
 
 
-def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> runner.Data:
+def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> kinds.Data:
     """CrowdPose's splits with its own numbers."""
     if config.data is None:
         raise ValueError("--data: name CrowdPose's folder (json/ or annotations/ with its JSON files, images/); no people are "
                          "made for it")  # fmt: skip
-    data = images.load(config, skeleton=skeleton, reader=crowdpose)
+    data = whole_images.load(config, skeleton=skeleton, reader=crowdpose)
     if data.ground_truth is None:
         return data
 

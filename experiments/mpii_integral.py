@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments import coco_integral, mpii, runner
+from experiments import coco_integral
+from experiments.common import mpii, runner
 from experiments.mpii_rle import SQUARE
 
 PRESETS = {

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments import coco_rle, families, mpii, runner
+from experiments import coco_rle
+from experiments.common import families, mpii, runner
 
 SQUARE = {"size_wh": (256, 256), "train_split": "train", "val_split": "valid", "nms": None, "rescore": "box"}
 PRESETS = {

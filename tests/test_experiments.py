@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 
 from benchmarks import soak
-from experiments import ablation_rle, coco_rle, runner
+from experiments import ablation_rle, coco_rle
+from experiments.common import runner
+from experiments.common.config import check_same_run, parse
+from experiments.common.log import Log
 from jaxpose import checkpoint, parallel
 from tests import tiny_coco
 from tests.test_parallel import free_port
@@ -30,7 +33,7 @@ TINIER = ("--resnet-stages", "1", "--likelihood.flow-layers", "2", "--no-flip-te
 IN_A_CLUSTER = """
 import sys
 from pathlib import Path
-from experiments import runner
+from experiments.common import runner
 from jaxpose import checkpoint, parallel
 
 def main():
@@ -71,7 +74,7 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     scores = coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
     for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL", "EPE", "calibration_error"):
         assert np.isfinite(scores[key]), key
-    events = runner.Log(out).events()
+    events = Log(out).events()
     assert {e["event"] for e in events} == {"train", "eval", "end"}
     assert all(np.isfinite(e["loss"]) and e["images_per_s"] > 0 for e in events if e["event"] == "train")
     for name in ("curves", "density", "calibration", "predictions"):
@@ -111,7 +114,7 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     assert (out / "plots" / "predictions.png").stat().st_size > 5000
     assert "but without its report.html: ZeroDivisionError" in caplog.text and "without its plots" not in caplog.text
     (out / "log.jsonl").write_text(log)
-    assert [e["event"] for e in runner.Log(out).events()].count("end") == 1
+    assert [e["event"] for e in Log(out).events()].count("end") == 1
 
     # Other settings are another run.
     with pytest.raises(ValueError, match=r"--seed was 0, is 5"):
@@ -211,7 +214,7 @@ def test_four_processes_go_on_from_one_and_one_from_four(tmp_path, prepared):
 
     coco_rle.main(options("both", "6"))
     here, there = (
-        {e["step"]: e["loss"] for e in runner.Log(tmp_path / out).events() if e["event"] == "train"} for out in ("both", "alone")
+        {e["step"]: e["loss"] for e in Log(tmp_path / out).events() if e["event"] == "train"} for out in ("both", "alone")
     )  # fmt: skip
     assert there.keys() <= here.keys() and len(there) > 10
     np.testing.assert_allclose([here[step] for step in there], list(there.values()), rtol=1e-3)
@@ -282,7 +285,7 @@ def test_help_explains_the_flags(capsys):
 
 @pytest.mark.parametrize("preset", coco_rle.PRESETS)
 def test_presets_parse_and_overrides_win(preset):
-    config = runner.parse(
+    config = parse(
         coco_rle.PRESETS,
         name="coco_rle",
         default="tiny",
@@ -316,26 +319,27 @@ def test_flags_are_checked_at_the_door(flags, message):
 
 def test_the_same_data_in_another_place_is_the_same_run(tmp_path):
     stored = {"data": "/a/coco", "seed": 0, "epochs": 3.0, "ema": None}
-    runner.check_same_run(stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
+    check_same_run(stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
     for change in ({"data": "/a/mouse"}, {"data": None}, {"ema": 0.9}):
         with pytest.raises(ValueError, match=f"--{next(iter(change))} was"):
-            runner.check_same_run(stored, stored | change, tmp_path)
+            check_same_run(stored, stored | change, tmp_path)
 
 
 def test_pixels_made_in_another_way_are_another_run(tmp_path):
     for stored in ({}, {"decode": None}, {"decode": "exact"}):
         for same in ({}, {"decode": None}, {"decode": "exact"}):
-            runner.check_same_run(stored, same, tmp_path)
+            check_same_run(stored, same, tmp_path)
         with pytest.raises(ValueError, match="--decode was exact, is scaled"):
-            runner.check_same_run(stored, {"decode": "scaled"}, tmp_path)
-    runner.check_same_run({"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
+            check_same_run(stored, {"decode": "scaled"}, tmp_path)
+    check_same_run({"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
     with pytest.raises(ValueError, match="--decode was scaled, is exact"):
-        runner.check_same_run({"decode": "scaled"}, {"decode": None}, tmp_path)
+        check_same_run({"decode": "scaled"}, {"decode": None}, tmp_path)
 
 
 def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_own(tmp_path):
-    from experiments import persons
-    from jaxpose.data import coco, pipeline
+    from experiments.common import persons
+    from jaxpose.data import crops
+    from jaxpose.data.formats import coco
 
     source = coco.read(*coco.find(tiny_coco.write(tmp_path, tiny_coco.content(4)), "train"))
     config = dataclasses.replace(coco_rle.PRESETS["tiny"], size_wh=(12, 16), batch_size=8, augment="none")
@@ -343,9 +347,7 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
     for decode in (None, "exact", "scaled"):
         batches = persons.train_batches(source, dataclasses.replace(config, decode=decode), mesh, start_step=0, total=1)
         images[decode] = np.asarray(next(batches)["image"])
-        expected = pipeline.train_batches(
-            source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact"
-        )
+        expected = crops.train_batches(source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact")
         np.testing.assert_array_equal(images[decode], next(expected)["image"])
     assert (images["scaled"] != images["exact"]).any()
 

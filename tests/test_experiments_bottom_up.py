@@ -9,14 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ablation_swahr, coco_rle, coco_swahr, crowdpose_swahr, families, images, runner
+from experiments import ablation_swahr, coco_rle, coco_swahr, crowdpose_swahr
+from experiments.common import families, runner, whole_images
+from experiments.common.config import parse
+from experiments.common.log import Log
 from jaxpose import geometry, heatmap, parallel, train
-from jaxpose.data import coco, synthetic
+from jaxpose.data import synthetic
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, results
 from jaxpose.nets import HigherHRNet, HRNet, Upsampled
 from jaxpose.skeleton import COCO17
 from jaxpose.tasks import describe
-from tests import test_data_crowdpose, tiny_coco
+from tests import test_data_formats_crowdpose, tiny_coco
 
 SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "--dilations", "1", "--batch-size", "8",
          "--log-every", "1", "--warmup-epochs", "0", "--ema", "None"]  # fmt: skip
@@ -24,7 +28,7 @@ SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "--dilations
 
 def config_of(*flags: str, preset: str = "tiny"):
     flags = ["--preset", preset, *flags]
-    return runner.parse(coco_swahr.PRESETS, name="coco_swahr", default="tiny", description="", argv=flags)
+    return parse(coco_swahr.PRESETS, name="coco_swahr", default="tiny", description="", argv=flags)
 
 
 @pytest.mark.parametrize(("preset", "scale"), [("w32_512", True), ("w48_640", True), ("higher_w32_512", False)])
@@ -78,7 +82,7 @@ def trained(tmp_path_factory, prepared):
     """A run of two epochs, its flags and its scores. One process draws: what waits for the others must not happen there."""
     out = tmp_path_factory.mktemp("swahr")
     flags = ["--data-dir", str(prepared), "--synthetic-images", "24", *SMALL]
-    draw = images.draw
+    draw = whole_images.draw
 
     def alone(*args):
         with pytest.MonkeyPatch.context() as patch:
@@ -87,7 +91,7 @@ def trained(tmp_path_factory, prepared):
             draw(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "draw", alone)
+        patch.setattr(whole_images, "draw", alone)
         scores = coco_swahr.main(["--out", str(out), *flags, "--epochs", "2", "--people.detection-threshold", "0.001"])
     return out, flags, scores
 
@@ -95,7 +99,7 @@ def trained(tmp_path_factory, prepared):
 @pytest.mark.slow
 def test_a_run_leaves_numbers_and_pictures(trained):
     out, _, scores = trained
-    events = runner.Log(out).events()
+    events = Log(out).events()
     first = next(e for e in events if e["event"] == "train")
     assert {"map_loss", "scale_loss", "pull", "push"} <= set(first) and np.isfinite(first["loss"])
     assert {"AP", "people_per_image", "scale_pearson"} <= set(scores)
@@ -132,7 +136,7 @@ def test_maps_of_the_truth_give_the_truth_back(group_on, fit, project, scales, p
     source = coco.read(*coco.find(folder, "val")).at_level("image")
     flags = ["--test-size", "256", "--test-batch-size", "4", "--fit", fit, "--group-on", group_on]
     config = config_of(*flags, "--scales", *map(str, scales), "--people.project" if project else "--people.no-project")
-    batches, served = images.eval_batches, []
+    batches, served = whole_images.eval_batches, []
 
     def watched(*args, **options):
         for batch in batches(*args, **options):
@@ -156,13 +160,13 @@ def test_maps_of_the_truth_give_the_truth_back(group_on, fit, project, scales, p
                 maps["heatmap"][row] = np.maximum(maps["heatmap"][row], drawn)
         return jax.tree.map(jnp.asarray, maps)
 
-    monkeypatch.setattr(images, "eval_batches", watched)
+    monkeypatch.setattr(whole_images, "eval_batches", watched)
     task = families.bottom_up_task(config, COCO17)
-    found = images.predict(truth, None, source, task, config, parallel.make_mesh())
+    found = whole_images.predict(truth, None, source, task, config, parallel.make_mesh())
     assert found["image_id"].tolist() == source.images["image_id"].tolist()
     labelled = np.bincount(source.persons["image"], minlength=9)
     assert found["valid"].sum(1).tolist() == labelled.tolist()
-    records = images.records_of(found, category_id=1)
+    records = whole_images.records_of(found, category_id=1)
     assert average_precision(source.ground_truth_json, records)["AP"] > 0.9
 
 
@@ -185,7 +189,7 @@ def test_a_linear_decay_is_not_resumed_with_other_epochs(trained):
 def test_crowdpose_from_its_own_layout_to_its_own_numbers(tmp_path):
     with pytest.raises(ValueError, match="--data: name CrowdPose's folder"):
         crowdpose_swahr.main(["--out", str(tmp_path)])
-    folder = test_data_crowdpose.write(tmp_path / "crowd")
+    folder = test_data_formats_crowdpose.write(tmp_path / "crowd")
     flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *SMALL, "--train-split", "test"]
     flags += ["--loss.targets", "box", "--no-plots"]
     scores = crowdpose_swahr.main([*flags, "--out", str(tmp_path / "run"), "--epochs", "2"])
@@ -209,7 +213,7 @@ def test_images_with_crowds_alone_and_without_anybody_are_trained_on(tmp_path, c
     flags = ["--data", str(folder), "--val-split", "train", "--data-dir", str(tmp_path / "data"), *SMALL, "--no-plots"]
     flags += ["--choose", "all", "--out", str(tmp_path / "run"), "--epochs", "4"]
     scores = coco_swahr.main([*flags, "--batch-size", "2", "--padded-people", "1"])
-    events = [e for e in runner.Log(tmp_path / "run").events() if e["event"] == "train"]
+    events = [e for e in Log(tmp_path / "run").events() if e["event"] == "train"]
     assert all(np.isfinite(e["loss"]) for e in events) and np.isfinite(scores["AP"])
     assert "have more than max_people=1 labelled persons" in caplog.text
 
@@ -234,5 +238,5 @@ def test_results_keep_the_people_and_their_scores():
         "poses": poses, "scores": np.array([[0.5, 0, 0], [0, 0, 0]]), "image_id": np.array([7, 9]),
         "valid": np.array([[True, False, False], [False] * 3]),
     }  # fmt: skip
-    (record,) = images.records_of(predictions, category_id=1)
+    (record,) = whole_images.records_of(predictions, category_id=1)
     assert record["image_id"] == 7 and record["score"] == 0.5 and record["keypoints"][:3] == [5.0, 6.0, 0.5]

@@ -10,11 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, families, mpii_integral, runner
+from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, mpii_integral
+from experiments.common import families
+from experiments.common.config import parse
+from experiments.common.log import Log
 from jaxpose import checkpoint, tasks
 from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PoseRegressor
 from jaxpose.skeleton import COCO17
-from tests import test_data_mpii, test_evaluation_mpii
+from tests import test_data_formats_mpii, test_evaluation_mpii
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "PRESETS = {" in p.read_text())
@@ -37,9 +40,7 @@ def test_the_pages_are_found():
 def test_presets_parse_and_the_page_says_how_to_run_it(name):
     presets = page(name).PRESETS
     for preset, default in presets.items():
-        config = runner.parse(
-            presets, name=name, default="tiny", description="", argv=["--preset", preset, "--seed", "7"]
-        )
+        config = parse(presets, name=name, default="tiny", description="", argv=["--preset", preset, "--seed", "7"])
         assert config == dataclasses.replace(default, seed=7, out=Path("runs") / name)
         assert preset == "tiny" or f"--preset {preset} " in page(name).__doc__, preset
     assert f"python -m experiments.{name}" in page(name).__doc__
@@ -188,7 +189,7 @@ def pretrained(tmp_path_factory, prepared):
 def test_heatmaps_first_then_both_losses(pretrained, capsys):
     out, flags, scores = pretrained
     assert {"AP", "EPE"} <= set(scores) and np.isfinite(scores["EPE"])
-    events = [e for e in runner.Log(out).events() if e["event"] == "train"]
+    events = [e for e in Log(out).events() if e["event"] == "train"]
     half = len(events) // 2
     assert all(e["joint_loss"] == 0 < e["map_loss"] for e in events[:half])
     assert all(e["joint_loss"] > 0 and e["map_loss"] > 0 for e in events[half:])
@@ -202,7 +203,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
     there, _ = checkpoint.restore_model(folder)
     flags = ["--out", str(tmp_path), "--data-dir", str(prepared), *TINY, *SMALL, "--init", str(folder)]
     flags += ["--auxiliary.kind", "mse", "--auxiliary.sigma", "1"]
-    config = runner.parse(coco_rle.PRESETS, name="coco_rle", default="tiny", description="", argv=flags)
+    config = parse(coco_rle.PRESETS, name="coco_rle", default="tiny", description="", argv=flags)
     task = families.regression_task(config, COCO17)
     variables = families.from_pretrained(task, config)
     jax.tree.map(
@@ -210,7 +211,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
     )
     scores = coco_rle.main([*flags, "--epochs", "0.4"])
     assert np.isfinite(scores["EPE"])
-    events = runner.Log(tmp_path).events()
+    events = Log(tmp_path).events()
     assert all(e["map_loss"] > 0 for e in events if e["event"] == "train")
     with pytest.raises(ValueError, match="is not the resnet of --depth 18, --resnet-stages 4 and --width 8"):
         wider = dataclasses.replace(config, width=8)
@@ -221,7 +222,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
 
 @pytest.mark.slow
 def test_mpii_from_its_own_layout_to_pckh(tmp_path, prepared, caplog):
-    folder = test_data_mpii.write(tmp_path / "mpii")
+    folder = test_data_formats_mpii.write(tmp_path / "mpii")
     (folder / "annot" / "train.json").write_text((folder / "annot" / "valid.json").read_text())
     flags = ["--data", str(folder), "--data-dir", str(prepared), *TINY[2:], *SMALL, "--method", "I*"]
     flags[flags.index("--batch-size") + 1] = "4"
@@ -229,7 +230,7 @@ def test_mpii_from_its_own_layout_to_pckh(tmp_path, prepared, caplog):
     assert np.isfinite(scores["EPE"]) and "PCKh@0.5" not in scores
     assert "gt_valid.mat" in caplog.text and "EPE" in caplog.text
 
-    people = test_data_mpii.content()
+    people = test_data_formats_mpii.content()
     test_evaluation_mpii.write_mat(
         folder / "annot" / "gt_valid.mat",
         joints=np.array([p["joints"] for p in people]).transpose(1, 2, 0),
@@ -294,7 +295,7 @@ def test_every_other_page_runs(name, prepared, tmp_path):
 
 @pytest.mark.slow
 def test_mpii_rle_runs(prepared, tmp_path):
-    folder = test_data_mpii.write(tmp_path / "mpii")
+    folder = test_data_formats_mpii.write(tmp_path / "mpii")
     (folder / "annot" / "train.json").write_text((folder / "annot" / "valid.json").read_text())
     flags = ["--data", str(folder), "--data-dir", str(prepared), *TINY[2:], "--size-wh", "32", "32", "--no-flip-test"]
     flags[flags.index("--batch-size") + 1] = "4"
@@ -326,7 +327,7 @@ def test_a_run_that_is_resumed_at_the_change_of_losses_ends_with_the_same_bits(p
             page("coco_simple_baseline").main(
                 [*flags, "--out", str(tmp_path / name), "--epochs", end, "--eval-every", "9"]
             )
-        events = [e for e in runner.Log(tmp_path / name).events() if e["event"] == "train"]
+        events = [e for e in Log(tmp_path / name).events() if e["event"] == "train"]
         assert [e["joint_loss"] > 0 for e in events] == [False] * 5 + [True] * 5
         found[name] = checkpoint.restore_model(tmp_path / name, step="latest")[0]
     jax.tree.map(np.testing.assert_array_equal, found["one"], found["two"])

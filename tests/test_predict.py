@@ -14,8 +14,11 @@ from flax import linen as nn
 from PIL import Image
 from pycocotools.coco import COCO
 
-from jaxpose import cli, density, geometry, media, predict, tasks
-from jaxpose.data import coco, pipeline
+from jaxpose import cli, density, geometry, predict, tasks
+from jaxpose.data import crops
+from jaxpose.data.formats import coco
+from jaxpose.data.pixels import warped
+from jaxpose.predict import media
 from jaxpose.skeleton import COCO17, Skeleton
 from tests import tiny_coco, tiny_run
 
@@ -57,7 +60,7 @@ def test_poses_are_those_of_the_evaluation(tmp_path, flip_test):
     poses = predictor(files, [[geometry.clip_box(p["box"], wh)] for p, wh in zip(people, sizes, strict=True)])
     assert len(poses) == len(source) == 10
     for i, found in enumerate(poses):
-        sample = pipeline.sample(source, i, size_wh=SIZE_WH)
+        sample = crops.sample(source, i, size_wh=SIZE_WH)
         batch = {"image": sample["image"][None]}
         expected = predictor.task.predict(weights(predictor.task), batch, flip_test=flip_test)
         xy = geometry.apply_affine(geometry.invert_affine(sample["affine"]), np.asarray(expected["xy"]))
@@ -114,7 +117,7 @@ def test_the_deviation_and_the_regions_are_those_of_the_density_in_pixels():
     crop_wh = geometry.fit_box(poses.box, aspect=24 / 32, padding=1.25)[0, 2:]
     pixels = np.array(BOXES[0][:4], float)
     crop = geometry.box_to_affine(pixels, SIZE_WH)
-    image = pipeline.warped(IMAGES[0], crop, SIZE_WH)
+    image = warped(IMAGES[0], crop, SIZE_WH)
     outputs = predictor.task.predict(weights(predictor.task), {"image": image[None]}, flip_test=True)
     np.testing.assert_allclose(poses.deviation[0], outputs["sigma"][0] * crop_wh, rtol=2e-3)
     (curve,) = poses.regions(0.5)
@@ -169,26 +172,19 @@ DOTS = Skeleton(
 )
 
 
-def dots_task() -> tasks.Task:
+class Dots(tasks.BottomUp):
     """Red is the heatmap of the left dot, green of the right one, blue the tag; two pixels make one of the map."""
 
-    def maps(images):
-        coarse = (
-            images.astype(jnp.float32)
-            .reshape(len(images), images.shape[1] // 2, 2, images.shape[2] // 2, 2, 3)
-            .mean((2, 4))
-            / 255
-        )
-        tag = coarse[..., 2:] * 10
-        return coarse[..., :2], jnp.broadcast_to(tag, coarse[..., :2].shape)
+    def predict(self, variables, batch, *, flip_test=True):
+        images = batch["image"].astype(jnp.float32)
+        coarse = images.reshape(len(images), images.shape[1] // 2, 2, images.shape[2] // 2, 2, 3).mean((2, 4)) / 255
+        tag = jnp.broadcast_to(coarse[..., 2:] * 10, coarse[..., :2].shape)
+        return {"heatmap": coarse[..., :2], "tag": tag[..., None]}
 
-    def run(variables, batch, *, flip_test=True):
-        heatmap, tag = maps(batch["image"])
-        return {"heatmap": heatmap, "tag": tag[..., None]}
 
-    config = {"family": "bottom_up", "skeleton": DOTS.to_dict(), "size_wh": [64, 64],
-              "people": {"max_people": 5, "detection_threshold": 0.3, "refine": False}}  # fmt: skip
-    return tasks.Task(init=lambda key: {}, loss=None, predict=run, config=config)
+def dots_task() -> tasks.BottomUp:
+    search = tasks.FindPeople(max_people=5, detection_threshold=0.3, refine=False)
+    return Dots(None, skeleton=DOTS, size_wh=(64, 64), search=search)  # a net that nothing asks
 
 
 def with_people(size_wh, people) -> np.ndarray:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import runner
+from experiments.common.config import parse
 from jaxpose import cli
-from jaxpose.evaluation import __main__ as evaluation
+from jaxpose.evaluation import command as evaluation
 from tests import tiny_coco, tiny_run
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_commands_parse(command, monkeypatch, capsys):
                 at = flags.index("--eval-only")
                 del flags[at : at + 2]
             flags = [flag for flag in flags if flag != "--help"]
-            runner.parse(page.PRESETS, name=name, default="tiny", description="", argv=flags)
+            parse(page.PRESETS, name=name, default="tiny", description="", argv=flags)
         case "experiments", _:
             assert set(flags[flags.index("--rows") + 1 :] if "--rows" in flags else []) <= set(
                 getattr(page, "ROWS", ())

@@ -7,22 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxpose import parallel, train
-from jaxpose.tasks.base import Task
+from jaxpose.tasks import PoseTask, Task
 
 
-def line_task() -> Task:
-    """Fit y = w x: small enough to compute by hand."""
+class Line:
+    """Fit y = w x: small enough to compute by hand. A `Task` of its own, which reads no image and has no joints."""
 
-    def loss(variables, batch, *, key):
+    family, level, outputs, config = "line", "person", ("y",), {"family": "line"}
+
+    def init(self, key):
+        return {"params": {"w": jax.random.normal(key)}, "batch_stats": {}}
+
+    def loss(self, variables, batch, *, key):
         error = batch["x"] * variables["params"]["w"] - batch["y"]
         return (error**2).sum() / error.shape[0], ({}, {"key": jax.random.uniform(key)})
 
-    def init(key):
-        return {"params": {"w": jax.random.normal(key)}, "batch_stats": {}}
+    def predict(self, variables, batch, *, flip_test=True):
+        return {"y": batch["x"] * variables["params"]["w"]}
 
-    return Task(init=init, loss=loss, predict=lambda v, b, flip_test: {"y": b["x"] * v["params"]["w"]}, config={})
+    def density(self, variables, *, required=False):
+        return None
+
+
+def line_task() -> Task:
+    return Line()
+
+
+def test_what_is_no_image_task_satisfies_the_protocol():
+    assert isinstance(Line(), Task) and not isinstance(Line(), PoseTask)
 
 
 @pytest.fixture
@@ -107,6 +123,65 @@ def test_the_moving_average_is_what_gets_evaluated(mesh):
         state, _ = step(state, batch(t, mesh))
         expected = 0.5 * expected + 0.5 * float(state.variables["params"]["w"])
     assert float(state.eval_variables["params"]["w"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_growing_average_forgets_the_initial_weights_at_once(mesh):
+    task, tx = line_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh, ema=True)
+    plain = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+    step = train.make_train_step(task, tx, mesh=mesh, ema_decay=train.growing_decay(0.2))
+    plain_step = train.make_train_step(task, tx, mesh=mesh)
+    expected = 0.0
+    for t, decay in enumerate([0.0, 1 / 10, 2 / 11, 0.2, 0.2]):
+        state, metrics = step(state, batch(t, mesh))
+        plain, plain_metrics = plain_step(plain, batch(t, mesh))
+        now = float(state.variables["params"]["w"])
+        expected = decay * expected + (1 - decay) * now
+        assert float(state.eval_variables["params"]["w"]) == pytest.approx(expected, rel=1e-6)
+        if t == 0:
+            assert float(state.eval_variables["params"]["w"]) == now
+        assert float(metrics["loss"]) == float(plain_metrics["loss"])  # to the bit: the average changes no training
+
+
+def weights_of_the_average(decays):
+    """(n + 1,) float64: of the initial weights and of those after each step, in the average after n steps."""
+    decays = np.asarray(decays, np.float64)
+    later = np.append(np.cumprod(decays[::-1])[::-1], 1.0)  # later[i]: the product of the decays from i on
+    return np.append(later[0], (1 - decays) * later[1:])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.integers(1, 3000),
+    decay=st.floats(0.01, 0.9999),
+    growth=st.floats(0.5, 50.0),
+    value=st.floats(-1e3, 1e3, width=32),
+)
+def test_a_growing_decay_averages_any_number_of_steps(steps, decay, growth, value):
+    decays = np.asarray(jax.vmap(train.growing_decay(decay, growth=growth))(jnp.arange(steps)))
+    assert decays.shape == (steps,) and decays[0] == 0
+    assert np.all(np.diff(decays) >= 0) and decays[-1] <= np.float32(decay)
+    weight = weights_of_the_average(decays)
+    assert weight[0] == 0 and np.all(weight >= 0)
+    assert weight.sum() == pytest.approx(1, abs=1e-9)
+    assert (weight[1:] * value).sum() == pytest.approx(value, rel=1e-9)  # a constant sequence, from the first step on
+    assert weight @ np.arange(steps + 1) >= steps * growth / (growth + 1) - 1  # it is about the last steps
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.998])
+def test_over_a_long_run_a_growing_decay_is_the_constant_one(decay):
+    steps = round(15 / (1 - decay)) + round(9 * decay / (1 - decay))
+    growing = weights_of_the_average(jax.vmap(train.growing_decay(decay))(jnp.arange(steps)))
+    constant = weights_of_the_average(np.full(steps, np.float32(decay)))
+    np.testing.assert_allclose(growing, constant, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("decay", "growth", "message"), [(1.0, 9, "ema_decay=1.0"), (0.9, 0, "growth=0 must be positive")]
+)
+def test_a_growing_decay_of_nothing_is_refused(decay, growth, message):
+    with pytest.raises(ValueError, match=message):
+        train.growing_decay(decay, growth=growth)
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

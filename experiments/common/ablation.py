@@ -1,0 +1,293 @@
+"""What the ablations share: synthetic people in memory, one training, the file of finished runs, table and curves.
+
+Runs go into `runs.jsonl` as they end; the same command again trains only what is missing there. So processes may share
+the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`), and a last call without flags prints the table.
+
+Every row is trained on the same data with the same schedule and number of steps; a seed changes the synthetic people,
+the initialisation and the order of the batches. Crops are cut once and kept in memory, `copies` differently augmented
+ones of every person, so that the device and not the decoder sets the pace.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import tqdm
+import tyro
+
+from experiments.common import whole_images
+from experiments.common.config import check_paths
+from jaxpose import geometry, parallel, tasks, train
+from jaxpose.data import crops as pipeline
+from jaxpose.data import synthetic
+from jaxpose.data.formats import coco
+from jaxpose.evaluation import average_precision, results
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Settings that every ablation has."""
+
+    rows: tuple[str, ...] = ()
+    """Lines of the table; see ROWS in the experiment's file for all."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run per row and seed."""
+    steps: int = 3500
+    """Updates per run."""
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    images: int = 2000
+    """Synthetic images per seed, a fifth of them held out."""
+    copies: int = 8
+    """Augmented crops of every training person."""
+    augment: str = "light"
+    size_wh: tuple[int, int] = (72, 96)
+    depth: int = 18
+    width: int = 16
+    evaluations: int = 7
+    """Points of the learning curve."""
+    out: Path = Path("runs/ablation")
+    workers: int | None = None
+
+
+ConfigT = TypeVar("ConfigT", bound=AblationConfig)
+
+
+def load(config: AblationConfig, seed: int) -> dict[str, Any]:
+    """Synthetic people of one seed as arrays: augmented training crops, plain held-out crops, and what is known of them."""
+    sources = people(config, seed)
+    truth = json.loads(sources["val"].ground_truth_json.read_text())
+    clean = {a["id"]: np.reshape(a["keypoints_clean"], (-1, 2)) for a in truth["annotations"]}
+    val = crops(sources["val"], config, seed=seed, augment="none", copies=1)
+    return {
+        "skeleton": sources["train"].skeleton,
+        "ground_truth": truth,
+        "train": crops(sources["train"], config, seed=seed, augment=config.augment, copies=config.copies),
+        "val": val | {"clean": np.stack([clean[i] for i in val["annotation_id"]])},
+    }
+
+
+def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
+    """The synthetic people of one seed, drawn once: "train" and "val"."""
+    held_out = max(config.images // 5, 1)
+    folder = synthetic.write_dataset(
+        config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
+        workers=config.workers,
+    )  # fmt: skip
+    return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
+
+
+def crops(source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
+    """Every person `copies` times, each time augmented anew, as arrays."""
+
+    def cut(i: int) -> dict[str, Any]:
+        epoch, index = divmod(i, len(source))
+        return pipeline.sample(source, index, size_wh=config.size_wh, augment=augment, seed=seed, epoch=epoch)
+
+    return in_memory(cut, copies * len(source), config)
+
+
+def in_memory(make: Callable[[int], dict[str, Any]], count: int, config: AblationConfig) -> dict[str, np.ndarray]:
+    """The samples that `make` gives for 0 to count - 1, as arrays."""
+    with ThreadPoolExecutor(config.workers) as pool:  # OpenCV decodes and warps without holding the lock
+        samples = list(tqdm.tqdm(pool.map(make, range(count)), total=count, leave=False))
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+Measure = Callable[[Callable, tasks.Task, Any], dict[str, Any]]
+
+
+def train_one(
+    task: tasks.Task,
+    config: AblationConfig,
+    data: Mapping[str, Any],
+    *,
+    seed: int,
+    name: str,
+    measure: Measure,
+    clip_norm: float | None = 10.0,
+    first: tuple[int, tasks.Task] | None = None,
+    finish: Callable[[tasks.Task, Any], dict[str, Any]] | None = None,
+    flip_test: bool = True,
+) -> dict[str, Any]:
+    """Train one row with one seed; the learning curve and the final numbers.
+
+    Args:
+      data: its "train" holds the arrays of a batch, and perhaps more.
+      measure: (predict function, task, variables) -> numbers of a point of the curve.
+      finish: (task, variables) -> numbers of the end alone.
+      flip_test: of the predict function.
+      first: (steps, task): the first so many steps are trained with this task over the same variables.
+    """
+    schedule = train.multi_step(
+        config.learning_rate, boundaries=sorted({int(config.steps * 0.75), int(config.steps * 0.92)}), warmup_steps=100
+    )
+    tx = train.optimizer(schedule, clip_norm=clip_norm)
+    mesh = parallel.make_mesh()
+    state = train.init_state(task, tx, jax.random.key(seed), mesh=mesh)
+    boundary, opening = first or (0, task)
+    step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
+    opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
+    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=flip_test)
+    arrays = {k: data["train"][k] for k in whole_images.USED if k in data["train"]}
+    order = np.random.default_rng(seed)
+    count, curve, started = len(arrays["image"]), [], time.perf_counter()
+    persons = count // config.copies
+    marks = {round(config.steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
+    for step in tqdm.trange(1, config.steps + 1, desc=f"{name} seed {seed}", leave=False):
+        rows = order.integers(count, size=config.batch_size)
+        batch = parallel.global_batch({k: v[rows] for k, v in arrays.items()}, mesh)
+        state, metrics = (opening_fn if step <= boundary else step_fn)(state, batch)
+        if step in marks:
+            point = {"step": step, "epoch": step * config.batch_size / persons, "loss": float(metrics["loss"])}
+            numbers = measure(predict_fn, task, state.variables)
+            curve.append({**point, "diverged": int(state.first_bad), **numbers})
+            if int(state.first_bad) >= 0:
+                break
+    seconds = time.perf_counter() - started
+    last = finish(task, state.variables) if finish is not None and int(state.first_bad) < 0 else {}
+    return {"row": name, "seed": seed, "seconds": seconds, "curve": curve, **curve[-1], **last}
+
+
+def predict_in_memory(predict_fn, variables, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """Predictions for all images, the last batch padded."""
+    chunks, mesh = [], parallel.make_mesh()
+    for i in range(0, len(images), batch_size):
+        chunk = images[i : i + batch_size]
+        padded = np.concatenate([chunk, np.zeros((batch_size - len(chunk), *chunk.shape[1:]), chunk.dtype)])
+        outputs = jax.device_get(predict_fn(variables, parallel.global_batch({"image": padded}, mesh)))
+        chunks.append({k: v[: len(chunk)] for k, v in outputs.items()})
+    return {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
+
+
+def localisation(
+    predictions: Mapping[str, np.ndarray], config: AblationConfig, data: Mapping[str, Any]
+) -> dict[str, float]:
+    """AP with the row's own confidences, AP with all confidences 1, PCK at 0.05 of the crop's height, EPE in input px."""
+    val, sigmas = data["val"], data["skeleton"].sigmas
+    if not np.isfinite(predictions["xy"]).all():
+        return {"AP": 0.0, "AP_constant": 0.0, "PCK": 0.0, "EPE": float("inf")}
+    where = val["visibility"] > 0
+    xy = geometry.apply_affine(geometry.invert_affine(val["affine"]), predictions["xy"])
+    error = np.linalg.norm(predictions["xy"] - val["joints"], axis=-1)
+
+    def ap(confidence: np.ndarray) -> float:
+        records = results.from_predictions(
+            xy=xy, confidence=confidence, image_id=val["image_id"], box=val["box"], box_score=val["score"],
+            area=val["crop_area"], annotation_id=val["annotation_id"],
+        )  # fmt: skip
+        return average_precision(data["ground_truth"], records, sigmas=sigmas)["AP"]
+
+    return {
+        "AP": ap(predictions["confidence"]),
+        "AP_constant": ap(np.ones_like(predictions["confidence"])),
+        "PCK": float((error < 0.05 * config.size_wh[1])[where].mean()),
+        "EPE": float(error[where].mean()),
+    }
+
+
+def table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Mean and standard deviation over the seeds, one line a row; diverged runs are counted, not averaged away."""
+    lines = ["| row | runs | diverged | " + " | ".join(columns) + " |", "|---" * (len(columns) + 3) + "|"]
+    for name in dict.fromkeys(run["row"] for run in runs):
+        mine = [run for run in runs if run["row"] == name]
+        diverged = sum(run["diverged"] >= 0 for run in mine)
+        cells = []
+        for column in columns:
+            values = [run[column] for run in mine if run.get(column) is not None and run["diverged"] < 0]
+            cells.append(f"{np.mean(values):.3f} +- {np.std(values):.3f}" if values else "-")
+        lines.append(f"| {name} | {len(mine)} | {diverged} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """AP and EPE against the step: one line a run, one colour a row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(14, 5))
+    for i, name in enumerate(dict.fromkeys(run["row"] for run in runs)):
+        for run in (run for run in runs if run["row"] == name):
+            steps = [point["step"] for point in run["curve"]]
+            for axis, key in zip(axes, ("AP", "EPE"), strict=True):
+                label = name if run["seed"] == runs[0]["seed"] else None
+                axis.plot(steps, [point[key] for point in run["curve"]], color=f"C{i % 10}", label=label, lw=1,
+                          ls="-" if i < 10 else "--")  # fmt: skip
+    axes[0].set(title="AP", xlabel="step")
+    axes[1].set(title="EPE, input px", xlabel="step", yscale="log")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
+    """What a run of a row depends on besides its seed."""
+    chosen = {k: v for k, v in asdict(config).items() if k not in ("rows", "seeds", "out", "workers")}
+    return json.loads(json.dumps(chosen | asdict(row)))
+
+
+def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs of these settings that `path` holds, by (row, seed)."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            run = json.loads(line)
+        except json.JSONDecodeError:  # the line that a killed run was writing
+            continue
+        if run["row"] in rows and run.get("settings") == settings(config, rows[run["row"]]):
+            found[run["row"], run["seed"]] = run
+    return found
+
+
+def run_all(
+    config: AblationConfig,
+    rows: Mapping[str, Any],
+    train_row: Callable[[str, ConfigT, dict, int], dict[str, Any]],
+    *,
+    load: Callable[[ConfigT, int], dict[str, Any]] = load,
+) -> list[dict[str, Any]]:
+    """Train what is missing, row by row and seed by seed, and give all runs that the config names."""
+    unknown = [name for name in config.rows if name not in rows]
+    if unknown:
+        raise SystemExit(f"--rows {' '.join(unknown)}: expected some of {', '.join(rows)}")
+    config.out.mkdir(parents=True, exist_ok=True)
+    path = config.out / "runs.jsonl"
+    for seed in config.seeds:
+        missing = [name for name in config.rows if (name, seed) not in done(path, config, rows)]
+        data = load(config, seed) if missing else {}
+        for name in missing:
+            run = train_row(name, config, data, seed)
+            with open(path, "a") as file:
+                file.write(json.dumps({**run, "settings": settings(config, rows[name])}) + "\n")
+            print(name, seed, {k: round(v, 3) for k, v in run.items() if isinstance(v, float)}, flush=True)
+    finished = done(path, config, rows)
+    return [finished[name, seed] for name in config.rows for seed in config.seeds]
+
+
+def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
+    """Command line -> config."""
+    config = tyro.cli(kind, args=argv, description=description)
+    check_paths(config)
+    return config
+
+
+def report(
+    runs: list[dict[str, Any]], config: AblationConfig, columns: Sequence[str], *,
+    plot: Callable[[Sequence[Mapping[str, Any]], Path], None] = plot,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Print the table, draw the curves where matplotlib is installed, and give the runs back."""
+    print(table(runs, columns))
+    try:
+        plot(runs, config.out / "curves.png")
+    except ImportError:
+        print("no curves.png: pip install 'jaxpose[plot]'")
+    return runs

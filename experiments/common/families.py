@@ -1,0 +1,304 @@
+"""From flags to tasks, for the pages: which backbone, what is regressed, what the heatmaps learn, and from which weights.
+
+A page holds its settings and what has been published for them; what several pages say stands here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from experiments.common import persons, runner, whole_images
+from experiments.common.config import RunConfig, parse
+from jaxpose import checkpoint, tasks, weights
+from jaxpose.nets import (
+    HeatmapNet,
+    HigherHRNet,
+    HRNet,
+    IntegralRegressor,
+    MapHead,
+    MobileNetV2,
+    MultiStageNet,
+    PoseRegressor,
+    RegressionHead,
+    ResNet,
+    Upsampled,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BackboneConfig(RunConfig):
+    """Settings of every run that has a backbone."""
+
+    backbone: Literal["resnet", "hrnet", "mobilenet_v2"] = "resnet"
+    """The net that makes the features."""
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    """Depth of the ResNet."""
+    resnet_stages: Literal[1, 2, 3, 4] = 4
+    """Stages of the ResNet; each that is left out halves its stride of 32, which suits small images."""
+    width: int | None = None
+    """Channels of the ResNet's stem (published: 64), of HRNet's finest branch (32 or 48), or of MobileNetV2's stem (32); none:
+    64 or 32."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute dtype of the net; parameters and losses stay in float32."""
+    batch_groups: int = 1
+    """BatchNorm statistics over this many groups of the global batch; 1: all of it; number of devices: per device."""
+    init: Path | None = None
+    """Where the backbone's weights come from: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
+    init_layout: weights.Layout | None = None
+    """Naming of the PyTorch file; none: ImageNet's of the backbone (torchvision, HRNet's authors). "simple_baseline_mmpose" and
+    the like take the backbone out of a pose net."""
+    preprocess: Literal["imagenet", "rle_official", "simple_baseline"] = "imagenet"
+    """Image normalisation."""
+
+
+@dataclass(frozen=True)
+class RegressionConfig(persons.PersonConfig, BackboneConfig):
+    """Coordinates regressed with a likelihood."""
+
+    head: Literal["normalized", "linear", "integral"] = "normalized"
+    """Coordinate head: with the feature's norm divided out (official), one plain linear layer (mmpose), or the soft-argmax of
+    heatmaps (RLE table 2b)."""
+    sigma_bias: float = 0.0
+    """Initial bias of sigma's logit."""
+    likelihood: tasks.Likelihood = tasks.Likelihood()
+    """The loss."""
+    outside: Literal["keep", "mask"] = "keep"
+    """Labelled joints outside the crop: keep (official) or mask (mmpose)."""
+    auxiliary: tasks.MapLoss = tasks.NO_MAP_LOSS
+    """A heatmap loss beside it, on a parallel head (RLE table 14); kind "none": no such head."""
+    deconvs: tuple[int, ...] | None = None
+    """Channels of the deconvolutions of --head integral and of the auxiliary head; none: three of 256, for HRNet no such layer."""
+    beta: float = 1.0
+    """Inverse temperature of --head integral."""
+    compensate: bool = False
+    """Compensate the bias of --head integral (Gu 2021)."""
+
+
+@dataclass(frozen=True)
+class HeatmapConfig(persons.PersonConfig, BackboneConfig):
+    """Heatmaps, read as maps or as an integral."""
+
+    deconvs: tuple[int, ...] | None = None
+    """Channels of the deconvolutions, each of which doubles the map; none: three of 256, for HRNet no such layer."""
+    stages: Literal[1, 2, 3, 4] = 1
+    """Stages of Sun 2018's multi-stage net; 1: the plain one."""
+    maps: tasks.MapLoss = tasks.MapLoss()
+    """The loss of the maps."""
+    joints: tasks.JointLoss = tasks.JointLoss()
+    """The loss of the soft-argmax coordinates."""
+    read: tasks.Readout = tasks.Readout()
+    """How coordinates are read off the maps."""
+    first_epochs: float = 0
+    """So many epochs come first, with --first in place of the losses above; 0: none."""
+    first: Literal["maps", "both"] = "maps"
+    """"maps": the map loss alone, then both losses (I1 to I3); "both": both losses, then the joint loss alone (L_aug)."""
+
+
+@dataclass(frozen=True)
+class BottomUpConfig(whole_images.ImageConfig, BackboneConfig):
+    """People of whole images: heatmaps at two resolutions, tags, and with scale-adaptive targets scale maps."""
+
+    deconvs: tuple[int, ...] | None = None
+    """Channels of the deconvolutions that bring the backbone's features to stride 4; none: three of 256, for HRNet no such
+    layer."""
+    dilations: tuple[int, ...] = (1, 1, 1, 1)
+    """Dilation of each basic block at 1/2 of the image (table 7 of Luo 2021: 1 1 2 2, 2 2 2 2)."""
+    loss: tasks.PeopleLoss = tasks.PeopleLoss()
+    """What the maps are held against."""
+    people: tasks.FindPeople = tasks.FindPeople()
+    """From maps to people."""
+
+
+def make_backbone(config: BackboneConfig) -> nn.Module:
+    """The backbone that the flags name."""
+    options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    match config.backbone:
+        case "resnet":
+            return ResNet(depth=config.depth, width=config.width or 64, stages=config.resnet_stages, **options)
+        case "hrnet":
+            return HRNet(width=config.width or 32, **options)
+        case "mobilenet_v2":
+            return MobileNetV2(width=(config.width or 32) / 32, **options)
+
+
+def deconvs(config: RegressionConfig | HeatmapConfig | BottomUpConfig) -> tuple[int, ...]:
+    """What --deconvs says, or the published ones of the backbone."""
+    if config.deconvs is None:
+        return () if config.backbone == "hrnet" else (256, 256, 256)
+    if config.backbone == "hrnet" and config.deconvs:
+        raise ValueError(f"--deconvs {config.deconvs} --backbone hrnet: HRNet's maps have stride 4 without any")
+    return config.deconvs
+
+
+def regression_task(config: RegressionConfig, skeleton) -> tasks.Task:
+    """net x head x loss x decoding of a likelihood."""
+    backbone, joints = make_backbone(config), skeleton.num_joints
+    shape = {"deconvs": deconvs(config), "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    if config.head == "integral":
+        net = IntegralRegressor(
+            HeatmapNet(backbone, joints, **shape), beta=config.beta, compensate=config.compensate,
+            sigma_bias=config.sigma_bias,
+        )  # fmt: skip
+    else:
+        head = RegressionHead(joints, kind=config.head, sigma_bias=config.sigma_bias)
+        net = PoseRegressor(backbone, head, maps=MapHead(joints, **shape) if config.auxiliary.kind != "none" else None)
+    return tasks.regression(
+        net, skeleton=skeleton, size_wh=config.size_wh, likelihood=config.likelihood, preprocess=config.preprocess,
+        outside=config.outside, auxiliary=config.auxiliary,
+    )  # fmt: skip
+
+
+def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+    """The task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
+    options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    if config.stages > 1:
+        if config.backbone != "resnet":
+            raise ValueError(
+                f"--stages {config.stages} --backbone {config.backbone}: the multi-stage net is made of a ResNet"
+            )
+        net = MultiStageNet(skeleton.num_joints, stages=config.stages, depth=config.depth, width=config.width or 64,
+                            deconvs=deconvs(config), **options)  # fmt: skip
+    else:
+        net = HeatmapNet(make_backbone(config), skeleton.num_joints, deconvs=deconvs(config), **options)
+
+    def task(maps: tasks.MapLoss, joints: tasks.JointLoss) -> tasks.Task:
+        return tasks.heatmaps(
+            net, skeleton=skeleton, size_wh=config.size_wh, maps=maps, joints=joints, read=config.read,
+            preprocess=config.preprocess,
+        )  # fmt: skip
+
+    without_maps = replace(config.maps, kind="none")  # the target still says how map and input pixels correspond
+    if not config.first_epochs:
+        ends_at_once = config.first == "both" and "none" not in (config.maps.kind, config.joints.kind)
+        return task(without_maps if ends_at_once else config.maps, config.joints), None
+    if not 0 < config.first_epochs < config.epochs:
+        raise ValueError(f"--first-epochs {config.first_epochs}: expected 0 (none) to below --epochs {config.epochs}")
+    if config.maps.kind == "none" or config.joints.kind == "none":
+        raise ValueError("--first-epochs needs two losses, --maps.kind and --joints.kind: one of them comes or goes")
+    both = task(config.maps, config.joints)
+    if config.first == "maps":
+        return both, (config.first_epochs, task(config.maps, tasks.JointLoss()))
+    return task(without_maps, config.joints), (config.first_epochs, both)
+
+
+def bottom_up_task(config: BottomUpConfig, skeleton) -> tasks.Task:
+    """HigherHRNet on the backbone of the flags."""
+    options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+    backbone = make_backbone(config)
+    if upward := deconvs(config):
+        backbone = Upsampled(backbone, upward, **options)
+    net = HigherHRNet(
+        backbone,
+        skeleton.num_joints,
+        scale=config.loss.targets == "scale_adaptive",
+        dilations=config.dilations,
+        **options,
+    )
+    return tasks.bottom_up(
+        net,
+        skeleton=skeleton,
+        size_wh=config.size_wh,
+        loss=config.loss,
+        people=config.people,
+        preprocess=config.preprocess,
+    )
+
+
+def from_pretrained(task: tasks.Task, config: BackboneConfig):
+    """Fresh variables whose backbone comes out of a run of ours or of a PyTorch file; None where none is named."""
+    if config.init is None:
+        return None
+    found = backbone_of(config)
+    variables = jax.device_get(task.init(jax.random.key(config.seed)))
+    for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
+        place = tree["net"] if "net" in tree else tree  # IntegralRegressor wraps the heatmap net
+        if "backbone" not in place:
+            graft(place, found[collection], config.init)
+            continue
+        place = place["backbone"] if "backbone" in place["backbone"] else place  # Upsampled wraps the backbone
+        here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], found[collection]))
+        if here != there:
+            raise ValueError(
+                f"{config.init} is not the {config.backbone} of --depth {config.depth}, --resnet-stages "
+                f"{config.resnet_stages} and --width {config.width}: its {collection} differ"
+            )
+        place["backbone"] = found[collection]
+    return variables
+
+
+def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path) -> None:
+    """A ResNet's weights into the multi-stage net: conv1 to conv3 once, conv4 and conv5 into every stage.
+
+    The first block of a later stage sees K more channels, so its first convolution and its shortcut stay as they are.
+    """
+    parts = {k: v for k, v in stages.items() if k.startswith("stage")}
+    shared = {k for k in stages if k not in parts}
+    blocks = {k for k in parts["stage1"] if k.startswith("layer")}
+    if shared | blocks != set(backbone):
+        raise ValueError(f"--init {name} has {sorted(backbone)}: this net takes {sorted(shared | blocks)} of a ResNet")
+    wider = {"conv1", "downsample_conv"}
+    for stage, place, names in [("", stages, shared), *((k, v, blocks) for k, v in parts.items())]:
+        for block in names:
+            here, there = (traverse_util.flatten_dict({block: t[block]}) for t in (place, backbone))
+            kept = {p for p in here if stage not in ("", "stage1") and p[0] == "layer3_0" and p[1] in wider}
+            if here.keys() != there.keys() or any(here[p].shape != there[p].shape for p in here.keys() - kept):
+                raise ValueError(f"--init {name}: its {block} is not that of this net's --depth and --width")
+            merged = {p: here[p] if p in kept else there[p] for p in here}
+            place[block] = traverse_util.unflatten_dict(merged)[block]
+
+
+def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
+    """{"params", "batch_stats"} of the backbone that --init names."""
+    if config.init.is_dir():
+        variables, stored = checkpoint.restore_model(config.init)
+        if stored["task"]["preprocess"] != config.preprocess:
+            raise ValueError(
+                f"--init {config.init} was trained with --preprocess {stored['task']['preprocess']}, this run has "
+                f"{config.preprocess}: its backbone would see other colours; give the same one"
+            )
+        params, stats = variables["params"]["net"], variables["batch_stats"]
+        for wrapper in ("net", "backbone", "backbone"):  # the last of an `Upsampled` one
+            if wrapper in params:
+                params, stats = params[wrapper], stats[wrapper]
+        return {"params": params, "batch_stats": stats}
+    layout = config.init_layout or {"hrnet": "hrnet_backbone"}.get(config.backbone, config.backbone)
+    _, variables = weights.from_torch(weights.load_file(config.init), layout=layout)
+    return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
+
+
+def regression_main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load):
+    """Run one page of the regression family."""
+    return main(
+        presets, name=name, default=default, description=description, argv=argv, load=load,
+        make=lambda config, skeleton: (regression_task(config, skeleton), None),
+    )  # fmt: skip
+
+
+def bottom_up_main(presets, *, name: str, default: str, description: str, argv=None, load=whole_images.load):
+    """Run one page of the bottom-up family."""
+    return main(
+        presets, name=name, default=default, description=description, argv=argv, load=load,
+        make=lambda config, skeleton: (bottom_up_task(config, skeleton), None),
+    )  # fmt: skip
+
+
+def main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load,
+         make=heatmap_tasks, adjust=lambda config: config):  # fmt: skip
+    """Run one page: `make` gives the task and what comes first, `adjust` turns the page's own flags into those of the family."""
+    config = adjust(parse(presets, name=name, default=default, description=description, argv=argv))
+    runner.start(config)
+    if config.eval_only is not None:
+        return runner.evaluate_only(config, load=load)
+    data = load(config)
+    task, first = make(config, data.train.skeleton)
+    variables = None if checkpoint.exists(config.out) else from_pretrained(task, config)  # a resumed run has its own
+    return runner.run(task, config, data, variables=variables, first=first)

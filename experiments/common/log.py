@@ -1,0 +1,62 @@
+"""The log of a run: events, TensorBoard, and the numbers that are shown while it goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class Log:
+    """Events of a run, on process 0: one JSON line each, TensorBoard, and the progress bar's text."""
+
+    def __init__(self, out: Path):
+        self.path = out / "log.jsonl"
+        self.active = jax.process_index() == 0
+        self.board = None
+        if self.active:
+            from tensorboardX import SummaryWriter
+
+            out.mkdir(parents=True, exist_ok=True)
+            self.board = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        if not self.active:
+            return
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **values}) + "\n")
+        for key, value in values.items():
+            if isinstance(value, (int, float)):
+                self.board.add_scalar(f"{event}/{key}", value, step)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far; a resumed run's repeated steps are counted once, the later one."""
+        last: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:  # the line that a killed run was writing
+                continue
+            last[event["event"], event["step"]] = event
+        return sorted(last.values(), key=lambda event: event["step"])
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def last_scores(run_log: Log) -> dict[str, float]:
+    """The scores of the newest evaluation in the log, {} before the first."""
+    evals = [e for e in run_log.events() if e["event"] == "eval"]
+    return {k: v for k, v in evals[-1].items() if k not in ("event", "step", "time")} if evals else {}
+
+
+def summary_line(scores: Mapping[str, float]) -> str:
+    """The numbers that one looks at first."""
+    shown = ("PCKh@0.5", "PCKh@0.1", "AUC", "AP", "AP50", "AP75", "AR", "AP_easy", "AP_medium", "AP_hard", "people_per_image",
+             "scale_pearson", "EPE", "pearson", "calibration_error")  # fmt: skip
+    return "  ".join(f"{k} {scores[k]:.3f}" for k in shown if k in scores)

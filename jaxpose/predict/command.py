@@ -1,0 +1,415 @@
+"""`jaxpose predict`: pictures, folders and videos in; overlays, COCO results and tables out."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxpose.data.boxes import touches
+from jaxpose.evaluation import results
+from jaxpose.geometry import clip_box
+from jaxpose.predict import media
+
+log = logging.getLogger("jaxpose")
+AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
+COLUMNS = (
+    "file",
+    "frame",
+    "image_id",
+    "person",
+    "person_score",
+    "joint",
+    "x",
+    "y",
+    "confidence",
+    "deviation_x",
+    "deviation_y",
+)
+
+
+def main(
+    checkpoint: tyro.conf.Positional[Path],
+    inputs: tyro.conf.Positional[tuple[str, ...]],
+    *,
+    out: Path = Path("runs/predict"),
+    boxes: Path | None = None,
+    category: int = 1,
+    min_box_score: float = 0.3,
+    overlay: bool = True,
+    draw_above: float = 0.2,
+    region: float | None = None,
+    flip_test: bool | None = None,
+    batch_size: int | None = None,
+    test_size: int | None = None,
+    fit: Literal["short", "long"] = "short",
+    max_pixels: int = media.MAX_PIXELS,
+    step: int | Literal["best", "latest"] = "best",
+) -> None:
+    """Poses of pictures and videos.
+
+    Writes into OUT: NAME_poses.jpg (of a video .mp4) for every input; results.json, COCO result records; images.json, the
+    pictures that their image ids stand for, which pycocotools loads as a data set (results of nobody, [], it does not load);
+    poses.csv, a row for every joint.
+
+    Args:
+      checkpoint: a run's folder, or an imported checkpoint.
+      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg".
+      out: folder for what is written.
+      boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
+        "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
+        images find people themselves.
+      category: id of the persons in that JSON; boxes without category_id count too.
+      min_box_score: boxes with a lower score are left out.
+      overlay: draw the poses.
+      draw_above: joints of a lower confidence are not drawn; files have them all.
+      region: also draw the region that holds each joint with this probability (of nets with a likelihood).
+      flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
+      batch_size: crops, or whole images, at a time.
+      test_size: of whole images: side of the net's input, a multiple of 64.
+      fit: of whole images: which side that is.
+      max_pixels: larger pictures are refused.
+      step: which checkpoint of the run.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    files = found(inputs)
+    known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
+    from jaxpose import predict
+
+    predictor = predict.load(
+        checkpoint,
+        step=step,
+        flip_test=flip_test,
+        batch_size=batch_size,
+        test_size=test_size,
+        fit=fit,
+        max_pixels=max_pixels,
+    )
+    if known is not None and predictor.finds_people:
+        raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
+    if region is not None:
+        if predictor.density is None:
+            raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
+        predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
+    work = _Work(
+        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels
+    )  # fmt: skip
+    with work:
+        work.run(files)
+    people = len(work.records)
+    print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
+    if known is not None and (unused := known.unused(work.images)):
+        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
+    if work.failed:
+        shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
+        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
+
+
+def found(inputs: Iterable[str]) -> list[Path]:
+    """The picture and video files that names, folders (without their subfolders) and patterns stand for, each once.
+
+    Raises:
+      FileNotFoundError: one that stands for nothing.
+      ValueError: none given; a file of another kind.
+    """
+    files: dict[Path, None] = {}
+    kinds = media.PICTURES | media.VIDEOS
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            some = sorted(p for p in path.iterdir() if p.suffix.lower() in kinds and p.is_file())
+        elif path.exists():
+            some = [path]
+        else:
+            some = sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).suffix.lower() in kinds)
+        if not some:
+            raise FileNotFoundError(f"{name}: no such file, and no folder or pattern with pictures or videos in it")
+        files |= dict.fromkeys(some)
+    if not files:
+        raise ValueError("no inputs: name pictures, videos or folders after the checkpoint")
+    return list(files)
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """Boxes by picture, and the image ids of a COCO data set, where it is one.
+
+    rows: {name or number of a picture: {frame: [(x, y, w, h, score)]}}; ids: {file name: image id}.
+    """
+
+    rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
+    ids: Mapping[str, int]
+
+    @classmethod
+    def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
+        """Raises FileNotFoundError or ValueError, naming the file and the entry."""
+        if not path.is_file():
+            raise FileNotFoundError(f"--boxes {path} does not exist")
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"--boxes {path} is not JSON ({error}): is it complete?") from None
+        if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+            entries, ids = _annotated(content, path)
+        elif isinstance(content, list):
+            entries, ids = content, {}
+        else:
+            raise ValueError(
+                f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
+            )
+        rows: dict[str | int, dict[int, list]] = {}
+        others, weak = set(), 0
+        for i, entry in enumerate(entries):
+            key, frame, row = _box(entry, f"--boxes {path}: box {i}")
+            if entry.get("category_id", category) != category:
+                others.add(str(entry["category_id"]))
+            elif row[4] < min_score:
+                weak += 1
+            else:
+                rows.setdefault(key, {}).setdefault(frame, []).append(row)
+        if entries and not rows:
+            raise ValueError(
+                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
+                f"others are of the categories {sorted(others)[:10]}, --category is {category}"
+            )
+        return cls(rows, ids)
+
+    def id_of(self, path: Path) -> int | None:
+        """The data set's id of a picture; None where it is none of the data set's."""
+        return next((self.ids[name] for name in _names(path) if name in self.ids), None)
+
+    def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
+        """The boxes of a picture, or of a frame of a video."""
+        return next((self.rows[name][frame] for name in _names(path) if frame in self.rows.get(name, {})), [])
+
+    def unused(self, images: Iterable[Mapping[str, Any]]) -> int:
+        """How many pictures of the file are none of these."""
+        return len(set(self.rows) - {name for image in images for name in _names(Path(image["file_name"]))})
+
+
+def _names(path: Path) -> list[str | int]:
+    """What a detector may call a picture: its path or the end of it, its name without suffix, the number that this is (COCO)."""
+    ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
+    return [*ends, path.stem, *([int(path.stem)] if _is_number(path.stem) else [])]
+
+
+def _is_number(stem: str) -> bool:
+    return stem.isascii() and stem.isdigit() and len(stem) < 16  # whole in a float, which JSON readers make of it
+
+
+def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
+    if not isinstance(entry, dict) or not ({"file_name", "image_id"} & entry.keys()) or "bbox" not in entry:
+        raise ValueError(
+            f'{name} is {entry!r:.100}: expected {{"file_name" or "image_id", "bbox": [x, y, w, h], "score"}}'
+        )
+    key, frame, box, score = (
+        entry.get("file_name", entry.get("image_id")),
+        entry.get("frame", 0),
+        entry["bbox"],
+        entry.get("score", 1.0),
+    )
+    numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else []
+    if not numbers or not all(results.is_number(v) and abs(v) <= media.FARTHEST for v in numbers):
+        raise ValueError(
+            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {media.FARTHEST:,} pixels at most, and a number"
+        )
+    if not isinstance(key, (str, int)) or not isinstance(frame, int):
+        raise ValueError(
+            f"{name} is of the picture {key!r:.80}, frame {frame!r:.20}: expected a name or number, and a number"
+        )
+    return key, frame, tuple(float(v) for v in numbers)
+
+
+def _annotated(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Boxes of a COCO data set, cleaned as its evaluation cleans them; crowds and boxes of no size are left out."""
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        entries = []
+        for person in content["annotations"]:
+            image = images[person["image_id"]]
+            box = clip_box(np.asarray(person["bbox"], np.float64), np.array([image["width"], image["height"]])).tolist()
+            if min(box[2:]) > 0 and not person.get("iscrowd", 0):
+                kept = {"file_name": image["file_name"], "bbox": box}
+                entries.append(kept | {k: person[k] for k in ("category_id",) if k in person})
+        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None
+
+
+class _Work:
+    """Inputs one after the other, and what becomes of them."""
+
+    def __init__(
+        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels
+    ):
+        self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
+        self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
+        self.records: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+
+    def run(self, files: list[Path]) -> None:
+        import tqdm
+
+        self.ids, self.targets = self._ids(files), _targets(files, self.out)
+        pictures = [f for f in files if f.suffix.lower() not in media.VIDEOS]
+        with tqdm.tqdm(total=len(files), unit="file") as bar:
+            for group in self._groups(pictures, bar):
+                everyone = self._poses([(file, image, 0) for file, image in group])
+                for (file, image), poses in zip(group, everyone, strict=True):
+                    if self.overlay:
+                        media.save_picture(self._drawn(image, poses), self.targets[file])
+                    self._keep(file, image, poses)
+            for file in (f for f in files if f.suffix.lower() in media.VIDEOS):
+                try:
+                    self._video(media.video(file))
+                except (ValueError, OSError) as error:
+                    self.failed.append(str(error))
+                bar.update()
+
+    def _groups(self, files: list[Path], bar) -> Iterator[list[tuple[Path, np.ndarray]]]:
+        """Pictures, as many at a time as memory allows; bad ones are noted."""
+        group, pixels = [], 0
+        for file in files:
+            bar.update()
+            # The boxes of a data set are those of the pixels as they are stored.
+            upright = self.boxes is None or self.boxes.id_of(file) is None
+            try:
+                image = media.picture(file, max_pixels=self.max_pixels, upright=upright)
+            except Exception as error:  # decoders raise anything, and the other pictures are to be done
+                named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
+                self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
+                continue
+            group.append((file, image))
+            pixels += image.shape[0] * image.shape[1]
+            if pixels > AT_ONCE or len(group) >= self.predictor.batch_size:
+                yield group
+                group, pixels = [], 0
+        if group:
+            yield group
+
+    def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
+        images = [image for _, image, _ in items]
+        if self.boxes is None:
+            return self.predictor(images)
+        return self.predictor(images, [self._boxes(*item) for item in items])
+
+    def _boxes(self, file: Path, image: np.ndarray, frame: int) -> list[tuple[float, ...]]:
+        """Those of a picture that show anything of it; the others are noted."""
+        height, width = image.shape[:2]
+        kept = []
+        for row in self.boxes.of(file, frame):
+            if min(row[2:4]) > 0 and touches(row[:4], (width, height)):
+                kept.append(row)
+            else:
+                self.failed.append(f"{file}: box {list(row[:4])} is empty or outside the {width}x{height} pixels")
+        return kept
+
+    def _video(self, video: media.Video) -> None:
+        import tqdm
+
+        frames = tqdm.tqdm(video, total=video.frames or None, unit="frame", desc=video.path.name, leave=False)
+        at_once = max(1, min(self.predictor.batch_size, AT_ONCE // (video.size_wh[0] * video.size_wh[1])))
+        done = 0
+        with ExitStack() as stack:
+            writer = None
+            if self.overlay:
+                target = self.targets[video.path]
+                writer = stack.enter_context(media.VideoWriter(target, size_wh=video.size_wh, rate=video.rate))
+            for chunk in _batched(enumerate(frames), at_once):
+                everyone = self._poses([(video.path, image, i) for i, image in chunk])
+                for (i, image), poses in zip(chunk, everyone, strict=True):
+                    if writer is not None:
+                        writer.write(self._drawn(image, poses))
+                    self._keep(video.path, image, poses, frame=i)
+                    done += 1
+        if done + video.rate < video.frames:  # some containers know their length only: within a second it is whole
+            self.failed.append(
+                f"video {video.path} says {video.frames} frames, {done} could be read: it is truncated or damaged"
+            )
+
+    def _drawn(self, image: np.ndarray, poses) -> np.ndarray:
+        shown = poses.confidence > self.draw_above
+        curves = []
+        if self.region is not None:
+            curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
+        return media.draw(
+            image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
+        )
+
+    def _keep(self, file: Path, image: np.ndarray, poses, *, frame: int | None = None) -> None:
+        image_id = self.ids[file] if frame is None else next(self.free)
+        where = {"file_name": str(file)} | ({} if frame is None else {"frame": frame})
+        self.images.append({"id": image_id, **where, "width": image.shape[1], "height": image.shape[0]})
+        self.records += [record | where for record in poses.records(image_id)]
+        deviation = poses.deviation
+        for p in range(len(poses)):
+            person = [str(file), "" if frame is None else frame, image_id, p, round(float(poses.score[p]), 6)]
+            for k, joint in enumerate(self.predictor.skeleton.joints):
+                spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
+                numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
+                self.rows.writerow([*person, joint, *numbers])
+
+    def _ids(self, files: list[Path]) -> dict[Path, int]:
+        """Those of the data set that the boxes are of; then the number that a name is, as COCO's are; then the next that is free."""
+        taken = set(self.boxes.ids.values()) if self.boxes else set()
+        first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
+        ids = {file: number for number, file in first.items() if number is not None}
+        for file in files:
+            number = int(file.stem) if _is_number(file.stem) else None
+            if file not in ids and number is not None and number not in taken:
+                ids[file] = number
+                taken.add(number)
+        self.free = (i for i in itertools.count(1) if i not in taken)
+        return {file: ids[file] if file in ids else next(self.free) for file in files}
+
+    def __enter__(self) -> _Work:
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.partial = self.out / ".poses.csv.partial"
+        # Names of files may be bytes that are no text.
+        self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
+        self.rows = csv.writer(self.table)
+        self.rows.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        """results.json, images.json and poses.csv of what was done, whatever came then; each is the old one or the whole new one."""
+        self.table.close()
+        if not self.images:  # of nothing: what an earlier run wrote stays
+            self.partial.unlink()
+            return
+        self.partial.replace(self.out / "poses.csv")
+        results.write([record | {"category_id": self.category} for record in self.records], self.out / "results.json")
+        joints = self.predictor.skeleton
+        kind = joints.to_coco_category(category_id=self.category)
+        images = {"images": self.images, "annotations": [], "categories": [kind]}
+        results.write_whole(self.out / "images.json", json.dumps(images).encode())
+
+
+def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
+    """Where each overlay goes: by the name of its input, with a number where two have the same or an input has that name."""
+    targets: dict[Path, Path] = {}
+    taken = {file.resolve() for file in files}
+    for file in files:
+        suffix = ".mp4" if file.suffix.lower() in media.VIDEOS else ".jpg"
+        extras = itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
+        places = ((out / f"{file.stem}{extra}_poses{suffix}").resolve() for extra in extras)
+        targets[file] = next(place for place in places if place not in taken)
+        taken.add(targets[file])
+    return targets
+
+
+def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    items = iter(items)
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk

@@ -1,0 +1,286 @@
+"""Pictures and videos in and out, and poses drawn on them at their own resolution. Needs OpenCV (the extra `data`).
+
+A picture is (h, w, 3) uint8 RGB, the way that a person sees it: turned as its EXIF data say, transparent parts white.
+(Data sets are read otherwise, `jaxpose.data`: COCO's annotations are those of the pixels as they are stored.)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxpose.data.pixels import decode_picture, opencv
+from jaxpose.skeleton import Skeleton
+
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 32_766  # OpenCV's warp
+FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
+PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
+ORIENTATION = 0x0112  # the tag, whose values are those below
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+# RGB, one for each person in turn; then left and right joints, as in `jaxpose.view`.
+COLORS = ((224, 122, 31), (47, 111, 181), (212, 48, 142), (42, 157, 63), (139, 92, 214), (242, 195, 24), (24, 182, 201))
+INK = (250, 250, 250)
+
+
+def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
+    """A file, a PIL image or an array as (h, w, 3) uint8 RGB.
+
+    Args:
+      source: a path; a PIL image; or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16, RGB(A). 16 bits
+        keep their upper 8; grey becomes RGB; what is transparent becomes white.
+      max_pixels: more of them are refused, before they are decoded.
+      upright: turn a file as its EXIF data say; no: its pixels as they are stored, which is what COCO's annotations are of.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: no image, a truncated or a huge one; an array of another shape or dtype.
+
+    >>> picture(np.full((2, 3), 65535, np.uint16))[0, 0].tolist()
+    [255, 255, 255]
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _from_file(Path(source), max_pixels, upright)
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, "the image", max_pixels, upright)
+    array = np.asarray(source)
+    if array.ndim == 2:
+        array = array[..., None]
+    if (
+        array.ndim != 3
+        or array.shape[-1] not in (1, 3, 4)
+        or 0 in array.shape
+        or array.dtype not in (np.uint8, np.uint16)
+    ):
+        raise ValueError(
+            f"an image is {array.dtype} {np.shape(source)}: expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of uint8 or "
+            "uint16, RGB; floats in 0..1 times 255 and cast, BGR reversed with [..., ::-1]"
+        )
+    _check_pixels(array.shape[1], array.shape[0], "an image", max_pixels)
+    array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
+    if array.shape[-1] == 4:
+        alpha = array[..., 3:].astype(np.uint16)
+        array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def _from_file(path: Path, max_pixels: int, upright: bool) -> np.ndarray:
+    if not path.exists():
+        raise FileNotFoundError(f"image {path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"image {path} is a folder: name an image file")
+    with _our_limit():
+        try:
+            with Image.open(path) as header:
+                size = header.size
+        except (OSError, SyntaxError, ValueError):
+            size = (0, 0)  # what is wrong is said when it is decoded
+        _check_pixels(*size, f"image {path}", max_pixels)
+        return _from_pillow(decode_picture(path.read_bytes(), path), f"image {path}", max_pixels, upright)
+
+
+def _from_pillow(image: Image.Image, name: str, max_pixels: int, upright: bool) -> np.ndarray:
+    _check_pixels(*image.size, name, max_pixels)
+    with _our_limit():
+        if upright and (turn := _turn(image)) is not None:
+            image = image.transpose(turn)
+        if image.mode.startswith("I;16"):
+            return picture(np.asarray(image).astype(np.uint16), max_pixels=max_pixels)
+        if image.mode in ("I", "F"):
+            raise ValueError(
+                f"{name} has 32 bits a pixel ({image.mode}), whose range says nothing: convert it to 8 or 16 bits"
+            )
+        if image.has_transparency_data:
+            return picture(np.asarray(image.convert("RGBA")), max_pixels=max_pixels)
+        return np.asarray(image.convert("RGB"))
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright. EXIF data that cannot be read turn nothing."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # of many types: the data are anything
+        return None
+
+
+def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(
+            f"{name} has {width}x{height} pixels: OpenCV takes sides up to {MAX_SIDE}, make it smaller or cut it"
+        )
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name} has {width}x{height} pixels, more than {max_pixels:,}: make it smaller, or allow more (max_pixels, --max-pixels)"
+        )
+
+
+@contextmanager
+def _our_limit() -> Iterator[None]:
+    """Without Pillow's own limit of pixels, and its warnings of strange metadata."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+@dataclass(frozen=True)
+class Video:
+    """What the header of a video says. frames: 0 where it does not say how many."""
+
+    path: Path
+    size_wh: tuple[int, int]
+    rate: float
+    frames: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Its frames (h, w, 3) uint8 RGB, turned as a player would."""
+        cv2, reader = opencv(), _reader(self.path)
+        try:
+            while True:
+                there, frame = reader.read()
+                if not there:
+                    return
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            reader.release()
+
+
+def video(path: str | Path) -> Video:
+    """Open a video; iterate it for its frames.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a video, or one without a frame.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"video {path} does not exist")
+    cv2, reader = opencv(), _reader(path)
+    there, first = reader.read()
+    rate, count = reader.get(cv2.CAP_PROP_FPS), reader.get(cv2.CAP_PROP_FRAME_COUNT)
+    reader.release()
+    if not there:
+        raise ValueError(f"video {path} cannot be read: it is truncated, damaged or no video that OpenCV knows")
+    known = np.isfinite(rate) and 0 < rate <= 1000
+    return Video(path, (first.shape[1], first.shape[0]), float(rate) if known else 25.0, max(int(count), 0))
+
+
+def _reader(path: Path):
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what it would print is said in the error
+    return opencv().VideoCapture(str(path), opencv().CAP_FFMPEG)
+
+
+class VideoWriter:
+    """Frames -> an MP4 file (MPEG-4 part 2, which OpenCV's wheels can write). A context manager.
+
+    The file has its name when it is whole: until then it ends in .partial.mp4.
+    """
+
+    def __init__(self, path: str | Path, *, size_wh: Sequence[int], rate: float):
+        cv2 = opencv()
+        self.path, self.size_wh = Path(path), tuple(size_wh)
+        self.partial = self.path.with_suffix(".partial.mp4")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.writer = cv2.VideoWriter(
+            str(self.partial), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), rate, self.size_wh
+        )
+        if not self.writer.isOpened():
+            raise OSError(
+                f"cannot write {self.path}: is the folder writable, and {size_wh[0]}x{size_wh[1]} a size that MPEG-4 takes?"
+            )
+
+    def write(self, frame: np.ndarray) -> None:
+        """One frame (h, w, 3) uint8 RGB."""
+        if frame.shape != (self.size_wh[1], self.size_wh[0], 3):
+            raise ValueError(f"a frame is {frame.shape}, the video is {self.size_wh[0]}x{self.size_wh[1]}")
+        self.writer.write(np.ascontiguousarray(frame[..., ::-1]))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind, value, traceback) -> None:
+        self.writer.release()
+        if kind is None:
+            self.partial.replace(self.path)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+
+def save_picture(image: np.ndarray, path: str | Path) -> Path:
+    """Write (h, w, 3) uint8 RGB; the suffix chooses the format."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **({"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}))
+    return path
+
+
+def draw(
+    image: np.ndarray,
+    xy: np.ndarray,
+    shown: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    outlines: Iterable[np.ndarray] = (),
+    box: np.ndarray | None = None,
+) -> np.ndarray:
+    """A copy of a picture with poses on it, each person in a colour of its own, lines as thick as picture and person are large.
+
+    Args:
+      image: (h, w, 3) uint8.
+      xy: (P, K, 2) pixels.
+      shown: (P, K) bool: joints to draw; a limb needs both of its.
+      skeleton: of the poses.
+      outlines: (n, 2) closed curves in pixels, drawn thin: regions of the joints.
+      box: (P, 4) x, y, w, h, or None.
+
+    >>> from jaxpose.skeleton import COCO17
+    >>> drawn = draw(np.zeros((64, 64, 3), np.uint8), np.full((1, 17, 2), 32.0), np.ones((1, 17), bool), COCO17)
+    >>> drawn.shape, bool(drawn[32, 32].any())
+    ((64, 64, 3), True)
+    """
+    cv2, canvas = opencv(), np.ascontiguousarray(image).copy()
+    thick = max(1, round(min(image.shape[:2]) / 220))
+    for curve in outlines:
+        cv2.polylines(canvas, [_fixed(curve)], True, INK, max(1, thick // 2), cv2.LINE_AA, SHIFT)
+    for person, (points, there) in enumerate(zip(xy, shown, strict=True)):
+        color = COLORS[person % len(COLORS)]
+        if box is not None:
+            corner = _fixed(np.stack([box[person, :2], box[person, :2] + box[person, 2:]]))
+            cv2.rectangle(canvas, corner[0].tolist(), corner[1].tolist(), color, max(1, thick // 2), cv2.LINE_AA, SHIFT)
+        if not there.any():
+            continue
+        at = _fixed(points)
+        extent = np.ptp(at[there], axis=0).max() / 2**SHIFT
+        line = int(np.clip(extent / 70, 1, thick))  # small people stay visible under their pose
+        radius = round(float(np.clip(extent / 40, 1.3, 1.6 * thick)) * 2**SHIFT)
+        for a, b in skeleton.limbs:
+            if there[a] and there[b]:
+                cv2.line(canvas, at[a].tolist(), at[b].tolist(), color, line, cv2.LINE_AA, SHIFT)
+        for joint in np.flatnonzero(there):
+            cv2.circle(canvas, at[joint].tolist(), radius, color, -1, cv2.LINE_AA, SHIFT)
+            if radius > 3 * 2**SHIFT:
+                cv2.circle(canvas, at[joint].tolist(), radius, INK, 1, cv2.LINE_AA, SHIFT)
+    return canvas
+
+
+SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
+FAR = 2**14  # px: coordinates beyond are as good as this, and overflow nothing
+
+
+def _fixed(xy: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(np.nan_to_num(xy), -FAR, FAR) * 2**SHIFT).astype(np.int32)

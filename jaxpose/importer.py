@@ -31,6 +31,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxpose import weights
+from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 
@@ -98,7 +99,8 @@ def main(
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
-    config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
+    settings = published_settings(task.config).to_dict()
+    config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
     command = (
         f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {shlex.quote(str(out))} --data DIR"
@@ -319,9 +321,14 @@ def page(config: dict[str, Any], layout: str) -> str:
     return "coco_hrnet" if layout.startswith("hrnet") else "coco_simple_baseline"
 
 
-def run_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What a page asks of the run that it evaluates, beside the task: whole images have a flip test if the training mirrored."""
-    return {"augment": "higher_hrnet"} if config["family"] == "bottom_up" else {}
+def published_settings(config: dict[str, Any]) -> Settings:
+    """Returns how the code bases test a net whose task has that config: all of them with the mirrored image.
+
+    MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
+    """
+    if config["family"] == "bottom_up" or config["skeleton"]["name"] == MPII16.name:
+        return Settings(rescore="box", nms=None)
+    return Settings(rescore="box+mean+max" if config["family"] == "regression" else "box*mean")
 
 
 def stem(file: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.common import kinds
 from experiments.common.config import RunConfig
-from jaxpose import density, geometry, parallel, tasks
+from jaxpose import density, geometry, inference, parallel, tasks
 from jaxpose.data import coco, pipeline
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
@@ -56,7 +56,9 @@ class PersonConfig(RunConfig):
     """Decay the scores of overlapping poses instead of dropping them."""
 
     def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
-        return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
+        return dataclasses.replace(
+            super().as_trained(stored), decode=self.decode or inference.from_checkpoint(stored).decode
+        )
 
     def decoding(self) -> pipeline.Decode:
         """How JPEGs are decoded."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.common import kinds
 from experiments.common.config import RunConfig
-from jaxpose import geometry, metrics, parallel, tasks
+from jaxpose import geometry, inference, metrics, parallel, tasks
 from jaxpose.data import augment, coco, images
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
@@ -58,9 +58,12 @@ class ImageConfig(RunConfig):
         return augment.named_whole(self.augment).flip > 0 if self.flip_test is None else self.flip_test
 
     def as_trained(self, stored: Mapping[str, Any]) -> ImageConfig:
-        run = stored["run"]
-        size = run.get("test_size") if self.test_size is None else self.test_size
-        return dataclasses.replace(super().as_trained(stored), augment=run["augment"], test_size=size)
+        tested = inference.from_checkpoint(stored)
+        return dataclasses.replace(
+            super().as_trained(stored),
+            flip_test=tested.flip_test if self.flip_test is None else self.flip_test,
+            test_size=tested.test_size if self.test_size is None else self.test_size,
+        )
 
 
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> kinds.Data:

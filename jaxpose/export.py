@@ -18,7 +18,6 @@ StableHLO is read with JAX alone:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -35,7 +34,7 @@ import numpy as np
 from flax import linen as nn
 from jax import export as jax_export
 
-from jaxpose import checkpoint, tasks
+from jaxpose import checkpoint, files, tasks
 from jaxpose.inference import Settings, from_checkpoint
 from jaxpose.nets.layers import for_any_platform
 
@@ -233,17 +232,21 @@ def export(
         found = describe(
             task, variables, format=format, batch=batch, flip_test=flip_test, inference=from_checkpoint(config)
         )
-        found |= {"bytes": _size(path), "sha256": digest(path), "seconds": round(seconds, 1), "difference": difference}
+        found |= {
+            "bytes": _size(path),
+            "sha256": files.sha256(path),
+            "seconds": round(seconds, 1),
+            "difference": difference,
+        }
         found["checkpoint"] = {"step": config["step"], "metrics": config["metrics"]}
         if format == "stablehlo":
             found["platforms"] = list(platforms)
-        text = json.dumps(found, indent=1)
-        (Path(folder) / "model.json").write_text(text + "\n")
+        files.write_json(Path(folder) / "model.json", found, indent=1, allow_nan=True)
         for previous in old:
             shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
         for name in (FILES[format], "model.json"):
             os.replace(Path(folder) / name, out / name)
-    return json.loads(text)
+    return files.read_json(out / "model.json", "description of the model")
 
 
 def require(format: str) -> None:
@@ -280,7 +283,7 @@ def describe(
     flip_test: bool = False,
     inference: Settings | None = None,
 ) -> dict[str, Any]:
-    """What model.json says of inputs, outputs, joints, coordinates, and how the checkpoint is tested (`inference`; None: as by default).
+    """What model.json says of inputs, outputs, joints, coordinates, and how the checkpoint is tested (`inference`).
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -314,23 +317,6 @@ def describe(
         "preprocess": f"inside the file ({task.config['preprocess']}): give pixels as they are",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
-
-
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file, or of a folder: its files' names and contents, in order.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "a").write_text("text")
-    ...     digest(Path(folder, "a"))[:8]
-    '982d9e3e'
-    """
-    path = Path(path)
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    lines = [f"{p.relative_to(path).as_posix()} {digest(p)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _size(path: Path) -> int:

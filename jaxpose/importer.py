@@ -18,7 +18,6 @@ nor in its layout is an option: the input's size, the skeleton, DARK or UDP, bet
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -30,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxpose import weights
+from jaxpose import files, weights
 from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
@@ -96,9 +95,7 @@ def main(
     except Exception as error:  # shapes that no published net has, of many types
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
-    with open(file, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
+    imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
     settings = published_settings(task.config).to_dict()
     config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)

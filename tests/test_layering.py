@@ -14,7 +14,7 @@ PACKAGE = ROOT / "jaxpose"
 
 # Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
 LAYERS = {
-    "skeleton": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
+    "files": 0, "skeleton": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
     "flow": 1, "grouping": 1, "nets": 1, "torch_file": 1, "weights": 1,
     "tasks": 2, "inference": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,

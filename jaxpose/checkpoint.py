@@ -197,7 +197,7 @@ class Checkpoints:
 def _read_config(folder: Path) -> dict[str, Any]:
     """The config of the checkpoint in the folder of a step; read as a file, so that no device is touched."""
     try:
-        config = json.loads((folder / CONFIG / "metadata").read_text())
+        config = files.read_json(folder / CONFIG / "metadata", "config of a checkpoint")
         if not isinstance(config, dict) or not {"task", "metrics"} <= config.keys():
             raise ValueError(f"its {CONFIG} holds {', '.join(config) if isinstance(config, dict) else repr(config)}")
     except (ValueError, OSError) as error:

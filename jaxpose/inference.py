@@ -37,6 +37,18 @@ GRID = 64  # the side of an image at test is a multiple of this
 MIRRORS = {"none": False, "light": False, "higher_hrnet": True, "swahr_paper": True}
 
 
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= GRID and value % GRID == 0
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a net is tested.
@@ -330,18 +342,6 @@ def people(
     found["poses"] = np.concatenate([xy, poses[..., 2:]], -1)
     order = np.argsort(found["index"])  # the batches come by shape
     return {name: rows[order] for name, rows in found.items()}
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= GRID and value % GRID == 0
 
 
 def _padded(samples: list[Mapping[str, Any]], rows: int) -> Rows:

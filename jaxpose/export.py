@@ -36,7 +36,7 @@ from jax import export as jax_export
 
 from jaxpose import checkpoint, files, tasks
 from jaxpose.inference import Settings, from_checkpoint
-from jaxpose.nets.layers import for_any_platform
+from jaxpose.nets.depthwise import for_any_platform
 
 PyTree = Any
 Batch = int | Literal["symbolic"]

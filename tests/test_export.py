@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from jaxpose import checkpoint, cli, export, files, parallel, tasks, train
 from jaxpose.nets import HeatmapNet, HigherHRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, Upsampled
-from jaxpose.nets.layers import convolve_depthwise, for_any_platform
+from jaxpose.nets.depthwise import convolve_depthwise, for_any_platform
 from jaxpose.skeleton import COCO17
 
 SIZE_WH = (32, 64)

@@ -34,7 +34,7 @@ import numpy as np
 from experiments import coco_swahr
 from experiments.common import ablation, families, whole_images
 from jaxpose import metrics, parallel, tasks
-from jaxpose.data import images
+from jaxpose.data import whole_images as images
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 

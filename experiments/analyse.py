@@ -45,7 +45,9 @@ import tyro
 from experiments.common import runner
 from experiments.common.config import check_paths
 from jaxpose import checkpoint, geometry, metrics, tasks
-from jaxpose.data import builder, coco, crowdpose, mpii, pipeline
+from jaxpose.data import builder
+from jaxpose.data import crops as pipeline
+from jaxpose.data.formats import coco, crowdpose, mpii
 from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
 

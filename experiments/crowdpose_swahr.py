@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from experiments import coco_swahr
 from experiments.common import families, kinds, runner, whole_images
-from jaxpose.data import crowdpose
+from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
 

@@ -41,7 +41,7 @@ def modules():
 
 
 def unit(path: Path) -> str:
-    """ "flow" for jaxpose/flow.py, "data" for jaxpose/data/coco.py, "" for jaxpose/__init__.py."""
+    """ "flow" for jaxpose/flow.py, "data" for jaxpose/data/source.py, "" for jaxpose/__init__.py."""
     first = path.relative_to(PACKAGE).parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
@@ -186,7 +186,7 @@ def test_layer_0_loads_jax_and_numpy_only(module):
 
 
 @pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")
-@pytest.mark.parametrize("module", ["data.builder", "data.pipeline", "data.images", "data.synthetic", "train"])
+@pytest.mark.parametrize("module", ["data.builder", "data.crops", "data.whole_images", "data.synthetic", "train"])
 def test_importing_does_not_start_tensorflow(module):
     """TensorFlow is loaded when data are read. (`tasks` and `flow` may load it: where it is installed, distrax does.)"""
     assert python(f"import sys, jaxpose.{module}; print('tensorflow' in sys.modules)") == "False"

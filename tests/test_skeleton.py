@@ -77,6 +77,20 @@ def test_coco_category_gives_coco17():
     assert other.sigmas == (0.1,) * 17 and other.limbs == COCO17.limbs
 
 
+@pytest.mark.parametrize("skeleton", SHIPPED, ids=lambda skeleton: skeleton.name)
+def test_a_category_gives_its_skeleton_back(skeleton):
+    category = skeleton.to_coco_category(category_id=7, name="person")
+    assert Skeleton.from_coco_category(category) == skeleton
+    assert (category["id"], category["name"]) == (7, "person") and skeleton.to_coco_category()["name"] == skeleton.name
+    assert category["skeleton"] == [[a + 1, b + 1] for a, b in skeleton.limbs]
+    assert json.loads(json.dumps(category)) == category
+
+
+def test_an_own_skeleton_passes_through_a_category():
+    mouse = Skeleton("mouse", ("snout", "left_ear", "right_ear"), ((1, 2),), ((0, 1), (0, 2)), (0.05,) * 3)
+    assert Skeleton.from_coco_category(mouse.to_coco_category()) == mouse
+
+
 def test_published_crowdpose_category_carries_cocos_edges():
     names = [*CROWDPOSE14.joints[:12], "head", "neck"]
     category = {"name": "person", "keypoints": names, "skeleton": [[16, 14], [14, 12], [17, 15]]}

@@ -26,7 +26,9 @@ import tyro
 from experiments.common import whole_images
 from experiments.common.config import check_paths
 from jaxpose import geometry, parallel, tasks, train
-from jaxpose.data import coco, pipeline, synthetic
+from jaxpose.data import crops as pipeline
+from jaxpose.data import synthetic
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, results
 
 

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from jaxpose import checkpoint
-from jaxpose.data import layout
+from jaxpose import checkpoint, files
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
@@ -141,7 +140,7 @@ def check_paths(config: Any) -> None:
     for name, value in vars(config).items():
         if isinstance(value, Path):
             try:
-                layout.local(value)
+                files.local(value)
             except ValueError as error:
                 raise ValueError(f"--{name.replace('_', '-')} {error}") from None
 

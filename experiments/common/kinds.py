@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments.common.config import RunConfig
 from jaxpose import parallel
-from jaxpose.data import builder, coco, synthetic
+from jaxpose.data import builder, synthetic
+from jaxpose.data.formats import coco
 from jaxpose.skeleton import Skeleton
 
 LAST_PICTURE = "plots/predictions.png"  # drawn last: where it is, all are
@@ -39,7 +40,7 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None, reader: 
     """(training source, None where a run only evaluates; evaluation source): drawn, found and prepared as the config says.
 
     Process 0 works, the others wait and then read. `skeleton` is that of a checkpoint: the data must have it, and data
-    without annotations get it. `reader` knows the folder's format: `jaxpose.data.coco` or `jaxpose.data.mpii`.
+    without annotations get it. `reader` knows the folder's format: `jaxpose.data.formats.coco` or `jaxpose.data.formats.mpii`.
     """
     parallel.on_first(lambda: _open_splits(config, skeleton, reader))
     return _open_splits(config, skeleton, reader)

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from experiments.common import kinds, persons
-from jaxpose.data import mpii as reader
+from jaxpose.data.formats import mpii as reader
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
 

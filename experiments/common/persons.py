@@ -20,7 +20,8 @@ import numpy as np
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from jaxpose import density, geometry, inference, parallel, tasks
-from jaxpose.data import coco, pipeline
+from jaxpose.data import boxes as coco
+from jaxpose.data import crops as pipeline
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
 

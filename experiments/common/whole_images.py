@@ -18,7 +18,9 @@ import numpy as np
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from jaxpose import geometry, inference, metrics, parallel, tasks
-from jaxpose.data import augment, coco, images
+from jaxpose.data import augment
+from jaxpose.data import pixels as coco
+from jaxpose.data import whole_images as images
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
 

@@ -16,14 +16,13 @@ from numpy.typing import ArrayLike
 
 from jaxpose import files
 from jaxpose.evaluation import results as result_records
+from jaxpose.metrics import AREA_OF_BOX
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["AREA_OF_BOX", "NAMES", "average_precision", "crowdpose_average_precision", "read_ground_truth"]
 
 NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten COCO numbers, in COCO's order."""
-AREA_OF_BOX = 0.53
-"""Area of a person as a fraction of the box, where none is annotated: CrowdPose's constant."""
 
 GroundTruth = str | os.PathLike | Mapping[str, Any]
 Engine = Literal["auto", "pycocotools", "hotcoco"]

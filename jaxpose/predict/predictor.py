@@ -15,9 +15,9 @@ import numpy as np
 from flax import linen as nn
 
 from jaxpose import checkpoint, geometry, inference, tasks
-from jaxpose.data.coco import touches
-from jaxpose.data.images import views
-from jaxpose.data.pipeline import warped
+from jaxpose.data.boxes import touches
+from jaxpose.data.pixels import warped
+from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
 from jaxpose.predict import media
 from jaxpose.predict.poses import Poses

@@ -50,7 +50,7 @@ def maps(
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose import checkpoint, tasks
-    from jaxpose.data import coco, crowdpose, mpii
+    from jaxpose.data.formats import coco, crowdpose, mpii
     from jaxpose.skeleton import Skeleton
 
     if count < 1:
@@ -77,21 +77,21 @@ def maps(
 
 
 def _chosen(source, count: int, seed: int) -> list[int]:
-    from jaxpose.data import pipeline
+    from jaxpose.data import feed
 
     if len(source) == 0:
         raise ValueError(f"{source} has nothing to draw")
-    return pipeline.sample_indices(np.arange(min(count, len(source))), num_samples=len(source), seed=seed)[0].tolist()
+    return feed.sample_indices(np.arange(min(count, len(source))), num_samples=len(source), seed=seed)[0].tolist()
 
 
 def _crops(source, stored, count: int, seed: int) -> list[dict[str, Any]]:
     """As the evaluation makes them, with the labels as NaN where there are none."""
     from jaxpose import inference
-    from jaxpose.data import pipeline
+    from jaxpose.data import crops
 
     tested = inference.from_checkpoint(stored)
     options = {"size_wh": tuple(stored["task"]["size_wh"]), "decode": tested.decode, "padding": tested.padding}
-    samples = [pipeline.sample(source, i, **options) for i in _chosen(source, count, seed)]
+    samples = [crops.sample(source, i, **options) for i in _chosen(source, count, seed)]
     return [
         sample | {"truth": np.where(sample["visibility"][:, None] > 0, sample["joints"], np.nan)} for sample in samples
     ]
@@ -167,12 +167,12 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
 
 def _people(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
     from jaxpose import geometry, inference, tasks
-    from jaxpose.data import images
+    from jaxpose.data import whole_images
 
     config = task.config
     side = inference.from_checkpoint(stored).side(tuple(config["size_wh"]))
     indices = _chosen(source, count, seed)
-    squares = [images.eval_sample(source, i, size=side, fit="long") for i in indices]
+    squares = [whole_images.eval_sample(source, i, size=side, fit="long") for i in indices]
     scaled = config["loss"]["targets"] == "scale_adaptive"
 
     def everything(variables, batch):

@@ -90,8 +90,8 @@ def report(
     else:
         if data is None:
             raise ValueError(f"name the folder that {source} was evaluated on (--data), to draw its cases")
-        from jaxpose.data import coco as coco_format
-        from jaxpose.data import crowdpose, mpii
+        from jaxpose.data.formats import coco as coco_format
+        from jaxpose.data.formats import crowdpose, mpii
 
         reader = {"coco": coco_format, "mpii": mpii, "crowdpose": crowdpose}[format]
         truth, folder = reader.find(data, split, annotations=None, images=images)

@@ -20,8 +20,9 @@ import numpy as np
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from jaxpose import density, geometry, inference, parallel, tasks
-from jaxpose.data import boxes as coco
+from jaxpose.data import boxes
 from jaxpose.data import crops as pipeline
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
 
@@ -71,9 +72,9 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: Any 
     train_source, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
-        val = coco.with_detections(val, config.detections, on_bad=config.on_bad)
+        val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)
     elif config.box_jitter:
-        val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
+        val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     return kinds.Data(train_source, val, ground_truth, walk=sys.modules[__name__])
 
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import ablation
+from experiments.common.kinds import PredictStep, PyTree
 from jaxpose import tasks
 from jaxpose.nets import HeatmapNet, ResNet
 from jaxpose.tasks import JointLoss, MapLoss, Readout
@@ -102,8 +103,8 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
             net, skeleton=data["skeleton"], size_wh=config.size_wh, maps=maps, joints=row.joints, read=row.read
         )
 
-    def measure(predict_fn, task, variables):
-        predictions = ablation.predict_in_memory(predict_fn, variables, data["val"]["image"], config.batch_size)
+    def measure(step: PredictStep, task: tasks.Task, variables: PyTree) -> dict[str, float]:
+        predictions = ablation.predict_in_memory(step, variables, data["val"]["image"], config.batch_size)
         return ablation.localisation(predictions, config, data)
 
     first = (round(OPENING * config.steps), task(row.maps)) if row.opening else None

@@ -33,8 +33,9 @@ import numpy as np
 
 from experiments import coco_swahr
 from experiments.common import ablation, families, whole_images
+from experiments.common.kinds import PredictStep, PyTree
 from jaxpose import metrics, parallel, tasks
-from jaxpose.data import images
+from jaxpose.data import coco, images
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 
@@ -107,7 +108,7 @@ def load(config: Config, seed: int) -> dict[str, Any]:
     }
 
 
-def augmented(source, config: Config, seed: int) -> dict[str, np.ndarray]:
+def augmented(source: coco.Source, config: Config, seed: int) -> dict[str, np.ndarray]:
     """Every image `copies` times, each time augmented anew, as arrays."""
 
     def make(i: int) -> dict[str, Any]:
@@ -129,18 +130,19 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
         batch_size=config.batch_size, workers=config.workers,
         people=tasks.FindPeople(project=False, maps=row.maps),
     )  # fmt: skip
-    task, mesh = families.bottom_up_task(settings, data["skeleton"]), parallel.make_mesh()
+    task = families.bottom_up_task(settings, data["skeleton"])
+    kind = whole_images.WholeImages(settings, None, data["val"], data["ground_truth"], parallel.make_mesh())
 
-    def measure(predict_fn, task, variables):
-        predictions = whole_images.predict(predict_fn, variables, data["val"], task, settings, mesh)
+    def measure(step: PredictStep, task: tasks.Task, variables: PyTree) -> dict[str, Any]:
+        predictions = kind.predict(step, task, variables)
         records = whole_images.records_of(predictions, category_id=data["val"].category_id)
         scores = average_precision(data["ground_truth"], records, sigmas=data["skeleton"].sigmas)
         return {key: scores[key] for key in ("AP", "APM", "APL", "AR")}
 
-    def finish(task, variables):
+    def finish(task: tasks.Task, variables: PyTree) -> dict[str, Any]:
         if loss.targets != "scale_adaptive":
             return {}
-        size, factor = whole_images.scale_against_size(task, variables, data["val"], settings, mesh)
+        size, factor = kind.scale_against_size(task, variables)
         return {"pearson": metrics.pearson(size, factor)}
 
     # Trained without mirror images (jaxpose/data/augment.py says why), so tested without them.

@@ -146,17 +146,17 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
     return [(x, y) for y in rows for x in columns]
 
 
-class Walk:
-    """Crops of a source, and what a net finds on them with something painted over."""
+class CropPredictor:
+    """Crops of a source, and what a net predicts on them with something painted over."""
 
     def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: pipeline.Decode = "exact"):
         self.size_wh, self.decode = tuple(task.config["size_wh"]), decode
         self.config, fill = config, FILLS[config.fill]
 
-        def predict(images, low, high, inside):
+        def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, jax.Array]:
             hidden = paint(images, low, high, fill, inside=inside)
-            found = task.predict(variables, {"image": hidden}, flip_test=config.flip_test)
-            return found["xy"], found["confidence"]
+            outputs = task.predict(variables, {"image": hidden}, flip_test=config.flip_test)
+            return outputs["xy"], outputs["confidence"]
 
         self._predict = jax.jit(predict, static_argnames="inside")
 
@@ -166,16 +166,18 @@ class Walk:
             source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers, decode=self.decode
         )
 
-    def find(self, batch, low, high, *, inside: bool = True) -> dict[str, np.ndarray]:
+    def predict(
+        self, batch: dict[str, np.ndarray], low: np.ndarray, high: np.ndarray, *, inside: bool = True
+    ) -> dict[str, np.ndarray]:
         """xy, confidence, and error in pixels of this crop."""
         xy, confidence = jax.device_get(self._predict(batch["image"], low, high, inside))
         labelled = labels(batch)
         return {"xy": xy, "confidence": confidence, "error": metrics.distance(xy, batch["joints"], where=labelled)}
 
-    def whole(self, batch) -> dict[str, np.ndarray]:
+    def whole(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """With nothing painted over."""
         nothing = np.zeros((len(batch["image"]), 2), np.int32)
-        return self.find(batch, nothing, nothing)
+        return self.predict(batch, nothing, nothing)
 
 
 def labels(batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -206,17 +208,20 @@ def as_it_is(
 
 
 def occlusion(
-    walk: Walk, batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], skeleton: Skeleton
+    predictor: CropPredictor,
+    batches: list[dict[str, np.ndarray]],
+    found: list[dict[str, np.ndarray]],
+    skeleton: Skeleton,
 ) -> dict[str, Any]:
     """Relations and the table of the module's docstring."""
-    joints, patch = skeleton.num_joints, walk.config.patch
+    joints, patch = skeleton.num_joints, predictor.config.patch
     by_relation = {relation: Sums(joints) for relation in RELATIONS}
     by_covered = [Sums(joints) for _ in range(joints)]
-    corners = grid(walk.size_wh, patch, walk.config.stride)
+    corners = grid(predictor.size_wh, patch, predictor.config.stride)
     bar = tqdm.tqdm(total=len(batches) * (joints + len(corners)), desc="occlusion", unit="batch")
     for batch, whole in zip(batches, found, strict=True):
         labelled = labels(batch)
-        in_crop = np.all((batch["joints"] >= 0) & (batch["joints"] <= np.array(walk.size_wh) - 1), -1)
+        in_crop = np.all((batch["joints"] >= 0) & (batch["joints"] <= np.array(predictor.size_wh) - 1), -1)
         for place in [*range(joints), *corners]:
             bar.update()
             if isinstance(place, int):  # centred on a joint
@@ -227,7 +232,7 @@ def occlusion(
             if not used.any():
                 continue
             high = low + patch
-            hidden = walk.find(batch, low, high)
+            hidden = predictor.predict(batch, low, high)
             hit = covered(batch["joints"], low, high) & labelled
             some = hit.any(1, keepdims=True)
             for relation, where in zip(RELATIONS, (hit, some & ~hit, ~some & np.ones_like(hit)), strict=True):
@@ -269,19 +274,22 @@ def merged(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def truncation(
-    walk: Walk, source: coco.Source, batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]]
+    predictor: CropPredictor,
+    source: coco.Source,
+    batches: list[dict[str, np.ndarray]],
+    found: list[dict[str, np.ndarray]],
 ) -> dict[str, Any]:
     """Errors of the joints inside and outside of every part of the box."""
     result = {}
     for name, part in tqdm.tqdm(PARTS.items(), desc="truncation", unit="part"):
         cut = with_parts(source, part)
         inside, outside = Sums(source.skeleton.num_joints), Sums(source.skeleton.num_joints)
-        for before, whole, batch in zip(batches, found, walk.batches(cut), strict=True):
+        for before, whole, batch in zip(batches, found, predictor.batches(cut), strict=True):
             box = batch["box"].astype(np.float64)
             corners = np.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1)
             corners = geometry.apply_affine(batch["affine"].astype(np.float64), corners)
             low, high = np.round(corners[:, 0]).astype(np.int32), np.round(corners[:, 1]).astype(np.int32)
-            hidden = walk.find(batch, low, high, inside=False)
+            hidden = predictor.predict(batch, low, high, inside=False)
             # Pixels of the part's crop are smaller than those of the whole person's.
             hidden["error"] *= (before["affine"][:, 0, 0] / batch["affine"][:, 0, 0])[:, None]
             kept = covered(batch["joints"], low, high)
@@ -341,15 +349,15 @@ def analyse(config: Config) -> dict[str, Any]:
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
     source = chosen(source, config.count)
-    walk = Walk(task, variables, config, decode=stored.get("run", {}).get("decode") or "exact")
-    batches = list(walk.batches(source))
-    found = [walk.whole(batch) for batch in batches]
+    predictor = CropPredictor(task, variables, config, decode=stored.get("run", {}).get("decode") or "exact")
+    batches = list(predictor.batches(source))
+    found = [predictor.whole(batch) for batch in batches]
     return {
         "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": family},
         "settings": json.loads(json.dumps(vars(config), default=str)),
         "as_it_is": as_it_is(batches, found, source.skeleton),
-        "occlusion": occlusion(walk, batches, found, source.skeleton),
-        "truncation": truncation(walk, source, batches, found),
+        "occlusion": occlusion(predictor, batches, found, source.skeleton),
+        "truncation": truncation(predictor, source, batches, found),
     }
 
 

@@ -29,7 +29,7 @@ mmpose_ipr 63.3, both from a whole heatmap model at a rate of 5e-4 for 210 epoch
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from experiments import coco_hrnet, coco_simple_baseline
 from experiments.common import families, runner
@@ -65,7 +65,7 @@ def with_method(config: Config) -> Config:
     return replace(config, first_epochs=first_epochs, **changes)
 
 
-def debias(base: families.HeatmapConfig, **changes) -> Config:
+def debias(base: families.HeatmapConfig, **changes: Any) -> Config:
     """The settings of a heatmap run, "the same learning configurations" in the paper."""
     values = {f.name: getattr(base, f.name) for f in fields(families.HeatmapConfig)}
     changes.setdefault("maps", base.maps)

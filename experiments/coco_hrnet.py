@@ -20,6 +20,7 @@ Published (COCO val2017, boxes of a 56.4 AP detector, flip test):
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from experiments import coco_simple_baseline
 from experiments.common import families, runner
@@ -30,7 +31,7 @@ class Config(families.HeatmapConfig):
     """HRNet on COCO keypoints."""
 
 
-def hrnet(preset: str, **changes) -> families.HeatmapConfig:
+def hrnet(preset: str, **changes: Any) -> families.HeatmapConfig:
     """SimpleBaseline's settings with HRNet in place of ResNet and deconvolutions."""
     changes = {"backbone": "hrnet", "deconvs": (), **changes}
     return replace(coco_simple_baseline.PRESETS[preset], **changes)

@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,11 @@ def rescaling(log_r: jax.Array, e: jax.Array) -> jax.Array:
     return -0.5 * ((e / jnp.exp(log_r)) ** 2).sum(-1) - e.shape[-1] * (log_r + 0.5 * math.log(2 * math.pi))
 
 
-def with_log_s(mu, sigma, target, log_g):
+LogDensity = Callable[[jax.Array], jax.Array]
+
+
+def with_log_s(mu: jax.Array, sigma: jax.Array, target: jax.Array, log_g: LogDensity) -> jax.Array:
+    """The paper's loss with the normaliser log s of equation 16."""
     return losses.rle(mu, sigma, target, log_g, log_normalizer=log_normalizer(log_g, "laplace"))
 
 
@@ -79,16 +84,18 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def train(loss, log_g, flow_parameters, config: Config) -> np.ndarray:
+def train(
+    loss: Callable[..., jax.Array], log_g: Callable[[Any, jax.Array], jax.Array], flow_parameters: Any, config: Config
+) -> np.ndarray:
     """sigma / b before every step, (steps,)."""
     optimizer = optax.adam(config.learning_rate)
     params = {"log_sigma": jnp.log(config.start * config.noise), "flow": flow_parameters}
 
-    def step(carry, key):
+    def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
         params, state = carry
         target = config.noise * jax.random.laplace(key, (config.points, 1, 2))
 
-        def objective(params):
+        def objective(params: Any) -> jax.Array:
             sigma = jnp.full_like(target, jnp.exp(params["log_sigma"]))
             return loss(jnp.zeros_like(target), sigma, target, lambda e: log_g(params["flow"], e)).mean()
 

@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import soak
 from experiments import ablation_rle, coco_rle
-from experiments.common import runner
+from experiments.common import persons, runner
 from experiments.common.config import check_same_run, parse
 from experiments.common.log import Log
 from jaxpose import checkpoint, parallel
@@ -109,7 +109,7 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     (out / "plots" / "predictions.png").unlink()
     log = (out / "log.jsonl").read_text()
     (out / "log.jsonl").unlink()
-    monkeypatch.setattr(runner, "report", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(persons.Persons, "report", lambda *arguments: 1 / 0)
     coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
     assert (out / "plots" / "predictions.png").stat().st_size > 5000
     assert "but without its report.html: ZeroDivisionError" in caplog.text and "without its plots" not in caplog.text
@@ -337,14 +337,17 @@ def test_pixels_made_in_another_way_are_another_run(tmp_path):
 
 
 def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_own(tmp_path):
-    from experiments.common import persons
     from jaxpose.data import coco, pipeline
 
     source = coco.read(*coco.find(tiny_coco.write(tmp_path, tiny_coco.content(4)), "train"))
     config = dataclasses.replace(coco_rle.PRESETS["tiny"], size_wh=(12, 16), batch_size=8, augment="none")
     mesh, images = parallel.make_mesh(), {}
+
+    def kind(config):
+        return persons.Persons(config, source, source, None, mesh)
+
     for decode in (None, "exact", "scaled"):
-        batches = persons.train_batches(source, dataclasses.replace(config, decode=decode), mesh, start_step=0, total=1)
+        batches = kind(dataclasses.replace(config, decode=decode)).train_batches(start_step=0, total=1)
         images[decode] = np.asarray(next(batches)["image"])
         expected = pipeline.train_batches(
             source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact"
@@ -354,7 +357,7 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
 
     stored = {"task": {"size_wh": [12, 16]}, "run": {"decode": "scaled"}}
     trained = config.as_trained(stored)
-    assert (trained.decoding(), persons.variant(trained)) == ("scaled", "_scaled")
+    assert (trained.decoding(), kind(trained).variant()) == ("scaled", "_scaled")
     assert dataclasses.replace(config, decode="exact").as_trained(stored).decoding() == "exact"
     assert config.as_trained(stored | {"run": {}}).decoding() == "exact"
 

@@ -25,6 +25,7 @@ import tyro
 
 from experiments.common import whole_images
 from experiments.common.config import check_paths
+from experiments.common.kinds import Predictions, PredictStep, PyTree
 from jaxpose import geometry, parallel, tasks, train
 from jaxpose.data import coco, pipeline, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -83,7 +84,9 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
     return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
 
 
-def crops(source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
+def crops(
+    source: coco.Source, config: AblationConfig, *, seed: int, augment: str, copies: int
+) -> dict[str, np.ndarray]:
     """Every person `copies` times, each time augmented anew, as arrays."""
 
     def cut(i: int) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def in_memory(make: Callable[[int], dict[str, Any]], count: int, config: Ablatio
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-Measure = Callable[[Callable, tasks.Task, Any], dict[str, Any]]
+Measure = Callable[[PredictStep, tasks.Task, PyTree], dict[str, Any]]
 
 
 def train_one(
@@ -113,7 +116,7 @@ def train_one(
     measure: Measure,
     clip_norm: float | None = 10.0,
     first: tuple[int, tasks.Task] | None = None,
-    finish: Callable[[tasks.Task, Any], dict[str, Any]] | None = None,
+    finish: Callable[[tasks.Task, PyTree], dict[str, Any]] | None = None,
     flip_test: bool = True,
 ) -> dict[str, Any]:
     """Train one row with one seed; the learning curve and the final numbers.
@@ -155,13 +158,13 @@ def train_one(
     return {"row": name, "seed": seed, "seconds": seconds, "curve": curve, **curve[-1], **last}
 
 
-def predict_in_memory(predict_fn, variables, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+def predict_in_memory(step: PredictStep, variables: PyTree, images: np.ndarray, batch_size: int) -> Predictions:
     """Predictions for all images, the last batch padded."""
     chunks, mesh = [], parallel.make_mesh()
     for i in range(0, len(images), batch_size):
         chunk = images[i : i + batch_size]
         padded = np.concatenate([chunk, np.zeros((batch_size - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-        outputs = jax.device_get(predict_fn(variables, parallel.global_batch({"image": padded}, mesh)))
+        outputs = jax.device_get(step(variables, parallel.global_batch({"image": padded}, mesh)))
         chunks.append({k: v[: len(chunk)] for k, v in outputs.items()})
     return {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
 

@@ -18,6 +18,7 @@ from flax import traverse_util
 
 from experiments.common import persons, runner, whole_images
 from experiments.common.config import RunConfig, parse
+from experiments.common.kinds import PyTree
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -32,6 +33,7 @@ from jaxpose.nets import (
     ResNet,
     Upsampled,
 )  # fmt: skip
+from jaxpose.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def deconvs(config: RegressionConfig | HeatmapConfig | BottomUpConfig) -> tuple[
     return config.deconvs
 
 
-def regression_task(config: RegressionConfig, skeleton) -> tasks.Task:
+def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
     """net x head x loss x decoding of a likelihood."""
     backbone, joints = make_backbone(config), skeleton.num_joints
     shape = {"deconvs": deconvs(config), "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
@@ -157,7 +159,7 @@ def regression_task(config: RegressionConfig, skeleton) -> tasks.Task:
     )  # fmt: skip
 
 
-def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
     """The task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     if config.stages > 1:
@@ -190,7 +192,7 @@ def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[fl
     return task(without_maps, config.joints), (config.first_epochs, both)
 
 
-def bottom_up_task(config: BottomUpConfig, skeleton) -> tasks.Task:
+def bottom_up_task(config: BottomUpConfig, skeleton: Skeleton) -> tasks.Task:
     """HigherHRNet on the backbone of the flags."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     backbone = make_backbone(config)
@@ -213,7 +215,7 @@ def bottom_up_task(config: BottomUpConfig, skeleton) -> tasks.Task:
     )
 
 
-def from_pretrained(task: tasks.Task, config: BackboneConfig):
+def from_pretrained(task: tasks.Task, config: BackboneConfig) -> PyTree | None:
     """Fresh variables whose backbone comes out of a run of ours or of a PyTorch file; None where none is named."""
     if config.init is None:
         return None
@@ -298,7 +300,7 @@ def main(presets, *, name: str, default: str, description: str, argv=None, load=
     runner.start(config)
     if config.eval_only is not None:
         return runner.evaluate_only(config, load=load)
-    data = load(config)
-    task, first = make(config, data.train.skeleton)
+    kind = load(config)
+    task, first = make(config, kind.skeleton)
     variables = None if checkpoint.exists(config.out) else from_pretrained(task, config)  # a resumed run has its own
-    return runner.run(task, config, data, variables=variables, first=first)
+    return runner.run(task, config, kind, variables=variables, first=first)

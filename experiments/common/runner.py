@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import optax
 import tqdm
 
 from experiments.common.config import RunConfig, check_same_run, settings
-from experiments.common.kinds import LAST_PICTURE, Data
+from experiments.common.kinds import LAST_PICTURE, Kind, Load, PyTree
 from experiments.common.log import Log, last_scores, summary_line
 from jaxpose import checkpoint, parallel, tasks, train
 from jaxpose.skeleton import Skeleton
@@ -31,7 +32,7 @@ log = logging.getLogger("jaxpose")
 PREEMPTED = 75  # exit code of a run that was asked to stop, and saved: start the same command again (EX_TEMPFAIL)
 
 
-def command(main) -> None:
+def command(main: Callable[[], Any]) -> None:
     """Run `main` as a program: what the user can mend ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
     try:
         main()
@@ -65,9 +66,9 @@ def _end_at_once(error: Exception, mendable: bool) -> NoReturn:
 def run(
     task: tasks.Task,
     config: RunConfig,
-    data: Data,
+    kind: Kind,
     *,
-    variables: Any = None,
+    variables: PyTree | None = None,
     first: tuple[float, tasks.Task] | None = None,
 ) -> dict[str, Any]:
     """Train (or resume, or only evaluate), and leave the results in `config.out`.
@@ -84,10 +85,10 @@ def run(
             f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only {config.out}, or "
             f"start another --out from them with --init {config.out}"
         )
-    mesh = parallel.make_mesh(fsdp=config.fsdp)
+    mesh = kind.mesh
     parallel.check_batch_size(config.batch_size, mesh)
-    data.walk.check(config, data)
-    samples = data.walk.count(config, data)
+    kind.check()
+    samples = kind.count()
     if config.plots:
         from jaxpose import view
 
@@ -110,12 +111,12 @@ def run(
     opening_fn = train.make_train_step(opening, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
     predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
 
-    stored = {"task": task.config, "run": settings(config), "best": data.best}
+    stored = {"task": task.config, "run": settings(config), "best": kind.best}
     with ExitStack() as stack:
         stack.enter_context(only_run_in(config.out))
         preemption = stack.enter_context(parallel.Preemption())
         folder = config.out / "checkpoints"
-        checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=data.best))
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=kind.best))
         run_log = stack.enter_context(closing(Log(config.out)))
         if checkpoints.latest() is not None:
             check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
@@ -125,7 +126,7 @@ def run(
         scores, predictions = last_scores(run_log), None
         log.info(
             "%s parameters, %d %s, %d steps from step %d, %d devices of kind %s, %d processes",
-            f"{train.count_parameters(state.variables['params']):,}", samples, data.walk.SAMPLES, total, start,
+            f"{train.count_parameters(state.variables['params']):,}", samples, kind.samples, total, start,
             mesh.size, mesh.devices.flat[0].device_kind, jax.process_count(),
         )  # fmt: skip
         if config.fsdp > 1:
@@ -136,7 +137,7 @@ def run(
                 held / 1e6,
                 config.fsdp,
             )
-        batches = data.walk.train_batches(data.train, config, mesh, start_step=start, total=total)
+        batches = kind.train_batches(start_step=start, total=total)
         bar = tqdm.tqdm(total=total, initial=start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
         clock, images = time.perf_counter(), 0
         for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
@@ -158,11 +159,10 @@ def run(
                 train.check_finite(state, checkpoints.last_good)
                 if is_eval:
                     try:
-                        predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
-                        scores = data.walk.score(
-                            predictions, task, state.eval_variables, config, data,
-                            name=f"step_{step}", last=step == total,
-                        )  # fmt: skip
+                        predictions = kind.predict(predict_fn, task, state.eval_variables)
+                        scores = kind.score(
+                            predictions, task, state.eval_variables, name=f"step_{step}", last=step == total
+                        )
                     except Exception:
                         checkpoints.save(state, stored)  # an evaluation that fails costs no training
                         raise
@@ -186,11 +186,11 @@ def run(
         missing = start == total and jax.process_count() == 1 and not (config.out / LAST_PICTURE).exists()
         if config.plots and jax.process_index() == 0 and (predictions is not None or missing):
             with optional("report.html", config.out):
-                report(config, data, total)
+                kind.report(f"step_{total}")
             with optional("plots", config.out):
                 if predictions is None:
-                    predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
-                data.walk.draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
+                    predictions = kind.predict(predict_fn, task, state.eval_variables)
+                kind.draw(predictions, task, jax.device_get(state.eval_variables), run_log.events())
                 log.info("pictures are in %s", config.out / "plots")
     return scores
 
@@ -205,17 +205,6 @@ def optional(what: str, out: Path) -> Iterator[None]:
             "the run in %s is complete, but without its %s: %s: %s (JAXPOSE_TRACEBACK=1 shows where)",
             out, what, type(error).__name__, error, exc_info=bool(os.environ.get("JAXPOSE_TRACEBACK")),
         )  # fmt: skip
-
-
-def report(config: RunConfig, data: Data, step: int) -> None:
-    """The page of the evaluation at that step, out/report.html, where there are annotations and its result file."""
-    from jaxpose.view import report as page
-    from jaxpose.view import tiles
-
-    found = config.out / "results" / f"step_{step}.json"
-    if data.ground_truth is not None and found.exists():
-        page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(data.val),
-                    skeleton=data.val.skeleton, category_id=data.val.category_id)  # fmt: skip
 
 
 @contextmanager
@@ -249,7 +238,7 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):
+def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> optax.Schedule:
     """Step of the optimiser -> learning rate."""
     warmup = {
         "warmup_steps": config.warmup_steps + round(config.warmup_epochs * updates_per_epoch),
@@ -261,7 +250,7 @@ def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):
     return train.multi_step(rate, boundaries=boundaries, **warmup)
 
 
-def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, Any]:
+def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
     """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint, the data out of `load`."""
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
@@ -272,13 +261,12 @@ def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, 
             f"{' and '.join(config.FAMILIES)}: use the page that trained it"
         )
     config = config.as_trained(stored)
-    data = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
-    mesh = parallel.make_mesh()
-    parallel.check_batch_size(config.batch_size, mesh)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
-    predictions = data.walk.predict(predict_fn, parallel.replicate(variables, mesh), data.val, task, config, mesh)
-    name = f"eval_{stored['step']}_{config.val_split}{data.walk.variant(config)}"
-    scores = data.walk.score(predictions, task, variables, config, data, name=name)
+    kind = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
+    parallel.check_batch_size(config.batch_size, kind.mesh)
+    predict_fn = train.make_predict_step(task, mesh=kind.mesh, flip_test=config.flips())
+    predictions = kind.predict(predict_fn, task, parallel.replicate(variables, kind.mesh))
+    name = f"eval_{stored['step']}_{config.val_split}{kind.variant()}"
+    scores = kind.score(predictions, task, variables, name=name)
     if jax.process_index() == 0:
         where = str(config.out / "results" / f"{name}.json")
         print(json.dumps({"checkpoint_step": stored["step"], "results": where, "flip_test": config.flips(), **scores}))

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     from jaxpose.data import layout
     from jaxpose.export import main as export
     from jaxpose.importer import main as import_
-    from jaxpose.predict_files import main as predict
+    from jaxpose.predict.command import main as predict
     from jaxpose.summary import main as summary
     from jaxpose.view.tools import view
 

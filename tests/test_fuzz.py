@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jaxpose import geometry, grouping, heatmap, losses, metrics
 from jaxpose.data import coco
 from jaxpose.evaluation import average_precision, crowdpose_average_precision, oks_nms
-from jaxpose.predict_files import BoxFile
+from jaxpose.predict.command import BoxFile
 from jaxpose.skeleton import COCO17, Skeleton
 from tests import tiny_coco
 

@@ -14,8 +14,9 @@ from flax import linen as nn
 from PIL import Image
 from pycocotools.coco import COCO
 
-from jaxpose import cli, density, geometry, media, predict, tasks
+from jaxpose import cli, density, geometry, predict, tasks
 from jaxpose.data import coco, pipeline
+from jaxpose.predict import media
 from jaxpose.skeleton import COCO17, Skeleton
 from tests import tiny_coco, tiny_run
 

@@ -1,21 +1,10 @@
-"""Poses of pictures, from a checkpoint: `load` gives a `Predictor`, a `Predictor` gives `Poses`.
-
-    predictor = load("runs/coco_rle")
-    poses = predictor("photo.jpg", boxes=[[x, y, w, h]])    # or a list of images, with a list of boxes
-    poses.xy, poses.confidence, poses.score, poses.deviation
-
-Nets of persons see a crop around each box; without boxes the whole picture is taken for one person. Nets of whole images find
-the people themselves. Both go through the same geometry, decoding and test-time averaging as the evaluation of an experiment; two
-poses of one person, from overlapping boxes, are both kept (`jaxpose.evaluation.results.suppress` drops the weaker one).
-A person detector is not part of this package: boxes come from any.
-"""
+"""From a checkpoint to a `Predictor`, and from pictures to `Poses`."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,99 +12,17 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxpose import checkpoint, density, geometry, media, tasks
+from jaxpose import checkpoint, geometry, tasks
 from jaxpose.data import augment
 from jaxpose.data.coco import touches
 from jaxpose.data.images import views
 from jaxpose.data.pipeline import warped
 from jaxpose.evaluation import results
+from jaxpose.predict import media
+from jaxpose.predict.poses import Poses
 from jaxpose.skeleton import Skeleton
 
 PADDING = 1.25  # of a box, as in training and evaluation
-
-
-@dataclass(frozen=True)
-class Poses:
-    """The people of one picture, P of them, best first where the net finds them itself, in the order of the boxes otherwise.
-
-    Attributes:
-      xy: (P, K, 2) picture pixels; pixel centres are at integers.
-      confidence: (P, K): 1 - sigma of a likelihood, the height of a heatmap; 0 for a joint that was not found.
-      score: (P,), what average precision sorts by; of a likelihood box + mean + maximum, so up to 3.
-      skeleton: names, limbs and mirror pairs of the K joints.
-      box: (P, 4) x, y, w, h; None where the net finds people itself.
-      box_score: (P,); 1 where the boxes came without.
-      crop_area: (P,) pixels; what OKS-NMS measures by, or None.
-      sigma: (P, K, 2) pixels, the scale of a likelihood; None of other nets. See `deviation`.
-      density: of the standardised error, or None.
-    """
-
-    xy: np.ndarray
-    confidence: np.ndarray
-    score: np.ndarray
-    skeleton: Skeleton = field(repr=False)
-    box: np.ndarray | None = None
-    box_score: np.ndarray | None = None
-    crop_area: np.ndarray | None = None
-    sigma: np.ndarray | None = None
-    density: density.Model | None = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.xy)
-
-    @cached_property
-    def deviation(self) -> np.ndarray | None:
-        """(P, K, 2) standard deviation of each coordinate in pixels: sigma times that of the standardised error.
-
-        sigma by itself is none: the flow holds a part of the scale. None where the net has no density.
-        """
-        if self.density is None:
-            return None
-        return self.sigma * density.moments(self.density).standard_deviation
-
-    def regions(self, level: float) -> list[np.ndarray]:
-        """Outlines of the smallest region that holds each joint with probability `level`.
-
-        Returns:
-          closed curves (P, K, n, 2) in pixels; several where the region has several parts.
-
-        Raises:
-          ValueError: a net without a density; a level outside (0, 1).
-          ImportError: without contourpy, which matplotlib brings (the extra `plot`).
-        """
-        if self.density is None:
-            raise ValueError(
-                "this net states no density of its error: regions are those of a likelihood (RLE, Laplace, ...)"
-            )
-        return [self.xy[:, :, None] + self.sigma[:, :, None] * curve for curve in outlines(self.density, level)]
-
-    def records(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO result records, see `jaxpose.evaluation.results`."""
-        rows = results.from_predictions(
-            self.xy, self.confidence, image_id=np.full(len(self), image_id), box=self.box, box_score=self.box_score,
-            area=self.crop_area, category_id=category_id, rescore="box",
-        )  # fmt: skip
-        for row, score in zip(rows, self.score.tolist(), strict=True):
-            row["score"] = round(score, results.SCORE_DIGITS)
-        return rows
-
-
-def outlines(model: density.Model, level: float) -> list[np.ndarray]:
-    """The boundary of `density.region` as closed curves (n, 2) of the standardised error.
-
-    >>> curve, = outlines(density.Model(log_g=None, base="gaussian"), 0.5)  # a circle of radius sqrt(2 log 2)
-    >>> round(float(np.linalg.norm(curve, axis=-1).mean()), 2), curve.shape[1]
-    (1.18, 2)
-    """
-    try:
-        import contourpy
-    except ImportError as error:
-        raise ImportError("outlines of regions need contourpy: pip install 'jaxpose[plot]'") from error
-    region = density.region(model, level)
-    heights = np.maximum(region.log_density, region.log_threshold - 50).T  # no -inf
-    return [
-        line for line in contourpy.contour_generator(*region.axes, heights).lines(region.log_threshold) if len(line) > 3
-    ]
 
 
 class Predictor:
@@ -171,7 +78,7 @@ class Predictor:
         """Poses of one picture, or of a list of them.
 
         Args:
-          images: a path, a PIL image, an array (h, w[, 3]) RGB uint8 (see `jaxpose.media.picture`), or a list of such.
+          images: a path, a PIL image, an array (h, w[, 3]) RGB uint8 (see `jaxpose.predict.media.picture`), or a list of such.
           boxes: of one picture: (P, 4) x, y, w, h in pixels, or (P, 5) with a score; None: the whole picture. Of a list: a list
             of them. A picture with an empty list has no poses.
 
@@ -179,8 +86,8 @@ class Predictor:
           Poses, or a list of them.
 
         Raises:
-          ValueError: a bad picture (`jaxpose.media.picture`); boxes of another shape, not finite, empty, or outside the picture; boxes
-            for a net that finds people itself; weights that are not finite.
+          ValueError: a bad picture (`jaxpose.predict.media.picture`); boxes of another shape, not finite, empty, or outside the
+            picture; boxes for a net that finds people itself; weights that are not finite.
           FileNotFoundError: no such file.
         """
         if not isinstance(images, (list, tuple)):

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxpose import media
 from jaxpose.data.coco import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
+from jaxpose.predict import media
 
 log = logging.getLogger("jaxpose")
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpose import media
+from jaxpose.predict import media
 from jaxpose.skeleton import COCO17
 from tests import tiny_coco
 

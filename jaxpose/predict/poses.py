@@ -1,0 +1,97 @@
+"""`Poses`: the people of one picture, with their uncertainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jaxpose import density
+from jaxpose.evaluation import results
+from jaxpose.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Poses:
+    """The people of one picture, P of them, best first where the net finds them itself, in the order of the boxes otherwise.
+
+    Attributes:
+      xy: (P, K, 2) picture pixels; pixel centres are at integers.
+      confidence: (P, K): 1 - sigma of a likelihood, the height of a heatmap; 0 for a joint that was not found.
+      score: (P,), what average precision sorts by; of a likelihood box + mean + maximum, so up to 3.
+      skeleton: names, limbs and mirror pairs of the K joints.
+      box: (P, 4) x, y, w, h; None where the net finds people itself.
+      box_score: (P,); 1 where the boxes came without.
+      crop_area: (P,) pixels; what OKS-NMS measures by, or None.
+      sigma: (P, K, 2) pixels, the scale of a likelihood; None of other nets. See `deviation`.
+      density: of the standardised error, or None.
+    """
+
+    xy: np.ndarray
+    confidence: np.ndarray
+    score: np.ndarray
+    skeleton: Skeleton = field(repr=False)
+    box: np.ndarray | None = None
+    box_score: np.ndarray | None = None
+    crop_area: np.ndarray | None = None
+    sigma: np.ndarray | None = None
+    density: density.Model | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    @cached_property
+    def deviation(self) -> np.ndarray | None:
+        """(P, K, 2) standard deviation of each coordinate in pixels: sigma times that of the standardised error.
+
+        sigma by itself is none: the flow holds a part of the scale. None where the net has no density.
+        """
+        if self.density is None:
+            return None
+        return self.sigma * density.moments(self.density).standard_deviation
+
+    def regions(self, level: float) -> list[np.ndarray]:
+        """Outlines of the smallest region that holds each joint with probability `level`.
+
+        Returns:
+          closed curves (P, K, n, 2) in pixels; several where the region has several parts.
+
+        Raises:
+          ValueError: a net without a density; a level outside (0, 1).
+          ImportError: without contourpy, which matplotlib brings (the extra `plot`).
+        """
+        if self.density is None:
+            raise ValueError(
+                "this net states no density of its error: regions are those of a likelihood (RLE, Laplace, ...)"
+            )
+        return [self.xy[:, :, None] + self.sigma[:, :, None] * curve for curve in outlines(self.density, level)]
+
+    def records(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
+        """COCO result records, see `jaxpose.evaluation.results`."""
+        rows = results.from_predictions(
+            self.xy, self.confidence, image_id=np.full(len(self), image_id), box=self.box, box_score=self.box_score,
+            area=self.crop_area, category_id=category_id, rescore="box",
+        )  # fmt: skip
+        for row, score in zip(rows, self.score.tolist(), strict=True):
+            row["score"] = round(score, results.SCORE_DIGITS)
+        return rows
+
+
+def outlines(model: density.Model, level: float) -> list[np.ndarray]:
+    """The boundary of `density.region` as closed curves (n, 2) of the standardised error.
+
+    >>> curve, = outlines(density.Model(log_g=None, base="gaussian"), 0.5)  # a circle of radius sqrt(2 log 2)
+    >>> round(float(np.linalg.norm(curve, axis=-1).mean()), 2), curve.shape[1]
+    (1.18, 2)
+    """
+    try:
+        import contourpy
+    except ImportError as error:
+        raise ImportError("outlines of regions need contourpy: pip install 'jaxpose[plot]'") from error
+    region = density.region(model, level)
+    heights = np.maximum(region.log_density, region.log_threshold - 50).T  # no -inf
+    return [
+        line for line in contourpy.contour_generator(*region.axes, heights).lines(region.log_threshold) if len(line) > 3
+    ]

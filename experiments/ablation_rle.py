@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments.common import ablation
 from experiments.common.kinds import Predictions, PredictStep, PyTree
+from experiments.common.rules import AnyValue, LocalPath, MayChange
 from jaxpose import density, geometry, tasks
 from jaxpose.data import synthetic
 from jaxpose.metrics import oks, pearson
@@ -71,9 +72,9 @@ DEFAULT_ROWS = tuple(ROWS)[:11]
 class Config(ablation.AblationConfig):
     """Regression losses side by side."""
 
-    rows: tuple[str, ...] = DEFAULT_ROWS
+    rows: Annotated[tuple[str, ...], AnyValue, MayChange] = DEFAULT_ROWS
     """Lines of the table; see ROWS in this file for all."""
-    out: Path = Path("runs/ablation_rle")
+    out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation_rle")
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ import tqdm
 import tyro
 
 from experiments.common import runner
-from experiments.common.config import check_paths
+from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
 from jaxpose import checkpoint, geometry, metrics, tasks
 from jaxpose.data import builder, coco, crowdpose, mpii, pipeline
 from jaxpose.evaluation import report
@@ -64,33 +64,33 @@ RELATIONS = ("itself", "another", "background")
 class Config:
     """Occlusion, truncation and confidence of a trained net."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional, LocalPath]
     """A run's folder."""
-    data: Path
+    data: Annotated[Path, LocalPath]
     """Folder with images and annotations."""
-    split: str = "val"
+    split: Annotated[str, AnyValue] = "val"
     """Name of the split."""
-    count: int = 200
+    count: Annotated[int, AtLeast(0)] = 200
     """How many persons, evenly spread over the split; 0: all."""
-    out: Path | None = None
+    out: Annotated[Path | None, LocalPath] = None
     """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
-    format: Literal["coco", "mpii", "crowdpose"] = "coco"
+    format: Annotated[Literal["coco", "mpii", "crowdpose"], AnyValue] = "coco"
     """Of the annotations, as `jaxpose prepare` has it."""
-    data_dir: Path = Path("runs/data")
+    data_dir: Annotated[Path, LocalPath] = Path("runs/data")
     """Where prepared data sets are kept."""
-    patch: int = 40
+    patch: Annotated[int, AtLeast(1)] = 40
     """Side of the square, pixels of the crop."""
-    stride: int = 40
+    stride: Annotated[int, AtLeast(1)] = 40
     """From one position of the sliding square to the next."""
-    fill: Literal["grey", "mean", "black"] = "grey"
+    fill: Annotated[Literal["grey", "mean", "black"], AnyValue] = "grey"
     """Colour of what is painted: grey as in the paper, or the mean of ImageNet."""
-    flip_test: bool = False
+    flip_test: Annotated[bool, AnyValue] = False
     """Average with the prediction on the mirrored crop."""
-    batch_size: int = 32
+    batch_size: Annotated[int, AtLeast(1)] = 32
     """Crops at a time."""
-    workers: int | None = None
+    workers: Annotated[int | None, Positive] = None
     """Threads of the input pipeline; none: one per core."""
-    plots: bool = True
+    plots: Annotated[bool, AnyValue] = True
     """Draw the table of the occlusion (needs matplotlib)."""
 
 
@@ -319,15 +319,6 @@ def chosen(source: coco.Source, count: int) -> coco.Source:
     other = copy.copy(source)
     other.persons = source.persons[np.linspace(0, len(source) - 1, count).round().astype(int)]
     return other
-
-
-def check(config: Config) -> None:
-    """Raise a ValueError that names the flag, what it was given and what it takes."""
-    for name, least in (("count", 0), ("patch", 1), ("stride", 1), ("batch_size", 1)):
-        if getattr(config, name) < least:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} {getattr(config, name)}: expected {least} or more")
-    check_paths(config)
 
 
 def analyse(config: Config) -> dict[str, Any]:

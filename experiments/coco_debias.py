@@ -29,10 +29,11 @@ mmpose_ipr 63.3, both from a whole heatmap model at a rate of 5e-4 for 210 epoch
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from experiments import coco_hrnet, coco_simple_baseline
 from experiments.common import families, runner
+from experiments.common.rules import AnyValue, Fixed, Positive
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
 
@@ -40,9 +41,11 @@ from jaxpose.tasks import JointLoss, MapLoss, Readout
 class Config(families.HeatmapConfig):
     """Debiased integral regression on COCO keypoints."""
 
-    method: Literal["sbl", "ipr", "l_de", "l_aug", "debias", "ours", "dsnt", "mmpose_ipr"] = "ours"
+    method: Annotated[
+        Literal["sbl", "ipr", "l_de", "l_aug", "debias", "ours", "dsnt", "mmpose_ipr"], AnyValue, Fixed
+    ] = "ours"
     """Row of the tables; it sets --maps.kind, --joints and --read.decode, beta and compensate."""
-    beta: float = 10.0
+    beta: Annotated[float, Positive, Fixed] = 10.0
     """Inverse temperature of the softmax; dsnt and mmpose_ipr have 1."""
 
 

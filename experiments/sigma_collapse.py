@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ import numpy as np
 import optax
 import tyro
 
+from experiments.common.rules import AllPositive, AnyValue, LocalPath, Positive, check
 from jaxpose import losses
 from jaxpose.flow import RealNVP, log_normalizer
 
@@ -43,18 +44,18 @@ from jaxpose.flow import RealNVP, log_normalizer
 class Config:
     """Which sigma the forms of RLE end with, on noise of known scale."""
 
-    steps: int = 1500
-    points: int = 128
+    steps: Annotated[int, Positive] = 1500
+    points: Annotated[int, Positive] = 128
     """Errors drawn each step."""
-    learning_rate: float = 0.02
-    noise: float = 0.05
+    learning_rate: Annotated[float, Positive] = 0.02
+    noise: Annotated[float, Positive] = 0.05
     """Scale b of the Laplace noise."""
-    start: float = 10.0
+    start: Annotated[float, Positive] = 10.0
     """sigma / b at the start."""
-    hidden: tuple[int, ...] = (16, 16)
+    hidden: Annotated[tuple[int, ...], AllPositive] = (16, 16)
     """Hidden widths of the RealNVP."""
-    seed: int = 0
-    plot: Path | None = None
+    seed: Annotated[int, AnyValue] = 0
+    plot: Annotated[Path | None, LocalPath] = None
     """Draw the curves into this file."""
 
 
@@ -109,6 +110,7 @@ def train(
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
     config = tyro.cli(Config, args=argv)
+    check(config)
     net = RealNVP(hidden=config.hidden)
     variables = net.init(jax.random.key(config.seed + 1), jnp.zeros((1, 2)))
     flows = {"rescaling": (rescaling, jnp.zeros(())), "RealNVP": (net.apply, variables)}

@@ -319,21 +319,21 @@ def test_flags_are_checked_at_the_door(flags, message):
 
 def test_the_same_data_in_another_place_is_the_same_run(tmp_path):
     stored = {"data": "/a/coco", "seed": 0, "epochs": 3.0, "ema": None}
-    check_same_run(stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
+    check_same_run(coco_rle.Config, stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
     for change in ({"data": "/a/mouse"}, {"data": None}, {"ema": 0.9}):
         with pytest.raises(ValueError, match=f"--{next(iter(change))} was"):
-            check_same_run(stored, stored | change, tmp_path)
+            check_same_run(coco_rle.Config, stored, stored | change, tmp_path)
 
 
 def test_pixels_made_in_another_way_are_another_run(tmp_path):
     for stored in ({}, {"decode": None}, {"decode": "exact"}):
         for same in ({}, {"decode": None}, {"decode": "exact"}):
-            check_same_run(stored, same, tmp_path)
+            check_same_run(coco_rle.Config, stored, same, tmp_path)
         with pytest.raises(ValueError, match="--decode was exact, is scaled"):
-            check_same_run(stored, {"decode": "scaled"}, tmp_path)
-    check_same_run({"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
+            check_same_run(coco_rle.Config, stored, {"decode": "scaled"}, tmp_path)
+    check_same_run(coco_rle.Config, {"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
     with pytest.raises(ValueError, match="--decode was scaled, is exact"):
-        check_same_run({"decode": "scaled"}, {"decode": None}, tmp_path)
+        check_same_run(coco_rle.Config, {"decode": "scaled"}, {"decode": None}, tmp_path)
 
 
 def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_own(tmp_path):

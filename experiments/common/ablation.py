@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,8 +24,8 @@ import tqdm
 import tyro
 
 from experiments.common import whole_images
-from experiments.common.config import check_paths
 from experiments.common.kinds import Predictions, PredictStep, PyTree
+from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
 from jaxpose import geometry, parallel, tasks, train
 from jaxpose.data import coco, pipeline, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -35,26 +35,26 @@ from jaxpose.evaluation import average_precision, results
 class AblationConfig:
     """Settings that every ablation has."""
 
-    rows: tuple[str, ...] = ()
+    rows: Annotated[tuple[str, ...], AnyValue, MayChange] = ()
     """Lines of the table; see ROWS in the experiment's file for all."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], AnyValue, MayChange] = (0, 1, 2)
     """One run per row and seed."""
-    steps: int = 3500
+    steps: Annotated[int, Positive, Fixed] = 3500
     """Updates per run."""
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    images: int = 2000
+    batch_size: Annotated[int, Positive, Fixed] = 32
+    learning_rate: Annotated[float, Positive, Fixed] = 3e-3
+    images: Annotated[int, AtLeast(2, "one to train on, one to hold out"), Fixed] = 2000
     """Synthetic images per seed, a fifth of them held out."""
-    copies: int = 8
+    copies: Annotated[int, Positive, Fixed] = 8
     """Augmented crops of every training person."""
-    augment: str = "light"
-    size_wh: tuple[int, int] = (72, 96)
-    depth: int = 18
-    width: int = 16
-    evaluations: int = 7
+    augment: Annotated[str, AnyValue, Fixed] = "light"
+    size_wh: Annotated[tuple[int, int], Size, Fixed] = (72, 96)
+    depth: Annotated[int, AnyValue, Fixed] = 18
+    width: Annotated[int, Positive, Fixed] = 16
+    evaluations: Annotated[int, Positive, Fixed] = 7
     """Points of the learning curve."""
-    out: Path = Path("runs/ablation")
-    workers: int | None = None
+    out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation")
+    workers: Annotated[int | None, Positive, MayChange] = None
 
 
 ConfigT = TypeVar("ConfigT", bound=AblationConfig)
@@ -232,8 +232,9 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     """What a run of a row depends on besides its seed."""
-    chosen = {k: v for k, v in asdict(config).items() if k not in ("rows", "seeds", "out", "workers")}
-    return json.loads(json.dumps(chosen | asdict(row)))
+    fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
+    shared = {name: value for name, value in asdict(config).items() if name in fixed}
+    return json.loads(json.dumps(shared | asdict(row)))
 
 
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -277,7 +278,7 @@ def run_all(
 def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
     """Command line -> config."""
     config = tyro.cli(kind, args=argv, description=description)
-    check_paths(config)
+    check(config)
     return config
 
 

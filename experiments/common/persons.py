@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
+from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
 from jaxpose import density, geometry, parallel, tasks
 from jaxpose.data import builder, coco, pipeline
 from jaxpose.evaluation import average_precision, report, results
@@ -29,6 +30,8 @@ log = logging.getLogger("jaxpose")
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
 SHEET = 32  # crops on the picture of predictions
 
+Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii"]
+
 
 @dataclass(frozen=True)
 class PersonConfig(RunConfig):
@@ -36,24 +39,22 @@ class PersonConfig(RunConfig):
 
     FAMILIES = ("regression", "heatmaps")
 
-    detections: Path | None = None
+    detections: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
-    box_jitter: float = 0.0
+    box_jitter: Annotated[float, Between(0, 1, "a part of the box, from 0 to below 1", open_high=True), MayChange] = 0.0
     """Evaluate with ground-truth boxes moved and resized by up to this part of their size, as a detector errs."""
 
-    augment: Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii"] = (
-        "official"
-    )
+    augment: Annotated[Augment, AnyValue, Fixed] = "official"
     """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
-    decode: pipeline.Decode | None = None
+    decode: Annotated[pipeline.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
     """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
     other pixels); none: exact, or as the run that is evaluated."""
 
-    rescore: Literal["box+mean+max", "box*mean", "box"] = "box+mean+max"
+    rescore: Annotated[Literal["box+mean+max", "box*mean", "box"], AnyValue, MayChange] = "box+mean+max"
     """How a person's score comes from the box score and the joints' confidences (QUIRK R10)."""
-    nms: float | None = 0.9
+    nms: Annotated[float | None, Between(0, 1, "an OKS above 0, at most 1, or None", open_low=True), MayChange] = 0.9
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
-    soft_nms: bool = False
+    soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
 
     def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:

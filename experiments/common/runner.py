@@ -119,7 +119,7 @@ def run(
         checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=kind.best))
         run_log = stack.enter_context(closing(Log(config.out)))
         if checkpoints.latest() is not None:
-            check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
+            check_same_run(type(config), checkpoints.config().get("run", {}), stored["run"], config.out)
             state = checkpoints.restore(state, stored)
             log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
         start = int(state.step)

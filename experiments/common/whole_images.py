@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
+from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
 from jaxpose import geometry, metrics, parallel, tasks
 from jaxpose.data import augment, builder, coco, images
 from jaxpose.evaluation import average_precision, results
@@ -35,25 +36,25 @@ class ImageConfig(RunConfig):
 
     FAMILIES = ("bottom_up",)
 
-    size_wh: tuple[int, int] = (512, 512)
+    size_wh: Annotated[tuple[int, int], Size, Fixed] = (512, 512)
     """Width and height of the training images."""
-    augment: Literal["none", "light", "higher_hrnet", "swahr_paper"] = "higher_hrnet"
+    augment: Annotated[Literal["none", "light", "higher_hrnet", "swahr_paper"], AnyValue, Fixed] = "higher_hrnet"
     """Augmentation of whole images; see jaxpose/data/augment.py for its numbers."""
-    choose: Literal["labelled", "annotated", "all"] = "annotated"
+    choose: Annotated[Literal["labelled", "annotated", "all"], AnyValue, Fixed] = "annotated"
     """Images to train on: with a labelled person, with any person (crowds too), or all. Evaluation takes all."""
-    padded_people: int | None = None
+    padded_people: Annotated[int | None, Positive, Fixed] = None
     """Room for so many persons in a training image; none: as many as the fullest image has. Beyond it the smallest are masked."""
-    test_size: int | None = None
+    test_size: Annotated[int | None, MultipleOf(images.GRID), MayChange] = None
     """Side of the image at test, a multiple of 64; none: the smaller of --size-wh, or that of the run that is evaluated."""
-    test_batch_size: int = 8
+    test_batch_size: Annotated[int, Positive, MayChange] = 8
     """Images at a time at test, rounded up to a multiple of the devices: the maps of an image of 512x768 pixels are 80 MB."""
-    fit: Literal["short", "long"] = "short"
+    fit: Annotated[Literal["short", "long"], AnyValue, MayChange] = "short"
     """Which side that is: the short one, as published (one compilation for every shape of image), or the long one (a square)."""
-    scales: tuple[float, ...] = (1.0,)
+    scales: Annotated[tuple[float, ...], AllPositive, MayChange] = (1.0,)
     """Scales of the image at test, whose heatmaps are averaged; published: 0.5 1 2 in the code, 0.5 1 1.5 in the paper."""
-    group_on: Literal["host", "device"] = "host"
+    group_on: Annotated[Literal["host", "device"], AnyValue, MayChange] = "host"
     """Where peaks become people: in NumPy, the faster way on a processor, or jitted where the maps are."""
-    flip_test: bool | None = None
+    flip_test: Annotated[bool | None, AnyValue, MayChange] = None
     """Average with the prediction on the mirrored image; none: if the training mirrored images."""
 
     def side(self) -> int:
@@ -268,9 +269,9 @@ class WholeImages:
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: builder.Reader = coco) -> WholeImages:
     """The splits that the config names, as images; see `kinds.open_splits`."""
     side = config.side()
-    if side % 64 or side < 64:
+    if side % images.GRID:
         origin = "" if config.test_size else f" (the smaller of --size-wh {config.size_wh})"
-        raise ValueError(f"--test-size {side}{origin}: expected a multiple of 64")
+        raise ValueError(f"--test-size {side}{origin}: expected a multiple of {images.GRID}")
     try:
         images.fitted_sizes((side, side), size=side, fit=config.fit, scales=config.scales)
     except ValueError as error:

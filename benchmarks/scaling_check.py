@@ -1,4 +1,6 @@
-"""`python -m benchmarks.scaling_model --check`: what the model of scaling predicts over what this machine does.
+"""What the model of scaling predicts over what this machine does.
+
+    python -m benchmarks.scaling_check --batch 8         # the same as python -m benchmarks.scaling_model --check --batch 8
 
 Compute: the peaks are those of a large matrix product and of a large elementwise sum, measured here; the model then predicts the
 time of a step on one device, and the step is timed. Communication: all-reduces of a few sizes are timed, latency and bandwidth
@@ -24,10 +26,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import scaling_model
 from benchmarks.common import cores, device, interleave, seconds, versions
+from benchmarks.step_program import Collective, StepOptions, Work, short, traffic_of
 from benchmarks.step_throughput import draw, task_of
 from jaxpose import parallel, train
 
@@ -36,9 +39,11 @@ SMALL = {"net": "resnet", "depth": 18, "width": 16, "size_wh": (96, 128), "dtype
 PROCESSES = (2, 4)
 
 
-def main(options: scaling_model.Options, *, repeats: int = 5) -> list[dict]:
+def main(options: StepOptions, *, repeats: int = 5) -> list[dict]:
+    """Check the compute and the communication; `options` may be those of the model, whose fields beside the step's are not used."""
     on_cpu = jax.default_backend() == "cpu"
-    options = dataclasses.replace(options, local_statistics=False)
+    step = {each.name: getattr(options, each.name) for each in dataclasses.fields(StepOptions)}
+    options = StepOptions(**step | {"local_statistics": False})
     if on_cpu:
         options = dataclasses.replace(options, dtype="float32")  # processors emulate bfloat16
     lines = [emit(check_compute(options, repeats=repeats))]
@@ -57,22 +62,22 @@ def emit(line: dict) -> dict:
     return line
 
 
-def check_compute(options: scaling_model.Options, *, repeats: int) -> dict:
+def check_compute(options: StepOptions, *, repeats: int) -> dict:
     """The step on one device: roofline with the measured peaks, at the full share, over the time measured."""
     batch = options.batch[0]
     flops, moved = peaks(jnp.dtype(options.dtype), repeats=repeats)
-    each, fixed = scaling_model.traffic_of(options)
+    each, fixed = traffic_of(options)
     compiled, step = step_on(jax.devices()[:1], options)
     [times] = interleave(step, repeats=repeats, settle=1)
     measured = min(times)
     cost = compiled.cost_analysis()
     parts = {"FLOPs": cost["flops"] / flops, "memory": (each * batch + fixed) / moved}
     return {"part": "compute", "net": options.net, "dtype": options.dtype, "batch": batch,
-            "gflop_per_s": scaling_model.short(flops / 1e9), "gb_per_s": scaling_model.short(moved / 1e9),
-            "bound": max(parts, key=parts.get), "predicted_s": scaling_model.short(max(parts.values())),
-            "with_bytes_of_xla_s": scaling_model.short(max(parts["FLOPs"], cost["bytes accessed"] / moved)),
-            "measured_s": scaling_model.short(measured), "measured_median_s": scaling_model.short(float(np.median(times))),
-            "predicted_over_measured": scaling_model.short(max(parts.values()) / measured)}  # fmt: skip
+            "gflop_per_s": short(flops / 1e9), "gb_per_s": short(moved / 1e9),
+            "bound": max(parts, key=parts.get), "predicted_s": short(max(parts.values())),
+            "with_bytes_of_xla_s": short(max(parts["FLOPs"], cost["bytes accessed"] / moved)),
+            "measured_s": short(measured), "measured_median_s": short(float(np.median(times))),
+            "predicted_over_measured": short(max(parts.values()) / measured)}  # fmt: skip
 
 
 def peaks(dtype: jnp.dtype, *, repeats: int) -> tuple[float, float]:
@@ -93,7 +98,7 @@ def peaks(dtype: jnp.dtype, *, repeats: int) -> tuple[float, float]:
     return 2 * n**3 / best[0], 2 * x.nbytes / best[1]
 
 
-def check_communication(work: scaling_model.Work, runs: dict[int, dict], options, *, on_cpu: bool) -> list[dict]:
+def check_communication(work: Work, runs: dict[int, dict], options, *, on_cpu: bool) -> list[dict]:
     """A line for every number of devices."""
     lines = []
     for n, run in runs.items():
@@ -105,7 +110,7 @@ def check_communication(work: scaling_model.Work, runs: dict[int, dict], options
         compute = runs[1]["step_s"] * (max(1, n / cores()) if on_cpu else 1)
         parts = [c.times * ((c.buffers if on_cpu else 1) * latency + slope * c.size) for c in work.collectives]
         waited = sum(part for part, c in zip(parts, work.collectives, strict=True) if c.waited_for)
-        predicted, short = compute + sum(parts), scaling_model.short
+        predicted = compute + sum(parts)
         lines.append({"part": "communication", "devices": n, "of": "processes" if on_cpu else "devices",
             "batch_per_device": options.batch[0], "all_reduce_ms": [short(1e3 * t) for t in times],
             "sizes_bytes": [int(size) for size in sizes], "latency_us": short(1e6 * latency),
@@ -221,18 +226,18 @@ def worker(*, n: int, index: int, port: int, repeats: int, options: dict) -> Non
         sys.stdin.readline()
 
     try:
-        found = measure(jax.devices(), scaling_model.Options(**options), repeats, ready=ready)
+        found = measure(jax.devices(), StepOptions(**options), repeats, ready=ready)
     except Exception:
         traceback.print_exc()
         os._exit(1)  # an orderly exit would wait for the others, which wait for this one
     print("\n" + json.dumps(found), flush=True)
 
 
-def work_apart(options) -> scaling_model.Work:
-    """`scaling_model.work_of` in a process of its own, where JAX has as many devices as the model compiles for."""
+def work_apart(options) -> Work:
+    """`step_program.work_of` in a process of its own, where JAX has as many devices as the model compiles for."""
     code = (
-        "import sys, json; from benchmarks import scaling_model as m; m.force_host_devices(); "
-        "work = m.work_of(m.Options(**json.loads(sys.argv[1]))); import dataclasses; "
+        "import sys, json; from benchmarks import step_program as m; m.force_host_devices(); "
+        "work = m.work_of(m.StepOptions(**json.loads(sys.argv[1]))); import dataclasses; "
         "print('\\n' + json.dumps({'work': dataclasses.asdict(work)}))"
     )
     given = json.dumps(dataclasses.asdict(dataclasses.replace(options, devices=(2,))))
@@ -241,5 +246,9 @@ def work_apart(options) -> scaling_model.Work:
         [sys.executable, "-c", code, given], stdout=subprocess.PIPE, env=environment, text=True, check=True
     )
     work = json.loads(done.stdout.splitlines()[-1])["work"]
-    found = [scaling_model.Collective(**c) for c in work.pop("collectives")]
-    return scaling_model.Work(**work, collectives=found)
+    found = [Collective(**c) for c in work.pop("collectives")]
+    return Work(**work, collectives=found)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(StepOptions))

@@ -9,11 +9,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
-from jaxpose import parallel
+from jaxpose import files, parallel
 from jaxpose.train import TrainState
 
 log = logging.getLogger("jaxpose")
@@ -301,16 +298,14 @@ def write_checksums(folder: Path) -> None:
     """Note what every file of a finished checkpoint holds, for `damage`."""
     if not folder.is_dir():  # it was not among those that are kept
         return
-    partial = folder / f".{CHECKSUMS}.partial"
-    partial.write_text(json.dumps({str(f.relative_to(folder)): _checksum(f) for f in _files(folder)}))
-    os.replace(partial, folder / CHECKSUMS)
+    files.write_json(folder / CHECKSUMS, {str(f.relative_to(folder)): files.size_and_crc32(f) for f in _files(folder)})
 
 
 def damage(folder: Path, *, items: tuple[str, ...] | None = None) -> str | None:
     """What has happened to a checkpoint's files since they were written, to those of some items or to all; None: nothing, or it has
     no checksums."""
     try:
-        noted = json.loads((folder / CHECKSUMS).read_text())
+        noted = files.read_json(folder / CHECKSUMS, "list of checksums")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -320,21 +315,13 @@ def damage(folder: Path, *, items: tuple[str, ...] | None = None) -> str | None:
             continue
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _checksum(folder / name) != expected:
+        if files.size_and_crc32(folder / name) != expected:
             return f"{name} is not what was written"
     return None
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.rglob("*") if f.is_file() and CHECKSUMS not in f.name)
-
-
-def _checksum(file: Path) -> list[int]:
-    size = crc = 0
-    with open(file, "rb") as content:
-        while chunk := content.read(1 << 22):
-            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    return [size, crc]
 
 
 def _set_damaged_aside(directory: Path) -> None:

@@ -18,7 +18,6 @@ StableHLO is read with JAX alone:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -35,8 +34,8 @@ import numpy as np
 from flax import linen as nn
 from jax import export as jax_export
 
-from jaxpose import checkpoint, tasks
-from jaxpose.nets.layers import for_any_platform
+from jaxpose import checkpoint, files, tasks
+from jaxpose.nets.depthwise import for_any_platform
 
 PyTree = Any
 Batch = int | Literal["symbolic"]
@@ -230,17 +229,21 @@ def export(
         seconds = time.perf_counter() - start
         difference = _compare(task, variables, path, format, batch=batch, flip_test=flip_test, platforms=platforms)
         found = describe(task, variables, format=format, batch=batch, flip_test=flip_test)
-        found |= {"bytes": _size(path), "sha256": digest(path), "seconds": round(seconds, 1), "difference": difference}
+        found |= {
+            "bytes": _size(path),
+            "sha256": files.sha256(path),
+            "seconds": round(seconds, 1),
+            "difference": difference,
+        }
         found["checkpoint"] = {"step": config["step"], "metrics": config["metrics"]}
         if format == "stablehlo":
             found["platforms"] = list(platforms)
-        text = json.dumps(found, indent=1)
-        (Path(folder) / "model.json").write_text(text + "\n")
+        files.write_json(Path(folder) / "model.json", found, indent=1, allow_nan=True)
         for previous in old:
             shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
         for name in (FILES[format], "model.json"):
             os.replace(Path(folder) / name, out / name)
-    return json.loads(text)
+    return files.read_json(out / "model.json", "description of the model")
 
 
 def require(format: str) -> None:
@@ -308,23 +311,6 @@ def describe(
         "preprocess": f"inside the file ({task.config['preprocess']}): give pixels as they are",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
-
-
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file, or of a folder: its files' names and contents, in order.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "a").write_text("text")
-    ...     digest(Path(folder, "a"))[:8]
-    '982d9e3e'
-    """
-    path = Path(path)
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    lines = [f"{p.relative_to(path).as_posix()} {digest(p)}\n" for p in sorted(path.rglob("*")) if p.is_file()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -1,6 +1,6 @@
 """RealNVP: the normalising flow of RLE (Li et al. 2021, section 3.3 and appendix A; Dinh et al. 2017).
 
-The only module of the library that imports distrax. With `m` the mask of a coupling (True: passes through and
+The only module of the library that uses distrax (through `jaxpose._distrax`). With `m` the mask of a coupling (True: passes through and
 conditions; False: transformed), a sample is made from z ~ N(0, I) by
 
     forward,  i = 0 .. n-1:   x = m z + (1 - m) (z exp(s_i(m z)) + t_i(m z))
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -33,23 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpose import density
+from jaxpose._distrax import distrax
 from jaxpose.losses import base_log_prob
-
-# A dependency of distrax, the JAX half of TensorFlow Probability, imports TensorFlow where it is installed, to copy its docstrings
-# and signatures: three seconds, and its noise. A None here is an ImportError there, for which it is prepared. Its other half is
-# not, so what was loaded of that is forgotten: whoever imports it later gets it whole.
-_hidden = not any(name.partition(".")[0] in ("tensorflow", "tensorflow_probability") for name in sys.modules)
-if _hidden:
-    sys.modules["tensorflow"] = None
-try:
-    import distrax
-finally:
-    if _hidden:
-        del sys.modules["tensorflow"]
-        for _name in [
-            n for n in sys.modules if n.partition(".")[0] == "tensorflow_probability" and ".substrates" not in n
-        ]:
-            del sys.modules[_name]
 
 Net = list[dict[str, jax.Array]]  # one {"kernel", "bias"} a layer
 

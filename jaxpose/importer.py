@@ -18,10 +18,11 @@ nor in its layout is an option: the input's size, the skeleton, DARK or UDP, bet
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,9 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxpose import weights
+from jaxpose import files, weights
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
+from jaxpose.weights.layouts import PublishedNet, row_of
 
 if TYPE_CHECKING:
     from jaxpose.tasks import Task
@@ -49,7 +51,6 @@ TRAINED_FOR = re.compile(r"(?<![a-z])(dark|udp)(?![a-z])")  # "td-hm_hrnet-w32_d
 OTHER_JOINTS = re.compile(
     r"(?<![a-z0-9])(aic|ap-?10k|posetrack|h36m|human3\.?6m|mhp|jhmdb|animal[a-z]*|macaque|exlpose|lsp|lspet|3dhp)(?![a-z])"
 )
-BACKBONES = ("resnet", "mobilenet_v2", "hrnet_backbone")
 
 
 def main(
@@ -95,14 +96,11 @@ def main(
     except Exception as error:  # shapes that no published net has, of many types
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
-    with open(file, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    imported = {"file": file.name, "sha256": digest, "layout": facts["layout"], "tensors": len(state)}
+    imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
     config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
-    command = (
-        f"python -m experiments.{page(task.config, facts['layout'])} --eval-only {shlex.quote(str(out))} --data DIR"
-    )
+    page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
+    command = f"python -m experiments.{page_name} --eval-only {shlex.quote(str(out))} --data DIR"
     parameters = train.count_parameters(variables["params"]["net"])
     print(json.dumps({**facts, "parameters": parameters, "directory": str(out), "command": command}))
 
@@ -142,70 +140,46 @@ def read(
     >>> facts["layout"], facts["size_wh"], facts["size_from"], facts["preprocess"]
     ('simple_baseline', [288, 384], 'file name', 'simple_baseline')
     """
-    layout = weights.layout_of(state_dict) if layout == "auto" else layout
-    if layout in BACKBONES:
+    row = row_of(weights.layout_of(state_dict) if layout == "auto" else layout)
+    if row.family is None:
         raise ValueError(
-            f"layout {layout}: a backbone, not a pose net: give the file to a page that trains, with --init"
+            f"layout {row.name}: a backbone, not a pose net: give the file to a page that trains, with --init"
         )
-    net, found = weights.from_torch(state_dict, layout=layout)
+    family = FAMILIES[row.family]
+    net, found = weights.from_torch(state_dict, layout=row.name)
     if getattr(getattr(net, "head", None), "dim", 2) != 2:
         raise ValueError(
-            f"layout {layout}: a 3D model; tasks have two coordinates, weights.from_torch and flow_from_torch read it"
+            f"layout {row.name}: a 3D model; tasks have two coordinates, weights.from_torch and flow_from_torch read it"
         )
-    integral = "head.linspace_x" in state_dict and layout == "simple_baseline_mmpose"
-    maps = "final_layer" in found["params"] and "final_layers_0" not in found["params"]
-    if decode is not None and not maps:
-        raise ValueError(f"--decode {decode}: for heatmaps of persons, this is layout {layout}")
-    if beta is not None and not (integral and decode is None):
-        raise ValueError(f"--beta {beta}: for mmpose's integral models, read by soft-argmax; this is layout {layout}")
-    if maps and decode is None and (match := TRAINED_FOR.search(name.lower())):
-        raise ValueError(
-            f"{name}: trained for {match[1]}, as its name says? Give --decode {match[1]}, or --decode argmax"
-        )
-    if "caffe" in name.lower() and isinstance(net.backbone, ResNet):
-        raise ValueError(
-            f"{name}: of Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
-            "one; names and shapes are the same, so it would be read as another net. Take the file of PyTorch's style; if "
-            "this is one, rename it"
-        )
-    joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
-    if skeleton is None and (match := OTHER_JOINTS.search(name.lower())):
-        raise ValueError(
-            f"{name}: trained on the joints of {match[1]}, as its name says? Their number, {joints}, does not tell: give "
-            f"--skeleton ({', '.join(SKELETONS)}) or --annotations, a COCO JSON whose category has these joints"
-        )
-    skeleton = skeleton or BY_JOINTS.get(joints)
-    if skeleton is None or skeleton.num_joints != joints:
-        what = f"skeleton {skeleton.name} has {skeleton.num_joints}" if skeleton else "no skeleton is known for so many"
-        raise ValueError(
-            f"the net has {joints} joints, {what}: give --skeleton ({', '.join(SKELETONS)}) or --annotations, a COCO JSON "
-            "whose category has these joints"
-        )
+    integral = bool(row.axes) and f"{row.axes}x" in state_dict
+    _check_reading(row, name, decode=decode, beta=beta, integral=integral)
+    _check_name(net, name)
+    skeleton = _skeleton_of_net(net, name, skeleton)
     if size_wh is not None:
         origin = "--size-wh"
     elif integral:  # the axes of the maps, 1/4 of the input behind three deconvolutions
         stride = 32 // 2 ** len(net.deconvs)
-        size_wh, origin = tuple(stride * state_dict[f"head.linspace_{axis}"].size for axis in "xy"), "head.linspace"
+        size_wh, origin = tuple(stride * state_dict[f"{row.axes}{axis}"].size for axis in "xy"), row.axes.rstrip("_")
     else:
-        size_wh, origin = input_size(name, layout=layout, skeleton=skeleton, width=getattr(net.backbone, "width", None))
+        width = getattr(net.backbone, "width", None)
+        size_wh, origin = input_size(name, layout=row.name, skeleton=skeleton, width=width)
     if integral and decode is None:
         decode, beta = "soft_argmax", beta or (10.0 if "debias" in name else 1.0)
-    flow = _flow(state_dict) if layout.startswith("rle") else None
-    task = published_task(
-        net, layout=layout, skeleton=skeleton, size_wh=size_wh, decode=decode or "argmax", beta=beta or 1.0, flow=flow
-    )
+    decode, beta = decode or "argmax", beta or 1.0
+    flow = _flow(state_dict) if family.has_flow else None
+    task = published_task(net, layout=row.name, skeleton=skeleton, size_wh=size_wh, decode=decode, beta=beta, flow=flow)
     params = {"net": found["params"]} | ({} if flow is None else {"flow": flow})
     variables = {"params": params, "batch_stats": found["batch_stats"]}
     width, height = size_wh
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
     jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # does the size do?
     facts = {
-        "layout": layout, "family": task.config["family"], "joints": joints, "skeleton": skeleton.name,
-        "size_wh": list(size_wh), "size_from": origin, "preprocess": task.config["preprocess"],
+        "layout": row.name, "family": row.family, "joints": skeleton.num_joints, "skeleton": skeleton.name,
+        "size_wh": list(size_wh), "size_from": origin, "preprocess": row.settings["preprocess"],
     }  # fmt: skip
-    if maps:
-        facts |= {"decode": task.config["read"]["decode"], "beta": task.config["read"]["beta"]}
-    if layout.startswith("rle"):
+    if family.has_maps:
+        facts |= {"decode": decode, "beta": beta}
+    if family.has_flow:
         facts["flow"] = flow is not None
     return task, variables, facts
 
@@ -237,39 +211,10 @@ def published_task(
     >>> task.config["read"]["kernel"], task.config["maps"]["target"], task.config["preprocess"]
     (17, 'unbiased', 'imagenet')
     """
-    from jaxpose import tasks
-
-    shared = {"skeleton": skeleton, "size_wh": tuple(size_wh)}
-    mmpose = layout.endswith("_mmpose")
-    match layout:
-        case "rle_official" | "rle_mmpose":
-            widths = {}
-            if flow is not None:
-                depth = 1 + max(int(name.split("_")[1]) for name in flow)
-                widths["flow_hidden"] = tuple(flow[f"s0_{j}"]["kernel"].shape[1] for j in range(depth - 1))
-                widths["flow_layers"] = len(flow) // (2 * depth)
-            variant, init = ("mmpose", "xavier") if mmpose else ("official", "torch")
-            likelihood = tasks.Likelihood(variant=variant, flow_init=init, **widths)
-            return tasks.regression(
-                net, **shared, likelihood=likelihood, preprocess="imagenet" if mmpose else "rle_official",
-                outside="mask" if mmpose else "keep",
-            )  # fmt: skip
-        case "higher_hrnet" | "swahr":
-            swahr = layout == "swahr"
-            loss = tasks.PeopleLoss("scale_adaptive", weighting="adaptive") if swahr else tasks.PeopleLoss()
-            threshold = 0.12 if swahr and net.backbone.width == 32 else 0.1
-            return tasks.bottom_up(net, **shared, loss=loss, people=tasks.FindPeople(detection_threshold=threshold))
-    sigma = 3.0 if size_wh[1] >= 384 else 2.0
-    variant = "mmpose" if mmpose else "official"
-    if decode == "soft_argmax":
-        read = tasks.Readout(decode, beta=beta, confidence="one")
-        maps, joints = tasks.MapLoss("js", sigma=sigma), tasks.JointLoss("smooth_l1", variant="mmpose")
-    else:
-        read = tasks.Readout(decode, border="mmpose" if mmpose else "hrnet", kernel=17 if sigma == 3 else 11)
-        target = {"argmax": "msra", "dark": "unbiased", "udp": "udp"}[decode]
-        maps, joints = tasks.MapLoss(sigma=sigma, target=target, variant=variant), tasks.JointLoss()
-    preprocess = "simple_baseline" if layout == "simple_baseline" else "imagenet"
-    return tasks.heatmaps(net, **shared, maps=maps, joints=joints, read=read, preprocess=preprocess)
+    row = row_of(layout)
+    return FAMILIES[row.family].make(
+        net, row.settings, {"skeleton": skeleton, "size_wh": tuple(size_wh)}, decode=decode, beta=beta, flow=flow
+    )
 
 
 def input_size(
@@ -292,31 +237,24 @@ def input_size(
     >>> input_size("best.pth", layout="swahr", skeleton=COCO17, width=48)
     ((640, 640), 'default')
     """
-    bottom_up, square = layout in ("higher_hrnet", "swahr"), skeleton == MPII16
     if match := SIZE.search(name):
         return (int(match[2]), int(match[1])), "file name"
-    if bottom_up and (match := SQUARE.search(name)):
-        return (int(match[1]), int(match[1])), "file name"
-    if bottom_up:
-        return ((640, 640) if width == 48 else (512, 512)), "default"
-    if ALONE.search(name):
-        return (384 if square else 288, 384), "file name"
-    return (256 if square else 192, 256), "default"
+    return FAMILIES[row_of(layout).family].size(name, skeleton, width)
 
 
-def page(config: dict[str, Any], layout: str) -> str:
-    """The page in `experiments` that evaluates a task of that config."""
-    mpii, crowdpose = (config["skeleton"]["name"] == s.name for s in (MPII16, CROWDPOSE14))
-    match config["family"]:
-        case "regression":
-            return "mpii_rle" if mpii else "coco_rle"
-        case "bottom_up":
-            return "crowdpose_swahr" if crowdpose else "coco_swahr"
-    if mpii:
-        return "mpii_integral"
-    if config["read"]["decode"] == "soft_argmax":
-        return "coco_integral"
-    return "coco_hrnet" if layout.startswith("hrnet") else "coco_simple_baseline"
+def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) -> str:
+    """The page in `experiments` that evaluates an imported task.
+
+    Args:
+        layout: of a pose net.
+        skeleton: the name of its skeleton.
+        decode: how its heatmaps are read; none: it has none.
+
+    >>> page("simple_baseline_mmpose", skeleton="coco17", decode="soft_argmax")
+    'coco_integral'
+    """
+    pages = row_of(layout).pages
+    return pages.get(skeleton) or pages.get(decode) or pages[""]
 
 
 def run_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -334,6 +272,138 @@ def stem(file: Path) -> str:
     while name.endswith(SUFFIXES):
         name = name[: name.rindex(".")]
     return name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Families of tasks: what the settings in a row of `weights.layouts` mean
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, flow, **_) -> Task:
+    """Settings: variant and flow_init of `tasks.Likelihood`; preprocess and outside of `tasks.regression`."""
+    from jaxpose import tasks
+
+    widths = {}
+    if flow is not None:
+        depth = 1 + max(int(name.split("_")[1]) for name in flow)
+        widths["flow_hidden"] = tuple(flow[f"s0_{j}"]["kernel"].shape[1] for j in range(depth - 1))
+        widths["flow_layers"] = len(flow) // (2 * depth)
+    likelihood = tasks.Likelihood(variant=settings["variant"], flow_init=settings["flow_init"], **widths)
+    return tasks.regression(
+        net, **shared, likelihood=likelihood, preprocess=settings["preprocess"], outside=settings["outside"]
+    )
+
+
+def _heatmaps(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_) -> Task:
+    """Settings: variant of `tasks.MapLoss`; border of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
+    from jaxpose import tasks
+
+    sigma = 3.0 if shared["size_wh"][1] >= 384 else 2.0
+    if decode == "soft_argmax":
+        read = tasks.Readout(decode, beta=beta, confidence="one")
+        maps, joints = tasks.MapLoss("js", sigma=sigma), tasks.JointLoss("smooth_l1", variant="mmpose")
+    else:
+        read = tasks.Readout(decode, border=settings["border"], kernel=17 if sigma == 3 else 11)
+        target = {"argmax": "msra", "dark": "unbiased", "udp": "udp"}[decode]
+        maps = tasks.MapLoss(sigma=sigma, target=target, variant=settings["variant"])
+        joints = tasks.JointLoss()
+    return tasks.heatmaps(net, **shared, maps=maps, joints=joints, read=read, preprocess=settings["preprocess"])
+
+
+def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> Task:
+    """Settings: loss, the fields of `tasks.PeopleLoss`; detection_thresholds by the width of an HRNet; preprocess."""
+    from jaxpose import tasks
+
+    threshold = settings.get("detection_thresholds", {}).get(net.backbone.width, 0.1)
+    return tasks.bottom_up(
+        net, **shared, loss=tasks.PeopleLoss(**settings["loss"]),
+        people=tasks.FindPeople(detection_threshold=threshold), preprocess=settings["preprocess"],
+    )  # fmt: skip
+
+
+def _person_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
+    """Of crops of persons; MPII's are square."""
+    square = skeleton == MPII16
+    if ALONE.search(name):
+        return (384 if square else 288, 384), "file name"
+    return (256 if square else 192, 256), "default"
+
+
+def _whole_image_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
+    """Of whole images, which are square."""
+    if match := SQUARE.search(name):
+        return (int(match[1]), int(match[1])), "file name"
+    return ((640, 640) if width == 48 else (512, 512)), "default"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the importer does for the published nets of one task family.
+
+    Attributes:
+        make: (net, settings of the row, {"skeleton", "size_wh"}, decode=, beta=, flow=) -> the task.
+        size: (name of the file, skeleton, width of the net) -> the input's size and where that is from.
+        has_maps: whether its nets are read by `decode` and `beta`.
+        has_flow: whether a checkpoint may hold RLE's flow.
+    """
+
+    make: Callable[..., Task]
+    size: Callable[[str, Skeleton, int | None], tuple[tuple[int, int], str]]
+    has_maps: bool = False
+    has_flow: bool = False
+
+
+FAMILIES = {  # by the `family` of a row in `weights.layouts`
+    "regression": Family(_regression, _person_size, has_flow=True),
+    "heatmaps": Family(_heatmaps, _person_size, has_maps=True),
+    "bottom_up": Family(_bottom_up, _whole_image_size),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks and parts of `read`
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _check_reading(row: PublishedNet, name: str, *, decode: Decode | None, beta: float | None, integral: bool) -> None:
+    """Raise where --decode and --beta do not go with the layout, or the file's name asks for another --decode."""
+    has_maps = FAMILIES[row.family].has_maps
+    if decode is not None and not has_maps:
+        raise ValueError(f"--decode {decode}: for heatmaps of persons, this is layout {row.name}")
+    if beta is not None and not (integral and decode is None):
+        raise ValueError(f"--beta {beta}: for mmpose's integral models, read by soft-argmax; this is layout {row.name}")
+    if has_maps and decode is None and (match := TRAINED_FOR.search(name.lower())):
+        raise ValueError(
+            f"{name}: trained for {match[1]}, as its name says? Give --decode {match[1]}, or --decode argmax"
+        )
+
+
+def _check_name(net: nn.Module, name: str) -> None:
+    """Raise where the file's name says that the net is another one than names and shapes say."""
+    if "caffe" in name.lower() and isinstance(net.backbone, ResNet):
+        raise ValueError(
+            f"{name}: of Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
+            "one; names and shapes are the same, so it would be read as another net. Take the file of PyTorch's style; if "
+            "this is one, rename it"
+        )
+
+
+def _skeleton_of_net(net: nn.Module, name: str, skeleton: Skeleton | None) -> Skeleton:
+    """The skeleton that was asked for, or the one with the net's number of joints; raises where it does not fit."""
+    joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
+    if skeleton is None and (match := OTHER_JOINTS.search(name.lower())):
+        raise ValueError(
+            f"{name}: trained on the joints of {match[1]}, as its name says? Their number, {joints}, does not tell: give "
+            f"--skeleton ({', '.join(SKELETONS)}) or --annotations, a COCO JSON whose category has these joints"
+        )
+    skeleton = skeleton or BY_JOINTS.get(joints)
+    if skeleton is None or skeleton.num_joints != joints:
+        what = f"skeleton {skeleton.name} has {skeleton.num_joints}" if skeleton else "no skeleton is known for so many"
+        raise ValueError(
+            f"the net has {joints} joints, {what}: give --skeleton ({', '.join(SKELETONS)}) or --annotations, a COCO JSON "
+            "whose category has these joints"
+        )
+    return skeleton
 
 
 def _flow(state_dict: dict[str, np.ndarray]) -> dict[str, Any] | None:

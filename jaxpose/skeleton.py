@@ -1,6 +1,7 @@
 """Skeletons: the names of the joints, which are mirror images of each other, and how well people agree on each.
 
-`COCO17`, `CROWDPOSE14`, `MPII16`, `H36M17` and `RHD21` are those of the public data sets, in the order of their files;
+`COCO17`, `COCO_WHOLEBODY133`, `CROWDPOSE14`, `MPII16`, `H36M17` and `RHD21` are those of the public data sets, in the
+order of their files;
 `Skeleton.from_coco_category` makes one for anybody's data. NumPy only: nothing here imports JAX.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["COCO17", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RHD21", "Skeleton"]
+from jaxpose import sides
+
+__all__ = ["COCO17", "COCO_WHOLEBODY133", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RHD21", "Skeleton"]
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a joint for which nobody has measured one: between COCO's eyes (0.025) and shoulders (0.079)."""
@@ -93,24 +95,41 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(
-        cls, category: Mapping[str, Any], *, sigmas: Sequence[float] | float | None = None
+        cls,
+        category: Mapping[str, Any],
+        *,
+        sigmas: Sequence[float] | float | None = None,
+        flip_pairs: Sequence[Any] | None = None,
+        num_joints: int | None = None,
+        notes: list[str] | None = None,
     ) -> Skeleton:
         """The skeleton of a category entry of a COCO keypoint file.
 
         Joint names that are those of a skeleton of this module give that skeleton with everything it knows (published
         CrowdPose files name COCO's 1-based edges for their 14 joints, so their own list cannot be used). For other
-        names, left and right are found in the names: ``left_ear``/``right_ear``, ``leftear``/``rightear``,
-        ``l_ear``/``r_ear``, ``ear.L``/``ear.R``, ``LEar``/``REar``; ``lshoulder``/``rshoulder`` where two pairs or more
-        are named so (``lump`` and ``rump`` alone are chance). A joint without a partner stays itself under a flip.
+        names, left and right are found in the names (`jaxpose.sides.pairs_from_names`): ``left_ear``/``right_ear``,
+        ``l_ear``/``r_ear``, ``LEar``/``REar``, ``forelegL1``/``forelegR1``, ``FL_paw``/``FR_paw``, in upper or lower
+        case. A joint without a partner stays itself under a flip.
+
+        What the category says itself comes first: ``flip_pairs`` (pairs of names or of indices), ``swap`` (of every
+        joint its partner's name, as in mmpose) or ``flip_idx`` (of every joint its partner's index, as in YOLO), and
+        ``sigmas``.
 
         Args:
-            category: with ``keypoints`` (K names), and perhaps ``name`` and ``skeleton`` (pairs counted from 1).
-            sigmas: K OKS sigmas, or one for all joints. None: the published ones where the names are those of a
-                skeleton of this module, else `DEFAULT_SIGMA` for all, which makes average precisions comparable with
-                each other but not with published ones.
+            category: With ``keypoints`` (K names), and perhaps ``name``, ``skeleton`` (pairs of names, or of numbers that
+                count from 1), ``sigmas``, ``flip_pairs``, ``swap``, ``flip_idx``.
+            sigmas: K OKS sigmas, or one for all joints. None: the category's; without any, the published ones where the
+                names are those of a skeleton of this module, else `DEFAULT_SIGMA` for all, which makes average
+                precisions comparable with each other but not with published ones.
+            flip_pairs: Pairs of names or of indices that count from 0, or texts such as "left_ear:right_ear", or
+                ("none",). None: the category's, or those of the names.
+            num_joints: K, where the category names no joints: they are then numbered, "joint_0" and on.
+            notes: A list that gets a line about every guess and repair. With None, what would need a repair (an edge
+                out of range, joints without names) is an error, and guesses are not told.
 
         Raises:
-            ValueError: no category, no joint names, an edge out of range, a wrong number of sigmas.
+            ValueError: No category, no joint names, an edge out of range, a wrong number of sigmas, pairs that do not
+                fit the joints.
 
         >>> mouse = {"name": "mouse", "keypoints": ["snout", "leftear", "rightear"], "skeleton": [[1, 2], [1, 3]]}
         >>> skeleton = Skeleton.from_coco_category(mouse)
@@ -119,30 +138,26 @@ class Skeleton:
         """
         if not isinstance(category, Mapping):
             raise ValueError(f"a category is an entry of 'categories' in a COCO file, a dictionary; got {category!r}")
-        names = category.get("keypoints")
-        if not isinstance(names, Sequence) or isinstance(names, str) or not names:
-            raise ValueError(
-                "a COCO keypoint category names its joints in a list 'keypoints'; this category has "
-                + (f"keypoints={names!r}" if "keypoints" in category else f"only the keys {sorted(category)}")
-            )
-        names = _names(names, "the category's 'keypoints'")
+        names = _names_of(category, num_joints, notes)
+        given = category.get("sigmas") or None if sigmas is None else sigmas
+        if isinstance(given, numbers.Real):
+            given = (float(given),) * len(names)
+        pairs = sides.pairs_from_entry(category, names) if flip_pairs is None else sides.parse_pairs(flip_pairs, names)
         known = _known(names)
-        if isinstance(sigmas, numbers.Real):
-            sigmas = (float(sigmas),) * len(names)
         if known is not None:
-            return known if sigmas is None else replace(known, sigmas=sigmas)
-        edges = _pairs(category.get("skeleton") or (), "skeleton of the category")
-        outside = [edge for edge in edges if not all(1 <= joint <= len(names) for joint in edge)]
-        if outside:
-            raise ValueError(
-                f"the category's 'skeleton' counts joints from 1 to {len(names)}, but holds the edge {list(outside[0])}"
-            )
+            changes = {} if given is None else {"sigmas": given}
+            return replace(known, **changes, **({} if pairs is None else {"flip_pairs": pairs}))
+        limbs = _limbs(category.get("skeleton"), names, notes)
+        if pairs is None:
+            pairs, unpaired = sides.pairs_from_names(names)
+            if notes is not None:
+                notes += _about_sides(pairs, unpaired, names)
         return cls(
             name=str(category.get("name", "skeleton")),
             joints=names,
-            flip_pairs=_left_right_pairs(names),
-            limbs=tuple((a - 1, b - 1) for a, b in edges),
-            sigmas=(DEFAULT_SIGMA,) * len(names) if sigmas is None else sigmas,
+            flip_pairs=pairs,
+            limbs=limbs,
+            sigmas=(DEFAULT_SIGMA,) * len(names) if given is None else given,
         )
 
     def _check(self) -> None:
@@ -185,6 +200,23 @@ def _names(names: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _names_of(category: Mapping[str, Any], num_joints: int | None, notes: list[str] | None) -> tuple[str, ...]:
+    """The names of a category's joints, numbered where it has none and `num_joints` and `notes` are given."""
+    names = category.get("keypoints")
+    if names in (None, [], ()) and num_joints and notes is not None:
+        notes.append(
+            f"the annotations have {num_joints} joints each and the category does not name them: they are called joint_0 to "
+            f'joint_{num_joints - 1}; add "keypoints": ["name", ...] with {num_joints} names to the category'
+        )
+        return tuple(f"joint_{i}" for i in range(num_joints))
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise ValueError(
+            "a COCO keypoint category names its joints in a list 'keypoints'; this category has "
+            + (f"keypoints={names!r}" if "keypoints" in category else f"only the keys {sorted(category)}")
+        )
+    return _names(names, "the category's 'keypoints'")
+
+
 def _numbers(values: Sequence[float], what: str) -> tuple[float, ...]:
     try:
         return tuple(float(value) for value in values)
@@ -192,39 +224,74 @@ def _numbers(values: Sequence[float], what: str) -> tuple[float, ...]:
         raise ValueError(f"{what}: sigmas must be a list of numbers, one per joint, got {values!r}") from None
 
 
-# How a left joint is marked, the likeliest first.
-MARKED = (
-    r"left|Left|LEFT",  # left_ear, leftear, earLeft
-    r"(?<![A-Za-z])[lL](?![A-Za-z])",  # l_ear, ear.L, L1
-    r"^[lL](?=[A-Z][a-z])",  # LShoulder, lShoulder
-    r"(?<=[a-z0-9])L$",  # earL
-)
-BARE = (r"^[lL](?=[A-Za-z])",)  # lshoulder, but also lump
+def _limbs(edges: Any, names: Sequence[str], notes: list[str] | None) -> tuple[tuple[int, int], ...]:
+    """The lines to draw: pairs of numbers that count from 1, or of names.
+
+    Args:
+        edges: The category's ``skeleton``.
+        names: K names.
+        notes: Gets a line about every repair; None: what needs one is an error.
+    """
+    if edges is None:
+        return ()
+    strict = notes is None
+    if not isinstance(edges, Sequence) or isinstance(edges, str) or not all(map(_is_edge, edges)):
+        if strict:
+            _pairs(edges, "skeleton of the category")
+        else:
+            notes.append(f"'skeleton' is not a list of pairs of joints ({edges!r:.100}): no limbs are drawn")
+        return ()
+    index = {name: i + 1 for i, name in enumerate(names)}
+    counted = [tuple(index.get(joint, _whole(joint)) for joint in edge) for edge in edges]
+    from_zero = any(0 in edge for edge in counted) and not any(len(names) in edge for edge in counted)
+    if from_zero and not strict:
+        notes.append("'skeleton' holds joint 0, so it counts from 0, not from 1: taken so (it is for drawing only)")
+        counted = [tuple(joint + 1 for joint in edge) for edge in counted]
+    right = [edge for edge in counted if edge[0] != edge[1] and all(1 <= joint <= len(names) for joint in edge)]
+    wrong = [list(edge) for edge, number in zip(edges, counted, strict=True) if number not in right]
+    if wrong and strict:
+        raise ValueError(
+            f"the category's 'skeleton' counts joints from 1 to {len(names)}, but holds the edge {wrong[0]}"
+        )
+    if wrong:
+        notes.append(
+            f"{len(wrong)} of {len(edges)} edges of 'skeleton' join no two of the {len(names)} joints, such as {wrong[0]}: "
+            "they are not drawn"
+        )
+    return tuple((a - 1, b - 1) for a, b in right)
 
 
-def _left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Index pairs (left, right) whose names differ in left and right only."""
-    pairs = _pairs_marked(names, MARKED, set())
-    bare = _pairs_marked(names, BARE, {joint for pair in pairs for joint in pair})
-    return tuple(sorted(pairs + (bare if len(bare) > 1 else [])))
+def _is_edge(edge: Any) -> bool:
+    return isinstance(edge, Sequence) and not isinstance(edge, str) and len(edge) == 2
 
 
-def _pairs_marked(names: Sequence[str], patterns: Sequence[str], taken: set[int]) -> list[tuple[int, int]]:
-    index = {name: i for i, name in reversed(list(enumerate(names)))}
-    pairs = []
-    for left, name in enumerate(names):
-        mirrored = (_mirrored(name, pattern) for pattern in patterns)
-        right = next((index[other] for other in mirrored if other != name and other in index), None)
-        if right is not None and not {left, right} & taken:
-            pairs.append((left, right))
-            taken = taken | {left, right}
-    return pairs
+def _whole(value: Any) -> int:
+    """The whole number that a value is, or writes; another value: far below every joint."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return -1000
+    return int(number) if number.is_integer() else -1000
 
 
-def _mirrored(name: str, pattern: str) -> str:
-    """What the right-hand partner of a left joint is called."""
-    words = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "l": "r", "L": "R"}
-    return re.sub(pattern, lambda match: words[match.group()], name, count=1)
+def _about_sides(flip_pairs: Sequence[tuple[int, int]], unpaired: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What there is to say about pairs that were read from names."""
+    give = "give the pairs in the category ('flip_pairs', 'swap' or 'flip_idx'), or by --flip-pairs"
+    if sides.is_numbered(names):
+        if flip_pairs:
+            return [
+                f"{len(names)} numbered joints: their left and right are taken for those of a face; otherwise {give}"
+            ]
+        return [f"the names of the {len(names)} joints are numbers: mirroring exchanges nothing; {give}"]
+    if unpaired:
+        listed = ", ".join(repr(name) for name in unpaired[:8]) + (", ..." if len(unpaired) > 8 else "")
+        return [
+            f"{len(unpaired)} of {len(names)} joints look like left or right and have no partner, so that a mirror exchanges "
+            f"them with none: {listed}; {give}"
+        ]
+    if not flip_pairs:
+        return [f"the joints {list(names)} have no left and right in their names: mirroring exchanges nothing"]
+    return []
 
 
 COCO17 = Skeleton(
@@ -315,7 +382,63 @@ RHD21 = Skeleton(
 """One hand of the Rendered Hand Pose data: the wrist, then each finger from its tip (4) to its base (1). One hand has
 no left and right, so nothing is exchanged. Its metrics are EPE and AUC; the sigmas are uniform, none are published."""
 
-_SHIPPED = (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)
+FACE68 = tuple(f"face-{i}" for i in range(68))
+HAND21 = ("hand_root",) + tuple(
+    f"{finger}{i}"
+    for finger in ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
+    for i in range(1, 5)
+)
+FACE_LINES = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (48, 60), (60, 68))
+FACE_RINGS = ((36, 41), (42, 47), (48, 59), (60, 67))
+
+
+def _wholebody_limbs() -> tuple[tuple[int, int], ...]:
+    """COCO's lines, from the ankles to the feet, the outlines of the face, and the fingers from the hands' roots."""
+    feet = tuple((15, j) for j in (17, 18, 19)) + tuple((16, j) for j in (20, 21, 22))
+    face = tuple((23 + i, 24 + i) for start, end in FACE_LINES for i in range(start, end - 1))
+    face += tuple((23 + a, 23 + b) for a, b in FACE_RINGS)
+    hands = tuple((wrist, root) for wrist, root in ((9, 91), (10, 112)))
+    for root in (91, 112):
+        for first in range(root + 1, root + 21, 4):
+            hands += ((root, first), (first, first + 1), (first + 1, first + 2), (first + 2, first + 3))
+    return COCO17.limbs + feet + face + hands
+
+
+_WHOLEBODY_NAMES = (
+    *COCO17.joints,
+    *(f"{side}_{joint}" for side in ("left", "right") for joint in ("big_toe", "small_toe", "heel")),
+    *FACE68,
+    *(f"{side}_{joint}" for side in ("left", "right") for joint in HAND21),
+)
+_HAND_SIGMAS = (
+    0.029, 0.022, 0.035, 0.037, 0.047, 0.026, 0.025, 0.024, 0.035, 0.018, 0.024, 0.022, 0.026, 0.017, 0.021, 0.021,
+    0.032, 0.02, 0.019, 0.022, 0.031,
+)  # fmt: skip
+
+COCO_WHOLEBODY133 = Skeleton(
+    name="coco_wholebody133",
+    joints=_WHOLEBODY_NAMES,
+    flip_pairs=tuple(
+        sorted(sides.pairs_from_names(_WHOLEBODY_NAMES)[0] + tuple((23 + a, 23 + b) for a, b in sides.FACES[68]))
+    ),
+    limbs=_wholebody_limbs(),
+    sigmas=(
+        *COCO17.sigmas,
+        0.068, 0.066, 0.066, 0.092, 0.094, 0.094,
+        0.042, 0.043, 0.044, 0.043, 0.040, 0.035, 0.031, 0.025, 0.020, 0.023, 0.029, 0.032, 0.037, 0.038, 0.043, 0.041,
+        0.045, 0.013, 0.012, 0.011, 0.011, 0.012, 0.012, 0.011, 0.011, 0.013, 0.015, 0.009, 0.007, 0.007, 0.007, 0.012,
+        0.009, 0.008, 0.016, 0.010, 0.017, 0.011, 0.009, 0.011, 0.009, 0.007, 0.013, 0.008, 0.011, 0.012, 0.010, 0.034,
+        0.008, 0.008, 0.009, 0.008, 0.008, 0.007, 0.010, 0.008, 0.009, 0.009, 0.009, 0.007, 0.007, 0.008, 0.011, 0.008,
+        0.008, 0.008, 0.01, 0.008,
+        *_HAND_SIGMAS,
+        *_HAND_SIGMAS,
+    ),
+    upper=(*range(11), *range(23, 133)),
+)  # fmt: skip
+"""COCO-WholeBody: COCO's body, six of the feet, 68 of the face and 21 of each hand, with the sigmas of its evaluation
+code. Its files keep them in fields of their own (``foot_kpts``, ``face_kpts``, ``lefthand_kpts``, ``righthand_kpts``)."""
+
+_SHIPPED = (COCO17, COCO_WHOLEBODY133, CROWDPOSE14, MPII16, H36M17, RHD21)
 
 
 def _known(names: Sequence[str]) -> Skeleton | None:

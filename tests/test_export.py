@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxpose import checkpoint, cli, export, parallel, tasks, train
+from jaxpose import checkpoint, cli, export, files, parallel, tasks, train
 from jaxpose.nets import HeatmapNet, HigherHRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, Upsampled
-from jaxpose.nets.layers import convolve_depthwise, for_any_platform
+from jaxpose.nets.depthwise import convolve_depthwise, for_any_platform
 from jaxpose.skeleton import COCO17
 
 SIZE_WH = (32, 64)
@@ -225,7 +225,7 @@ def test_depthwise_convolutions_for_formats_without_platforms():
 @pytest.mark.parametrize(("format", "batch"), [("savedmodel", "symbolic"), ("tflite", 2)])
 def test_tensorflow(format, batch, run, tmp_path):
     found = export.export(run, out=tmp_path, format=format, batch=batch)
-    assert found["sha256"] == export.digest(tmp_path / found["file"]) and found["bytes"] > 1000
+    assert found["sha256"] == files.sha256(tmp_path / found["file"]) and found["bytes"] > 1000
     crops = images(regression(), 2)
     assert_close(export.load(tmp_path / found["file"])(crops), expected(run, crops))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxpose import grouping
+from jaxpose.grouping import assignment
 from tests import plain_grouping
 
 
@@ -117,7 +118,7 @@ def test_the_device_assigns_as_scipy_does_equal_costs_too():
 
     rng = np.random.default_rng(0)
     m = n = 7
-    assign = jax.jit(jax.vmap(grouping._assign))
+    assign = jax.jit(jax.vmap(assignment.assign))
     rows, columns, cost = [], [], []
     for _ in range(300):
         a = rng.integers(1, m + 1)

@@ -26,8 +26,18 @@ from jaxpose import checkpoint, cli, importer, tasks, weights
 from jaxpose.nets import HigherHRNet, HRNet
 from jaxpose.nets import hrnet as hrnet_module
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16
-from tests import test_data_mpii, test_weights, tiny_coco
-from tests.test_weights import flow, heatmap_head, linear, mmpose, mobilenet, official, resnet18
+from tests import test_data_mpii, tiny_coco
+from tests.torch_states import (
+    flow,
+    heatmap_head,
+    linear,
+    mmpose,
+    mobilenet,
+    official,
+    resnet18,
+    sine_image,
+    sine_weights,
+)  # fmt: skip
 
 SIZE = (64, 96)  # of the narrow nets below
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -325,7 +335,7 @@ def test_bottom_up_nets_have_their_loss_and_every_tensor(layout, targets, monkey
     task, variables, facts = importer.read(state, name=f"pose_{layout}_w32_640.pth.tar")
     assert (facts["layout"], facts["size_wh"], facts["size_from"]) == (layout, [640, 640], "file name")
     assert asked[0]["width"] == 4, "on which the default depends"
-    assert facts["family"] == "bottom_up" and importer.page(task.config, layout) == "coco_swahr"
+    assert facts["family"] == "bottom_up" and importer.page(layout, skeleton=facts["skeleton"]) == "coco_swahr"
     assert task.config["loss"]["targets"] == targets and task.config["people"]["detection_threshold"] == 0.1
     bias = variables["params"]["net"]["final_layers_1"]["bias"]
     np.testing.assert_array_equal(bias, state["final_layers.1.bias"])
@@ -338,7 +348,7 @@ def test_an_imported_bottom_up_run_is_tested_with_its_mirror_image():
     task = importer.published_task(
         HigherHRNet(HRNet(4), 14), layout="higher_hrnet", skeleton=CROWDPOSE14, size_wh=(512, 512)
     )
-    assert importer.page(task.config, "higher_hrnet") == "crowdpose_swahr"
+    assert importer.page("higher_hrnet", skeleton=CROWDPOSE14.name) == "crowdpose_swahr"
     config = coco_swahr.PRESETS["tiny"]
     trained = config.as_trained({"task": task.config, "run": importer.run_settings(task.config)})
     assert trained.flips() is True and config.flips() is False and trained.size_wh == (512, 512)
@@ -348,7 +358,7 @@ def test_hrnet_sees_rgb_and_every_tensor_arrives():
     state = hrnet()
     task, variables, facts = importer.read(state, name="pose_hrnet_w48_384x288.pth")
     assert (facts["preprocess"], facts["size_wh"]) == ("imagenet", [288, 384])
-    assert importer.page(task.config, "hrnet") == "coco_hrnet"
+    assert importer.page("hrnet", skeleton=facts["skeleton"], decode=facts["decode"]) == "coco_hrnet"
     assert task.config["maps"]["sigma"] == 3 and task.config["read"]["border"] == "hrnet"
     assert_same(variables, weights.from_torch(state, layout="hrnet")[1])
 
@@ -383,7 +393,7 @@ def with_joints(joints: int):
 def test_joints_are_told_by_their_number_or_by_a_flag(tmp_path, capsys):
     task, _, facts = importer.read(with_joints(16))
     assert task.config["skeleton"] == MPII16.to_dict() and facts["size_wh"] == [256, 256]
-    assert importer.page(task.config, "simple_baseline") == "mpii_integral"
+    assert importer.page("simple_baseline", skeleton=facts["skeleton"], decode=facts["decode"]) == "mpii_integral"
     assert importer.read(with_joints(14))[2]["skeleton"] == "crowdpose14"
     with pytest.raises(
         ValueError, match="21 joints, no skeleton is known for so many: give --skeleton .*--annotations"
@@ -611,11 +621,11 @@ GOLDEN = {"simplebaseline_res50": "simple_baseline", "swahr_w32": "swahr"}
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_published_nets_come_through_a_file(name, golden, golden_json, tmp_path, capsys):
-    """Every tensor through torch.save, `jaxpose import` and the checkpoint: what test_weights compares with the reference."""
+    """Every tensor through torch.save, `jaxpose import` and the checkpoint: what test_weights_layouts compares with the reference."""
     reference, expected = golden_json("backbones"), golden("backbones")
     if not expected.full:
         pytest.skip("hundreds of MB through a file: needs --golden DIR")
-    state = test_weights.sine_weights(reference, reference["models"][name])
+    state = sine_weights(reference, reference["models"][name])
     said = run_import(capsys, save(tmp_path / f"pose_{name}_256x192.pth", state), tmp_path / "run")
     assert said["layout"] == GOLDEN[name] and said["parameters"] == reference["models"][name]["n_params"]
     variables, config = checkpoint.restore_model(tmp_path / "run")
@@ -624,7 +634,7 @@ def test_published_nets_come_through_a_file(name, golden, golden_json, tmp_path,
     if name != "simplebaseline_res50":
         return
     # The image that becomes the reference's input: BGR, before the statistics.
-    image = (test_weights.sine_image() * np.float32(STD) + np.float32(MEAN))[..., ::-1]
+    image = (sine_image() * np.float32(STD) + np.float32(MEAN))[..., ::-1]
     found = jax.jit(lambda v, x: tasks.from_config(config["task"]).predict(v, {"image": x}, flip_test=False))(
         variables, image
     )

@@ -1,9 +1,11 @@
 """The layers of the tree: a module imports its own layer and lower ones, and losses cost jax alone."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +16,8 @@ PACKAGE = ROOT / "jaxpose"
 
 # Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
 LAYERS = {
-    "skeleton": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
-    "flow": 1, "grouping": 1, "nets": 1, "torch_file": 1, "weights": 1,
+    "files": 0, "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
+    "_distrax": 1, "flow": 1, "grouping": 1, "nets": 1, "weights": 1,
     "tasks": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,
     "importer": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
@@ -24,7 +26,7 @@ ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 3}, 4: {0, 1, 2, 3, 4}}
 
 # Who may import what else, at the top of a module or inside a function. Names: first part of the module below jaxpose.
 ONLY_IMPORTER = {
-    "distrax": {"flow"},
+    "distrax": {"_distrax"},
     "orbax": {"checkpoint"},
     "tensorflow": {"data", "export"},
     "tensorflow_datasets": {"data"},
@@ -88,6 +90,7 @@ def test_a_module_imports_its_own_layer_and_lower_ones(path):
     assert not outside & {"experiments", "benchmarks", "tests"}
     for library, importers in ONLY_IMPORTER.items():
         assert library not in outside or unit(path) in importers, f"{library} is imported by {importers} only"
+    assert "_distrax" not in internal(names) or unit(path) == "flow", "distrax is used by flow only"
     if layer == 0:
         assert outside <= LAYER_0_MAY, f"layer 0 imports jax and numpy only, not {outside - LAYER_0_MAY}"
     top = {name.split(".")[0] for name in imports(path, top_only=True)}
@@ -117,6 +120,56 @@ def test_the_import_reader_sees_what_it_should(tmp_path):
         assert imports(probe, top_only=True) == {"a.b", "jaxpose.c", "jaxpose.d.e", "i"}
     finally:
         ROOT = kept
+
+
+def circles(files: list[Path], *, top_only: bool = False) -> list[list[str]]:
+    """Groups of modules that import one another, directly or through others; a late import inside a function counts too.
+
+    `from package import name` is an import of package.name where that is a module, and of package's own file where it is not.
+    """
+    files_of = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files
+    }
+
+    def module_of(name: str) -> str | None:
+        while name and name not in files_of:
+            name = name.rpartition(".")[0]
+        return name or None
+
+    graph = {
+        name: {module_of(other) for other in imports(file, top_only=top_only)} - {None, name}
+        for name, file in files_of.items()
+    }
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        todo, seen = [name], set()
+        while todo:
+            fresh = graph[todo.pop()] - seen
+            seen |= fresh
+            todo += fresh
+        reached[name] = seen
+    groups = {frozenset({name, *(other for other in reached[name] if name in reached[other])}) for name in graph}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    files = [
+        file for folder in ("jaxpose", "experiments", "benchmarks") for file in sorted((ROOT / folder).rglob("*.py"))
+    ]
+    assert len(files) > 100
+    assert circles(files) == []
+
+
+def test_circles_are_seen(tmp_path, monkeypatch):
+    """The check above rests on it."""
+    sources = {"__init__": "from p import a", "a": "from p.b import f", "b": "def f():\n    from p import c", "c": "from p import a, d",
+               "d": "import jax"}  # fmt: skip
+    (tmp_path / "p").mkdir()
+    for name, text in sources.items():
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    files = sorted((tmp_path / "p").iterdir())
+    assert circles(files) == [["p.a", "p.b", "p.c"]] and circles(files, top_only=True) == []
 
 
 def python(code: str) -> str:
@@ -175,6 +228,20 @@ variables = flow.init(jax.random.key(0), jnp.zeros((1, 2)))
 print(flow.apply(variables, jnp.zeros((3, 2))).shape, tensorflow.constant(1).shape)
 """
     assert python(code) == "(3,) ()"
+
+
+def test_a_package_is_unimportable_for_one_thread_only(tmp_path, monkeypatch):
+    """A thread that imports TensorFlow while another one imports the flow gets TensorFlow."""
+    from jaxpose._distrax import unimportable
+
+    (tmp_path / "hidden_package.py").write_text("answer = 42")
+    monkeypatch.syspath_prepend(tmp_path)
+    with ThreadPoolExecutor() as pool, unimportable("hidden_package"):
+        with pytest.raises(ModuleNotFoundError, match="hidden_package"):
+            importlib.import_module("hidden_package")
+        assert pool.submit(importlib.import_module, "hidden_package").result().answer == 42
+    monkeypatch.delitem(sys.modules, "hidden_package")
+    assert importlib.import_module("hidden_package").answer == 42
 
 
 @pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")

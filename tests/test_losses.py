@@ -249,6 +249,36 @@ def test_a_mask_of_nan_masks(name):
     np.testing.assert_array_equal(ELEMENTWISE[name](*arrays, floats), ELEMENTWISE[name](*arrays, floats == 1))
 
 
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "mean"])
+@pytest.mark.parametrize("number", [2, 0.5, -1.0, np.inf])
+def test_a_mask_of_other_numbers_is_an_error(name, number):
+    """A visibility of 2 would count as 1, a confidence of 0.5 too: whoever passes them means something else."""
+    arrays, where = joints(8), np.ones((3, 4), type(number))
+    where[1, 2] = number
+    loss = ELEMENTWISE.get(name, lambda m, s, t, w: losses.mean(m, where=w))
+    with pytest.raises(ValueError, match=rf"where is a mask .* holds {number:g}"):
+        loss(*arrays, where)
+    where[1, 2] = 0
+    np.testing.assert_array_equal(loss(*arrays, where), loss(*arrays, where == 1))
+
+
+def test_every_loss_refuses_a_mask_of_other_numbers():
+    maps, twos = jnp.full((4, 3, 2), 0.1), jnp.full(2, 2)
+    pixels = jnp.full((4, 3), 2)
+    for call in (
+        lambda: losses.heatmap_mse(maps, maps, where=twos),
+        lambda: losses.heatmap_ohkm(maps, maps, top=1, where=twos),
+        lambda: losses.heatmap_cross_entropy(maps, maps, where=twos),
+        lambda: losses.heatmap_bce(maps, maps, key=jax.random.key(0), where=twos),
+        lambda: losses.heatmap_js(maps, maps, where=twos),
+        lambda: losses.weight_adaptive_mse(maps, maps, where=pixels),
+        lambda: losses.scale_penalty(maps, maps, where=pixels),
+        lambda: losses.associative_embedding(jnp.ones((3, 2)), where=jnp.full((3, 2), 2)),
+    ):
+        with pytest.raises(ValueError, match="where is a mask .* holds 2"):
+            call()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_weights(variant):
     arrays = [jnp.asarray(a) for a in joints(2)]

@@ -1,4 +1,4 @@
-"""The nets: topology, batch normalisation as PyTorch defines it, and the heads' formulas. Golden numbers: test_weights.py."""
+"""The nets: topology, batch normalisation as PyTorch defines it, and the heads' formulas. Golden numbers: test_weights_layouts.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HRNet, MobileNetV2, MultiStageNet, PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.deconv import deconvolve
+from jaxpose.nets.depthwise import convolve_depthwise
 from jaxpose.nets.heads import unit
-from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, convolve_depthwise, max_pool
+from jaxpose.nets.layers import BatchNorm, compute_dtype, convolve, max_pool
 from jaxpose.nets.mobilenet import InvertedResidual
 
 KEY = jax.random.key(0)

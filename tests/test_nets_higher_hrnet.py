@@ -9,7 +9,7 @@ import pytest
 
 from jaxpose import weights
 from jaxpose.nets import HigherHRNet, HRNet
-from tests.test_weights import sine_weights
+from tests.torch_states import sine_weights
 
 KEY = jax.random.key(0)
 

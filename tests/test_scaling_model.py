@@ -1,4 +1,4 @@
-"""benchmarks/scaling_model.py: what it reads off programs, its formulas, and a tiny run."""
+"""benchmarks/step_program.py, scaling_model.py, scaling_check.py: what is read off programs, the formulas, and a tiny run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling_check, scaling_model
-from benchmarks.scaling_model import CHIPS, Collective, Options, Work, all_reduce_s, predict
+from benchmarks import scaling_check, scaling_model, step_program
+from benchmarks.scaling_model import CHIPS, Options, all_reduce_s, predict
+from benchmarks.step_program import Collective, StepOptions, Work
 from jaxpose import summary, tasks
 from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import COCO17
@@ -49,7 +50,7 @@ ENTRY %main_spmd (q: bf16[7]) -> f32[7] {
 
 
 def test_collectives_are_read_with_their_loops_roles_and_order():
-    found, chain = scaling_model.collectives(LOOP, {"bn1"})
+    found, chain = step_program.collectives(LOOP, {"bn1"})
     assert [(c.bytes, c.times, c.waited_for) for c in found] == [
         ({"gradient": 60}, 6, False),
         ({"statistics": 56, "gradient": 8}, 1, True),
@@ -57,7 +58,7 @@ def test_collectives_are_read_with_their_loops_roles_and_order():
         ({"other": 4}, 1, False),
     ]
     assert chain == 1 + 6 + 1  # `apart` waits for nobody
-    assert scaling_model.totals(found)["collectives"] == 9
+    assert step_program.totals(found)["collectives"] == 9
     assert [c.buffers for c in found] == [1, 3, 1, 1]
 
 
@@ -111,10 +112,10 @@ ENTRY %main (p: f32[4]) -> f32[4] {{
 }}"""
     branches = "conditional(%i, %p, %p), branch_computations={%other, %taken}"
     for calls in (branches, "conditional(%i, %p, %p), true_computation=%taken, false_computation=%other"):
-        found, chain = scaling_model.collectives(program.format(calls), set())
+        found, chain = step_program.collectives(program.format(calls), set())
         assert len(found) == chain == 1
     with pytest.raises(RuntimeError, match="the loop c has collectives"):
-        scaling_model.collectives(program.format("while(%p), condition=%other, body=%taken"), set())
+        step_program.collectives(program.format("while(%p), condition=%other, body=%taken"), set())
 
 
 def test_compute_is_the_slower_of_flops_and_memory_at_the_attainable_share():
@@ -147,8 +148,8 @@ def test_traffic_is_what_the_layers_read_and_write(monkeypatch):
     """Of a ResNet of one stage, 4 channels, 32x32 pixels, by hand."""
     net = PoseRegressor(ResNet(depth=18, width=4, stages=1), RegressionHead(17))
     task = tasks.regression(net, skeleton=COCO17, size_wh=(32, 32), likelihood=tasks.Likelihood(loss="l1"))
-    monkeypatch.setattr(scaling_model, "task_of", lambda options: (net, task))
-    each, fixed = scaling_model.traffic_of(Options(size_wh=(32, 32), dtype="float32"))
+    monkeypatch.setattr(step_program, "task_of", lambda options: (net, task))
+    each, fixed = step_program.traffic_of(Options(size_wh=(32, 32), dtype="float32"))
     stem, block_map = 16 * 16 * 4, 8 * 8 * 4
     convolutions = 2 * (32 * 32 * 3 + stem) + 4 * 3 * 2 * block_map  # nobody asks for the gradient by the image
     assert each == pytest.approx(4 * (convolutions + 8 * (stem + 4 * block_map)), rel=0.02)  # the head: 1 %
@@ -205,7 +206,7 @@ def test_the_check_predicts_with_the_fitted_latency_and_bandwidth(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_measure_all_reduces_and_a_step(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    options = Options(depth=18, width=4, size_wh=(32, 64), dtype="float32", batch=(2,))
+    options = StepOptions(depth=18, width=4, size_wh=(32, 64), dtype="float32", batch=(2,))
     found = scaling_check.on_loopback(2, options, 1)
     assert found["step_s"] > 0 and len(found["all_reduce_s"]) == len(scaling_check.SIZES)
     assert 0 < found["all_reduce_s"][0] < found["all_reduce_s"][-1]

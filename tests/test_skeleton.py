@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpose import skeleton as skeletons
-from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
+from jaxpose.skeleton import COCO17, COCO_WHOLEBODY133, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 
 SHIPPED = [COCO17, CROWDPOSE14, MPII16, H36M17, RHD21]
 MOUSE = {
@@ -197,6 +197,82 @@ def test_bad_skeletons_are_named(changes, words):
 def test_bad_categories_are_named(category, words):
     with pytest.raises(ValueError, match=words):
         Skeleton.from_coco_category(category)
+
+
+@pytest.mark.parametrize(
+    ("edges", "limbs", "words"),
+    [
+        ([[0, 1], [0, 2]], ((0, 1), (0, 2)), "counts from 0"),
+        ([["snout", "leftear"], ["snout", "rightear"]], ((0, 1), (0, 2)), ""),
+        ([["1", 2.0], [1, 3]], ((0, 1), (0, 2)), ""),
+        ([[1, 2], [1, 1], [2, 9], ["snout", "tail"]], ((0, 1),), "3 of 4 edges"),
+        ([[0, 1], [1, 4]], ((0, 3),), "1 of 2 edges"),  # 0 and K: counted from 1, with one that is wrong
+        ([[float("nan"), 1], [None, 2]], (), "2 of 2 edges"),
+        (5, (), "not a list of pairs"),
+        ([[1, 2, 3]], (), "not a list of pairs"),
+        (None, (), ""),
+    ],
+)
+def test_a_skeleton_to_draw_is_repaired(edges, limbs, words):
+    """It is for drawing only: no training should end for it. What was taken is said in one line."""
+    notes = []
+    assert Skeleton.from_coco_category(MOUSE | {"skeleton": edges}, notes=notes).limbs == limbs
+    assert len(notes) == (words != "") and all(words in note for note in notes)
+
+
+def test_joints_without_names_are_numbered():
+    notes = []
+    skeleton = Skeleton.from_coco_category({"keypoints": []}, num_joints=3, notes=notes)
+    assert skeleton.joints == ("joint_0", "joint_1", "joint_2") and skeleton.flip_pairs == ()
+    assert "3 joints each" in notes[0] and "names" in notes[0] and "mirroring exchanges nothing" in notes[1]
+    assert len(Skeleton.from_coco_category({}, num_joints=68, notes=notes).flip_pairs) == 29
+    assert "those of a face" in notes[-1]
+
+
+def test_what_the_category_says_comes_first():
+    category = MOUSE | {"sigmas": [0.1, 0.2, 0.2, 0.3], "flip_pairs": [["snout", "tailbase"]]}
+    skeleton = Skeleton.from_coco_category(category)
+    assert skeleton.sigmas == (0.1, 0.2, 0.2, 0.3) and skeleton.flip_pairs == ((0, 3),)
+    given = Skeleton.from_coco_category(category, sigmas=0.4, flip_pairs=["leftear:rightear"])
+    assert given.sigmas == (0.4,) * 4 and given.flip_pairs == ((1, 2),)
+    person = {"keypoints": list(COCO17.joints), "sigmas": [0.1] * 17, "flip_pairs": []}
+    assert Skeleton.from_coco_category(person).sigmas == (0.1,) * 17
+    assert Skeleton.from_coco_category(person).flip_pairs == ()
+    assert Skeleton.from_coco_category(MOUSE | {"sigmas": []}).sigmas == (skeletons.DEFAULT_SIGMA,) * 4
+    with pytest.raises(ValueError, match="4 joints, 2 sigmas"):
+        Skeleton.from_coco_category(MOUSE | {"sigmas": [0.1, 0.1]})
+    with pytest.raises(ValueError, match="list of numbers"):
+        Skeleton.from_coco_category(MOUSE | {"sigmas": "small"})
+
+
+def test_sided_joints_without_a_partner_are_told():
+    notes = []
+    names = ["eyeL", "eyeR", "forelegL1", "hindlegR1", "nose"]
+    assert Skeleton.from_coco_category({"keypoints": names}, notes=notes).flip_pairs == ((0, 1),)
+    assert len(notes) == 1 and "2 of 5 joints" in notes[0] and "'forelegL1', 'hindlegR1'" in notes[0]
+    notes.clear()
+    Skeleton.from_coco_category({"keypoints": names, "flip_pairs": [[0, 1], [2, 3]]}, notes=notes)
+    assert notes == []  # whoever gives the pairs has thought of the rest
+
+
+def test_whole_body():
+    """133 joints in the order of its authors: body, feet, face, left hand, right hand."""
+    body = COCO_WHOLEBODY133
+    assert body.num_joints == 133 and body.joints[:17] == COCO17.joints and body.sigmas[:17] == COCO17.sigmas
+    assert body.joints[17:24] == (
+        "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel", "face-0",
+    )  # fmt: skip
+    assert (body.joints[91], body.joints[95], body.joints[111], body.joints[112]) == (
+        "left_hand_root", "left_thumb4", "left_pinky_finger4", "right_hand_root",
+    )  # fmt: skip
+    index = body.flip_index
+    np.testing.assert_array_equal(index[index], np.arange(133))
+    assert (index[17], index[23], index[31], index[91]) == (20, 39, 31, 112)
+    limbs = {frozenset(limb) for limb in body.limbs}
+    assert {frozenset((int(index[a]), int(index[b]))) for a, b in body.limbs} == limbs
+    assert set().union(*limbs) == set(range(133))
+    assert (body.sigmas[17], body.sigmas[23], body.sigmas[90], body.sigmas[132]) == (0.068, 0.042, 0.008, 0.031)
+    assert Skeleton.from_coco_category({"keypoints": list(body.joints)}) == body
 
 
 def test_wrong_number_of_sigmas_names_both():

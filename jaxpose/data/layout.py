@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from jaxpose.files import local
+
 __all__ = ["images_of", "local", "locate", "only_one"]
-
-SCHEMES = "gs|s3|https?|ftp|file|hdfs|az|abfss?"  # of what pathlib has made gs:/bucket of
-
-
-def local(path: str | Path) -> Path:
-    """The path, unless it is a URL, which `pathlib` takes for a folder named ``gs:``.
-
-    Args:
-        path: of a file or a folder.
-
-    Raises:
-        ValueError: a URL, as a string or what pathlib makes of it.
-
-    >>> str(local("runs/data")), str(local("coco:/2017"))
-    ('runs/data', 'coco:/2017')
-    >>> local(Path("gs://bucket/coco"))
-    Traceback (most recent call last):
-    ValueError: gs:/bucket/coco is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://" if isinstance(path, str) else f"({SCHEMES}):/", str(path)):
-        raise ValueError(
-            f"{path} is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here"
-        )
-    return Path(path)
 
 
 def locate(

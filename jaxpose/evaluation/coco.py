@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxpose import files
 from jaxpose.evaluation import results as result_records
 from jaxpose.skeleton import Skeleton
 
@@ -125,7 +124,7 @@ def crowdpose_average_precision(
     (-1.0, 1.0, 1.0)
     """
     truth, records = load(ground_truth, results)
-    missing = [image for image in truth["images"] if not result_records.is_number(image.get("crowdIndex"))]
+    missing = [image for image in truth["images"] if not files.is_number(image.get("crowdIndex"))]
     if missing:
         got = f"image {missing[0]['id']} has {missing[0].get('crowdIndex', 'none')!r:.100}"
         raise ValueError(f"a CrowdPose file has a number 'crowdIndex' for every image; {got}")
@@ -155,17 +154,11 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
     """
     name = "the ground truth"
     if not isinstance(ground_truth, Mapping):
-        path = Path(ground_truth)
-        name = str(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no ground-truth file {path}")
-        try:
-            ground_truth = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
+        name = os.fspath(ground_truth)
+        ground_truth = files.read_json(name, "ground-truth file")
         if not isinstance(ground_truth, Mapping):
             kind = type(ground_truth).__name__
-            raise ValueError(f"{path} is not a COCO keypoint file: it holds a {kind}, not an object")
+            raise ValueError(f"{name} is not a COCO keypoint file: it holds a {kind}, not an object")
     missing = [key for key in ("images", "annotations", "categories") if key not in ground_truth]
     if missing:
         raise ValueError(f"{name} is not a COCO keypoint file: it has no {missing[0]!r}; keys {sorted(ground_truth)}")
@@ -242,9 +235,9 @@ def _annotation(annotation: Mapping[str, Any], num_joints: int, image_ids: set, 
         "iscrowd": int(crowd),
         "bbox": box,
     }
-    if result_records.is_number(area) and area > 0:
+    if files.is_number(area) and area > 0:
         completed["area"] = area
-    if result_records.is_number(annotation.get("num_keypoints")):
+    if files.is_number(annotation.get("num_keypoints")):
         completed["stated_keypoints"] = annotation["num_keypoints"]
     return completed
 
@@ -264,7 +257,7 @@ def _keypoints(keypoints: Any, num_joints: int, label: str) -> list[float]:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, Sequence) and all(result_records.is_number(value) for value in values)
+    return isinstance(values, Sequence) and all(files.is_number(value) for value in values)
 
 
 def area_of(annotation: Mapping[str, Any], *, rule: Literal["auto", "box"] = "auto") -> float:

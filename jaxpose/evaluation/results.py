@@ -17,18 +17,17 @@ has a ``bbox`` for box detections and then measures the persons' sizes otherwise
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxpose import files
 from jaxpose.evaluation.nms import oks_nms, soft_oks_nms
+from jaxpose.files import is_number, write_whole  # noqa: F401  (other modules still take them from here)
 
 __all__ = ["check", "from_predictions", "person_score", "read", "rescore", "suppress", "write"]
 
@@ -206,42 +205,28 @@ def suppress(
 
 
 def write(records: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Write records as JSON, checked, and at once: a reader sees the old file or the whole new one.
+    """Checks records and writes them as JSON, atomically: readers see either the old file or the complete new one.
 
     Raises:
         ValueError: a record that the COCO server would not take (`check`).
     """
     records = list(records)
     check(records)
-    write_whole(path, json.dumps(records, allow_nan=False, separators=(",", ":")).encode())
-
-
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file, and its folder: a reader, and who comes after a crash, sees the old file or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_json(path, records)
 
 
 def read(path: str | os.PathLike, *, num_joints: int | None = None) -> list[Record]:
-    """Records from a JSON file, checked.
+    """Reads records from a JSON file and checks them.
+
+    Args:
+        path: the result file.
+        num_joints: K of the ground truth, which every record must have; None accepts any.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, not a list, or a bad record (`check`); the file is named.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not JSON, not a list, or has a bad record (`check`); the message names the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no result file {path}")
-    try:
-        records = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    records = files.read_json(path, "result file")
     try:
         check(records, num_joints=num_joints)
     except ValueError as error:
@@ -273,16 +258,11 @@ def check(records: Any, *, num_joints: int | None = None) -> None:
                 f"result {i} has {len(keypoints) / 3:g} keypoints, the ground truth's category has {num_joints}"
             )
         for name, values in (("keypoints", keypoints), ("score", [record["score"]])):
-            bad = [value for value in values if not is_number(value)]
+            bad = [value for value in values if not files.is_number(value)]
             if bad:
                 raise ValueError(
                     f"result {i} (image {record['image_id']}): '{name}' holds {bad[0]!r:.100}, no finite Python number"
                 )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON is a finite number (an int can be too large for one)."""
-    return isinstance(value, (int, float)) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def is_id(value: Any) -> bool:

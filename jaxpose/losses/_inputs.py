@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def as_float(*arrays: jax.typing.ArrayLike) -> tuple[jax.Array, ...]:
@@ -30,17 +31,37 @@ def check_same_shape(**arrays: jax.Array) -> None:
 
 
 def joint_mask(where: jax.typing.ArrayLike | None, shape: tuple[int, ...], *, name: str = "where") -> jax.Array:
-    """A mask of shape (..., K) for arrays of shape (..., K, D); None keeps every joint, 0 and NaN mask one."""
+    """A mask of shape (..., K) for arrays of shape (..., K, D); None keeps every joint."""
     if where is None:
         return jnp.ones(shape[:-1], bool)
     where = jnp.asarray(where)
     if where.shape != shape[:-1]:
         raise ValueError(f"{name} has shape {where.shape}, expected {shape[:-1]}: one entry a joint of {shape}")
-    return nonzero(where)
+    return as_mask(where, name=name)
 
 
-def nonzero(mask: jax.Array) -> jax.Array:
-    """Which entries of a mask keep something: those that are numbers other than 0 (NaN != 0 alone would hold)."""
+def as_mask(mask: jax.Array, *, name: str = "where") -> jax.Array:
+    """Turns a mask into bool: True and 1 keep an entry; False, 0 and NaN mask it.
+
+    Args:
+        mask: Any shape, bool or numbers.
+        name: Of the argument, for the message.
+
+    Raises:
+        ValueError: The mask holds another number, such as a visibility of 2 or a confidence of 0.7: a mask does not
+            weigh. Values that are traced (inside `jax.jit` or `jax.grad`) cannot be checked; there, every number
+            other than 0 keeps an entry.
+    """
+    if mask.dtype == bool:
+        return mask
+    if not isinstance(mask, jax.core.Tracer):
+        values = np.asarray(mask).ravel()
+        wrong = values[~((values == 0) | (values == 1) | np.isnan(values.astype(np.float32)))]
+        if wrong.size:
+            raise ValueError(
+                f"{name} is a mask of True and False, or 1 and 0, but holds {wrong[0]:g}: compare first, as in "
+                f"{name}=visibility > 0; numbers that weigh an entry are weights, not a mask"
+            )
     return (mask > 0) | (mask < 0)
 
 

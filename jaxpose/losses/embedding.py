@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxpose.losses._inputs import as_float, nonzero
+from jaxpose.losses._inputs import as_float, as_mask
 
 Array = jax.typing.ArrayLike
 
@@ -48,7 +48,7 @@ def associative_embedding(
     (tags,), where = as_float(tags), jnp.asarray(where)
     if tags.ndim < 2 or where.shape != tags.shape:
         raise ValueError(f"tags {tags.shape}, where {where.shape}: expected two equal shapes (..., P, K)")
-    keep = nonzero(where)
+    keep = as_mask(where)
     tags = jnp.where(keep, tags, 0)
     joints = keep.sum(-1)  # (..., P)
     person = joints > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxpose.losses._inputs import as_float, nonzero
+from jaxpose.losses._inputs import as_float, as_mask
 
 Array = jax.typing.ArrayLike
 
@@ -20,7 +20,7 @@ def _maps(where: Array | None, **maps: Array) -> tuple[jax.Array, jax.Array, jax
     if first.shape != second.shape or first.ndim < 3:
         shown = ", ".join(f"{name} {jnp.shape(value)}" for name, value in maps.items())
         raise ValueError(f"expected two equal shapes (..., h, w, K), got {shown}")
-    keep = nonzero(_per_joint(jnp.ones(_joints(first), bool) if where is None else where, first, name="where"))
+    keep = as_mask(_per_joint(jnp.ones(_joints(first), bool) if where is None else where, first, name="where"))
     return jnp.where(keep, first, 0), jnp.where(keep, second, 0), keep
 
 
@@ -259,5 +259,5 @@ def _pixels(where: Array | None, **maps: Array) -> tuple[tuple[jax.Array, ...], 
     where = jnp.ones(shape, bool) if where is None else jnp.asarray(where)
     if where.shape != shape:
         raise ValueError(f"where has shape {where.shape}, expected {shape}: one entry a pixel of {arrays[0].shape}")
-    keep = nonzero(where)[..., None]
+    keep = as_mask(where)[..., None]
     return tuple(jnp.where(keep, array, 0) for array in arrays), keep

@@ -188,7 +188,9 @@ def rle(
         is no number, or sigma is not positive, log G is given an error of 0 for it.
 
     Returns:
-      (..., K) in nats; it can be negative, as a log density can be positive.
+      (..., K) in nats. It becomes negative as training goes on, and that is no fault: it is a negative log density,
+      and a density is above 1 where sigma is small (coordinates are fractions of the image, so sigma falls far below
+      1). Lower is better; compare runs by their error or AP, not by how far the loss is from 0.
 
     Raises:
       ValueError: shapes differ, an unknown variant or base, or log_normalizer where there is no log s.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxpose.losses._inputs import as_float, nonzero
+from jaxpose.losses._inputs import as_float, as_mask
 
 
 def mean(values: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = None) -> jax.Array:
@@ -36,6 +36,6 @@ def mean(values: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = N
         raise ValueError(
             f"where has shape {where.shape}, expected {values.shape} or {values.shape[:-1]} for values {values.shape}"
         )
-    keep = nonzero(where) if where.ndim == values.ndim else nonzero(where)[..., None]
-    keep = jnp.broadcast_to(keep, values.shape)
+    keep = as_mask(where)
+    keep = jnp.broadcast_to(keep if keep.ndim == values.ndim else keep[..., None], values.shape)
     return jnp.where(keep, values, 0).sum() / jnp.maximum(keep.sum(), 1)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose.nets.deconv import Deconv, narrow
-from jaxpose.nets.layers import BatchNorm, DepthwiseConv, param_dtype
+from jaxpose.nets.depthwise import DepthwiseConv
+from jaxpose.nets.layers import BatchNorm, param_dtype
 from jaxpose.nets.resnet import Block
 
 SCALE_KERNEL = 9

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, DepthwiseConv, compute_dtype
+from jaxpose.nets.depthwise import DepthwiseConv
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype
 from jaxpose.nets.resnet import check_images
 
 STEM, LAST = 32, 1280  # channels of the first and of the last convolution

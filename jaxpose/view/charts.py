@@ -5,23 +5,13 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-__all__ = ["columns", "is_number", "lines", "ticks"]
+__all__ = ["columns", "lines", "ticks"]
 
 WIDTH, HEIGHT = 440, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 40  # margins
 MOST = 400  # points of a line: more are not seen
 COLORS = 4
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number.
-
-    >>> is_number(1), is_number(float("nan")), is_number(None), is_number(True)
-    (True, False, False, False)
-    """
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def ticks(low: float, high: float, *, count: int = 5) -> list[float]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxpose.evaluation import average_precision, cases, coco
 from jaxpose.evaluation import report as errors
-from jaxpose.evaluation.results import write_whole
+from jaxpose.files import is_number, read_events, read_json, write_whole
 from jaxpose.skeleton import Skeleton
 from jaxpose.view import charts, tiles
 from jaxpose.view.page import escaped, page
@@ -147,22 +147,6 @@ def of_run(
     )  # fmt: skip
 
 
-def read_events(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The events of a run's log.jsonl, by step; of a step that was repeated after a resumption the later one. [] without a file.
-
-    >>> read_events("no_such_file")
-    []
-    """
-    last: dict[tuple[str, float], dict[str, Any]] = {}
-    for line in Path(path).read_text(errors="replace").splitlines() if Path(path).exists() else []:
-        try:
-            event = json.loads(line)
-            last[event["event"], float(event["step"])] = event
-        except (ValueError, TypeError, KeyError):  # the line that a killed run was writing
-            continue
-    return sorted(last.values(), key=lambda event: event["step"])
-
-
 def write(
     path: str | os.PathLike,
     *,
@@ -245,10 +229,7 @@ def _newest(folder: Path) -> Path:
 
 
 def _read_details(path: Path) -> dict[str, Any]:
-    try:
-        details = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}; remove it, or evaluate again") from None
+    details = read_json(path, "report of an evaluation", advice="remove it, or evaluate again")
     wanted = ("summary", "per_joint", "size_by_joints", "occlusion_by_joints")
     missing = [key for key in wanted if not isinstance(details, dict) or not isinstance(details.get(key), dict)]
     if missing:
@@ -329,23 +310,17 @@ def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
     evals = [e for e in events if e.get("event") == "eval"]
 
     def series(rows, name):
-        return [e["step"] for e in rows if charts.is_number(e.get(name))], [
-            e[name] for e in rows if charts.is_number(e.get(name))
-        ]
+        return [e["step"] for e in rows if is_number(e.get(name))], [e[name] for e in rows if is_number(e.get(name))]
 
     drawn = []
-    if any(charts.is_number(e.get("loss")) for e in train):
+    if any(is_number(e.get("loss")) for e in train):
         drawn.append(charts.lines({"loss": series(train, "loss")}, title="training loss", x="step"))
-    if any(charts.is_number(e.get("epe")) for e in train):
+    if any(is_number(e.get("epe")) for e in train):
         drawn.append(charts.lines({"EPE": series(train, "epe")}, title="training EPE (input px)", x="step", low=0))
-    terms = [
-        term for term in ("map_loss", "scale_loss", "pull", "push") if any(charts.is_number(e.get(term)) for e in train)
-    ]
+    terms = [term for term in ("map_loss", "scale_loss", "pull", "push") if any(is_number(e.get(term)) for e in train)]
     if len(terms) > 1:
         drawn.append(charts.lines({t: series(train, t) for t in terms}, title="terms of the loss", x="step", log=True))
-    names = [
-        n for n in ("AP", "AP50", "AR", "PCKh@0.5") if any(charts.is_number(e.get(n)) and e[n] >= 0 for e in evals)
-    ]
+    names = [n for n in ("AP", "AP50", "AR", "PCKh@0.5") if any(is_number(e.get(n)) and e[n] >= 0 for e in evals)]
     if names:
         drawn.append(
             charts.lines({n: series(evals, n) for n in names}, title="evaluations", x="step", low=0, high=1, dots=True)
@@ -359,11 +334,7 @@ def _calibration(density: Mapping[str, Any] | None) -> tuple[list[str], str]:
         return [], ""
     curves = {}
     for name, part in density.items():
-        pairs = [
-            (a, b)
-            for a, b in zip(part["levels"], part["coverage"], strict=True)
-            if charts.is_number(a) and charts.is_number(b)
-        ]
+        pairs = [(a, b) for a, b in zip(part["levels"], part["coverage"], strict=True) if is_number(a) and is_number(b)]
         if pairs:
             curves[f"{name} ({part['count']:,} joints)"] = tuple(zip(*pairs, strict=True))
     if not curves:
@@ -391,7 +362,7 @@ def _similarity(found: Sequence[cases.Case]) -> list[str]:
 
 def _tables(details: Mapping[str, Any]) -> str:
     joints = {str(k): v for k, v in details["per_joint"].items()}
-    worst = max((v["EPE"] for v in joints.values() if charts.is_number(v["EPE"])), default=0) or 1
+    worst = max((v["EPE"] for v in joints.values() if is_number(v["EPE"])), default=0) or 1
     rows = "".join(
         f'<tr><th scope="row">{escaped(name)}</th><td class="bar">{_bar(v["EPE"], worst)}</td><td>{_number(v["EPE"], 2)}</td>'
         f"<td>{_number(v['count'])}</td></tr>"
@@ -409,17 +380,17 @@ def _tables(details: Mapping[str, Any]) -> str:
 
 
 def _bar(value: Any, most: float) -> str:
-    width = 100 * value / most if charts.is_number(value) else 0
+    width = 100 * value / most if is_number(value) else 0
     return f'<span style="width:{width:.1f}%"></span>'
 
 
 def _grid(rows: Mapping[str, Mapping[str, Any]]) -> str:
     columns = list(next(iter(rows.values()), {}))
-    values = [cell["EPE"] for cells in rows.values() for cell in cells.values() if charts.is_number(cell["EPE"])]
+    values = [cell["EPE"] for cells in rows.values() for cell in cells.values() if is_number(cell["EPE"])]
     low, high = (min(values), max(values)) if values else (0.0, 0.0)
 
     def cell(entry: Mapping[str, Any]) -> str:
-        if not charts.is_number(entry["EPE"]):
+        if not is_number(entry["EPE"]):
             return '<td class="none">–</td>'
         heat = 0.0 if high <= low else (entry["EPE"] - low) / (high - low)
         shown = f"{_number(float(entry['EPE']), 2)}<small>{_number(entry['people'])}</small>"

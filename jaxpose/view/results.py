@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose.evaluation import cases
+from jaxpose.files import write_whole
 from jaxpose.skeleton import Skeleton
 from jaxpose.view import figures, tiles
 
@@ -75,7 +76,7 @@ def results(
     out.mkdir(parents=True, exist_ok=True)
     joints = truth["category"]["keypoints"]
     lines = [json.dumps(described(case, joints), allow_nan=False) for case in by_oks(found)]
-    (out / "cases.jsonl").write_text("".join(line + "\n" for line in lines))
+    write_whole(out / "cases.jsonl", "".join(line + "\n" for line in lines).encode())
     kinds = {kind: sum(case.kind == kind for case in found) for kind in ("matched", "missed", "unmatched")}
     facts = {"people": kinds["matched"] + kinds["missed"], "results": kinds["matched"] + kinds["unmatched"], **kinds}
     print(json.dumps(facts | {"images_missing": len(pictures.missing), "sheets": [str(path) for path in sheets]}))

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxpose import torch_file, weights
-from jaxpose.torch_file import Inert
+from jaxpose import weights
+from jaxpose.weights import torch_file
+from jaxpose.weights.torch_file import Inert
 
 FORMATS = pytest.mark.parametrize("new", [True, False], ids=["zip", "old"])
 
@@ -507,7 +508,7 @@ def test_other_archives_are_called_by_name(tmp_path):
 
 def test_reading_needs_no_torch(tmp_path):
     path = write(tmp_path / "net.pth", state_dict(a=tensor((2, 3), (1, 2))), {"0": np.arange(6, dtype="<f4").tobytes()})
-    code = "import sys; sys.modules['torch'] = None; from jaxpose.torch_file import load\n"
+    code = "import sys; sys.modules['torch'] = None; from jaxpose.weights.torch_file import load\n"
     code += f"print(load({str(path)!r})['a'].array().tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout.strip() == "[[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]", done.stderr

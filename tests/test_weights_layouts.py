@@ -1,4 +1,4 @@
-"""State dicts -> variables: every tensor lands in its place. (How files are read: test_torch_file.)"""
+"""State dicts -> nets and variables: every tensor lands in its place."""
 
 from __future__ import annotations
 
@@ -8,104 +8,20 @@ import numpy as np
 import pytest
 
 from jaxpose import weights
-from jaxpose.flow import RealNVP
 from jaxpose.nets import HeatmapNet, HRNet
-
-RNG = np.random.default_rng(0)
-
-
-def resnet18(width: int, prefix: str = "") -> dict[str, np.ndarray]:
-    """A made-up state dict with torchvision's names, written out from its documentation."""
-    state = {}
-
-    def conv(name, *shape):
-        state[f"{prefix}{name}.weight"] = RNG.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
-
-    def bn(name, channels):
-        for leaf, middle in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
-            state[f"{prefix}{name}.{leaf}"] = RNG.uniform(middle - 0.2, middle + 0.2, channels).astype(np.float32)
-        state[f"{prefix}{name}.num_batches_tracked"] = np.array(7)
-
-    conv("conv1", width, 3, 7, 7)
-    bn("bn1", width)
-    before = width
-    for stage in range(4):
-        c = width * 2**stage
-        for i in range(2):
-            conv(f"layer{stage + 1}.{i}.conv1", c, before, 3, 3)
-            bn(f"layer{stage + 1}.{i}.bn1", c)
-            conv(f"layer{stage + 1}.{i}.conv2", c, c, 3, 3)
-            bn(f"layer{stage + 1}.{i}.bn2", c)
-            if before != c:
-                conv(f"layer{stage + 1}.{i}.downsample.0", c, before, 1, 1)
-                bn(f"layer{stage + 1}.{i}.downsample.1", c)
-            before = c
-    return state
-
-
-MOBILENET_LAYERS = {1: (16, 1), 2: (24, 2), 3: (32, 3), 4: (64, 4), 5: (96, 3), 6: (160, 3), 7: (320, 1)}
-
-
-def mobilenet(style: str, prefix: str = "", divide: int = 4) -> dict[str, np.ndarray]:
-    """A made-up MobileNetV2 with the channels of width 1 / `divide` that the published rounding gives, and the names of
-    torchvision or of mmpose, written out from their documentation."""
-    state = {}
-
-    def unit(conv, bn, *shape):
-        state[f"{prefix}{conv}.weight"] = RNG.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
-        for leaf, middle in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
-            state[f"{prefix}{bn}.{leaf}"] = RNG.uniform(middle - 0.2, middle + 0.2, shape[0]).astype(np.float32)
-        state[f"{prefix}{bn}.num_batches_tracked"] = np.array(7)
-
-    def outer(place, number, *shape):
-        torchvision = (f"features.{place}.0", f"features.{place}.1")
-        unit(*(torchvision if style == "torchvision" else (f"conv{number}.conv", f"conv{number}.bn")), *shape)
-
-    width_4 = {16: 8, 24: 8, 32: 8, 64: 16, 96: 24, 160: 40, 320: 80}  # width 0.25
-    channels = {c: width_4[c] if divide == 4 else c for c in width_4}
-    outer(0, 1, channels[32], 3, 3, 3)
-    before, place = channels[32], 0
-    for layer, (c, blocks) in MOBILENET_LAYERS.items():
-        for i in range(blocks):
-            place += 1
-            hidden = before * (1 if layer == 1 else 6)
-            shapes = [(hidden, before, 1, 1)] * (layer > 1) + [(hidden, 1, 3, 3), (channels[c], hidden, 1, 1)]
-            for j, shape in enumerate(shapes):
-                if style == "mmpose":
-                    unit(f"layer{layer}.{i}.conv.{j}.conv", f"layer{layer}.{i}.conv.{j}.bn", *shape)
-                elif j < len(shapes) - 1:
-                    unit(f"features.{place}.conv.{j}.0", f"features.{place}.conv.{j}.1", *shape)
-                else:
-                    unit(f"features.{place}.conv.{j}", f"features.{place}.conv.{j + 1}", *shape)
-            before = channels[c]
-    outer(18, 2, 1280, before, 1, 1)
-    return state
-
-
-def linear(name: str, rows: int, columns: int) -> dict[str, np.ndarray]:
-    return {
-        f"{name}.weight": RNG.normal(0, 1, (rows, columns)).astype(np.float32),
-        f"{name}.bias": RNG.normal(0, 1, rows).astype(np.float32),
-    }
-
-
-def flow(prefix: str, dim: int = 2, hidden: int = 8) -> dict[str, np.ndarray]:
-    masks = {2: [[0, 1], [1, 0]], 3: [[0, 0, 1], [1, 1, 0]]}[dim]
-    state = {f"{prefix}.mask": np.array(masks * 3, np.float32), f"{prefix}.loc": np.zeros(dim)}
-    for net in "st":
-        for i in range(6):
-            for j, (rows, columns) in {0: (hidden, dim), 2: (hidden, hidden), 4: (dim, hidden)}.items():
-                state |= linear(f"{prefix}.{net}.{i}.{j}", rows, columns)
-    return state
-
-
-def official(dim: int = 2) -> dict[str, np.ndarray]:
-    sigma, flows = ("fc_sigma.linear", flow("flow")) if dim == 2 else ("fc_sigma", flow("flow2d") | flow("flow3d", 3))
-    return resnet18(8, "preact.") | linear("fc_coord.linear", 17 * dim, 64) | linear(sigma, 17 * dim, 64) | flows
-
-
-def mmpose(head: str = "head", loss: str = "loss_module") -> dict[str, np.ndarray]:
-    return resnet18(8, "backbone.") | linear(f"{head}.fc", 17 * 4, 64) | flow(f"{head}.{loss}.flow_model")
+from jaxpose.weights import layouts
+from tests.torch_states import (
+    RNG,
+    flow,
+    heatmap_head,
+    linear,
+    mmpose,
+    mobilenet,
+    official,
+    resnet18,
+    sine_image,
+    sine_weights,
+)  # fmt: skip
 
 
 def images(batch: int = 2) -> jax.Array:
@@ -125,29 +41,6 @@ def sigmoid(x):
 
 
 # Golden numbers
-
-
-def sine_weights(reference: dict, model: dict) -> dict[str, np.ndarray]:
-    """The rule of the golden files' README."""
-    state = {}
-    for t, (name, shape) in enumerate(model["state"]):
-        i = np.arange(np.prod(shape, dtype=np.int64))
-        s = np.sin(reference["A"] * (i + 1) + reference["B"] * (t + 1) + 0.5 * ((i + 1) ** 2 % 9973)).reshape(shape)
-        if len(shape) >= 2:
-            value = model["conv_scale"] / np.sqrt(np.prod(shape[1:])) * s
-        elif name.endswith("running_var"):
-            value = 1 + 0.1 * np.abs(s)
-        elif name.endswith(("running_mean", "bias")):
-            value = 0.1 * s
-        else:
-            value = 1 + 0.1 * s
-        state[name] = value.astype(np.float32)
-    return state
-
-
-def sine_image() -> np.ndarray:
-    y, x, c = np.mgrid[:256, :192, :3]
-    return (0.5 * np.sin(0.05 * (y + 1) * (c + 1)) + 0.5 * np.cos(0.03 * (x + 1))).astype(np.float32)[None]
 
 
 def compare_backbone(name, golden, golden_json, dtype, tolerance):
@@ -222,18 +115,6 @@ def test_the_official_head_matches_the_reference(golden, x64):
         np.testing.assert_allclose((1 - sigma).mean(-1, keepdims=True), g["head_score_f64"], atol=tolerance)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "case", "dim"), [("flow2d", "flow2d", 2), ("m3d.flow3d", "flow3d", 3), ("flow3d", "flow3d", 3)]
-)
-def test_the_official_flows_match_the_reference(golden, prefix, case, dim):
-    g = golden("rle_official")
-    with jax.enable_x64(True):
-        state = {k: g[k].astype(np.float64) for k in g.keys() if k.startswith(("flow2d.", "m3d."))}
-        variables = weights.flow_from_torch(state, prefix=prefix)
-        log_prob = RealNVP(dim=dim).apply(variables, g[f"{case}_x"].astype(np.float64))
-        np.testing.assert_allclose(log_prob, g[f"{case}_logprob_f64"], rtol=1e-10, atol=1e-10)
-
-
 # Layouts
 
 
@@ -268,21 +149,6 @@ def test_mmpose_layouts(names):
     out = out.reshape(2, 17, 4)
     np.testing.assert_allclose(mu, out[..., :2] - 0.5, atol=1e-5)  # x / W -> x / W - 0.5
     np.testing.assert_allclose(sigma, sigmoid(out[..., 2:]), atol=1e-5)
-
-
-@pytest.mark.parametrize("wrapper", weights.WRAPPERS)
-def test_wrappers_and_prefix(wrapper):
-    state = resnet18(4) | linear("fc", 10, 32)
-    _, want = weights.from_torch(state, layout="resnet")
-    wrapped = {"epoch": 3, wrapper: {f"module.{name}": value for name, value in state.items()}}
-    _, got = weights.from_torch(wrapped, layout="resnet")
-    jax.tree.map(np.testing.assert_array_equal, got, want)
-
-
-def test_half_precision_becomes_float32():
-    state = {k: jnp.asarray(v, jnp.bfloat16) for k, v in resnet18(4).items()}
-    _, variables = weights.from_torch(state, layout="resnet")
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
 
 
 def plain_mobilenet(state: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -380,17 +246,6 @@ def test_every_tensor_of_a_mobilenet_is_accounted_for(change, message):
         weights.from_torch(state, layout="mobilenet_v2")
 
 
-def heatmap_head(prefix: str, channels: int) -> dict[str, np.ndarray]:
-    state = {}
-    for i, (inputs, outputs) in enumerate([(channels, 8), (8, 6)]):
-        state[f"{prefix}deconv_layers.{3 * i}.weight"] = RNG.normal(0, 0.1, (inputs, outputs, 4, 4)).astype(np.float32)
-        for leaf in ("weight", "bias", "running_mean", "running_var"):
-            state[f"{prefix}deconv_layers.{3 * i + 1}.{leaf}"] = RNG.uniform(0.5, 1, outputs).astype(np.float32)
-    state[f"{prefix}final_layer.weight"] = RNG.normal(0, 1, (17, 6, 1, 1)).astype(np.float32)
-    state[f"{prefix}final_layer.bias"] = RNG.normal(0, 1, 17).astype(np.float32)
-    return state
-
-
 def test_integral_models_of_mmpose_are_heatmap_nets():
     backbone, head = resnet18(4, "backbone."), heatmap_head("", 32)
     axes = {"head.linspace_x": np.zeros((1, 1, 1, 8)), "head.linspace_y": np.zeros((1, 1, 8, 1))}
@@ -472,103 +327,16 @@ def test_heads_are_checked():
         weights.from_torch([np.ones(3)], layout="resnet")
 
 
-def test_flow_is_found_under_any_prefix():
-    state = mmpose()
-    params = weights.flow_from_torch({"state_dict": state})["params"]
-    assert len(params) == 36
-    np.testing.assert_array_equal(params["t5_2"]["kernel"], state["head.loss_module.flow_model.t.5.4.weight"].T)
-    np.testing.assert_array_equal(params["s0_1"]["bias"], state["head.loss_module.flow_model.s.0.2.bias"])
-    bare = {k.removeprefix("head.loss_module.flow_model."): v for k, v in state.items() if "flow_model" in k}
-    jax.tree.map(np.testing.assert_array_equal, weights.flow_from_torch(bare)["params"], params)
-    assert RealNVP(hidden=(8, 8)).apply({"params": params}, jnp.zeros((3, 2))).shape == (3,)
+# The rows
 
 
-def test_one_of_several_flows():
-    state = official(dim=3)
-    with pytest.raises(ValueError, match="flow2d.*flow3d.*prefix="):
-        weights.flow_from_torch(state)
-    assert weights.flow_from_torch(state, prefix="flow2d")["params"]["s0_0"]["kernel"].shape == (2, 8)
-    assert weights.flow_from_torch(state, prefix="flow3d")["params"]["s0_0"]["kernel"].shape == (3, 8)
-    with pytest.raises(ValueError, match="prefix='flow4d'.*none"):
-        weights.flow_from_torch(state, prefix="flow4d")
+def test_the_page_of_the_package_names_every_layout():
+    assert [row.name for row in layouts.ROWS if f'"{row.name}"' not in weights.__doc__] == []
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("flow.t.3.2.bias"), "missing t3_1 bias"),
-        (lambda s: s.update({"flow.s.2.4.weight": np.ones((2, 9))}), r"s2_2: kernel .*\(9, 2\).* expected \(\(8, 2\)"),
-        (lambda s: s.update({"flow.s.2.1.weight": np.ones((2, 9))}), "even places"),
-        (lambda s: s.update({"flow.mask": s["flow.mask"][:, ::-1]}), "expected the published"),
-        (lambda s: s.update({"flow.mask": s["flow.mask"][:4]}), "expected the published.*each of the 6 couplings"),
-        (lambda s: s.update({"flow.mask": np.array(1)}), "flow.mask is 1: expected the published"),
-        (lambda s: s["flow.s.1.2.bias"].fill(np.nan), r"not finite: flow\.s\.1\.2\.bias;"),
-        (
-            lambda s: s.update({"flow.t.0.0.weight": s["flow.t.0.0.weight"].astype(np.int8)}),
-            r"not floating-point: flow\.t\.0\.0\.weight;",
-        ),
-        (lambda s: s.clear(), "expected a flow, found none"),
-    ],
-)
-def test_flows_are_checked(change, message):
-    state = flow("flow")
-    change(state)
-    with pytest.raises(ValueError, match=message):
-        weights.flow_from_torch(state)
+def test_every_row_of_a_pose_net_says_what_the_importer_makes_of_it():
+    from jaxpose import importer
 
-
-# Files
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".tar"])
-@pytest.mark.parametrize("new", [True, False])
-def test_torch_files(tmp_path, suffix, new):
-    torch = pytest.importorskip("torch")
-    state = {"module.a": torch.arange(6.0).reshape(2, 3), "module.b": torch.ones(2, dtype=torch.bfloat16)}
-    path = tmp_path / f"net{suffix}"
-    torch.save({"epoch": 3, "state_dict": state}, path, _use_new_zipfile_serialization=new)
-    got = weights.load_file(path)
-    assert list(got) == ["a", "b"] and got["b"].dtype == np.float32
-    np.testing.assert_array_equal(got["a"], np.arange(6.0).reshape(2, 3))
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=f"net{suffix}: not a complete file"):
-        weights.load_file(path)
-
-
-def test_a_missing_reader_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
-    (tmp_path / "net.safetensors").touch()
-    with pytest.raises(ImportError, match=r"pip install 'jaxpose\[torch\]'"):
-        weights.load_file(tmp_path / "net.safetensors")
-
-
-def test_safetensors(tmp_path):
-    numpy = pytest.importorskip("safetensors.numpy")
-    path = tmp_path / "net.safetensors"
-    arrays = {
-        "a": np.arange(6.0).reshape(2, 3),
-        "b": np.ones(2, np.float16),
-        "c": np.asarray(jnp.ones(2, jnp.bfloat16)),
-    }
-    numpy.save_file(arrays, path)
-    got = weights.load_file(path)
-    assert {name: value.dtype.name for name, value in got.items()} == {"a": "float64", "b": "float32", "c": "float32"}
-    np.testing.assert_array_equal(got["a"], arrays["a"])
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"net\.safetensors: not a complete"):
-        weights.load_file(path)
-
-
-def test_other_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing.pth"):
-        weights.load_file(tmp_path / "nothing.pth")
-    (tmp_path / "net.onnx").touch()
-    with pytest.raises(ValueError, match=r"net\.onnx: unknown kind of file '\.onnx', expected one of \.pth"):
-        weights.load_file(tmp_path / "net.onnx")
-    torch = pytest.importorskip("torch")
-    torch.save([torch.ones(2)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="list.pth: holds a list"):
-        weights.load_file(tmp_path / "list.pth")
-    torch.save({"a": torch.ones(2), "epoch": "three"}, tmp_path / "mixed.pth")
-    with pytest.raises(ValueError, match=r"mixed.pth: not arrays of numbers: epoch"):
-        weights.load_file(tmp_path / "mixed.pth")
+    for row in layouts.ROWS:
+        assert row.family is None or row.family in importer.FAMILIES and row.pages[""] and row.settings["preprocess"]
+    assert {row.name for row in layouts.ROWS if row.family is None} == {"resnet", "mobilenet_v2", "hrnet_backbone"}

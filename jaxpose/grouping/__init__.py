@@ -1,0 +1,19 @@
+"""Heatmaps and tags of an image -> people: associative-embedding decoding (Newell 2017), as HigherHRNet and SWAHR do it.
+
+Joint after joint, the peaks of the heatmap are matched to the people found so far, by the distance of their tags; a peak
+that fits nobody starts a new person. Then the peaks are moved to a quarter of a pixel (`adjust`), and joints that a person
+lacks are looked for in the whole map (`refine`).
+
+`group` takes one image on the host, in NumPy (`host.py`, the published parser); `group_batch` takes a batch on the device, jitted
+(`device.py`). Both settle equal costs as scipy's solver does; `assignment.py` is that solver in JAX.
+
+Coordinates are in heatmap pixels. `adjust` adds 0.5 to them, and so does `refine` (QUIRK: published so, and undone by no
+one): the map's left edge is then at 0, and pixel x spans x to x + 1.
+"""
+
+from __future__ import annotations
+
+from jaxpose.grouping.device import group_batch
+from jaxpose.grouping.host import JOINT_ORDER, group, peaks
+
+__all__ = ["JOINT_ORDER", "group", "group_batch", "peaks"]

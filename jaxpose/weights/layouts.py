@@ -1,0 +1,452 @@
+"""One row for every net of a code base whose checkpoints are read, and the functions that build the nets.
+
+Everything that differs from one code base to the next stands in its row (`PublishedNet`); the rest of the package loops over `ROWS` or
+asks a row. To read another code base:
+
+1. Add a row: its name (the value of `layout=` and `--layout`), the beginnings of names that tell it from the others, and `build`,
+   which reads the net's sizes off the shapes and gives the net and the names that differ from ours.
+2. Where it is a pose net that `jaxpose import` shall turn into a checkpoint, name the task family, its settings and the pages that
+   evaluate it in the same row. They are plain data, because this module knows no tasks; `jaxpose.importer.FAMILIES` makes the task.
+   Only a code base whose outputs no family reads needs an entry there too.
+3. Mention it in the table at the head of `jaxpose.weights` (a test compares them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
+from jaxpose.nets.resnet import STAGES
+from jaxpose.weights.fill import fill
+from jaxpose.weights.state import arrays, listed, renamed, unwrap
+
+State = dict[str, np.ndarray]
+Names = dict[str, str]  # beginnings of our dotted paths -> the published ones, see `fill.torch_tensors`
+
+MOST_BLOCKS = 32  # behind a backbone; published are 4
+MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # what is called head. elsewhere
+# Width multipliers to be recognised, round numbers first: several may give the same channels.
+MOBILENET_WIDTHS = (1.0, 0.5, *(i / 20 for i in range(1, 81)), *(i / 100 for i in range(1, 401)))
+
+
+@dataclass(frozen=True)
+class PublishedNet:
+    """A net as a code base publishes it: how its checkpoints are recognised and read, and what it becomes.
+
+    Attributes:
+        name: the layout, what `layout=` and `--layout` take.
+        build: state dict (of the heads' common names, without `ignored`) -> (net, names). Raises ValueError where no net has
+            these shapes.
+        needs: what its names begin with, each in one of its spellings.
+        lacks: what none of its names begins with.
+        ignored: pattern of whole names, of tensors that prediction does not need.
+        heads: beginnings that stand for "head.", as versions of the code base differ.
+        axes: beginning of the names of the coordinate axes x and y of an integral model, whose maps are read by soft-argmax.
+        adjust: the variables, changed to this library's conventions in place; none: nothing differs.
+        family: the task family, a key of `jaxpose.importer.FAMILIES`; none: a backbone, which is no pose net.
+        settings: of the family, plain data, see there.
+        pages: which page of `experiments` evaluates it, by the name of its skeleton or by how its maps are read; "" is the page of
+            all others.
+    """
+
+    name: str
+    build: Callable[[State], tuple[nn.Module, Names]]
+    needs: tuple[str | tuple[str, ...], ...]
+    lacks: tuple[str, ...] = ()
+    ignored: str = ""
+    heads: tuple[str, ...] = ()
+    axes: str = ""
+    adjust: Callable[[dict[str, Any]], None] | None = None
+    family: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, names: list[str]) -> bool:
+        """Whether a state dict of these names is of this layout."""
+        has = all(any(name.startswith(start) for name in names) for start in self.needs)
+        return has and not any(name.startswith(self.lacks) for name in names)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The nets, read off names and shapes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _resnet(state: State, prefix: str) -> ResNet:
+    """The ResNet whose tensors are under `prefix`."""
+    width = _shape(state, f"{prefix}conv1.weight", rank=4)[0]
+    blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
+    last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
+    key = tuple(i + 1 for i in last.values()), f"{prefix}layer1.0.conv3.weight" in state
+    for depth, kind in STAGES.items():
+        if kind == key:
+            return ResNet(depth=depth, width=width)
+    block = "bottleneck" if key[1] else "basic"
+    raise ValueError(
+        f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: no ResNet of {', '.join(map(str, STAGES))}"
+    )
+
+
+def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
+    """Net and names; the 3D model's fc_sigma is a plain linear layer, the 2D one's is wrapped as fc_coord is."""
+    rows = _shape(state, "fc_coord.linear.weight", rank=2)[0]
+    dim, sigma = (3, "fc_sigma.") if "fc_sigma.weight" in state else (2, "fc_sigma.linear.")
+    head = RegressionHead(_joints(rows, dim, "fc_coord.linear.weight"), dim=dim, kind="normalized")
+    names = {"backbone.": "preact.", "head.coord.": "fc_coord.linear.", "head.sigma.": sigma}
+    return PoseRegressor(_resnet(state, "preact."), head), names
+
+
+def _rle_mmpose(state: State) -> tuple[PoseRegressor, Names]:
+    rows = _shape(state, "head.fc.weight", rank=2)[0]
+    backbone, names = _mmpose_backbone(state)
+    return PoseRegressor(backbone, RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear")), names
+
+
+def _simple_baseline(state: State) -> tuple[HeatmapNet, Names]:
+    joints, deconvs = _baseline_head(state, "")
+    return HeatmapNet(_resnet(state, ""), joints, deconvs=deconvs), {"backbone.": ""}
+
+
+def _simple_baseline_mmpose(state: State) -> tuple[HeatmapNet, Names]:
+    joints, deconvs = _baseline_head(state, "head.")
+    backbone, names = _mmpose_backbone(state)
+    return HeatmapNet(backbone, joints, deconvs=deconvs), names | MMPOSE_HEAD_NAMES
+
+
+def _baseline_head(state: State, head: str) -> tuple[int, tuple[int, ...]]:
+    """The number of joints, and the channels of every deconvolution under `head`."""
+    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    deconvs = []
+    while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
+        deconvs.append(_shape(state, name, rank=4)[1])
+    if len(deconvs) > MOST_BLOCKS:
+        raise ValueError(f"{head}deconv_layers are {len(deconvs)}: expected {MOST_BLOCKS} at most")
+    return joints, tuple(deconvs)
+
+
+def _hrnet(state: State, *, backbone: str = "", head: str = "") -> HeatmapNet:
+    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    return HeatmapNet(_hrnet_backbone(state, backbone), joints, deconvs=())
+
+
+def _hrnet_backbone(state: State, prefix: str = "") -> HRNet:
+    return HRNet(_shape(state, f"{prefix}transition1.0.0.weight", rank=4)[0])
+
+
+def _mmpose_backbone(state: State) -> tuple[ResNet | MobileNetV2, Names]:
+    """The net under "backbone." and its names; a MobileNetV2 has a conv and a bn in every conv1."""
+    if not any(name.startswith("backbone.conv1.conv.") for name in state):
+        return _resnet(state, "backbone."), {}
+    names = _mobilenet_mmpose("backbone.")
+    return _mobilenet(state, {ours.removeprefix("backbone."): theirs for ours, theirs in names.items()}), names
+
+
+def _mobilenet(state: State, names: Names) -> MobileNetV2:
+    """The MobileNetV2 whose channels agree with the most layers; `fill` names those that do not."""
+    projections = (f"layer{i}.0.project_conv." for i in range(1, len(mobilenet.LAYERS) + 1))
+    weights = [f"{names[ours]}weight" for ours in ("conv1.", *projections, "conv2.")]
+    _shape(state, weights[0], rank=4)
+    found = [state[name].shape[:1] if name in state else () for name in weights]
+
+    def agreeing(width: float) -> int:
+        return sum(shape == (c,) for shape, c in zip(found, mobilenet.channels(width), strict=True))
+
+    return MobileNetV2(width=max(MOBILENET_WIDTHS, key=agreeing))
+
+
+def _mobilenet_blocks() -> list[tuple[str, tuple[str, ...]]]:
+    """Our name of every block and of its convolutions."""
+    return [
+        (f"layer{number}.{i}.", ("expand", "depthwise", "project")[expansion == 1 :])
+        for number, (expansion, _, blocks, _) in enumerate(mobilenet.LAYERS, start=1)
+        for i in range(blocks)
+    ]
+
+
+def _mobilenet_torchvision() -> Names:
+    """features.0 is the first convolution, .18 the last, the blocks lie between; a block's last pair is not nested."""
+    blocks = _mobilenet_blocks()
+    names = {}
+    for ours, place in (("1", 0), ("2", len(blocks) + 1)):
+        names |= {f"conv{ours}.": f"features.{place}.0.", f"bn{ours}.": f"features.{place}.1."}
+    for place, (block, parts) in enumerate(blocks, start=1):
+        for i, part in enumerate(parts):
+            conv, bn = (f"{i}", f"{i + 1}") if part == "project" else (f"{i}.0", f"{i}.1")
+            names[f"{block}{part}_conv."] = f"features.{place}.conv.{conv}."
+            names[f"{block}{part}_bn."] = f"features.{place}.conv.{bn}."
+    return names
+
+
+def _mobilenet_mmpose(prefix: str) -> Names:
+    """Every convolution is a module with a conv and a bn."""
+    names = {}
+    for i in "12":
+        names |= {f"{prefix}conv{i}.": f"{prefix}conv{i}.conv.", f"{prefix}bn{i}.": f"{prefix}conv{i}.bn."}
+    for block, parts in _mobilenet_blocks():
+        for i, part in enumerate(parts):
+            for leaf in ("conv", "bn"):
+                names[f"{prefix}{block}{part}_{leaf}."] = f"{prefix}{block}conv.{i}.{leaf}."
+    return names
+
+
+def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
+    """Joints are the maps at 1/2, tags are there if the maps at 1/4 are twice as many. (Dilation is not in a state dict.)"""
+    backbone = _hrnet_backbone(state)
+    joints, first = (_shape(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
+    if first not in (joints, 2 * joints):
+        raise ValueError(
+            f"final_layers have {first} and {joints} maps: expected K or 2 K (with tags) at 1/4, and K at 1/2"
+        )
+    blocks = [re.match(r"deconv_layers\.0\.([1-9]\d*)\.", name) for name in state]
+    count = max((int(match[1]) for match in blocks if match), default=0)
+    if count > MOST_BLOCKS:
+        raise ValueError(f"deconv_layers.0 has {count} blocks: expected {MOST_BLOCKS} at most")
+    return HigherHRNet(backbone, joints, tags=first == 2 * joints, scale=scale, dilations=(1,) * count)
+
+
+def _joints(rows: int, each: int, name: str) -> int:
+    if rows % each or not rows:
+        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} a joint")
+    return rows // each
+
+
+def _shape(state: State, name: str, *, rank: int) -> tuple[int, ...]:
+    """Shape of a tensor that the net's sizes are read off."""
+    if name not in state:
+        raise ValueError(f"missing: {name}; the state dict has {listed(state)}. Is this the right layout?")
+    if state[name].ndim != rank:
+        raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
+    return state[name].shape
+
+
+def _mmpose_mu(variables: dict[str, Any]) -> None:
+    """mmpose predicts x / W where this library has x / W - 0.5."""
+    bias = variables["params"]["head"]["fc"]["bias"]
+    offset = jnp.tile(jnp.array([0.5, 0.5, 0, 0], bias.dtype), len(bias) // 4)
+    variables["params"]["head"]["fc"]["bias"] = bias - offset
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The rows
+# ---------------------------------------------------------------------------------------------------------------------
+
+MMPOSE_HEAD_NAMES = {"deconv_layers.": "head.deconv_layers.", "final_layer.": "head.final_layer."}
+COUPLING = r"(mask|loc|cov|[st]\.\d+\.\d+\.(weight|bias))"  # a tensor of RLE's flow
+RLE_PAGES = {"": "coco_rle", "mpii16": "mpii_rle"}
+BASELINE_PAGES = {"": "coco_simple_baseline", "soft_argmax": "coco_integral", "mpii16": "mpii_integral"}
+HRNET_PAGES = {"": "coco_hrnet", "mpii16": "mpii_integral"}
+SWAHR_PAGES = {"": "coco_swahr", "crowdpose14": "crowdpose_swahr"}
+
+ROWS = (
+    PublishedNet(
+        "resnet",
+        build=lambda state: (_resnet(state, ""), {}),
+        needs=("conv1.weight", "layer4.0.conv1."),
+        lacks=("deconv_layers.", "final_layer.", "fc_coord.", "transition1."),
+        ignored=r"fc\.(weight|bias)",
+    ),
+    PublishedNet(
+        "mobilenet_v2",
+        build=lambda state: (_mobilenet(state, names := _mobilenet_torchvision()), names),
+        needs=("features.0.0.", "features.18.0."),
+        ignored=r"classifier\.1\.(weight|bias)",
+    ),
+    PublishedNet(
+        "hrnet_backbone",
+        build=lambda state: (_hrnet_backbone(state), {}),
+        needs=("conv2.weight", "transition1.0.0.", "stage4.0."),
+        lacks=("final_layer.weight", "final_layers."),
+        ignored=r"(incre_modules|downsamp_modules|final_layer|classifier)\..*|stage4\.2\.fuse_layers\.[123]\..*",
+    ),
+    PublishedNet(
+        "rle_official",
+        build=_rle_official,
+        needs=("preact.conv1.", "fc_coord.linear.", "fc_sigma."),
+        ignored=rf"flow(2d|3d)?\.{COUPLING}",
+        family="regression",
+        settings={"variant": "official", "flow_init": "torch", "preprocess": "rle_official", "outside": "keep"},
+        pages=RLE_PAGES,
+    ),
+    PublishedNet(
+        "rle_mmpose",
+        build=_rle_mmpose,
+        needs=("backbone.conv1.", ("head.fc.", "keypoint_head.fc.")),
+        ignored=rf"head\.(loss|loss_module)\.flow_model\.{COUPLING}",
+        heads=MMPOSE_HEADS,
+        adjust=_mmpose_mu,
+        family="regression",
+        settings={"variant": "mmpose", "flow_init": "xavier", "preprocess": "imagenet", "outside": "mask"},
+        pages=RLE_PAGES,
+    ),
+    PublishedNet(
+        "simple_baseline",
+        build=_simple_baseline,
+        needs=("conv1.weight", "layer4.0.conv1.", "deconv_layers.0.weight", "final_layer.weight"),
+        family="heatmaps",
+        settings={"variant": "official", "border": "hrnet", "preprocess": "simple_baseline"},
+        pages=BASELINE_PAGES,
+    ),
+    PublishedNet(
+        "hrnet",
+        build=lambda state: (_hrnet(state), {"backbone.": ""}),
+        needs=("conv2.weight", "transition1.0.0.", "final_layer.weight"),
+        family="heatmaps",
+        settings={"variant": "official", "border": "hrnet", "preprocess": "imagenet"},
+        pages=HRNET_PAGES,
+    ),
+    PublishedNet(
+        "simple_baseline_mmpose",
+        build=_simple_baseline_mmpose,
+        needs=("backbone.conv1.", tuple(f"{head}deconv_layers.0.weight" for head in ("head.", *MMPOSE_HEADS))),
+        lacks=("backbone.transition1.",),
+        ignored=r"head\.linspace_[xy]",
+        heads=MMPOSE_HEADS,
+        axes="head.linspace_",
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "mmpose", "preprocess": "imagenet"},
+        pages=BASELINE_PAGES,
+    ),
+    PublishedNet(
+        "hrnet_mmpose",
+        build=lambda state: (_hrnet(state, backbone="backbone.", head="head."), MMPOSE_HEAD_NAMES),
+        needs=("backbone.transition1.0.0.", ("head.final_layer.weight", "keypoint_head.final_layer.weight")),
+        heads=MMPOSE_HEADS,
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "mmpose", "preprocess": "imagenet"},
+        pages=HRNET_PAGES,
+    ),
+    PublishedNet(
+        "higher_hrnet",
+        build=lambda state: (_higher_hrnet(state, scale=False), {"backbone.": ""}),
+        needs=("transition1.0.0.", "final_layers.1.", "deconv_layers.0.0."),
+        lacks=("conv_scale_layers.",),
+        family="bottom_up",
+        settings={"loss": {}, "preprocess": "imagenet"},
+        pages=SWAHR_PAGES,
+    ),
+    PublishedNet(
+        "swahr",
+        build=lambda state: (_higher_hrnet(state, scale=True), {"backbone.": ""}),
+        needs=("transition1.0.0.", "final_layers.1.", "deconv_layers.0.0.", "conv_scale_layers.0.0."),
+        family="bottom_up",
+        settings={
+            "loss": {"targets": "scale_adaptive", "weighting": "adaptive"},
+            "detection_thresholds": {32: 0.12},  # by the width of its HRNet
+            "preprocess": "imagenet",
+        },
+        pages=SWAHR_PAGES,
+    ),
+)
+
+if TYPE_CHECKING:
+    Layout = str
+else:
+    Layout = Literal[tuple(row.name for row in ROWS)]  # the choices of --layout
+
+UNREADABLE = {  # published nets that no layout reads, by the beginning of a name
+    "head.features.": "Sun's Integral code, whose heads give volumes (64 maps a joint, for 3D)",
+    "keypoint_head.final_layers.": "mmpose 0.x's HigherHRNet: take the authors' file",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What everybody asks of the rows
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def row_of(layout: Layout) -> PublishedNet:
+    """The row of a layout.
+
+    Raises:
+        ValueError: an unknown layout.
+
+    >>> row_of("hrnet").pages["mpii16"]
+    'mpii_integral'
+    """
+    for row in ROWS:
+        if row.name == layout:
+            return row
+    raise ValueError(f"layout={layout!r}: expected one of {', '.join(repr(row.name) for row in ROWS)}")
+
+
+def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Module, dict[str, Any]]:
+    """The net that a state dict belongs to, and its variables: `net.apply(variables, images, train=False)`.
+
+    Depth, width, number of joints and dimension are read off the names and shapes. Images are (B, H, W, 3), prepared
+    as the net was trained (channel order, mean and deviation are not in a state dict).
+
+    The outputs follow this library's conventions: mu is x / W - 0.5. mmpose's nets predict x / W, so 0.5 is taken off
+    the biases of mu. The authors' 3D model adds 1e-9 to sigma, which is left out, and at evaluation makes z relative to
+    joint 0, which is left to the caller.
+
+    Args:
+        state_dict: {name: array}; anything `np.asarray` takes. Wrappers of training scripts ({"state_dict": ...}) and the
+            prefix "module." are taken off; num_batches_tracked is ignored; half precision becomes float32.
+        layout: naming of the tensors, see the head of `jaxpose.weights`.
+
+    Returns:
+        (net, variables) with variables {"params": ..., "batch_stats": ...}.
+
+    Raises:
+        ValueError: an unknown layout; blocks of no published ResNet; a head under two names; missing, left-over or misshapen
+            tensors, listed.
+
+    >>> import jax
+    >>> from jaxpose.weights import torch_tensors
+    >>> resnet = ResNet(depth=18, width=4)
+    >>> shapes = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> state = {name: np.zeros(shape) for name, (_, shape) in torch_tensors(shapes).items()}
+    >>> net, variables = from_torch(state, layout="resnet")
+    >>> net.depth, net.width, state["conv1.weight"].shape, variables["params"]["conv1"]["kernel"].shape
+    (18, 4, (4, 3, 7, 7), (7, 7, 3, 4))
+    """
+    row = row_of(layout)
+    state = arrays(unwrap(state_dict))
+    for head in row.heads:
+        state = renamed(state, head, "head.")
+    state = {
+        name: value
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked") and not (row.ignored and re.fullmatch(row.ignored, name))
+    }
+    net, names = row.build(state)
+    variables = fill(net, state, names, layout)
+    if row.adjust is not None:
+        row.adjust(variables)
+    return net, variables
+
+
+def layout_of(state_dict: Mapping[str, Any]) -> Layout:
+    """The layout that a state dict's names are in.
+
+    Args:
+        state_dict: {name: anything}; wrappers and the prefix "module." are taken off.
+
+    Raises:
+        ValueError: none or several fit: which, and what was looked for.
+
+    >>> layout_of({"fc_coord.linear.weight": 0, "fc_sigma.linear.weight": 0, "preact.conv1.weight": 0})
+    'rle_official'
+    >>> layout_of({"head.fc.weight": 0, "backbone.conv1.weight": 0})
+    'rle_mmpose'
+    """
+    names = list(unwrap(state_dict))
+    for start, what in UNREADABLE.items():
+        if any(name.startswith(start) for name in names):
+            raise ValueError(f"{start}*: this is {what}; there is no layout for it")
+
+    fitting = [row.name for row in ROWS if row.fits(names)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ValueError(f"names of several layouts: {', '.join(fitting)}; choose one with layout= (--layout)")
+    spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
+    looked = "; ".join(f"{row.name}: {', '.join(map(spelled, row.needs))}" for row in ROWS)
+    raise ValueError(f"names of no layout: {listed(names, 8)}. Looked for names that begin with: {looked}")

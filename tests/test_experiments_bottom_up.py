@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import ablation_swahr, coco_rle, coco_swahr, crowdpose_swahr
-from experiments.common import families, runner, whole_images
+from experiments.common import families, training, whole_images
 from experiments.common.config import parse
 from experiments.common.log import Log
 from experiments.common.whole_images import WholeImages
@@ -41,11 +41,11 @@ def test_published_presets_make_higher_hrnet(preset, scale):
 def test_the_published_schedule():
     """SWAHR's: from 0.1 of the rate over 3 epochs, then in a line to 0; HigherHRNet's steps."""
     config = config_of(preset="w32_512")
-    rate = runner.make_schedule(config, config.learning_rate, 100.0)
+    rate = training.make_schedule(config, config.learning_rate, 100.0)
     found = [float(rate(t)) for t in (0, 300, 15150, 30000)]
     np.testing.assert_allclose(found, [2e-4, 2e-3, 1e-3, 0], atol=1e-9)
     config = config_of(preset="higher_w32_512")
-    rate = runner.make_schedule(config, config.learning_rate, 100.0)
+    rate = training.make_schedule(config, config.learning_rate, 100.0)
     np.testing.assert_allclose([float(rate(t)) for t in (0, 19999, 20001, 26001)], [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-5)
     with pytest.raises(ValueError, match="warmup_steps=30 must be 0 or more and below the 30 steps"):
         train.linear_decay(1e-3, steps=30, warmup_steps=30)

@@ -26,6 +26,7 @@ import tyro
 from experiments.common import whole_images
 from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
+from experiments.common.training import Training
 from jaxpose import geometry, parallel, tasks, train
 from jaxpose.data import coco, pipeline, synthetic
 from jaxpose.evaluation import average_precision, results
@@ -133,11 +134,8 @@ def train_one(
     )
     tx = train.optimizer(schedule, clip_norm=clip_norm)
     mesh = parallel.make_mesh()
-    state = train.init_state(task, tx, jax.random.key(seed), mesh=mesh)
-    boundary, opening = first or (0, task)
-    step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
-    opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=flip_test)
+    training = Training.make(task, tx, mesh=mesh, seed=seed, first=first, flip_test=flip_test)
+    state = training.init_state()
     arrays = {k: data["train"][k] for k in whole_images.USED if k in data["train"]}
     order = np.random.default_rng(seed)
     count, curve, started = len(arrays["image"]), [], time.perf_counter()
@@ -146,10 +144,10 @@ def train_one(
     for step in tqdm.trange(1, config.steps + 1, desc=f"{name} seed {seed}", leave=False):
         rows = order.integers(count, size=config.batch_size)
         batch = parallel.global_batch({k: v[rows] for k, v in arrays.items()}, mesh)
-        state, metrics = (opening_fn if step <= boundary else step_fn)(state, batch)
+        state, metrics = training.step(step)(state, batch)
         if step in marks:
             point = {"step": step, "epoch": step * config.batch_size / persons, "loss": float(metrics["loss"])}
-            numbers = measure(predict_fn, task, state.variables)
+            numbers = measure(training.predict_step, task, state.variables)
             curve.append({**point, "diverged": int(state.first_bad), **numbers})
             if int(state.first_bad) >= 0:
                 break

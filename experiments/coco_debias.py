@@ -32,7 +32,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from experiments import coco_hrnet, coco_simple_baseline
-from experiments.common import families, runner
+from experiments.common import families, persons, runner
+from experiments.common.page import Page
 from experiments.common.rules import AnyValue, Fixed, Positive
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
@@ -88,10 +89,11 @@ PRESETS = {
 }  # fmt: skip
 
 
+PAGE = Page("coco_debias", PRESETS, __doc__, make=families.heatmap_tasks, load=persons.load, adjust=with_method)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.main(
-        PRESETS, name="coco_debias", default="tiny", description=__doc__, argv=argv, adjust=with_method
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from experiments.common import families, persons, runner
+from experiments.common.page import Page, Tasks
 from experiments.common.rules import AnyValue, AtLeast, Between, Fixed
+from jaxpose.skeleton import Skeleton
 from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 
 
@@ -82,8 +84,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-def make(config: Config, skeleton):
-    """(task, what comes first or None)."""
+def make(config: Config, skeleton: Skeleton) -> Tasks:
+    """The task of the method, and what comes first."""
     if config.method != "R1":
         return families.heatmap_tasks(config, skeleton)
     shared = {f.name: getattr(config, f.name) for f in fields(families.BackboneConfig)}
@@ -91,14 +93,11 @@ def make(config: Config, skeleton):
     return families.regression_task(regression, skeleton), None
 
 
+PAGE = Page("coco_integral", PRESETS, __doc__, make=make, load=persons.load, adjust=with_method)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return run(PRESETS, name="coco_integral", description=__doc__, argv=argv)
-
-
-def run(presets, *, name: str, description: str, argv=None, load=persons.load) -> dict[str, float]:
-    return families.main(
-        presets, name=name, default="tiny", description=description, argv=argv, load=load, make=make, adjust=with_method
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

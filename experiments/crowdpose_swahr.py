@@ -25,6 +25,7 @@ from typing import Any
 
 from experiments import coco_swahr
 from experiments.common import families, runner, whole_images
+from experiments.common.page import Page
 from jaxpose.data import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
@@ -48,10 +49,11 @@ def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -
     return replace(kind, own_scores=own_scores)
 
 
+PAGE = Page("crowdpose_swahr", PRESETS, __doc__, make=families.bottom_up_tasks, load=load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.bottom_up_main(
-        PRESETS, name="crowdpose_swahr", default="tiny", description=__doc__, argv=argv, load=load
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments.common import persons, runner, whole_images
-from experiments.common.config import RunConfig, parse
+from experiments.common import persons, whole_images
+from experiments.common.config import RunConfig
 from experiments.common.kinds import PyTree
 from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive
 from jaxpose import checkpoint, tasks, weights
@@ -160,6 +160,11 @@ def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
     )  # fmt: skip
 
 
+def regression_tasks(config: RegressionConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
+    """The task of the flags; nothing comes first."""
+    return regression_task(config, skeleton), None
+
+
 def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
     """The task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
@@ -214,6 +219,11 @@ def bottom_up_task(config: BottomUpConfig, skeleton: Skeleton) -> tasks.Task:
         people=config.people,
         preprocess=config.preprocess,
     )
+
+
+def bottom_up_tasks(config: BottomUpConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
+    """The task of the flags; nothing comes first."""
+    return bottom_up_task(config, skeleton), None
 
 
 def from_pretrained(task: tasks.Task, config: BackboneConfig) -> PyTree | None:
@@ -276,32 +286,3 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
     layout = config.init_layout or {"hrnet": "hrnet_backbone"}.get(config.backbone, config.backbone)
     _, variables = weights.from_torch(weights.load_file(config.init), layout=layout)
     return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
-
-
-def regression_main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load):
-    """Run one page of the regression family."""
-    return main(
-        presets, name=name, default=default, description=description, argv=argv, load=load,
-        make=lambda config, skeleton: (regression_task(config, skeleton), None),
-    )  # fmt: skip
-
-
-def bottom_up_main(presets, *, name: str, default: str, description: str, argv=None, load=whole_images.load):
-    """Run one page of the bottom-up family."""
-    return main(
-        presets, name=name, default=default, description=description, argv=argv, load=load,
-        make=lambda config, skeleton: (bottom_up_task(config, skeleton), None),
-    )  # fmt: skip
-
-
-def main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load,
-         make=heatmap_tasks, adjust=lambda config: config):  # fmt: skip
-    """Run one page: `make` gives the task and what comes first, `adjust` turns the page's own flags into those of the family."""
-    config = adjust(parse(presets, name=name, default=default, description=description, argv=argv))
-    runner.start(config)
-    if config.eval_only is not None:
-        return runner.evaluate_only(config, load=load)
-    kind = load(config)
-    task, first = make(config, kind.skeleton)
-    variables = None if checkpoint.exists(config.out) else from_pretrained(task, config)  # a resumed run has its own
-    return runner.run(task, config, kind, variables=variables, first=first)

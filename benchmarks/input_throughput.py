@@ -283,27 +283,27 @@ def _source(data: Path, work: Path, options: Options):
 
 
 def _ours(data: Path, work: Path, options: Options, decode: str = "exact"):
-    from jaxpose.data import images, pipeline
+    from jaxpose.data import crops, whole_images
 
     source, shape = _source(data, work, options), {"size_wh": options.size_wh, "batch_size": options.batch}
     if options.whole:
-        return images.train_batches(source, augment="higher_hrnet", prefetch=PREFETCH, **shape)
-    return pipeline.train_batches(source, augment="official", prefetch=PREFETCH, decode=decode, **shape)
+        return whole_images.train_batches(source, augment="higher_hrnet", prefetch=PREFETCH, **shape)
+    return crops.train_batches(source, augment="official", prefetch=PREFETCH, decode=decode, **shape)
 
 
 def _shares(data: Path, work: Path, options: Options) -> dict[str, float]:
     """Which part of the crops of some epochs is decoded at which scale."""
     import numpy as np
 
-    from jaxpose.data import augment, pipeline
+    from jaxpose.data import augment, crops
 
     source = _source(data, work, options)
     epochs = np.repeat(np.arange(max(1, 2000 // len(source))), len(source))
     indices = np.arange(len(epochs)) % len(source)
-    planned = pipeline.plan(
+    planned = crops.plan(
         source, indices, size_wh=options.size_wh, augment=augment.OFFICIAL, epochs=epochs, decode="scaled"
     )
-    return {f"1/{r}": round(float((planned["ratio"] == r).mean()), 3) for r in pipeline.RATIOS}
+    return {f"1/{r}": round(float((planned["ratio"] == r).mean()), 3) for r in crops.RATIOS}
 
 
 class _Parts:
@@ -367,11 +367,11 @@ class _Parts:
         """Processor microseconds a sample of each part, in this thread, and what was made."""
         import numpy as np
 
-        from jaxpose.data import augment, pipeline
+        from jaxpose.data import augment, crops, feed, pixels
 
-        tf, size_wh, batch = pipeline.tensorflow(), self.options.size_wh, self.options.batch
+        tf, size_wh, batch = feed.tensorflow(), self.options.size_wh, self.options.batch
         positions = step * batch + np.arange(batch)
-        indices, epochs = pipeline.sample_indices(positions, num_samples=len(self.source), seed=0)
+        indices, epochs = feed.sample_indices(positions, num_samples=len(self.source), seed=0)
         times, clock = dict.fromkeys(("call", "plan", "read", "decode", "warp", "pad"), 0.0), time.thread_time
         start = clock()
 
@@ -384,10 +384,10 @@ class _Parts:
             _decoded(tf, self.smallest, (0, 0, 1, 1), 1)
         lap("call")
         options = {"size_wh": size_wh, "augment": augment.OFFICIAL, "decode": self.options.decode}
-        planned = pipeline.plan(self.source, indices, epochs=epochs, **options)
+        planned = crops.plan(self.source, indices, epochs=epochs, **options)
         lap("plan")
         sizes = planned["window"][:, 2:]
-        padded, crops = (
+        padded, images = (
             self._buffer((batch, *sizes.max(axis=0).tolist(), 3)),
             np.empty((batch, *size_wh[::-1], 3), np.uint8),
         )
@@ -398,12 +398,12 @@ class _Parts:
             lap("read")
             region = _decoded(tf, jpeg, window, int(ratio))
             lap("decode")
-            crops[i] = pipeline.warped(region, warp, size_wh)
+            images[i] = pixels.warped(region, warp, size_wh)
             lap("warp")
             padded[i, : sizes[i, 0], : sizes[i, 1]] = region
             lap("pad")
         times["decode"] -= times.pop("call")
-        return times, {"sizes": sizes, "padded": padded, "crops": crops, "warp": planned["warp"]}
+        return times, {"sizes": sizes, "padded": padded, "images": images, "warp": planned["warp"]}
 
     def _buffer(self, shape: tuple[int, ...]):
         """An array of this shape in memory that was used before: the rest of a row is what was there."""
@@ -424,13 +424,13 @@ class _Parts:
         arguments = (batch["padded"], batch["sizes"], invert_affine(batch["warp"]).astype(np.float32))
         arguments = jax.block_until_ready(jax.device_put(arguments))
         warp = jax.jit(_warp_on_device(self.options.size_wh))
-        difference = np.abs(np.asarray(warp(*arguments)).astype(int) - batch["crops"])
+        difference = np.abs(np.asarray(warp(*arguments)).astype(int) - batch["images"])
         times = []
         for _ in range(max(3, self.options.turns)):
             start = time.perf_counter(), time.process_time()
             jax.block_until_ready(warp(*arguments))
             times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-        wall, cpu = (statistics.median(column) * 1e6 / len(batch["crops"]) for column in zip(*times, strict=True))
+        wall, cpu = (statistics.median(column) * 1e6 / len(batch["images"]) for column in zip(*times, strict=True))
         device = jax.devices()[0]
         own = device.platform == "cpu"  # there processor time is what other programs do not disturb
         return {
@@ -472,7 +472,7 @@ def _warp_on_device(size_wh: tuple[int, int]):
 
 def _theirs(data: Path, options: Options):
     from benchmarks.peers import torch_input
-    from jaxpose.data import coco
+    from jaxpose.data.formats import coco
 
     annotations, images = coco.find(data, options.split)
     pairs = coco.read(annotations, images).skeleton.flip_pairs
@@ -481,7 +481,7 @@ def _theirs(data: Path, options: Options):
 
 def _theirs_whole(data: Path, options: Options, targets: bool = True):
     from benchmarks.peers import torch_whole
-    from jaxpose.data import coco
+    from jaxpose.data.formats import coco
 
     annotations, images = coco.find(data, options.split)
     flip_index = coco.read(annotations, images).skeleton.flip_index

@@ -36,7 +36,8 @@ from experiments.common import ablation, families, whole_images
 from experiments.common.kinds import PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size
 from jaxpose import metrics, parallel, tasks
-from jaxpose.data import coco, images
+from jaxpose.data import whole_images as images
+from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 
@@ -109,7 +110,7 @@ def load(config: Config, seed: int) -> dict[str, Any]:
     }
 
 
-def augmented(source: coco.Source, config: Config, seed: int) -> dict[str, np.ndarray]:
+def augmented(source: Source, config: Config, seed: int) -> dict[str, np.ndarray]:
     """Every image `copies` times, each time augmented anew, as arrays."""
 
     def make(i: int) -> dict[str, Any]:

@@ -45,7 +45,9 @@ import tyro
 from experiments.common import runner
 from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
 from jaxpose import checkpoint, geometry, metrics, tasks
-from jaxpose.data import builder, coco, crowdpose, mpii, pipeline
+from jaxpose.data import builder, crops
+from jaxpose.data.formats import coco, crowdpose, mpii
+from jaxpose.data.source import Source
 from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
 
@@ -149,7 +151,7 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
 class CropPredictor:
     """Crops of a source, and what a net predicts on them with something painted over."""
 
-    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: pipeline.Decode = "exact"):
+    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: crops.Decode = "exact"):
         self.size_wh, self.decode = tuple(task.config["size_wh"]), decode
         self.config, fill = config, FILLS[config.fill]
 
@@ -160,9 +162,9 @@ class CropPredictor:
 
         self._predict = jax.jit(predict, static_argnames="inside")
 
-    def batches(self, source: coco.Source) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
         batch_size = min(self.config.batch_size, len(source))
-        yield from pipeline.eval_batches(
+        yield from crops.eval_batches(
             source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers, decode=self.decode
         )
 
@@ -275,7 +277,7 @@ def merged(names: Sequence[str]) -> dict[str, list[int]]:
 
 def truncation(
     predictor: CropPredictor,
-    source: coco.Source,
+    source: Source,
     batches: list[dict[str, np.ndarray]],
     found: list[dict[str, np.ndarray]],
 ) -> dict[str, Any]:
@@ -299,7 +301,7 @@ def truncation(
     return result
 
 
-def with_parts(source: coco.Source, part: tuple[float, float, float, float]) -> coco.Source:
+def with_parts(source: Source, part: tuple[float, float, float, float]) -> Source:
     """The same persons, their boxes a part of themselves: x, y, w, h in widths and heights of the box."""
     other = copy.copy(source)
     other.persons = source.persons.copy()
@@ -312,7 +314,7 @@ def with_parts(source: coco.Source, part: tuple[float, float, float, float]) -> 
     return other
 
 
-def chosen(source: coco.Source, count: int) -> coco.Source:
+def chosen(source: Source, count: int) -> Source:
     """`count` persons, evenly spread; 0: all."""
     if count == 0 or count >= len(source):
         return source

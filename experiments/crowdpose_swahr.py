@@ -26,7 +26,7 @@ from typing import Any
 from experiments import coco_swahr
 from experiments.common import families, runner, whole_images
 from experiments.common.page import Page
-from jaxpose.data import crowdpose
+from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
 

@@ -39,7 +39,8 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder, coco, crowdpose, mpii
+    from jaxpose.data import builder
+    from jaxpose.data.formats import coco, crowdpose, mpii
 
     source = builder.prepare(
         folder,
@@ -78,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
 
     import tyro
 
-    from jaxpose.data import layout
     from jaxpose.export import main as export
+    from jaxpose.files import local
     from jaxpose.importer import main as import_
     from jaxpose.predict.command import main as predict
     from jaxpose.summary import main as summary
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     try:
         for word in sys.argv[1:] if argv is None else argv:
-            layout.local(word.partition("=")[2] if word.startswith("--") else word)
+            local(word.partition("=")[2] if word.startswith("--") else word)
         tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error

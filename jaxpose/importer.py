@@ -420,7 +420,7 @@ def _skeleton(name: str | None, annotations: Path | None) -> Skeleton | None:
         raise ValueError(f"--skeleton {name} --annotations {annotations}: give one of them")
     if annotations is None:
         return None if name is None else SKELETONS[name]
-    from jaxpose.data import coco
+    from jaxpose.data.formats import coco
 
     skeleton = coco.own_skeleton(annotations)
     if skeleton is None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "AREA_OF_BOX",
     "JointRates",
     "Mean",
     "auc",
@@ -34,6 +35,9 @@ __all__ = [
     "procrustes_align",
     "scale_align",
 ]
+
+AREA_OF_BOX = 0.53
+"""Area of a person as a fraction of its box, for OKS where no area is annotated: that of the CrowdPose evaluation."""
 
 
 @dataclass(frozen=True)

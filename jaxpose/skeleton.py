@@ -160,6 +160,24 @@ class Skeleton:
             sigmas=(DEFAULT_SIGMA,) * len(names) if given is None else given,
         )
 
+    def to_coco_category(self, *, category_id: int = 1, name: str | None = None) -> dict[str, Any]:
+        """Returns the category entry of a COCO keypoint file, in which limbs count joints from 1.
+
+        Args:
+            category_id: the category's id.
+            name: the category's name; None takes the skeleton's name.
+
+        Returns:
+            A dictionary with ``id``, ``name``, ``keypoints`` and ``skeleton``. `from_coco_category` finds the joints and
+            limbs in it again; a COCO file has no place for sigmas, the upper body and flip pairs, which it takes from the
+            names of the joints.
+
+        >>> MPII16.to_coco_category(name="person")["skeleton"][:2]
+        [[1, 2], [2, 3]]
+        """
+        limbs = [[a + 1, b + 1] for a, b in self.limbs]
+        return {"id": category_id, "name": name or self.name, "keypoints": list(self.joints), "skeleton": limbs}
+
     def _check(self) -> None:
         repeated = sorted({joint for joint in self.joints if self.joints.count(joint) > 1})
         if repeated:
@@ -280,9 +298,9 @@ def _about_sides(flip_pairs: Sequence[tuple[int, int]], unpaired: Sequence[str],
     if sides.is_numbered(names):
         if flip_pairs:
             return [
-                f"{len(names)} numbered joints: their left and right are taken for those of a face; otherwise {give}"
+                f"{len(names)} numbered joints are taken for a face's, and so are their left and right; otherwise {give}"
             ]
-        return [f"the names of the {len(names)} joints are numbers: mirroring exchanges nothing; {give}"]
+        return [f"the joints {names[0]!r} to {names[-1]!r} are numbered: mirroring exchanges nothing; {give}"]
     if unpaired:
         listed = ", ".join(repr(name) for name in unpaired[:8]) + (", ..." if len(unpaired) > 8 else "")
         return [

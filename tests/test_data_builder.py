@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxpose.data import builder, coco
+from jaxpose.data import builder
+from jaxpose.data.formats import coco
+from jaxpose.data.source import DamagedData
 from jaxpose.skeleton import COCO17
 from tests import tiny_coco
 
@@ -239,18 +241,18 @@ def test_a_killed_preparation_is_never_read(own_folder, tmp_path):
     """SIGKILL amid the images; then the same call again, without TensorFlow in the process."""
     program = """
         import sys, time
-        from jaxpose.data import builder, coco
+        from jaxpose.data import builder, pixels
         folder, data_dir, slow = sys.argv[1:]
-        def load(*args, read=coco.load_jpeg, **options):
+        def load(*args, read=pixels.load_jpeg, **options):
             if slow == "slow":
                 print("reading", flush=True, file=sys.__stdout__)
                 time.sleep(0.5)
             return read(*args, **options)
-        coco.load_jpeg = load
+        pixels.load_jpeg = load
         source = builder.prepare(folder, data_dir=data_dir, progress=False)
         source.record(0), source.at_level("image").record(1), source.ground_truth()
-        from jaxpose.data import pipeline
-        pipeline.sample(source, 0, size_wh=(48, 64), augment="official")
+        from jaxpose.data import crops
+        crops.sample(source, 0, size_wh=(48, 64), augment="official")
         print(len(source), "tensorflow" in sys.modules)
     """
     data_dir = tmp_path / "data"
@@ -349,7 +351,7 @@ def test_damage_is_named_with_the_file_and_what_to_do(folder, sharded, damage):
     data_dir, message = sharded.parents[2], rf"{path.name} is damaged \(.*{reason}.*remove the folder {sharded.parent} "
     late = damage == "another shard"  # seen by who reads the record
     for opened in (lambda: builder.open(data_dir, "train"), lambda: prepare(folder, data_dir)):
-        with pytest.raises(coco.DamagedData, match=message):
+        with pytest.raises(DamagedData, match=message):
             source = opened()
             assert late
             source.at_level("image").record(5)
@@ -363,7 +365,7 @@ def test_no_older_version_is_taken_for_a_newer_one_that_lacks_a_file(own_folder,
     assert before.directory != after.directory and before.directory.exists()
     (after.directory / name).unlink()
     for opened in (lambda: builder.open(tmp_path, "train"), lambda: prepare(own_folder, tmp_path)):
-        with pytest.raises(coco.DamagedData, match=rf"{after.directory.name}/{name} is damaged \(it is missing\)"):
+        with pytest.raises(DamagedData, match=rf"{after.directory.name}/{name} is damaged \(it is missing\)"):
             opened()
     assert len(prepare(own_folder, tmp_path, force=True)) == 24
 
@@ -371,7 +373,7 @@ def test_no_older_version_is_taken_for_a_newer_one_that_lacks_a_file(own_folder,
 def test_a_damaged_copy_names_no_folder_above_it(sharded, tmp_path):
     copy = shutil.copytree(sharded, tmp_path / "elsewhere")
     cut(copy / "persons.npy", 100)
-    with pytest.raises(coco.DamagedData, match=rf"remove the folder {copy} and"):
+    with pytest.raises(DamagedData, match=rf"remove the folder {copy} and"):
         builder.PreparedSource(copy)
 
 
@@ -384,7 +386,7 @@ def test_no_changed_byte_of_source_json_is_believed(sharded):
             try:
                 builder.PreparedSource(sharded)
                 assert json.loads(path.read_bytes()) == facts, "a space for a space"
-            except coco.DamagedData as error:
+            except DamagedData as error:
                 assert "source.json is damaged" in str(error)
 
 
@@ -393,7 +395,7 @@ def test_facts_from_before_there_was_a_digest_are_looked_at(sharded, changes):
     facts = json.loads((sharded / "source.json").read_text()) | changes
     del facts["digest"], facts["checksums"]
     (sharded / "source.json").write_text(json.dumps(facts))
-    with pytest.raises(coco.DamagedData, match="is damaged"):
+    with pytest.raises(DamagedData, match="is damaged"):
         builder.PreparedSource(sharded)
 
 
@@ -405,7 +407,7 @@ def test_a_changed_features_json_changes_no_record(sharded):
         try:
             found = builder.PreparedSource(sharded).at_level("image").record(5)
             assert found["jpeg"] == expected["jpeg"] and (found["persons"] == expected["persons"]).all()
-        except coco.DamagedData as error:
+        except DamagedData as error:
             assert "features.json" in str(error)
         path.write_bytes(text)
 
@@ -418,7 +420,7 @@ def test_tables_from_before_there_were_checksums_are_looked_at(folder, sharded):
     images = np.load(sharded / "images.npy")
     for content, reason in ((images[:-1], "lists 11 images, the shards 12"), (None, "it is no table")):
         np.save(sharded / "images.npy", content) if content is not None else cut(sharded / "images.npy", 90)
-        with pytest.raises(coco.DamagedData, match=rf"images\.npy is damaged \(.*{reason}"):
+        with pytest.raises(DamagedData, match=rf"images\.npy is damaged \(.*{reason}"):
             builder.open(sharded.parents[2], "train")
 
 
@@ -434,7 +436,7 @@ def test_no_changed_byte_of_a_shard_gives_other_pixels(sharded):
         try:
             source = builder.PreparedSource(sharded)
             assert [source.jpeg(i) for i in range(4, 8)] == expected
-        except coco.DamagedData:
+        except DamagedData:
             found.append(place)
         path.write_bytes(data)
     assert set(range(240, used, 499)) <= set(found) and len(found) > len(places) / 2
@@ -442,17 +444,17 @@ def test_no_changed_byte_of_a_shard_gives_other_pixels(sharded):
 
 @pytest.mark.parametrize("batches", ["train", "eval", "whole train", "whole eval"])
 def test_a_damaged_shard_ends_the_batches(sharded, batches):
-    from jaxpose.data import images, pipeline
+    from jaxpose.data import crops, whole_images
 
     source = builder.PreparedSource(sharded)
     flipped(shard_of(sharded), 200)  # while it is open
     make = {
-        "train": lambda: pipeline.train_batches(source, size_wh=(24, 32), batch_size=4),
-        "eval": lambda: iter(pipeline.eval_batches(source, size_wh=(24, 32), batch_size=4)),
-        "whole train": lambda: images.train_batches(source, size_wh=(32, 32), batch_size=4),
-        "whole eval": lambda: iter(images.eval_batches(source, size=64, batch_size=4)),
+        "train": lambda: crops.train_batches(source, size_wh=(24, 32), batch_size=4),
+        "eval": lambda: iter(crops.eval_batches(source, size_wh=(24, 32), batch_size=4)),
+        "whole train": lambda: whole_images.train_batches(source, size_wh=(32, 32), batch_size=4),
+        "whole eval": lambda: iter(whole_images.eval_batches(source, size=64, batch_size=4)),
     }[batches]()
-    with pytest.raises(coco.DamagedData, match=r"-00001-of-00003 is damaged .* prepare --force") as caught:
+    with pytest.raises(DamagedData, match=r"-00001-of-00003 is damaged .* prepare --force") as caught:
         for _ in range(8):
             next(make)
     assert "--on-bad skip" not in str(caught.value)  # that would not help
@@ -460,7 +462,7 @@ def test_a_damaged_shard_ends_the_batches(sharded, batches):
 
 def test_a_read_only_folder_is_opened_and_not_written_to(folder, sharded, monkeypatch):
     """Who runs the tests may be allowed everything: so the lock must not be asked for either."""
-    from jaxpose.data import pipeline
+    from jaxpose.data import crops
 
     data_dir = sharded.parents[2]
     shutil.rmtree(data_dir / "downloads", ignore_errors=True)
@@ -471,7 +473,7 @@ def test_a_read_only_folder_is_opened_and_not_written_to(folder, sharded, monkey
     monkeypatch.setattr(builder, "_lock", None)
     try:
         for source in (builder.open(data_dir, "train"), prepare(folder, data_dir)):
-            next(pipeline.train_batches(source, size_wh=(24, 32), batch_size=4))
+            next(crops.train_batches(source, size_wh=(24, 32), batch_size=4))
             assert source.ground_truth()["images"]
         assert {path: path.stat().st_mtime_ns for path in (data_dir, *data_dir.rglob("*"))} == before
     finally:

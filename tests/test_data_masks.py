@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jaxpose.data import coco
+from jaxpose.data.formats import coco
 from jaxpose.data.masks import draw_segmentation, valid_mask
+from jaxpose.data.source import person_table
 from tests import tiny_coco
 
 L_SHAPE = np.zeros((6, 8), bool)
@@ -68,7 +69,7 @@ def test_golden(golden, golden_path, number):
     people = [a for a in data["annotations"] if a["image_id"] == swahr[f"mask{number}_image_id"]]
     record = {
         "size_wh": (width, height),
-        "persons": coco.person_table([people], 17),
+        "persons": person_table([people], 17),
         "segmentations": [a["segmentation"] for a in people],
     }
     assert people and not expected.all()

@@ -32,7 +32,8 @@ def test_the_rival_makes_the_same_crops(tmp_path):
     import numpy as np
 
     from benchmarks.peers.torch_input import MEAN, OfficialCrops
-    from jaxpose.data import coco, pipeline
+    from jaxpose.data import crops
+    from jaxpose.data.formats import coco
 
     class Still:
         """No flip, no rotation, no half body, scale 1."""
@@ -50,7 +51,7 @@ def test_the_rival_makes_the_same_crops(tmp_path):
     assert len(rival) == len(source)
     for index in range(len(source)):
         pixels, target, weight = rival[index]
-        row = pipeline.sample(source, index, size_wh=(48, 64))
+        row = crops.sample(source, index, size_wh=(48, 64))
         image = (pixels.numpy() + MEAN).transpose(1, 2, 0) * 255
         assert np.abs(image - row["image"]).max() <= 1.01
         labelled = row["visibility"] > 0
@@ -122,7 +123,7 @@ def test_the_warp_on_the_device_is_that_of_the_host():
     np, jax, cv2 = pytest.importorskip("numpy"), pytest.importorskip("jax"), pytest.importorskip("cv2")
     from benchmarks import input_throughput
     from jaxpose import geometry
-    from jaxpose.data import pipeline
+    from jaxpose.data import pixels
 
     affine = geometry.box_to_affine(
         np.array([[10.0, -5, 60, 40], [20, 30, 9, 15]]), (24, 32), rotation=np.array([30.0, 0])
@@ -132,7 +133,7 @@ def test_the_warp_on_the_device_is_that_of_the_host():
     for i, (h, w) in enumerate(sizes):
         regions[i, :h, :w] = tiny_coco.picture((w, h), seed=i)
     made = jax.jit(input_throughput._warp_on_device((24, 32)))(regions, sizes, geometry.invert_affine(affine))
-    expected = [pipeline.warped(r[:h, :w], a, (24, 32)) for r, a, (h, w) in zip(regions, affine, sizes, strict=True)]
+    expected = [pixels.warped(r[:h, :w], a, (24, 32)) for r, a, (h, w) in zip(regions, affine, sizes, strict=True)]
     limit = 1 if int(cv2.__version__.split(".")[0]) >= 5 else 5
     assert np.abs(np.asarray(made).astype(int) - np.stack(expected)).max() <= limit
 
@@ -164,8 +165,9 @@ def test_the_rival_makes_the_same_whole_images(tmp_path):
 
     from benchmarks.peers.torch_whole import MEAN, STD, WholeImages
     from jaxpose import heatmap
-    from jaxpose.data import coco, images
+    from jaxpose.data import whole_images
     from jaxpose.data.augment import HIGHER_HRNET, draw_whole, whole_generator
+    from jaxpose.data.formats import coco
 
     content = tiny_coco.content(6)
     unlabelled = content["annotations"][-2] | {"id": 9002, "image_id": content["images"][1]["id"], "segmentation": []}
@@ -174,13 +176,13 @@ def test_the_rival_makes_the_same_whole_images(tmp_path):
     source, size = coco.read(annotations, pictures), 128
     options = {"size_wh": (size, size), "flip_index": source.skeleton.flip_index}
     drawing, bare = (WholeImages(annotations, pictures, targets=targets, **options) for targets in (True, False))
-    assert len(drawing) == len(images.chosen(source, "annotated")) == 6
+    assert len(drawing) == len(whole_images.chosen(source, "annotated")) == 6
     mirrored = set()
     for index in range(6):
         generator = whole_generator(1, 0, int(source.images["image_id"][index]))
         draw = draw_whole(HIGHER_HRNET, generator, size_wh=source.images["size_wh"][index])
         mirrored.add(draw.flip)
-        row = images.sample(source, index, size_wh=(size, size), augment="higher_hrnet", seed=1)
+        row = whole_images.sample(source, index, size_wh=(size, size), augment="higher_hrnet", seed=1)
         pixels, masks, made = drawing.made(index, **draw._asdict())
         image = ((pixels * STD + MEAN) * 255).transpose(1, 2, 0)
         assert np.abs(image - row["image"]).max() <= 1.01
@@ -188,7 +190,7 @@ def test_the_rival_makes_the_same_whole_images(tmp_path):
         for stride, mask, (maps, places), slots in zip(
             (4, 2), masks, made, bare.made(index, **draw._asdict())[2], strict=True
         ):
-            # The published maps lie (s - 1) / 2 input pixels beside ours (`jaxpose.data.images`).
+            # The published maps lie (s - 1) / 2 input pixels beside ours (`jaxpose.data.whole_images`).
             assert (mask == row[f"mask_{stride}"]).mean() > 0.95
             xy = np.where(seen[..., None], row["joints"], np.nan) / stride
             xy[..., 0] -= draw.flip * (1 - 1 / stride)

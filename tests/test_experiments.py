@@ -337,7 +337,8 @@ def test_pixels_made_in_another_way_are_another_run(tmp_path):
 
 
 def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_own(tmp_path):
-    from jaxpose.data import coco, pipeline
+    from jaxpose.data import crops
+    from jaxpose.data.formats import coco
 
     source = coco.read(*coco.find(tiny_coco.write(tmp_path, tiny_coco.content(4)), "train"))
     config = dataclasses.replace(coco_rle.PRESETS["tiny"], size_wh=(12, 16), batch_size=8, augment="none")
@@ -349,9 +350,7 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
     for decode in (None, "exact", "scaled"):
         batches = kind(dataclasses.replace(config, decode=decode)).train_batches(start_step=0, total=1)
         images[decode] = np.asarray(next(batches)["image"])
-        expected = pipeline.train_batches(
-            source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact"
-        )
+        expected = crops.train_batches(source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact")
         np.testing.assert_array_equal(images[decode], next(expected)["image"])
     assert (images["scaled"] != images["exact"]).any()
 

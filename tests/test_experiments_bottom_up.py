@@ -15,12 +15,13 @@ from experiments.common.config import parse
 from experiments.common.log import Log
 from experiments.common.whole_images import WholeImages
 from jaxpose import geometry, heatmap, parallel, train
-from jaxpose.data import coco, synthetic
+from jaxpose.data import synthetic
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, results
 from jaxpose.nets import HigherHRNet, HRNet, Upsampled
 from jaxpose.skeleton import COCO17
 from jaxpose.tasks import describe
-from tests import test_data_crowdpose, tiny_coco
+from tests import test_data_formats_crowdpose, tiny_coco
 
 SMALL = ["--size-wh", "64", "64", "--width", "4", "--deconvs", "8", "--dilations", "1", "--batch-size", "8",
          "--log-every", "1", "--warmup-epochs", "0", "--ema", "None"]  # fmt: skip
@@ -190,7 +191,7 @@ def test_a_linear_decay_is_not_resumed_with_other_epochs(trained):
 def test_crowdpose_from_its_own_layout_to_its_own_numbers(tmp_path):
     with pytest.raises(ValueError, match="--data: name CrowdPose's folder"):
         crowdpose_swahr.main(["--out", str(tmp_path)])
-    folder = test_data_crowdpose.write(tmp_path / "crowd")
+    folder = test_data_formats_crowdpose.write(tmp_path / "crowd")
     flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *SMALL, "--train-split", "test"]
     flags += ["--loss.targets", "box", "--no-plots"]
     scores = crowdpose_swahr.main([*flags, "--out", str(tmp_path / "run"), "--epochs", "2"])

@@ -17,7 +17,7 @@ from experiments.common.log import Log
 from jaxpose import checkpoint, tasks
 from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PoseRegressor
 from jaxpose.skeleton import COCO17
-from tests import test_data_mpii, test_evaluation_mpii
+from tests import test_data_formats_mpii, test_evaluation_mpii
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "PRESETS = {" in p.read_text())
@@ -222,7 +222,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
 
 @pytest.mark.slow
 def test_mpii_from_its_own_layout_to_pckh(tmp_path, prepared, caplog):
-    folder = test_data_mpii.write(tmp_path / "mpii")
+    folder = test_data_formats_mpii.write(tmp_path / "mpii")
     (folder / "annot" / "train.json").write_text((folder / "annot" / "valid.json").read_text())
     flags = ["--data", str(folder), "--data-dir", str(prepared), *TINY[2:], *SMALL, "--method", "I*"]
     flags[flags.index("--batch-size") + 1] = "4"
@@ -230,7 +230,7 @@ def test_mpii_from_its_own_layout_to_pckh(tmp_path, prepared, caplog):
     assert np.isfinite(scores["EPE"]) and "PCKh@0.5" not in scores
     assert "gt_valid.mat" in caplog.text and "EPE" in caplog.text
 
-    people = test_data_mpii.content()
+    people = test_data_formats_mpii.content()
     test_evaluation_mpii.write_mat(
         folder / "annot" / "gt_valid.mat",
         joints=np.array([p["joints"] for p in people]).transpose(1, 2, 0),
@@ -295,7 +295,7 @@ def test_every_other_page_runs(name, prepared, tmp_path):
 
 @pytest.mark.slow
 def test_mpii_rle_runs(prepared, tmp_path):
-    folder = test_data_mpii.write(tmp_path / "mpii")
+    folder = test_data_formats_mpii.write(tmp_path / "mpii")
     (folder / "annot" / "train.json").write_text((folder / "annot" / "valid.json").read_text())
     flags = ["--data", str(folder), "--data-dir", str(prepared), *TINY[2:], "--size-wh", "32", "32", "--no-flip-test"]
     flags[flags.index("--batch-size") + 1] = "4"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxpose import geometry, grouping, heatmap, losses, metrics
-from jaxpose.data import coco
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, crowdpose_average_precision, oks_nms
 from jaxpose.predict.command import BoxFile
 from jaxpose.skeleton import COCO17, Skeleton

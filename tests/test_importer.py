@@ -26,7 +26,7 @@ from jaxpose import checkpoint, cli, importer, tasks, weights
 from jaxpose.nets import HigherHRNet, HRNet
 from jaxpose.nets import hrnet as hrnet_module
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16
-from tests import test_data_mpii, tiny_coco
+from tests import test_data_formats_mpii, tiny_coco
 from tests.torch_states import (
     flow,
     heatmap_head,
@@ -593,7 +593,7 @@ def test_the_others_walk_from_file_to_result(name, page, people, prepared, tmp_p
 
 @pytest.mark.slow
 def test_mpiis_joints_walk_to_its_page(prepared, tmp_path, capsys):
-    folder = test_data_mpii.write(tmp_path / "mpii")
+    folder = test_data_formats_mpii.write(tmp_path / "mpii")
     _, scores = walk("simple_baseline", mpii_integral, folder, prepared, tmp_path, capsys, joints=16)
     assert np.isfinite(scores["EPE"])
     (tmp_path / "rle").mkdir()

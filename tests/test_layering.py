@@ -16,7 +16,9 @@ PACKAGE = ROOT / "jaxpose"
 
 # Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
 LAYERS = {
-    "files": 0, "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0, "density": 0,
+    "calibration": 0,
+    "files": 0, "labels": 0, "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0,
+    "density": 0,
     "_distrax": 1, "flow": 1, "grouping": 1, "nets": 1, "weights": 1,
     "tasks": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,
@@ -41,7 +43,7 @@ def modules():
 
 
 def unit(path: Path) -> str:
-    """ "flow" for jaxpose/flow.py, "data" for jaxpose/data/coco.py, "" for jaxpose/__init__.py."""
+    """ "flow" for jaxpose/flow.py, "data" for jaxpose/data/source.py, "" for jaxpose/__init__.py."""
     first = path.relative_to(PACKAGE).parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
@@ -186,7 +188,7 @@ def test_layer_0_loads_jax_and_numpy_only(module):
 
 
 @pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")
-@pytest.mark.parametrize("module", ["data.builder", "data.pipeline", "data.images", "data.synthetic", "train"])
+@pytest.mark.parametrize("module", ["data.builder", "data.crops", "data.whole_images", "data.synthetic", "train"])
 def test_importing_does_not_start_tensorflow(module):
     """TensorFlow is loaded when data are read. (`tasks` and `flow` may load it: where it is installed, distrax does.)"""
     assert python(f"import sys, jaxpose.{module}; print('tensorflow' in sys.modules)") == "False"

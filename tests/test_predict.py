@@ -15,7 +15,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from jaxpose import cli, density, geometry, predict, tasks
-from jaxpose.data import coco, pipeline
+from jaxpose.data import crops
+from jaxpose.data.formats import coco
+from jaxpose.data.pixels import warped
 from jaxpose.predict import media
 from jaxpose.skeleton import COCO17, Skeleton
 from tests import tiny_coco, tiny_run
@@ -58,7 +60,7 @@ def test_poses_are_those_of_the_evaluation(tmp_path, flip_test):
     poses = predictor(files, [[geometry.clip_box(p["box"], wh)] for p, wh in zip(people, sizes, strict=True)])
     assert len(poses) == len(source) == 10
     for i, found in enumerate(poses):
-        sample = pipeline.sample(source, i, size_wh=SIZE_WH)
+        sample = crops.sample(source, i, size_wh=SIZE_WH)
         batch = {"image": sample["image"][None]}
         expected = predictor.task.predict(weights(predictor.task), batch, flip_test=flip_test)
         xy = geometry.apply_affine(geometry.invert_affine(sample["affine"]), np.asarray(expected["xy"]))
@@ -115,7 +117,7 @@ def test_the_deviation_and_the_regions_are_those_of_the_density_in_pixels():
     crop_wh = geometry.fit_box(poses.box, aspect=24 / 32, padding=1.25)[0, 2:]
     pixels = np.array(BOXES[0][:4], float)
     crop = geometry.box_to_affine(pixels, SIZE_WH)
-    image = pipeline.warped(IMAGES[0], crop, SIZE_WH)
+    image = warped(IMAGES[0], crop, SIZE_WH)
     outputs = predictor.task.predict(weights(predictor.task), {"image": image[None]}, flip_test=True)
     np.testing.assert_allclose(poses.deviation[0], outputs["sigma"][0] * crop_wh, rtol=2e-3)
     (curve,) = poses.regions(0.5)

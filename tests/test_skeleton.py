@@ -77,6 +77,20 @@ def test_coco_category_gives_coco17():
     assert other.sigmas == (0.1,) * 17 and other.limbs == COCO17.limbs
 
 
+@pytest.mark.parametrize("skeleton", SHIPPED, ids=lambda skeleton: skeleton.name)
+def test_a_category_gives_its_skeleton_back(skeleton):
+    category = skeleton.to_coco_category(category_id=7, name="person")
+    assert Skeleton.from_coco_category(category) == skeleton
+    assert (category["id"], category["name"]) == (7, "person") and skeleton.to_coco_category()["name"] == skeleton.name
+    assert category["skeleton"] == [[a + 1, b + 1] for a, b in skeleton.limbs]
+    assert json.loads(json.dumps(category)) == category
+
+
+def test_an_own_skeleton_passes_through_a_category():
+    mouse = Skeleton("mouse", ("snout", "left_ear", "right_ear"), ((1, 2),), ((0, 1), (0, 2)), (0.05,) * 3)
+    assert Skeleton.from_coco_category(mouse.to_coco_category()) == mouse
+
+
 def test_published_crowdpose_category_carries_cocos_edges():
     names = [*CROWDPOSE14.joints[:12], "head", "neck"]
     category = {"name": "person", "keypoints": names, "skeleton": [[16, 14], [14, 12], [17, 15]]}
@@ -226,7 +240,7 @@ def test_joints_without_names_are_numbered():
     assert skeleton.joints == ("joint_0", "joint_1", "joint_2") and skeleton.flip_pairs == ()
     assert "3 joints each" in notes[0] and "names" in notes[0] and "mirroring exchanges nothing" in notes[1]
     assert len(Skeleton.from_coco_category({}, num_joints=68, notes=notes).flip_pairs) == 29
-    assert "those of a face" in notes[-1]
+    assert "taken for a face" in notes[-1]
 
 
 def test_what_the_category_says_comes_first():

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from jaxpose import cli
-from jaxpose.data import coco, images, masks, pipeline
+from jaxpose.data import crops, masks, whole_images
+from jaxpose.data.formats import coco
 from jaxpose.skeleton import COCO17
 from jaxpose.view import data as tool
 from jaxpose.view import figures
-from tests import test_data_crowdpose, tiny_coco
+from tests import test_data_formats_crowdpose, tiny_coco
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_crops_are_the_first_that_training_sees(folder, source, epoch, monkeypat
     samples, said = drawn(monkeypatch, capsys, folder, "--split", "train", *flags)
     assert len(samples) == said["shown"] == 6 and said["persons"] == 10
     steps = dict(start_step=10 * epoch, stop_step=10 * epoch + 6)  # of one person each
-    batches = pipeline.train_batches(source, size_wh=(24, 32), batch_size=1, augment="official", seed=3, **steps)
+    batches = crops.train_batches(source, size_wh=(24, 32), batch_size=1, augment="official", seed=3, **steps)
     for sample, batch in zip(samples, batches, strict=True):
         np.testing.assert_array_equal(sample["image"], batch["image"][0])
         np.testing.assert_array_equal(sample["joints"], batch["joints"])
@@ -56,7 +57,7 @@ def test_crops_are_the_first_that_training_sees(folder, source, epoch, monkeypat
 def test_whole_images_are_the_first_that_training_sees(folder, source, monkeypatch, capsys):
     flags = ["--whole", "--augment", "higher_hrnet", "--size-wh", "64", "64", "--seed", "1", "--epoch", "1"]
     samples, _ = drawn(monkeypatch, capsys, folder, "--split", "train", *flags)
-    batches = images.train_batches(source, size_wh=(64, 64), batch_size=5, seed=1, start_step=1, stop_step=2)
+    batches = whole_images.train_batches(source, size_wh=(64, 64), batch_size=5, seed=1, start_step=1, stop_step=2)
     (batch,) = list(batches)
     assert len(samples) == 5
     for i, sample in enumerate(samples):
@@ -96,7 +97,7 @@ def test_sheets_are_written_and_named_by_what_they_show(folder, tmp_path, capsys
 
 
 def test_other_formats_and_bad_input(folder, tmp_path, monkeypatch, capsys):
-    crowd = test_data_crowdpose.write(tmp_path / "crowd")
+    crowd = test_data_formats_crowdpose.write(tmp_path / "crowd")
     samples, said = drawn(monkeypatch, capsys, crowd, "--split", "test", "--format", "crowdpose")
     assert said["shown"] == len(samples) > 0 and samples[0]["joints"].shape[-2:] == (14, 2)
     for flags, words in (

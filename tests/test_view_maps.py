@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from jaxpose import checkpoint, cli, density, geometry, tasks
-from jaxpose.data import coco, images, pipeline
+from jaxpose.data import crops, feed, whole_images
+from jaxpose.data.formats import coco
 from jaxpose.skeleton import COCO17
 from jaxpose.view import figures
 from jaxpose.view import maps as tool
@@ -45,8 +46,8 @@ def test_heatmaps(tmp_path, folder, monkeypatch, capsys):
     assert np.asarray(Image.open(said["pictures"][0]).convert("L")).std() > 10
     assert Path(said["pictures"][0]).parent == run / "maps" / "train"
     ((image, maps, *_), options), source = seen[0], coco.read(*coco.find(folder, "train"))
-    index = pipeline.sample_indices([0], num_samples=10, seed=2)[0][0]
-    np.testing.assert_array_equal(image, pipeline.sample(source, index, size_wh=tiny_run.SIZE_WH)["image"])
+    index = feed.sample_indices([0], num_samples=10, seed=2)[0][0]
+    np.testing.assert_array_equal(image, crops.sample(source, index, size_wh=tiny_run.SIZE_WH)["image"])
     assert maps.shape == (8, 6, 17) and options["pixels_per_cell"] == (4, 4)
     # What is marked is where the map has its peak: within the quarter shift.
     rows, columns = np.unravel_index(maps.reshape(-1, 17).argmax(0), maps.shape[:2])
@@ -84,8 +85,8 @@ def test_regions_of_a_regression(tmp_path, folder, monkeypatch, capsys):
 def test_people_of_whole_images(tmp_path, folder, monkeypatch, capsys):
     """A net that gives the maps of the truth: its people lie on the labels, its scale maps over the image."""
     source = coco.read(*coco.find(folder, "train")).at_level("image")
-    index = int(pipeline.sample_indices([0], num_samples=5, seed=0)[0][0])
-    square = images.eval_sample(source, index, size=128, fit="long")
+    index = int(feed.sample_indices([0], num_samples=5, seed=0)[0][0])
+    square = whole_images.eval_sample(source, index, size=128, fit="long")
     rows = source.persons[source.persons["image"] == index]["keypoints"]
     labels = np.asarray(geometry.apply_affine(np.broadcast_to(square["affine"], (len(rows), 2, 3)), rows[..., :2]))
     maps = {"heatmap": np.zeros((1, 128, 128, 17), np.float32), "tag": np.zeros((1, 128, 128, 17, 1), np.float32)}

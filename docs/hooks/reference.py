@@ -1,8 +1,8 @@
 """MkDocs hook: a page of the API for every module, so that a new one appears by itself.
 
 A page shows the module's docstring and its public names: `__all__`, or else every class and function without an underscore. What
-a package re-exports stands on the package's page, not again on the module's. Modules are read, not imported. Those deeper than
-`jaxpose.package.module` are how that module is made, and have no page.
+a package re-exports stands on the package's page, not again on the module's. Modules are read, not imported. The modules within
+`INSIDE` are how these packages are made, and have no page; nor has a module that only keeps a former name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 PACKAGE = "jaxpose"
-DEEPEST = 3
+INSIDE = ("jaxpose.data.synthetic",)
+FORMER = "Former name of"  # how the docstring of a module begins that only keeps one
 INTRODUCTION = """# API
 
 Every module, made of its docstrings. A module imports only modules of its own layer and lower ones, so that a loss costs `jax`
@@ -28,8 +29,16 @@ def modules(root: Path) -> dict[str, tuple[str, list[str]]]:
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
-        if 1 < len(parts) <= DEEPEST and not any(part.startswith("_") for part in parts):
-            sources[".".join(parts)] = ast.parse(path.read_text())
+        name = ".".join(parts)
+        if (
+            len(parts) == 1
+            or any(part.startswith("_") for part in parts)
+            or name.startswith(tuple(f"{p}." for p in INSIDE))
+        ):
+            continue
+        tree = ast.parse(path.read_text())
+        if not (ast.get_docstring(tree) or "").startswith(FORMER):
+            sources[name] = tree
     found = {}
     for name in sorted(sources):
         tree, package = sources[name], sources.get(name.rpartition(".")[0])

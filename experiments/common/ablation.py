@@ -28,7 +28,10 @@ from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
 from experiments.common.training import Training
 from jaxpose import geometry, parallel, tasks, train
-from jaxpose.data import coco, pipeline, synthetic
+from jaxpose.data import crops as persons
+from jaxpose.data import synthetic
+from jaxpose.data.formats import coco
+from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 
 
@@ -85,14 +88,12 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
     return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
 
 
-def crops(
-    source: coco.Source, config: AblationConfig, *, seed: int, augment: str, copies: int
-) -> dict[str, np.ndarray]:
+def crops(source: Source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
     """Every person `copies` times, each time augmented anew, as arrays."""
 
     def cut(i: int) -> dict[str, Any]:
         epoch, index = divmod(i, len(source))
-        return pipeline.sample(source, index, size_wh=config.size_wh, augment=augment, seed=seed, epoch=epoch)
+        return persons.sample(source, index, size_wh=config.size_wh, augment=augment, seed=seed, epoch=epoch)
 
     return in_memory(cut, copies * len(source), config)
 

@@ -16,7 +16,9 @@ from jax.sharding import Mesh
 
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
-from jaxpose.data import builder, coco, synthetic
+from jaxpose.data import builder, synthetic
+from jaxpose.data.formats import coco
+from jaxpose.data.source import Source
 from jaxpose.skeleton import Skeleton
 
 LAST_PICTURE = "plots/predictions.png"  # of a run, drawn last: where it is, all are
@@ -112,7 +114,7 @@ def make_mesh(config: RunConfig) -> Mesh:
 
 def open_splits(
     config: RunConfig, *, skeleton: Skeleton | None = None, reader: builder.Reader = coco
-) -> tuple[coco.Source | None, coco.Source]:
+) -> tuple[Source | None, Source]:
     """(training source, None where a run only evaluates; evaluation source): drawn, found and prepared as the config says.
 
     Process 0 works, the others wait and then read.
@@ -120,15 +122,13 @@ def open_splits(
     Args:
         config: names the folder and the splits.
         skeleton: that of a checkpoint: the data must have it, and data without annotations get it.
-        reader: knows the folder's format: `jaxpose.data.coco`, `jaxpose.data.mpii` or `jaxpose.data.crowdpose`.
+        reader: knows the folder's format: a module of `jaxpose.data.formats`.
     """
     parallel.on_first(lambda: _open_splits(config, skeleton, reader))
     return _open_splits(config, skeleton, reader)
 
 
-def _open_splits(
-    config: RunConfig, skeleton: Skeleton | None, reader: builder.Reader
-) -> tuple[coco.Source | None, coco.Source]:
+def _open_splits(config: RunConfig, skeleton: Skeleton | None, reader: builder.Reader) -> tuple[Source | None, Source]:
     folder = config.data
     if folder is None:
         val = max(config.synthetic_images // 10, 1)
@@ -137,7 +137,7 @@ def _open_splits(
             config.data_dir / name, train=config.synthetic_images - val, val=val, seed=config.seed
         )
 
-    def open_split(split: str) -> coco.Source:
+    def open_split(split: str) -> Source:
         return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad,
                                verify=config.verify, skeleton=skeleton, reader=reader)  # fmt: skip
 
@@ -145,7 +145,7 @@ def _open_splits(
     return None if config.eval_only else open_split(config.train_split), val
 
 
-def write_report(out: Path, name: str, *, source: coco.Source, ground_truth: Path | None) -> None:
+def write_report(out: Path, name: str, *, source: Source, ground_truth: Path | None) -> None:
     """Writes out/report.html, the page of the evaluation `name`, where there are annotations and its result file.
 
     Args:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from jaxpose import files
+
 
 class Log:
     """Events of a run, on process 0: one JSON line each, TensorBoard, and the progress bar's text."""
@@ -34,15 +36,8 @@ class Log:
                 self.board.add_scalar(f"{event}/{key}", value, step)
 
     def events(self) -> list[dict[str, Any]]:
-        """All events so far; a resumed run's repeated steps are counted once, the later one."""
-        last: dict[tuple[str, int], dict[str, Any]] = {}
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:  # the line that a killed run was writing
-                continue
-            last[event["event"], event["step"]] = event
-        return sorted(last.values(), key=lambda event: event["step"])
+        """All events so far, by step; see `jaxpose.files.read_events`."""
+        return files.read_events(self.path)
 
     def close(self) -> None:
         if self.board is not None:

@@ -7,7 +7,7 @@ import logging
 
 from experiments.common import persons
 from experiments.common.kinds import Predictions
-from jaxpose.data import mpii as reader
+from jaxpose.data.formats import mpii as reader
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
-from jaxpose import density, geometry, parallel, tasks
-from jaxpose.data import builder, coco, pipeline
+from jaxpose import density, files, geometry, parallel, tasks
+from jaxpose.data import boxes, builder, crops
+from jaxpose.data.formats import coco
+from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
 
@@ -46,7 +47,7 @@ class PersonConfig(RunConfig):
 
     augment: Annotated[Augment, AnyValue, Fixed] = "official"
     """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
-    decode: Annotated[pipeline.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
+    decode: Annotated[crops.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
     """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
     other pixels); none: exact, or as the run that is evaluated."""
 
@@ -60,7 +61,7 @@ class PersonConfig(RunConfig):
     def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
         return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
 
-    def decoding(self) -> pipeline.Decode:
+    def decoding(self) -> crops.Decode:
         """How JPEGs are decoded."""
         return self.decode or "exact"
 
@@ -80,8 +81,8 @@ class Persons:
     """
 
     config: PersonConfig
-    train: coco.Source | None
-    val: coco.Source
+    train: Source | None
+    val: Source
     ground_truth: Path | None
     mesh: Mesh
     own_scores: OwnScores | None = None
@@ -112,7 +113,7 @@ class Persons:
     def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
         """Global batches of crops, from `start_step` up to `total`; batch t depends on (seed, t) only."""
         config = self.config
-        host = pipeline.train_batches(
+        host = crops.train_batches(
             self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
             start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
             stop_step=total, threads=config.workers, decode=config.decoding(),
@@ -128,7 +129,7 @@ class Persons:
             (N, K), what else the task predicts (of regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
         """
         config, chunks = self.config, []
-        host = pipeline.eval_batches(
+        host = crops.eval_batches(
             self.val, size_wh=config.size_wh, batch_size=config.batch_size,
             process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
             decode=config.decoding(),
@@ -183,7 +184,7 @@ class Persons:
                 details["density"] = density_report(predictions, model)
                 scores["calibration_error"] = details["density"]["all"]["calibration_error"]
             if jax.process_index() == 0:
-                (folder / f"{name}_report.json").write_text(json.dumps(details, indent=1))
+                files.write_json(folder / f"{name}_report.json", details, indent=1, allow_nan=True)
         return scores
 
     def report(self, name: str) -> None:
@@ -208,10 +209,10 @@ class Persons:
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
         count = min(SHEET, len(predictions["xy"]))
         options = {"size_wh": config.size_wh, "decode": config.decoding()}
-        crops = [pipeline.sample(self.val, i, **options)["image"] for i in range(count)]
+        images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]
         affine = predictions["affine"][:count]
         view.sheet(
-            np.stack(crops),
+            np.stack(images),
             geometry.apply_affine(affine, predictions["xy"][:count]),
             predictions["confidence"][:count],
             self.val.skeleton,
@@ -228,9 +229,9 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: buil
     train, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
-        val = coco.with_detections(val, config.detections, on_bad=config.on_bad)
+        val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)
     elif config.box_jitter:
-        val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
+        val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     return Persons(config, train, val, ground_truth, mesh)
 
 

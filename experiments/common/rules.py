@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from jaxpose.data import layout
+from jaxpose import files
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PathRule(Rule):
 
     def problem(self, value: Path) -> str | None:
         try:
-            layout.local(value)
+            files.local(value)
         except ValueError as error:
             return str(error)
         return None

@@ -21,7 +21,10 @@ from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
 from jaxpose import geometry, metrics, parallel, tasks
-from jaxpose.data import augment, builder, coco, images
+from jaxpose.data import augment, builder, pixels
+from jaxpose.data import whole_images as images
+from jaxpose.data.formats import coco
+from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
 
@@ -86,8 +89,8 @@ class WholeImages:
     """
 
     config: ImageConfig
-    train: coco.Source | None
-    val: coco.Source
+    train: Source | None
+    val: Source
     ground_truth: Path | None
     mesh: Mesh
     own_scores: OwnScores | None = None
@@ -256,7 +259,7 @@ class WholeImages:
 
         indices = range(min(PICTURES, len(self.val)))
         records = [self.val.image(i) for i in indices]
-        pictures = [np.asarray(coco.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
+        pictures = [np.asarray(pixels.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
         labels = [r["persons"]["keypoints"] for r in records]
         poses, valid = predictions["poses"] * (predictions["poses"][..., 2:] > threshold), predictions["valid"]
         view.people(

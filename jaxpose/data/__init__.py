@@ -1,8 +1,11 @@
 """From an annotated folder to batches of crops, or of whole images.
 
-``coco`` reads and checks an image folder with its annotation JSON, ``mpii`` does so where the JSON is MPII's,
-``crowdpose`` where it is CrowdPose's (``layout`` is what the three share in finding files), ``builder`` prepares any of
-them once as a TFDS data set with random access, ``augment`` holds the published augmentation settings, ``pipeline``
-turns any of these sources into batches of persons (the only importer of TensorFlow), ``images`` into batches of whole
-images, ``masks`` draws the regions to leave out of an image-level loss, ``synthetic`` makes people up.
+``formats`` holds a module for each label format: it finds, reads and checks a folder and gives a ``source`` of persons and
+images. ``boxes`` replaces its boxes by a detector's; ``builder`` prepares it once as a TFDS data set with random access.
+``augment`` holds the published augmentation settings; ``crops`` turns any source into batches of persons, ``whole_images``
+into batches of images, both through ``feed``, the only importer of TensorFlow. ``masks`` draws the regions to leave out of an
+image-level loss, ``pixels`` reads and decodes JPEG files, ``checks`` says what is wrong with an entry of a label file,
+``synthetic`` makes people up.
+
+``coco``, ``mpii``, ``crowdpose``, ``pipeline`` and ``images`` are former names of modules, kept for scripts that import them.
 """

@@ -31,6 +31,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxpose.geometry import apply_affine
+
 __all__ = [
     "HIGHER_HRNET",
     "HRNET",
@@ -52,6 +54,7 @@ __all__ = [
     "draw",
     "draw_whole",
     "generator",
+    "move_joints",
     "named",
     "named_whole",
     "whole_generator",
@@ -347,6 +350,14 @@ def _truncated_normal(rng: np.random.Generator, bound: float) -> float:
     while abs(value := rng.standard_normal()) > 1.0:
         pass
     return value
+
+
+def move_joints(keypoints, affine, flip, flip_index):
+    """(B, K) visibility and (B, K, 2) input px, left and right exchanged where the crop is mirrored."""
+    visibility = keypoints[..., 2]
+    joints = np.where(visibility[..., None] > 0, apply_affine(affine, keypoints[..., :2]), 0.0)
+    visibility = np.where(flip[:, None], visibility[:, flip_index], visibility)
+    return visibility, np.where(flip[:, None, None], joints[:, flip_index], joints)
 
 
 # Purposes of random numbers: the augmentation's of persons, the order's of the pipeline, the augmentation's of images.

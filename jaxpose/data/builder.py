@@ -4,7 +4,7 @@
     source.record(3)
 
 An image is one record, its JPEG bytes as they are in the file; the order is that of the JSON. Beside the records lie
-``persons.npy`` and ``images.npy`` (the tables of `jaxpose.data.coco.Source`, memory-mapped, so that the memory a reader
+``persons.npy`` and ``images.npy`` (the tables of `jaxpose.data.source.Source`, memory-mapped, so that the memory a reader
 needs does not grow with the data), ``ground_truth.json`` (the annotations for the evaluation, without segmentations:
 the original folder is needed no more) and ``source.json`` (where it came from). All of it is written into TFDS's
 incomplete folder and renamed when it is done: an interrupted preparation is never read.
@@ -16,7 +16,7 @@ has it open goes on reading what he opened.
 What became of the files since is noticed: a shard that is missing, empty, cut off or of another length when the data set is
 opened, a byte that changed within one when its record is read (array_record keeps checksums of all it reads), a change
 in the tables and the ground truth when it is opened (their checksums are in ``source.json``). All are
-`jaxpose.data.coco.DamagedData`, with the name of the file and of the folder to remove.
+`jaxpose.data.source.DamagedData`, with the name of the file and of the folder to remove.
 
 A data set that is prepared is opened without writing anything: its folder may be read-only, or a mounted bucket. URLs
 (``gs://``) are refused: the tables are memory-mapped, which needs a path.
@@ -49,7 +49,11 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tqdm import tqdm
 
-from jaxpose.data import coco, layout
+from jaxpose import files
+from jaxpose.data import pixels
+from jaxpose.data.checks import Problems
+from jaxpose.data.formats import coco
+from jaxpose.data.source import DamagedData, Source, person_dtype, person_table
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
@@ -88,13 +92,13 @@ def prepare(
     thing wait for each other. Memory: the JSON, and TFDS's buffer of a gigabyte.
 
     Args:
-        folder: that holds ``annotations/`` and the images, in a layout of `jaxpose.data.coco.find` (or of the other
+        folder: that holds ``annotations/`` and the images, in a layout of `jaxpose.data.formats.coco.find` (or of the other
             reader's `find`); None where `annotations` and `images` are given.
         data_dir: where prepared data sets live; one folder serves many.
         split: of the folder.
         annotations, images: the JSON and the image folder, where `find` is not to look for them.
         name: of the data set within `data_dir`; None: the folder's.
-        skeleton, category, on_bad: as in `jaxpose.data.coco.read`; the file's own skeleton is the same as None. With
+        skeleton, category, on_bad: as in `jaxpose.data.formats.coco.read`; the file's own skeleton is the same as None. With
             ``on_bad="skip"`` images that cannot be read are left out too, with their persons, and so from the ground
             truth of the evaluation.
         only_annotated: leave out the images without any person that has keypoints (half of COCO's training images).
@@ -102,15 +106,15 @@ def prepare(
         progress: show a progress bar.
         force: prepare again in any case.
         num_shards: number of files; None: by size.
-        reader: the module that knows the format: `jaxpose.data.coco`, `jaxpose.data.mpii` or
-            `jaxpose.data.crowdpose`.
+        reader: the module that knows the format: `jaxpose.data.formats.coco`, `jaxpose.data.formats.mpii` or
+            `jaxpose.data.formats.crowdpose`.
 
     Raises:
         FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do; a URL in the
-            place of a path. `jaxpose.data.coco.DamagedData`: what is prepared is damaged.
+            place of a path. `jaxpose.data.source.DamagedData`: what is prepared is damaged.
         OSError: it has to be prepared, and `data_dir` cannot be written to.
     """
-    data_dir = layout.local(data_dir)
+    data_dir = files.local(data_dir)
     if annotations is None or images is None:
         if folder is None:
             raise ValueError(
@@ -118,14 +122,14 @@ def prepare(
                 "image folder (images=..., or --images)"
             )
         annotations, images = reader.find(folder, split, annotations=annotations, images=images)
-    annotations, images = layout.local(annotations), layout.local(images)
+    annotations, images = files.local(annotations), files.local(images)
     current = fingerprint(annotations, images)
     if skeleton is not None and skeleton == reader.own_skeleton(annotations, category=category):
         skeleton = None
     options = {"category": category, "on_bad": on_bad, "only_annotated": only_annotated, "verify": verify}
     options |= {"split": split, "skeleton": skeleton and skeleton.to_dict()}
-    if reader is not coco:
-        options["reader"] = reader.__name__
+    if (reader_name := _lasting_name(reader)) != _lasting_name(coco):
+        options["reader"] = reader_name
     name = f"{_clean(name or Path(folder or images).resolve().name)}-{_clean(split)}"
     home = data_dir / CocoKeypoints.name / f"{name}-{_variant(annotations, images, options)}"
     if not force and not _changes(home, current, images):
@@ -160,9 +164,9 @@ def open(
     Raises:
         FileNotFoundError: nothing of that name is prepared there (a preparation that was interrupted does not count).
         ValueError: several data sets have this split: name one; a URL in the place of a path.
-            `jaxpose.data.coco.DamagedData`: what is prepared is damaged.
+            `jaxpose.data.source.DamagedData`: what is prepared is damaged.
     """
-    root = layout.local(data_dir) / CocoKeypoints.name
+    root = files.local(data_dir) / CocoKeypoints.name
     prepared = {home.name: place for home in sorted(root.glob("*-*-*")) if (place := _newest(home))}
     wanted = f"{_clean(name) if name else '*'}-{_clean(split)}"
     names = [name] if name in prepared else [there for there in prepared if fnmatch(there, f"{wanted}-*")]
@@ -177,7 +181,7 @@ def open(
 
 
 class Reader(Protocol):
-    """What a module brings to make a format known to `prepare`; see `jaxpose.data.coco` for what the three do."""
+    """What a module brings to make a format known to `prepare`; see `jaxpose.data.formats.coco` for what the three do."""
 
     __name__: str
 
@@ -198,16 +202,16 @@ class Reader(Protocol):
     ) -> coco.CocoFolder: ...
 
 
-class PreparedSource(coco.Source):
+class PreparedSource(Source):
     """A prepared data set. Reads records by index, from any thread; holds no record in memory.
 
-    Attributes, besides those of `jaxpose.data.coco.Source`:
+    Attributes, besides those of `jaxpose.data.source.Source`:
         directory: of the TFDS data set.
         skipped: how many images or persons were left out, by reason.
     """
 
     def __init__(self, directory: str | Path):
-        self.directory = layout.local(directory)
+        self.directory = files.local(directory)
         missing = [name for name in FILES if not (self.directory / name).is_file()]
         if len(missing) == len(FILES):
             raise FileNotFoundError(f"{directory} is no prepared data set: name one, or prepare it")
@@ -249,7 +253,7 @@ class PreparedSource(coco.Source):
     def image(self, index: int) -> dict[str, Any]:
         record = self._record(index, self.features)
         people = record["persons"]
-        table = np.zeros(len(people["annotation_id"]), coco.person_dtype(self.skeleton.num_joints))
+        table = np.zeros(len(people["annotation_id"]), person_dtype(self.skeleton.num_joints))
         for column in set(people) - {"segmentation"} if len(table) else ():
             table[column] = people[column]
         table["image"], table["score"] = index, 1.0
@@ -322,7 +326,7 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        source, problems = config.source, coco.Problems(config.source.folder, config.on_bad)
+        source, problems = config.source, Problems(config.source.folder, config.on_bad)
         labelled = set(source.persons["image"].tolist())
         chosen = [i for i in range(len(source.images)) if i in labelled or not config.only_annotated]
         written = []
@@ -361,11 +365,11 @@ _UNDECODED = {"image": tfds.decode.SkipDecoding()}
 _IMAGE_ONLY = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_format="jpeg"), "image_id": np.int64})
 
 
-def _readable(source: coco.CocoFolder, index: int, problems: coco.Problems, *, verify: bool) -> bytes | None:
+def _readable(source: coco.CocoFolder, index: int, problems: Problems, *, verify: bool) -> bytes | None:
     width, height = (int(v) for v in source.images["size_wh"][index])
     path = source.folder / source.file_name(index)
     try:
-        return coco.load_jpeg(path, size_wh=(width, height), verify=verify)
+        return pixels.load_jpeg(path, size_wh=(width, height), verify=verify)
     except (ValueError, OSError) as error:
         problems.add("image not readable", str(error), error=type(error))
         return None
@@ -373,7 +377,7 @@ def _readable(source: coco.CocoFolder, index: int, problems: coco.Problems, *, v
 
 def _example(source: coco.CocoFolder, index: int, jpeg: bytes) -> dict[str, Any]:
     entry, people = source.entries[index], source.people[index]
-    table = coco.person_table([people], source.skeleton.num_joints)
+    table = person_table([people], source.skeleton.num_joints)
     columns = ("annotation_id", "box", "keypoints", "area", "crowd")
     persons = [
         {column: row[column] for column in columns} | {"segmentation": json.dumps(person.get("segmentation"))}
@@ -427,8 +431,8 @@ def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
 def _image_files(images: Path) -> str:
     """Digest of the names, sizes and times of the image files."""
     digest = hashlib.sha256()
-    for folder, _, files in sorted(os.walk(images)):
-        for path in (os.path.join(folder, name) for name in sorted(files)):
+    for folder, _, names in sorted(os.walk(images)):
+        for path in (os.path.join(folder, name) for name in sorted(names)):
             with contextlib.suppress(OSError):  # a link to nowhere
                 facts = os.stat(path)
                 digest.update(
@@ -518,10 +522,10 @@ def _check_shard(path: Path, count: int) -> None:
         raise _damaged(path, f"it has {found} records, not {count}")
 
 
-def _damaged(path: Path, what: str) -> coco.DamagedData:
+def _damaged(path: Path, what: str) -> DamagedData:
     versions = path.parent.parent
     folder = versions if versions.parent.name == CocoKeypoints.name else path.parent  # a copy can lie anywhere
-    return coco.DamagedData(
+    return DamagedData(
         f"{path} is damaged ({(what.splitlines() or [''])[0]:.200}): remove the folder {folder} and prepare the data again "
         "(start the same command again, or jaxpose prepare; jaxpose prepare --force with the same options needs nothing removed)"
     )
@@ -591,6 +595,12 @@ def _lock(data_dir: Path, config_name: str) -> Iterator[None]:
         except OSError as error:  # some network file systems
             logger.warning("%s cannot be locked (%s): let only one process prepare data there", data_dir, error)
         yield
+
+
+def _lasting_name(reader: Reader) -> str:
+    """The name of a format's module in the hash of a folder. It stays what it was before the formats had a package of their own,
+    so that data prepared then are found."""
+    return reader.__name__.replace("jaxpose.data.formats.", "jaxpose.data.")
 
 
 def _clean(name: str) -> str:

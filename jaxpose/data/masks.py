@@ -19,7 +19,7 @@ def valid_mask(record: Mapping[str, Any]) -> np.ndarray:
     """The pixels that a loss may use.
 
     Args:
-        record: of an image, as `jaxpose.data.coco.Source` gives it at level "image": size_wh, persons, segmentations.
+        record: of an image, as `jaxpose.data.source.Source` gives it at level "image": size_wh, persons, segmentations.
 
     Returns:
         ``(h, w)`` bool: False in the union of the regions of crowds and of persons without any labelled joint. Where

@@ -47,7 +47,7 @@ ADD_PIXEL = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The labels of a split; row i belongs to annotation i + 1 of its JSON (`jaxpose.data.mpii`).
+    """The labels of a split; row i belongs to annotation i + 1 of its JSON (`jaxpose.data.formats.mpii`).
 
     Attributes:
         joints: ``(N, 16, 2)`` pixels counted from 1, as in the file.
@@ -145,7 +145,7 @@ def pckh(
     Args:
         truth: of `load_truth`.
         xy: ``(P, 16, 2)`` predictions in pixels of the image, counted from 0.
-        annotation_id: ``(P,)`` integers: whose they are, counted from 1 (`jaxpose.data.mpii`).
+        annotation_id: ``(P,)`` integers: whose they are, counted from 1 (`jaxpose.data.formats.mpii`).
         on_missing: what becomes of labelled persons without a prediction: "error", or "wrong": their joints count as
             not found, so the numbers can only be lower than those of a complete evaluation.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxpose.data.coco import touches
+from jaxpose.data.boxes import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 from jaxpose.predict import media
@@ -391,8 +391,7 @@ class _Work:
         self.partial.replace(self.out / "poses.csv")
         results.write([record | {"category_id": self.category} for record in self.records], self.out / "results.json")
         joints = self.predictor.skeleton
-        kind = {"id": self.category, "name": joints.name, "keypoints": list(joints.joints)}
-        kind["skeleton"] = [[a + 1, b + 1] for a, b in joints.limbs]
+        kind = joints.to_coco_category(category_id=self.category)
         images = {"images": self.images, "annotations": [], "categories": [kind]}
         results.write_whole(self.out / "images.json", json.dumps(images).encode())
 

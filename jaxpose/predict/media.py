@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxpose.data.coco import decode_picture
-from jaxpose.data.pipeline import opencv
+from jaxpose.data.pixels import decode_picture, opencv
 from jaxpose.skeleton import Skeleton
 
 MAX_PIXELS = 100_000_000

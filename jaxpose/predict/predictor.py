@@ -14,9 +14,9 @@ from flax import linen as nn
 
 from jaxpose import checkpoint, geometry, tasks
 from jaxpose.data import augment
-from jaxpose.data.coco import touches
-from jaxpose.data.images import views
-from jaxpose.data.pipeline import warped
+from jaxpose.data.boxes import touches
+from jaxpose.data.pixels import warped
+from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
 from jaxpose.predict import media
 from jaxpose.predict.poses import Poses
@@ -200,7 +200,7 @@ def load(
       net: where the checkpoint was trained with one that is not this package's.
       flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
       batch_size: crops, or whole images, at a time; None: 32 or 4.
-      test_size, fit, scales: of whole images: `jaxpose.data.images.eval_batches`. fit="long": one program for all shapes.
+      test_size, fit, scales: of whole images: `jaxpose.data.whole_images.eval_batches`. fit="long": one program for all shapes.
       max_pixels: larger pictures are refused.
       device: None: the first.
 

@@ -121,7 +121,7 @@ def bottom_up(
 ) -> Task:
     """A task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
 
-    `Task.loss` takes a batch of `jaxpose.data.images`: image (B, H, W, 3), joints (B, P, K, 2) input pixels, visibility
+    `Task.loss` takes a batch of `jaxpose.data.whole_images`: image (B, H, W, 3), joints (B, P, K, 2) input pixels, visibility
     (B, P, K), extent (B, P), mask_4 and mask_2. `Task.predict` takes image, of any size that 64 divides, and any number of
     further scales of it, image_0.5 and the like, all enlarged to the maps of the first; it gives heatmap (B, h, w, K) and tag
     (B, h, w, K, T), T = 2 with the flip test: heatmaps are averaged over scales and mirror images, tags are those of the

@@ -56,7 +56,7 @@ def data(
       category: name or id, where several categories of the file have keypoints.
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
-    from jaxpose.data import coco, crowdpose, mpii
+    from jaxpose.data.formats import coco, crowdpose, mpii
 
     if count < 1 or epoch < 0:
         raise ValueError(f"--count {count} --epoch {epoch}: expected 1 or more pictures, and an epoch of 0 or more")
@@ -88,7 +88,7 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
     """Images with all of their annotations.
 
     Args:
-      source: `jaxpose.data.coco.Source`.
+      source: `jaxpose.data.source.Source`.
       count: so many images at most, drawn as an epoch of images is.
       seed, epoch: of the order.
 
@@ -96,7 +96,8 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
       Per image what `figures.annotations` draws: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
       (H, W) bool: crowds and unlabelled people; title.
     """
-    from jaxpose.data import coco, masks
+    from jaxpose.data import masks
+    from jaxpose.data import pixels as coco
 
     samples = []
     for index in _first(len(source.images), count=count, seed=seed, epoch=epoch, what=f"{source} has no images"):
@@ -119,10 +120,10 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
 def _crops(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
-    """The first crops of an epoch: those of `jaxpose.data.pipeline.train_batches`, decoded in full, bit for bit.
+    """The first crops of an epoch: those of `jaxpose.data.crops.train_batches`, decoded in full, bit for bit.
 
     Args:
-      source: `jaxpose.data.coco.Source`.
+      source: `jaxpose.data.source.Source`.
       size_wh, augment, seed: as there.
       count: so many at most.
       epoch: which.
@@ -130,7 +131,7 @@ def _crops(
     Returns:
       As `_labels`.
     """
-    from jaxpose.data import pipeline
+    from jaxpose.data import crops as pipeline
 
     samples = []
     for index in _first(len(source.persons), count=count, seed=seed, epoch=epoch, what=f"{source} has no person"):
@@ -145,11 +146,11 @@ def _crops(
 def _whole_images(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
-    """The first images of an epoch: those of `jaxpose.data.images.train_batches`, with the mask of its finer maps.
+    """The first images of an epoch: those of `jaxpose.data.whole_images.train_batches`, with the mask of its finer maps.
 
     Arguments and result as of `_crops`.
     """
-    from jaxpose.data import images
+    from jaxpose.data import whole_images as images
 
     chosen, stride, samples = images.chosen(source, "annotated"), 2, []
     for place in _first(len(chosen), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
@@ -165,7 +166,7 @@ def _whole_images(
 
 def _first(length: int, *, count: int, seed: int, epoch: int, what: str) -> np.ndarray:
     """Indices of the first `count` of an epoch."""
-    from jaxpose.data import pipeline
+    from jaxpose.data import crops as pipeline
 
     if length == 0:
         raise ValueError(f"{what}: nothing to draw")

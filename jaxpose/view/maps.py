@@ -50,7 +50,7 @@ def maps(
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose import checkpoint, tasks
-    from jaxpose.data import coco, crowdpose, mpii
+    from jaxpose.data.formats import coco, crowdpose, mpii
     from jaxpose.skeleton import Skeleton
 
     if count < 1:
@@ -77,7 +77,7 @@ def maps(
 
 
 def _chosen(source, count: int, seed: int) -> list[int]:
-    from jaxpose.data import pipeline
+    from jaxpose.data import crops as pipeline
 
     if len(source) == 0:
         raise ValueError(f"{source} has nothing to draw")
@@ -86,7 +86,7 @@ def _chosen(source, count: int, seed: int) -> list[int]:
 
 def _crops(source, stored, count: int, seed: int) -> list[dict[str, Any]]:
     """As the evaluation makes them, with the labels as NaN where there are none."""
-    from jaxpose.data import pipeline
+    from jaxpose.data import crops as pipeline
 
     options = {
         "size_wh": tuple(stored["task"]["size_wh"]),
@@ -169,7 +169,7 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
 
 def _people(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
     from jaxpose import geometry, tasks
-    from jaxpose.data import images
+    from jaxpose.data import whole_images as images
 
     config, run = task.config, stored.get("run", {})
     side = run.get("test_size") or min(config["size_wh"])

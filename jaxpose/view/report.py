@@ -33,9 +33,14 @@ EXPLAINED = {
     "EPE": "mean distance of the labelled joints, image px",
     "EPE_visible": "of the visible joints, px",
     "EPE_occluded": "of the occluded joints, px",
+    "EPE_mean_position": "of every joint at its mean place in the box, px",
+    "EPE_nearest_pose": "of the training pose nearest to the labels, px",
+    "PCK@0.05": "joints within 5 % of the box's longer side",
+    "PCK@0.1": "joints within 10 % of the box's longer side",
     "OKS": "mean over the people found",
     "pearson": "correlation of confidence and OKS",
     "calibration_error": "mean difference of coverage and level",
+    "coverage_90": "truth inside the 90 % regions, on frames that sigma was not fitted on",
     "people_per_image": "found, on average",
     "scale_pearson": "correlation of learned factor and size",
     "people": "matched with a prediction",
@@ -90,8 +95,8 @@ def report(
     else:
         if data is None:
             raise ValueError(f"name the folder that {source} was evaluated on (--data), to draw its cases")
-        from jaxpose.data import coco as coco_format
-        from jaxpose.data import crowdpose, mpii
+        from jaxpose.data.formats import coco as coco_format
+        from jaxpose.data.formats import crowdpose, mpii
 
         reader = {"coco": coco_format, "mpii": mpii, "crowdpose": crowdpose}[format]
         truth, folder = reader.find(data, split, annotations=None, images=images)

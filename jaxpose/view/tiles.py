@@ -68,7 +68,7 @@ class Pictures:
 
 
 def of_source(source: Any) -> Callable[[Mapping[str, Any]], bytes]:
-    """What `Pictures` takes, of a data set that is open (`jaxpose.data.coco.Source`), whose folder is needed no more.
+    """What `Pictures` takes, of a data set that is open (`jaxpose.data.source.Source`), whose folder is needed no more.
 
     >>> from types import SimpleNamespace
     >>> source = SimpleNamespace(images={"image_id": np.array([7])}, jpeg=lambda index: b"the file")

@@ -41,8 +41,8 @@ def _write_image(
 
 
 def _category() -> dict:
-    limbs = [[a + 1, b + 1] for a, b in COCO17.limbs]  # COCO counts joints from one here
-    return {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO17.joints), "skeleton": limbs}
+    category = COCO17.to_coco_category(name="person")
+    return {"id": category["id"], "name": category["name"], "supercategory": "person"} | category
 
 
 def _available_cpus() -> int:

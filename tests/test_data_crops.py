@@ -6,9 +6,12 @@ import pytest
 from PIL import Image
 
 from jaxpose import geometry
-from jaxpose.data import builder, coco, pipeline
+from jaxpose.data import augment, builder, crops
 from jaxpose.data.augment import Augmentation, named
-from jaxpose.data.pipeline import eval_batches, plan, sample, sample_indices, train_batches
+from jaxpose.data.boxes import with_detections
+from jaxpose.data.crops import eval_batches, plan, sample, train_batches
+from jaxpose.data.feed import sample_indices
+from jaxpose.data.formats import coco
 from tests import tiny_coco
 
 pytest.importorskip("tensorflow")
@@ -101,9 +104,9 @@ def test_a_crop_decoded_smaller_is_where_the_exact_one_is(ratio, rotation):
     size, images = (120, 120), np.array([[411, 301]])
     made = {}
     for r in (1, ratio):
-        window, warp = pipeline._regions(pipeline._from_smaller(affine, np.array([r])), size, -(-images // r))
-        made[r] = pipeline._crop(jpeg, window[0], warp[0], size, r).astype(float)
-    assert pipeline._ratios(affine).tolist() == [ratio]
+        window, warp = crops._regions(crops._from_smaller(affine, np.array([r])), size, -(-images // r))
+        made[r] = crops._crop(jpeg, window[0], warp[0], size, r).astype(float)
+    assert crops._ratios(affine).tolist() == [ratio]
     inside = geometry.apply_affine(geometry.invert_affine(affine), np.mgrid[:120, :120][::-1].reshape(1, 2, -1).mT)
     inside = ((inside > 2 * ratio) & (inside < images - 2 * ratio)).all(-1).reshape(120, 120)
     difference = (made[ratio] - made[1])[inside]
@@ -284,8 +287,8 @@ def test_a_batch_may_be_larger_than_the_data(prepared):
 
 
 def test_a_batch_is_planned_once(direct, monkeypatch):
-    planned, do = [], pipeline.plan
-    monkeypatch.setattr(pipeline, "plan", lambda *args, **options: planned.append(1) or do(*args, **options))
+    planned, do = [], crops.plan
+    monkeypatch.setattr(crops, "plan", lambda *args, **options: planned.append(1) or do(*args, **options))
     take(direct, 10, prefetch=1, threads=1)
     assert 10 <= len(planned) <= 20  # a few ahead
 
@@ -332,7 +335,7 @@ def test_evaluation_of_detections(direct, tmp_path):
         {"image_id": 100, "category_id": 1, "bbox": [-5.5, 3, 40, 60], "score": 0.25},
     ]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    detected = coco.with_detections(direct, tmp_path / "boxes.json")
+    detected = with_detections(direct, tmp_path / "boxes.json")
     (batch,) = eval_batches(detected, size_wh=SIZE, batch_size=2)
     assert batch["image_id"].tolist() == [103, 100] and batch["score"].tolist() == [np.float32(0.9), 0.25]
     assert (batch["visibility"] == 0).all() and (batch["joints"] == 0).all()
@@ -466,14 +469,14 @@ def test_golden_augmented_crops(photographs, golden_path):
         Augmentation(bool(flip), box, 1.25, float(scale), float(rotation))
         for flip, box, scale, rotation in zip(affine["flip"], boxes, affine["sf"], affine["rot"], strict=True)
     ]
-    matrices, flip = pipeline.crop_affines(drawn, size_wh=(192, 256), image_width=sizes[:, 0])
-    visibility, joints = pipeline.move_joints(persons["keypoints"], matrices, flip, source.skeleton.flip_index)
+    matrices, flip = crops.crop_affines(drawn, size_wh=(192, 256), image_width=sizes[:, 0])
+    visibility, joints = augment.move_joints(persons["keypoints"], matrices, flip, source.skeleton.flip_index)
     expected = affine["vis_aug"] > 0
     assert ((visibility > 0) == expected).all()
     np.testing.assert_allclose(joints[expected], affine["kpts_aug"][expected], atol=5e-3)
-    window, warp = pipeline._regions(matrices, (192, 256), sizes)
+    window, warp = crops._regions(matrices, (192, 256), sizes)
     for row in range(6):
-        crop = pipeline._crop(source.jpeg(int(persons["image"][row])), window[row], warp[row], (192, 256))
+        crop = crops._crop(source.jpeg(int(persons["image"][row])), window[row], warp[row], (192, 256))
         compare_crop(crop, golden_path(f"affine_crops/{row:02d}_aug.png"))
 
 

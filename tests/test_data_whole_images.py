@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from jaxpose import geometry
-from jaxpose.data import builder, coco, images, pipeline
+from jaxpose.data import augment, builder, feed, whole_images
 from jaxpose.data.augment import HIGHER_HRNET, WholeImage, draw_whole, whole_generator
-from jaxpose.data.images import eval_batches, eval_sample, fitted_sizes, sample, train_batches
+from jaxpose.data.boxes import with_detections
+from jaxpose.data.formats import coco
 from jaxpose.data.masks import draw_segmentation, valid_mask
+from jaxpose.data.whole_images import eval_batches, eval_sample, fitted_sizes, sample, train_batches
 from tests import tiny_coco
 
 pytest.importorskip("tensorflow")
@@ -90,7 +92,7 @@ def test_batches_are_the_samples_bit_for_bit(prepared, augment):
     """Whatever the level of the source. The shortcut for images without anything to mask is seen here too."""
     number = {int(image_id): i for i, image_id in enumerate(prepared.images["image_id"])}
     for step, batch in enumerate(take(prepared.at_level("image"), 4, augment=augment, choose="all")):
-        indices, epochs = pipeline.sample_indices(step * 6 + np.arange(6), num_samples=10, seed=5)
+        indices, epochs = feed.sample_indices(step * 6 + np.arange(6), num_samples=10, seed=5)
         for row, (index, epoch) in enumerate(zip(indices, epochs, strict=True)):
             expected = sample(prepared, int(index), size_wh=SIZE, augment=augment, seed=5, epoch=int(epoch))
             assert_equal({key: value[row] for key, value in batch.items()}, expected)
@@ -434,7 +436,7 @@ def test_arguments_are_checked(direct, tmp_path):
             train_batches(nobody, size_wh=SIZE, batch_size=2, choose=choose)
     assert take(nobody, 1, choose="all")[0]["joints"].shape == (6, 1, 17, 2)
     (tmp_path / "boxes.json").write_text('[{"image_id": 100, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 1}]')
-    detected = coco.with_detections(direct, tmp_path / "boxes.json")
+    detected = with_detections(direct, tmp_path / "boxes.json")
     with pytest.raises(ValueError, match="boxes without keypoints"):
         train_batches(detected, size_wh=SIZE, batch_size=2)
 
@@ -458,7 +460,7 @@ def test_golden(golden, golden_json, number):
     np.testing.assert_allclose(affine, swahr[f"hhaff{number}_mat512"], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(affine / 4, swahr[f"hhaff{number}_mat128"], rtol=1e-9, atol=1e-9)
     keypoints = swahr[f"mask{number}_joints_intsigma"]
-    _, joints = pipeline.move_joints(
+    _, joints = augment.move_joints(
         keypoints[..., :3], np.repeat(affine[None], len(keypoints), 0), np.zeros(len(keypoints), bool), np.arange(17)
     )
     labelled = (keypoints[..., :2] != 0).any(axis=-1)
@@ -466,11 +468,11 @@ def test_golden(golden, golden_json, number):
     height, width = (int(v) for v in swahr[f"mask{number}_shape"])
     inside = np.unpackbits(swahr[f"mask{number}_packbits"])[: height * width].reshape(height, width).astype(bool)
     expected = np.unpackbits(swahr[f"hhaff{number}_mask128_packbits"]).reshape(128, 128).astype(bool)
-    ours = images._mask(inside, affine, (512, 512), 4)
+    ours = whole_images._mask(inside, affine, (512, 512), 4)
     assert (ours & expected).sum() / (ours | expected).sum() > 0.96
     assert (~ours & ~expected).sum() / (~ours | ~expected).sum() > 0.93
     corners = affine + np.array([[0, 0, 1.5], [0, 0, 1.5]])
-    np.testing.assert_array_equal(images._mask(inside, corners, (512, 512), 4), expected)
+    np.testing.assert_array_equal(whole_images._mask(inside, corners, (512, 512), 4), expected)
 
 
 def test_real_data(data_dir, tmp_path):

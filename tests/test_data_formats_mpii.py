@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxpose import cli, geometry
-from jaxpose.data import builder, coco, mpii, pipeline
+from jaxpose.data import builder, crops
+from jaxpose.data.formats import coco, mpii
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import COCO17, MPII16
 from tests import tiny_coco
@@ -96,7 +97,7 @@ def test_the_crop_is_the_published_one(folder, tmp_path, source):
     prepared = prepare(folder, tmp_path)
     for each in (source, prepared, builder.open(tmp_path, "valid"), prepared.at_level("image").at_level("person")):
         assert each.clip_boxes is False
-        batch = pipeline.plan(each, range(4), size_wh=(256, 256))
+        batch = crops.plan(each, range(4), size_wh=(256, 256))
         for affine, identifier in zip(batch["affine"], batch["annotation_id"], strict=True):
             _, center, scale = PEOPLE[identifier - 1]
             np.testing.assert_allclose(affine, hrnet_affine(center, scale), rtol=1e-5, atol=1e-3)
@@ -107,12 +108,12 @@ def test_the_crop_is_the_published_one(folder, tmp_path, source):
             )
     clipped = copy.copy(source)
     clipped.clip_boxes = True
-    batch = pipeline.plan(clipped, [3], size_wh=(256, 256))
+    batch = crops.plan(clipped, [3], size_wh=(256, 256))
     assert abs(batch["affine"][0] - hrnet_affine(*PEOPLE[3][1:])).max() > 1  # the test can tell
 
 
 def test_predictions_in_the_crop_go_back_to_the_annotated_pixels(source):
-    batch = pipeline.plan(source, range(4), size_wh=(256, 256))
+    batch = crops.plan(source, range(4), size_wh=(256, 256))
     back = geometry.apply_affine(geometry.invert_affine(batch["affine"]), batch["joints"])
     for xy, identifier in zip(back, batch["annotation_id"], strict=True):
         labelled = np.array(content()[identifier - 1]["joints_vis"]) == 1
@@ -315,7 +316,7 @@ def test_a_set_prepared_in_one_format_is_not_opened_as_another(tmp_path):
 def test_perfect_predictions_score_1(folder, tmp_path):
     """From the JSON over the crop to PCKh: the pixel that is subtracted is the pixel that is added."""
     source = prepare(folder, tmp_path)
-    batch = pipeline.plan(source, range(4), size_wh=(256, 256))
+    batch = crops.plan(source, range(4), size_wh=(256, 256))
     xy = geometry.apply_affine(geometry.invert_affine(batch["affine"]), batch["joints"])
     labels, where = (np.array([e[key] for e in content()]) for key in ("joints", "joints_vis"))
     truth = evaluation.Truth(joints=labels, where=where == 1, head_size=np.full(4, 10.0))
@@ -340,7 +341,7 @@ def test_real_sample(data_dir, tmp_path):
     prepared = prepare(folder, tmp_path, split="test_mpii", verify=True)
     assert len(prepared) == 5 and len(prepared.images) == 5
     given = json.loads((folder / "test_mpii.json").read_text())
-    batch = pipeline.plan(prepared, range(5), size_wh=(256, 256))
+    batch = crops.plan(prepared, range(5), size_wh=(256, 256))
     for i, identifier in enumerate(batch["annotation_id"]):
         entry = given[identifier - 1]
         np.testing.assert_allclose(batch["affine"][i], hrnet_affine(entry["center"], entry["scale"]), atol=1e-3)
@@ -350,7 +351,7 @@ def test_real_sample(data_dir, tmp_path):
         np.testing.assert_array_equal(labelled, np.array(entry["joints_vis"]) == 1)
         inside = batch["joints"][i][labelled]
         assert (inside > 0).all() and (inside < 255).all()  # the crop holds the person
-    crop = pipeline.sample(prepared, 0, size_wh=(256, 256))["image"]
+    crop = crops.sample(prepared, 0, size_wh=(256, 256))["image"]
     assert crop.shape == (256, 256, 3) and crop.std() > 10
     with pytest.raises(ValueError, match=r"test_mpii_trb\.json is no MPII.*COCO's format"):
         mpii.read(folder / "test_mpii_trb.json", folder)

@@ -2,14 +2,12 @@ import copy
 import json
 import logging
 import os
-import re
-import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from jaxpose.data import coco
+from jaxpose import metrics
+from jaxpose.data.formats import coco
 from jaxpose.skeleton import COCO17, CROWDPOSE14, MPII16
 from tests import tiny_coco
 
@@ -118,7 +116,7 @@ def test_what_is_left_out_is_filled_in(folder, data):
     data["annotations"][1]["area"] = 0
     data["annotations"][2]["extra"] = {"joints_3d": [1, 2]}
     source = read(folder, data)
-    area = coco.AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
+    area = metrics.AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
     assert source.persons["area"][0] == pytest.approx(area) and source.persons["area"][1] > 0
     truth = source.ground_truth()["annotations"]
     assert truth[0]["area"] == pytest.approx(area) and truth[0]["iscrowd"] == 0
@@ -245,7 +243,7 @@ def test_an_area_that_is_none_comes_from_the_box(folder, data):
     x, y, w, h = data["annotations"][0]["bbox"]
     for area in (0, -3, float("nan"), float("inf"), 1e40, 10**400, "12", None, True):
         data["annotations"][0]["area"] = area
-        assert read(folder, data).persons["area"][0] == pytest.approx(coco.AREA_OF_BOX * w * h)
+        assert read(folder, data).persons["area"][0] == pytest.approx(metrics.AREA_OF_BOX * w * h)
 
 
 def change(data, **values):
@@ -358,193 +356,6 @@ def test_a_bad_box_of_a_crowd_is_nobodys_box(folder, data):
 def test_on_bad_is_one_of_two(folder):
     with pytest.raises(ValueError, match="'error' or 'skip', got 'ignore'"):
         read(folder, on_bad="ignore")
-
-
-# ---------------------------------------------------------------------------------------------------------- images
-
-
-def test_load_jpeg_gives_the_file_as_it_is(folder):
-    path = folder / "train" / "000000.jpg"
-    assert coco.load_jpeg(path, size_wh=(97, 121), verify=True) == path.read_bytes()
-
-
-def test_load_jpeg_refuses(tmp_path, folder):
-    whole = (folder / "train" / "000001.jpg").read_bytes()
-    cases = {"cut.jpg": whole[: len(whole) // 2], "stub.jpg": whole[:20], "text.jpg": b"hello", "empty.jpg": b""}
-    for file, content in cases.items():
-        (tmp_path / file).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{file}.*replace"):
-            coco.load_jpeg(tmp_path / file)
-    (tmp_path / "zeros.jpg").write_bytes(whole + b"\0\0")  # some writers fill up
-    coco.load_jpeg(tmp_path / "zeros.jpg")
-    with pytest.raises(FileNotFoundError, match=r"absent\.jpg does not exist"):
-        coco.load_jpeg(tmp_path / "absent.jpg")
-    with pytest.raises(ValueError, match=r"160x120 pixels, its annotations say 80x60: resize"):
-        coco.load_jpeg(folder / "train" / "000001.jpg", size_wh=(80, 60))
-    with pytest.raises(ValueError, match="turned"):
-        coco.load_jpeg(folder / "train" / "000001.jpg", size_wh=(120, 160))
-
-
-def test_verify_finds_damage_inside(tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(tiny_coco.damaged(tiny_coco.jpeg(tiny_coco.picture((160, 120)))))
-    coco.load_jpeg(tmp_path / "bad.jpg")  # header and end are fine
-    with pytest.raises(ValueError, match=r"bad\.jpg.*damaged"):
-        coco.load_jpeg(tmp_path / "bad.jpg", verify=True)
-
-
-@pytest.mark.parametrize("kind", ["half and an end", "zeros inside", "zeros to the end", "a few bytes of the scan"])
-def test_verify_finds_what_decoders_fill_up(tmp_path, capfd, kind):
-    pytest.importorskip("cv2")
-    whole = tiny_coco.jpeg(tiny_coco.picture((160, 120)))
-    third, half, scan = len(whole) // 3, len(whole) // 2, whole.index(b"\xff\xda")
-    data = {
-        "half and an end": whole[:half] + b"\xff\xd9",
-        "zeros inside": whole[:half] + bytes(1500) + whole[half + 1500 :],
-        "zeros to the end": whole[:third] + bytes(len(whole) - third - 2) + b"\xff\xd9",
-        "a few bytes of the scan": whole[: scan + 60] + b"\xff\xd9",
-    }[kind]
-    path = tmp_path / "bad.jpg"
-    path.write_bytes(data)
-    coco.decode_picture(data, path)
-    with pytest.raises(ValueError, match=r"bad\.jpg is damaged inside \(Corrupt JPEG data: premature end.*replace"):
-        coco.load_jpeg(path, verify=True)
-    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}):
-        path.write_bytes(tiny_coco.jpeg(tiny_coco.picture((160, 120)), **options))
-        coco.load_jpeg(path, verify=True)
-    path.write_bytes(whole[:-2] + bytes(range(1, 50)) + b"\xff\xd9")  # all pixels are there
-    coco.load_jpeg(path, verify=True)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_verify_without_opencv(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    path = tmp_path / "good.jpg"
-    path.write_bytes(tiny_coco.jpeg(tiny_coco.picture((160, 120))))
-    assert coco.load_jpeg(path, verify=True) == path.read_bytes()
-
-
-def test_more_than_eight_bits_are_refused(tmp_path):
-    numbers = np.arange(48 * 64).reshape(48, 64)
-    Image.fromarray((numbers * 20).astype(np.uint16)).save(tmp_path / "deep.png")
-    Image.fromarray(numbers.astype(np.float32)).save(tmp_path / "real.tiff")
-    for file, mode in (("deep.png", "I;16"), ("real.tiff", "F")):
-        with pytest.raises(ValueError, match=rf"{file} has the mode '{mode}', expected 8 bits"):
-            coco.load_jpeg(tmp_path / file)
-
-
-def test_no_image_and_no_file(tmp_path):
-    (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.jpg cannot be read \(no image that Pillow knows\)"):
-        coco.load_jpeg(tmp_path / "text.jpg")
-    with pytest.raises(ValueError, match="is a folder: name an image file"):
-        coco.load_jpeg(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("file", "mode"),
-    [
-        ("a.png", "RGB"),
-        ("b.png", "RGBA"),
-        ("c.png", "L"),
-        ("d.jpg", "CMYK"),
-        ("e.bmp", "RGB"),
-        ("f.gif", "P"),
-        ("g.png", "LA"),
-        ("h.png", "1"),
-    ],
-)
-def test_other_formats_become_rgb_jpeg(tmp_path, file, mode):
-    pixels = tiny_coco.picture((64, 48))
-    Image.fromarray(pixels).convert(mode).save(tmp_path / file)
-    data = coco.load_jpeg(tmp_path / file, size_wh=(64, 48))
-    decoded = coco.decode_picture(data, file)
-    assert data.startswith(b"\xff\xd8\xff") and decoded.mode == "RGB"
-    original = np.asarray(Image.open(tmp_path / file).convert("RGB"), int)
-    assert np.abs(np.asarray(decoded, int) - original).mean() < 4
-
-
-# ------------------------------------------------------------------------------------------------------ detections
-
-
-def test_jittered_boxes_keep_the_persons(folder):
-    source = read(folder)
-    jittered = coco.with_jittered_boxes(source, fraction=0.15, seed=3)
-    true, moved = (s.persons["box"].astype(np.float64) for s in (source, jittered))
-    size = true[:, 2:]
-    shift = np.abs(moved[:, :2] + moved[:, 2:] / 2 - true[:, :2] - size / 2) / size
-    growth = np.abs(moved[:, 2:] / size - 1)
-    for draws in (shift, growth):
-        assert draws.max() <= 0.15 + 1e-5 and draws.max() > 0.05 and draws.min() > 0
-    for field in ("annotation_id", "keypoints", "area"):
-        np.testing.assert_array_equal(source.persons[field], jittered.persons[field])
-    np.testing.assert_array_equal(moved, coco.with_jittered_boxes(source, fraction=0.15, seed=3).persons["box"])
-    assert (coco.with_jittered_boxes(source, fraction=0.15, seed=4).persons["box"] != moved).all()
-    assert (coco.with_jittered_boxes(source, fraction=0.0).persons["box"] == source.persons["box"]).all()
-    with pytest.raises(ValueError, match=r"fraction=15: expected a part of the box"):
-        coco.with_jittered_boxes(source, fraction=15)
-
-
-def write_detections(path, boxes):
-    path.write_text(json.dumps(boxes))
-    return path
-
-
-def detection(image_id, score, bbox=(10, 10, 40, 60), category=1):
-    return {"image_id": image_id, "category_id": category, "bbox": list(bbox), "score": score}
-
-
-def test_detections(folder, tmp_path, caplog):
-    boxes = [
-        detection(106, 0.9),
-        detection(100, 0.2),
-        detection(100, 0.8, category=3),
-        detection(999, 0.9),
-        detection(103, 0.7, (-5, 3, 30.5, 20)),
-    ]
-    path = write_detections(tmp_path / "boxes.json", boxes)
-    ground_truth = read(folder)
-    with caplog.at_level(logging.WARNING):
-        source = coco.with_detections(ground_truth, path)
-    assert "1 boxes belong to images" in caplog.text
-    assert source.persons["annotation_id"].tolist() == [0, 1, 4]
-    assert source.images["image_id"][source.persons["image"]].tolist() == [106, 100, 103]
-    np.testing.assert_allclose(source.persons["score"], [0.9, 0.2, 0.7], rtol=1e-6)
-    assert source.record(2)["box"].tolist() == [-5, 3, 30.5, 20] and not source.clip_boxes
-    assert (
-        source.persons["area"][2] == pytest.approx(coco.AREA_OF_BOX * 30.5 * 20)
-        and (source.persons["keypoints"] == 0).all()
-    )
-    assert coco.with_detections(ground_truth, path, min_score=0.5).persons["annotation_id"].tolist() == [0, 4]
-    assert len(ground_truth) == 10 and ground_truth.clip_boxes  # unchanged
-
-
-def test_bad_detections(folder, tmp_path):
-    source = read(folder)
-    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
-        coco.with_detections(source, tmp_path / "absent.json")
-    for image_id in (None, "100", [100], 100.0, 2**70, True):
-        path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9), detection(image_id, 0.9)])
-        with pytest.raises(
-            ValueError, match=rf"boxes\.json: the 'image_id' of detection 1 .*{re.escape(repr(image_id))}"
-        ):
-            coco.with_detections(source, path)
-    path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9, category="1")])
-    with pytest.raises(ValueError, match="'category_id' of detection 0 must be a whole number, got '1'"):
-        coco.with_detections(source, path)
-    with pytest.raises(ValueError, match="no detection file: it holds a dict"):
-        coco.with_detections(source, folder / "annotations" / "train.json")
-    for boxes, message in [
-        ([{"image_id": 100, "bbox": [1, 2, 3, 4]}], "detection 0 has no number 'score'"),
-        ([detection(999, 0.9)], "no box with a score of at least 0.0 for any image"),
-        ([detection(100, float("nan"))], "'score'"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            coco.with_detections(source, write_detections(tmp_path / "boxes.json", boxes))
-    for bbox in [(10, 10, 0, 5), (500, 10, 20, 20), (float("nan"), 1, 2, 3)]:
-        path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9), detection(100, 0.8, bbox)])
-        with pytest.raises(ValueError, match="detection 1 of image 100"):
-            coco.with_detections(source, path)
-        assert len(coco.with_detections(source, path, on_bad="skip")) == 1
 
 
 # ------------------------------------------------------------------------------------------------------- real data

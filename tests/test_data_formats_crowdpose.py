@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxpose import cli
-from jaxpose.data import builder, coco, crowdpose
+from jaxpose import cli, metrics
+from jaxpose.data import builder
+from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import average_precision, crowdpose_average_precision, results
 from jaxpose.skeleton import COCO17, CROWDPOSE14
 from tests import tiny_coco
@@ -215,7 +216,9 @@ def test_the_published_sample(data_dir, tmp_path):
     # What the published count counts: labelled joints without head and neck.
     labelled = [sum(v > 0 for v in a["keypoints"][2:36:3]) for a in truth["annotations"]]
     assert labelled == [a["num_keypoints"] for a in truth["annotations"]]
-    assert all(row["area"] == pytest.approx(coco.AREA_OF_BOX * row["box"][2] * row["box"][3]) for row in source.persons)
+    assert all(
+        row["area"] == pytest.approx(metrics.AREA_OF_BOX * row["box"][2] * row["box"][3]) for row in source.persons
+    )
     numbers = crowdpose_average_precision(source.ground_truth_json, perfect_records(truth))
     assert numbers.pop("AP_easy") == numbers.pop("AP_hard") == -1
     assert numbers.pop("AP_easy_existing") == numbers.pop("AP_hard_existing") == -1

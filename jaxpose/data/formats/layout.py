@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxpose.files import local
 
-__all__ = ["images_of", "local", "locate", "only_one"]
+__all__ = ["images_of", "locate", "only_one"]
 
 
 def locate(

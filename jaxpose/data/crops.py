@@ -1,0 +1,343 @@
+"""From a source of persons to batches of crops, one for each person: the walk of a sample.
+
+    record -> augmentation, drawn from (seed, epoch, annotation id) -> one affine, image px -> input px
+           -> decode the region of the JPEG that the crop shows -> one bilinear warp -> uint8
+
+`plan` does the first line for many samples at once, without looking at a pixel. `sample` does all of it for one
+sample in plain Python and OpenCV: it is the definition. `train_batches` and `eval_batches` do the same through
+tf.data, in parallel; their pixels are those of `sample`, bit for bit.
+
+The global batch t is a function of (seed, t) only, of which a process takes its slice (`jaxpose.data.feed`).
+
+Only the region that the crop shows is decoded, with a margin within which the chroma upsampling of a partly decoded
+JPEG equals that of the whole one. The integer inverse DCT is used, which OpenCV uses too.
+
+``decode="scaled"`` makes other pixels, sooner: where a crop is shown at 1/2, 1/4 or 1/8 of the image's resolution or
+less, the JPEG is decoded at that (the largest ratio r of 1, 2, 4, 8 with r image px or more in an input px), so never
+below the resolution of the input. A small pixel stands for r x r image pixels, and its centre is theirs: x_small =
+(x + 0.5) / r - 0.5. The affine, the joints and all else in a batch stay. Such a crop is smoother than the exact one,
+whose bilinear warp skips pixels. The batches are those of `sample` bit for bit here too: one libjpeg's arithmetic.
+
+A batch is a dictionary of NumPy arrays, this process's B rows of the global batch:
+
+    image (B, H, W, 3) uint8      RGB crop
+    affine (B, 2, 3) float32      image px -> input px, any mirroring included
+    joints (B, K, 2) float32      input px; left and right exchanged where mirrored; 0 where the visibility is 0.
+                                  A labelled joint outside the crop keeps its place and its visibility.
+    visibility (B, K) int8        0 unlabelled, 1 hidden, 2 visible
+    box (B, 4) float32            xywh, image px, as annotated or detected
+    score (B,) float32            of the box; 1 for ground truth
+    area (B,) float32             annotated area, image px
+    crop_area (B,) float32        of the padded box of the crop's aspect, image px: what OKS-NMS takes
+    image_id, annotation_id (B,) int64      -1 in padding
+    valid (B,) bool               False: padding, not a sample
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpose.data.augment import NONE, Augmentation, Setting, draw, generator, move_joints, named
+from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
+from jaxpose.data.pixels import decoded, warped
+from jaxpose.data.source import Source
+from jaxpose.geometry import apply_affine, box_to_affine, clip_box, fit_box, flip_affine, invert_affine
+
+__all__ = ["crop_affines", "eval_batches", "plan", "sample", "train_batches"]
+
+Decode = Literal["exact", "scaled"]
+RATIOS = (1, 2, 4, 8)  # at which libjpeg decodes smaller without more than the inverse DCT of fewer coefficients
+MARGIN = 2  # image px about the region of a crop: bilinear weights and chroma upsampling reach no farther
+
+
+def train_batches(
+    source: Source,
+    *,
+    size_wh: Sequence[int],
+    batch_size: int,
+    augment: str | Setting = "official",
+    seed: int = 0,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    padding: float = 1.25,
+    threads: int | None = None,
+    prefetch: int = 2,
+    decode: Decode = "exact",
+) -> TrainBatches:
+    """Batches start_step, start_step + 1, ... of this process, without end, or up to stop_step.
+
+    Args:
+        source: of persons.
+        size_wh: width and height of the crops.
+        batch_size: of the global batch, a multiple of `process_count`.
+        augment: "none", "official", "hrnet", "mmpose", or a `jaxpose.data.augment.Setting`.
+        seed: of the permutations and of the augmentation.
+        start_step: number of the first batch: a resumed run continues with the batches that it would have seen.
+        stop_step: number after the last batch.
+        process_index, process_count: which slice of the global batch.
+        padding: factor on the boxes.
+        threads: for decoding and warping; None: one for every core that this process may use, 16 at most.
+        prefetch: batches made ahead.
+        decode: "exact", or "scaled": JPEGs decoded at 1/2, 1/4 or 1/8 where the crop is shown no larger (see the module).
+
+    Raises:
+        ValueError: no persons, no such `decode`, or a batch size that the processes cannot share. While iterating: an image that cannot
+            be decoded, naming its file and the annotation.
+    """
+    _check_source(source)
+    _check_decode(decode)
+    check_share(batch_size, process_index, process_count)
+    check_steps(start_step, stop_step)
+    setting, local = named(augment), batch_size // process_count
+
+    def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
+        positions = step * batch_size + process_index * local + np.arange(local)
+        return sample_indices(positions, num_samples=len(source), seed=seed)
+
+    def planned(step: int) -> dict[str, np.ndarray]:
+        indices, epochs = rows(step)
+        options = {"size_wh": size_wh, "augment": setting, "seed": seed, "padding": padding, "decode": decode}
+        return plan(source, indices, epochs=epochs, **options)
+
+    pipeline = Pipeline(
+        source, planned, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
+    )
+    return TrainBatches(pipeline, start_step, stop_step)
+
+
+def eval_batches(
+    source: Source,
+    *,
+    size_wh: Sequence[int],
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    padding: float = 1.25,
+    threads: int | None = None,
+    prefetch: int = 2,
+    decode: Decode = "exact",
+) -> EvalBatches:
+    """All records once, in order, without augmentation; the same number of batches on every process.
+
+    The last global batch is filled up with rows whose `valid` is False: copies of the last record, with image_id and
+    annotation_id -1. The result can be iterated again and has a length. Arguments and errors as in `train_batches`.
+    """
+    _check_source(source)
+    _check_decode(decode)
+    check_share(batch_size, process_index, process_count)
+    count, local = len(source), batch_size // process_count
+
+    def planned(step: int) -> dict[str, np.ndarray]:
+        positions = step * batch_size + process_index * local + np.arange(local)
+        batch = plan(source, np.minimum(positions, count - 1), size_wh=size_wh, padding=padding, decode=decode)
+        batch["valid"] = positions < count
+        for key in ("image_id", "annotation_id"):
+            batch[key] = np.where(batch["valid"], batch[key], -1)
+        return batch
+
+    pipeline = Pipeline(
+        source, planned, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
+    )
+    return EvalBatches(pipeline, -(-count // batch_size))
+
+
+def sample(
+    source: Source,
+    index: int,
+    *,
+    size_wh: Sequence[int],
+    augment: str | Setting = "none",
+    seed: int = 0,
+    epoch: int = 0,
+    padding: float = 1.25,
+    decode: Decode = "exact",
+) -> dict[str, Any]:
+    """One row of a batch, made in plain Python: the definition of what the batches hold. Needs OpenCV, not TensorFlow.
+
+    Args:
+        source: of persons.
+        index: of the person.
+        size_wh, augment, seed, padding, decode: as in `train_batches`.
+        epoch: in which the augmentation is drawn.
+
+    Returns:
+        The entries of a batch without their first dimension.
+    """
+    _check_decode(decode)
+    options = {"size_wh": size_wh, "augment": named(augment), "seed": seed, "padding": padding, "decode": decode}
+    row = {key: value[0] for key, value in plan(source, [index], epochs=[epoch], **options).items()}
+    record, ratio, window, warp = (row.pop(key) for key in ("record", "ratio", "window", "warp"))
+    return {"image": _crop(source.jpeg(int(record)), window, warp, size_wh, int(ratio))} | row
+
+
+def plan(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    size_wh: Sequence[int],
+    augment: Setting = NONE,
+    seed: int = 0,
+    epochs: Sequence[int] | None = None,
+    padding: float = 1.25,
+    decode: Decode = "exact",
+) -> dict[str, np.ndarray]:
+    """Everything about some samples but their pixels.
+
+    Args:
+        source: of persons.
+        indices: ``(B,)`` of the persons.
+        size_wh, augment, seed, padding, decode: as in `train_batches`.
+        epochs: ``(B,)``, in which the augmentation is drawn; None: 0.
+
+    Returns:
+        The entries of a batch (see the module) but `image`, and how to make that: record ``(B,)`` int64, the image
+        record; ratio ``(B,)`` int32, by which its JPEG is decoded smaller; window ``(B, 4)`` int32, the y, x, height,
+        width of the region to decode, in pixels of the smaller image; warp ``(B, 2, 3)`` float64, the affine from
+        pixels of that region to input pixels.
+    """
+    persons = source.persons[np.asarray(indices)]
+    images = source.images[persons["image"]]
+    image_wh = images["size_wh"].astype(np.float64)
+    boxes = persons["box"].astype(np.float64)
+    if source.clip_boxes:
+        boxes = clip_box(boxes, image_wh)
+    drawn = _draws(source, persons, boxes, augment, seed, epochs, padding)
+    affine, flip = crop_affines(drawn, size_wh=size_wh, image_width=image_wh[:, 0])
+    ratio = _ratios(affine) if decode == "scaled" else np.ones(len(persons), np.int32)
+    # A size that the ratio does not divide is rounded up: the last pixel is partly beyond the image.
+    window, warp = _regions(_from_smaller(affine, ratio), size_wh, -(-images["size_wh"] // ratio[:, None]))
+    visibility, joints = move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
+    padded = fit_box(boxes, aspect=size_wh[0] / size_wh[1], padding=padding)
+    return {
+        "affine": affine.astype(np.float32),
+        "joints": joints.astype(np.float32),
+        "visibility": visibility.astype(np.int8),
+        "box": persons["box"],
+        "score": persons["score"],
+        "area": persons["area"],
+        "crop_area": (padded[:, 2] * padded[:, 3]).astype(np.float32),
+        "image_id": images["image_id"],
+        "annotation_id": persons["annotation_id"],
+        "valid": np.ones(len(persons), bool),
+        "record": persons["image"].astype(np.int64),
+        "ratio": ratio,
+        "window": window,
+        "warp": warp,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ the geometry
+
+
+def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augmentation]:
+    """One draw for each person."""
+    upper = np.zeros(source.skeleton.num_joints, bool)
+    upper[list(source.skeleton.upper)] = True
+    epochs = np.zeros(len(persons), np.int64) if epochs is None else np.asarray(epochs)
+    drawn = []
+    for person, box, epoch in zip(persons, boxes, epochs, strict=True):
+        rng = None if setting == NONE else generator(seed, int(epoch), int(person["annotation_id"]))
+        drawn.append(draw(setting, rng, box=box, keypoints=person["keypoints"], upper=upper, padding=padding))
+    return drawn
+
+
+def crop_affines(
+    drawn: Sequence[Augmentation], *, size_wh: Sequence[int], image_width: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws -> ``(B, 2, 3)`` affines from image px to input px, and ``(B,)`` which of them mirror.
+
+    The rotation is that of the mirrored image: mirror first, then the crop about the mirrored box.
+
+    >>> affine, flip = crop_affines([Augmentation(True, np.array([0, 0, 3, 4]), 1.0, 1.0, 0.0)], size_wh=(3, 4), image_width=[9])
+    >>> print(affine[0] @ (1.5, 2, 1), flip)  # the centre of the box is W - 1 - 1.5 in the mirrored image, W / 2 in the crop
+    [1.5 2. ] [ True]
+    """
+    flip = np.array([d.flip for d in drawn])
+    boxes = np.array([d.box for d in drawn], np.float64)
+    width = np.asarray(image_width, np.float64)
+    boxes[:, 0] = np.where(flip, width - 1 - (boxes[:, 0] + boxes[:, 2]), boxes[:, 0])
+    scale = np.array([d.padding * d.scale for d in drawn])
+    rotation = np.array([d.rotation for d in drawn])
+    affine = box_to_affine(boxes, size_wh, padding=1.0, scale=scale, rotation=rotation)
+    return np.where(flip[:, None, None], flip_affine(affine, width=width), affine), flip
+
+
+def _ratios(affine: np.ndarray) -> np.ndarray:
+    """(B,) int32: the largest of 1, 2, 4, 8 that is no more than the image px in an input px."""
+    zoom = 1 / np.sqrt(np.abs(np.linalg.det(affine[:, :, :2])))  # the same in all directions
+    return 2 ** np.clip(np.floor(np.log2(zoom) + 1e-9), 0, len(RATIOS) - 1).astype(np.int32)
+
+
+def _from_smaller(affine: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """The affines from pixels of the image decoded smaller: x = ratio * x_small + (ratio - 1) / 2."""
+    smaller = affine.copy()
+    smaller[:, :, :2] *= ratio[:, None, None]
+    smaller[:, :, 2] += affine[:, :, :2].sum(-1) * (ratio[:, None] - 1) / 2
+    return smaller
+
+
+def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of each image that its crop shows: window (B, 4) int32 y, x, h, w, and the affine from its pixels."""
+    width, height = size_wh
+    corners = np.array([(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)], np.float64)
+    shown = apply_affine(invert_affine(affine), np.broadcast_to(corners, (len(affine), 4, 2)))
+    first = np.floor(shown.min(axis=1)) - MARGIN
+    last = np.ceil(shown.max(axis=1)) + MARGIN
+    # An even start: the chroma of most JPEGs comes in pairs. A crop beside the image still gets one pixel, unseen.
+    first = np.clip(first, 0, image_wh - 1).astype(np.int64) // 2 * 2
+    last = np.clip(last, first, image_wh - 1).astype(np.int64)
+    window = np.concatenate([first[:, ::-1], (last - first + 1)[:, ::-1]], axis=1).astype(np.int32)
+    warp = affine.copy()
+    warp[:, :, 2] += np.einsum("bij,bj->bi", affine[:, :, :2], first.astype(np.float64))
+    return window, warp
+
+
+# -------------------------------------------------------------------------------------------------------- the pixels
+
+
+def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[int], ratio: int = 1) -> np.ndarray:
+    y, x, h, w = window
+    return warped(decoded(jpeg, ratio)[y : y + h, x : x + w], warp, size_wh)
+
+
+def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Rows of `plan` -> rows of a batch: the graph of what `_crop` does."""
+    size_wh = tuple(int(v) for v in size_wh)
+
+    def crop(row):
+        tf = tensorflow()
+        record, ratio, window, warp = (row.pop(key) for key in ("record", "ratio", "window", "warp"))
+        jpeg = tf.numpy_function(lambda i: source.jpeg(int(i)), [record], tf.string, stateful=False)
+
+        def region_at(ratio: int):  # a constant of the graph
+            options = {"channels": 3, "dct_method": "INTEGER_ACCURATE", "ratio": ratio}
+            return lambda: tf.io.decode_and_crop_jpeg(jpeg, window, **options)
+
+        if decode == "exact":
+            region = region_at(1)()
+        else:
+            region = tf.case([(ratio == r, region_at(r)) for r in RATIOS[:-1]], default=region_at(RATIOS[-1]))
+        image = tf.numpy_function(lambda r, a: warped(r, a, size_wh), [region, warp], tf.uint8, stateful=False)
+        image.set_shape((size_wh[1], size_wh[0], 3))
+        return {"image": image} | row
+
+    return crop
+
+
+def _check_source(source: Source) -> None:
+    if source.level != "person":
+        raise ValueError(f"crops are made from persons: {source} counts images; take source.at_level('person')")
+    if len(source) == 0:
+        raise ValueError(
+            f"{source} has no person with keypoints (for prediction without annotations, give detected boxes)"
+        )
+
+
+def _check_decode(decode: str) -> None:
+    if decode not in ("exact", "scaled"):
+        raise ValueError(f"decode must be 'exact' or 'scaled', got {decode!r}")

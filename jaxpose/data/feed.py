@@ -1,0 +1,225 @@
+"""The feed of batches: the seeded order of the samples, and tf.data in parallel. The only importer of TensorFlow here.
+
+The global batch t is a function of (seed, t) only. The epochs are permutations of all records, one after the other
+without a gap: batch t holds positions tB to (t + 1)B - 1 of that row, and process i takes its slice of them. So
+nothing of the feed needs saving, and any number of processes sees the same batches.
+
+What a batch holds is the business of `jaxpose.data.crops` and `jaxpose.data.whole_images`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from jaxpose.data.augment import PERMUTATIONS, philox
+from jaxpose.data.pixels import decode_picture
+from jaxpose.data.source import DamagedData, Source
+
+__all__ = ["EvalBatches", "Pipeline", "TrainBatches", "check_share", "check_steps", "sample_indices", "tensorflow"]
+
+
+def sample_indices(positions: Sequence[int], *, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What stands at some positions of the endless row of epochs.
+
+    Args:
+        positions: ``(B,)``, 0 or more.
+        num_samples: in an epoch.
+        seed: of the permutations.
+
+    Returns:
+        indices ``(B,)`` of the samples, epochs ``(B,)``.
+
+    >>> indices, epochs = sample_indices(range(6), num_samples=3, seed=0)
+    >>> print(np.sort(indices[:3]), np.sort(indices[3:]), epochs)
+    [0 1 2] [0 1 2] [0 0 0 1 1 1]
+    """
+    epochs, offsets = np.divmod(np.asarray(positions, np.int64), num_samples)
+    indices = [_permutation(num_samples, seed, int(e))[o] for e, o in zip(epochs, offsets, strict=True)]
+    return np.array(indices, np.int64), epochs
+
+
+@lru_cache(maxsize=4)  # two epochs meet in a batch; 4 bytes a sample each
+def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    return philox(seed, PERMUTATIONS, epoch, 0).permutation(np.arange(num_samples, dtype=np.int32))
+
+
+class Pipeline:
+    """Batches by tf.data; the graph is built when an iteration starts (0.1 s).
+
+    Args:
+        source: that the rows come from.
+        planned: number of a batch -> everything about it but its pixels, among it record, the image records ``(B,)``.
+        finish: a row of that, as tensors -> a row of the batch; it becomes part of the graph.
+        batch: rows of this process.
+        threads, prefetch: as in `train_batches`.
+        check: of an image record; raises ValueError for what `finish` cannot use besides a bad JPEG.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        planned: Callable[[int], dict[str, np.ndarray]],
+        finish: Callable[[dict[str, Any]], dict[str, Any]],
+        *,
+        batch: int,
+        threads: int | None,
+        prefetch: int,
+        check: Callable[[int], Any] | None = None,
+    ):
+        self.source, self.planned, self.finish, self.check = source, planned, finish, check
+        self.batch, self.prefetch = batch, prefetch
+        self.threads = threads or min(16, _cores())
+
+    def batches(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        tf = tensorflow()
+        steps = iter(self._dataset(start, stop).as_numpy_iterator())
+        for step in range(start, stop):
+            try:
+                batch = next(steps)
+            except tf.errors.OpError as error:
+                raise self._explained(step) or error from None
+            yield batch
+
+    def _dataset(self, start: int, stop: int):
+        tf = tensorflow()
+        example = self.planned(start)
+        keys = tuple(example)
+
+        def arrays_of(step):
+            made = self.planned(int(step))
+            return [made[key] for key in keys]
+
+        types = [tf.as_dtype(example[key].dtype) for key in keys]
+        shapes = [example[key].shape for key in keys]
+
+        def planned(step):
+            # Called stateless, it would be run once for each of its outputs.
+            arrays = tf.numpy_function(arrays_of, [step], types, stateful=True)
+            for array, shape in zip(arrays, shapes, strict=True):
+                array.set_shape(shape)
+            return dict(zip(keys, arrays, strict=True))
+
+        dataset = tf.data.Dataset.range(start, stop).map(planned, num_parallel_calls=1).unbatch()
+        dataset = dataset.map(self.finish, num_parallel_calls=self.threads, deterministic=True)
+        options = tf.data.Options()
+        options.deterministic = True
+        options.autotune.enabled = False
+        options.threading.private_threadpool_size = self.threads
+        options.threading.max_intra_op_parallelism = 1
+        return dataset.batch(self.batch, drop_remainder=True).prefetch(self.prefetch).with_options(options)
+
+    def _explained(self, step: int) -> Exception | None:
+        """Which sample of a batch fails, found by making them one by one."""
+        batch = self.planned(step)
+        for row, record in enumerate(int(record) for record in batch["record"]):
+            if "annotation_id" in batch:
+                where = f"{self.source.name}, annotation {batch['annotation_id'][row]}"
+            else:
+                where = f"{self.source.name}, image {self.source.images['image_id'][record]}"
+            try:
+                decode_picture(self.source.jpeg(record), self.source.file_name(record))
+            except DamagedData as error:
+                return error
+            except (ValueError, OSError) as error:
+                return ValueError(
+                    f"{where}: {error}; or leave such images out: "
+                    "prepare the data with verify=True and on_bad='skip' (--verify --on-bad skip)"
+                )
+            try:
+                if self.check is not None:
+                    self.check(record)
+            except ValueError as error:
+                return ValueError(f"{where} ({self.source.file_name(record)}): {error}")
+        return None
+
+
+class TrainBatches:
+    """Iterator over the batches of `train_batches`. `step` is the number of the batch that comes next."""
+
+    def __init__(self, pipeline: Pipeline, start: int, stop: int | None):
+        self.step, self._batches = start, pipeline.batches(start, 2**62 if stop is None else stop)
+
+    def __iter__(self) -> TrainBatches:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._batches)
+        self.step += 1
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads that make batches ahead."""
+        self._batches.close()
+
+
+class EvalBatches:
+    """The batches of `eval_batches`, as often as they are iterated."""
+
+    def __init__(self, pipeline: Pipeline, length: int):
+        self._pipeline, self._length = pipeline, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self._pipeline.batches(0, self._length)
+
+
+def check_share(batch_size: int, process_index: int, process_count: int) -> None:
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size {batch_size} must be a positive multiple of the number of processes, {process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} must be in 0..{process_count - 1}")
+
+
+def check_steps(start_step: int, stop_step: int | None) -> None:
+    if start_step < 0 or (stop_step is not None and stop_step < start_step):
+        raise ValueError(f"start_step {start_step} must be 0 or more, and no later than stop_step {stop_step}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def tensorflow():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with _without_chatter():
+            import tensorflow as tf
+
+            try:
+                tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all of its memory
+            except RuntimeError:
+                pass  # someone initialised TensorFlow before: the choice was theirs
+            tf.constant(0)  # initialises it
+    except ImportError:
+        raise ImportError("the input pipeline needs TensorFlow: pip install 'jaxpose[data]'") from None
+    return tf
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Without what TensorFlow's C++ writes to the error stream when it is imported, which no log level reaches."""
+    try:
+        stream = sys.__stderr__.fileno()
+        kept = os.dup(stream)
+    except (AttributeError, OSError, ValueError):  # no such stream
+        yield
+        return
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream)
+        try:
+            yield
+        finally:
+            os.dup2(kept, stream)
+            os.close(kept)

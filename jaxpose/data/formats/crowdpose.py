@@ -1,0 +1,156 @@
+"""CrowdPose: COCO's format with 14 joints, a crowd index for every image and no areas, found, read and checked.
+
+    source = crowdpose.read(*crowdpose.find("path/to/crowdpose", "test"))                    # as it is, or prepared once:
+    source = builder.prepare("path/to/crowdpose", split="test", data_dir="prepared", reader=crowdpose)
+
+Reading is `jaxpose.data.formats.coco.read`. What is CrowdPose's own:
+
+joints
+    The 14 of `jaxpose.skeleton.CROWDPOSE14`; its category entries name COCO's edges, so they are not used.
+area
+    None is annotated: `jaxpose.metrics.AREA_OF_BOX` of the box, which is CrowdPose's own constant.
+crowdIndex
+    Of an image: how much its persons overlap. It stays in the ground truth (``images``), where
+    `jaxpose.evaluation.crowdpose_average_precision` finds the easy, medium and hard images by it.
+num_keypoints
+    Stays as the file has it, unlike COCO's: it does not count every labelled joint (in the samples at hand not head and
+    neck), and the published evaluation leaves out the persons where it is 0. Training goes by the labelled joints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Literal
+
+from jaxpose.data.checks import is_number
+from jaxpose.data.formats import coco, layout
+from jaxpose.skeleton import CROWDPOSE14, Skeleton
+
+__all__ = ["find", "own_skeleton", "read"]
+
+PLACES = ("json", "annotations", "")  # within the data set's folder
+
+logger = logging.getLogger(__name__)
+
+
+def find(
+    folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
+) -> tuple[Path, Path]:
+    """The annotation JSON and the image folder of a split.
+
+    Layouts, with S the split: ``json/crowdpose_S.json`` with ``images/`` (HigherHRNet, SWAHR);
+    ``annotations/mmpose_crowdpose_S.json`` with ``images/`` (mmpose); and in these folders or the data set's own any
+    JSON among the words of whose name are "crowdpose" and S, but not "det" (detected boxes), as ``S_crowdpose.json``,
+    or that is called ``S.json``. Beside a JSON in the folder itself the images may lie, too.
+
+    Args:
+        folder: of the data set.
+        split: "train", "val", "trainval", "test", or the name of a JSON, without its ending.
+        annotations, images: the JSON or the image folder, where it is not to be looked for.
+
+    Returns:
+        (path of the JSON, path of the image folder).
+
+    Raises:
+        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+
+    >>> find("no_such_folder", "test")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder of CrowdPose, that holds json/ (or annotations/) and images/
+    """
+    return layout.locate(
+        folder,
+        split,
+        annotations=annotations,
+        images=images,
+        annotation_file=_annotation_file,
+        image_folder=layout.images_of,
+        holds="of CrowdPose, that holds json/ (or annotations/) and images/",
+    )
+
+
+def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
+    """The skeleton that `read` takes without being given one: `jaxpose.skeleton.CROWDPOSE14`, whatever the file.
+
+    >>> own_skeleton("json/crowdpose_test.json").num_joints
+    14
+    """
+    return CROWDPOSE14
+
+
+def read(
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    skeleton: Skeleton | None = None,
+    category: str | int | None = None,
+    on_bad: Literal["error", "skip"] = "error",
+) -> coco.CocoFolder:
+    """Read and check a CrowdPose annotation file; the module says what is its own, `jaxpose.data.formats.coco.read` the rest.
+
+    Args:
+        annotations: the JSON.
+        images: the folder that its file names are relative to.
+        skeleton: of CrowdPose's joints, for other sigmas than those of `jaxpose.skeleton.CROWDPOSE14`.
+        category: name or id, where the file has several categories with keypoints.
+        on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
+
+    Raises:
+        FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; joints that are not CrowdPose's.
+
+    >>> read("json/crowdpose_test.json", "no_such_folder")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of json/crowdpose_test.json
+    """
+    source = coco.read(annotations, images, skeleton=skeleton or CROWDPOSE14, category=category, on_bad=on_bad)
+    unknown = sum(not is_number(entry.get("crowdIndex")) for entry in source.entries)
+    if unknown:
+        logger.warning(
+            "%s: %d of %d images have no number 'crowdIndex': CrowdPose's evaluation will not know which are easy, medium "
+            "and hard",
+            annotations,
+            unknown,
+            len(source.entries),
+        )
+    _keep_stated_keypoints(source)
+    return source
+
+
+def _annotation_file(folder: Path, split: str) -> Path:
+    fitting = [path for name in PLACES for path in sorted((folder / name).glob("*.json")) if _fits(path.stem, split)]
+    return layout.only_one(
+        fitting,
+        split=split,
+        place=folder,
+        looked_for=(
+            f"json/crowdpose_{split}.json",
+            f"annotations/mmpose_crowdpose_{split}.json",
+            f"a JSON file in either or beside them that is named after crowdpose and {split}",
+        ),
+        listed=[folder / name for name in PLACES],
+        kind="CrowdPose annotations",
+    )
+
+
+def _fits(stem: str, split: str) -> bool:
+    words = re.split(r"[\W_]+", stem)
+    return stem == split or ({"crowdpose", split} <= set(words) and "det" not in words)
+
+
+def _keep_stated_keypoints(source: coco.CocoFolder) -> None:
+    """Put back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
+    people = json.loads(source.annotations.read_bytes()).get("annotations", [])
+    stated = {
+        person["id"]: person["num_keypoints"] for person in people if isinstance(person, dict) and _states(person)
+    }
+    for group in source.people:
+        for person in group:
+            person["num_keypoints"] = stated.get(person["id"], person["num_keypoints"])
+
+
+def _states(person: dict) -> bool:
+    number = person.get("num_keypoints")
+    return isinstance(person.get("id"), int) and isinstance(number, int) and 0 <= number <= CROWDPOSE14.num_joints

@@ -1,0 +1,300 @@
+"""MPII Human Pose: persons given by a centre and a scale, 16 joints, found, read and checked.
+
+    source = mpii.read(*mpii.find("path/to/mpii", "valid"))                                  # as it is, or prepared once:
+    source = builder.prepare("path/to/mpii", split="valid", data_dir="prepared", reader=mpii)
+
+The JSON is the one that HRNet, Integral Regression and mmpose share: a list with one entry for each person,
+``{"image": name, "center": [x, y], "scale": s, "joints": [[x, y], ...], "joints_vis": [0 or 1, ...]}``, pixels counted
+from 1, a scale of 1 for a person 200 pixels high. What becomes of it here:
+
+joints
+    One less: from here on pixels count from 0, as everywhere in this library. HRNet and mmpose 0.x subtract that pixel
+    too, mmpose 1.x forgets it for the joints (not for the centre), though its evaluation adds it to the predictions.
+visibility
+    2 where ``joints_vis`` is 1, 0 (unlabelled) where it is 0: the JSON does not say what is occluded. ``joints_vis``
+    alone decides, as in HRNet: a joint marked 1 at (0, 0), or with a negative coordinate, stays labelled there, and
+    the (-1, -1) of a joint marked 0 is dropped.
+box
+    The square of side 200 s about the centre, after the centre is moved down by 15 s (the annotated one lies high on
+    the body) and one pixel up and to the left. Padded by 1.25, which is what the pipeline does by itself, it is the
+    published crop at 256 x 256, to float32; a crop that is higher than wide shows more to both ends. These boxes are
+    not clipped to the image (``Source.clip_boxes`` is False), as in the published pipelines.
+area
+    None is annotated: `jaxpose.metrics.AREA_OF_BOX` of that square, as everywhere where there is none. The square is
+    wider than most persons, so OKS and average precision flatter: MPII's own metric is PCKh
+    (`jaxpose.evaluation.mpii`).
+annotation_id
+    The place of the entry in the list, counted from 1 (pycocotools takes an id of 0 for none): annotation a of the
+    validation file is column a - 1 of the arrays of ``gt_valid.mat``.
+
+Entries that name one image are persons of one image record, in the order of their first entry. The size of an image is
+read from its file, since the JSON has none. Entries without joints (MPII's test set) are unlabelled persons: in the
+image records, not among those to train or evaluate on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, UnidentifiedImageError
+
+from jaxpose.data.checks import Problems, bad_file_name, is_number
+from jaxpose.data.formats import coco, layout
+from jaxpose.skeleton import MPII16, Skeleton
+
+__all__ = ["PERSON_HEIGHT", "find", "own_skeleton", "read"]
+
+PERSON_HEIGHT = 200.0
+"""Pixels of a person with scale 1, which are the side of its box."""
+CENTER_DOWN = 15.0
+"""Pixels, for a person with scale 1, by which the annotated centre is moved down."""
+
+CATEGORY = MPII16.to_coco_category(name="person")
+PERSON_KEYS = ("image", "center", "scale")
+ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}  # mmpose's name of the split, and HRNet's
+
+logger = logging.getLogger(__name__)
+
+
+def find(
+    folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
+) -> tuple[Path, Path]:
+    """The annotation JSON and the image folder of a split.
+
+    Layouts, with S the split: ``annot/S.json`` with ``images/`` (HRNet, Integral Regression);
+    ``annotations/mpii_S.json`` with ``images/`` (mmpose); ``S.json``, ``mpii_S.json`` or ``S_mpii.json`` in the folder
+    itself, with ``images/`` or the images beside it. "val" and "valid" are one split.
+
+    Args:
+        folder: of the data set.
+        split: "train", "valid", "trainval", "test", or the name of a JSON in the folder, without its ending.
+        annotations, images: the JSON or the image folder, where it is not to be looked for.
+
+    Returns:
+        (path of the JSON, path of the image folder).
+
+    Raises:
+        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+
+    >>> find("no_such_folder", "valid")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder of MPII, that holds annot/ (or annotations/) and images/
+    """
+    return layout.locate(
+        folder,
+        split,
+        annotations=annotations,
+        images=images,
+        annotation_file=_annotation_file,
+        image_folder=layout.images_of,
+        holds="of MPII, that holds annot/ (or annotations/) and images/",
+    )
+
+
+def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
+    """The skeleton that `read` takes without being given one: `jaxpose.skeleton.MPII16`, whatever the file.
+
+    >>> own_skeleton("annot/valid.json").num_joints
+    16
+    """
+    return MPII16
+
+
+def read(
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    skeleton: Skeleton | None = None,
+    category: str | int | None = None,
+    on_bad: Literal["error", "skip"] = "error",
+) -> coco.CocoFolder:
+    """Read and check an MPII annotation file; the module says what becomes of an entry.
+
+    ``read(...).ground_truth()`` is the data set in COCO's format.
+
+    Args:
+        annotations: the JSON.
+        images: the folder that its image names are relative to.
+        skeleton: of MPII's joints, for other sigmas than those of `jaxpose.skeleton.MPII16`.
+        category: there is one only, "person", 1: None is the same.
+        on_bad: "error", or "skip" to leave a bad image (with its persons) or a bad person out, counted and logged.
+
+    Raises:
+        FileNotFoundError: no such JSON or folder; an image that is not there.
+        ValueError: no MPII file (what it is instead, where that can be told); a skeleton with other joints; a number of
+            joints other than 16; a centre, scale or labelled joint that is not finite; a ``joints_vis`` other than 0
+            and 1; a name that leads out of the folder; an image that cannot be read; a box without any pixel in the
+            image.
+
+    >>> read("annot/valid.json", "no_such_folder")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of annot/valid.json
+    """
+    if on_bad not in ("error", "skip"):
+        raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
+    if category not in (None, CATEGORY["id"], CATEGORY["name"]):
+        raise ValueError(f"category {category!r}: MPII has persons only, leave the category out")
+    annotations, folder = Path(annotations), Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: name the folder that holds the images of {annotations}")
+    if skeleton is not None:
+        coco.check_joints(CATEGORY, skeleton, annotations)
+    entries = _load(annotations)
+    problems = Problems(annotations, on_bad)
+    source = coco.assemble(
+        _to_coco(entries, folder, problems),
+        folder,
+        skeleton=skeleton or MPII16,
+        category=CATEGORY,
+        problems=problems,
+        clip_boxes=False,
+    )
+    if not len(source):
+        logger.warning(
+            "%s: none of its %d entries has joints (as in MPII's test set): there is nobody to train or evaluate on",
+            annotations,
+            len(entries),
+        )
+    return source
+
+
+# --------------------------------------------------------------------------------------------------- finding the files
+
+
+def _annotation_file(folder: Path, split: str) -> Path:
+    names = ALIASES.get(split, (split,))
+    candidates = [folder / "annot" / f"{name}.json" for name in names]
+    candidates += [folder / "annotations" / f"mpii_{name}.json" for name in names]
+    candidates += [
+        folder / pattern.format(name) for name in names for pattern in ("{}.json", "mpii_{}.json", "{}_mpii.json")
+    ]
+    return layout.only_one(
+        [path for path in candidates if path.is_file()],
+        split=split,
+        place=folder,
+        looked_for=[str(path.relative_to(folder)) for path in candidates],
+        listed=[folder / "annot", folder / "annotations", folder],
+        kind="MPII annotations",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- reading the JSON
+
+
+def _load(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    expected = "that is a list with one entry per person: image, center, scale, joints, joints_vis"
+    if isinstance(data, dict) and "annotations" in data:
+        raise ValueError(
+            f"{path} is no MPII annotation file ({expected}): it is an object with {sorted(data)}, which is COCO's format; "
+            "read it with jaxpose.data.formats.coco, or jaxpose prepare without --format mpii"
+        )
+    if not isinstance(data, list) or not data:
+        what = f"an object with the keys {sorted(data)}" if isinstance(data, dict) else f"{data!r:.100}"
+        raise ValueError(f"{path} is no MPII annotation file ({expected}): it holds {what}")
+    if not any(isinstance(entry, dict) and set(PERSON_KEYS) <= set(entry) for entry in data):
+        what = f"the keys {sorted(data[0])}" if isinstance(data[0], dict) else f"{data[0]!r:.100}"
+        raise ValueError(f"{path} is no MPII annotation file ({expected}): its first entry has {what}")
+    return data
+
+
+def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, Any]:
+    """The list as the contents of a COCO file, without what is bad."""
+    root = folder.resolve()
+    images: dict[str, dict[str, Any] | None] = {}  # by name; None: bad, and said so
+    people = []
+    for row, entry in enumerate(entries):
+        label = f"entry {row} of the list"
+        missing = [key for key in PERSON_KEYS if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            problems.add("entry incomplete", f"{label} has no {missing[0]!r}: {entry!r:.200}")
+            continue
+        name = entry["image"]
+        if not isinstance(name, str):
+            problems.add("file name unusable", f"{label} has the image {name!r:.100}, which is no name of a file")
+            continue
+        if name not in images:
+            size = _image_size(folder, root, name, label, problems)
+            images[name] = size and {"id": len(images) + 1, "file_name": name, "width": size[0], "height": size[1]}
+        image = images[name]
+        person = image and _person(entry, f"{label} (image {name!r})", problems)
+        if person:
+            people.append(person | {"id": row + 1, "image_id": image["id"]})
+    kept = [image for image in images.values() if image]
+    return {"images": kept, "annotations": people, "categories": [CATEGORY]}
+
+
+def _image_size(folder: Path, root: Path, name: str, label: str, problems: Problems) -> tuple[int, int] | None:
+    """Width and height out of the header of the file, or None where it is bad."""
+    path = os.path.join(folder, name)
+    if bad := bad_file_name(root, name):
+        problems.add(bad[0], f"{label} has the image {name!r}, {bad[1]}")
+        return None
+    if not os.path.isfile(path):
+        problems.add(
+            "image file absent", f"{label} names the image {name!r}, which is not in {folder}", error=FileNotFoundError
+        )
+        return None
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        problems.add("image not readable", f"image {path} cannot be read ({reason}): replace it")
+        return None
+
+
+def _person(entry: dict[str, Any], label: str, problems: Problems) -> dict[str, Any] | None:
+    """The entry as a COCO annotation but for its ids, or None where it is bad."""
+    center, scale = entry["center"], entry["scale"]
+    if not _are_points([center]) or not is_number(scale) or not scale > 0 or center[0] == -1:
+        problems.add(
+            "centre or scale unusable",
+            f"{label}: 'center' must be two finite numbers (-1 stands for none) and 'scale' a positive one, got "
+            f"{center!r:.100} and {scale!r:.100}",
+        )
+        return None
+    bad = _bad_joints(entry)
+    if bad:
+        problems.add(bad[0], f"{label}: {bad[1]}")
+        return None
+    side = PERSON_HEIGHT * scale
+    x, y = center[0] - 1, center[1] + CENTER_DOWN * scale - 1
+    keypoints: list[float] = []
+    for joint, visible in zip(entry.get("joints", ()), entry.get("joints_vis", ()), strict=True):
+        keypoints += [joint[0] - 1, joint[1] - 1, 2] if visible else [0, 0, 0]
+    return {
+        "category_id": CATEGORY["id"],
+        "bbox": [x - side / 2, y - side / 2, side, side],
+        "keypoints": keypoints or [0] * (3 * MPII16.num_joints),
+        "iscrowd": 0,
+    }
+
+
+def _bad_joints(entry: dict[str, Any]) -> tuple[str, str] | None:
+    if "joints" not in entry and "joints_vis" not in entry:
+        return None
+    joints, visible = entry.get("joints"), entry.get("joints_vis")
+    for key, values in (("joints", joints), ("joints_vis", visible)):
+        if not isinstance(values, list) or len(values) != MPII16.num_joints:
+            got = f"{len(values)}" if isinstance(values, list) else f"{values!r:.50}"
+            return "wrong number of joints", f"{key!r} must hold MPII's {MPII16.num_joints} joints, got {got}"
+    if not all(v in (0, 1) for v in visible):
+        return "joints_vis not 0 or 1", f"'joints_vis' must hold 0 and 1, got {visible!r:.200}"
+    labelled = [joint for joint, v in zip(joints, visible, strict=True) if v]
+    if not _are_points(labelled):
+        return "coordinate not finite", f"a labelled joint is not two finite numbers x, y: {labelled!r:.500}"
+    return None
+
+
+def _are_points(points: list[Any]) -> bool:
+    return all(isinstance(p, list) and len(p) == 2 and is_number(p[0]) and is_number(p[1]) for p in points)

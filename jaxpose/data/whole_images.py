@@ -1,0 +1,580 @@
+"""From a source to batches of whole images, for bottom-up nets (HigherHRNet, SWAHR). `jaxpose.data.crops` crops persons.
+
+    record -> augmentation, drawn from (seed, epoch, image id) -> one affine, image px -> input px
+           -> decode the JPEG -> one bilinear warp of the image, one of the mask for each stride -> mirror
+
+`sample` and `eval_sample` do it for one image in plain Python and OpenCV: they are the definitions. `train_batches` and
+`eval_batches` do the same through tf.data, in parallel, bit for bit. As there, the global batch t is a function of
+(seed, t) only, and a process takes its slice of it.
+
+A batch of `train_batches` is a dictionary of NumPy arrays, with P slots for the persons of an image (those with a
+labelled joint that are no crowds, in the order of the annotations; the slots after them are 0):
+
+    image (B, H, W, 3) uint8      RGB, black beyond the image
+    affine (B, 2, 3) float32      image px -> input px, any mirroring included
+    joints (B, P, K, 2) float32   input px; left and right exchanged where mirrored; 0 where the visibility is 0.
+                                  A labelled joint outside the input keeps its place and its visibility.
+    visibility (B, P, K) int8     0 unlabelled, 1 hidden, 2 visible
+    extent (B, P) float32         larger side of the annotated box, input px
+    mask_4 (B, H/4, W/4) bool     for each stride s a mask_s: True where a loss may look. False: crowds, persons without
+                                  a labelled joint (`jaxpose.data.masks`), and beyond the image, as published
+    image_id (B,) int64
+    valid (B,) bool               True
+
+A batch of `eval_batches` holds image, affine, image_id and valid as above, -1 and False in padding, and
+
+    index (B,) int64              of the image in the source, -1 in padding
+    image_S (B, H', W', 3) uint8  for each further scale S, written as in f"image_{S:g}"
+
+Pixel i of a map of stride s is a cell of s x s input pixels, whose centre is input pixel s i + (s - 1) / 2; there the
+mask is sampled. So mirroring the input mirrors image, joints and masks exactly.
+QUIRK: the released code samples at s i, and mirrors each map by itself. There a mirrored target is up to one pixel of the
+map, (s - 1) / s, beside the one that the mirrored image would get.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpose.data.augment import WholeImage, draw_whole, move_joints, named_whole, whole_generator
+from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
+from jaxpose.data.masks import valid_mask
+from jaxpose.data.pixels import decoded, warped
+from jaxpose.data.source import Source, is_labelled
+from jaxpose.geometry import center_to_affine
+
+__all__ = ["chosen", "eval_batches", "eval_sample", "fitted_sizes", "sample", "train_batches", "views"]
+
+GRID = 64  # the published code rounds the long side of an input up to a multiple of this
+COARSEST = 32  # stride of the coarsest branch of the nets: the sides of an input are multiples of it
+
+logger = logging.getLogger(__name__)
+
+Choice = Literal["labelled", "annotated", "all"]
+Fit = Literal["short", "long"]
+
+
+def train_batches(
+    source: Source,
+    *,
+    size_wh: Sequence[int],
+    batch_size: int,
+    augment: str | WholeImage = "higher_hrnet",
+    seed: int = 0,
+    start_step: int = 0,
+    stop_step: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int | None = None,
+    prefetch: int = 2,
+    choose: Choice = "annotated",
+    strides: Sequence[int] = (4, 2),
+    max_people: int | None = None,
+) -> TrainBatches:
+    """Batches start_step, start_step + 1, ... of this process, without end, or up to stop_step.
+
+    P is the largest number of labelled persons in an image of the source, at least 1, so that nobody is left out.
+
+    Args:
+        source: at any level. Its annotations are read once (`Source.ground_truth`: seconds for all of COCO).
+        size_wh: width and height of the input, multiples of the strides. The square that is drawn spans the shorter one.
+        batch_size: of the global batch, a multiple of `process_count`.
+        augment: "none", "light", "higher_hrnet", "swahr_paper", or a `jaxpose.data.augment.WholeImage`.
+        seed: of the permutations and of the augmentation.
+        start_step: number of the first batch: a resumed run continues with the batches that it would have seen.
+        stop_step: number after the last batch.
+        process_index, process_count: which slice of the global batch.
+        threads: for decoding and warping; None: one for every core that this process may use, 16 at most.
+        prefetch: batches made ahead.
+        choose: the images: "labelled", with a person that has a labelled joint; "annotated", with any person, crowds and
+            unlabelled ones included (what the published code trains on); "all".
+        strides: of the masks.
+        max_people: an upper bound of P: of an image with more, the largest stay (by area) and the boxes of the others are
+            masked, so that finding them is not punished. How many those are is logged.
+
+    Raises:
+        ValueError: no such images, a source of detected boxes, a size that a stride does not divide, or a batch size that
+            the processes cannot share. While iterating: an image that cannot be decoded or whose mask cannot be drawn,
+            naming its file and its id.
+    """
+    check_share(batch_size, process_index, process_count)
+    check_steps(start_step, stop_step)
+    setting, local, size_wh = named_whole(augment), batch_size // process_count, _whole_numbers(size_wh, strides)
+    people = _People.of(source, max_people)
+    chosen, hiding = _chosen(people, choose)
+    if max_people is not None:
+        _report(people, chosen, max_people)
+
+    def planned(step: int) -> dict[str, np.ndarray]:
+        positions = step * batch_size + process_index * local + np.arange(local)
+        indices, epochs = sample_indices(positions, num_samples=len(chosen), seed=seed)
+        return _plan(people, chosen[indices], size_wh=size_wh, setting=setting, seed=seed, epochs=epochs)
+
+    def pixels(record: int, straight: np.ndarray, mirror: bool) -> list[np.ndarray]:
+        record = int(record)
+        if hiding is None or hiding[record] or record in people.left_out:
+            jpeg, inside = people.drawn(record)
+        else:  # reading the JPEG alone is quicker
+            width, height = people.source.images["size_wh"][record]
+            jpeg, inside = people.source.jpeg(record), np.ones((height, width), bool)
+        return _pixels(jpeg, inside, straight, mirror, size_wh=size_wh, strides=strides)
+
+    def finish(row: dict[str, Any]) -> dict[str, Any]:
+        tf = tensorflow()
+        inputs = [row.pop(key) for key in ("record", "straight", "mirror")]
+        # Called stateless, it would be run once for each of its outputs.
+        made = tf.numpy_function(pixels, inputs, [tf.uint8, *[tf.bool] * len(strides)], stateful=True)
+        width, height = size_wh
+        made[0].set_shape((height, width, 3))
+        for mask, stride in zip(made[1:], strides, strict=True):
+            mask.set_shape((height // stride, width // stride))
+        return _named(made, strides) | row
+
+    pipeline = Pipeline(
+        people.source, planned, finish, batch=local, threads=threads, prefetch=prefetch, check=people.drawn
+    )
+    return TrainBatches(pipeline, start_step, stop_step)
+
+
+def sample(
+    source: Source,
+    index: int,
+    *,
+    size_wh: Sequence[int],
+    augment: str | WholeImage = "none",
+    seed: int = 0,
+    epoch: int = 0,
+    strides: Sequence[int] = (4, 2),
+    max_people: int | None = None,
+) -> dict[str, Any]:
+    """One row of a training batch, made in plain Python: the definition of what the batches hold.
+
+    Needs OpenCV, not TensorFlow. Slow, because it counts the persons of the source anew.
+
+    Args:
+        source: at any level.
+        index: of the image.
+        size_wh, augment, seed, strides, max_people: as in `train_batches`.
+        epoch: in which the augmentation is drawn.
+
+    Returns:
+        The entries of a batch without their first dimension.
+    """
+    setting, size_wh, people = named_whole(augment), _whole_numbers(size_wh, strides), _People.of(source, max_people)
+    batch = _plan(people, np.array([index]), size_wh=size_wh, setting=setting, seed=seed, epochs=np.array([epoch]))
+    row = {key: value[0] for key, value in batch.items()}
+    jpeg, inside = people.drawn(int(row.pop("record")))
+    straight, mirror = row.pop("straight"), row.pop("mirror")
+    return _named(_pixels(jpeg, inside, straight, mirror, size_wh=size_wh, strides=strides), strides) | row
+
+
+def eval_batches(
+    source: Source,
+    *,
+    size: int,
+    batch_size: int,
+    fit: Fit = "short",
+    scales: Sequence[float] = (1.0,),
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int | None = None,
+    prefetch: int = 2,
+) -> EvalBatches:
+    """Every image of the source once, without augmentation; the same number and shapes of batches on every process.
+
+    The images of one shape of the input (`fitted_sizes`) come together, the largest shape first, each in the order of
+    the source; the last global batch of a shape is filled up with rows whose `valid` is False: copies of its last image
+    with image_id and index -1. A shape may mean a compilation: there are some twenty in COCO with fit="short", one with
+    fit="long". The result can be iterated again and has a length.
+
+    Args:
+        source: at any level; images without annotations count too.
+        size: of the input: its short side (fit="short") or its side (fit="long").
+        batch_size: of the global batch, a multiple of `process_count`.
+        fit, scales: as in `fitted_sizes`.
+        process_index, process_count, threads, prefetch: as in `train_batches`. Ahead are `prefetch` batches of all scales.
+
+    Raises:
+        ValueError: no images, a batch size that the processes cannot share, or scales as in `fitted_sizes`. While
+            iterating: an image that cannot be decoded, naming its file and its id.
+    """
+    check_share(batch_size, process_index, process_count)
+    source, local = source.at_level("image"), batch_size // process_count
+    if len(source) == 0:
+        raise ValueError(f"{source} has no images")
+    sizes = _all_sizes(source, size=size, fit=fit, scales=scales)
+    table = _grouped(sizes[:, list(scales).index(1)], batch_size)
+
+    def planned(step: int) -> dict[str, np.ndarray]:
+        rows = table[step, process_index * local : (process_index + 1) * local]
+        valid = rows >= 0
+        records = np.where(valid, rows, table[step].max())  # the last of its shape
+        batch = _plan_evaluation(source, records, sizes[records], fit=fit, scales=scales)
+        return batch | {
+            "index": rows,
+            "image_id": np.where(valid, batch["image_id"], -1),
+            "valid": valid,
+        }
+
+    def pixels(record: int, affines: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        return _all_warped(source.jpeg(int(record)), affines, sizes)
+
+    def finish(row: dict[str, Any]) -> dict[str, Any]:
+        tf = tensorflow()
+        inputs = [row.pop(key) for key in ("record", "affines", "sizes")]
+        made = tf.numpy_function(pixels, inputs, [tf.uint8] * len(scales), stateful=True)
+        for image in made:
+            image.set_shape((None, None, 3))
+        return dict(zip(_image_keys(scales), made, strict=True)) | row
+
+    pipeline = Pipeline(source, planned, finish, batch=local, threads=threads, prefetch=prefetch)
+    return EvalBatches(pipeline, len(table))
+
+
+def eval_sample(
+    source: Source, index: int, *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
+) -> dict[str, Any]:
+    """One row of a batch of `eval_batches`, made in plain Python: the definition. Needs OpenCV, not TensorFlow.
+
+    Args:
+        source: at any level.
+        index: of the image.
+        size, fit, scales: as in `eval_batches`.
+
+    Returns:
+        The entries of a batch without their first dimension.
+    """
+    sizes = np.array([fitted_sizes(source.images["size_wh"][index], size=size, fit=fit, scales=scales)])
+    row = {
+        key: value[0]
+        for key, value in _plan_evaluation(source, np.array([index]), sizes, fit=fit, scales=scales).items()
+    }
+    images = _all_warped(source.jpeg(int(row.pop("record"))), row.pop("affines"), row.pop("sizes"))
+    return dict(zip(_image_keys(scales), images, strict=True)) | row
+
+
+def views(
+    image: np.ndarray, *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """One image, no matter whence, as the input of the test pipeline.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        size, fit, scales: as in `eval_batches`.
+
+    Returns:
+        {"image": (H, W, 3) uint8, and of other scales "image_0.5", ...}; the affine (2, 3) from image px to px of "image".
+
+    >>> made, affine = views(np.zeros((96, 128, 3), np.uint8), size=64)
+    >>> made["image"].shape, round(float(affine[0, 0]), 3)
+    ((64, 128, 3), 0.667)
+    """
+    image_wh = image.shape[1::-1]
+    sizes = fitted_sizes(image_wh, size=size, fit=fit, scales=scales)
+    affines = [_fitted(np.array(image_wh), np.array(size_wh), fit) for size_wh in sizes]
+    made = [warped(image, affine, size_wh) for affine, size_wh in zip(affines, sizes, strict=True)]
+    return dict(zip(_image_keys(scales), made, strict=True)), affines[list(scales).index(1)]
+
+
+def chosen(source: Source, choose: Choice) -> np.ndarray:
+    """Indices of the images that `train_batches` takes: the samples of an epoch."""
+    return _chosen(_People.of(source, None), choose)[0]
+
+
+def fitted_sizes(
+    image_wh: Sequence[int], *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
+) -> list[tuple[int, int]]:
+    """Width and height of the input of an image, for each scale.
+
+    Args:
+        image_wh: of the image.
+        size: of the input at scale 1; times the smallest scale it is rounded up to a multiple of 64.
+        fit: "short": the short side is `size`, the long side what the image needs, rounded up to a multiple of 64, as
+            published. "long": a square of side `size` that holds the whole image.
+        scales: the sizes are those of the smallest scale, rounded up to multiples of 64, times the scale over the
+            smallest, as published: so all scales show the same part of the plane.
+
+    Returns:
+        A pair for each scale, in the order given.
+
+    Raises:
+        ValueError: a size that is not positive, scales without 1 or with one twice, or such that a side would be no
+            multiple of 32, which the nets need: each must be a multiple of half the smallest.
+
+    Source: the test pipeline of the HigherHRNet and SWAHR code.
+
+    >>> fitted_sizes((640, 427), size=512), fitted_sizes((640, 427), size=512, fit="long")
+    ([(768, 512)], [(512, 512)])
+    >>> fitted_sizes((500, 480), size=512, scales=(0.5, 1, 1.5))
+    [(320, 256), (640, 512), (960, 768)]
+    """
+    _check_fit(size, fit, scales)
+    width, height = (int(v) for v in image_wh)
+    smallest = min(scales)
+    short = long = _rounded(smallest * size)
+    if fit == "short":
+        long = _rounded(short / min(width, height) * max(width, height))
+    base = (short, long) if width < height else (long, short)
+    return [(round(base[0] * s / smallest), round(base[1] * s / smallest)) for s in scales]
+
+
+# --------------------------------------------------------------------------------------------------------- the persons
+
+
+@dataclass(frozen=True)
+class _People:
+    """Whose joints stand in the slots of each image.
+
+    source: at level "image". rows: of source.persons, by image. first: ``(num_images + 1,)``, where those of an image
+    begin in `rows`. slots: P. left_out: image -> boxes ``(n, 4)`` of the persons beyond `max_people`.
+    """
+
+    source: Source
+    rows: np.ndarray
+    first: np.ndarray
+    slots: int
+    left_out: dict[int, np.ndarray]
+
+    @classmethod
+    def of(cls, source: Source, max_people: int | None) -> _People:
+        if max_people is not None and max_people < 1:
+            raise ValueError(f"max_people must be 1 or more, or None for all, got {max_people}")
+        persons, images = source.persons, len(source.images)
+        if not (persons["keypoints"][..., 2] > 0).any(axis=-1).all():
+            raise ValueError(f"{source} holds boxes without keypoints (detections?): give the annotated source")
+        rows = np.argsort(persons["image"], kind="stable")
+        left_out = {}
+        if max_people is not None:
+            # The place of each among those of its image, the largest first.
+            largest = np.lexsort((np.arange(len(persons)), -persons["area"], persons["image"]))
+            place = np.empty(len(persons), np.int64)
+            place[largest] = np.arange(len(persons)) - np.searchsorted(
+                persons["image"][largest], persons["image"][largest]
+            )
+            out = rows[place[rows] >= max_people]
+            for image in np.unique(persons["image"][out]).tolist():
+                left_out[image] = persons["box"][out[persons["image"][out] == image]]
+            rows = rows[place[rows] < max_people]
+        first = np.searchsorted(persons["image"][rows], np.arange(images + 1))
+        slots = max(1, int(np.diff(first).max(initial=0)))
+        return cls(source.at_level("image"), rows, first, slots, left_out)
+
+    def drawn(self, record: int) -> tuple[bytes, np.ndarray]:
+        """The JPEG of an image, and (h, w) bool where a loss may look."""
+        image = self.source.image(record)
+        inside = valid_mask(image)
+        for x, y, w, h in self.left_out.get(record, ()):
+            rows, columns = (slice(max(0, math.floor(a)), max(0, math.ceil(a + n))) for a, n in ((y, h), (x, w)))
+            inside[rows, columns] = False
+        return image["jpeg"], inside
+
+
+def _chosen(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images to train on, and (num_images,) bool which of all images have something to mask; None: unknown."""
+    if choose not in ("labelled", "annotated", "all"):
+        raise ValueError(f"choose must be 'labelled', 'annotated' or 'all', got {choose!r}")
+    source, count = people.source, len(people.source.images)
+    hiding = None
+    labelled = np.diff(people.first) > 0
+    annotated = labelled.copy()
+    if choose == "annotated" or source.ground_truth_json is not None:
+        number = {int(image_id): i for i, image_id in enumerate(source.images["image_id"])}
+        hiding = np.zeros(count, bool)
+        for person in source.ground_truth()["annotations"]:
+            index = number.get(person["image_id"])
+            if index is not None and person.get("category_id", source.category_id) == source.category_id:
+                annotated[index] = True
+                hiding[index] |= not is_labelled(person)
+    wanted = {"labelled": labelled, "annotated": annotated, "all": np.ones(count, bool)}[choose]
+    if not wanted.any():
+        what = {"labelled": "with a labelled person", "annotated": "with a person", "all": "at all"}[choose]
+        raise ValueError(f"{source} has no image {what} (choose={choose!r}; 'all' takes those without anybody too)")
+    return np.flatnonzero(wanted), hiding
+
+
+def _report(people: _People, chosen: np.ndarray, max_people: int) -> None:
+    images = set(chosen.tolist()) & set(people.left_out)
+    if images:
+        count = sum(len(people.left_out[image]) for image in images)
+        message = "%s: %d images have more than max_people=%d labelled persons: %d persons are masked, not trained on"
+        logger.warning(message, people.source.name, len(images), max_people, count)
+
+
+# -------------------------------------------------------------------------------------------------------- the geometry
+
+
+def _plan(
+    people: _People,
+    indices: np.ndarray,
+    *,
+    size_wh: tuple[int, int],
+    setting: WholeImage,
+    seed: int,
+    epochs: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Everything about some images but their pixels and masks, and how to make those.
+
+    record ``(B,)`` int64; straight ``(B, 2, 3)`` float64, the affine to the input before that is mirrored; mirror
+    ``(B,)`` bool.
+    """
+    source, width = people.source, size_wh[0]
+    images = source.images[indices]
+    drawn = [
+        draw_whole(setting, whole_generator(seed, int(epoch), int(image["image_id"])), size_wh=image["size_wh"])
+        for image, epoch in zip(images, epochs, strict=True)
+    ]
+    zoom = np.array([min(size_wh) / d.side for d in drawn])
+    centres, rotation = np.array([d.centre for d in drawn]), np.array([d.rotation for d in drawn])
+    straight = center_to_affine(centres, width / zoom, size_wh, rotation=rotation)
+    mirror = np.array([d.flip for d in drawn])
+    affine = np.where(mirror[:, None, None], _mirrored(straight, width), straight)
+
+    counts = people.first[indices + 1] - people.first[indices]
+    rows = [people.rows[people.first[i] : people.first[i + 1]] for i in indices]
+    persons = source.persons[np.concatenate(rows)]
+    row, slot = np.repeat(np.arange(len(indices)), counts), np.concatenate([np.arange(n) for n in counts])
+    seen, xy = move_joints(persons["keypoints"], affine[row], mirror[row], source.skeleton.flip_index)
+    shape = (len(indices), people.slots, source.skeleton.num_joints)
+    joints, visibility = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.int8)
+    extent = np.zeros(shape[:2], np.float32)
+    joints[row, slot], visibility[row, slot] = xy, seen
+    extent[row, slot] = persons["box"][:, 2:].max(axis=1) * zoom[row]
+    return {
+        "affine": affine.astype(np.float32),
+        "joints": joints,
+        "visibility": visibility,
+        "extent": extent,
+        "image_id": images["image_id"],
+        "valid": np.ones(len(indices), bool),
+        "record": indices.astype(np.int64),
+        "straight": straight,
+        "mirror": mirror,
+    }
+
+
+def _mirrored(affine: np.ndarray, width: int) -> np.ndarray:
+    """First the affine, then the mirror of its result: x' -> width - 1 - x'."""
+    mirrored = affine.copy()
+    mirrored[:, 0] *= -1
+    mirrored[:, 0, 2] += width - 1
+    return mirrored
+
+
+def _plan_evaluation(
+    source: Source, indices: np.ndarray, sizes: np.ndarray, *, fit: str, scales: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """As `_plan`; affines ``(B, S, 2, 3)`` float64 and sizes ``(B, S, 2)`` int32 of all scales. sizes: of these images."""
+    images = source.images[indices]
+    affines = np.array(
+        [[_fitted(image["size_wh"], size, fit) for size in row] for image, row in zip(images, sizes, strict=True)]
+    )
+    return {
+        "affine": affines[:, list(scales).index(1)].astype(np.float32),
+        "index": indices.astype(np.int64),
+        "image_id": images["image_id"],
+        "valid": np.ones(len(indices), bool),
+        "record": indices.astype(np.int64),
+        "affines": affines,
+        "sizes": sizes.astype(np.int32),
+    }
+
+
+def _fitted(image_wh: np.ndarray, size_wh: np.ndarray, fit: str) -> np.ndarray:
+    """The affine of an image to an input: its centre, in whole pixels, to the centre."""
+    side = min if fit == "short" else max
+    zoom = side(size_wh) / side(image_wh)
+    return center_to_affine(np.floor(np.asarray(image_wh) / 2 + 0.5), size_wh[0] / zoom, size_wh)
+
+
+def _all_sizes(source: Source, *, size: int, fit: str, scales: Sequence[float]) -> np.ndarray:
+    """(num_images, S, 2) widths and heights."""
+    kinds, which = np.unique(np.asarray(source.images["size_wh"]), axis=0, return_inverse=True)
+    return np.array([fitted_sizes(kind, size=size, fit=fit, scales=scales) for kind in kinds])[which.reshape(-1)]
+
+
+def _grouped(sizes: np.ndarray, batch_size: int) -> np.ndarray:
+    """(steps, batch_size) int64: the images of one shape together, the largest first, -1 in the rest of a batch."""
+    kinds, which = np.unique(sizes, axis=0, return_inverse=True)
+    batches = []
+    for kind in sorted(range(len(kinds)), key=lambda k: (-int(kinds[k].prod()), *kinds[k])):
+        members = np.flatnonzero(which.reshape(-1) == kind)
+        padded = np.full(-(-len(members) // batch_size) * batch_size, -1, np.int64)
+        padded[: len(members)] = members
+        batches.append(padded.reshape(-1, batch_size))
+    return np.concatenate(batches)
+
+
+def _rounded(value: float) -> int:
+    return int((value + GRID - 1) // GRID * GRID)
+
+
+# ---------------------------------------------------------------------------------------------------------- the pixels
+
+
+def _pixels(
+    jpeg: bytes,
+    inside: np.ndarray,
+    straight: np.ndarray,
+    mirror: bool,
+    *,
+    size_wh: tuple[int, int],
+    strides: Sequence[int],
+) -> list[np.ndarray]:
+    """The image and, for each stride, the mask. Mirrored as pixels, not by the warp, whose rounding has a direction."""
+    made = [warped(decoded(jpeg), straight, size_wh), *(_mask(inside, straight, size_wh, s) for s in strides)]
+    return [np.ascontiguousarray(array[:, ::-1]) if mirror else array for array in made]
+
+
+def _mask(inside: np.ndarray, affine: np.ndarray, size_wh: tuple[int, int], stride: int) -> np.ndarray:
+    """(H / stride, W / stride) bool: the mask of an image at the centres of the cells, bilinear, then more than one half."""
+    cells = affine / stride
+    cells[:, 2] -= (stride - 1) / (2 * stride)
+    light = np.where(inside, np.uint8(255), np.uint8(0))
+    return warped(light, cells, (size_wh[0] // stride, size_wh[1] // stride)) > 127
+
+
+def _named(made: Sequence[Any], strides: Sequence[int]) -> dict[str, Any]:
+    return {"image": made[0]} | {f"mask_{stride}": mask for stride, mask in zip(strides, made[1:], strict=True)}
+
+
+def _all_warped(jpeg: bytes, affines: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    image = decoded(jpeg)
+    return [warped(image, affine, size.tolist()) for affine, size in zip(affines, sizes, strict=True)]
+
+
+def _image_keys(scales: Sequence[float]) -> list[str]:
+    return ["image" if scale == 1 else f"image_{scale:g}" for scale in scales]
+
+
+# ---------------------------------------------------------------------------------------------------------- the checks
+
+
+def _whole_numbers(size_wh: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    if len(set(strides)) != len(strides) or not all(int(s) == s and s >= 1 for s in strides):
+        raise ValueError(f"strides must be different positive whole numbers, got {tuple(strides)}")
+    if np.shape(size_wh) != (2,) or not all(v >= 1 and v % s == 0 for v in size_wh for s in (1, *strides)):
+        raise ValueError(
+            f"size_wh must be a width and a height that the strides {tuple(strides)} divide, got {tuple(size_wh)}"
+        )
+    return int(size_wh[0]), int(size_wh[1])
+
+
+def _check_fit(size: int, fit: str, scales: Sequence[float]) -> None:
+    if fit not in ("short", "long"):
+        raise ValueError(f"fit must be 'short' or 'long', got {fit!r}")
+    if not size > 0:
+        raise ValueError(f"size must be a positive number of pixels, got {size}")
+    if 1 not in scales or len(set(scales)) != len(scales) or not all(s > 0 for s in scales):
+        raise ValueError(f"scales must be different positive numbers, 1 among them, got {tuple(scales)}")
+    steps = [2 * s / min(scales) for s in scales]
+    if not all(abs(step - round(step)) < 1e-9 for step in steps):
+        raise ValueError(
+            f"scales must be multiples of half the smallest, so that the sides are multiples of {COARSEST}: "
+            f"got {tuple(scales)}; for example (0.5, 1, 1.5) or (0.5, 1, 2)"
+        )

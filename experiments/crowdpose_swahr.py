@@ -46,7 +46,8 @@ def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -
     def own_scores(predictions: Mapping[str, Any]) -> dict[str, float]:
         return crowdpose_average_precision(kind.ground_truth, predictions["records"], sigmas=kind.val.skeleton.sigmas)
 
-    return replace(kind, own_scores=own_scores)
+    headline = ("AP", "AP50", "AP75", "AR", "AP_easy", "AP_medium", "AP_hard", "people_per_image", "scale_pearson")
+    return replace(kind, own_scores=own_scores, headline=headline)
 
 
 PAGE = Page("crowdpose_swahr", PRESETS, __doc__, make=families.bottom_up_tasks, load=load)

@@ -46,6 +46,10 @@ class Kind(Protocol):
         """Name of the score by which the best checkpoint is kept; larger is better."""
 
     @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of the scores that are looked at first, in the order in which they are logged; there may be fewer."""
+
+    @property
     def skeleton(self) -> Skeleton:
         """The joints of the training data; of the evaluation's where a run only evaluates."""
 

@@ -39,4 +39,6 @@ def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> p
         missing = "wrong" if config.on_bad == "skip" else "error"
         return evaluation.pckh(truth, predictions["xy"], predictions["annotation_id"], on_missing=missing)
 
-    return dataclasses.replace(kind, own_scores=pckh, best="PCKh@0.5")
+    return dataclasses.replace(
+        kind, own_scores=pckh, best="PCKh@0.5", headline=("PCKh@0.5", "PCKh@0.1", "AUC", *kind.headline)
+    )

@@ -78,6 +78,7 @@ class Persons:
         mesh: devices that a batch is split over.
         own_scores: the data set's own evaluation, whose scores stand beside COCO's: predictions -> {name: score}.
         best: name of the score by which the best checkpoint is kept.
+        headline: names of the scores that are looked at first.
     """
 
     config: PersonConfig
@@ -87,6 +88,7 @@ class Persons:
     mesh: Mesh
     own_scores: OwnScores | None = None
     best: str = "AP"
+    headline: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "EPE", "pearson", "calibration_error")
     samples: ClassVar[str] = "persons"
 
     @property

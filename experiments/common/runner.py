@@ -198,7 +198,7 @@ class Session:
             self.save()
             raise
         self.log.write("eval", step, **self.scores)
-        log.info("step %d: %s", step, summary_line(self.scores))
+        log.info("step %d: %s", step, summary_line(self.scores, self.kind.headline))
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
         """Start saving the newest state, with the scores of its evaluation if there was one."""
@@ -253,7 +253,8 @@ def loop(session: Session, preemption: parallel.Preemption) -> None:
             session.check_finite()
             rate = images / (time.perf_counter() - clock)
             session.log.write("train", step, images_per_s=rate, **values)
-            bar.set_postfix(loss=f"{values['loss']:.2f}", AP=session.scores.get("AP", "-"), img_s=f"{rate:.0f}")
+            best = {session.kind.best: session.scores.get(session.kind.best, "-")}
+            bar.set_postfix({"loss": f"{values['loss']:.2f}", **best, "img_s": f"{rate:.0f}"})
             clock, images = time.perf_counter(), 0
         is_eval = step % session.eval_steps == 0 or step == total
         if is_eval or (config.checkpoint_every and step % config.checkpoint_every == 0):

@@ -86,6 +86,7 @@ class WholeImages:
         own_scores: the data set's own evaluation, in the place of COCO's, whose size classes mean nothing there:
             predictions with their "records" -> {name: score}.
         best: name of the score by which the best checkpoint is kept.
+        headline: names of the scores that are looked at first.
     """
 
     config: ImageConfig
@@ -95,6 +96,7 @@ class WholeImages:
     mesh: Mesh
     own_scores: OwnScores | None = None
     best: str = "AP"
+    headline: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "people_per_image", "scale_pearson")
     samples: ClassVar[str] = "images"
 
     @property

@@ -20,7 +20,7 @@ from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
-from jaxpose import density, files, geometry, parallel, tasks
+from jaxpose import density, files, geometry, inference, parallel, tasks
 from jaxpose.data import boxes, builder, crops
 from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
@@ -59,7 +59,9 @@ class PersonConfig(RunConfig):
     """Decay the scores of overlapping poses instead of dropping them."""
 
     def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
-        return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
+        return dataclasses.replace(
+            super().as_trained(stored), decode=self.decode or inference.from_checkpoint(stored).decode
+        )
 
     def decoding(self) -> crops.Decode:
         """How JPEGs are decoded."""

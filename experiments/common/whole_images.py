@@ -20,7 +20,7 @@ from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
-from jaxpose import geometry, metrics, parallel, tasks
+from jaxpose import geometry, inference, metrics, parallel, tasks
 from jaxpose.data import augment, builder, pixels
 from jaxpose.data import whole_images as images
 from jaxpose.data.formats import coco
@@ -68,9 +68,12 @@ class ImageConfig(RunConfig):
         return augment.named_whole(self.augment).flip > 0 if self.flip_test is None else self.flip_test
 
     def as_trained(self, stored: Mapping[str, Any]) -> ImageConfig:
-        run = stored["run"]
-        size = run.get("test_size") if self.test_size is None else self.test_size
-        return dataclasses.replace(super().as_trained(stored), augment=run["augment"], test_size=size)
+        tested = inference.from_checkpoint(stored)
+        return dataclasses.replace(
+            super().as_trained(stored),
+            flip_test=tested.flip_test if self.flip_test is None else self.flip_test,
+            test_size=tested.test_size if self.test_size is None else self.test_size,
+        )
 
 
 @dataclass(frozen=True)

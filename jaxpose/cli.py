@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from jaxpose.data.formats import Choice
+
 
 def prepare(
     folder: Path | None = None,
     /,
     *,
     split: str = "train",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
@@ -29,7 +31,7 @@ def prepare(
         HigherHRNet and mmpose are found by themselves.
       split: name of the split: train, val, ...
       format: of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as coco,
-        with 14 joints and a crowdIndex).
+        with 14 joints and a crowdIndex); auto: the one that its content shows.
       data_dir: where prepared data sets are kept.
       annotations: the annotation JSON, where it is not to be looked for.
       images: the image folder, where it is not to be looked for.
@@ -39,9 +41,9 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder
-    from jaxpose.data.formats import coco, crowdpose, mpii
+    from jaxpose.data import builder, formats
 
+    reader = formats.choose(format, folder, split, annotations=annotations)
     source = builder.prepare(
         folder,
         data_dir=data_dir,
@@ -53,7 +55,7 @@ def prepare(
         on_bad=on_bad,
         verify=verify,
         force=force,
-        reader={"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format],
+        reader=reader,
     )
     facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))

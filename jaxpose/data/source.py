@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -56,19 +57,24 @@ class DamagedData(ValueError):
 class Source:
     """Random access to the persons of a data set, or to its images.
 
-    A source is read by many threads at once; it does not change. Subclasses say how an image record is read.
+    A source does not change, and many threads read it at once. A subclass sets the attributes and reads an image:
+    `labels` and `jpeg`. Where its labels come from is its own business: readers of label formats
+    (`jaxpose.data.formats`) and prepared data (`jaxpose.data.builder`) are sources.
 
     Attributes:
-        name: to show in messages.
-        skeleton: of the keypoints.
-        category_id: of the persons in the JSON.
-        images: ``(num_images,)`` table: image_id, size_wh.
-        persons: ``(num_persons,)`` table of `person_dtype`: the persons that can be trained on and evaluated, which are
-            neither crowds nor without any labelled joint. After `with_detections`: the detected boxes.
-        level: "person": ``len`` and `record` count persons; "image": images.
+        name: the name of the data set in messages.
+        skeleton: the skeleton of the keypoints.
+        category_id: the category of the persons in result files.
+        images: ``(num_images,)`` table with at least the columns image_id and size_wh.
+        persons: ``(num_persons,)`` table with at least the columns of `person_dtype` (a format may add others, such as
+            joints in space): the persons that can be trained on and evaluated, which are neither crowds nor without any
+            labelled joint. After `jaxpose.data.boxes.with_detections`: the detected boxes. A data set without persons
+            has an empty table; its `level` is "image".
+        level: "person": ``len`` and `record` count persons; "image": they count images.
         clip_boxes: whether boxes are cleaned by `jaxpose.geometry.clip_box` before use, as in the published pipelines:
             those of COCO's ground truth are; those of MPII and of a detector are not.
-        ground_truth_json: file for the evaluation, or None.
+        ground_truth_json: the file for the evaluation, or None.
+        skipped: the number of images or persons that were left out, by reason.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Source:
     level: Literal["person", "image"] = "person"
     clip_boxes: bool = True
     ground_truth_json: Path | None = None
+    skipped: Counter
 
     def __len__(self) -> int:
         return len(self.persons if self.level == "person" else self.images)
@@ -89,24 +96,59 @@ class Source:
             f"skeleton {self.skeleton.name!r}, level {self.level!r})"
         )
 
-    def image(self, index: int) -> dict[str, Any]:
-        """The record of an image: jpeg (bytes), file_name, image_id, size_wh, persons (rows of `person_dtype`: all of
-        them, crowds and unlabelled ones too), segmentations (per person: COCO's polygons or run lengths, or None)."""
+    def labels(self, index: int) -> dict[str, Any]:
+        """Returns what is known of an image but its pixels.
+
+        Args:
+            index: the row of the image in `images`.
+
+        Returns:
+            At least file_name; image_id; size_wh; persons, rows of the dtype of the table: all persons of the image,
+            crowds and unlabelled ones too; segmentations, per person COCO's polygons or run lengths, or None.
+        """
         raise NotImplementedError
 
-    def jpeg(self, index: int) -> bytes:
-        """The JPEG file of an image, undecoded."""
-        return self.image(index)["jpeg"]
+    def jpeg(self, index: int, *, verify: bool = False) -> bytes:
+        """Returns the JPEG file of an image, undecoded.
+
+        Args:
+            index: the row of the image in `images`.
+            verify: decode the image completely, to find damage inside it; a source whose records have checksums
+                checks these in any case.
+
+        Raises:
+            FileNotFoundError, ValueError: the image cannot be read.
+        """
+        raise NotImplementedError
+
+    def image(self, index: int) -> dict[str, Any]:
+        """Returns the record of an image: its `jpeg` and its `labels`.
+
+        Args:
+            index: the row of the image in `images`.
+        """
+        return {"jpeg": self.jpeg(index)} | self.labels(index)
 
     def file_name(self, index: int) -> str:
-        """The name of an image in the JSON."""
-        return self.image(index)["file_name"]
+        """Returns the name of an image in the labels.
+
+        Args:
+            index: the row of the image in `images`.
+        """
+        return self.labels(index)["file_name"]
 
     def record(self, index: int) -> dict[str, Any]:
-        """Record `index` of this level.
+        """Returns a record of this source's level.
 
-        "person": jpeg, file_name, image_id, size_wh, and the person's annotation_id, box, keypoints, area, score.
-        "image": as `image`.
+        Args:
+            index: a row of `persons` at the level "person", of `images` at the level "image".
+
+        Returns:
+            For a person: jpeg, file_name, image_id, size_wh, and the person's annotation_id, box, keypoints, area, score.
+            For an image: as `image`.
+
+        Raises:
+            IndexError: no such record.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of a source with {len(self)} records")
@@ -119,18 +161,36 @@ class Source:
         return {k: record[k] for k in of_image} | {k: person[k].copy() for k in of_person}
 
     def at_level(self, level: Literal["person", "image"]) -> Source:
-        """This source, counting persons or images."""
+        """Returns this source, counting persons or images.
+
+        Args:
+            level: "person" or "image".
+
+        Raises:
+            ValueError: another level.
+        """
         if level not in ("person", "image"):
             raise ValueError(f"level must be 'person' or 'image', got {level!r}")
         other = copy.copy(self)
         other.level = level
         return other
 
-    def ground_truth(self) -> dict[str, Any]:
-        """The annotations as COCO's evaluation reads them: images, annotations (without segmentations), categories."""
+    def ground_truth(self, *, image_ids: set[int] | None = None) -> dict[str, Any]:
+        """Returns the annotations as COCO's evaluation reads them: images, annotations (without segmentations), categories.
+
+        Args:
+            image_ids: the images to keep; None keeps all.
+
+        Raises:
+            ValueError: there are no annotations.
+        """
         if self.ground_truth_json is None:
             raise ValueError(f"{self.name} has no annotations to evaluate against")
-        return json.loads(Path(self.ground_truth_json).read_text())
+        truth = json.loads(Path(self.ground_truth_json).read_bytes())
+        if image_ids is not None:
+            truth["images"] = [image for image in truth["images"] if image["id"] in image_ids]
+            truth["annotations"] = [person for person in truth["annotations"] if person["image_id"] in image_ids]
+        return truth
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:

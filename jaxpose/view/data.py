@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose.data.formats import Choice
 from jaxpose.view import figures
 
 __all__ = ["data"]
@@ -21,7 +22,7 @@ def data(
     /,
     *,
     split: str = "val",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     augment: str | None = None,
     whole: bool = False,
     size_wh: tuple[int, int] | None = None,
@@ -43,7 +44,7 @@ def data(
     Args:
       folder: image folder and annotations, as `jaxpose prepare` takes them.
       split: name of the split.
-      format: of the annotations.
+      format: of the annotations; auto: the one that their content shows.
       augment: name of an augmentation, "none" among them; see jaxpose/data/augment.py.
       whole: whole images, not crops of persons.
       size_wh: of the crops (192 256) or whole images (512 512), as in the experiments.
@@ -56,14 +57,14 @@ def data(
       category: name or id, where several categories of the file have keypoints.
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
-    from jaxpose.data.formats import coco, crowdpose, mpii
+    from jaxpose.data import formats
 
     if count < 1 or epoch < 0:
         raise ValueError(f"--count {count} --epoch {epoch}: expected 1 or more pictures, and an epoch of 0 or more")
     figures.require()
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format]
+    reader = formats.choose(format, folder, split, annotations=annotations)
     paths = reader.find(folder, split, annotations=annotations, images=images)
-    source = reader.read(*paths, category=category, on_bad=on_bad)
+    source = reader.read(*paths, split=split, category=category, on_bad=on_bad)
     kind = "whole" if whole else "crops" if augment is not None else "labels"
     out = Path("runs/view") / folder.resolve().name if out is None else out
     name = f"{split}_{kind}" + (f"_{augment or 'none'}" if kind != "labels" else "")

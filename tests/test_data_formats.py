@@ -74,7 +74,7 @@ def test_a_folder_without_annotations_names_what_was_looked_for(tmp_path):
         formats.guess(tmp_path / "nowhere", "val")
     with pytest.raises(
         FileNotFoundError,
-        match=r"no annotations for split 'val' in .*: looked for .*person_keypoints_val2017\.json.* \(coco\); "
+        match=r"no annotations for split 'val' in .*: looked for .*annotations/person_keypoints_val2017\.json.* \(coco\); "
         r".*annot/val\.json.* \(mpii\); .*json/crowdpose_val\.json.* \(crowdpose\); there is labels/mine\.json",
     ):
         formats.guess(tmp_path, "val")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from jaxpose.data.checks import Problems, bad_box, is_id, is_number, no_extent
 from jaxpose.data.source import Source, person_dtype
+from jaxpose.files import read_json
 from jaxpose.metrics import AREA_OF_BOX
 
 __all__ = ["touches", "with_detections", "with_jittered_boxes"]
@@ -106,12 +106,7 @@ def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
 
 
 def _load_detections(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the detection JSON")
-    try:
-        boxes = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    boxes = read_json(path, "detection JSON")
     if not isinstance(boxes, list):
         raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
     for row, entry in enumerate(boxes):

@@ -466,11 +466,11 @@ def _facts(place: Path) -> dict[str, Any]:
     """What source.json says."""
     path = place / "source.json"
     try:
-        facts = json.loads(path.read_bytes())
+        facts = files.read_json(path, "description of prepared data")
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
     except ValueError as error:
-        raise _damaged(path, f"it is no JSON file: {error}") from None
+        raise _damaged(path, str(error)) from None
     missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"}
     missing -= set(facts) if isinstance(facts, dict) else set()
     if missing:

@@ -7,7 +7,6 @@ images (`jaxpose.data.crops`, `jaxpose.data.whole_images`) are made from any of 
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose.files import read_json
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["IMAGE_DTYPE", "DamagedData", "Source", "is_labelled", "person_dtype", "person_table"]
@@ -186,7 +186,7 @@ class Source:
         """
         if self.ground_truth_json is None:
             raise ValueError(f"{self.name} has no annotations to evaluate against")
-        truth = json.loads(Path(self.ground_truth_json).read_bytes())
+        truth = read_json(self.ground_truth_json, "annotation JSON")
         if image_ids is not None:
             truth["images"] = [image for image in truth["images"] if image["id"] in image_ids]
             truth["annotations"] = [person for person in truth["annotations"] if person["image_id"] in image_ids]

@@ -192,10 +192,14 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
     several = [error for error in missing.values() if error.several]
     if several:
         raise several[0]
-    looked_for = "; ".join(f"{', '.join(error.looked_for)} ({name})" for name, error in missing.items())
+    folder = Path(folder)
+    looked_for = "; ".join(
+        f"{', '.join(str(path.relative_to(folder)) for path in error.looked_for)} ({name})"
+        for name, error in missing.items()
+    )
     raise FileNotFoundError(
         f"no annotations for split {split!r} in {folder}: looked for {looked_for}; there is "
-        f"{', '.join(_json_files(Path(folder))) or 'no JSON file'}. Rename the file, or give its path "
+        f"{', '.join(_json_files(folder)) or 'no JSON file'}. Rename the file, or give its path "
         "(annotations=..., or jaxpose prepare --annotations)"
     )
 

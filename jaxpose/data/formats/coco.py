@@ -9,7 +9,6 @@ What is wrong with a file is said at once, with the file's name and what to do (
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import Counter
@@ -23,6 +22,7 @@ from jaxpose.data.checks import Problems, bad_box, bad_file_name, is_id, is_numb
 from jaxpose.data.formats import layout
 from jaxpose.data.pixels import load_jpeg
 from jaxpose.data.source import IMAGE_DTYPE, Source, is_labelled, person_table
+from jaxpose.files import read_json
 from jaxpose.metrics import AREA_OF_BOX
 from jaxpose.skeleton import Skeleton
 
@@ -290,12 +290,7 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
         raise ValueError(
             f"{path} is no COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "

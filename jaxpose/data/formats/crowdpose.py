@@ -19,7 +19,6 @@ num_keypoints
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Literal
 
 from jaxpose.data.checks import is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.files import read_json
 from jaxpose.skeleton import CROWDPOSE14, Skeleton
 
 __all__ = ["CONTENT", "find", "ground_truth", "own_skeleton", "read", "recognises"]
@@ -171,7 +171,7 @@ def _fits(stem: str, split: str) -> bool:
 
 def _keep_stated_keypoints(source: coco.CocoFolder) -> None:
     """Put back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
-    people = json.loads(source.annotations.read_bytes()).get("annotations", [])
+    people = read_json(source.annotations, "annotation JSON").get("annotations", [])
     stated = {
         person["id"]: person["num_keypoints"] for person in people if isinstance(person, dict) and _states(person)
     }

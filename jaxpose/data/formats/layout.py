@@ -18,14 +18,14 @@ class NoAnnotations(FileNotFoundError):
     """No annotation file of a split was found, or several were.
 
     Attributes:
-        looked_for: the names that would have fitted, relative to the data set's folder.
+        looked_for: the paths that would have fitted.
         several: whether several files fit.
 
-    >>> NoAnnotations("no annotations", looked_for=["annot/val.json"]).looked_for
-    ['annot/val.json']
+    >>> NoAnnotations("no annotations", looked_for=[Path("annot/val.json")]).several
+    False
     """
 
-    def __init__(self, message: str, *, looked_for: Iterable[str], several: bool = False):
+    def __init__(self, message: str, *, looked_for: Iterable[Path], several: bool = False):
         super().__init__(message)
         self.looked_for, self.several = list(looked_for), several
 
@@ -135,12 +135,12 @@ def only_one(
     if found:
         there = ", ".join(str(path.relative_to(place)) for path in found)
         message = f"{place} holds several files for split {split!r} ({there}): give one {advice}"
-        raise NoAnnotations(message, looked_for=looked_for, several=True)
+        raise NoAnnotations(message, looked_for=[place / name for name in looked_for], several=True)
     present = [str(path.relative_to(place)) for folder in listed for path in sorted(folder.glob("*.json"))]
     raise NoAnnotations(
         f"no {kind} for split {split!r} in {place}: looked for {', '.join(looked_for)}; there is "
         f"{', '.join(present) or 'no JSON file'}. Rename the file, or give its path {advice}",
-        looked_for=looked_for,
+        looked_for=[place / name for name in looked_for],
     )
 
 

@@ -34,7 +34,6 @@ image records, not among those to train or evaluate on.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -44,6 +43,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxpose.data.checks import Problems, bad_file_name, is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.files import read_json
 from jaxpose.skeleton import MPII16, Skeleton
 
 __all__ = ["CONTENT", "PERSON_HEIGHT", "find", "ground_truth", "own_skeleton", "read", "recognises"]
@@ -224,12 +224,7 @@ def _annotation_file(folder: Path, split: str) -> Path:
 
 
 def _load(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    data = read_json(path, "annotation JSON")
     expected = f"that is {CONTENT}"
     if isinstance(data, dict) and "annotations" in data:
         raise ValueError(

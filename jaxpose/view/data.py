@@ -97,8 +97,7 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
       Per image what `figures.annotations` draws: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
       (H, W) bool: crowds and unlabelled people; title.
     """
-    from jaxpose.data import masks
-    from jaxpose.data import pixels as coco
+    from jaxpose.data import masks, pixels
 
     samples = []
     for index in _first(len(source.images), count=count, seed=seed, epoch=epoch, what=f"{source} has no images"):
@@ -107,7 +106,7 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
         counted = ~people["crowd"] & (people["keypoints"][..., 2] > 0).any(axis=-1)
         samples.append(
             {
-                "image": np.asarray(coco.decode_picture(record["jpeg"], record["file_name"]).convert("RGB")),
+                "image": np.asarray(pixels.decode_picture(record["jpeg"], record["file_name"]).convert("RGB")),
                 "joints": people["keypoints"][..., :2],
                 "visibility": people["keypoints"][..., 2],
                 "boxes": people["box"],
@@ -132,11 +131,11 @@ def _crops(
     Returns:
       As `_labels`.
     """
-    from jaxpose.data import crops as pipeline
+    from jaxpose.data import crops
 
     samples = []
     for index in _first(len(source.persons), count=count, seed=seed, epoch=epoch, what=f"{source} has no person"):
-        made = pipeline.sample(
+        made = crops.sample(
             source.at_level("person"), int(index), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch
         )
         title = f"person {made['annotation_id']}\njoints {int((made['visibility'] > 0).sum())}"
@@ -151,11 +150,11 @@ def _whole_images(
 
     Arguments and result as of `_crops`.
     """
-    from jaxpose.data import whole_images as images
+    from jaxpose.data import whole_images
 
-    chosen, stride, samples = images.chosen(source, "annotated"), 2, []
+    chosen, stride, samples = whole_images.chosen(source, "annotated"), 2, []
     for place in _first(len(chosen), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
-        made = images.sample(source, int(chosen[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
+        made = whole_images.sample(source, int(chosen[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
         there = (made["visibility"] > 0).any(axis=-1)
         title = f"image {made['image_id']}: people {int(there.sum())}"
         shaded = ~made[f"mask_{stride}"].repeat(stride, axis=0).repeat(stride, axis=1)
@@ -167,12 +166,12 @@ def _whole_images(
 
 def _first(length: int, *, count: int, seed: int, epoch: int, what: str) -> np.ndarray:
     """Indices of the first `count` of an epoch."""
-    from jaxpose.data import crops as pipeline
+    from jaxpose.data import feed
 
     if length == 0:
         raise ValueError(f"{what}: nothing to draw")
     positions = epoch * length + np.arange(min(count, length))
-    return pipeline.sample_indices(positions, num_samples=length, seed=seed)[0]
+    return feed.sample_indices(positions, num_samples=length, seed=seed)[0]
 
 
 def _sample(image: np.ndarray, joints: np.ndarray, visibility: np.ndarray, title: str) -> dict[str, Any]:

@@ -21,21 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 def with_detections(source: Source, detections: str | Path, *, min_score: float = 0.0, on_bad: str = "error") -> Source:
-    """A source over detected boxes: one record per box, with its score and without keypoints.
+    """Returns a source over detected boxes: one record per box, with its score and without keypoints.
 
     Boxes of another category, with a score below `min_score`, and of images that the source does not hold are left out
-    (the last are logged). The annotation_id of a record is the box's row in the file; its area `AREA_OF_BOX` times
-    the box.
+    (the last are logged). The annotation_id of a record is the place of the box in the file; its area is
+    `jaxpose.metrics.AREA_OF_BOX` times the box.
 
     Args:
-        source: that holds the images.
-        detections: JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
+        source: the source of the images.
+        detections: a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
         min_score: boxes with a smaller score are left out; 0 keeps all, as the published evaluations do.
-        on_bad: "error" or "skip", for boxes that are not finite, empty or outside their image.
+        on_bad: "error", or "skip" to leave out boxes that are not finite, empty or outside their image.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a list of detections; an image id that is no whole number; no
-            box for any image of the source.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is no list of detections; an image id is no whole number; there is no box for any image of the
+            source.
     """
     path = Path(detections)
     boxes = _load_detections(path)
@@ -70,17 +71,17 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
 
 
 def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> Source:
-    """The same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
+    """Returns the same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
 
     Centre and size of every box are moved by uniform draws of up to `fraction` of its width and height.
 
     Args:
-        source: of persons, with ground-truth boxes.
-        fraction: 0 to below 1.
-        seed: of the draws; the same seed, the same boxes.
+        source: persons with ground-truth boxes.
+        fraction: the largest change, as a fraction of the box, from 0 to below 1.
+        seed: seeds the draws; the same seed gives the same boxes.
 
     Raises:
-        ValueError: fraction out of range.
+        ValueError: the fraction is out of range.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction={fraction}: expected a part of the box, from 0 to below 1")
@@ -96,7 +97,11 @@ def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> So
 
 
 def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
-    """Whether a box shows any of an image.
+    """Whether a box shows any part of an image.
+
+    Args:
+        box_xywh: x, y, width, height in image pixels.
+        size_wh: width and height of the image.
 
     >>> touches((-5, 0, 10, 10), (100, 50)), touches((100, 0, 10, 10), (100, 50))
     (True, False)

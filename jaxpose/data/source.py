@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +20,19 @@ from jaxpose.skeleton import Skeleton
 __all__ = ["IMAGE_DTYPE", "DamagedData", "Source", "is_labelled", "person_dtype", "person_table"]
 
 IMAGE_DTYPE = np.dtype([("image_id", np.int64), ("size_wh", np.int32, (2,))])
+"""A row of a table of images: the id in the labels, width and height in pixels."""
 
 
 def person_dtype(num_joints: int) -> np.dtype:
-    """One row of a table of persons.
+    """Returns the dtype of a row of a table of persons. Its fields lie in one row, so that a person is one read.
 
-    image: index of the image record. annotation_id: of the JSON (of a detection: its row). box: xywh in image pixels as
-    annotated. keypoints: (K, 3) x, y, visibility 0/1/2; x = y = 0 where the visibility is 0. area: pixels. score: of
-    the box, 1 for ground truth. crowd: a group, not a person. Fields of one row, so that a row is one read.
+    image: the row of the image in the table of images. annotation_id: the id in the labels; for a detection, its place in
+    the file. box: x, y, width, height in image pixels, as annotated. keypoints: ``(K, 3)`` x, y and visibility (0
+    unlabelled, 1 hidden, 2 visible), with x = y = 0 where the visibility is 0. area: square pixels. score: the score of
+    the box, 1 for ground truth. crowd: whether it is a group of people.
+
+    Args:
+        num_joints: K.
 
     >>> person_dtype(17)["keypoints"].shape
     (17, 3)
@@ -46,8 +51,9 @@ def person_dtype(num_joints: int) -> np.dtype:
 
 
 class DamagedData(ValueError):
-    """A file of a prepared data set is not what was written: the message names it and what to do. Leaving a sample out would
-    not help, as it may with what is wrong in a folder of images.
+    """A file of a prepared data set is not what was written. The message names the file and what to do.
+
+    It is an exception of its own because leaving a sample out does not help, as it may where a folder of images is wrong.
 
     >>> issubclass(DamagedData, ValueError)
     True
@@ -194,12 +200,33 @@ class Source:
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:
-    """Whether a person can be trained on: not a crowd, and at least one joint is labelled."""
+    """Whether a person can be trained on: it is not a crowd, and at least one joint is labelled.
+
+    Args:
+        person: an annotation in COCO's format, with iscrowd and keypoints.
+
+    >>> is_labelled({"iscrowd": 0, "keypoints": [5, 6, 2]}), is_labelled({"iscrowd": 0, "keypoints": [0, 0, 0]})
+    (True, False)
+    """
     return not person["iscrowd"] and any(v > 0 for v in person["keypoints"][2::3])
 
 
-def person_table(people: Sequence[Sequence[Mapping[str, Any]]], num_joints: int, *, where=None) -> np.ndarray:
-    """Checked annotations by image -> rows of `person_dtype`; `where` chooses among them."""
+def person_table(
+    people: Sequence[Sequence[Mapping[str, Any]]],
+    num_joints: int,
+    *,
+    where: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> np.ndarray:
+    """Makes a table of persons of annotations in COCO's format that were checked.
+
+    Args:
+        people: per image, its annotations.
+        num_joints: K.
+        where: which annotations to take; None takes all.
+
+    Returns:
+        Rows of `person_dtype`.
+    """
     rows = [(i, person) for i, group in enumerate(people) for person in group if where is None or where(person)]
     table = np.zeros(len(rows), person_dtype(num_joints))
     if not rows:

@@ -410,9 +410,9 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
 
 
 def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
-    """Of a source: what of it is noticed when it changes."""
-    for path, kind in ((annotations, Path.is_file), (images, Path.is_dir)):
-        if not kind(path):
+    """Returns what is noticed of a source when it changes; the annotations of some formats are a folder."""
+    for path, fits in ((annotations, Path.exists), (images, Path.is_dir)):
+        if not fits(path):
             raise FileNotFoundError(f"{path} does not exist: name the annotation JSON and the image folder")
     with os.scandir(images) as entries:
         count = sum(1 for _ in entries)

@@ -470,7 +470,7 @@ def _facts(place: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
     except ValueError as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(path, f"it is no JSON file: {str(error).removeprefix(f'{path} ')}") from None
     missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"}
     missing -= set(facts) if isinstance(facts, dict) else set()
     if missing:

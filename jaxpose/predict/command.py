@@ -18,6 +18,7 @@ import tyro
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.evaluation import results
 from jaxpose.predict import media
+from jaxpose.view.overlay import draw
 
 log = logging.getLogger("jaxpose")
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
@@ -238,7 +239,7 @@ class _Work:
         curves = []
         if self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
-        return media.draw(
+        return draw(
             image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
         )
 

@@ -41,6 +41,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from os import walk
 from pathlib import Path
 from typing import Any, Literal
 
@@ -422,7 +423,7 @@ def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
 def _image_files(images: Path) -> str:
     """Digest of the names, sizes and times of the image files."""
     digest = hashlib.sha256()
-    for folder, _, names in sorted(os.walk(images)):
+    for folder, _, names in sorted(walk(images)):
         for path in (os.path.join(folder, name) for name in sorted(names)):
             with contextlib.suppress(OSError):  # a link to nowhere
                 facts = os.stat(path)

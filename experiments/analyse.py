@@ -44,7 +44,7 @@ import tyro
 
 from experiments.common import runner
 from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
-from jaxpose import checkpoint, geometry, metrics, tasks
+from jaxpose import checkpoint, files, geometry, metrics, tasks
 from jaxpose.data import builder, crops, formats
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report
@@ -414,7 +414,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = analyse(config)
     out = config.checkpoint / "analysis" if config.out is None else config.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "analysis.json").write_text(json.dumps(result, indent=1))
+    files.write_json(out / "analysis.json", result, indent=1, allow_nan=True)
     print(text(result))
     if config.plots and find_spec("matplotlib"):
         draw(result, out / "occlusion.png")

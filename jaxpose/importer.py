@@ -34,7 +34,7 @@ from flax import linen as nn
 from jaxpose import files, weights
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
-from jaxpose.weights.layouts import PublishedNet, row_of
+from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
 if TYPE_CHECKING:
     from jaxpose.tasks import Task
@@ -58,6 +58,7 @@ def main(
     /,
     *,
     layout: Literal["auto"] | weights.Layout = "auto",
+    part: str | None = None,
     out: Path | None = None,
     size_wh: tuple[int, int] | None = None,
     skeleton: Literal["coco17", "crowdpose14", "mpii16", "h36m17", "rhd21"] | None = None,
@@ -68,8 +69,10 @@ def main(
     """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
 
     Args:
-      file: .pth, .pt, .pth.tar as torch.save writes them, or .safetensors.
+      file: .pth, .pt, .pth.tar, .ckpt, .bin as torch.save writes them, or .safetensors.
       layout: naming of the tensors; auto: found by the names.
+      part: which net of the file, where it holds several: the key of a state dict ("state_dict_ema"), or what the names of its
+        tensors begin with ("teacher").
       out: folder of the run to make; none: runs/ and the file's name.
       size_wh: input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the published
         default.
@@ -85,7 +88,7 @@ def main(
     out = out or Path("runs") / stem(file)
     if checkpoint.exists(out):
         raise FileExistsError(f"{out} holds a checkpoint already: name another --out, or remove it")
-    state = weights.load_file(file)
+    state = weights.load_file(file, part=part)
     chosen = _skeleton(skeleton, annotations)
     try:
         task, variables, facts = read(
@@ -140,7 +143,8 @@ def read(
     >>> facts["layout"], facts["size_wh"], facts["size_from"], facts["preprocess"]
     ('simple_baseline', [288, 384], 'file name', 'simple_baseline')
     """
-    row = row_of(weights.layout_of(state_dict) if layout == "auto" else layout)
+    layout, state_dict = net_of(state_dict, layout=layout)
+    row = row_of(layout)
     if row.family is None:
         raise ValueError(
             f"layout {row.name}: a backbone, not a pose net: give the file to a page that trains, with --init"

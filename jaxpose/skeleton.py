@@ -298,9 +298,9 @@ def _about_sides(flip_pairs: Sequence[tuple[int, int]], unpaired: Sequence[str],
     if sides.is_numbered(names):
         if flip_pairs:
             return [
-                f"{len(names)} numbered joints: their left and right are taken for those of a face; otherwise {give}"
+                f"{len(names)} numbered joints are taken for a face's, and so are their left and right; otherwise {give}"
             ]
-        return [f"the names of the {len(names)} joints are numbers: mirroring exchanges nothing; {give}"]
+        return [f"the joints {names[0]!r} to {names[-1]!r} are numbered: mirroring exchanges nothing; {give}"]
     if unpaired:
         listed = ", ".join(repr(name) for name in unpaired[:8]) + (", ..." if len(unpaired) > 8 else "")
         return [

@@ -13,6 +13,7 @@ import pytest
 from jaxpose import metrics
 from jaxpose.evaluation import (
     average_precision,
+    average_precision_by_category,
     crowdpose_average_precision,
     nms,
     oks_nms,
@@ -344,6 +345,89 @@ def test_crowds_and_unlabelled_people_are_ignored():
     on_blank = {**records[0], "keypoints": [20.0, 440.0, 1.0] * 4, "score": 5.0}
     numbers = average_precision(truth, [*records, on_blank])
     assert numbers["AP"] == pytest.approx(1)
+
+
+def species():
+    """Three species with the same joints, the third without anybody; who is predicted as perfect, and who is not at all."""
+    truth = make_truth()
+    truth["categories"] = [
+        truth["categories"][0] | {"id": i, "name": name} for i, name in ((3, "cat"), (5, "dog"), (4, "cow"))
+    ]
+    for annotation in truth["annotations"][:2]:
+        annotation["category_id"] = 5
+    records = perfect_records(truth)
+    for record, annotation in zip(records, truth["annotations"], strict=True):
+        record["category_id"] = annotation["category_id"]
+    return truth, records
+
+
+def test_categories_with_the_same_joints_are_scored_together():
+    """As pycocotools counts: the mean over the categories that have somebody."""
+    truth, records = species()
+    assert average_precision(truth, records)["AP"] == pytest.approx(1)
+    cats = [record for record in records if record["category_id"] == 3]
+    by_category = average_precision_by_category(truth, cats)
+    assert list(by_category) == ["cat", "cow", "dog"]
+    assert (
+        by_category["cat"]["AP"] == pytest.approx(1)
+        and by_category["dog"]["AP"] == 0
+        and by_category["cow"]["AP"] == -1
+    )
+    assert average_precision(truth, cats)["AP"] == pytest.approx(0.5)
+    as_cats = [record | {"category_id": 3} for record in records]
+    assert average_precision(truth, as_cats)["AP"] < 0.6, "a dog that is taken for a cat is no dog"
+    assert report.from_results(truth, records)["summary"]["EPE"] < 1e-3
+    truth["categories"][0]["sigmas"] = [0.1] * 4
+    with pytest.raises(ValueError, match="different 'sigmas'.*--sigmas"):
+        average_precision(truth, records)
+    truth["categories"][1]["name"] = "cat"
+    assert list(average_precision_by_category(truth, records, sigmas=[0.1] * 4)) == ["cat (3)", "cow", "cat (5)"]
+    del truth["annotations"][0]["category_id"]
+    with pytest.raises(ValueError, match=r"annotation 1 has no 'category_id', of the ids \[3, 4, 5\]"):
+        average_precision(truth, records, sigmas=[0.1] * 4)
+
+
+def test_one_of_several_categories():
+    truth, records = species()
+    assert average_precision(truth, records, category_id=5)["AP"] == pytest.approx(1)
+    assert average_precision(truth, [r for r in records if r["category_id"] == 3], category_id=5)["AP"] == 0
+    with pytest.raises(ValueError, match="the results have category_id 9"):
+        average_precision(truth, [records[0] | {"category_id": 9}], category_id=5)
+
+
+def test_the_sigmas_of_the_category_are_taken():
+    truth = make_truth()
+    records = perfect_records(truth, shift=9.0)
+    wide = truth | {"categories": [truth["categories"][0] | {"sigmas": [0.2] * 4}]}
+    assert average_precision(wide, records) == average_precision(truth, records, sigmas=[0.2] * 4)
+    assert average_precision(wide, records)["AP"] > average_precision(truth, records)["AP"]
+    assert average_precision(wide, records, sigmas=[DEFAULT_SIGMA] * 4) == average_precision(truth, records)
+    with pytest.raises(ValueError, match="4 joints, 1 sigmas"):
+        average_precision(truth | {"categories": [truth["categories"][0] | {"sigmas": [0.2]}]}, records)
+
+
+def test_files_are_read_as_in_training():
+    """Nested keypoints, joints without names, no boxes, ids as text: what prepare reads, the evaluation reads alike."""
+    truth = make_truth()
+    records, expected = perfect_records(truth), average_precision(truth, perfect_records(truth))
+    nested = copy.deepcopy(truth)
+    nested["categories"][0]["keypoints"] = []
+    for annotation in nested["annotations"]:
+        annotation["keypoints"] = np.reshape(annotation["keypoints"], (-1, 3)).tolist()
+    assert average_precision(nested, records) == expected
+    without = copy.deepcopy(truth)
+    for annotation in without["annotations"]:
+        del annotation["bbox"]
+    assert average_precision(without, records) == expected
+    for annotation in without["annotations"]:
+        del annotation["area"]
+    assert average_precision(without, records)["AP"] == pytest.approx(1)
+    text = copy.deepcopy(truth)
+    for entry in text["images"] + text["annotations"] + text["categories"]:
+        entry |= {key: str(entry[key]) for key in ("id", "image_id", "category_id") if key in entry}
+    assert average_precision(text, records) == expected
+    text["categories"][0]["id"] = 3
+    assert average_precision(text, records) == expected
 
 
 def test_extra_fields_of_a_record_do_not_change_the_numbers(golden_json):
@@ -795,6 +879,17 @@ def test_command_scores_a_file_without_jax_or_tensorflow(tmp_path):
     last = json.loads(done.stdout.strip().splitlines()[-1])
     assert last["AP"] == pytest.approx(1) and last["errors"]["summary"]["EPE"] == pytest.approx(7, abs=1e-3)
     assert "from 128^2" in done.stdout
+
+
+def test_command_shows_every_category(tmp_path):
+    truth, records = species()
+    for name, content in (("truth.json", truth), ("results.json", records)):
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-16")
+    done = command(tmp_path / "truth.json", tmp_path / "results.json")
+    assert done.returncode == 0, done.stderr
+    *_, cat, cow, dog, line = done.stdout.strip().splitlines()
+    assert cat.endswith("  cat") and dog.split()[0] == "1.0000" and cow.split()[0] == "-1.0000"
+    assert json.loads(line)["categories"]["dog"]["AP"] == pytest.approx(1)
 
 
 def test_command_says_what_is_wrong(tmp_path):

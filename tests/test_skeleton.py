@@ -240,7 +240,7 @@ def test_joints_without_names_are_numbered():
     assert skeleton.joints == ("joint_0", "joint_1", "joint_2") and skeleton.flip_pairs == ()
     assert "3 joints each" in notes[0] and "names" in notes[0] and "mirroring exchanges nothing" in notes[1]
     assert len(Skeleton.from_coco_category({}, num_joints=68, notes=notes).flip_pairs) == 29
-    assert "those of a face" in notes[-1]
+    assert "taken for a face" in notes[-1]
 
 
 def test_what_the_category_says_comes_first():

@@ -6,11 +6,16 @@ non-maximum suppression. On the command line: ``python -m jaxpose.evaluation GRO
 """
 
 from jaxpose.evaluation import cases, mpii, report, results
-from jaxpose.evaluation.coco import average_precision, crowdpose_average_precision
+from jaxpose.evaluation.coco import (
+    average_precision,
+    average_precision_by_category,
+    crowdpose_average_precision,
+)
 from jaxpose.evaluation.nms import oks_nms, soft_oks_nms
 
 __all__ = [
     "average_precision",
+    "average_precision_by_category",
     "cases",
     "crowdpose_average_precision",
     "mpii",

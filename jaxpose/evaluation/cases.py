@@ -97,7 +97,7 @@ def compare(
     """Every labelled person and every record of a result file once, whoever wrote it.
 
     Records that all carry an ``annotation_id`` are held against that annotation (of several for one, the best-scored).
-    Otherwise each record takes, best score first, the free person of its image to whom its OKS is largest; below
+    Otherwise each record takes, best score first, the free person of its image and category to whom its OKS is largest; below
     `min_oks` it takes none. Crowds and persons without labels take no part.
 
     Args:
@@ -121,7 +121,7 @@ def compare(
     """
     truth, records = coco.load(ground_truth, results, category_id=category_id)
     source = f"{results}: " if isinstance(results, (str, os.PathLike)) else ""
-    sigmas = coco.category_sigmas(sigmas, truth["category"])
+    sigmas = coco.category_sigmas(sigmas, *truth["categories"])
     annotations, images = truth["annotations"], {image["id"]: image for image in truth["images"]}
     people = [a for a in annotations if any(v > 0 for v in a["keypoints"][2::3]) and not a["iscrowd"]]
     order = sorted(range(len(records)), key=lambda row: -records[row]["score"])
@@ -168,11 +168,11 @@ def _by_id(records, order, annotations, people, source: str) -> list[tuple[int, 
 def _by_oks(records, order, people, sigmas: np.ndarray, min_oks: float) -> list[tuple[int, Mapping]]:
     free: dict[Any, list] = {}
     for person in people:
-        free.setdefault(person["image_id"], []).append(person)
+        free.setdefault((person["image_id"], person["category_id"]), []).append(person)
     pairs = []
     for row in order:  # best score first
         record = records[row]
-        candidates = free.get(record["image_id"], [])
+        candidates = free.get((record["image_id"], record["category_id"]), [])
         if not candidates:
             continue
         joints = np.array([person["keypoints"] for person in candidates], np.float64).reshape(len(candidates), -1, 3)

@@ -14,12 +14,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxpose import files
+from jaxpose import files, labels
 from jaxpose.evaluation import results as result_records
 from jaxpose.metrics import AREA_OF_BOX
 from jaxpose.skeleton import Skeleton
 
-__all__ = ["AREA_OF_BOX", "NAMES", "average_precision", "crowdpose_average_precision", "read_ground_truth"]
+__all__ = [
+    "AREA_OF_BOX",
+    "NAMES",
+    "average_precision",
+    "average_precision_by_category",
+    "crowdpose_average_precision",
+    "read_ground_truth",
+]
 
 NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten COCO numbers, in COCO's order."""
@@ -45,12 +52,14 @@ def average_precision(
     Args:
         ground_truth: a COCO keypoint file, or its contents.
         results: a result file, or records (`jaxpose.evaluation.results`).
-        sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`: published ones for COCO, CrowdPose
-            and MPII, a uniform value for other skeletons.
+        sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`: the category's own ``sigmas``, else
+            published ones for COCO, CrowdPose and MPII, a uniform value for other skeletons.
         area: which area of a person OKS and the size classes use: "auto", the annotated one, and where an annotation
             has none (or one that is not positive and finite) 0.53 w h of its box; "box", 0.53 w h for all.
         max_people: the best so many results of an image count (20 in COCO), at least 1.
-        category_id: of the persons, needed only where several categories of the file have keypoints.
+        category_id: score this category only, and leave out the results of the file's other categories, as pycocotools
+            does with ``params.catIds``. None: the one that has keypoints, or all of those that have them, where they have
+            the same joints: the numbers are then means over the categories, as pycocotools counts.
         image_ids: evaluate on these images only; with none at all every number is -1.
         engine: "pycocotools"; "hotcoco", the same numbers sooner; "auto": hotcoco where it is installed.
 
@@ -71,11 +80,66 @@ def average_precision(
     >>> round(numbers["AP"], 3), numbers["APL"]
     (1.0, -1.0)
     """
+    numbers, _ = with_categories(
+        ground_truth, results, sigmas=sigmas, area=area, max_people=max_people, category_id=category_id,
+        image_ids=image_ids, engine=engine,
+    )  # fmt: skip
+    return numbers
+
+
+def average_precision_by_category(
+    ground_truth: GroundTruth, results: Results, *, sigmas: ArrayLike | None = None, engine: Engine = "auto"
+) -> dict[str, dict[str, float]]:
+    """The ten numbers of every category that has keypoints, such as the species of AP-10K.
+
+    Args:
+        ground_truth, results, sigmas, engine: as in `average_precision`, whose numbers are the means of these over the
+            categories that have somebody in them.
+
+    Returns:
+        The numbers by the category's name; with its id where two have the same name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `average_precision`.
+
+    >>> person = {"id": 1, "image_id": 7, "category_id": 2, "bbox": [0, 0, 50, 50], "keypoints": [10, 20, 2]}
+    >>> categories = [{"id": i, "name": name, "keypoints": ["nose"]} for i, name in ((2, "cow"), (3, "dog"))]
+    >>> truth = {"images": [{"id": 7}], "categories": categories, "annotations": [person]}
+    >>> results = [{"image_id": 7, "category_id": 2, "keypoints": [10.0, 20.0, 0.9], "score": 0.9}]
+    >>> {name: round(n["AP"]) for name, n in average_precision_by_category(truth, results, sigmas=[0.1]).items()}
+    {'cow': 1, 'dog': -1}
+    """
+    return with_categories(ground_truth, results, sigmas=sigmas, engine=engine)[1]
+
+
+def with_categories(
+    ground_truth: GroundTruth,
+    results: Results,
+    *,
+    sigmas: ArrayLike | None = None,
+    area: Literal["auto", "box"] = "auto",
+    max_people: int = 20,
+    category_id: int | None = None,
+    image_ids: Iterable[int | str] | None = None,
+    engine: Engine = "auto",
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The numbers of `average_precision` and those of `average_precision_by_category`, from one evaluation."""
     truth, records = load(ground_truth, results, category_id=category_id)
     coco_eval = _evaluate(
         truth, records, sigmas=sigmas, area=area, max_people=max_people, image_ids=image_ids, engine=engine
     )
-    precision, recall = coco_eval.eval["precision"], coco_eval.eval["recall"]  # (T, R, 1, A, 1), (T, 1, A, 1)
+    names = [str(category.get("name", category["id"])) for category in truth["categories"]]
+    names = [
+        name if names.count(name) == 1 else f"{name} ({category['id']})"
+        for name, category in zip(names, truth["categories"], strict=True)
+    ]
+    return _ten_numbers(coco_eval, slice(None)), {name: _ten_numbers(coco_eval, [i]) for i, name in enumerate(names)}
+
+
+def _ten_numbers(coco_eval: Any, categories: slice | list[int]) -> dict[str, float]:
+    """COCO's numbers over some of the categories that were evaluated, in the order of their ids."""
+    precision, recall = coco_eval.eval["precision"], coco_eval.eval["recall"]  # (T, R, C, A, 1), (T, C, A, 1)
+    precision, recall = precision[:, :, categories], recall[:, categories]
     every, half, three_quarters = slice(None), 0, 5  # of the thresholds 0.50, 0.55, ..., 0.95
     all_sizes, medium, large = 0, 1, 2
     pick = [(every, all_sizes), (half, all_sizes), (three_quarters, all_sizes), (every, medium), (every, large)]
@@ -144,12 +208,16 @@ def crowdpose_average_precision(
 
 
 def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = None) -> dict[str, Any]:
-    """The images, the keypoint category, and its annotations, checked and completed.
+    """The images, the keypoint categories, and their annotations, checked and completed.
+
+    A category whose ``keypoints`` are an empty list gets numbered names, where the annotations say how many; nested
+    keypoints are made flat; an annotation without ``bbox`` gets one around its joints (`jaxpose.labels`).
 
     Returns:
-        images, annotations (of the category; each with id, image_id, keypoints (0 where unlabelled), num_keypoints
-        (counted), iscrowd, bbox, where it is annotated also a positive area, and stated_keypoints: what the file says
-        of num_keypoints), ``category``, and ``category_ids``, of all categories of the file.
+        images, annotations (of the categories; each with id, image_id, category_id, keypoints (0 where unlabelled),
+        num_keypoints (counted), iscrowd, bbox, where it is annotated also a positive area, and stated_keypoints: what
+        the file says of num_keypoints), ``category``: the first one, ``categories``: all of them, in the order of their
+        ids, which have the same joints, and ``category_ids``, of all categories of the file.
     """
     name = "the ground truth"
     if not isinstance(ground_truth, Mapping):
@@ -163,21 +231,29 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
         raise ValueError(f"{name} is not a COCO keypoint file: it has no {missing[0]!r}; keys {sorted(ground_truth)}")
     for key in ("images", "annotations", "categories"):
         _check_entries(ground_truth[key], key, name)
-    category = _keypoint_category(ground_truth["categories"], category_id, name)
-    image_ids = {image["id"] for image in ground_truth["images"]}
-    num_joints = len(category["keypoints"])
-    annotations = [
-        _annotation(annotation, num_joints, image_ids, name)
-        for annotation in ground_truth["annotations"]
-        if annotation.get("category_id", category["id"]) == category["id"]
-    ]
+    categories = _keypoint_categories(ground_truth, category_id, name)
+    wanted = {category["id"] for category in categories}
+    default = categories[0]["id"] if len(categories) == 1 else None
+    images = {image["id"]: image for image in ground_truth["images"]}
+    num_joints = len(categories[0]["keypoints"])
+    annotations = []
+    spelling = {labels.whole(number): number for number in wanted}
+    for annotation in ground_truth["annotations"]:
+        category = annotation.get("category_id", default)
+        if isinstance(category, str) and category not in wanted:  # "1", where the category is 1
+            category = spelling.get(labels.whole(category), category)
+        if result_records.is_id(category) and category in wanted:
+            annotations.append(_annotation(annotation, num_joints, images, name) | {"category_id": category})
+        elif category is None:
+            raise ValueError(f"{name}: annotation {annotation['id']} has no 'category_id', of the ids {sorted(wanted)}")
     repeated = [number for number, count in Counter(a["id"] for a in annotations).items() if count > 1]
     if repeated:
         raise ValueError(f"{name}: annotation id {repeated[0]!r} occurs more than once; mend the file")
     return {
         "images": list(ground_truth["images"]),
         "annotations": annotations,
-        "category": dict(category),
+        "category": categories[0],
+        "categories": categories,
         "category_ids": _in_order({entry["id"] for entry in ground_truth["categories"]}),
     }
 
@@ -195,37 +271,51 @@ def _check_entries(entries: Any, key: str, name: str) -> None:
             raise ValueError(f"{name}: the id of entry {i} of {key!r} must be a whole number, got {entry['id']!r:.100}")
 
 
-def _keypoint_category(
-    categories: Sequence[Mapping[str, Any]], category_id: int | None, name: str
-) -> Mapping[str, Any]:
-    with_keypoints = [c for c in categories if c.get("keypoints") and category_id in (None, c.get("id"))]
-    if len(with_keypoints) == 1:
-        joints = with_keypoints[0]["keypoints"]
+def _keypoint_categories(ground_truth: Mapping[str, Any], category_id: int | None, name: str) -> list[dict[str, Any]]:
+    """The category that is asked for, or all that have keypoints, if these are the same joints."""
+    named = [_with_names(category, ground_truth["annotations"]) for category in ground_truth["categories"]]
+    chosen = [c for c in named if c.get("keypoints") and category_id in (None, c["id"])]
+    wanted = "" if category_id is None else f" with id {category_id}"
+    if not chosen:
+        raise ValueError(f"{name} is not a COCO keypoint file: no category{wanted} names its 'keypoints'")
+    for joints in (category["keypoints"] for category in chosen):
         if not isinstance(joints, Sequence) or not all(isinstance(joint, str) for joint in joints):
             raise ValueError(f"{name}: 'keypoints' of the category must be a list of joint names, got {joints!r:.100}")
-        return with_keypoints[0]
-    wanted = "" if category_id is None else f" with id {category_id}"
-    if not with_keypoints:
-        raise ValueError(f"{name} is not a COCO keypoint file: no category{wanted} names its 'keypoints'")
-    raise ValueError(
-        f"{name}: category_id must say which category is meant, of the ids {[c.get('id') for c in with_keypoints]}"
-    )
+    if any(list(category["keypoints"]) != list(chosen[0]["keypoints"]) for category in chosen):
+        raise ValueError(
+            f"{name}: category_id must say which category is meant, of the ids {[c.get('id') for c in chosen]}: they have "
+            "other joints"
+        )
+    return sorted(chosen, key=lambda category: (isinstance(category["id"], str), category["id"]))
 
 
-def _annotation(annotation: Mapping[str, Any], num_joints: int, image_ids: set, name: str) -> dict[str, Any]:
+def _with_names(category: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The category, with numbered joints if its list of them is empty and the annotations have some."""
+    if category.get("keypoints") == []:
+        count = labels.joint_count(a for a in annotations if a.get("category_id", category["id"]) == category["id"])
+        return {**category, "keypoints": [f"joint_{i}" for i in range(count)]}
+    return dict(category)
+
+
+def _annotation(annotation: Mapping[str, Any], num_joints: int, images: Mapping, name: str) -> dict[str, Any]:
     """One person with everything that the evaluation reads; persons without labels are all zeros."""
     label = f"{name}: annotation {annotation['id']}"
-    for key in ("image_id", "bbox"):
-        if key not in annotation:
-            raise ValueError(f"{label} has no {key!r}")
-    if not result_records.is_id(annotation["image_id"]) or annotation["image_id"] not in image_ids:
+    if "image_id" not in annotation:
+        raise ValueError(f"{label} has no 'image_id'")
+    if not result_records.is_id(annotation["image_id"]) or annotation["image_id"] not in images:
         raise ValueError(f"{label} belongs to image {annotation['image_id']!r:.100}, which is not among 'images'")
+    joints = labels.flat(annotation.get("keypoints") or [0] * (3 * num_joints))
+    keypoints = _keypoints(joints, num_joints, label)
+    if "bbox" not in annotation:
+        image = images[annotation["image_id"]]
+        size = (image.get("width"), image.get("height"))
+        box = labels.box_around(keypoints, size if all(map(files.is_number, size)) else None) or [0, 0, 0, 0]
+        annotation = {**annotation, "bbox": box}
     box, crowd, area = annotation["bbox"], annotation.get("iscrowd") or 0, annotation.get("area")
     if not _are_numbers(box) or len(box) != 4:
         raise ValueError(f"{label}: 'bbox' must be four finite numbers, got {box!r:.100}")
     if crowd not in (0, 1):
         raise ValueError(f"{label}: 'iscrowd' must be 0 or 1, got {crowd!r:.100}")
-    keypoints = _keypoints(annotation.get("keypoints") or [0] * (3 * num_joints), num_joints, label)
     completed = {
         "id": annotation["id"],
         "image_id": annotation["image_id"],
@@ -279,19 +369,33 @@ def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None
         result_records.check(records, num_joints=num_joints)
     file = f"{results}: " if isinstance(results, (str, os.PathLike)) else ""
     known = {image["id"] for image in truth["images"]}
+    records = _same_ids(records, "image_id", known)
     unknown = sorted({record["image_id"] for record in records} - known, key=str)
     if unknown:
         raise ValueError(
             f"{file}{len(unknown)} images of the results are not in the ground truth ({len(known)} images): "
             f"image_id {', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
         )
-    category = truth["category"]["id"]
-    others = sorted({record["category_id"] for record in records} - {category}, key=str)
+    wanted = {category["id"] for category in truth["categories"]}
+    records = _same_ids(records, "category_id", set(truth["category_ids"]))
+    if category_id is not None:  # the results of the others are not asked for
+        records = [record for record in records if record["category_id"] not in set(truth["category_ids"]) - wanted]
+    others = sorted({record["category_id"] for record in records} - wanted, key=str)
     if others:
-        raise ValueError(
-            f"{file}the results have category_id {others[0]!r}, the persons of the ground truth {category!r}"
-        )
+        persons = repr(truth["category"]["id"]) if len(wanted) == 1 else f"one of {_in_order(wanted)}"
+        raise ValueError(f"{file}the results have category_id {others[0]!r}, the persons of the ground truth {persons}")
     return truth, records
+
+
+def _same_ids(records: list, key: str, known: set) -> list:
+    """The records with the ids that the ground truth has, where one writes 7 and the other "7"."""
+    if all(record[key] in known for record in records):
+        return records
+    spelling = {labels.whole(name): name for name in known}
+    return [
+        record if record[key] in known else {**record, key: spelling.get(labels.whole(record[key]), record[key])}
+        for record in records
+    ]
 
 
 def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, crowdpose=False):
@@ -308,23 +412,21 @@ def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, cr
     # pycocotools writes into what it gets, hence copies. All ids are numbered anew, in their order: pycocotools takes a match with
     # the annotation of id 0 for none, and hotcoco knows no names and no negative or large numbers.
     number = {name: i for i, name in enumerate(_in_order(known), start=1)}
-    categories = {
-        name: i for i, name in enumerate(truth["category_ids"] if crowdpose else [truth["category"]["id"]], start=1)
-    }
-    person = categories[truth["category"]["id"]]
+    evaluated = truth["category_ids"] if crowdpose else [category["id"] for category in truth["categories"]]
+    categories = {name: i for i, name in enumerate(evaluated, start=1)}
     annotations = [
         {
             **a,
             "id": i,
             "image_id": number[a["image_id"]],
-            "category_id": person,
+            "category_id": categories[a["category_id"]],
             "area": area_of(a, rule=area),
             "num_keypoints": a.get("stated_keypoints", a["num_keypoints"]) if crowdpose else a["num_keypoints"],
         }
         for i, a in enumerate(truth["annotations"], start=1)
     ]
     detections = [
-        _detection(record, i, image_id=number[record["image_id"]], category_id=person)
+        _detection(record, i, image_id=number[record["image_id"]], category_id=categories[record["category_id"]])
         for i, record in enumerate(records, start=1)
     ]
     shared = {
@@ -336,7 +438,7 @@ def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, cr
         fast = engine == "hotcoco" or (engine == "auto" and find_spec("hotcoco") is not None)
         fast &= len(wanted) > 0  # hotcoco takes no images for all of them
         coco_eval = (_hotcoco if fast else _pycocotools)(*datasets)
-        coco_eval.params.kpt_oks_sigmas = category_sigmas(sigmas, truth["category"])
+        coco_eval.params.kpt_oks_sigmas = category_sigmas(sigmas, *truth["categories"])
         coco_eval.params.maxDets = [max_people]
         coco_eval.params.imgIds = sorted(number[name] for name in wanted)
         coco_eval.evaluate()
@@ -378,10 +480,20 @@ def _detection(record: Mapping[str, Any], identifier: int, *, image_id: int, cat
     }
 
 
-def category_sigmas(sigmas: ArrayLike | None, category: Mapping[str, Any]) -> np.ndarray:
-    """The sigmas given, checked, or those that belong to the category's joint names, ``(K,)``."""
+def category_sigmas(sigmas: ArrayLike | None, category: Mapping[str, Any], *others: Mapping[str, Any]) -> np.ndarray:
+    """The sigmas given, checked, or those of the category: its own, or those that belong to its joints' names, ``(K,)``.
+
+    Raises:
+        ValueError: not K positive numbers; categories that have sigmas of their own, which differ.
+    """
     if sigmas is None:
-        sigmas = Skeleton.from_coco_category({"keypoints": category["keypoints"]}).sigmas
+        known = ("keypoints", "sigmas")
+        own = {Skeleton.from_coco_category({k: c[k] for k in known if k in c}).sigmas for c in (category, *others)}
+        if len(own) > 1:
+            raise ValueError(
+                "the categories have different 'sigmas': give those to use (sigmas=, or --sigmas), or one category"
+            )
+        (sigmas,) = own
     sigmas, num_joints = np.asarray(sigmas, np.float64), len(category["keypoints"])
     if sigmas.shape != (num_joints,):
         raise ValueError(f"the category has {num_joints} keypoints, so as many sigmas are needed, got {sigmas.shape}")

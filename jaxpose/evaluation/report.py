@@ -132,7 +132,7 @@ def of_cases(
     >>> of_cases(*cases.compare(truth, []))["matched"]
     {'people': 1, 'results': 0, 'pairs': 0}
     """
-    sigmas = coco.category_sigmas(sigmas, truth["category"])
+    sigmas = coco.category_sigmas(sigmas, *truth["categories"])
     pairs = [case for case in found if case.kind == "matched"]
     num_joints = len(sigmas)
     predicted = np.array([case.found for case in pairs], np.float64).reshape(-1, num_joints, 3)

@@ -63,6 +63,7 @@ def main(
     size_wh: tuple[int, int] | None = None,
     skeleton: Literal["coco17", "crowdpose14", "mpii16", "h36m17", "rhd21"] | None = None,
     annotations: Path | None = None,
+    category: int | str | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
 ) -> None:
@@ -79,6 +80,7 @@ def main(
       skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's, unless the file's name tells of
         another data set, which is asked about.
       annotations: a COCO JSON whose category is the skeleton.
+      category: name or id, where several categories of the annotations have keypoints.
       decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
         argmax, unless the file's name says otherwise, which is asked about.
       beta: of the softmax of mmpose's integral models; none: 10 where the file's name says debias, else 1.
@@ -89,7 +91,7 @@ def main(
     if checkpoint.exists(out):
         raise FileExistsError(f"{out} holds a checkpoint already: name another --out, or remove it")
     state = weights.load_file(file, part=part)
-    chosen = _skeleton(skeleton, annotations)
+    chosen = _skeleton(skeleton, annotations, category)
     try:
         task, variables, facts = read(
             state, name=file.name, layout=layout, size_wh=size_wh, skeleton=chosen, decode=decode, beta=beta
@@ -419,14 +421,18 @@ def _flow(state_dict: dict[str, np.ndarray]) -> dict[str, Any] | None:
     return flow
 
 
-def _skeleton(name: str | None, annotations: Path | None) -> Skeleton | None:
+def _skeleton(name: str | None, annotations: Path | None, category: int | str | None) -> Skeleton | None:
+    if category is not None and annotations is None:
+        raise ValueError(f"--category {category}: it chooses among those of --annotations, which is not given")
     if name is not None and annotations is not None:
         raise ValueError(f"--skeleton {name} --annotations {annotations}: give one of them")
     if annotations is None:
         return None if name is None else SKELETONS[name]
     from jaxpose.data.formats import coco
 
-    skeleton = coco.own_skeleton(annotations)
-    if skeleton is None:
-        raise ValueError(f"--annotations {annotations}: expected one category with keypoints, and images")
-    return skeleton
+    try:
+        return coco.skeleton_of(annotations, category=category)
+    except ValueError as error:
+        raise ValueError(
+            f"--annotations {annotations}: {str(error).removeprefix(f'{annotations}').lstrip(': ')}"
+        ) from error

@@ -511,11 +511,13 @@ def net_of(
             return layout, state
         spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
         looked = "; ".join(f"{row.name}: {', '.join(map(spelled, row.needs))}" for row in ROWS)
-        raise ValueError(f"names of no layout: {listed(names, 8)}. Looked for names that begin with: {looked}")
+        raise ValueError(
+            f"names of no layout: {listed(names, 8) or 'there are none'}. Looked for names that begin with: {looked}"
+        )
     if len(prefixes) > 1:
         nets = listed(prefix.rstrip(".") for prefix in prefixes)
         raise ValueError(
-            f"several nets, under {nets}: choose one with load_file's part= (--part {sorted(prefixes)[0][:-1]})"
+            f"several nets, under {nets}: choose one with part= of load_file (jaxpose import --part {sorted(prefixes)[0][:-1]})"
         )
     if len(fitting) > 1:
         layouts = ", ".join(row.name for _, row in fitting)

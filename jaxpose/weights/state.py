@@ -81,7 +81,7 @@ def load_file(path: str | Path, *, part: str | None = None) -> dict[str, np.ndar
         state, copies = _descend(content, part)
         if copies:
             logger.warning(
-                "%s holds %s beside the state dict that is read: take another with part= (--part %s)",
+                "%s holds %s beside the state dict that is read: take another with part= (jaxpose import --part %s)",
                 path, listed(copies), sorted(copies)[0],
             )  # fmt: skip
         # No list or the like: what NumPy makes of nested ones has no bound.
@@ -144,7 +144,9 @@ def _wrapper(content: Mapping[str, Any]) -> str | None:
             return known[0]
     others = [key for key in with_tensors if isinstance(key, str) and not BESIDE.search(key)]
     if len(others) > 1 and not _has_tensors(content):
-        raise ValueError(f"state dicts under {listed(others)}: choose one with part= (--part {sorted(others)[0]})")
+        raise ValueError(
+            f"state dicts under {listed(others)}: choose one with part= (jaxpose import --part {sorted(others)[0]})"
+        )
     return others[0] if len(others) == 1 else None
 
 
@@ -193,15 +195,15 @@ def _under(state_dict: Mapping[str, Any], part: str, keys: list[str]) -> dict[st
 def _refuse_pickled_model(path: Path, content: Any) -> None:
     """Raise where the file holds a model as an object, of which only the code that made it can read the weights."""
     if isinstance(content, Mapping):
-        if _has_tensors(content) or _wrapper(content) is not None:
-            return
         objects = [content.get(key) for key in WRAPPERS]
     else:
-        objects = [content]
+        objects = content if isinstance(content, (list, tuple)) else [content]
     if not any(each is torch_file.Inert for each in objects):
         return
-    kinds = torch_file.classes(path)
-    kind = kinds[0] if kinds else "an unknown class"
+    if isinstance(content, Mapping) and (_has_tensors(content) or _wrapper(content) is not None):
+        return  # the weights are there as well
+    kinds = [kind for kind in torch_file.classes(path) if not kind.startswith(("__builtin__.", "builtins.", "copy"))]
+    kind = next((kind for kind in kinds if not kind.startswith("torch.")), [*kinds, "of an unknown class"][0])
     known = next(
         (f" This looks like {name}, which is not read." for start, name in PICKLED.items() if kind.startswith(start)),
         "",
@@ -255,7 +257,7 @@ def check_values(tensors: Mapping[str, np.ndarray]) -> None:
     """Raise where tensors are not weights that a net can compute with.
 
     Raises:
-        ValueError: integers (a quantised net), NaN or infinity, a negative variance: which tensors.
+        ValueError: integers (a quantised net), NaN or infinity: which tensors.
 
     >>> check_values({"bn1.weight": np.array([1.0, np.nan])})
     Traceback (most recent call last):
@@ -267,8 +269,6 @@ def check_values(tensors: Mapping[str, np.ndarray]) -> None:
         raise ValueError(
             f"not finite: {listed(bad)}; NaN and infinity are of a training that diverged, or of half precision that overflowed"
         )
-    if bad := [name for name, value in tensors.items() if name.endswith("running_var") and (value < 0).any()]:
-        raise ValueError(f"negative variances: {listed(bad)}; is the file damaged?")
 
 
 def _load_safetensors(path: Path) -> Any:

@@ -20,8 +20,9 @@ from jaxpose.data.boxes import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 from jaxpose.predict import media
+from jaxpose.view.overlay import draw
 
-log = logging.getLogger("jaxpose")
+logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
 COLUMNS = (
     "file",
@@ -52,7 +53,8 @@ def main(
     flip_test: bool | None = None,
     batch_size: int | None = None,
     test_size: int | None = None,
-    fit: Literal["short", "long"] = "short",
+    fit: Literal["short", "long"] | None = None,
+    scales: tuple[float, ...] | None = None,
     max_pixels: int = media.MAX_PIXELS,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -76,8 +78,9 @@ def main(
       region: also draw the region that holds each joint with this probability (of nets with a likelihood).
       flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
       batch_size: crops, or whole images, at a time.
-      test_size: of whole images: side of the net's input, a multiple of 64.
-      fit: of whole images: which side that is.
+      test_size: of whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
+      fit: of whole images: which side that is; None: as the run was evaluated.
+      scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
       max_pixels: larger pictures are refused.
       step: which checkpoint of the run.
     """
@@ -93,6 +96,7 @@ def main(
         batch_size=batch_size,
         test_size=test_size,
         fit=fit,
+        scales=scales,
         max_pixels=max_pixels,
     )
     if known is not None and predictor.finds_people:
@@ -109,7 +113,7 @@ def main(
     people = len(work.records)
     print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
     if known is not None and (unused := known.unused(work.images)):
-        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
+        logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
@@ -343,7 +347,7 @@ class _Work:
         curves = []
         if self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
-        return media.draw(
+        return draw(
             image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
         )
 

@@ -536,14 +536,14 @@ def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, 
             parts = name.split(".", depth)
             if len(parts) > depth:
                 behind.setdefault("".join(f"{part}." for part in parts[:depth]), []).append(parts[depth])
-        found = [
+        fitting = [
             (prefix, row)
             for prefix, inner in behind.items()
             for row in rows
             if row.fits(inner) and (not depth or row.family is not None or len(inner) == len(names))
         ]
-        if found:
-            return found
+        if fitting:
+            return fitting
     return []
 
 

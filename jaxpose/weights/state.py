@@ -183,13 +183,13 @@ def _copies(content: Mapping[str, Any], key: str) -> list[str]:
 def _under(state_dict: Mapping[str, Any], part: str, keys: list[str]) -> dict[str, Any]:
     """The tensors whose names begin with `part`, without it."""
     start = part.rstrip(".") + "."
-    found = {name.removeprefix(start): value for name, value in state_dict.items() if name.startswith(start)}
-    if not found:
+    tensors = {name.removeprefix(start): value for name, value in state_dict.items() if name.startswith(start)}
+    if not tensors:
         beginnings = {name.split(".")[0] for name in state_dict if "." in name}
         raise ValueError(
             f"no part {part!r}: state dicts under {listed(keys) or 'no key'}, names begin with {listed(beginnings)}"
         )
-    return found
+    return tensors
 
 
 def _refuse_pickled_model(path: Path, content: Any) -> None:

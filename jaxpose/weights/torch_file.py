@@ -129,7 +129,7 @@ class Tensor(_Still):
         """Its numbers, a copy; bfloat16 as float32, which holds it exactly.
 
         Raises:
-          ValueError: the tensor says that it is larger than what the file holds of it, or that is damaged.
+            ValueError: the tensor says that it is larger than what the file holds of it, or that is damaged.
         """
         try:
             return self._file.read(self._key, self._dtype, self._offset, self._size, self._stride)
@@ -264,11 +264,11 @@ def load(path: str | Path) -> Any:
     """What `torch.save` wrote, with a `Tensor` for every tensor and `Inert` for every object that is no plain data.
 
     Args:
-      path: of the file, which is read as a whole.
+        path: of the file, which is read as a whole.
 
     Raises:
-      OSError: the file cannot be read.
-      ValueError: it is cut off, damaged, no file of torch.save, a TorchScript program; or claims more than it holds.
+        OSError: the file cannot be read.
+        ValueError: it is cut off, damaged, no file of torch.save, a TorchScript program; or claims more than it holds.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:

@@ -14,7 +14,7 @@ A schedule is two tasks over the same variables, one after the other (`experimen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import jax
@@ -25,7 +25,8 @@ from jaxpose import geometry, heatmap, losses
 from jaxpose.nets.deconv import check_cells
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive
-from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
+from jaxpose.tasks.codec import MapCodec
+from jaxpose.tasks.supervision import MSE, MapLoss, inside, map_loss
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,13 @@ class Heatmaps(NetTask):
         """Whether coordinates are the soft-argmax of the maps; otherwise a peak is searched."""
         return self.readout.decode == "soft_argmax"
 
+    @property
+    def codec(self) -> MapCodec:
+        """The encoding that the loss and the readout share: the target of the loss, with the search of the readout."""
+        read = self.readout
+        search = "argmax" if self.integrates else read.decode
+        return replace(self.map_loss.codec, search=search, kernel=read.kernel, border=read.border)
+
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
         """See `Task.loss`.
 
@@ -137,9 +145,7 @@ class Heatmaps(NetTask):
                 key=jax.random.fold_in(key, i), beta=self.readout.beta,
             )  # fmt: skip
             if self.joint_loss.kind != "none":
-                of_joints += self.loss_of_joints(
-                    self.pixels(self.soft_argmax(stage), stage), batch["joints"], where=where
-                )
+                of_joints += self.loss_of_joints(self.soft_argmax(stage), batch["joints"], where=where)
         xy = self.rough_joints(jax.lax.stop_gradient(stages[-1]))
         error = jnp.linalg.norm(jnp.where(where[..., None], xy - batch["joints"], 0.0), axis=-1)
         metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
@@ -164,10 +170,7 @@ class Heatmaps(NetTask):
         flipped = self.last_stage(variables, batch["image"][:, :, ::-1])
         if self.integrates:
             return self.mean_of_views(self.decode(stage), self.decode(flipped))
-        mirrored = self.as_taught(flipped)[:, :, ::-1, self.flip_index]
-        if self.map_loss.target != "udp":
-            # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column.
-            mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
+        mirrored = self.codec.mirror(self.as_taught(flipped), flip_index=self.flip_index)
         xy, confidence = self.decode((stage + mirrored) / 2)
         return {"xy": xy, "confidence": confidence}
 
@@ -223,20 +226,18 @@ class Heatmaps(NetTask):
                 return jax.nn.sigmoid(stage)
         return stage
 
-    def pixels(self, xy: jax.Array, stage: jax.Array) -> jax.Array:
-        """Map pixels (B, K, 2) of a stage -> input pixels."""
-        return from_map(xy, self.size_wh, stage.shape[1:3], target=self.map_loss.target)
-
     def soft_argmax(self, stage: jax.Array) -> jax.Array:
-        """Coordinates (B, K, 2) in map pixels, the mean of the softmax of raw maps."""
+        """Coordinates (B, K, 2) in input pixels, the mean of the softmax of raw maps."""
         read = self.readout
         options = {"beta": read.beta, "compensate": read.compensate, "floor": read.floor}
-        return heatmap.soft_argmax(self.logits(stage), **options)[0]
+        xy, _ = heatmap.soft_argmax(self.logits(stage), **options)
+        return self.codec.from_map(xy, size_wh=self.size_wh, size_hw=stage.shape[1:3])
 
     def rough_joints(self, stage: jax.Array) -> jax.Array:
         """Coordinates (B, K, 2) in input pixels that the EPE of the training is measured with: no refinement of a peak."""
-        xy = self.soft_argmax(stage) if self.integrates else heatmap.argmax(self.as_taught(stage))[0]
-        return self.pixels(xy, stage)
+        if self.integrates:
+            return self.soft_argmax(stage)
+        return self.map_loss.codec.decode(self.as_taught(stage), size_wh=self.size_wh)[0]
 
     def loss_of_joints(self, xy: jax.Array, joints: jax.Array, *, where: jax.Array) -> jax.Array:
         """The joint loss of coordinates (B, K, 2) in input pixels: a scalar."""
@@ -248,24 +249,16 @@ class Heatmaps(NetTask):
 
     def decode(self, stage: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(xy, confidence) of raw maps where they are integrated, of the maps as taught where they are searched."""
-        read = self.readout
-        match read.decode:
-            case "argmax":
-                xy, peak = heatmap.argmax(stage, border=read.border)
-            case "dark":
-                xy, peak = heatmap.dark(stage, kernel=read.kernel)
-            case "udp":
-                xy, peak = heatmap.udp(stage, kernel=read.kernel)
-            case "soft_argmax":
-                xy, peak = self.soft_argmax(stage), self.as_taught(stage).max((1, 2))
-        match read.confidence:
-            case "peak":
-                confidence = peak
+        if self.integrates:
+            xy, peak = self.soft_argmax(stage), self.as_taught(stage).max((1, 2))
+        else:
+            xy, peak = self.codec.decode(stage, size_wh=self.size_wh)
+        match self.readout.confidence:
             case "probability":
-                confidence = heatmap.softmax(self.logits(stage), beta=read.beta).max((1, 2))
+                return xy, heatmap.softmax(self.logits(stage), beta=self.readout.beta).max((1, 2))
             case "one":
-                confidence = jnp.ones_like(peak)
-        return self.pixels(xy, stage), confidence
+                return xy, jnp.ones_like(peak)
+        return xy, peak
 
     def mean_of_views(
         self, view: tuple[jax.Array, jax.Array], flipped: tuple[jax.Array, jax.Array]

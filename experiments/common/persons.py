@@ -19,9 +19,10 @@ import numpy as np
 
 from experiments.common import kinds
 from experiments.common.config import RunConfig
-from jaxpose import density, geometry, parallel, tasks
-from jaxpose.data import boxes as coco
+from jaxpose import density, geometry, inference, parallel, tasks
+from jaxpose.data import boxes
 from jaxpose.data import crops as pipeline
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
 
@@ -57,7 +58,9 @@ class PersonConfig(RunConfig):
     """Decay the scores of overlapping poses instead of dropping them."""
 
     def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
-        return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
+        return dataclasses.replace(
+            super().as_trained(stored), decode=self.decode or inference.from_checkpoint(stored).decode
+        )
 
     def decoding(self) -> pipeline.Decode:
         """How JPEGs are decoded."""
@@ -69,9 +72,9 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: Any 
     train_source, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
-        val = coco.with_detections(val, config.detections, on_bad=config.on_bad)
+        val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)
     elif config.box_jitter:
-        val = coco.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
+        val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     return kinds.Data(train_source, val, ground_truth, walk=sys.modules[__name__])
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from experiments.common import kinds
 from experiments.common.config import RunConfig
-from jaxpose import geometry, metrics, parallel, tasks
-from jaxpose.data import augment
-from jaxpose.data import pixels as coco
+from jaxpose import geometry, inference, metrics, parallel, tasks
+from jaxpose.data import augment, pixels
 from jaxpose.data import whole_images as images
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
 
@@ -60,9 +60,12 @@ class ImageConfig(RunConfig):
         return augment.named_whole(self.augment).flip > 0 if self.flip_test is None else self.flip_test
 
     def as_trained(self, stored: Mapping[str, Any]) -> ImageConfig:
-        run = stored["run"]
-        size = run.get("test_size") if self.test_size is None else self.test_size
-        return dataclasses.replace(super().as_trained(stored), augment=run["augment"], test_size=size)
+        tested = inference.from_checkpoint(stored)
+        return dataclasses.replace(
+            super().as_trained(stored),
+            flip_test=tested.flip_test if self.flip_test is None else self.flip_test,
+            test_size=tested.test_size if self.test_size is None else self.test_size,
+        )
 
 
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Any = coco) -> kinds.Data:
@@ -228,7 +231,7 @@ def draw(predictions, task: tasks.Task, variables, config: ImageConfig, data: ki
     view.curves(events, plots / "curves.png")
     shown = range(min(16, len(source)))
     records = [source.image(i) for i in shown]
-    pictures = [np.asarray(coco.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
+    pictures = [np.asarray(pixels.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
     if task.config["loss"]["targets"] == "scale_adaptive":
         if "size" not in predictions and jax.process_count() == 1:  # a finished run whose pictures are drawn anew
             predictions["size"], predictions["factor"] = scale_against_size(

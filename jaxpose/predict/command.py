@@ -20,6 +20,7 @@ from jaxpose.data.boxes import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 from jaxpose.predict import media
+from jaxpose.view.overlay import draw
 
 log = logging.getLogger("jaxpose")
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
@@ -346,7 +347,7 @@ class _Work:
         curves = []
         if self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
-        return media.draw(
+        return draw(
             image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
         )
 

@@ -16,6 +16,7 @@ from jaxpose.tasks.base import (
     RLE_OFFICIAL,
     SIMPLE_BASELINE,
     ImageTask,
+    Level,
     PoseTask,
     Preprocess,
     Task,
@@ -28,8 +29,9 @@ from jaxpose.tasks.stored import FAMILIES, families_of, from_config, heatmap_of,
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
-    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "FindPeople",
-    "Heatmaps", "ImageTask", "JointLoss", "Likelihood", "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout",
-    "Regression", "Task", "bottom_up", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps",
-    "predictive_density", "read_joints", "regression", "scale_factors",
+    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp",
+    "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
+    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "describe",
+    "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
+    "regression", "scale_factors",
 ]  # fmt: skip

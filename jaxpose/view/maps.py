@@ -132,7 +132,8 @@ def _heatmaps(task, variables, stored, source, *, count: int, seed: int, out: Pa
 
 
 def _regions(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import density, predict, tasks
+    from jaxpose import density, tasks
+    from jaxpose.view.overlay import outlines
 
     samples, size = _crops(source, stored, count, seed), np.asarray(task.config["size_wh"], np.float64)
 
@@ -142,7 +143,7 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
     found = _outputs(predicted, variables, [sample["image"] for sample in samples])
     model = tasks.predictive_density(task.config, variables, required=False)
     deviation = None if model is None else density.moments(model).standard_deviation
-    curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
+    curves = [] if model is None else [outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []
     for i, sample in enumerate(samples):
         xy, sigma = found["xy"][i].astype(np.float64), found["sigma"][i] * size

@@ -151,8 +151,8 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
 class CropPredictor:
     """Crops of a source, and what a net predicts on them with something painted over."""
 
-    def __init__(self, task: tasks.ImageTask, variables: Any, config: Config, *, decode: crops.Decode = "exact"):
-        self.size_wh, self.decode = task.size_wh, decode
+    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: crops.Decode = "exact"):
+        self.size_wh, self.decode = tuple(task.config["size_wh"]), decode
         self.config, fill = config, FILLS[config.fill]
 
         def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, jax.Array]:
@@ -327,16 +327,17 @@ def analyse(config: Config) -> dict[str, Any]:
     """The whole page, as JSON-able numbers."""
     check(config)
     variables, stored = checkpoint.restore_model(config.checkpoint)
+    family = stored["task"]["family"]
+    if family not in ("regression", "heatmaps"):
+        raise ValueError(f"{config.checkpoint} holds a task of the family {family!r}: expected regression or heatmaps")
     task = tasks.from_config(stored["task"])
-    if task.level != "person":
-        expected = " or ".join(tasks.families_of(level="person"))
-        raise ValueError(f"{config.checkpoint} holds a task of the family {task.family!r}: expected {expected}")
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
-    if config.patch > min(task.size_wh):
-        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {list(task.size_wh)}")
+    if config.patch > min(stored["task"]["size_wh"]):
+        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {stored['task']['size_wh']}")
+    skeleton = Skeleton.from_dict(stored["task"]["skeleton"])
     reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
     source = builder.prepare(
-        config.data, split=config.split, data_dir=config.data_dir, skeleton=task.skeleton, reader=reader
+        config.data, split=config.split, data_dir=config.data_dir, skeleton=skeleton, reader=reader
     )
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
@@ -345,7 +346,7 @@ def analyse(config: Config) -> dict[str, Any]:
     batches = list(predictor.batches(source))
     found = [predictor.whole(batch) for batch in batches]
     return {
-        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": task.family},
+        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": family},
         "settings": json.loads(json.dumps(vars(config), default=str)),
         "as_it_is": as_it_is(batches, found, source.skeleton),
         "occlusion": occlusion(predictor, batches, found, source.skeleton),

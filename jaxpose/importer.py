@@ -38,7 +38,7 @@ from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleto
 from jaxpose.weights.layouts import PublishedNet, row_of
 
 if TYPE_CHECKING:
-    from jaxpose.tasks import ImageTask
+    from jaxpose.tasks import Task
 
 Decode = Literal["argmax", "dark", "udp"]
 SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
@@ -98,7 +98,7 @@ def main(
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    settings = published_settings(task).to_dict()
+    settings = published_settings(task.config).to_dict()
     config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
     page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
@@ -116,7 +116,7 @@ def read(
     skeleton: Skeleton | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
-) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
+) -> tuple[Task, dict[str, Any], dict[str, Any]]:
     """A state dict of a pose net -> (task, variables, facts).
 
     Args:
@@ -195,7 +195,7 @@ def published_task(
     decode: Decode | Literal["soft_argmax"] = "argmax",
     beta: float = 1.0,
     flow: dict[str, Any] | None = None,
-) -> ImageTask:
+) -> Task:
     """The task of a layout: what its code base does to images, and how it reads the net; see the head of this module.
 
     Args:
@@ -210,7 +210,7 @@ def published_task(
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
     >>> task = published_task(net, layout="hrnet_mmpose", skeleton=COCO17, size_wh=(288, 384), decode="dark")
-    >>> task.readout.kernel, task.map_loss.target, task.preprocess
+    >>> task.config["read"]["kernel"], task.config["maps"]["target"], task.config["preprocess"]
     (17, 'unbiased', 'imagenet')
     """
     row = row_of(layout)
@@ -259,20 +259,14 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
     return pages.get(skeleton) or pages.get(decode) or pages[""]
 
 
-def published_settings(task: ImageTask) -> Settings:
-    """How the code bases test a net with that task: all of them with the mirrored image.
+def published_settings(config: dict[str, Any]) -> Settings:
+    """Returns how the code bases test a net whose task has that config: all of them with the mirrored image.
 
     MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
-
-    Args:
-        task: of `published_task`.
-
-    Returns:
-        The settings that the imported checkpoint stores.
     """
-    if task.level == "image" or task.skeleton.name == MPII16.name:
+    if config["family"] == "bottom_up" or config["skeleton"]["name"] == MPII16.name:
         return Settings(rescore="box", nms=None)
-    return Settings(rescore=task.rescore)
+    return Settings(rescore="box+mean+max" if config["family"] == "regression" else "box*mean")
 
 
 def stem(file: Path) -> str:
@@ -292,7 +286,7 @@ def stem(file: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, flow, **_) -> ImageTask:
+def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, flow, **_) -> Task:
     """Settings: variant and flow_init of `tasks.Likelihood`; preprocess and outside of `tasks.regression`."""
     from jaxpose import tasks
 
@@ -307,9 +301,7 @@ def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, 
     )
 
 
-def _heatmaps(
-    net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_
-) -> ImageTask:
+def _heatmaps(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_) -> Task:
     """Settings: variant of `tasks.MapLoss`; border of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
     from jaxpose import tasks
 
@@ -325,7 +317,7 @@ def _heatmaps(
     return tasks.heatmaps(net, **shared, maps=maps, joints=joints, read=read, preprocess=settings["preprocess"])
 
 
-def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> ImageTask:
+def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> Task:
     """Settings: loss, the fields of `tasks.PeopleLoss`; detection_thresholds by the width of an HRNet; preprocess."""
     from jaxpose import tasks
 
@@ -362,7 +354,7 @@ class Family:
         has_flow: whether a checkpoint may hold RLE's flow.
     """
 
-    make: Callable[..., ImageTask]
+    make: Callable[..., Task]
     size: Callable[[str, Skeleton, int | None], tuple[tuple[int, int], str]]
     has_maps: bool = False
     has_flow: bool = False

@@ -22,7 +22,7 @@ from experiments.common import persons, runner
 from experiments.common.config import check_same_run, parse
 from experiments.common.log import Log
 from jaxpose import checkpoint, parallel
-from tests import tiny_coco, tiny_run
+from tests import tiny_coco
 from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -354,8 +354,7 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
         np.testing.assert_array_equal(images[decode], next(expected)["image"])
     assert (images["scaled"] != images["exact"]).any()
 
-    task = tiny_run.regression_task().config | {"size_wh": [12, 16]}
-    stored = {"task": task, "run": {"decode": "scaled"}}
+    stored = {"task": {"size_wh": [12, 16]}, "run": {"decode": "scaled"}}
     trained = config.as_trained(stored)
     assert (trained.decoding(), kind(trained).variant()) == ("scaled", "_scaled")
     assert dataclasses.replace(config, decode="exact").as_trained(stored).decoding() == "exact"

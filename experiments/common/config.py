@@ -25,16 +25,16 @@ from experiments.common.rules import (
     Resume,
     Size,
 )
-from jaxpose import checkpoint, tasks
+from jaxpose import checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings that every experiment has. LEVEL: of the tasks that it is for, see `jaxpose.tasks.Task.level`."""
+    """Settings that every experiment has. FAMILIES: of the tasks that it is for, see `jaxpose.tasks.from_config`."""
 
-    LEVEL: ClassVar[tasks.Level]
+    FAMILIES: ClassVar[tuple[str, ...]] = ()
 
     out: Annotated[Path | None, LocalPath, MayChange] = None
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
@@ -131,7 +131,7 @@ class RunConfig:
 
     def as_trained(self, stored: Mapping[str, Any]) -> RunConfig:
         """These settings for the evaluation of a run that `stored` describes: what only the run knows comes from there."""
-        return dataclasses.replace(self, size_wh=tasks.from_config(stored["task"]).size_wh)
+        return dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
 
 
 def parse(

@@ -37,7 +37,7 @@ PICTURES, PICTURES_OF_SCALES = 16, 8  # images on the pictures at the end of a r
 class ImageConfig(RunConfig):
     """Settings of every run on whole images."""
 
-    LEVEL = "image"
+    FAMILIES = ("bottom_up",)
 
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (512, 512)
     """Width and height of the training images."""
@@ -141,22 +141,22 @@ class WholeImages:
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
 
-    def predict(self, step: PredictStep, task: tasks.BottomUp, variables: PyTree) -> Predictions:
+    def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
         """The people of every image of `val`, on every process.
 
         Returns:
             "poses" (N, P, K, 3) in image pixels with a score per joint, "scores" (N, P), "valid" (N, P), "image_id" and
             "index" (N,), the index in the source.
         """
-        chunks = []
+        people, chunks = tasks.FindPeople(**task.config["people"]), []
         for batch in self.eval_batches(scales=self.config.scales):
             views = {k: v for k, v in batch.items() if k.startswith("image") and k != "image_id"}
             maps = step(variables, parallel.global_batch(views, self.mesh))
             stride = batch["image"].shape[2] / maps["heatmap"].shape[2]
             if self.config.group_on == "device":
-                found = parallel.gather(task.people(maps, stride=stride, device=True))
+                found = parallel.gather(tasks.find_people(maps, people, stride=stride, device=True))
             else:
-                found = parallel.gather_host(task.people(parallel.local_rows(maps), stride=stride))
+                found = parallel.gather_host(tasks.find_people(parallel.local_rows(maps), people, stride=stride))
             known = parallel.gather_host({k: batch[k] for k in ("affine", "image_id", "index", "valid")})
             rows = {**found, "image_id": known["image_id"], "index": known["index"]}
             back = geometry.invert_affine(known["affine"].astype(np.float64))
@@ -169,7 +169,7 @@ class WholeImages:
         return {k: v[order] for k, v in merged.items()}
 
     def score(
-        self, predictions: Predictions, task: tasks.BottomUp, variables: PyTree, *, name: str, last: bool = True
+        self, predictions: Predictions, task: tasks.Task, variables: PyTree, *, name: str, last: bool = True
     ) -> dict[str, float]:
         """Writes the result JSON (process 0) and returns the scores (every process, from the same predictions)."""
         records = records_of(predictions, category_id=self.val.category_id)
@@ -186,7 +186,7 @@ class WholeImages:
                 self.ground_truth, records, sigmas=self.val.skeleton.sigmas, category_id=self.val.category_id
             )
         scores["people_per_image"] = float(predictions["valid"].sum(1).mean())
-        if last and task.learns_scale:
+        if last and task.config["loss"]["targets"] == "scale_adaptive":
             # Kept for the picture: every process takes part in this, one draws.
             size, factor = self.scale_against_size(task, variables)
             predictions["size"], predictions["factor"] = size, factor
@@ -194,12 +194,12 @@ class WholeImages:
                 scores["scale_pearson"] = r
         return scores
 
-    def scale_against_size(self, task: tasks.BottomUp, variables: PyTree) -> tuple[np.ndarray, np.ndarray]:
+    def scale_against_size(self, task: tasks.Task, variables: PyTree) -> tuple[np.ndarray, np.ndarray]:
         """Per labelled person of `val`: its size, the square root of its area in input pixels, and the mean of the learned
         factors of the standard deviation at its joints."""
 
         def at_joints(variables: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            factors = task.scale_factors(variables, batch["image"])
+            factors = tasks.scale_factors(task.config, variables, batch["image"])
             width = batch["image"].shape[2]
             values, where = tasks.read_joints(factors, batch["joints"], batch["visibility"], width=width)
             return values.sum(-1) / where.sum(-1).clip(1), where.any(-1)
@@ -234,18 +234,16 @@ class WholeImages:
         """Writes report.html, the page of the evaluation `name`."""
         kinds.write_report(self.config.out, name, source=self.val, ground_truth=self.ground_truth)
 
-    def draw(
-        self, predictions: Predictions, task: tasks.BottomUp, variables: PyTree, events: list[dict[str, Any]]
-    ) -> None:
+    def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
         """Draws the pictures at the end of a run into out/plots."""
         from jaxpose import view
 
         view.curves(events, self.config.out / "plots" / "curves.png")
-        if task.learns_scale:
+        if task.config["loss"]["targets"] == "scale_adaptive":
             self._draw_scales(predictions, task, variables)
-        self._draw_people(predictions, threshold=task.search.detection_threshold)
+        self._draw_people(predictions, threshold=task.config["people"]["detection_threshold"])
 
-    def _draw_scales(self, predictions: Predictions, task: tasks.BottomUp, variables: PyTree) -> None:
+    def _draw_scales(self, predictions: Predictions, task: tasks.Task, variables: PyTree) -> None:
         """The learned scales: against the size of the person, and as maps."""
         from jaxpose import view
 
@@ -257,7 +255,7 @@ class WholeImages:
             view.scale_against_size(size, factor, plots / "scale_against_size.png", r=metrics.pearson(size, factor))
         count = min(PICTURES_OF_SCALES, len(self.val))
         squares = [images.eval_sample(self.val, i, size=self.config.side(), fit="long")["image"] for i in range(count)]
-        factors = jax.jit(task.scale_factors)(variables, np.stack(squares))
+        factors = jax.jit(lambda v, x: tasks.scale_factors(task.config, v, x))(variables, np.stack(squares))
         view.scale_maps(squares, np.asarray(factors).mean(-1), plots / "scale_maps.png")
 
     def _draw_people(self, predictions: Predictions, *, threshold: float) -> None:

@@ -51,13 +51,13 @@ def _family(config: dict[str, Any]) -> type[NetTask]:
     return FAMILIES[name]
 
 
-def families_of(*, level: Level) -> tuple[str, ...]:
-    """Names of the families whose samples are persons, or whole images: for messages.
+def families_of(level: Level) -> list[str]:
+    """Names of the families whose samples are of that level.
 
-    >>> families_of(level="person")
-    ('regression', 'heatmaps')
+    >>> families_of("image")
+    ['bottom_up']
     """
-    return tuple(name for name, family in FAMILIES.items() if family.level == level)
+    return [name for name, family in FAMILIES.items() if family.level == level]
 
 
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:

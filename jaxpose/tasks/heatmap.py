@@ -1,7 +1,7 @@
 """Coordinates read off heatmaps: detection (Xiao 2018, Sun 2019), integral regression (Sun 2018), and both together with
 the bias of the integral compensated (Gu 2021).
 
-A net gives K maps, or several stages of them. The loss is a map loss, a loss of the soft-argmax coordinates, or their sum:
+A net gives K maps, or several stages of K maps. The loss is a map loss, a loss of the soft-argmax coordinates, or both:
 
     H1, H2, H3     MapLoss("mse" | "cross_entropy" | "bce"), no joint loss, read by argmax
     I*             no map loss, L1 of the soft-argmax
@@ -34,10 +34,10 @@ class JointLoss:
     """The loss of the soft-argmax coordinates, which are fractions of the input.
 
     Attributes:
-      kind: "none", "l1" (both papers: better than L2), "l2", "smooth_l1" (mmpose; below 1 a parabola, QUIRK D5).
-      weight: factor of the term.
-      variant: reduction: "official", the sum over joints and coordinates by the batch size (Sun's code); "mmpose", the
-        mean over batch, joints and coordinates.
+        kind: "none", "l1" (better than L2 in both papers), "l2", or "smooth_l1" (mmpose; a parabola below 1, QUIRK D5).
+        weight: factor of the term.
+        variant: the reduction. "official": the sum over joints and coordinates, divided by the batch size (Sun's code);
+            "mmpose": the mean over batch, joints and coordinates.
     """
 
     kind: Literal["none", "l1", "l2", "smooth_l1"] = "none"
@@ -54,17 +54,18 @@ class Readout:
     """How coordinates and confidences are read off the maps.
 
     Attributes:
-      decode: "argmax" (with the quarter shift), "dark", "udp", "soft_argmax".
-      beta, compensate, floor: of the soft-argmax, which is also what a joint loss sees; see `jaxpose.heatmap.soft_argmax`. The
-        floor here is larger than there: initial maps are flat, exactly where the compensation is singular, and a distance
-        from the centre is multiplied by 1 / floor at most. A Gaussian of height 1 and sigma 2 on a 64x48 map holds 1.1 % of
-        the softmax at beta 1, 95 % at 10, and is compensated exactly.
-      rectify: take negative values of the maps as 0, the background that the compensation assumes: without a map loss nothing
-        keeps them there, and a pixel below counts with a negative weight. Ours, not in the paper.
-      border: of the quarter shift, "hrnet" or "mmpose".
-      kernel: of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
-      confidence: "peak", the highest value of the map; "probability", the highest of its softmax with `beta`; "one", as the
-        published codes of integral regression have it (QUIRK I4).
+        decode: "argmax" (with the quarter shift), "dark", "udp" or "soft_argmax".
+        beta: factor of the maps in the soft-argmax, which a joint loss sees too; see `jaxpose.heatmap.soft_argmax`.
+        compensate: compensate the bias of the soft-argmax.
+        floor: bound of the compensation. It is larger than the default of `soft_argmax`: initial maps are flat, exactly where
+            the compensation is singular, and a distance from the centre is multiplied by 1 / floor at most. A Gaussian of height
+            1 and sigma 2 on a 64x48 map holds 1.1 % of the softmax at beta 1 and 95 % at beta 10, and is compensated exactly.
+        rectify: replace negative values of the maps by 0, the background that the compensation assumes. Without a map loss
+            nothing keeps them there, and a pixel below 0 counts with a negative weight. This is ours, not in the paper.
+        border: of the quarter shift, "hrnet" or "mmpose".
+        kernel: width of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
+        confidence: "peak": the highest value of the map; "probability": the highest value of its softmax with `beta`; "one":
+            1, as in the published codes of integral regression (QUIRK I4).
     """
 
     decode: Literal["argmax", "dark", "udp", "soft_argmax"] = "argmax"
@@ -281,21 +282,22 @@ def heatmaps(
 ) -> Heatmaps:
     """A task whose net gives heatmaps (B, h, w, K), or a tuple of them: stages that are all supervised, the last is read.
 
-    The flip test averages maps, moved by one column as HRNet's code does unless the targets are UDP's; of a soft-argmax it
-    averages coordinates, each with the exact mirror.
+    The flip test averages maps, moved by one column as in HRNet's code unless the targets are UDP's. For a soft-argmax it
+    averages coordinates, each with its exact mirror image. Labelled joints outside the crop are left out, as in the
+    published codes: a map cannot show them.
 
     Args:
-      net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.HeatmapNet` or your own.
-      size_wh: input size (W, H) in pixels.
-      maps, joints: the loss; the sum of the two terms.
-      read: how coordinates come out.
-      preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
-
-    Labelled joints outside the crop are left out, as in the published codes: a map cannot show them.
+        net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.HeatmapNet` or your own.
+        skeleton: of the joints that the net predicts.
+        size_wh: input size (W, H) in pixels.
+        maps: the loss of the maps.
+        joints: the loss of the coordinates, which is added.
+        read: how coordinates and confidences are read off the maps.
+        preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-      ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton, or an input
-        of another shape than its maps.
+        ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton, or an
+            input of another shape than its maps.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> from jaxpose.skeleton import COCO17

@@ -20,21 +20,21 @@ from jaxpose.tasks.codec import MapCodec, Target
 
 @dataclass(frozen=True)
 class MapLoss:
-    """What the maps are held against, and how.
+    """The target of the maps and the loss against it.
 
     Attributes:
-      kind: "none";
-        "mse": the maps against Gaussians of peak 1 (SimpleBaseline, HRNet; H1 of Sun 2018; equation 2 of Gu 2021);
-        "ohkm": that of the 8 worst joints of a sample;
-        "cross_entropy": softmax over the pixels against the nearest pixel (H2);
-        "bce": sigmoid against a disc, three random negative pixels to a positive one (H3);
-        "softmax_mse": the softmax map against a Gaussian of sum 1 (mmpose's IPR);
-        "kl", "js": divergences between those two; "js" is the regularisation of DSNT.
-      weight: factor of the whole term. Papers that add a coordinate loss leave it open (QUIRK D4).
-      target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" also changes how map and input pixels correspond.
-      sigma: of the Gaussian, map pixels.
-      radius: of the disc of "bce", input pixels (Sun 2018 says 15 pixels without saying of what).
-      variant: the factor of "mse": "official" halves the mean (HRNet's code), "mmpose" does not.
+        kind: "none": no loss of the maps;
+            "mse": the maps against Gaussians of peak 1 (SimpleBaseline, HRNet; H1 of Sun 2018; equation 2 of Gu 2021);
+            "ohkm": the same for the 8 worst joints of a sample;
+            "cross_entropy": softmax over the pixels against the nearest pixel (H2);
+            "bce": sigmoid against a disc, three random negative pixels per positive one (H3);
+            "softmax_mse": the softmax map against a Gaussian of sum 1 (mmpose's IPR);
+            "kl", "js": divergences between those two; "js" is the regularisation of DSNT.
+        weight: factor of the whole term. Papers that add a coordinate loss leave it open (QUIRK D4).
+        target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" also changes how map and input pixels correspond.
+        sigma: standard deviation of the Gaussian in map pixels.
+        radius: of the disc of "bce" in input pixels (Sun 2018 gives 15 pixels and does not say of what).
+        variant: the factor of "mse": "official" halves the mean (HRNet's code), "mmpose" does not.
     """
 
     kind: Literal["none", "mse", "ohkm", "cross_entropy", "bce", "softmax_mse", "kl", "js"] = "mse"

@@ -45,8 +45,7 @@ import tyro
 from experiments.common import runner
 from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
 from jaxpose import checkpoint, files, geometry, metrics, tasks
-from jaxpose.data import builder, crops
-from jaxpose.data.formats import coco, crowdpose, mpii
+from jaxpose.data import builder, crops, formats
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
@@ -76,7 +75,7 @@ class Config:
     """How many persons, evenly spread over the split; 0: all."""
     out: Annotated[Path | None, LocalPath] = None
     """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
-    format: Annotated[Literal["coco", "mpii", "crowdpose"], AnyValue] = "coco"
+    format: Annotated[formats.Choice, AnyValue] = "coco"
     """Of the annotations, as `jaxpose prepare` has it."""
     data_dir: Annotated[Path, LocalPath] = Path("runs/data")
     """Where prepared data sets are kept."""
@@ -335,7 +334,7 @@ def analyse(config: Config) -> dict[str, Any]:
     if config.patch > min(stored["task"]["size_wh"]):
         raise ValueError(f"--patch {config.patch}: expected no more than the crop, {stored['task']['size_wh']}")
     skeleton = Skeleton.from_dict(stored["task"]["skeleton"])
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
+    reader = formats.choose(config.format, config.data, config.split)
     source = builder.prepare(
         config.data, split=config.split, data_dir=config.data_dir, skeleton=skeleton, reader=reader
     )

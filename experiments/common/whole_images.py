@@ -21,9 +21,8 @@ from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
 from jaxpose import geometry, inference, metrics, parallel, tasks
-from jaxpose.data import augment, builder, pixels
+from jaxpose.data import augment, pixels
 from jaxpose.data import whole_images as images
-from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
@@ -114,7 +113,7 @@ class WholeImages:
 
     def count(self) -> int:
         """Images of an epoch."""
-        return len(images.chosen(self.train, self.config.choose))
+        return len(images.select_images(self.train, self.config.choose))
 
     def variant(self) -> str:
         """What the name of an evaluation's files says about its scales."""
@@ -274,7 +273,7 @@ class WholeImages:
         )  # fmt: skip
 
 
-def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: builder.Reader = coco) -> WholeImages:
+def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImages:
     """The splits that the config names, as images; see `kinds.open_splits`."""
     side = config.side()
     if side % images.GRID:
@@ -285,7 +284,7 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: build
     except ValueError as error:
         raise ValueError(f"--scales {config.scales}: {error}") from None
     mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
+    train, val = kinds.open_splits(config, skeleton=skeleton)
     ground_truth = val.ground_truth_json if len(val) else None
     train = None if train is None else train.at_level("image")
     return WholeImages(config, train, val.at_level("image"), ground_truth, mesh)

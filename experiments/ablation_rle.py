@@ -23,7 +23,7 @@ import numpy as np
 from experiments.common import ablation
 from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, LocalPath, MayChange
-from jaxpose import density, geometry, tasks
+from jaxpose import density, geometry, inference, tasks
 from jaxpose.data import synthetic
 from jaxpose.metrics import oks, pearson
 from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
@@ -101,8 +101,7 @@ def measure(
     if not np.isfinite(numbers["EPE"]):
         return numbers
     where = val["visibility"] > 0
-    back = geometry.invert_affine(val["affine"])
-    xy, truth = (geometry.apply_affine(back, points) for points in (predictions["xy"], val["joints"]))
+    xy, truth = (inference.to_image(points, val["affine"]) for points in (predictions["xy"], val["joints"]))
     similarity = oks(xy, truth, area=val["area"], sigmas=data["skeleton"].sigmas, where=where)
     numbers |= {
         "sigma": float(predictions["sigma"].mean(-1)[where].mean()),

@@ -88,7 +88,8 @@ def run(
     _check_run(config, kind)
     samples = kind.count()
     training = build(task, config, samples=samples, mesh=kind.mesh, first=first)
-    stored = {"task": task.config, "run": settings(config), "best": kind.best}
+    tested = config.test_settings().to_dict()
+    stored = {"task": task.config, "inference": tested, "run": settings(config), "best": kind.best}
     with ExitStack() as stack:
         stack.enter_context(only_run_in(config.out))
         preemption = stack.enter_context(parallel.Preemption())
@@ -341,7 +342,10 @@ def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
             f"--eval-only {config.eval_only} holds a task of the family {stored['task']['family']!r}, this page evaluates "
             f"{' and '.join(config.FAMILIES)}: use the page that trained it"
         )
-    config = config.as_trained(stored)
+    if config.size_wh != task.size_wh:
+        raise ValueError(
+            f"--size-wh {config.size_wh}: the net in {config.eval_only} was trained at {task.size_wh}; leave the flag out"
+        )
     kind = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
     parallel.check_batch_size(config.batch_size, kind.mesh)
     predict_fn = train.make_predict_step(task, mesh=kind.mesh, flip_test=config.flips())

@@ -110,7 +110,7 @@ def measure(
     if np.ptp(predictions["confidence"]) > 0:
         numbers["pearson"] = float(pearson(predictions["confidence"].mean(-1), similarity))
     try:
-        model = tasks.predictive_density(task.config, variables)
+        model = task.density(variables, required=True)
         if model is not None:
             numbers |= density_numbers(model, predictions, val, where, config)
     except ValueError as error:  # a density that quadrature cannot hold is a finding, not the end of the table

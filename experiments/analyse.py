@@ -326,17 +326,16 @@ def analyse(config: Config) -> dict[str, Any]:
     """The whole page, as JSON-able numbers."""
     check(config)
     variables, stored = checkpoint.restore_model(config.checkpoint)
-    family = stored["task"]["family"]
-    if family not in ("regression", "heatmaps"):
-        raise ValueError(f"{config.checkpoint} holds a task of the family {family!r}: expected regression or heatmaps")
     task = tasks.from_config(stored["task"])
+    if task.level != "person":
+        expected = " or ".join(tasks.families_of("person"))
+        raise ValueError(f"{config.checkpoint} holds a task of the family {task.family!r}: expected {expected}")
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
-    if config.patch > min(stored["task"]["size_wh"]):
-        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {stored['task']['size_wh']}")
-    skeleton = Skeleton.from_dict(stored["task"]["skeleton"])
+    if config.patch > min(task.size_wh):
+        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {list(task.size_wh)}")
     reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
     source = builder.prepare(
-        config.data, split=config.split, data_dir=config.data_dir, skeleton=skeleton, reader=reader
+        config.data, split=config.split, data_dir=config.data_dir, skeleton=task.skeleton, reader=reader
     )
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
@@ -345,7 +344,7 @@ def analyse(config: Config) -> dict[str, Any]:
     batches = list(predictor.batches(source))
     found = [predictor.whole(batch) for batch in batches]
     return {
-        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": family},
+        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": task.family},
         "settings": json.loads(json.dumps(vars(config), default=str)),
         "as_it_is": as_it_is(batches, found, source.skeleton),
         "occlusion": occlusion(predictor, batches, found, source.skeleton),

@@ -25,7 +25,7 @@ from experiments.common.rules import (
     Resume,
     Size,
 )
-from jaxpose import checkpoint
+from jaxpose import checkpoint, tasks
 from jaxpose.inference import Settings, from_checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
@@ -33,9 +33,9 @@ ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings that every experiment has. FAMILIES: of the tasks that it is for, see `jaxpose.tasks.from_config`."""
+    """Settings that every experiment has. LEVEL: what one sample of its tasks is, see `jaxpose.tasks.Task`."""
 
-    FAMILIES: ClassVar[tuple[str, ...]] = ()
+    LEVEL: ClassVar[tasks.Level]
 
     out: Annotated[Path | None, LocalPath, MayChange] = None
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the

@@ -37,7 +37,7 @@ Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii
 class PersonConfig(RunConfig):
     """Settings of every run on crops of persons."""
 
-    FAMILIES = ("regression", "heatmaps")
+    LEVEL = "person"
 
     detections: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
@@ -170,7 +170,7 @@ class Persons:
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
-            model = tasks.predictive_density(task.config, variables, required=False) if last else None
+            model = task.density(variables) if last else None
             details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
             scores |= details["summary"]
             if model is not None:
@@ -190,7 +190,7 @@ class Persons:
 
         config, plots = self.config, self.config.out / "plots"
         view.curves(events, plots / "curves.png")
-        model = tasks.predictive_density(task.config, variables, required=False)
+        model = task.density(variables)
         deviation = None
         if model is not None:
             # sigma alone is no standard deviation: the flow holds part of the scale.

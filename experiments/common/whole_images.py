@@ -38,7 +38,7 @@ PICTURES, PICTURES_OF_SCALES = 16, 8  # images on the pictures at the end of a r
 class ImageConfig(RunConfig):
     """Settings of every run on whole images."""
 
-    FAMILIES = ("bottom_up",)
+    LEVEL = "image"
 
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (512, 512)
     """Width and height of the training images."""
@@ -168,7 +168,7 @@ class WholeImages:
                 self.ground_truth, records, sigmas=self.val.skeleton.sigmas, category_id=self.val.category_id
             )
         scores["people_per_image"] = float(predictions["valid"].sum(1).mean())
-        if last and task.config["loss"]["targets"] == "scale_adaptive":
+        if last and task.learns_scale:
             # Kept for the picture: every process takes part in this, one draws.
             size, factor = self.scale_against_size(task, variables)
             predictions["size"], predictions["factor"] = size, factor
@@ -181,7 +181,7 @@ class WholeImages:
         factors of the standard deviation at its joints."""
 
         def at_joints(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
-            factors = tasks.scale_factors(task.config, variables, batch["image"])
+            factors = task.scale_factors(variables, batch["image"])
             width = batch["image"].shape[2]
             values, where = tasks.read_joints(factors, batch["joints"], batch["visibility"], width=width)
             return {"factor": values.sum(-1) / where.sum(-1).clip(1), "is_labelled": where.any(-1)}
@@ -215,9 +215,9 @@ class WholeImages:
         from jaxpose import view
 
         view.curves(events, self.config.out / "plots" / "curves.png")
-        if task.config["loss"]["targets"] == "scale_adaptive":
+        if task.learns_scale:
             self._draw_scales(predictions, task, variables)
-        self._draw_people(predictions, threshold=task.config["people"]["detection_threshold"])
+        self._draw_people(predictions, threshold=task.search.detection_threshold)
 
     def _draw_scales(self, predictions: Predictions, task: tasks.Task, variables: PyTree) -> None:
         """The learned scales: against the size of the person, and as maps."""
@@ -231,7 +231,7 @@ class WholeImages:
             view.scale_against_size(size, factor, plots / "scale_against_size.png", r=metrics.pearson(size, factor))
         count = min(PICTURES_OF_SCALES, len(self.val))
         squares = [images.eval_sample(self.val, i, size=self.config.side(), fit="long")["image"] for i in range(count)]
-        factors = jax.jit(lambda v, x: tasks.scale_factors(task.config, v, x))(variables, np.stack(squares))
+        factors = jax.jit(task.scale_factors)(variables, np.stack(squares))
         view.scale_maps(squares, np.asarray(factors).mean(-1), plots / "scale_maps.png")
 
     def _draw_people(self, predictions: Predictions, *, threshold: float) -> None:

@@ -20,8 +20,9 @@ from jaxpose.data.boxes import touches
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 from jaxpose.predict import media
+from jaxpose.view.overlay import draw
 
-log = logging.getLogger("jaxpose")
+logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
 COLUMNS = (
     "file",
@@ -112,7 +113,7 @@ def main(
     people = len(work.records)
     print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
     if known is not None and (unused := known.unused(work.images)):
-        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
+        logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
@@ -346,7 +347,7 @@ class _Work:
         curves = []
         if self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
-        return media.draw(
+        return draw(
             image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
         )
 

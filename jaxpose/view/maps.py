@@ -129,7 +129,8 @@ def _heatmaps(task, variables, settings, source, *, count: int, seed: int, out: 
 
 
 def _regions(task, variables, settings, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import density, predict
+    from jaxpose import density
+    from jaxpose.view.overlay import outlines
 
     samples, size = _crops(source, task.size_wh, settings, count, seed), np.asarray(task.size_wh, np.float64)
 
@@ -139,7 +140,7 @@ def _regions(task, variables, settings, source, *, count: int, seed: int, out: P
     outputs = _outputs(predicted, variables, [sample["image"] for sample in samples])
     model = task.density(variables)
     deviation = None if model is None else density.moments(model).standard_deviation
-    curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
+    curves = [] if model is None else [outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []
     for i, sample in enumerate(samples):
         xy, sigma = outputs["xy"][i].astype(np.float64), outputs["sigma"][i] * size

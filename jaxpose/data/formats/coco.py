@@ -295,6 +295,24 @@ def assemble(
     )
 
 
+def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
+    """The skeleton of a file's category of keypoints; guesses and repairs are logged.
+
+    Args:
+        annotations: a COCO JSON.
+        category: name or id of the category, where the file has several.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no keypoint file, no such category or several, a category that makes no skeleton: the reason.
+    """
+    path, notes = Path(annotations), []
+    skeleton = Skeleton.from_coco_category(_choose_category(_load(path), path, None, category), notes=notes)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return skeleton
+
+
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
     """Returns the skeleton that `read` takes from the file; None if the file has none or several.
 

@@ -1,6 +1,7 @@
 """Where the golden numbers and the small real data come from.
 
 Without options the tests read `tests/golden` (at most 2 MB, no photographs, no COCO annotations) and skip what needs more.
+`python -m pytest` leaves out the tests marked slow; `python -m pytest -m slow` runs those.
 With `--golden=DIR --data=DIR` the full comparison runs, and an incomplete folder fails instead of skipping. (With a space in place
 of the equals sign pytest takes DIR for the folder of the tests, unless `tests jaxpose` stands before it.)
 """
@@ -14,6 +15,9 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time goes into compiling small programs that run once: without LLVM's optimisations that takes a third. Setting
+# XLA_FLAGS, to nothing for example, compiles as a user's run does; .ci/run does so for the full comparison.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Compiled programs are shared by the processes that tests start.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"jaxpose_jax_cache_{os.getuid()}")

@@ -38,7 +38,7 @@ from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleto
 from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
 if TYPE_CHECKING:
-    from jaxpose.tasks import Task
+    from jaxpose.tasks import ImageTask
 
 Decode = Literal["argmax", "dark", "udp"]
 SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
@@ -121,7 +121,7 @@ def read(
     skeleton: Skeleton | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
-) -> tuple[Task, dict[str, Any], dict[str, Any]]:
+) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
     """A state dict of a pose net -> (task, variables, facts).
 
     Args:
@@ -201,7 +201,7 @@ def published_task(
     decode: Decode | Literal["soft_argmax"] = "argmax",
     beta: float = 1.0,
     flow: dict[str, Any] | None = None,
-) -> Task:
+) -> ImageTask:
     """The task of a layout: what its code base does to images, and how it reads the net; see the head of this module.
 
     Args:
@@ -216,7 +216,7 @@ def published_task(
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
     >>> task = published_task(net, layout="hrnet_mmpose", skeleton=COCO17, size_wh=(288, 384), decode="dark")
-    >>> task.config["read"]["kernel"], task.config["maps"]["target"], task.config["preprocess"]
+    >>> task.readout.kernel, task.codec.target, task.preprocess
     (17, 'unbiased', 'imagenet')
     """
     row = row_of(layout)
@@ -265,7 +265,7 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
     return pages.get(skeleton) or pages.get(decode) or pages[""]
 
 
-def published_settings(task: Task) -> Settings:
+def published_settings(task: ImageTask) -> Settings:
     """How the code bases test a net of that task: all of them with the mirrored image.
 
     MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
@@ -294,7 +294,7 @@ def stem(file: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, flow, **_) -> Task:
+def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, flow, **_) -> ImageTask:
     """Settings: variant and flow_init of `tasks.Likelihood`; preprocess and outside of `tasks.regression`."""
     from jaxpose import tasks
 
@@ -309,7 +309,9 @@ def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, 
     )
 
 
-def _heatmaps(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_) -> Task:
+def _heatmaps(
+    net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_
+) -> ImageTask:
     """Settings: variant of `tasks.MapLoss`; border of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
     from jaxpose import tasks
 
@@ -325,7 +327,7 @@ def _heatmaps(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, de
     return tasks.heatmaps(net, **shared, maps=maps, joints=joints, read=read, preprocess=settings["preprocess"])
 
 
-def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> Task:
+def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> ImageTask:
     """Settings: loss, the fields of `tasks.PeopleLoss`; detection_thresholds by the width of an HRNet; preprocess."""
     from jaxpose import tasks
 
@@ -362,7 +364,7 @@ class Family:
         has_flow: whether a checkpoint may hold RLE's flow.
     """
 
-    make: Callable[..., Task]
+    make: Callable[..., ImageTask]
     size: Callable[[str, Skeleton, int | None], tuple[tuple[int, int], str]]
     has_maps: bool = False
     has_flow: bool = False

@@ -354,7 +354,8 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
         np.testing.assert_array_equal(images[decode], next(expected)["image"])
     assert (images["scaled"] != images["exact"]).any()
 
-    stored = {"task": {"size_wh": [12, 16]}, "run": {"decode": "scaled"}}
+    task = tiny_run.regression_task().config | {"size_wh": [12, 16]}
+    stored = {"task": task, "run": {"decode": "scaled"}}
     trained = config.as_trained(stored)
     assert (trained.decoding(), kind(trained).variant()) == ("scaled", "_scaled")
     assert config.as_trained(stored | {"run": {}}).decoding() == "exact"

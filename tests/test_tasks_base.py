@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -227,3 +229,41 @@ def test_the_parts_of_a_bottom_up_task_can_be_called_alone():
     assert people["valid"].tolist() == [[True, False]]
     for name, value in again.items():
         np.testing.assert_array_equal(people[name], value)
+
+
+# ----------------------------------------------------------------------------------------------- families known by their name
+
+KEYS = "family|net|skeleton|size_wh|preprocess|likelihood|outside|auxiliary|maps|joints|read|loss|people"
+ASKS_A_CONFIG = re.compile(
+    rf"""(config|\["task"\])\[["']({KEYS})["']\]|\bfamily\s*(==|!=|in\b|not\s+in\b)|\bFindPeople\(\*\*"""
+)
+
+
+def test_nobody_outside_of_tasks_asks_a_config_for_its_family_or_its_settings():
+    """A task has methods and fields for all of it: a family that is added touches no file that asks."""
+    root = Path(__file__).parents[1]
+    paths = [p for folder in ("jaxpose", "experiments", "benchmarks") for p in (root / folder).rglob("*.py")]
+    outside = [p for p in paths if root / "jaxpose" / "tasks" not in p.parents]
+    assert len(outside) > 50
+    hits = [
+        f"{path.relative_to(root)}:{number}: {line.strip()}"
+        for path in outside
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if ASKS_A_CONFIG.search(line)
+    ]
+    assert not hits, "\n".join(hits)
+
+
+@pytest.mark.parametrize(
+    ("line", "asks"),
+    [
+        ('side = min(task.config["size_wh"])', True),
+        ("if stored[\"task\"]['family'] not in FAMILIES:", True),
+        ('if family == "regression":', True),
+        ("settings = tasks.FindPeople(**settings)", True),
+        ('"family": task.family,', False),
+        ("task = tasks.from_config(stored['task'])", False),
+    ],
+)
+def test_the_search_for_such_questions_finds_them(line, asks):
+    assert bool(ASKS_A_CONFIG.search(line)) == asks

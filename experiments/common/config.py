@@ -145,7 +145,7 @@ class RunConfig:
         Args:
             stored: the config of the run's checkpoint. What it does not state is as here.
         """
-        config = dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
+        config = dataclasses.replace(self, size_wh=tasks.from_config(stored["task"]).size_wh)
         settings = from_checkpoint(stored, default=config.test_settings())
         return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 

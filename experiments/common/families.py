@@ -273,9 +273,10 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
     """{"params", "batch_stats"} of the backbone that --init names."""
     if config.init.is_dir():
         variables, stored = checkpoint.restore_model(config.init)
-        if stored["task"]["preprocess"] != config.preprocess:
+        preprocess = tasks.from_config(stored["task"]).preprocess
+        if preprocess != config.preprocess:
             raise ValueError(
-                f"--init {config.init} was trained with --preprocess {stored['task']['preprocess']}, this run has "
+                f"--init {config.init} was trained with --preprocess {preprocess}, this run has "
                 f"{config.preprocess}: its backbone would see other colours; give the same one"
             )
         params, stats = variables["params"]["net"], variables["batch_stats"]

@@ -25,7 +25,7 @@ from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.skeleton import Skeleton
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
 SHEET = 32  # crops on the picture of predictions
 

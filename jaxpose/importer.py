@@ -22,7 +22,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxpose import files, weights
+from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
@@ -103,7 +103,7 @@ def main(
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    settings = published_settings(facts["layout"], skeleton=facts["skeleton"]).to_dict()
+    settings = published_settings(task).to_dict()
     config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
     page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
@@ -265,20 +265,16 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
     return pages.get(skeleton) or pages.get(decode) or pages[""]
 
 
-def published_settings(layout: weights.Layout, *, skeleton: str) -> Settings:
-    """How the code base of a layout tests its net: all of them with the mirrored image.
+def published_settings(task: Task) -> Settings:
+    """How the code bases test a net of that task: all of them with the mirrored image.
+
+    MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
 
     Args:
-        layout: of a pose net.
-        skeleton: the name of its skeleton. MPII has one person per box, so that nothing is suppressed and the box alone ranks a
-            person.
-
-    >>> published_settings("rle_official", skeleton="coco17").rescore, published_settings("hrnet", skeleton="mpii16").rescore
-    ('box+mean+max', 'box')
+        task: the task of an imported net.
     """
-    if skeleton == MPII16.name:
-        return Settings(rescore="box", nms=None)
-    return FAMILIES[row_of(layout).family].settings
+    settings = inference.published(task)
+    return replace(settings, rescore="box", nms=None) if task.skeleton.name == MPII16.name else settings
 
 
 def stem(file: Path) -> str:
@@ -362,22 +358,20 @@ class Family:
     Attributes:
         make: (net, settings of the row, {"skeleton", "size_wh"}, decode=, beta=, flow=) -> the task.
         size: (name of the file, skeleton, width of the net) -> the input's size and where that is from.
-        settings: how its nets are tested.
         has_maps: whether its nets are read by `decode` and `beta`.
         has_flow: whether a checkpoint may hold RLE's flow.
     """
 
     make: Callable[..., Task]
     size: Callable[[str, Skeleton, int | None], tuple[tuple[int, int], str]]
-    settings: Settings
     has_maps: bool = False
     has_flow: bool = False
 
 
 FAMILIES = {  # by the `family` of a row in `weights.layouts`
-    "regression": Family(_regression, _person_size, Settings(rescore="box+mean+max"), has_flow=True),
-    "heatmaps": Family(_heatmaps, _person_size, Settings(rescore="box*mean"), has_maps=True),
-    "bottom_up": Family(_bottom_up, _whole_image_size, Settings(rescore="box", nms=None)),
+    "regression": Family(_regression, _person_size, has_flow=True),
+    "heatmaps": Family(_heatmaps, _person_size, has_maps=True),
+    "bottom_up": Family(_bottom_up, _whole_image_size),
 }
 
 

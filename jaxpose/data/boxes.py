@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpose import files
 from jaxpose.data.checks import Problems, bad_box, is_id, is_number, no_extent
 from jaxpose.data.source import Source, person_dtype
 from jaxpose.metrics import AREA_OF_BOX
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 def with_detections(source: Source, detections: str | Path, *, min_score: float = 0.0, on_bad: str = "error") -> Source:
     """A source over detected boxes: one record per box, with its score and without keypoints.
 
-    Boxes of another category, with a score below `min_score`, and of images that the source does not hold are left out
-    (the last are logged). The annotation_id of a record is the box's row in the file; its area `AREA_OF_BOX` times
+    Boxes of categories and of images that the source does not hold, and with a score below `min_score`, are left out
+    (those of other images are logged). The annotation_id of a record is the box's row in the file; its area `AREA_OF_BOX` times
     the box.
 
     Args:
@@ -43,9 +43,13 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
     order = np.argsort(source.images["image_id"], kind="stable")
     ids = source.images["image_id"][order]
     rows, unknown = [], 0
+    wanted = source.category_ids or (source.category_id,)
+    category_of_row: dict[int, int] = {}
     for row, entry in enumerate(boxes):
-        if entry.get("category_id", source.category_id) != source.category_id or not entry["score"] >= min_score:
+        category = entry.get("category_id", source.category_id)
+        if category not in wanted or not entry["score"] >= min_score:
             continue
+        category_of_row[row] = category
         at = int(np.searchsorted(ids, entry["image_id"]))
         if at == len(ids) or ids[at] != entry["image_id"]:
             unknown += 1
@@ -66,6 +70,7 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
         )
     other = copy.copy(source)
     other.persons, other.level, other.clip_boxes = _detection_table(rows, source.skeleton.num_joints), "person", False
+    other._category_by_annotation = lambda: category_of_row
     return other
 
 
@@ -108,10 +113,7 @@ def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
 def _load_detections(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the detection JSON")
-    try:
-        boxes = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    boxes = files.read_json(path, "detection JSON")
     if not isinstance(boxes, list):
         raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
     for row, entry in enumerate(boxes):

@@ -50,16 +50,17 @@ from array_record.python import array_record_module
 from tqdm import tqdm
 
 from jaxpose import files
-from jaxpose.data import pixels
 from jaxpose.data.checks import Problems
 from jaxpose.data.formats import coco
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.data.source import DamagedData, Source, person_dtype, person_table
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
 
 LAYOUT = "1.1"  # of the prepared files
 VERSION = f"{LAYOUT}.0"  # of the first preparation; the last number counts the preparations
+READING = 2  # the rules by which label files were read; those before had other pairs of left and right, and no sigmas
 KEY_SPACE = 2**128  # of TFDS's shuffler
 FILES = ("persons.npy", "images.npy", "ground_truth.json", "source.json", "dataset_info.json", "features.json")
 
@@ -83,6 +84,7 @@ def prepare(
     force: bool = False,
     num_shards: int | None = None,
     reader: Reader = coco,
+    reading: Reading = AS_IT_FITS,
 ) -> PreparedSource:
     """Prepare a split of a folder, unless that is done already, and open it.
 
@@ -108,10 +110,12 @@ def prepare(
         num_shards: number of files; None: by size.
         reader: the module that knows the format: `jaxpose.data.formats.coco`, `jaxpose.data.formats.mpii` or
             `jaxpose.data.formats.crowdpose`.
+        reading: choices in reading the files, such as the pairs of left and right.
 
     Raises:
-        FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do; a URL in the
-            place of a path. `jaxpose.data.source.DamagedData`: what is prepared is damaged.
+        FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do; every person was
+            left out, or is of another category; a URL in the place of a path.
+            `jaxpose.data.source.DamagedData`: what is prepared is damaged.
         OSError: it has to be prepared, and `data_dir` cannot be written to.
     """
     data_dir = files.local(data_dir)
@@ -128,6 +132,8 @@ def prepare(
         skeleton = None
     options = {"category": category, "on_bad": on_bad, "only_annotated": only_annotated, "verify": verify}
     options |= {"split": split, "skeleton": skeleton and skeleton.to_dict()}
+    if reading != AS_IT_FITS:
+        options["reading"] = reading.to_dict()
     if (reader_name := _lasting_name(reader)) != _lasting_name(coco):
         options["reader"] = reader_name
     name = f"{_clean(name or Path(folder or images).resolve().name)}-{_clean(split)}"
@@ -138,7 +144,9 @@ def prepare(
         changes = [] if force else _changes(home, current, images)
         if not force and not changes:  # someone else has done it meanwhile
             return _opened(_newest(home))
-        source = reader.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
+        source = reader.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading)
+        if source.nobody:
+            raise ValueError(f"{annotations}: {source.nobody}. Nothing was prepared")
         if _newest(home) is not None:
             logger.warning("%s is prepared again: %s", name, " and ".join(changes) or "as asked for")
         config = CocoKeypointsConfig(name=home.name, version=_make_room(home), split=split, source=source)
@@ -199,6 +207,7 @@ class Reader(Protocol):
         skeleton: Skeleton | None,
         category: str | int | None,
         on_bad: Literal["error", "skip"],
+        reading: Reading,
     ) -> coco.CocoFolder: ...
 
 
@@ -223,6 +232,7 @@ class PreparedSource(Source):
             self.skipped = Counter(facts["skipped"])
             self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
             self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
+            self.category_ids = tuple(facts.get("category_ids", (self.category_id,)))
             checksums = dict(facts.get("checksums", {}))  # those prepared before there were checksums have none
         except Exception as error:  # as the damage has it
             raise _damaged(self.directory / "source.json", str(error)) from None
@@ -366,10 +376,8 @@ _IMAGE_ONLY = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_
 
 
 def _readable(source: coco.CocoFolder, index: int, problems: Problems, *, verify: bool) -> bytes | None:
-    width, height = (int(v) for v in source.images["size_wh"][index])
-    path = source.folder / source.file_name(index)
     try:
-        return pixels.load_jpeg(path, size_wh=(width, height), verify=verify)
+        return source.jpeg(index, verify=verify)
     except (ValueError, OSError) as error:
         problems.add("image not readable", str(error), error=type(error))
         return None
@@ -409,7 +417,10 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
         "image_files": config.image_files,
         "annotations": str(source.annotations),
         "split": config.split,
+        "reading": READING,
         "category_id": source.category_id,
+        "category_ids": list(source.category_ids),
+        "turned": len(source.turned),
         "skeleton": source.skeleton.to_dict(),
         "skipped": dict(skipped),
         "clip_boxes": source.clip_boxes,
@@ -547,10 +558,17 @@ def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
         return ["it is not prepared"]
     facts = _facts(place)
     changed = [f"{what} changed" for what, value in current.items() if facts["fingerprint"].get(what) != value]
+    if facts.get("reading", 1) < READING and not _is_public(facts["skeleton"]):
+        changed.append("its left and right joints and its sigmas were read by older rules")
     # The files are looked at only where it may help: there are 118,000 of them in COCO.
     if not changed and facts["skipped"] and facts["image_files"] != _image_files(images):
         changed.append("something was left out and the image files changed")
     return changed
+
+
+def _is_public(skeleton: dict[str, Any]) -> bool:
+    """Whether a skeleton is one that `jaxpose.skeleton` knows: it is taken from there, whatever the category says."""
+    return Skeleton.from_dict(skeleton) in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)
 
 
 def _opened(place: Path) -> PreparedSource:

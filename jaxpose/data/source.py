@@ -61,7 +61,8 @@ class Source:
     Attributes:
         name: to show in messages.
         skeleton: of the keypoints.
-        category_id: of the persons in the JSON.
+        category_id: of the persons in the JSON; where they are of several categories, the first.
+        category_ids: all of them.
         images: ``(num_images,)`` table: image_id, size_wh.
         persons: ``(num_persons,)`` table of `person_dtype`: the persons that can be trained on and evaluated, which are
             neither crowds nor without any labelled joint. After `with_detections`: the detected boxes.
@@ -74,6 +75,7 @@ class Source:
     name: str
     skeleton: Skeleton
     category_id: int
+    category_ids: tuple[int, ...] = ()
     images: np.ndarray
     persons: np.ndarray
     level: Literal["person", "image"] = "person"
@@ -117,6 +119,16 @@ class Source:
         of_image = ("jpeg", "file_name", "image_id", "size_wh")
         of_person = ("annotation_id", "box", "keypoints", "area", "score")
         return {k: record[k] for k in of_image} | {k: person[k].copy() for k in of_person}
+
+    def categories_of(self, annotation_ids: Sequence[int]) -> np.ndarray:
+        """The category id of each person that is named by its annotation_id."""
+        if len(self.category_ids) < 2:
+            return np.full(len(annotation_ids), self.category_id, np.int64)
+        category = self._category_by_annotation()
+        return np.array([category.get(int(i), self.category_id) for i in annotation_ids], np.int64)
+
+    def _category_by_annotation(self) -> Mapping[int, int]:
+        return {person["id"]: person["category_id"] for person in self.ground_truth()["annotations"]}
 
     def at_level(self, level: Literal["person", "image"]) -> Source:
         """This source, counting persons or images."""

@@ -1,7 +1,8 @@
 """Pictures and videos in and out, and poses drawn on them at their own resolution. Needs OpenCV (the extra `data`).
 
 A picture is (h, w, 3) uint8 RGB, the way that a person sees it: turned as its EXIF data say, transparent parts white.
-(Data sets are read otherwise, `jaxpose.data`: COCO's annotations are those of the pixels as they are stored.)
+Data sets are decoded by the same function, `jaxpose.data.pixels.rgb`; whether their pictures are turned depends on which
+picture was labelled (`jaxpose.data.orientation`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxpose.data.pixels import decode_picture, opencv
+from jaxpose.data.pixels import decode_picture, opencv, over_white, rgb
 from jaxpose.skeleton import Skeleton
 
 MAX_PIXELS = 100_000_000
@@ -25,11 +26,6 @@ MAX_SIDE = 32_766  # OpenCV's warp
 FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
-ORIENTATION = 0x0112  # the tag, whose values are those below
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 # RGB, one for each person in turn; then left and right joints, as in `jaxpose.view`.
 COLORS = ((224, 122, 31), (47, 111, 181), (212, 48, 142), (42, 157, 63), (139, 92, 214), (242, 195, 24), (24, 182, 201))
 INK = (250, 250, 250)
@@ -71,8 +67,7 @@ def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) 
     _check_pixels(array.shape[1], array.shape[0], "an image", max_pixels)
     array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     if array.shape[-1] == 4:
-        alpha = array[..., 3:].astype(np.uint16)
-        array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        array = over_white(array)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
@@ -94,25 +89,7 @@ def _from_file(path: Path, max_pixels: int, upright: bool) -> np.ndarray:
 def _from_pillow(image: Image.Image, name: str, max_pixels: int, upright: bool) -> np.ndarray:
     _check_pixels(*image.size, name, max_pixels)
     with _our_limit():
-        if upright and (turn := _turn(image)) is not None:
-            image = image.transpose(turn)
-        if image.mode.startswith("I;16"):
-            return picture(np.asarray(image).astype(np.uint16), max_pixels=max_pixels)
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"{name} has 32 bits a pixel ({image.mode}), whose range says nothing: convert it to 8 or 16 bits"
-            )
-        if image.has_transparency_data:
-            return picture(np.asarray(image.convert("RGBA")), max_pixels=max_pixels)
-        return np.asarray(image.convert("RGB"))
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings a picture upright. EXIF data that cannot be read turn nothing."""
-    try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # of many types: the data are anything
-        return None
+        return rgb(image, name, upright=upright)
 
 
 def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:

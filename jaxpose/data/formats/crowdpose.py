@@ -19,14 +19,15 @@ num_keypoints
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
 from typing import Literal
 
+from jaxpose import files
 from jaxpose.data.checks import is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.skeleton import CROWDPOSE14, Skeleton
 
 __all__ = ["find", "own_skeleton", "read"]
@@ -88,6 +89,7 @@ def read(
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    reading: Reading = AS_IT_FITS,
 ) -> coco.CocoFolder:
     """Read and check a CrowdPose annotation file; the module says what is its own, `jaxpose.data.formats.coco.read` the rest.
 
@@ -97,6 +99,7 @@ def read(
         skeleton: of CrowdPose's joints, for other sigmas than those of `jaxpose.skeleton.CROWDPOSE14`.
         category: name or id, where the file has several categories with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
+        reading: choices in reading the files.
 
     Raises:
         FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; joints that are not CrowdPose's.
@@ -105,7 +108,8 @@ def read(
     Traceback (most recent call last):
     FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of json/crowdpose_test.json
     """
-    source = coco.read(annotations, images, skeleton=skeleton or CROWDPOSE14, category=category, on_bad=on_bad)
+    skeleton = skeleton or reading.applied_to(CROWDPOSE14)
+    source = coco.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading)
     unknown = sum(not is_number(entry.get("crowdIndex")) for entry in source.entries)
     if unknown:
         logger.warning(
@@ -142,7 +146,7 @@ def _fits(stem: str, split: str) -> bool:
 
 def _keep_stated_keypoints(source: coco.CocoFolder) -> None:
     """Put back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
-    people = json.loads(source.annotations.read_bytes()).get("annotations", [])
+    people = files.read_json(source.annotations, "CrowdPose annotation file").get("annotations", [])
     stated = {
         person["id"]: person["num_keypoints"] for person in people if isinstance(person, dict) and _states(person)
     }

@@ -34,7 +34,7 @@ image records, not among those to train or evaluate on.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -42,8 +42,12 @@ from typing import Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from jaxpose.data.checks import Problems, bad_file_name, is_number
+from jaxpose import files
+from jaxpose.data.checks import Problems, is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.data.names import ImageFiles
+from jaxpose.data.orientation import SIDEWAYS, orientation
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.skeleton import MPII16, Skeleton
 
 __all__ = ["PERSON_HEIGHT", "find", "own_skeleton", "read"]
@@ -111,6 +115,7 @@ def read(
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    reading: Reading = AS_IT_FITS,
 ) -> coco.CocoFolder:
     """Read and check an MPII annotation file; the module says what becomes of an entry.
 
@@ -122,6 +127,7 @@ def read(
         skeleton: of MPII's joints, for other sigmas than those of `jaxpose.skeleton.MPII16`.
         category: there is one only, "person", 1: None is the same.
         on_bad: "error", or "skip" to leave a bad image (with its persons) or a bad person out, counted and logged.
+        reading: choices in reading the files; pictures are not turned unless it says so, as MPII's sizes are not annotated.
 
     Raises:
         FileNotFoundError: no such JSON or folder; an image that is not there.
@@ -146,12 +152,13 @@ def read(
     entries = _load(annotations)
     problems = Problems(annotations, on_bad)
     source = coco.assemble(
-        _to_coco(entries, folder, problems),
+        _to_coco(entries, folder, problems, reading),
         folder,
-        skeleton=skeleton or MPII16,
-        category=CATEGORY,
+        skeleton=skeleton or reading.applied_to(MPII16),
+        categories=[CATEGORY],
         problems=problems,
         clip_boxes=False,
+        reading=dataclasses.replace(reading, exif="ignore" if reading.exif == "auto" else reading.exif),
     )
     if not len(source):
         logger.warning(
@@ -188,10 +195,7 @@ def _annotation_file(folder: Path, split: str) -> Path:
 def _load(path: Path) -> list[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    data = files.read_json(path, "MPII annotation file")
     expected = "that is a list with one entry per person: image, center, scale, joints, joints_vis"
     if isinstance(data, dict) and "annotations" in data:
         raise ValueError(
@@ -207,9 +211,9 @@ def _load(path: Path) -> list[Any]:
     return data
 
 
-def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, Any]:
+def _to_coco(entries: list[Any], folder: Path, problems: Problems, reading: Reading) -> dict[str, Any]:
     """The list as the contents of a COCO file, without what is bad."""
-    root = folder.resolve()
+    names = ImageFiles(folder, follow_links=reading.follow_links)
     images: dict[str, dict[str, Any] | None] = {}  # by name; None: bad, and said so
     people = []
     for row, entry in enumerate(entries):
@@ -223,7 +227,7 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, 
             problems.add("file name unusable", f"{label} has the image {name!r:.100}, which is no name of a file")
             continue
         if name not in images:
-            size = _image_size(folder, root, name, label, problems)
+            size = _image_size(names, name, label, problems, reading)
             images[name] = size and {"id": len(images) + 1, "file_name": name, "width": size[0], "height": size[1]}
         image = images[name]
         person = image and _person(entry, f"{label} (image {name!r})", problems)
@@ -233,20 +237,23 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, 
     return {"images": kept, "annotations": people, "categories": [CATEGORY]}
 
 
-def _image_size(folder: Path, root: Path, name: str, label: str, problems: Problems) -> tuple[int, int] | None:
+def _image_size(
+    names: ImageFiles, name: str, label: str, problems: Problems, reading: Reading
+) -> tuple[int, int] | None:
     """Width and height out of the header of the file, or None where it is bad."""
-    path = os.path.join(folder, name)
-    if bad := bad_file_name(root, name):
-        problems.add(bad[0], f"{label} has the image {name!r}, {bad[1]}")
+    try:
+        path = os.path.join(names.folder, names.find(name)[0])
+    except FileNotFoundError as error:
+        message = f"{label} names the image {name!r}, {error.args[1]}"
+        problems.add(error.args[0], message, error=FileNotFoundError)
         return None
-    if not os.path.isfile(path):
-        problems.add(
-            "image file absent", f"{label} names the image {name!r}, which is not in {folder}", error=FileNotFoundError
-        )
+    except ValueError as error:
+        problems.add(error.args[0], f"{label} has the image {name!r}, {error.args[1]}")
         return None
     try:
         with Image.open(path) as picture:
-            return picture.size
+            sideways = reading.exif == "apply" and orientation(picture) in SIDEWAYS
+            return picture.size[::-1] if sideways else picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         problems.add("image not readable", f"image {path} cannot be read ({reason}): replace it")

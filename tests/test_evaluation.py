@@ -766,6 +766,11 @@ def test_report_groups(people):
     similarity = np.exp(-(np.array([1, 2, 3]) ** 2) / (2 * np.array([40.0, 64, 200]) ** 2 * 0.2**2))
     assert summary["OKS"] == pytest.approx(similarity.mean())
     assert summary["pearson"] == pytest.approx(np.corrcoef([0.9, 0.8, 0.7], similarity)[0, 1])
+    # 5 % of the longer sides 40, 64 and 200 is 2, 3.2 and 10 pixels, the errors are 1, 2 and 3
+    assert summary["PCK@0.05"] == 1 and summary["PCK@0.1"] == 1
+    shrunk = people | {"box": people["box"] * [1, 1, 0.45, 0.4]}
+    assert report.details(shrunk, sigmas=np.full(12, 0.1))["summary"]["PCK@0.05"] == pytest.approx(12 / 23)
+    assert report.details(shrunk, sigmas=np.full(12, 0.1))["summary"]["PCK@0.1"] == 1
     sizes, occlusion = found["size_by_joints"], found["occlusion_by_joints"]
     assert sizes["32^2 to 64^2"]["1-5 joints"] == {"people": 1, "joints": 3, "EPE": pytest.approx(1)}
     assert sizes["64^2 to 96^2"]["6-10 joints"]["EPE"] == pytest.approx(2)  # 64 belongs to the upper bin

@@ -35,6 +35,8 @@ OCCLUSION_BINS = {
     "above 50% occluded": (np.nextafter(0.5, 1), np.inf),
 }
 """By the share of occluded joints (visibility 1) among the labelled ones."""
+BOX_PARTS = (0.05, 0.1)
+"""Of the box's longer side: errors that count as right in PCK, which needs no OKS sigmas."""
 
 
 def details(
@@ -52,7 +54,8 @@ def details(
 
     Returns:
         Plain numbers, ready for JSON:
-        summary: people, joints, EPE (the mean over labelled joints, image pixels), EPE_visible, EPE_occluded, OKS (the
+        summary: people, joints, EPE (the mean over labelled joints, image pixels), EPE_visible, EPE_occluded, PCK@0.05 and
+            PCK@0.1 (the share of the labelled joints with an error below that part of the box's longer side), OKS (the
             mean over people), pearson (of a person's mean confidence with the OKS). What is undefined is left out.
         per_joint: name -> count, EPE.
         size_by_joints, occlusion_by_joints: row -> column -> people, joints, EPE (None where there is nothing), with
@@ -84,6 +87,7 @@ def details(
         **_cell(error, labelled),
         "EPE_visible": metrics.Mean.from_values(error, where=arrays["visibility"] == 2).value,
         "EPE_occluded": metrics.Mean.from_values(error, where=arrays["visibility"] == 1).value,
+        **{f"PCK@{part:g}": _within(error, labelled, arrays["box"], part) for part in BOX_PARTS},
         "OKS": metrics.Mean.from_values(similarity, where=some).value,
         "pearson": metrics.pearson(confidence, similarity, where=some),
     }
@@ -205,6 +209,12 @@ def _table(error, labelled, rows: Mapping[str, np.ndarray], columns: Mapping[str
     return {
         row: {column: _cell(error[a & b], labelled[a & b]) for column, b in columns.items()} for row, a in rows.items()
     }
+
+
+def _within(error: np.ndarray, labelled: np.ndarray, box: np.ndarray, part: float) -> float | None:
+    """The share of the labelled joints whose error is below `part` of the longer side of their box."""
+    right = error < part * box[:, None, 2:].max(-1)
+    return float(right[labelled].mean()) if labelled.any() else None
 
 
 def _cell(error: np.ndarray, labelled: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""What an evaluation is held against: the errors of predictors that never look at a pixel.
+
+`mean_position` puts every joint at its mean place in the box, which is to know nothing but the box. `nearest_pose` puts the
+training pose there that fits the labels best: nobody can choose it without the labels, so its error is what copying from the
+training set could reach at most, and a model below it has learned more than to copy. Both see poses in units of their box.
+NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxpose import metrics
+
+__all__ = ["CLEARLY_BETTER", "Baselines", "causes", "mean_position", "nearest_pose", "verdict"]
+
+MAX_POSES = 1000
+"""So many training poses are compared at most, evenly chosen: COCO has 150,000."""
+CLEARLY_BETTER = 0.5
+"""A model is clearly better than the mean position where its error is below this part of that."""
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What the training set alone says of a pose: made by `from_training`, kept with a run, asked by every evaluation.
+
+    Attributes:
+        mean: ``(K, 2)`` mean place of every joint in units of the box, (0, 0) its upper left and (1, 1) its lower right
+            corner; the centre for a joint that is labelled nowhere.
+        poses: ``(M, K, 2)`` training poses in the same unit; unlabelled joints at their mean place.
+    """
+
+    mean: np.ndarray
+    poses: np.ndarray
+
+    @classmethod
+    def from_training(cls, keypoints: ArrayLike, boxes: ArrayLike) -> Baselines:
+        """The baselines of a training set.
+
+        Args:
+            keypoints: ``(N, K, 3)`` x, y in image pixels and visibility (0: unlabelled).
+            boxes: ``(N, 4)`` x, y, width, height in image pixels.
+
+        Raises:
+            ValueError: shapes that do not fit, or nobody.
+
+        >>> keypoints = np.array([[[10, 10, 2], [30, 10, 2]], [[10, 30, 2], [0, 0, 0]]])
+        >>> Baselines.from_training(keypoints, np.array([[0, 0, 40, 40], [0, 0, 40, 40]])).mean.tolist()
+        [[0.25, 0.5], [0.75, 0.25]]
+        """
+        keypoints, boxes = np.asarray(keypoints, np.float64), np.asarray(boxes, np.float64)
+        if keypoints.ndim != 3 or keypoints.shape[-1] != 3 or boxes.shape != (len(keypoints), 4) or len(boxes) == 0:
+            raise ValueError(
+                f"expected keypoints (N, K, 3) and boxes (N, 4) of at least one person, got {keypoints.shape} and {boxes.shape}"
+            )
+        labelled = keypoints[..., 2] > 0
+        places = (keypoints[..., :2] - boxes[:, None, :2]) / np.maximum(boxes[:, None, 2:], 1e-9)
+        count = labelled.sum(0)[:, None]
+        total = np.where(labelled[..., None], places, 0.0).sum(0)
+        mean = np.where(count > 0, total / np.maximum(count, 1), 0.5)
+        poses = np.where(labelled[..., None], places, mean)
+        chosen = np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MAX_POSES)).round().astype(int))
+        return cls(mean, poses[chosen])
+
+    def errors(self, predictions: Mapping[str, ArrayLike]) -> dict[str, float]:
+        """The errors of both on an evaluation set.
+
+        Args:
+            predictions: joints ``(N, K, 2)`` in image pixels, visibility ``(N, K)`` and box ``(N, 4)`` of N persons, as in
+                `jaxpose.evaluation.report.details`.
+
+        Returns:
+            EPE_mean_position and EPE_nearest_pose, in image pixels over all labelled joints; {} where none is labelled.
+
+        >>> b = Baselines(mean=np.array([[0.5, 0.5]]), poses=np.array([[[0.0, 0.0]], [[1.0, 1.0]]]))
+        >>> b.errors({"joints": np.array([[[30.0, 40.0]]]), "visibility": np.array([[2]]), "box": np.array([[0, 0, 60, 80]])})
+        {'EPE_mean_position': 0.0, 'EPE_nearest_pose': 50.0}
+        """
+        joints, boxes = (np.asarray(predictions[name], np.float64) for name in ("joints", "box"))
+        where = np.asarray(predictions["visibility"]) > 0
+        if joints.shape[1:] != (len(self.mean), 2) or not where.any():
+            return {}
+        nearest = nearest_pose(self.poses, joints, boxes, where=where)
+        found = {"EPE_mean_position": mean_position(self.mean, boxes), "EPE_nearest_pose": nearest}
+        return {name: float(metrics.distance(xy, joints, where=where)[where].mean()) for name, xy in found.items()}
+
+
+def mean_position(mean: ArrayLike, boxes: ArrayLike) -> np.ndarray:
+    """Every joint at its mean place: ``(K, 2)`` in units of the box and ``(N, 4)`` boxes -> ``(N, K, 2)`` image pixels.
+
+    >>> mean_position(np.array([[0.5, 0.25]]), np.array([[10, 20, 40, 80]])).tolist()
+    [[[30.0, 40.0]]]
+    """
+    return _place(np.asarray(mean, np.float64)[None], np.asarray(boxes, np.float64))
+
+
+def nearest_pose(poses: ArrayLike, joints: ArrayLike, boxes: ArrayLike, *, where: ArrayLike) -> np.ndarray:
+    """The pose of the training set that lies nearest to the labels, in each person's box.
+
+    Args:
+        poses: ``(M, K, 2)`` in units of the box.
+        joints: ``(N, K, 2)`` labels, image pixels.
+        boxes: ``(N, 4)`` xywh, image pixels.
+        where: ``(N, K)`` labelled joints. A person without any gets the first pose.
+
+    Returns:
+        ``(N, K, 2)`` image pixels.
+    """
+    poses, joints, boxes = (np.asarray(array, np.float64) for array in (poses, joints, boxes))
+    where = np.asarray(where, bool)
+    found = np.empty_like(joints)
+    for i, (label, box, counted) in enumerate(zip(joints, boxes, where, strict=True)):  # (M, K, 2) at a time
+        placed = _place(poses, box[None])
+        error = np.linalg.norm(np.where(counted[:, None], placed - label, 0.0), axis=-1).sum(-1)
+        found[i] = placed[error.argmin()]
+    return found
+
+
+def _place(poses: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    return boxes[:, None, :2] + poses * boxes[:, None, 2:]
+
+
+def verdict(scores: Mapping[str, Any]) -> str | None:
+    """One sentence where a model is not clearly better than the mean position, None where it is, or where that is unknown.
+
+    Args:
+        scores: of an evaluation: EPE and EPE_mean_position, and perhaps EPE_nearest_pose.
+
+    >>> verdict({"EPE": 5.0, "EPE_mean_position": 28.0})
+    >>> verdict({"EPE": 121.0, "EPE_mean_position": 40.0})[:94]
+    'this model is worse than knowing nothing: its mean error is 121.0 px, that of putting every jo'
+    """
+    error, trivial = scores.get("EPE"), scores.get("EPE_mean_position")
+    if error is None or trivial is None or error < CLEARLY_BETTER * trivial:
+        return None
+    if error >= trivial:
+        what = "worse than knowing nothing"
+    else:
+        what = "not clearly better than knowing nothing"
+    return (
+        f"this model is {what}: its mean error is {error:.1f} px, that of putting every joint at its mean place in the box "
+        f"{trivial:.1f} px"
+    )
+
+
+def causes(predictions: Mapping[str, ArrayLike], *, flip_pairs: ArrayLike, flipped: bool) -> list[str]:
+    """Likely causes of a bad evaluation that show in the labels and the predictions, one sentence each.
+
+    Args:
+        predictions: xy, joints ``(N, K, 2)``, visibility ``(N, K)``, box ``(N, 4)``, in image pixels.
+        flip_pairs: index pairs of left and right joints.
+        flipped: whether training mirrored the images.
+
+    >>> people = dict(xy=np.zeros((1, 2, 2)), joints=np.full((1, 2, 2), 90.0), visibility=np.ones((1, 2)), box=np.array([[0, 0, 9, 9]]))
+    >>> causes(people, flip_pairs=[], flipped=True)[0][:66]
+    '100 % of the labelled joints lie outside their boxes: are the boxe'
+    """
+    xy, joints, box = (np.asarray(predictions[name], np.float64) for name in ("xy", "joints", "box"))
+    where = np.asarray(predictions["visibility"]) > 0
+    found = []
+    if not where.any():
+        return ["no joint is labelled in the evaluation split"]
+    margin = 0.25 * box[:, None, 2:]
+    outside = ((joints < box[:, None, :2] - margin) | (joints > box[:, None, :2] + box[:, None, 2:] + margin)).any(-1)
+    share = outside[where].mean()
+    if share > 0.05:
+        found.append(
+            f"{share:.0%} of the labelled joints lie outside their boxes: are the boxes x, y, width, height?".replace(
+                "%", " %"
+            )
+        )
+    pairs = np.asarray(flip_pairs, int).reshape(-1, 2)
+    if flipped and len(pairs) == 0:
+        found.append(
+            "training mirrored the images, but no joint of the skeleton has a partner on the other side: left and right "
+            "cannot be told apart (--augment without flips, or names such as left_ear and right_ear)"
+        )
+    swapped = _swapped(xy, joints, where, pairs)
+    if swapped > 0.1:
+        found.append(
+            f"in {swapped:.0%} of the pairs the prediction fits better with left and right exchanged: are they labelled in two "
+            "orders?".replace("%", " %")
+        )
+    return found
+
+
+def _swapped(xy: np.ndarray, joints: np.ndarray, where: np.ndarray, pairs: np.ndarray) -> float:
+    """The share of the labelled pairs that fit at most half as badly when left and right are exchanged."""
+    if len(pairs) == 0:
+        return 0.0
+    left, right = pairs.T
+    both = where[:, left] & where[:, right]
+    distance = lambda a, b: np.linalg.norm(xy[:, a] - joints[:, b], axis=-1)  # noqa: E731
+    straight, crossed = distance(left, left) + distance(right, right), distance(left, right) + distance(right, left)
+    return float((crossed < 0.5 * straight)[both].mean()) if both.any() else 0.0

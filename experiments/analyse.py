@@ -45,9 +45,9 @@ import tyro
 from experiments.common import runner
 from experiments.common.config import check_paths
 from jaxpose import checkpoint, geometry, metrics, tasks
-from jaxpose.data import builder
+from jaxpose.data import builder, formats
 from jaxpose.data import crops as pipeline
-from jaxpose.data.formats import coco, crowdpose, mpii
+from jaxpose.data.formats import coco
 from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
 
@@ -76,7 +76,7 @@ class Config:
     """How many persons, evenly spread over the split; 0: all."""
     out: Path | None = None
     """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
-    format: Literal["coco", "mpii", "crowdpose"] = "coco"
+    format: formats.Choice = "coco"
     """Of the annotations, as `jaxpose prepare` has it."""
     data_dir: Path = Path("runs/data")
     """Where prepared data sets are kept."""
@@ -336,7 +336,7 @@ def analyse(config: Config) -> dict[str, Any]:
     if config.patch > min(stored["task"]["size_wh"]):
         raise ValueError(f"--patch {config.patch}: expected no more than the crop, {stored['task']['size_wh']}")
     skeleton = Skeleton.from_dict(stored["task"]["skeleton"])
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
+    reader = formats.choose(config.format, config.data, config.split)
     source = builder.prepare(
         config.data, split=config.split, data_dir=config.data_dir, skeleton=skeleton, reader=reader
     )

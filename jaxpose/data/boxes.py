@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose import files
 from jaxpose.data.checks import Problems, bad_box, is_id, is_number, no_extent
 from jaxpose.data.source import Source, person_dtype
+from jaxpose.files import read_json
 from jaxpose.metrics import AREA_OF_BOX
 
 __all__ = ["touches", "with_detections", "with_jittered_boxes"]
@@ -21,21 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 def with_detections(source: Source, detections: str | Path, *, min_score: float = 0.0, on_bad: str = "error") -> Source:
-    """A source over detected boxes: one record per box, with its score and without keypoints.
+    """Returns a source over detected boxes: one record per box, with its score and without keypoints.
 
     Boxes of categories and of images that the source does not hold, and with a score below `min_score`, are left out
-    (those of other images are logged). The annotation_id of a record is the box's row in the file; its area `AREA_OF_BOX` times
-    the box.
+    (those of other images are logged). The annotation_id of a record is the place of the box in the file; its area is
+    `jaxpose.metrics.AREA_OF_BOX` times the box.
 
     Args:
-        source: that holds the images.
-        detections: JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
+        source: the source of the images.
+        detections: a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
         min_score: boxes with a smaller score are left out; 0 keeps all, as the published evaluations do.
-        on_bad: "error" or "skip", for boxes that are not finite, empty or outside their image.
+        on_bad: "error", or "skip" to leave out boxes that are not finite, empty or outside their image.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a list of detections; an image id that is no whole number; no
-            box for any image of the source.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is no list of detections; an image id is no whole number; there is no box for any image of the
+            source.
     """
     path = Path(detections)
     boxes = _load_detections(path)
@@ -75,17 +76,17 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
 
 
 def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> Source:
-    """The same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
+    """Returns the same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
 
     Centre and size of every box are moved by uniform draws of up to `fraction` of its width and height.
 
     Args:
-        source: of persons, with ground-truth boxes.
-        fraction: 0 to below 1.
-        seed: of the draws; the same seed, the same boxes.
+        source: persons with ground-truth boxes.
+        fraction: the largest change, as a fraction of the box, from 0 to below 1.
+        seed: seeds the draws; the same seed gives the same boxes.
 
     Raises:
-        ValueError: fraction out of range.
+        ValueError: the fraction is out of range.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction={fraction}: expected a part of the box, from 0 to below 1")
@@ -101,7 +102,11 @@ def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> So
 
 
 def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
-    """Whether a box shows any of an image.
+    """Whether a box shows any part of an image.
+
+    Args:
+        box_xywh: x, y, width, height in image pixels.
+        size_wh: width and height of the image.
 
     >>> touches((-5, 0, 10, 10), (100, 50)), touches((100, 0, 10, 10), (100, 50))
     (True, False)
@@ -111,9 +116,7 @@ def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
 
 
 def _load_detections(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the detection JSON")
-    boxes = files.read_json(path, "detection JSON")
+    boxes = read_json(path, "detection JSON")
     if not isinstance(boxes, list):
         raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
     for row, entry in enumerate(boxes):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose.data.formats import Choice
 from jaxpose.view import figures
 
 __all__ = ["maps"]
@@ -25,7 +26,7 @@ def maps(
     *,
     data: Path,
     split: str = "val",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     count: int = 4,
     seed: int = 0,
     step: Literal["best", "latest"] = "best",
@@ -42,7 +43,7 @@ def maps(
       run: a run's folder.
       data: image folder and annotations.
       split: of the data.
-      format: of the annotations.
+      format: of the annotations; auto: the one that their content shows.
       count: so many crops or images.
       seed: which ones.
       step: which checkpoint.
@@ -50,7 +51,7 @@ def maps(
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose import checkpoint, tasks
-    from jaxpose.data.formats import coco, crowdpose, mpii
+    from jaxpose.data import formats
     from jaxpose.skeleton import Skeleton
 
     if count < 1:
@@ -60,10 +61,10 @@ def maps(
     variables, stored = checkpoint.restore_model(run, step=step)
     config = stored["task"]
     task = tasks.from_config(config)
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format]
+    reader = formats.choose(format, data, split)
     skeleton = Skeleton.from_dict(config["skeleton"])
     paths = reader.find(data, split, annotations=None, images=None)
-    source = reader.read(*paths, skeleton=skeleton, on_bad=on_bad)
+    source = reader.read(*paths, split=split, skeleton=skeleton, on_bad=on_bad)
     out = Path(run) / "maps" if out is None else out
     draw = {"heatmaps": _heatmaps, "regression": _regions, "bottom_up": _people}[config["family"]]
     level = "image" if config["family"] == "bottom_up" else "person"

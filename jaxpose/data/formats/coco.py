@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxpose import files, labels
+from jaxpose import labels
 from jaxpose.data import orientation
 from jaxpose.data.checks import Problems, bad_box, check_whole, is_id, is_number, is_size
 from jaxpose.data.formats import layout
@@ -29,11 +29,24 @@ from jaxpose.data.names import ImageFiles
 from jaxpose.data.pixels import load_jpeg
 from jaxpose.data.reading import AS_IT_FITS, Notes, Reading
 from jaxpose.data.source import IMAGE_DTYPE, Source, is_labelled, person_table
+from jaxpose.files import read_json
 from jaxpose.metrics import AREA_OF_BOX
 from jaxpose.skeleton import Skeleton
 
-__all__ = ["CocoFolder", "assemble", "check_joints", "find", "own_skeleton", "read", "skeleton_of"]
+__all__ = [
+    "CONTENT",
+    "CocoFolder",
+    "assemble",
+    "check_joints",
+    "find",
+    "ground_truth",
+    "own_skeleton",
+    "read",
+    "recognises",
+    "skeleton_of",
+]
 
+CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
 WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """Fields of COCO-WholeBody's annotations, beside COCO's 17 joints."""
 NUMBERED = "called joint_0"
@@ -47,12 +60,12 @@ logger = logging.getLogger(__name__)
 class CocoFolder(Source):
     """An image folder and its annotations, as `read` gives it. Holds the JSON in memory, reads images when asked.
 
-    Attributes, besides those of `Source`:
-        annotations: path of the JSON.
-        folder: path of the images.
-        categories: of the persons, as in the JSON, with the joints' names in the order of the skeleton.
-        skipped: how many images or persons were left out, by reason (``on_bad="skip"``).
-        nobody: why there is nobody, where the file has annotations and none can be trained on; else "".
+    Attributes, beside those of `Source`:
+        annotations: the path of the JSON.
+        folder: the path of the images.
+        entries: the image entries of the JSON, checked.
+        people: per image, its annotations, checked and completed.
+        categories: the categories of the persons, as in the JSON.
     """
 
     def __init__(
@@ -93,12 +106,11 @@ class CocoFolder(Source):
             logger.warning("%s: %s", self.annotations, line)
         return turned
 
-    def image(self, index: int) -> dict[str, Any]:
+    def labels(self, index: int) -> dict[str, Any]:
         entry, people = self.entries[index], self.people[index]
         table = person_table([people], self.skeleton.num_joints)
         table["image"] = index
         return {
-            "jpeg": self.jpeg(index),
             "file_name": entry["file_name"],
             "image_id": int(entry["id"]),
             "size_wh": (int(entry["width"]), int(entry["height"])),
@@ -219,10 +231,36 @@ def _test_images(stem: str) -> str | None:
 # -------------------------------------------------------------------------------------------------- reading the JSON
 
 
+def recognises(annotations: str | Path) -> bool:
+    """Whether a file is a JSON object without CrowdPose's crowd indices and COCO-WholeBody's fields.
+
+    Args:
+        annotations: the JSON, which exists.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "train.json"
+    >>> _ = path.write_text('{"images": [], "annotations": [], "categories": []}')
+    >>> recognises(path)
+    True
+    """
+    text = layout.edges(annotations)
+    return text.startswith("{") and not any(f'"{key}"' in text for key in ("crowdIndex", *WHOLE_BODY))
+
+
+def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:
+    """Returns the annotation JSON, which is what the evaluation reads; no image has to exist.
+
+    >>> str(ground_truth("val.json", "val"))
+    'val.json'
+    """
+    return Path(annotations)
+
+
 def read(
     annotations: str | Path,
     images: str | Path,
     *,
+    split: str | None = None,
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
@@ -243,6 +281,7 @@ def read(
     Args:
         annotations: the JSON.
         images: the folder that its file names are relative to.
+        split: the name of the split, which the file has for itself: not looked at.
         skeleton: of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
         category: name or id, where the file has several categories with keypoints; "all", which is the default where they
             have the same joints.
@@ -258,10 +297,7 @@ def read(
             certain.
     """
     path = Path(annotations)
-    if on_bad not in ("error", "skip"):
-        raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
-    if not Path(images).is_dir():
-        raise FileNotFoundError(f"{images} is not a folder: name the folder that holds the images of {path}")
+    check_call(path, images, on_bad)
     data = load(path)
     parts = [
         key for key in WHOLE_BODY if any(isinstance(a, dict) and key in a for a in data.get("annotations", [])[:50])
@@ -273,6 +309,14 @@ def read(
             ", ".join(parts),
         )
     return from_contents(data, path, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading)
+
+
+def check_call(annotations: Path, images: str | Path, on_bad: str) -> None:
+    """Raises an error for an unknown `on_bad`, or an image folder that does not exist."""
+    if on_bad not in ("error", "skip"):
+        raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"{images} is not a folder: name the folder that holds the images of {annotations}")
 
 
 def from_contents(
@@ -393,9 +437,7 @@ def load(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: no COCO file, and which key is missing.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
-    data = files.read_json(path, "annotation JSON")
+    data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
         raise ValueError(
             f"{path} is no COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "

@@ -1,0 +1,142 @@
+"""The formats as a whole: what a module offers, and how the format of a folder is found."""
+
+import inspect
+import json
+import types
+from typing import get_args
+
+import pytest
+
+from jaxpose.data import formats
+from jaxpose.data.formats import Format, Reader, layout
+from tests import test_data_formats_crowdpose, test_data_formats_mpii, tiny_coco
+
+
+def write_whole_body(folder):
+    """COCO's folder with the fields of COCO-WholeBody: confidences in face and hands."""
+    data = tiny_coco.content()
+    for person in data["annotations"][:-2]:
+        x, y, w, h = person["bbox"]
+        for field, count in (("foot_kpts", 6), ("face_kpts", 68), ("lefthand_kpts", 21), ("righthand_kpts", 21)):
+            third = 2 if field == "foot_kpts" else 0.25
+            person[field] = [v for i in range(count) for v in (x + w * i / count, y + h / 2, third)]
+    return tiny_coco.write(folder, data, name="coco_wholebody_train_v1.0.json")
+
+
+WRITERS = {
+    "coco_wholebody": (write_whole_body, "train"),
+    "coco": (tiny_coco.write, "train"),
+    "mpii": (test_data_formats_mpii.write, "valid"),
+    "crowdpose": (test_data_formats_crowdpose.write, "test"),
+}
+
+
+@pytest.fixture(scope="module", params=get_args(Format))
+def example(request, tmp_path_factory):
+    write, split = WRITERS[request.param]
+    return request.param, write(tmp_path_factory.mktemp(request.param)), split
+
+
+@pytest.mark.parametrize("name", get_args(Format))
+def test_a_module_offers_what_the_protocol_lists(name):
+    module = formats.reader(name)
+    assert isinstance(module, types.ModuleType) and isinstance(module.CONTENT, str)
+    methods = {key: value for key, value in vars(Reader).items() if inspect.isfunction(value) and key[0] != "_"}
+    assert set(methods) == {"find", "recognises", "own_skeleton", "read", "ground_truth"}
+    for key, method in methods.items():
+        expected = [p for p in inspect.signature(method).parameters.values() if p.name != "self"]
+        offered = inspect.signature(getattr(module, key)).parameters.values()
+        assert [(p.name, p.kind, p.default) for p in offered] == [(p.name, p.kind, p.default) for p in expected], key
+        assert key in module.__all__
+
+
+def test_the_format_of_a_folder_is_found(example, caplog):
+    name, folder, split = example
+    assert formats.guess(folder, split) == name
+    caplog.clear()
+    assert formats.choose("auto", folder, split).__name__.endswith(f".{name}")
+    assert (f"{folder}: read as {name}" in caplog.text) == (name != "coco")
+    assert formats.choose("mpii", folder, split) is formats.reader("mpii")
+
+
+def test_a_file_is_recognised_by_one_format_wherever_it_lies(example):
+    name, folder, split = example
+    path, _ = formats.reader(name).find(folder, split)
+    assert [other for other in get_args(Format) if formats.reader(other).recognises(path)] == [name]
+    assert formats.guess(None, split, annotations=path) == name
+
+
+def test_the_ground_truth_is_what_the_evaluation_reads(example):
+    name, folder, split = example
+    module = formats.reader(name)
+    annotations, images = module.find(folder, split)
+    truth = module.ground_truth(annotations, images, split=split)
+    truth = truth if isinstance(truth, dict) else json.loads(truth.read_text())
+    assert len(truth["images"]) == len(module.read(annotations, images, split=split).images)
+
+
+def test_no_such_format():
+    with pytest.raises(ValueError, match="format 'voc': expected one of coco, mpii, crowdpose"):
+        formats.reader("voc")
+
+
+def test_a_folder_without_annotations_names_what_was_looked_for(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "mine.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"not a folder"):
+        formats.guess(tmp_path / "nowhere", "val")
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no annotations for split 'val' in .*: looked for .*annotations/person_keypoints_val2017\.json.* \(coco\); "
+        r".*annot/val\.json.* \(mpii\); .*json/crowdpose_val\.json.* \(crowdpose\); there is labels/mine\.json",
+    ):
+        formats.guess(tmp_path, "val")
+    with pytest.raises(FileNotFoundError, match=r"absent\.json does not exist"):
+        formats.guess(None, "val", annotations=tmp_path / "absent.json")
+
+
+def test_annotations_of_several_formats_and_of_none(tmp_path):
+    folder = tiny_coco.write(tmp_path / "both")
+    test_data_formats_mpii.write(folder, name="annot/train.json")
+    with pytest.raises(
+        ValueError, match=r"several formats, coco \(.*\), mpii \(.*annot/train\.json\): give the format"
+    ):
+        formats.guess(folder, "train")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "train.json").write_text('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
+    with pytest.raises(
+        ValueError, match=r"train\.json is in no known format \(coco is an object.*mpii is a list.*--format"
+    ):
+        formats.guess(tmp_path, "train")
+
+
+def test_several_files_of_a_split_are_an_error_that_names_them(tmp_path):
+    folder = tiny_coco.write(tmp_path)
+    content = (folder / "annotations" / "train.json").read_text()
+    (folder / "annotations" / "train.json").unlink()
+    for year in ("2014", "2017"):
+        (folder / "annotations" / f"person_keypoints_train{year}.json").write_text(content)
+    with pytest.raises(FileNotFoundError, match="several files for split 'train' .*2014.*2017"):
+        formats.guess(folder, "train")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_format_is_recognised_in_every_encoding(tmp_path, encoding):
+    path = tmp_path / "test.json"
+    for content, expected in (
+        (test_data_formats_crowdpose.content(), "crowdpose"),
+        (test_data_formats_mpii.content(), "mpii"),
+        (tiny_coco.content(), "coco"),
+    ):
+        path.write_text("\n " + json.dumps(content), encoding=encoding)
+        assert formats.guess(None, "test", annotations=path) == expected
+
+
+@pytest.mark.parametrize("order", [("images", "annotations", "categories"), ("annotations", "categories", "images")])
+def test_crowd_indices_are_seen_in_a_long_file(tmp_path, order):
+    data = test_data_formats_crowdpose.content()
+    data["annotations"] *= 3000
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps({key: data[key] for key in order}))
+    assert path.stat().st_size > 4 * layout.EDGE
+    assert formats.guess(None, "test", annotations=path) == "crowdpose"

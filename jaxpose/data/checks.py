@@ -120,7 +120,11 @@ def bad_box(box: Any, size_wh: tuple[int, int], *, strict: bool) -> tuple[str, s
 def no_extent(box: Sequence[float], size_wh: Sequence[int]) -> tuple[str, str]:
     """Returns the kind of problem and the message for a box outside its image, or without width or height."""
     size = f"{size_wh[0]}x{size_wh[1]}"
-    return "box outside the image or empty", f"'bbox' {box} has no extent inside the image of {size} pixels"
+    fractions = max(map(abs, box)) <= 1
+    return "box outside the image or empty", (
+        f"'bbox' {box} has no extent inside the image of {size} pixels"
+        + (": are these fractions of the image? It is x, y, width, height in pixels" if fractions else "")
+    )
 
 
 # ------------------------------------------------------------------------------------------------ a file as a whole
@@ -147,12 +151,12 @@ def check_whole(persons: np.ndarray, sizes: np.ndarray) -> list[str]:
     size = sizes[persons["image"]].astype(np.float64)
     joints, labelled = persons["keypoints"][..., :2].astype(np.float64), persons["keypoints"][..., 2] > 0
     box = persons["box"].astype(np.float64)
-    return [line for line in (_scale(joints, labelled, box, size), _corners(box, size)) if line] or [
+    return [line for line in (_scale(joints, labelled, size), _corners(box, size)) if line] or [
         line for line in (_places(joints, labelled, box, size),) if line
     ]
 
 
-def _scale(joints: np.ndarray, labelled: np.ndarray, box: np.ndarray, size: np.ndarray) -> str:
+def _scale(joints: np.ndarray, labelled: np.ndarray, size: np.ndarray) -> str:
     """Coordinates that are fractions or percentages of the image."""
     count, most = int(labelled.sum()), float(np.abs(joints[labelled]).max(initial=0))
     smallest = float(size.min())
@@ -160,11 +164,6 @@ def _scale(joints: np.ndarray, labelled: np.ndarray, box: np.ndarray, size: np.n
         raise ValueError(
             f"all {count} labelled joints lie between -1 and 1: they are fractions of the image, or none; 'keypoints' are "
             "pixels: multiply x by the image's width and y by its height"
-        )
-    if len(box) >= 3 and np.abs(box).max() <= 1 and smallest > 8:
-        raise ValueError(
-            f"all {len(box)} boxes lie between -1 and 1: they are fractions of the image; 'bbox' is x, y, width, height in "
-            "pixels"
         )
     if count >= 50 and 50 < most <= 100 and smallest >= 300:
         return (

@@ -260,7 +260,10 @@ WHOLE = {
         "are x1, y1",
     ),
     "fractions": (lambda b, j: (b, j / [640, 480]), "between -1 and 1.*multiply x by the image's width"),
-    "box of fractions": (lambda b, j: (b / [640, 480, 640, 480], j), "no extent inside the image of 640x480 pixels: are these fractions"),
+    "box of fractions": (
+        lambda b, j: (b / [640, 480, 640, 480], j),
+        "no extent inside the image of 640x480 pixels: are these fractions",
+    ),
     "of a larger image": (lambda b, j: (b, j * 8 + 700), "outside their image.*another size"),
     "of other persons": (lambda b, j: (b, (j + [320, 0]) % [640, 480]), "outside their person's box"),
 }

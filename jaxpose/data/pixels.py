@@ -93,6 +93,22 @@ def _jpeg_header(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
+_HEIC: dict[str, bool] = {}
+
+
+def know_heic() -> bool:
+    """Teaches Pillow to read HEIC, if pillow-heif is installed; returns whether this call was the first that did."""
+    if "known" in _HEIC:
+        return False
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    _HEIC["known"] = True
+    return True
+
+
 def decode_picture(data: bytes, path: str | Path) -> Image.Image:
     """Decodes the bytes of an image file completely.
 
@@ -108,6 +124,13 @@ def decode_picture(data: bytes, path: str | Path) -> Image.Image:
             picture.load()
             return picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if data[4:8] == b"ftyp" and isinstance(error, UnidentifiedImageError):
+            if know_heic():
+                return decode_picture(data, path)
+            raise ValueError(
+                f"image {path} cannot be read: it looks like HEIC, for which pillow-heif is needed: pip install pillow-heif, or "
+                "save it as JPEG"
+            ) from None
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
             f"image {path} cannot be read ({reason}): it is truncated, damaged or no image; replace it"

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import csv
-import glob
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from jaxpose.data import orientation
 from jaxpose.data.boxes import touches
+from jaxpose.data.reading import Exif
+from jaxpose.data.source import person_dtype
 from jaxpose.evaluation import results
 from jaxpose.geometry import clip_box
 from jaxpose.predict import media
+from jaxpose.predict.inputs import Live, found, is_video, limited
 from jaxpose.view.overlay import draw
 
 log = logging.getLogger("jaxpose")
@@ -56,6 +59,9 @@ def main(
     fit: Literal["short", "long"] | None = None,
     scales: tuple[float, ...] | None = None,
     max_pixels: int = media.MAX_PIXELS,
+    recursive: bool = False,
+    max_frames: int | None = None,
+    exif: Exif = "auto",
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
     """Poses of pictures and videos.
@@ -66,7 +72,8 @@ def main(
 
     Args:
       checkpoint: a run's folder, or an imported checkpoint.
-      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg".
+      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as 0; the
+        address of a stream, such as rtsp://camera/1.
       out: folder for what is written.
       boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
         "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
@@ -82,11 +89,17 @@ def main(
       fit: of whole images: which side that is; None: as the run was evaluated.
       scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
       max_pixels: larger pictures are refused.
+      recursive: look into the folders within folders too.
+      max_frames: of each camera and stream, stop after so many frames; None: when it ends, or with Ctrl-C.
+      exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
+        COCO data set (--boxes) as its sizes of the images show.
       step: which checkpoint of the run.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    files = found(inputs)
-    known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
+    files = found(inputs, recursive=recursive)
+    known = (
+        None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
+    )
     from jaxpose import predict
 
     predictor = predict.load(
@@ -106,7 +119,8 @@ def main(
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
     work = _Work(
-        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels
+        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
+        max_frames=max_frames, exif=exif,
     )  # fmt: skip
     with work:
         work.run(files)
@@ -119,40 +133,17 @@ def main(
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
 
 
-def found(inputs: Iterable[str]) -> list[Path]:
-    """The picture and video files that names, folders (without their subfolders) and patterns stand for, each once.
-
-    Raises:
-      FileNotFoundError: one that stands for nothing.
-      ValueError: none given; a file of another kind.
-    """
-    files: dict[Path, None] = {}
-    kinds = media.PICTURES | media.VIDEOS
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            some = sorted(p for p in path.iterdir() if p.suffix.lower() in kinds and p.is_file())
-        elif path.exists():
-            some = [path]
-        else:
-            some = sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).suffix.lower() in kinds)
-        if not some:
-            raise FileNotFoundError(f"{name}: no such file, and no folder or pattern with pictures or videos in it")
-        files |= dict.fromkeys(some)
-    if not files:
-        raise ValueError("no inputs: name pictures, videos or folders after the checkpoint")
-    return list(files)
-
-
 @dataclass(frozen=True)
 class BoxFile:
     """Boxes by picture, and the image ids of a COCO data set, where it is one.
 
-    rows: {name or number of a picture: {frame: [(x, y, w, h, score)]}}; ids: {file name: image id}.
+    rows: {name or number of a picture: {frame: [(x, y, w, h, score)]}}; ids: {file name: image id}; sizes: {file name: width
+    and height}.
     """
 
     rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
     ids: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
@@ -164,9 +155,9 @@ class BoxFile:
         except ValueError as error:
             raise ValueError(f"--boxes {path} is not JSON ({error}): is it complete?") from None
         if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            entries, ids = _annotated(content, path)
+            entries, ids, sizes = _annotated(content, path)
         elif isinstance(content, list):
-            entries, ids = content, {}
+            entries, ids, sizes = content, {}, {}
         else:
             raise ValueError(
                 f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
@@ -186,11 +177,55 @@ class BoxFile:
                 f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
                 f"others are of the categories {sorted(others)[:10]}, --category is {category}"
             )
-        return cls(rows, ids)
+        return cls(rows, ids, sizes)
+
+    def matched(self, files: Sequence[Path | Live], path: Path) -> BoxFile:
+        """This file, if a box belongs to one of the inputs; or with the names that differ from theirs in folder or suffix only.
+
+        Raises:
+            ValueError: no box belongs to any of the inputs.
+        """
+        names = {name for file in files for name in _names(file)}
+        if not self.rows or names & self.rows.keys():
+            return self
+        near = self._renamed(lambda name: name.replace("\\", "/").rpartition("/")[2])
+        how = "by their names without folders"
+        if not names & near.rows.keys():
+            near = self._renamed(lambda name: Path(name.replace("\\", "/")).stem)
+            how = "by their names without folders and suffixes"
+        if not names & near.rows.keys():
+            shown = ", ".join(map(repr, list(self.rows)[:3]))
+            raise ValueError(
+                f"--boxes {path}: no box belongs to any of the {len(files)} inputs, such as {files[0]}; the file names pictures "
+                f'such as {shown}: give "file_name" of the inputs, or the COCO data set in which these are the image ids'
+            )
+        log.warning("--boxes %s: its pictures are found %s: %d of them", path, how, len(names & near.rows.keys()))
+        return near
+
+    def _renamed(self, rename: Callable[[str], str]) -> BoxFile:
+        """With other names of the pictures, where these are different."""
+        rows: dict[str | int, Mapping[int, list[tuple[float, ...]]]] = {}
+        for name, frames in self.rows.items():
+            new = rename(name) if isinstance(name, str) else name
+            rows[new] = {} if new in rows else frames  # of several of one name none is taken
+        keys = [rename(name) for name in self.ids]
+        once = (
+            {name: key for name, key in zip(self.ids, keys, strict=True) if keys.count(key) == 1}
+            if len(keys) < 10_000
+            else {}
+        )
+        ids = {key: self.ids[name] for name, key in once.items()}
+        return BoxFile(
+            {name: frames for name, frames in rows.items() if frames}, ids, {once[n]: self.sizes[n] for n in once}
+        )
 
     def id_of(self, path: Path) -> int | None:
         """The data set's id of a picture; None where it is none of the data set's."""
         return next((self.ids[name] for name in _names(path) if name in self.ids), None)
+
+    def size_of(self, path: Path) -> tuple[int, int] | None:
+        """The data set's width and height of a picture; None where it is none of the data set's."""
+        return next((self.sizes[name] for name in _names(path) if name in self.sizes), None)
 
     def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
         """The boxes of a picture, or of a frame of a video."""
@@ -201,8 +236,10 @@ class BoxFile:
         return len(set(self.rows) - {name for image in images for name in _names(Path(image["file_name"]))})
 
 
-def _names(path: Path) -> list[str | int]:
+def _names(path: Path | Live) -> list[str | int]:
     """What a detector may call a picture: its path or the end of it, its name without suffix, the number that this is (COCO)."""
+    if isinstance(path, Live):
+        return [path.address, str(path), path.stem]
     ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
     return [*ends, path.stem, *([int(path.stem)] if _is_number(path.stem) else [])]
 
@@ -234,7 +271,9 @@ def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
     return key, frame, tuple(float(v) for v in numbers)
 
 
-def _annotated(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def _annotated(
+    content: dict[str, Any], path: Path
+) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, tuple[int, int]]]:
     """Boxes of a COCO data set, cleaned as its evaluation cleans them; crowds and boxes of no size are left out."""
     try:
         images = {image["id"]: image for image in content["images"]}
@@ -245,7 +284,8 @@ def _annotated(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]
             if min(box[2:]) > 0 and not person.get("iscrowd", 0):
                 kept = {"file_name": image["file_name"], "bbox": box}
                 entries.append(kept | {k: person[k] for k in ("category_id",) if k in person})
-        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}
+        sizes = {image["file_name"]: (int(image["width"]), int(image["height"])) for image in content["images"]}
+        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}, sizes
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None
 
@@ -254,19 +294,22 @@ class _Work:
     """Inputs one after the other, and what becomes of them."""
 
     def __init__(
-        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels
-    ):
+        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels,
+        max_frames, exif
+    ):  # fmt: skip
         self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
         self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
+        self.max_frames, self.exif = max_frames, exif
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
 
-    def run(self, files: list[Path]) -> None:
+    def run(self, files: list[Path | Live]) -> None:
         import tqdm
 
         self.ids, self.targets = self._ids(files), _targets(files, self.out)
-        pictures = [f for f in files if f.suffix.lower() not in media.VIDEOS]
+        pictures = [f for f in files if not is_video(f)]
+        self.stored = self._stored(pictures)
         with tqdm.tqdm(total=len(files), unit="file") as bar:
             for group in self._groups(pictures, bar):
                 everyone = self._poses([(file, image, 0) for file, image in group])
@@ -274,9 +317,9 @@ class _Work:
                     if self.overlay:
                         media.save_picture(self._drawn(image, poses), self.targets[file])
                     self._keep(file, image, poses)
-            for file in (f for f in files if f.suffix.lower() in media.VIDEOS):
+            for file in (f for f in files if is_video(f)):
                 try:
-                    self._video(media.video(file))
+                    self._video(media.stream(file.source, file) if isinstance(file, Live) else media.video(file))
                 except (ValueError, OSError) as error:
                     self.failed.append(str(error))
                 bar.update()
@@ -286,10 +329,8 @@ class _Work:
         group, pixels = [], 0
         for file in files:
             bar.update()
-            # The boxes of a data set are those of the pixels as they are stored.
-            upright = self.boxes is None or self.boxes.id_of(file) is None
             try:
-                image = media.picture(file, max_pixels=self.max_pixels, upright=upright)
+                image = media.picture(file, max_pixels=self.max_pixels, upright=file not in self.stored)
             except Exception as error:  # decoders raise anything, and the other pictures are to be done
                 named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
                 self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
@@ -301,6 +342,21 @@ class _Work:
                 group, pixels = [], 0
         if group:
             yield group
+
+    def _stored(self, files: list[Path]) -> set[Path]:
+        """The pictures that are not turned as their EXIF data say: those of a data set whose boxes are of the stored pixels."""
+        if self.exif != "auto":
+            return set(files) if self.exif == "ignore" else set()
+        sizes = {file: size for file in files if self.boxes and (size := self.boxes.size_of(file)) is not None}
+        mine = list(sizes)
+        tagged = orientation.scan(mine)
+        nobody = np.zeros(0, person_dtype(self.predictor.skeleton.num_joints))
+        turned, line = orientation.decide(
+            tagged, sizes=np.array(list(sizes.values())), persons=nobody, skeleton=self.predictor.skeleton
+        )
+        if line:
+            log.warning("--boxes: %s", line)
+        return {mine[i] for i in tagged if i not in turned}
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]
@@ -322,7 +378,15 @@ class _Work:
     def _video(self, video: media.Video) -> None:
         import tqdm
 
-        frames = tqdm.tqdm(video, total=video.frames or None, unit="frame", desc=video.path.name, leave=False)
+        live = video.opened is not None
+        frames = limited(video, self.max_frames) if live else video
+        frames = tqdm.tqdm(
+            frames,
+            total=video.frames or (self.max_frames if live else None) or None,
+            unit="frame",
+            desc=video.path.name,
+            leave=False,
+        )
         at_once = max(1, min(self.predictor.batch_size, AT_ONCE // (video.size_wh[0] * video.size_wh[1])))
         done = 0
         with ExitStack() as stack:
@@ -370,7 +434,7 @@ class _Work:
         first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
         ids = {file: number for number, file in first.items() if number is not None}
         for file in files:
-            number = int(file.stem) if _is_number(file.stem) else None
+            number = int(file.stem) if not isinstance(file, Live) and _is_number(file.stem) else None
             if file not in ids and number is not None and number not in taken:
                 ids[file] = number
                 taken.add(number)
@@ -405,7 +469,7 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
     targets: dict[Path, Path] = {}
     taken = {file.resolve() for file in files}
     for file in files:
-        suffix = ".mp4" if file.suffix.lower() in media.VIDEOS else ".jpg"
+        suffix = ".mp4" if is_video(file) else ".jpg"
         extras = itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
         places = ((out / f"{file.stem}{extra}_poses{suffix}").resolve() for extra in extras)
         targets[file] = next(place for place in places if place not in taken)

@@ -25,7 +25,7 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
-Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody"]
+Format = Literal["coco", "coco_wholebody", "mpii", "crowdpose"]
 """The formats: names of modules of this package."""
 Choice = Format | Literal["auto"]
 """What a flag `--format` takes: a format, or "auto" for the one that the files show."""

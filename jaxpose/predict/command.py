@@ -25,7 +25,7 @@ from jaxpose.predict import media
 from jaxpose.predict.inputs import Live, found, is_video, limited
 from jaxpose.view.overlay import draw
 
-log = logging.getLogger("jaxpose")
+logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
 COLUMNS = (
     "file",
@@ -127,7 +127,7 @@ def main(
     people = len(work.records)
     print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
     if known is not None and (unused := known.unused(work.images)):
-        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
+        logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")

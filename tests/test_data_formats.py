@@ -2,13 +2,18 @@
 
 import inspect
 import json
+import sys
 import types
-from typing import get_args
+from pathlib import Path
+from typing import Literal, get_args
 
+import numpy as np
 import pytest
 
-from jaxpose.data import formats
-from jaxpose.data.formats import Format, Reader, layout
+from jaxpose.data import builder, crops, formats
+from jaxpose.data.checks import Problems
+from jaxpose.data.formats import Format, Reader, coco, layout
+from jaxpose.skeleton import Skeleton
 from tests import test_data_formats_crowdpose, test_data_formats_mpii, tiny_coco
 
 
@@ -73,6 +78,65 @@ def test_the_ground_truth_is_what_the_evaluation_reads(example):
     truth = module.ground_truth(annotations, images, split=split)
     truth = truth if isinstance(truth, dict) else json.loads(truth.read_text())
     assert len(truth["images"]) == len(module.read(annotations, images, split=split).images)
+
+
+class Dots(types.ModuleType):
+    """A toy format: a folder with one text file per image, "x y" of two joints; even images are for evaluation."""
+
+    CONTENT = "a folder dots/ with one text file per image"
+    SKELETON = Skeleton("stick", ("top", "end"), (), ((0, 1),), (0.1, 0.1))
+
+    def find(self, folder, split, *, annotations=None, images=None):
+        labels = Path(annotations or Path(folder) / "dots")
+        if not labels.is_dir():
+            raise layout.NoAnnotations(f"{labels} is no folder", looked_for=[labels])
+        return labels, Path(images or folder)
+
+    def recognises(self, annotations):
+        return Path(annotations).is_dir() and any(Path(annotations).glob("*.txt"))
+
+    def own_skeleton(self, annotations, *, category=None):
+        return self.SKELETON
+
+    def read(self, annotations, images, *, split=None, skeleton=None, category=None, on_bad="error"):
+        numbers = [int(path.stem) for path in sorted(Path(annotations).glob("*.txt"))]
+        numbers = [n for n in numbers if (n % 2 == 0) == (split == "val")]
+        entries = [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 48} for n in numbers]
+        people = []
+        for n in numbers:
+            (x, y), (u, v) = np.loadtxt(Path(annotations) / f"{n}.txt").tolist()
+            box = [min(x, u), min(y, v), abs(u - x) + 1, abs(v - y) + 1]
+            people.append({"id": n, "image_id": n, "category_id": 1, "bbox": box, "keypoints": [x, y, 2, u, v, 2]})
+        category = self.SKELETON.to_coco_category()
+        return coco.assemble(
+            {"images": entries, "annotations": people, "categories": [category]},
+            Path(images),
+            skeleton=skeleton or self.SKELETON,
+            category=category,
+            problems=Problems(Path(annotations), on_bad),
+        )
+
+    def ground_truth(self, annotations, images, *, split=None):
+        return self.read(annotations, images, split=split).ground_truth()
+
+
+def test_a_new_format_is_one_module_and_its_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxpose.data.formats.dots", Dots("jaxpose.data.formats.dots"))
+    monkeypatch.setattr(formats, "Format", Literal["coco", "mpii", "crowdpose", "dots"])
+    (tmp_path / "dots").mkdir()
+    for n in range(1, 6):
+        (tmp_path / f"{n}.jpg").write_bytes(tiny_coco.jpeg(tiny_coco.picture((64, 48), seed=n)))
+        (tmp_path / "dots" / f"{n}.txt").write_text(f"{10 + n} 5\n{30 + n} 40\n")
+    assert formats.guess(tmp_path, "train") == "dots"
+    reader = formats.choose("auto", tmp_path, "train")
+    for split, count in (("train", 3), ("val", 2)):
+        source = builder.prepare(tmp_path, split=split, data_dir=tmp_path / "data", reader=reader, progress=False)
+        assert len(source) == count and source.skeleton.name == "stick"
+        joints = crops.plan(source, [0], size_wh=(48, 64))["joints"]
+        assert joints.shape == (1, 2, 2) and len(source.ground_truth()["annotations"]) == count
+    (tmp_path / "dots" / "1.txt").write_text("12 5\n30 40\n")
+    changed = builder.prepare(tmp_path, split="train", data_dir=tmp_path / "data", reader=reader, progress=False)
+    assert changed.persons["keypoints"][0, 0, 0] == 12  # a change of the labels is noticed, though they are a folder
 
 
 def test_no_such_format():

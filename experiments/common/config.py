@@ -27,7 +27,7 @@ from experiments.common.rules import (
     Size,
 )
 from jaxpose import checkpoint
-from jaxpose.data import formats
+from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
@@ -43,7 +43,7 @@ class RunConfig:
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
     experiment's name, or the folder that --eval-only names."""
     data: Annotated[Path | None, LocalPath, MayMove] = None
-    """COCO-format folder (images and annotations), or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
+    """Folder with images and annotations, or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
     the embedded synthetic people."""
     annotations: Annotated[Path | None, LocalPath, MayMove] = None
     """Annotation file to train on (with --eval-only: to evaluate on), where it is not found in --data."""
@@ -57,8 +57,8 @@ class RunConfig:
         0.0
     )
     """Evaluate on this part of the training images, and train on the others; drawn from their file names, so it is always the same."""
-    format: Annotated[formats.Choice | None, AnyValue, Fixed] = None
-    """Format of the annotations; "auto": the one that their content shows; none: the page's."""
+    format: Annotated[Choice, AnyValue, Fixed] = "auto"
+    """Format of the annotations, as `jaxpose prepare` has it; auto: the one that their content shows."""
     category: Annotated[int | str | None, AnyValue, Fixed] = None
     """Name or id of the category, or "all"; none: the one with keypoints, or all that have the same joints."""
     flip_pairs: Annotated[tuple[str, ...] | None, AnyValue, Fixed] = None

@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
 from jaxpose.data import builder, formats, synthetic
-from jaxpose.data.formats import Reader, coco
 from jaxpose.data.source import Source
 from jaxpose.skeleton import Skeleton
 
@@ -116,48 +115,47 @@ def make_mesh(config: RunConfig) -> Mesh:
     return parallel.make_mesh(fsdp=1 if config.eval_only else config.fsdp)
 
 
-def open_splits(
-    config: RunConfig, *, skeleton: Skeleton | None = None, reader: Reader = coco
-) -> tuple[Source | None, Source]:
-    """(training source, None where a run only evaluates; evaluation source): drawn, found and prepared as the config says.
+def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple[Source | None, Source]:
+    """Draws, finds and prepares the splits as the config says.
 
     Process 0 works, the others wait and then read.
 
     Args:
-        config: names the folder and the splits.
+        config: names the folder, its format and the splits.
         skeleton: that of a checkpoint: the data must have it, and data without annotations get it.
-        reader: knows the folder's format, unless the config names one: a module of `jaxpose.data.formats`.
+
+    Returns:
+        The training source, None where a run only evaluates, and the evaluation source.
 
     Raises:
         ValueError: the two splits have other joints, or the same in another order.
     """
-    parallel.on_first(lambda: _open_splits(config, skeleton, reader))
-    return _open_splits(config, skeleton, reader)
+    parallel.on_first(lambda: _open_splits(config, skeleton))
+    return _open_splits(config, skeleton)
 
 
-def _open_splits(config: RunConfig, skeleton: Skeleton | None, reader: Reader) -> tuple[Source | None, Source]:
-    train = None if config.eval_only else _open_split(config, "train", skeleton, reader)
-    val = _open_split(config, "val", skeleton, reader)
+def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source | None, Source]:
+    train = None if config.eval_only else _open_split(config, "train", skeleton)
+    val = _open_split(config, "val", skeleton)
     if train is not None and train.skeleton.joints != val.skeleton.joints:
         if sorted(train.skeleton.joints) == sorted(val.skeleton.joints) and config.reorder_joints:
-            val = _open_split(config, "val", train.skeleton, reader)
+            val = _open_split(config, "val", train.skeleton)
         else:
             raise ValueError(_other_joints(config, train, val))
     return train, val
 
 
-def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skeleton | None, reader: Reader) -> Source:
+def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skeleton | None) -> Source:
     """One part of the data: drawn, prepared before under a name, or found and prepared now."""
-    folder, (split, annotations, images) = config.data, _place(config, part)
+    folder, format, (split, annotations, images) = config.data, config.format, _place(config, part)
     if folder is None and annotations is None:
-        folder = _synthetic(config)
+        folder, format = _synthetic(config), "coco"
     elif folder is not None and not folder.exists() and annotations is None:
         return _prepared(config, split, skeleton)
     if annotations is not None and images is None and folder is None:
         folder = annotations.parent
         images = folder / "images" if (folder / "images").is_dir() else folder
-    if config.format is not None:
-        reader = formats.choose(config.format, folder, split, annotations=annotations)
+    reader = formats.choose(format, folder, split, annotations=annotations)
     return builder.prepare(folder, split=split, data_dir=config.data_dir, annotations=annotations, images=images,
                            category=config.category, on_bad=config.on_bad, verify=config.verify, skeleton=skeleton,
                            reader=reader, reading=config.reading(part))  # fmt: skip

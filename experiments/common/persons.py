@@ -22,7 +22,6 @@ from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep,
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
 from jaxpose import density, files, geometry, inference, parallel, tasks
 from jaxpose.data import boxes, crops
-from jaxpose.data.formats import Reader, coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report, results
 from jaxpose.evaluation.coco import with_categories
@@ -234,10 +233,10 @@ class Persons:
         )
 
 
-def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: Reader = coco) -> Persons:
+def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
     """The splits that the config names, evaluated on annotated, moved or detected boxes; see `kinds.open_splits`."""
     mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
+    train, val = kinds.open_splits(config, skeleton=skeleton)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
         val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)

@@ -23,7 +23,6 @@ from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, Mu
 from jaxpose import geometry, inference, metrics, parallel, tasks
 from jaxpose.data import augment, pixels
 from jaxpose.data import whole_images as images
-from jaxpose.data.formats import Reader, coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 from jaxpose.skeleton import Skeleton
@@ -274,7 +273,7 @@ class WholeImages:
         )  # fmt: skip
 
 
-def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Reader = coco) -> WholeImages:
+def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImages:
     """The splits that the config names, as images; see `kinds.open_splits`."""
     side = config.side()
     if side % images.GRID:
@@ -285,7 +284,7 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: Reade
     except ValueError as error:
         raise ValueError(f"--scales {config.scales}: {error}") from None
     mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
+    train, val = kinds.open_splits(config, skeleton=skeleton)
     if len(val.category_ids) > 1:
         raise ValueError(
             f"{val.name} has persons of {len(val.category_ids)} categories, which people found in a whole image do not tell: "

@@ -41,6 +41,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from os import walk
 from pathlib import Path
 from typing import Any, Literal
 
@@ -430,9 +431,9 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
 
 
 def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
-    """Of a source: what of it is noticed when it changes."""
-    for path, kind in ((annotations, Path.is_file), (images, Path.is_dir)):
-        if not kind(path):
+    """Returns what is noticed of a source when it changes; the annotations of some formats are a folder."""
+    for path, fits in ((annotations, Path.exists), (images, Path.is_dir)):
+        if not fits(path):
             raise FileNotFoundError(f"{path} does not exist: name the annotation JSON and the image folder")
     with os.scandir(images) as entries:
         count = sum(1 for _ in entries)
@@ -442,7 +443,7 @@ def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
 def _image_files(images: Path) -> str:
     """Digest of the names, sizes and times of the image files."""
     digest = hashlib.sha256()
-    for folder, _, names in sorted(os.walk(images)):
+    for folder, _, names in sorted(walk(images)):
         for path in (os.path.join(folder, name) for name in sorted(names)):
             with contextlib.suppress(OSError):  # a link to nowhere
                 facts = os.stat(path)
@@ -490,7 +491,7 @@ def _facts(place: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
     except ValueError as error:
-        raise _damaged(path, str(error)) from None
+        raise _damaged(path, f"it is no JSON file: {str(error).removeprefix(f'{path} ')}") from None
     missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"}
     missing -= set(facts) if isinstance(facts, dict) else set()
     if missing:

@@ -6,9 +6,8 @@ import csv
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +15,10 @@ import numpy as np
 import tyro
 
 from jaxpose.data import orientation
-from jaxpose.data.boxes import touches
+from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
 from jaxpose.data.source import person_dtype
 from jaxpose.evaluation import results
-from jaxpose.geometry import clip_box
 from jaxpose.predict import media
 from jaxpose.predict.inputs import Live, found, is_video, limited
 from jaxpose.view.overlay import draw
@@ -133,163 +131,6 @@ def main(
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
 
 
-@dataclass(frozen=True)
-class BoxFile:
-    """Boxes by picture, and the image ids of a COCO data set, where it is one.
-
-    rows: {name or number of a picture: {frame: [(x, y, w, h, score)]}}; ids: {file name: image id}; sizes: {file name: width
-    and height}.
-    """
-
-    rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
-    ids: Mapping[str, int]
-    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
-        """Raises FileNotFoundError or ValueError, naming the file and the entry."""
-        if not path.is_file():
-            raise FileNotFoundError(f"--boxes {path} does not exist")
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"--boxes {path} is not JSON ({error}): is it complete?") from None
-        if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            entries, ids, sizes = _annotated(content, path)
-        elif isinstance(content, list):
-            entries, ids, sizes = content, {}, {}
-        else:
-            raise ValueError(
-                f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
-            )
-        rows: dict[str | int, dict[int, list]] = {}
-        others, weak = set(), 0
-        for i, entry in enumerate(entries):
-            key, frame, row = _box(entry, f"--boxes {path}: box {i}")
-            if entry.get("category_id", category) != category:
-                others.add(str(entry["category_id"]))
-            elif row[4] < min_score:
-                weak += 1
-            else:
-                rows.setdefault(key, {}).setdefault(frame, []).append(row)
-        if entries and not rows:
-            raise ValueError(
-                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
-                f"others are of the categories {sorted(others)[:10]}, --category is {category}"
-            )
-        return cls(rows, ids, sizes)
-
-    def matched(self, files: Sequence[Path | Live], path: Path) -> BoxFile:
-        """This file, if a box belongs to one of the inputs; or with the names that differ from theirs in folder or suffix only.
-
-        Raises:
-            ValueError: no box belongs to any of the inputs.
-        """
-        names = {name for file in files for name in _names(file)}
-        if not self.rows or names & self.rows.keys():
-            return self
-        near = self._renamed(lambda name: name.replace("\\", "/").rpartition("/")[2])
-        how = "by their names without folders"
-        if not names & near.rows.keys():
-            near = self._renamed(lambda name: Path(name.replace("\\", "/")).stem)
-            how = "by their names without folders and suffixes"
-        if not names & near.rows.keys():
-            shown = ", ".join(map(repr, list(self.rows)[:3]))
-            raise ValueError(
-                f"--boxes {path}: no box belongs to any of the {len(files)} inputs, such as {files[0]}; the file names pictures "
-                f'such as {shown}: give "file_name" of the inputs, or the COCO data set in which these are the image ids'
-            )
-        log.warning("--boxes %s: its pictures are found %s: %d of them", path, how, len(names & near.rows.keys()))
-        return near
-
-    def _renamed(self, rename: Callable[[str], str]) -> BoxFile:
-        """With other names of the pictures, where these are different."""
-        rows: dict[str | int, Mapping[int, list[tuple[float, ...]]]] = {}
-        for name, frames in self.rows.items():
-            new = rename(name) if isinstance(name, str) else name
-            rows[new] = {} if new in rows else frames  # of several of one name none is taken
-        keys = [rename(name) for name in self.ids]
-        once = (
-            {name: key for name, key in zip(self.ids, keys, strict=True) if keys.count(key) == 1}
-            if len(keys) < 10_000
-            else {}
-        )
-        ids = {key: self.ids[name] for name, key in once.items()}
-        return BoxFile(
-            {name: frames for name, frames in rows.items() if frames}, ids, {once[n]: self.sizes[n] for n in once}
-        )
-
-    def id_of(self, path: Path) -> int | None:
-        """The data set's id of a picture; None where it is none of the data set's."""
-        return next((self.ids[name] for name in _names(path) if name in self.ids), None)
-
-    def size_of(self, path: Path) -> tuple[int, int] | None:
-        """The data set's width and height of a picture; None where it is none of the data set's."""
-        return next((self.sizes[name] for name in _names(path) if name in self.sizes), None)
-
-    def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
-        """The boxes of a picture, or of a frame of a video."""
-        return next((self.rows[name][frame] for name in _names(path) if frame in self.rows.get(name, {})), [])
-
-    def unused(self, images: Iterable[Mapping[str, Any]]) -> int:
-        """How many pictures of the file are none of these."""
-        return len(set(self.rows) - {name for image in images for name in _names(Path(image["file_name"]))})
-
-
-def _names(path: Path | Live) -> list[str | int]:
-    """What a detector may call a picture: its path or the end of it, its name without suffix, the number that this is (COCO)."""
-    if isinstance(path, Live):
-        return [path.address, str(path), path.stem]
-    ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
-    return [*ends, path.stem, *([int(path.stem)] if _is_number(path.stem) else [])]
-
-
-def _is_number(stem: str) -> bool:
-    return stem.isascii() and stem.isdigit() and len(stem) < 16  # whole in a float, which JSON readers make of it
-
-
-def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
-    if not isinstance(entry, dict) or not ({"file_name", "image_id"} & entry.keys()) or "bbox" not in entry:
-        raise ValueError(
-            f'{name} is {entry!r:.100}: expected {{"file_name" or "image_id", "bbox": [x, y, w, h], "score"}}'
-        )
-    key, frame, box, score = (
-        entry.get("file_name", entry.get("image_id")),
-        entry.get("frame", 0),
-        entry["bbox"],
-        entry.get("score", 1.0),
-    )
-    numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else []
-    if not numbers or not all(results.is_number(v) and abs(v) <= media.FARTHEST for v in numbers):
-        raise ValueError(
-            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {media.FARTHEST:,} pixels at most, and a number"
-        )
-    if not isinstance(key, (str, int)) or not isinstance(frame, int):
-        raise ValueError(
-            f"{name} is of the picture {key!r:.80}, frame {frame!r:.20}: expected a name or number, and a number"
-        )
-    return key, frame, tuple(float(v) for v in numbers)
-
-
-def _annotated(
-    content: dict[str, Any], path: Path
-) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, tuple[int, int]]]:
-    """Boxes of a COCO data set, cleaned as its evaluation cleans them; crowds and boxes of no size are left out."""
-    try:
-        images = {image["id"]: image for image in content["images"]}
-        entries = []
-        for person in content["annotations"]:
-            image = images[person["image_id"]]
-            box = clip_box(np.asarray(person["bbox"], np.float64), np.array([image["width"], image["height"]])).tolist()
-            if min(box[2:]) > 0 and not person.get("iscrowd", 0):
-                kept = {"file_name": image["file_name"], "bbox": box}
-                entries.append(kept | {k: person[k] for k in ("category_id",) if k in person})
-        sizes = {image["file_name"]: (int(image["width"]), int(image["height"])) for image in content["images"]}
-        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}, sizes
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None
-
-
 class _Work:
     """Inputs one after the other, and what becomes of them."""
 
@@ -355,7 +196,7 @@ class _Work:
             tagged, sizes=np.array(list(sizes.values())), persons=nobody, skeleton=self.predictor.skeleton
         )
         if line:
-            log.warning("--boxes: %s", line)
+            logger.warning("--boxes: %s", line)
         return {mine[i] for i in tagged if i not in turned}
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
@@ -434,7 +275,7 @@ class _Work:
         first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
         ids = {file: number for number, file in first.items() if number is not None}
         for file in files:
-            number = int(file.stem) if not isinstance(file, Live) and _is_number(file.stem) else None
+            number = None if isinstance(file, Live) else number_of(file.stem)
             if file not in ids and number is not None and number not in taken:
                 ids[file] = number
                 taken.add(number)

@@ -28,7 +28,6 @@ log = logging.getLogger("jaxpose")
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_766  # OpenCV's warp
-FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -152,8 +153,13 @@ def choose(format: Choice, folder: str | Path | None, split: str, *, annotations
         return reader(format)
     name = guess(folder, split, annotations=annotations)
     if name != "coco":
-        logger.warning("%s: read as %s (format, or --format, chooses another)", annotations or folder, name)
+        _log_format(str(annotations or folder), name)
     return reader(name)
+
+
+@lru_cache(maxsize=64)  # a run opens its folder several times
+def _log_format(path: str, name: str) -> None:
+    logger.warning("%s: read as %s (format, or --format, chooses another)", path, name)
 
 
 def guess(folder: str | Path | None, split: str, *, annotations: str | Path | None = None) -> Format:

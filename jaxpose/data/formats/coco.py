@@ -511,7 +511,7 @@ def _chosen(categories: list[dict[str, Any]], path: Path, wanted: str | int | No
         names = ", ".join(f"{c.get('name')!r} (id {c['id']})" for c in usable)
         raise ValueError(
             f"{path} has several categories with keypoints, {names}, whose joints differ: choose one "
-            "(category=..., or --category)"
+            "(category=..., or jaxpose prepare --category)"
         )
     return usable
 

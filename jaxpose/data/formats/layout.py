@@ -135,7 +135,9 @@ def only_one(
     if found:
         there = ", ".join(str(path.relative_to(place)) for path in found)
         message = f"{place} holds several files for split {split!r} ({there}): give one {advice}"
-        raise NoAnnotations(message, looked_for=[Path(os.path.normpath(place / name)) for name in looked_for], several=True)
+        raise NoAnnotations(
+            message, looked_for=[Path(os.path.normpath(place / name)) for name in looked_for], several=True
+        )
     present = [str(path.relative_to(place)) for folder in listed for path in sorted(folder.glob("*.json"))]
     raise NoAnnotations(
         f"no {kind} for split {split!r} in {place}: looked for {', '.join(looked_for)}; there is "

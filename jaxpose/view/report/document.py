@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from jaxpose.data.formats import Choice
 from jaxpose.evaluation import average_precision, cases, coco
 from jaxpose.evaluation import report as errors
 from jaxpose.files import read_events, read_json, write_whole
@@ -33,7 +34,7 @@ def report(
     *,
     data: Path | None = None,
     split: str = "val",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     images: Path | None = None,
     out: Path | None = None,
     count: int = 100,
@@ -49,7 +50,7 @@ def report(
       results: result file; of a run by default its newest (results/NAME.json, with what NAME_report.json and log.jsonl say).
       data: the folder that the run was evaluated on.
       split: of that folder.
-      format: of its annotations.
+      format: of its annotations; auto: the one that their content shows.
       images: the image folder, where there is no --data to look in.
       out: the file to write; by default report.html in the run's folder, or beside the results with their name.
       count: so many cases at most, about 20 KB each.
@@ -73,13 +74,11 @@ def report(
     else:
         if data is None:
             raise ValueError(f"name the folder that {source} was evaluated on (--data), to draw its cases")
-        from jaxpose.data.formats import coco as coco_format
-        from jaxpose.data.formats import crowdpose, mpii
+        from jaxpose.data import formats
 
-        reader = {"coco": coco_format, "mpii": mpii, "crowdpose": crowdpose}[format]
-        truth, folder = reader.find(data, split, annotations=None, images=images)
-        if format == "mpii":  # no COCO file; the others are read as they are, so that an image may be missing
-            truth = mpii.read(truth, folder).ground_truth()
+        reader = formats.choose(format, data, split)
+        annotations, folder = reader.find(data, split, images=images)
+        truth = reader.ground_truth(annotations, folder, split=split)
         written = of_run(
             source, ground_truth=truth, images=folder, results=results, path=out, count=count, category_id=category_id
         )

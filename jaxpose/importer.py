@@ -429,7 +429,7 @@ def _skeleton(name: str | None, annotations: Path | None) -> Skeleton | None:
         return None if name is None else SKELETONS[name]
     from jaxpose.data.formats import coco
 
-    skeleton = coco.own_skeleton(annotations)
-    if skeleton is None:
-        raise ValueError(f"--annotations {annotations}: expected one category with keypoints, and images")
-    return skeleton
+    try:
+        return coco.skeleton_of(annotations)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"--annotations: {error}") from None

@@ -147,7 +147,8 @@ def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source |
 
 def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skeleton | None) -> Source:
     """One part of the data: drawn, prepared before under a name, or found and prepared now."""
-    folder, format, (split, annotations, images) = config.data, config.format, _place(config, part)
+    folder = None if config.data is None else Path(config.data)
+    format, (split, annotations, images) = config.format, _place(config, part)
     if folder is None and annotations is None:
         folder, format = _synthetic(config), "coco"
     elif folder is not None and not folder.exists() and annotations is None:

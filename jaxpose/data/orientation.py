@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,7 @@ SIDEWAYS = (5, 6, 7, 8)
 UPSIDE_DOWN = (3, 4)
 SIGNS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")  # one of these stands in a file that has the tag
 HEAD = 1 << 17  # bytes of a JPEG file in which its metadata stand
+AT_ONCE = 64  # files that a thread looks at
 HIGH = ("head", "nose", "eye", "ear", "mouth", "neck", "chin", "face", "snout")
 LOW = ("ankle", "knee", "foot", "toe", "heel", "paw", "hoof", "hip")
 MOST = 0.7  # of the persons have to agree
@@ -71,14 +73,33 @@ def scan(paths: Sequence[Path]) -> dict[int, Tagged]:
     Returns:
         Index of the path -> what it says.
     """
-    with ThreadPoolExecutor(8) as pool:
-        tagged = pool.map(_tagged, paths)
-        return {i: found for i, found in enumerate(tagged) if found is not None}
+    parts = [range(start, min(start + AT_ONCE, len(paths))) for start in range(0, len(paths), AT_ONCE)]
+    with ThreadPoolExecutor(8) as pool:  # a file system may be slow to answer
+        of_parts = pool.map(lambda part: {i: found for i in part if (found := _tagged(paths[i])) is not None}, parts)
+        return {i: found for of_part in of_parts for i, found in of_part.items()}
+
+
+def _without_metadata(file: BinaryIO) -> bool:
+    """Whether a file is a JPEG file whose header holds no segment for EXIF data or XMP. Only the header is read."""
+    at, head = 2, file.read(2)
+    if head != b"\xff\xd8":
+        return False
+    while True:
+        file.seek(at)
+        marker = file.read(4)
+        if len(marker) < 4 or marker[0] != 0xFF or marker[1] == 0xE1:
+            return False
+        if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC) or marker[1] == 0xDA:
+            return True  # the frame begins
+        at += 2 + int.from_bytes(marker[2:4])
 
 
 def _tagged(path: Path) -> Tagged | None:
     try:
         with open(path, "rb") as file:
+            if _without_metadata(file):
+                return None
+            file.seek(0)
             data = file.read(HEAD)
             if not data.startswith(b"\xff\xd8"):
                 data += file.read()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import tyro
 
@@ -26,18 +26,19 @@ from experiments.common.rules import (
     Resume,
     Size,
 )
-from jaxpose import checkpoint
+from jaxpose import checkpoint, tasks
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
+from jaxpose.inference import Settings, from_checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings that every experiment has. FAMILIES: of the tasks that it is for, see `jaxpose.tasks.from_config`."""
+    """Settings that every experiment has. LEVEL: what one sample of its tasks is, see `jaxpose.tasks.Task`."""
 
-    FAMILIES: ClassVar[tuple[str, ...]] = ()
+    LEVEL: ClassVar[tasks.Level]
 
     out: Annotated[Path | None, LocalPath, MayChange] = None
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
@@ -183,9 +184,21 @@ class RunConfig:
         """Whether the prediction is averaged with that of the mirrored image."""
         return self.flip_test
 
-    def as_trained(self, stored: Mapping[str, Any]) -> RunConfig:
-        """These settings for the evaluation of a run that `stored` describes: what only the run knows comes from there."""
-        return dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
+    def test_settings(self) -> Settings:
+        """How the net of this run is tested, as its checkpoints store it."""
+        values = {name: getattr(self, name) for name in _tested(self)} | {"flip_test": self.flips()}
+        # None is a value of --nms alone; elsewhere it stands for the default.
+        return Settings(**{name: value for name, value in values.items() if value is not None or name == "nms"})
+
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """Returns the settings that evaluate a stored run as it was evaluated while it was trained.
+
+        Args:
+            stored: the config of the run's checkpoint. What it does not state is as here.
+        """
+        config = dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
+        settings = from_checkpoint(stored, default=config.test_settings())
+        return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 
 
 def parse(
@@ -193,18 +206,32 @@ def parse(
 ) -> ConfigT:
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
 
-    `name` of the experiment: a run without --out goes to runs/NAME.
+    With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
+    trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
+
+    Args:
+        presets: the defaults by name.
+        name: name of the experiment: a run without --out goes to runs/NAME.
+        default: the preset that is taken where none is named.
+        description: text of --help.
+        argv: the command line; None stands for that of the program.
     """
 
     @dataclass(frozen=True)
-    class Preset:
-        preset: str = default
+    class Defaults:
+        preset: Annotated[str, AnyValue] = default
+        eval_only: Annotated[Path | None, LocalPath] = None
 
-    chosen, rest = tyro.cli(Preset, args=argv, return_unknown_args=True, add_help=False)
+    chosen, rest = tyro.cli(Defaults, args=argv, return_unknown_args=True, add_help=False)
     if chosen.preset not in presets:
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
+    preset = presets[chosen.preset]
+    if chosen.eval_only is not None:
+        rules.check(chosen)
+        preset = dataclasses.replace(preset, eval_only=chosen.eval_only)
+        preset = preset.as_trained(checkpoint.read_config(chosen.eval_only))
     config = tyro.cli(
-        type(presets[chosen.preset]), default=presets[chosen.preset], args=rest,
+        type(preset), default=preset, args=rest,
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
         f"(shown: {chosen.preset}).",
     )  # fmt: skip
@@ -213,6 +240,11 @@ def parse(
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
     return config
+
+
+def _tested(config: RunConfig) -> list[str]:
+    """The fields of a config that say how a net is tested."""
+    return [field.name for field in dataclasses.fields(Settings) if hasattr(config, field.name)]
 
 
 def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
-from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
+from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Positive, Unsaid
 from jaxpose import density, files, geometry, inference, parallel, tasks
 from jaxpose.data import boxes, crops
 from jaxpose.data.source import Source
@@ -27,7 +26,7 @@ from jaxpose.evaluation import report, results
 from jaxpose.evaluation.coco import with_categories
 from jaxpose.skeleton import Skeleton
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
 SHEET = 32  # crops on the picture of predictions
 
@@ -38,7 +37,7 @@ Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii
 class PersonConfig(RunConfig):
     """Settings of every run on crops of persons."""
 
-    FAMILIES = ("regression", "heatmaps")
+    LEVEL = "person"
 
     detections: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
@@ -47,6 +46,8 @@ class PersonConfig(RunConfig):
 
     augment: Annotated[Augment, AnyValue, Fixed] = "official"
     """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
+    padding: Annotated[float, Positive, Fixed, Unsaid(1.25)] = 1.25
+    """Factor on the boxes, in training and at test."""
     decode: Annotated[crops.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
     """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
     other pixels); none: exact, or as the run that is evaluated."""
@@ -57,11 +58,6 @@ class PersonConfig(RunConfig):
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
-
-    def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
-        return dataclasses.replace(
-            super().as_trained(stored), decode=self.decode or inference.from_checkpoint(stored).decode
-        )
 
     def decoding(self) -> crops.Decode:
         """How JPEGs are decoded."""
@@ -120,7 +116,7 @@ class Persons:
         host = crops.train_batches(
             self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
             start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
-            stop_step=total, threads=config.workers, decode=config.decoding(),
+            stop_step=total, threads=config.workers, padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
         for batch in host:
             yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, self.mesh)
@@ -132,24 +128,17 @@ class Persons:
             per person: "xy" and "joints" in image pixels (N, K, 2), "target" normalised to the input (N, K, 2), "confidence"
             (N, K), what else the task predicts (of regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
         """
-        config, chunks = self.config, []
-        host = crops.eval_batches(
+        config = self.config
+        batches = crops.eval_batches(
             self.val, size_wh=config.size_wh, batch_size=config.batch_size,
             process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
-            decode=config.decoding(),
+            padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
-        for batch in host:
-            device_batch = parallel.global_batch({"image": batch["image"]}, self.mesh)
-            outputs = parallel.gather(step(variables, device_batch))
-            known = parallel.gather_host({k: v for k, v in batch.items() if k != "image"})
-            rows = {**known, **outputs}
-            chunks.append({k: v[known["valid"]] for k, v in rows.items()})
-        merged = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
-        back = geometry.invert_affine(merged["affine"])
-        merged["target"] = geometry.normalize(merged["joints"], config.size_wh)
-        merged["joints"] = geometry.apply_affine(back, merged["joints"])
-        merged["xy"] = geometry.apply_affine(back, merged["xy"])
-        return merged
+        predictions = inference.run(inference.on_mesh(step, variables, self.mesh), batches)
+        predictions["target"] = geometry.normalize(predictions["joints"], config.size_wh)
+        for name in ("joints", "xy"):
+            predictions[name] = inference.to_image(predictions[name], predictions["affine"])
+        return predictions
 
     def records(self, predictions: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Result records of the predictions, rescored and suppressed as the config says."""
@@ -185,7 +174,7 @@ class Persons:
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
-            model = tasks.predictive_density(task.config, variables, required=False) if last else None
+            model = task.density(variables) if last else None
             details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
             scores |= details["summary"]
             if len(by_category) > 1:
@@ -207,7 +196,7 @@ class Persons:
 
         config, plots = self.config, self.config.out / "plots"
         view.curves(events, plots / "curves.png")
-        model = tasks.predictive_density(task.config, variables, required=False)
+        model = task.density(variables)
         deviation = None
         if model is not None:
             # sigma alone is no standard deviation: the flow holds part of the scale.
@@ -218,7 +207,7 @@ class Persons:
             coverage = {k: np.asarray(calibration[k]["coverage"]) for k in calibration}
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
         count = min(SHEET, len(predictions["xy"]))
-        options = {"size_wh": config.size_wh, "decode": config.decoding()}
+        options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
         images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]
         affine = predictions["affine"][:count]
         view.sheet(

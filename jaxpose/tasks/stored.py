@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from jaxpose import density
-from jaxpose.tasks.base import NetTask, PyTree
+from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
@@ -49,6 +49,15 @@ def _family(config: dict[str, Any]) -> type[NetTask]:
         *others, last = (repr(family) for family in FAMILIES)
         raise ValueError(f"unknown task family {name!r}: expected {', '.join(others)} or {last}")
     return FAMILIES[name]
+
+
+def families_of(level: Level) -> list[str]:
+    """Names of the families whose samples are of that level.
+
+    >>> families_of("image")
+    ['bottom_up']
+    """
+    return [name for name, family in FAMILIES.items() if family.level == level]
 
 
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:

@@ -26,7 +26,7 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
-Format = Literal["coco", "coco_wholebody", "mpii", "crowdpose"]
+Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody"]
 """The formats: names of modules of this package."""
 Choice = Format | Literal["auto"]
 """What a flag `--format` takes: a format, or "auto" for the one that the files show."""
@@ -203,9 +203,11 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
     if several:
         raise several[0]
     folder = Path(folder)
+    layouts: dict[tuple[Path, ...], str] = {}  # a format that has another's layouts is not listed beside it
+    for name, error in missing.items():
+        layouts.setdefault(tuple(error.looked_for), name)
     looked_for = "; ".join(
-        f"{', '.join(str(path.relative_to(folder)) for path in error.looked_for)} ({name})"
-        for name, error in missing.items()
+        f"{', '.join(str(path.relative_to(folder)) for path in paths)} ({name})" for paths, name in layouts.items()
     )
     raise FileNotFoundError(
         f"no annotations for split {split!r} in {folder}: looked for {looked_for}; there is "

@@ -3,9 +3,9 @@
 `find` locates the two by the folder's layout, `read` gives a `CocoFolder`: a `Source` of persons and images that the
 input pipeline can use as it is, and that `jaxpose.data.builder.prepare` turns into a prepared data set.
 
-What is wrong with a file is said at once, with the file's name and what to do (`ValueError`, `FileNotFoundError`). With
-``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged. What can be read in one way
-only is read so, and what was guessed or repaired is said in one warning line of each kind, with numbers
+The first thing that is wrong with a file raises an error with the file's name and what to do (`ValueError`,
+`FileNotFoundError`). With ``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged. An
+entry that has only one possible meaning is read, and every kind of guess or repair is one line of warning with its numbers
 (`jaxpose.data.reading`). NumPy and Pillow only.
 """
 
@@ -421,13 +421,21 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
 
 def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """The skeleton that `read` takes from the file.
+    """Returns the skeleton that `read` takes from the file; guesses and repairs are logged.
+
+    Args:
+        annotations: the JSON.
+        category: as in `read`.
 
     Raises:
-        ValueError: the file has none, or several, and why.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has no skeleton, or several, and why.
     """
     path = Path(annotations)
-    return _categories(load(path), path, None, category)[1]
+    _, skeleton, notes = _categories(load(path), path, None, category)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return skeleton
 
 
 def load(path: Path) -> dict[str, Any]:

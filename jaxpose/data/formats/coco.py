@@ -350,7 +350,7 @@ def from_contents(
     for line in notes:
         told.say(line)
     source = assemble(
-        data, Path(images), skeleton=skeleton, categories=categories, problems=Problems(path, on_bad), reading=reading,
+        data, Path(images), skeleton=skeleton, category=categories, problems=Problems(path, on_bad), reading=reading,
         notes=told, order=order,
     )  # fmt: skip
     try:
@@ -367,27 +367,29 @@ def assemble(
     folder: Path,
     *,
     skeleton: Skeleton,
-    categories: Sequence[Mapping[str, Any]],
+    category: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     problems: Problems,
     clip_boxes: bool = True,
     reading: Reading = AS_IT_FITS,
     notes: Notes | None = None,
     order: Sequence[int] | None = None,
 ) -> CocoFolder:
-    """The source of a COCO file's contents, its images and persons checked, for `read` and for the modules that bring
-    other formats into this one.
+    """Makes a source of the contents of a COCO file, and checks its images and persons.
+
+    `read` uses it, and so can modules of other formats that turn their labels into such contents.
 
     Args:
-        data: The contents of the file.
-        folder: Of the images.
-        skeleton: Of the joints.
-        categories: Of the persons.
-        problems: Names the file, and may hold what was found in it before.
-        clip_boxes: As in `jaxpose.data.source.Source`.
-        reading: Choices in reading.
-        notes: May hold what was said of the file before.
-        order: Joint k of the skeleton is joint ``order[k]`` of the file; None: it is joint k.
+        data: "images" and, perhaps, "annotations", as in a COCO file.
+        folder: the image folder.
+        skeleton: the skeleton of the keypoints.
+        category: the entry of "categories" that the persons belong to, or several with the same joints.
+        problems: names the label file, and may hold problems that were found before.
+        clip_boxes: as in `jaxpose.data.source.Source`.
+        reading: choices in reading the files.
+        notes: may hold what is to be said of the file.
+        order: joint k of the skeleton is joint ``order[k]`` of the file; None means that it is joint k.
     """
+    categories = [category] if isinstance(category, Mapping) else category
     notes = notes or Notes(problems.path)
     reader = _People(categories, skeleton, problems, reading, notes, order)
     entries = _read_images(data["images"], folder, problems, reading, notes)

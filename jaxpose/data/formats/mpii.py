@@ -194,7 +194,7 @@ def read(
         _to_coco(entries, folder, problems, reading),
         folder,
         skeleton=skeleton or reading.applied_to(MPII16),
-        categories=[CATEGORY],
+        category=CATEGORY,
         problems=problems,
         clip_boxes=False,
         reading=dataclasses.replace(reading, exif="ignore" if reading.exif == "auto" else reading.exif),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ COMMANDS = {
 }  # fmt: skip
 """One line per command: its name, "module:function", and the first line of that function's docstring. The module is
 imported when the command is called."""
+
+
+STREAM = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)
+"""How the address of a video stream begins, which `jaxpose predict` takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,7 +99,8 @@ def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
     """Refuses URLs among the words, and ends the program with one line for an error of a file or of a flag."""
     try:
         for word in words:
-            local(word.partition("=")[2] if word.startswith("--") else word)
+            if not (words[0] == "predict" and STREAM.match(word)):  # a camera's address is an input of its own
+                local(word.partition("=")[2] if word.startswith("--") else word)
         yield
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{label}: " + " ".join(str(error).split())) from error

@@ -128,6 +128,8 @@ def test_prepare_passes_its_options_on(tmp_path, capsys):
     folder = tiny_coco.write(tmp_path / "set")
     data = json.loads((folder / "annotations" / "train.json").read_text())
     data["categories"].append({"id": 2, "name": "mouse", "keypoints": ["snout", "tail"]})
+    mouse = {"id": 7, "image_id": 100, "category_id": 2, "bbox": [1, 1, 30, 30], "keypoints": [5, 5, 2, 20, 20, 2]}
+    data["annotations"].append(mouse)
     (folder / "other.json").write_text(json.dumps(data))
     files = ("--annotations", folder / "other.json", "--images", folder / "train", "--data-dir", tmp_path / "data")
     with pytest.raises(SystemExit, match="several categories.*jaxpose prepare --category"):

@@ -16,7 +16,20 @@ from jaxpose.data.formats import Format, Reader, coco, layout
 from jaxpose.skeleton import Skeleton
 from tests import test_data_formats_crowdpose, test_data_formats_mpii, tiny_coco
 
+
+def write_whole_body(folder):
+    """COCO's folder with the fields of COCO-WholeBody: confidences in face and hands."""
+    data = tiny_coco.content()
+    for person in data["annotations"][:-2]:
+        x, y, w, h = person["bbox"]
+        for field, count in (("foot_kpts", 6), ("face_kpts", 68), ("lefthand_kpts", 21), ("righthand_kpts", 21)):
+            third = 2 if field == "foot_kpts" else 0.25
+            person[field] = [v for i in range(count) for v in (x + w * i / count, y + h / 2, third)]
+    return tiny_coco.write(folder, data, name="coco_wholebody_train_v1.0.json")
+
+
 WRITERS = {
+    "coco_wholebody": (write_whole_body, "train"),
     "coco": (tiny_coco.write, "train"),
     "mpii": (test_data_formats_mpii.write, "valid"),
     "crowdpose": (test_data_formats_crowdpose.write, "test"),

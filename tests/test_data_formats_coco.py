@@ -8,6 +8,7 @@ import pytest
 
 from jaxpose import metrics
 from jaxpose.data.formats import coco
+from jaxpose.data.reading import Reading
 from jaxpose.skeleton import COCO17, CROWDPOSE14, MPII16
 from tests import tiny_coco
 
@@ -186,8 +187,8 @@ def test_missing_files(tmp_path, folder):
 
 
 def test_skeleton_that_does_not_fit(folder, data):
-    data["categories"][0] = {**tiny_coco.CATEGORY, "keypoints": [f"joint{i}" for i in range(17)], "skeleton": [[0, 1]]}
-    with pytest.raises(ValueError, match=r"changed_.*from 1 to 17.*skeleton="):
+    data["categories"][0] = {**tiny_coco.CATEGORY, "keypoints": [f"joint{i % 16}" for i in range(17)]}
+    with pytest.raises(ValueError, match=r"changed_.*repeated: \['joint0'\].*skeleton="):
         read(folder, data)
     with pytest.raises(ValueError, match=r"skeleton given .*checkpoint.* is 'mpii16' with 16 joints \['right_ankle'.*"
                                          r"this file's category 'person' has \['nose'"):  # fmt: skip
@@ -331,13 +332,15 @@ def test_bad_image(folder, data, case):
     assert len(source.images) == 4 and len(source) == 8 and sum(source.skipped.values()) == 1
 
 
-def test_symbolic_link_out_of_the_folder(tmp_path, data):
+def test_symbolic_link_out_of_the_folder(tmp_path, data, caplog):
     folder = tiny_coco.write(tmp_path / "set", data)
     inside, outside = folder / "train" / "000002.jpg", tmp_path / "elsewhere.jpg"
     inside.rename(outside)
     inside.symlink_to(outside)
-    with pytest.raises(ValueError, match="leads out of the image folder"):
-        read(folder)
+    with pytest.raises(ValueError, match="leads out of the image folder .*--follow-links files"):
+        read(folder, reading=Reading(follow_links="none"))
+    assert len(read(folder)) == 10  # a link of the file itself was set by somebody who meant it
+    assert "1 image files are reached through links that lead out" in caplog.text
     inside.unlink()
     (folder / "train" / "kept.jpg").write_bytes(outside.read_bytes())
     inside.symlink_to("kept.jpg")  # within the folder: fine
@@ -346,6 +349,13 @@ def test_symbolic_link_out_of_the_folder(tmp_path, data):
     (folder / "train").rename(moved)
     (folder / "train").symlink_to(moved)  # the folder itself may be a link
     assert len(read(folder)) == 10
+    (tmp_path / "more").mkdir()
+    (moved / "000003.jpg").rename(tmp_path / "more" / "000003.jpg")
+    (moved / "sub").symlink_to(tmp_path / "more")  # a folder within it may not, unless asked for
+    data["images"][3]["file_name"] = "sub/000003.jpg"
+    with pytest.raises(ValueError, match="leads out of the image folder .*--follow-links all"):
+        read(folder, data)
+    assert len(read(folder, data, reading=Reading(follow_links="all"))) == 10
 
 
 def test_a_bad_box_of_a_crowd_is_nobodys_box(folder, data):

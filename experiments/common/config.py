@@ -13,6 +13,7 @@ import tyro
 
 from experiments.common import rules
 from experiments.common.rules import (
+    AllPositive,
     AnyValue,
     AtLeast,
     Between,
@@ -27,6 +28,7 @@ from experiments.common.rules import (
 )
 from jaxpose import checkpoint, tasks
 from jaxpose.data.formats import Choice
+from jaxpose.data.reading import Reading
 from jaxpose.inference import Settings, from_checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
@@ -42,9 +44,36 @@ class RunConfig:
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
     experiment's name, or the folder that --eval-only names."""
     data: Annotated[Path | None, LocalPath, MayMove] = None
-    """Folder with images and annotations; none: the embedded synthetic people."""
+    """Folder with images and annotations, or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
+    the embedded synthetic people."""
+    annotations: Annotated[Path | None, LocalPath, MayMove] = None
+    """Annotation file to train on (with --eval-only: to evaluate on), where it is not found in --data."""
+    images: Annotated[Path | None, LocalPath, MayMove] = None
+    """Its image folder; none: found in --data, or beside the file."""
+    val_annotations: Annotated[Path | None, LocalPath, MayChange] = None
+    """Annotation file to evaluate on, where it is not found in --data."""
+    val_images: Annotated[Path | None, LocalPath, MayChange] = None
+    """Its image folder; none: that of --images, or found in --data or beside the file."""
+    val_fraction: Annotated[float, Between(0, 1, "a part of the images, from 0 to below 1", open_high=True), Fixed] = (
+        0.0
+    )
+    """Evaluate on this part of the training images, and train on the others; drawn from their file names, so it is always the same."""
     format: Annotated[Choice, AnyValue, Fixed] = "auto"
     """Format of the annotations, as `jaxpose prepare` has it; auto: the one that their content shows."""
+    category: Annotated[int | str | None, AnyValue, Fixed] = None
+    """Name or id of the category, or "all"; none: the one with keypoints, or all that have the same joints."""
+    flip_pairs: Annotated[tuple[str, ...] | None, AnyValue, Fixed] = None
+    """Pairs of left and right joints, such as left_ear:right_ear, or "none"; none given: those of the category or of the names."""
+    sigmas: Annotated[tuple[float, ...] | None, AllPositive, MayChange] = None
+    """OKS sigmas, one for each joint, or one for all; none: those of the category or of the names."""
+    visible_above: Annotated[float | None, AnyValue, Fixed] = None
+    """A joint is labelled where its visibility is above this, as for confidences; none: above 0."""
+    exif: Annotated[Literal["auto", "apply", "ignore"], AnyValue, Fixed] = "auto"
+    """Turn pictures as their EXIF orientation says, or take the stored pixels; auto: as annotated sizes and poses show."""
+    follow_links: Annotated[Literal["files", "all", "none"], AnyValue, MayChange] = "files"
+    """Symbolic links out of the image folder that are followed: those of image files, of folders too, or none."""
+    reorder_joints: Annotated[bool, AnyValue, Fixed] = False
+    """Bring the joints of the evaluation file into the order of the training file (or of the checkpoint), by their names."""
     train_split: Annotated[str, AnyValue, Fixed] = "train"
     """Name of the training split: COCO's train2017 is found under "train"."""
     val_split: Annotated[str, AnyValue, MayChange] = "val"
@@ -123,11 +152,33 @@ class RunConfig:
             raise ValueError(
                 f"--warmup-epochs {self.warmup_epochs}: expected 0 or more, and below --epochs where the rate falls in a line"
             )
+        own_val = self.val_annotations is not None or self.val_images is not None
+        if self.val_fraction and own_val:
+            raise ValueError(
+                "--val-fraction takes a part of the training images: leave out --val-annotations and --val-images"
+            )
+        if self.annotations is not None and self.data is None and not (own_val or self.val_fraction or self.eval_only):
+            raise ValueError(
+                f"--annotations {self.annotations}: what to evaluate on is missing: give --val-annotations, or --val-fraction 0.1"
+            )
 
     @classmethod
     def resume_rules(cls, run: Mapping[str, Any]) -> Mapping[str, Resume]:
         """How each flag of a resumed run may differ; the slope of a linear decay follows from its end."""
         return rules.resume_rules(cls) | ({"epochs": Fixed} if run.get("decay") == "linear" else {})
+
+    def reading(self, part: Literal["train", "val"]) -> Reading:
+        """How label files and pictures of one part of the data are read."""
+        return Reading(
+            flip_pairs=self.flip_pairs,
+            sigmas=self.sigmas,
+            visible_above=self.visible_above,
+            exif=self.exif,
+            follow_links=self.follow_links,
+            reorder_joints=self.reorder_joints,
+            part=part if self.val_fraction else None,
+            val_fraction=self.val_fraction,
+        )
 
     def flips(self) -> bool:
         """Whether the prediction is averaged with that of the mirrored image."""

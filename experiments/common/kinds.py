@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -126,27 +126,101 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple
 
     Returns:
         The training source, None where a run only evaluates, and the evaluation source.
+
+    Raises:
+        ValueError: the two splits have other joints, or the same in another order.
     """
     parallel.on_first(lambda: _open_splits(config, skeleton))
     return _open_splits(config, skeleton)
 
 
 def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source | None, Source]:
-    folder, format = config.data, config.format
-    if folder is None:
-        val = max(config.synthetic_images // 10, 1)
-        name = f"synthetic_{config.synthetic_images}_{config.seed}"
-        folder, format = synthetic.write_dataset(
-            config.data_dir / name, train=config.synthetic_images - val, val=val, seed=config.seed
-        ), "coco"  # fmt: skip
+    train = None if config.eval_only else _open_split(config, "train", skeleton)
+    val = _open_split(config, "val", skeleton)
+    if train is not None and train.skeleton.joints != val.skeleton.joints:
+        if sorted(train.skeleton.joints) == sorted(val.skeleton.joints) and config.reorder_joints:
+            val = _open_split(config, "val", train.skeleton)
+        else:
+            raise ValueError(_other_joints(config, train, val))
+    return train, val
 
-    def open_split(split: str) -> Source:
-        reader = formats.choose(format, folder, split)
-        return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad,
-                               verify=config.verify, skeleton=skeleton, reader=reader)  # fmt: skip
 
-    val = open_split(config.val_split)
-    return None if config.eval_only else open_split(config.train_split), val
+def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skeleton | None) -> Source:
+    """One part of the data: drawn, prepared before under a name, or found and prepared now."""
+    folder = None if config.data is None else Path(config.data)
+    format, (split, annotations, images) = config.format, _place(config, part)
+    if folder is None and annotations is None:
+        folder, format = _synthetic(config), "coco"
+    elif folder is not None and not folder.exists() and annotations is None:
+        return _prepared(config, split, skeleton)
+    if annotations is not None and images is None and folder is None:
+        folder = annotations.parent
+        images = folder / "images" if (folder / "images").is_dir() else folder
+    reader = formats.choose(format, folder, split, annotations=annotations)
+    return builder.prepare(folder, split=split, data_dir=config.data_dir, annotations=annotations, images=images,
+                           category=config.category, on_bad=config.on_bad, verify=config.verify, skeleton=skeleton,
+                           reader=reader, reading=config.reading(part))  # fmt: skip
+
+
+def _place(config: RunConfig, part: Literal["train", "val"]) -> tuple[str, Path | None, Path | None]:
+    """Split, annotation file and image folder of a part; None: they are to be looked for in the folder."""
+    if part == "train" or config.val_fraction:
+        return config.train_split, config.annotations, config.images
+    if config.val_annotations is None and config.eval_only:
+        return config.val_split, config.annotations, config.val_images or config.images
+    images = config.val_images or (config.images if config.val_annotations is not None else None)
+    return config.val_split, config.val_annotations, images
+
+
+def _synthetic(config: RunConfig) -> Path:
+    """The folder of the drawn people."""
+    val = max(config.synthetic_images // 10, 1)
+    name = f"synthetic_{config.synthetic_images}_{config.seed}"
+    return synthetic.write_dataset(
+        config.data_dir / name, train=config.synthetic_images - val, val=val, seed=config.seed
+    )
+
+
+def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Source:
+    """A data set that was prepared under the name --data."""
+    if config.val_fraction:
+        raise ValueError(
+            f"--data {config.data} is a prepared data set, which --val-fraction cannot divide: give its files"
+        )
+    try:
+        source = builder.open(config.data_dir, split, name=str(config.data))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"--data {config.data} is not a folder: name the folder that holds annotations/ and the images; nor is a data set "
+            f"of this name with a split {split!r} prepared in --data-dir {config.data_dir}"
+        ) from None
+    if skeleton is not None and source.skeleton.joints != skeleton.joints:
+        raise ValueError(
+            f"{source.name} has the joints {list(source.skeleton.joints)}, the checkpoint {list(skeleton.joints)}: give data "
+            "with the joints of the checkpoint"
+        )
+    return source
+
+
+def _other_joints(config: RunConfig, train: Source, val: Source) -> str:
+    """The message for two files whose joints differ."""
+    ours, theirs = train.skeleton.joints, val.skeleton.joints
+    if sorted(ours) == sorted(theirs):
+        k = next(k for k, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        return (
+            f"the training and the evaluation file list the same joints in another order: joint {k + 1} is {ours[k]!r} in "
+            f"{train.name} and {theirs[k]!r} in {val.name}. --reorder-joints brings the second into the order of the first"
+        )
+    only = [[joint for joint in a if joint not in b] for a, b in ((ours, theirs), (theirs, ours))]
+    return (
+        f"the training and the evaluation file have other joints: {train.name} has {len(ours)}, {val.name} has {len(theirs)}; "
+        f"only in the first: {only[0][:8]}, only in the second: {only[1][:8]}. Both must label the same joints"
+    )
+
+
+def one_category(source: Source) -> int | None:
+    """The category of the persons; None where they are of several, which are then scored one by one."""
+    return source.category_id if len(source.category_ids) < 2 else None
 
 
 def write_report(out: Path, name: str, *, source: Source, ground_truth: Path | None) -> None:
@@ -163,4 +237,4 @@ def write_report(out: Path, name: str, *, source: Source, ground_truth: Path | N
     results = out / "results" / f"{name}.json"
     if ground_truth is not None and results.exists():
         report.of_run(out, results=results, ground_truth=ground_truth, images=tiles.of_source(source),
-                      skeleton=source.skeleton, category_id=source.category_id)  # fmt: skip
+                      skeleton=source.skeleton, category_id=one_category(source))  # fmt: skip

@@ -22,7 +22,8 @@ from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayCha
 from jaxpose import density, files, geometry, inference, parallel, tasks
 from jaxpose.data import boxes, crops
 from jaxpose.data.source import Source
-from jaxpose.evaluation import average_precision, report, results
+from jaxpose.evaluation import report, results
+from jaxpose.evaluation.coco import with_categories
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class Persons:
             xy=predictions["xy"], confidence=predictions["confidence"], image_id=predictions["image_id"],
             box=predictions["box"], box_score=predictions["score"], area=predictions["crop_area"],
             annotation_id=predictions["annotation_id"] if config.detections is None else None,
-            category_id=self.val.category_id, rescore=config.rescore,
+            category_id=self.val.categories_of(predictions["annotation_id"]), rescore=config.rescore,
         )  # fmt: skip
         if config.nms is None:
             return records
@@ -165,13 +166,19 @@ class Persons:
         if self.ground_truth is None:
             log.info("no annotations to score against: the predictions are in %s", folder / f"{name}.json")
             return {}
-        scores = average_precision(self.ground_truth, records, sigmas=skeleton.sigmas, category_id=self.val.category_id)
+        scores, by_category = with_categories(
+            self.ground_truth, records, sigmas=skeleton.sigmas, category_id=kinds.one_category(self.val)
+        )
+        if len(by_category) > 1 and last:
+            log.info("by category: %s", ", ".join(f"{name} {of['AP']:.4f}" for name, of in by_category.items()))
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
             model = task.density(variables) if last else None
             details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
             scores |= details["summary"]
+            if len(by_category) > 1:
+                details["categories"] = by_category
             if model is not None:
                 details["density"] = density_report(predictions, model)
                 scores["calibration_error"] = details["density"]["all"]["calibration_error"]

@@ -261,6 +261,11 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImage
         raise ValueError(f"--scales {config.scales}: {error}") from None
     mesh = kinds.make_mesh(config)
     train, val = kinds.open_splits(config, skeleton=skeleton)
+    if len(val.category_ids) > 1:
+        raise ValueError(
+            f"{val.name} has persons of {len(val.category_ids)} categories, which people found in a whole image do not tell: "
+            "choose one (--category)"
+        )
     ground_truth = val.ground_truth_json if len(val) else None
     train = None if train is None else train.at_level("image")
     return WholeImages(config, train, val.at_level("image"), ground_truth, mesh)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 def with_detections(source: Source, detections: str | Path, *, min_score: float = 0.0, on_bad: str = "error") -> Source:
     """Returns a source over detected boxes: one record per box, with its score and without keypoints.
 
-    Boxes of another category, with a score below `min_score`, and of images that the source does not hold are left out
-    (the last are logged). The annotation_id of a record is the place of the box in the file; its area is
+    Boxes of categories and of images that the source does not hold, and with a score below `min_score`, are left out
+    (those of other images are logged). The annotation_id of a record is the place of the box in the file; its area is
     `jaxpose.metrics.AREA_OF_BOX` times the box.
 
     Args:
@@ -54,9 +55,13 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
     order = np.argsort(source.images["image_id"], kind="stable")
     ids = source.images["image_id"][order]
     rows, unknown = [], 0
+    wanted = source.category_ids or (source.category_id,)
+    category_of_row: dict[int, int] = {}
     for row, entry in enumerate(boxes):
-        if entry.get("category_id", source.category_id) != source.category_id or not entry["score"] >= min_score:
+        category = entry.get("category_id", source.category_id)
+        if category not in wanted or not entry["score"] >= min_score:
             continue
+        category_of_row[row] = category
         at = int(np.searchsorted(ids, entry["image_id"]))
         if at == len(ids) or ids[at] != entry["image_id"]:
             unknown += 1
@@ -77,6 +82,7 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
         )
     other = copy.copy(source)
     other.persons, other.level, other.clip_boxes = _detection_table(rows, source.skeleton.num_joints), "person", False
+    other._category_by_annotation = lambda: category_of_row
     return other
 
 
@@ -160,10 +166,12 @@ class BoxFile:
     Attributes:
         rows: by name or number of a picture and by frame, a list of (x, y, width, height, score).
         ids: by file name, the image id.
+        sizes: by file name, width and height in the data set.
     """
 
     rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
     ids: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
@@ -181,9 +189,9 @@ class BoxFile:
         """
         content = read_json(path, "file of boxes (--boxes)")
         if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            entries, ids = _annotated_boxes(content, path)
+            entries, ids, sizes = _annotated_boxes(content, path)
         elif isinstance(content, list):
-            entries, ids = content, {}
+            entries, ids, sizes = content, {}, {}
         else:
             raise ValueError(
                 f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
@@ -203,7 +211,49 @@ class BoxFile:
                 f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
                 f"others are of the categories {sorted(others)[:10]}, --category is {category}"
             )
-        return cls(rows, ids)
+        return cls(rows, ids, sizes)
+
+    def matched(self, paths: Sequence[Path], path: Path) -> BoxFile:
+        """Returns this file if it has boxes of one of the pictures; otherwise with names without their folders and endings.
+
+        Args:
+            paths: The pictures.
+            path: Of this file, for messages.
+
+        Raises:
+            ValueError: No box belongs to any of the pictures.
+        """
+        names = {name for picture in paths for name in _names_of(picture)}
+        if not self.rows or names & self.rows.keys():
+            return self
+        for rename, how in ((_last_part, "without folders"), (_stem, "without folders and endings")):
+            near = self._renamed(rename)
+            if common := len(names & near.rows.keys()):
+                logger.warning(
+                    "--boxes %s: %d of its pictures are among the inputs by their names %s", path, common, how
+                )
+                return near
+        shown = ", ".join(map(repr, list(self.rows)[:3]))
+        raise ValueError(
+            f"--boxes {path}: no box belongs to any of the {len(paths)} inputs, such as {paths[0]}; the file names pictures such "
+            f'as {shown}: give "file_name" of the inputs, or the COCO data set in which these are the image ids'
+        )
+
+    def _renamed(self, rename: Callable[[str], str]) -> BoxFile:
+        """Returns the file with other names of its pictures; those that would share a name are left out."""
+        new = {name: rename(name) if isinstance(name, str) else name for name in {*self.rows, *self.ids}}
+        count = Counter(new.values())
+        once = {name: to for name, to in new.items() if count[to] == 1}
+        return BoxFile(
+            *(
+                {once[name]: value for name, value in of.items() if name in once}
+                for of in (self.rows, self.ids, self.sizes)
+            )
+        )
+
+    def size_of(self, path: Path) -> tuple[int, int] | None:
+        """Returns the data set's width and height of a picture, or None where the data set does not hold it."""
+        return next((self.sizes[name] for name in _names_of(path) if name in self.sizes), None)
 
     def id_of(self, path: Path) -> int | None:
         """Returns the data set's id of a picture, or None where the data set does not hold it."""
@@ -268,6 +318,15 @@ def check_boxes(entry: Any, image_wh: Sequence[int], *, image: int) -> tuple[np.
     return box, score
 
 
+def _last_part(name: str) -> str:
+    """Returns the name of a file without its folders, which Windows divides by backslashes."""
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return Path(_last_part(name)).stem
+
+
 def _names_of(path: Path) -> list[str | int]:
     """Returns what a detector may call a picture: its path or the end of it, its name without ending, the number that this is."""
     ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
@@ -299,9 +358,11 @@ def _box_of_picture(entry: Any, name: str) -> tuple[str | int, int, tuple[float,
     return key, frame, tuple(float(v) for v in numbers)
 
 
-def _annotated_boxes(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Returns the boxes of a COCO data set, cleaned as its evaluation cleans them, without crowds and empty boxes, and its
-    image ids by file name."""
+def _annotated_boxes(
+    content: dict[str, Any], path: Path
+) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, tuple[int, int]]]:
+    """Returns the boxes of a COCO data set, cleaned as its evaluation cleans them, without crowds and empty boxes; its image
+    ids and the sizes of its images, by file name."""
     try:
         images = {image["id"]: image for image in content["images"]}
         entries = []
@@ -311,6 +372,7 @@ def _annotated_boxes(content: dict[str, Any], path: Path) -> tuple[list[dict[str
             if min(box[2:]) > 0 and not person.get("iscrowd", 0):
                 entry = {"file_name": image["file_name"], "bbox": box}
                 entries.append(entry | {k: person[k] for k in ("category_id",) if k in person})
-        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}
+        sizes = {image["file_name"]: (int(image["width"]), int(image["height"])) for image in content["images"]}
+        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}, sizes
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None

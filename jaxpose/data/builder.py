@@ -30,6 +30,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -53,13 +54,15 @@ from tqdm import tqdm
 from jaxpose import files
 from jaxpose.data.checks import Problems
 from jaxpose.data.formats import Reader, coco
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.data.source import DamagedData, Source, person_dtype
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
 
 LAYOUT = "1.1"  # of the prepared files
 VERSION = f"{LAYOUT}.0"  # of the first preparation; the last number counts the preparations
+READING = 2  # the rules by which label files were read; those before had other pairs of left and right, and no sigmas
 KEY_SPACE = 2**128  # of TFDS's shuffler
 FILES = ("persons.npy", "images.npy", "ground_truth.json", "source.json", "dataset_info.json", "features.json")
 
@@ -83,6 +86,7 @@ def prepare(
     force: bool = False,
     num_shards: int | None = None,
     reader: Reader = coco,
+    reading: Reading = AS_IT_FITS,
 ) -> PreparedSource:
     """Prepares a split of a folder, unless that was done before, and opens it.
 
@@ -109,11 +113,12 @@ def prepare(
         force: prepare again in any case.
         num_shards: the number of files; None chooses it by size.
         reader: the module that reads the format (`jaxpose.data.formats.reader`).
+        reading: choices in reading the files, such as the pairs of left and right.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
-        ValueError: as the reader's `read` and `jaxpose.data.pixels.load_jpeg`, naming the file and what to do; a path is a
-            URL. `jaxpose.data.source.DamagedData`: the prepared data are damaged.
+        ValueError: as the reader's `read` and `jaxpose.data.pixels.load_jpeg`, naming the file and what to do; every person
+            was left out, or is of another category; a path is a URL. `jaxpose.data.source.DamagedData`: the prepared data are damaged.
         OSError: the data have to be prepared, and `data_dir` cannot be written to.
     """
     data_dir = files.local(data_dir)
@@ -123,6 +128,8 @@ def prepare(
         skeleton = None
     options = {"category": category, "on_bad": on_bad, "only_annotated": only_annotated, "verify": verify}
     options |= {"split": split, "skeleton": skeleton and skeleton.to_dict()}
+    if reading != AS_IT_FITS:
+        options["reading"] = reading.to_dict()
     if (reader_name := _lasting_name(reader)) != _lasting_name(coco):
         options["reader"] = reader_name
     name = f"{_clean(name or Path(folder or images).resolve().name)}-{_clean(split)}"
@@ -133,7 +140,17 @@ def prepare(
         changes = [] if force else _changes(home, current, images)
         if not force and not changes:  # another process has done it meanwhile
             return _opened(_newest(home))
-        source = reader.read(annotations, images, split=split, skeleton=skeleton, category=category, on_bad=on_bad)
+        source = reader.read(
+            annotations,
+            images,
+            split=split,
+            skeleton=skeleton,
+            category=category,
+            on_bad=on_bad,
+            **_choices(reader, reading),
+        )
+        if source.nobody:
+            raise ValueError(f"{annotations}: {source.nobody}. Nothing was prepared")
         if _newest(home) is not None:
             logger.warning("%s is prepared again: %s", name, " and ".join(changes) or "as asked for")
         config = CocoKeypointsConfig(name=home.name, version=_make_room(home), split=split, source=source)
@@ -143,6 +160,16 @@ def prepare(
         config.progress = progress
         _write(config, data_dir, num_shards)
     return PreparedSource(_newest(home))
+
+
+def _choices(reader: Reader, reading: Reading) -> dict[str, Reading]:
+    """Returns the argument `reading` of a reader; the defaults are left to it, so that a reader need not know them."""
+    if reading == AS_IT_FITS:
+        return {}
+    if "reading" not in inspect.signature(reader.read).parameters:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in reading.to_dict())
+        raise ValueError(f"the format {reader.__name__.rpartition('.')[2]} has no such choices: leave out {flags}")
+    return {"reading": reading}
 
 
 def _located(
@@ -215,6 +242,7 @@ class PreparedSource(Source):
             self.skipped = Counter(facts["skipped"])
             self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
             self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
+            self.category_ids = tuple(facts.get("category_ids", (self.category_id,)))
             checksums = dict(facts.get("checksums", {}))  # those prepared before there were checksums have none
         except Exception as error:  # damage raises many types
             raise _damaged(self.directory / "source.json", str(error)) from None
@@ -408,7 +436,9 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
         "image_files": config.image_files,
         "annotations": str(config.annotations),
         "split": config.split,
+        "reading": READING,
         "category_id": source.category_id,
+        "category_ids": list(source.category_ids or (source.category_id,)),
         "skeleton": source.skeleton.to_dict(),
         "skipped": dict(skipped),
         "clip_boxes": source.clip_boxes,
@@ -548,10 +578,17 @@ def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
         return ["it is not prepared"]
     facts = _facts(place)
     changed = [f"{what} changed" for what, value in current.items() if facts["fingerprint"].get(what) != value]
+    if facts.get("reading", 1) < READING and not _is_public(facts["skeleton"]):
+        changed.append("its left and right joints and its sigmas were read by older rules")
     # The files are looked at only where it may help: there are 118,000 of them in COCO.
     if not changed and facts["skipped"] and facts["image_files"] != _image_files(images):
         changed.append("something was left out and the image files changed")
     return changed
+
+
+def _is_public(skeleton: dict[str, Any]) -> bool:
+    """Whether a skeleton is one that `jaxpose.skeleton` knows: it is taken from there, whatever the category says."""
+    return Skeleton.from_dict(skeleton) in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)
 
 
 def _opened(place: Path) -> PreparedSource:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 
 from jaxpose.geometry import clip_box
 
-__all__ = ["Problems", "bad_box", "bad_file_name", "is_id", "is_number", "is_size", "no_extent"]
+__all__ = ["Problems", "bad_box", "check_whole", "is_id", "is_number", "is_size", "no_extent"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,35 +95,6 @@ def is_size(value: Any) -> bool:
     return is_id(value) and 0 < value <= MAX_SIZE
 
 
-def bad_file_name(root: Path, name: Any) -> tuple[str, str] | None:
-    """Checks the file name of an image. It must lead to a file in the image folder, through symbolic links too.
-
-    Args:
-        root: the image folder, resolved.
-        name: the file name.
-
-    Returns:
-        The kind of the problem and the end of a message, or None.
-    """
-    if not isinstance(name, str) or not name or "\0" in name:
-        return "file name unusable", f"which is no name of a file: expected a path within {root}"
-    if "\\" in name:
-        return "file name unusable", "which has a backslash: write / between folders"
-    parts = name.split("/")
-    if not os.path.isabs(name) and ".." not in parts:
-        parent = _real(os.path.join(root, *parts[:-1]))
-        path = os.path.join(parent, parts[-1])
-        real = os.path.realpath(path) if os.path.islink(path) else path
-        if os.path.commonpath([str(root), real]) == str(root):
-            return None
-    return "file name outside the folder", f"which leads out of the image folder {root}"
-
-
-@lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
 def bad_box(box: Any, size_wh: tuple[int, int], *, strict: bool) -> tuple[str, str] | None:
     """Checks a box.
 
@@ -151,4 +120,91 @@ def bad_box(box: Any, size_wh: tuple[int, int], *, strict: bool) -> tuple[str, s
 def no_extent(box: Sequence[float], size_wh: Sequence[int]) -> tuple[str, str]:
     """Returns the kind of problem and the message for a box outside its image, or without width or height."""
     size = f"{size_wh[0]}x{size_wh[1]}"
-    return "box outside the image or empty", f"'bbox' {box} has no extent inside the image of {size} pixels"
+    fractions = max(map(abs, box)) <= 1
+    return "box outside the image or empty", (
+        f"'bbox' {box} has no extent inside the image of {size} pixels"
+        + (": are these fractions of the image? It is x, y, width, height in pixels" if fractions else "")
+    )
+
+
+# ------------------------------------------------------------------------------------------------ a file as a whole
+
+MANY = 20
+"""Persons from which on a fault that nearly all of them have is certain."""
+
+
+def check_whole(persons: np.ndarray, sizes: np.ndarray) -> list[str]:
+    """What no single person shows: boxes that are corners, joints that are fractions, labels of another size of the images.
+
+    Args:
+        persons: Table of `jaxpose.data.source.person_dtype`: the labelled persons of a file.
+        sizes: ``(num_images, 2)``: width and height.
+
+    Returns:
+        Lines to warn with, with the numbers.
+
+    Raises:
+        ValueError: What is wrong for certain, and what to do.
+    """
+    if not len(persons):
+        return []
+    size = sizes[persons["image"]].astype(np.float64)
+    joints, labelled = persons["keypoints"][..., :2].astype(np.float64), persons["keypoints"][..., 2] > 0
+    box = persons["box"].astype(np.float64)
+    return [line for line in (_scale(joints, labelled, size), _corners(box, size)) if line] or [
+        line for line in (_places(joints, labelled, box, size),) if line
+    ]
+
+
+def _scale(joints: np.ndarray, labelled: np.ndarray, size: np.ndarray) -> str:
+    """Coordinates that are fractions or percentages of the image."""
+    count, most = int(labelled.sum()), float(np.abs(joints[labelled]).max(initial=0))
+    smallest = float(size.min())
+    if count >= 10 and most <= 1 and smallest > 8:
+        raise ValueError(
+            f"all {count} labelled joints lie between -1 and 1: they are fractions of the image, or none; 'keypoints' are "
+            "pixels: multiply x by the image's width and y by its height"
+        )
+    if count >= 50 and 50 < most <= 100 and smallest >= 300:
+        return (
+            f"no coordinate of {count} labelled joints is above 100, in images of {smallest:.0f} pixels and more: are they per "
+            "cent of the image? 'keypoints' are pixels"
+        )
+    return ""
+
+
+def _corners(box: np.ndarray, size: np.ndarray) -> str:
+    """Boxes that are x1, y1, x2, y2."""
+    tolerance = 0.02 * size
+    outside = (box[:, :2] + box[:, 2:] > size + tolerance).any(1)
+    as_corners = ((box[:, 2:] > box[:, :2]) & (box[:, 2:] <= size + tolerance)).all(1)
+    n, fits = int(outside.sum()), int(as_corners.sum())
+    if n < 0.5 * len(box) or fits < 0.95 * len(box):
+        return ""
+    line = (
+        f"{n} of {len(box)} boxes end outside their image, and {fits} lie inside it as x1, y1, x2, y2: are they that? "
+        "COCO's 'bbox' is x, y, width, height"
+    )
+    if len(box) >= MANY and n >= 0.8 * len(box) and fits == len(box):
+        raise ValueError(line.replace("are they that?", "they are that.") + ": subtract x1 and y1 from x2 and y2")
+    return line
+
+
+def _places(joints: np.ndarray, labelled: np.ndarray, box: np.ndarray, size: np.ndarray) -> str:
+    """Joints that do not lie where their boxes or images are."""
+    margin = 0.2 * box[:, None, 2:]
+    inside = ((joints >= box[:, None, :2] - margin) & (joints <= box[:, None, :2] + box[:, None, 2:] + margin)).all(-1)
+    in_image = ((joints >= -1) & (joints <= size[:, None] + 1)).all(-1)
+    count = int(labelled.sum())
+    in_box, visible = int((inside & labelled).sum()), int((in_image & labelled).sum())
+    if visible < 0.5 * count:
+        line = f"{count - visible} of {count} labelled joints lie outside their image: are they of another size of the images?"
+        if len(box) >= MANY and visible < 0.02 * count:
+            raise ValueError(f"{line} Scale the labels, or give the images that were labelled")
+        return line
+    if in_box < 0.5 * count:
+        line = f"{count - in_box} of {count} labelled joints lie outside their person's box"
+        if len(box) >= MANY and in_box < 0.02 * count:
+            raise ValueError(f"{line}: boxes and joints belong to other persons, or count otherwise; mend the file")
+        return f"{line}: do both count in pixels of the image?"
+    return ""

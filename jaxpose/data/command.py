@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxpose.data.formats import Choice
+from jaxpose.data.reading import Exif, Links
 
 __all__ = ["prepare", "synthetic"]
 
@@ -21,6 +22,12 @@ def prepare(
     annotations: Path | None = None,
     images: Path | None = None,
     category: int | str | None = None,
+    flip_pairs: tuple[str, ...] | None = None,
+    sigmas: tuple[float, ...] | None = None,
+    visible_above: float | None = None,
+    exif: Exif = "auto",
+    follow_links: Links = "files",
+    val_fraction: float = 0.0,
     name: str | None = None,
     on_bad: Literal["error", "skip"] = "error",
     verify: bool = False,
@@ -32,19 +39,34 @@ def prepare(
         folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
             HigherHRNet and mmpose are found by themselves.
         split: name of the split: train, val, ...
-        format: format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as
-            coco, with 14 joints and a crowdIndex); auto: the one that its content shows.
+        format: format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), crowdpose (as
+            coco, with 14 joints and a crowdIndex), or coco_wholebody (as coco, with feet, face and hands in fields of their own);
+            auto: the one that its content shows.
         data_dir: where prepared data sets are kept.
         annotations: the annotation JSON, where it is not to be looked for.
         images: the image folder, where it is not to be looked for.
-        category: name or id, where several categories of the file have keypoints.
+        category: name or id, where several categories of the file have keypoints, or all, which is the default where they have
+            the same joints.
+        flip_pairs: pairs of left and right joints, such as left_ear:right_ear, or none; by default those that the category gives
+            (flip_pairs, swap or flip_idx), or that the names show.
+        sigmas: OKS sigmas, one for each joint, or one for all; by default the category's, or those that belong to the names.
+        visible_above: a joint is labelled where its third number is above this; by default above 0.
+        exif: apply turns pictures as their EXIF orientation says, ignore takes the stored pixels; auto: whichever the annotated
+            sizes and poses show.
+        follow_links: symbolic links out of the image folder that are followed: those of image files, all (of folders too), or none.
+        val_fraction: with --split val, only this part of the images; with another split, only the others. Which ones follows from
+            their file names.
         name: of the data set within data_dir; by default the folder's.
-        on_bad: stop at a bad sample, or skip it, counted and logged.
+        on_bad: stop at a bad sample, or skip it, counted and logged (persons without a box too, whose boxes are otherwise made
+            from their joints).
         verify: decode every image completely, which finds damaged ones.
         force: prepare again, though nothing seems to have changed.
     """
     from jaxpose.data import builder, formats
+    from jaxpose.data.reading import Reading
 
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"--val-fraction {val_fraction}: expected a part of the images, from 0 to below 1")
     source = builder.prepare(
         folder,
         data_dir=data_dir,
@@ -57,6 +79,15 @@ def prepare(
         verify=verify,
         force=force,
         reader=formats.choose(format, folder, split, annotations=annotations),
+        reading=Reading(
+            flip_pairs=flip_pairs,
+            sigmas=sigmas,
+            visible_above=visible_above,
+            exif=exif,
+            follow_links=follow_links,
+            part=("val" if split in ("val", "valid") else "train") if val_fraction else None,
+            val_fraction=val_fraction,
+        ),
     )
     facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))

@@ -15,16 +15,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["decode_picture", "decoded", "load_jpeg", "opencv", "warped"]
+from jaxpose.data.orientation import SIGNS, TURNS, orientation
 
-PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits: others would lose their range
+__all__ = ["decode_picture", "decoded", "load_jpeg", "opencv", "over_white", "rgb", "warped"]
+
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits
+DEEP_MODES = ("I", "F")  # of 32 bits a pixel: their range says nothing
 
 
-def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verify: bool = False) -> bytes:
+def load_jpeg(
+    path: str | Path, *, size_wh: tuple[int, int] | None = None, verify: bool = False, upright: bool = False
+) -> bytes:
     """Reads an image file as the bytes of a JPEG file that a decoder accepts.
 
-    Other formats (PNG, ...) of 8 bits, and JPEG files in CMYK, are converted to RGB JPEG of quality 95 without chroma
-    subsampling. An orientation in the EXIF data is ignored, as COCO's annotations do.
+    Other formats (PNG, ...), JPEG files in CMYK, and pictures that have to be turned are converted to RGB JPEG of quality
+    95 without chroma subsampling, their pixels as `rgb` reads them.
 
     Args:
         path: the path of the image.
@@ -33,10 +38,11 @@ def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verif
             With OpenCV (the extra `data`) this also finds data that is missing or overwritten inside a complete file, which
             decoders fill up with grey; without OpenCV, only what Pillow cannot decode. Nothing finds damage that happens to
             decode.
+        upright: turn the picture as its EXIF orientation says; otherwise its pixels are taken as they are stored.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the path is a folder; the file is no image, truncated, damaged or of more than 8 bits; its size is not
+        ValueError: the path is a folder; the file is no image, truncated, damaged or of 32 bits per pixel; its size is not
             that of the annotations.
     """
     path = Path(path)
@@ -47,19 +53,26 @@ def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verif
     except IsADirectoryError:
         raise ValueError(f"image {path} is a folder: name an image file") from None
     if not data.startswith(b"\xff\xd8\xff"):
-        data, verify = _convert(data, path), False
+        data, verify = _convert(data, path, upright), False
     size, components = _jpeg_header(data, path)
     if verify or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
         decode_picture(data, path)
     if verify and (warning := _libjpeg_warning(data)):
         raise ValueError(f"image {path} is damaged inside ({warning}): replace it")
-    if components == 4:
-        data = _convert(data, path)
+    if components == 4 or (upright and any(sign in data for sign in SIGNS)):
+        picture = decode_picture(data, path)
+        if components == 4 or orientation(picture) != 1:
+            data = _as_jpeg(rgb(picture, f"image {path}", upright=upright))
+            size, _ = _jpeg_header(data, path)
     if size_wh is not None and size != tuple(size_wh):
         turned = size == tuple(size_wh[::-1])  # what a viewer does with an orientation in the EXIF data
         raise ValueError(
             f"image {path} is {size[0]}x{size[1]} pixels, its annotations say {size_wh[0]}x{size_wh[1]}: "
-            + ("save the image turned, as it was annotated" if turned else "resize the image or the annotations")
+            + (
+                "save the image turned, as it was annotated, or read it turned (--exif apply)"
+                if turned
+                else "resize the image or the annotations"
+            )
         )
     return data
 
@@ -80,6 +93,22 @@ def _jpeg_header(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
+_HEIC: dict[str, bool] = {}
+
+
+def know_heic() -> bool:
+    """Teaches Pillow to read HEIC, if pillow-heif is installed; returns whether this call was the first that did."""
+    if "known" in _HEIC:
+        return False
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    _HEIC["known"] = True
+    return True
+
+
 def decode_picture(data: bytes, path: str | Path) -> Image.Image:
     """Decodes the bytes of an image file completely.
 
@@ -95,6 +124,13 @@ def decode_picture(data: bytes, path: str | Path) -> Image.Image:
             picture.load()
             return picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if data[4:8] == b"ftyp" and isinstance(error, UnidentifiedImageError):
+            if know_heic():
+                return decode_picture(data, path)
+            raise ValueError(
+                f"image {path} cannot be read: it looks like HEIC, for which pillow-heif is needed: pip install pillow-heif, or "
+                "save it as JPEG"
+            ) from None
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
             f"image {path} cannot be read ({reason}): it is truncated, damaged or no image; replace it"
@@ -126,15 +162,54 @@ def _libjpeg_warning(data: bytes) -> str:
     return next((line for line in damage if not line.endswith("before marker 0xd9")), "")
 
 
-def _convert(data: bytes, path: Path) -> bytes:
+def _convert(data: bytes, path: Path, upright: bool) -> bytes:
     """Returns an image of another format as an RGB JPEG file."""
-    out, picture = io.BytesIO(), decode_picture(data, path)
-    if picture.mode not in PICTURE_MODES:
-        raise ValueError(
-            f"image {path} has the mode {picture.mode!r}, expected 8 bits a channel ({', '.join(PICTURE_MODES)}): convert it"
-        )
-    picture.convert("RGB").save(out, "JPEG", quality=95, subsampling=0)
+    return _as_jpeg(rgb(decode_picture(data, path), f"image {path}", upright=upright))
+
+
+def _as_jpeg(pixels: np.ndarray) -> bytes:
+    """Returns pixels as a JPEG file of quality 95, without chroma subsampling."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=95, subsampling=0)
     return out.getvalue()
+
+
+def rgb(picture: Image.Image, name: str, *, upright: bool) -> np.ndarray:
+    """The pixels of a picture, as training, evaluation and `jaxpose predict` see them.
+
+    Args:
+        picture: Decoded.
+        name: For the message.
+        upright: Turn it as its EXIF orientation says.
+
+    Returns:
+        ``(h, w, 3)`` uint8 RGB: grey becomes RGB, 16 bits keep their upper 8, what is transparent becomes white.
+
+    Raises:
+        ValueError: 32 bits a pixel, whose range says nothing.
+
+    >>> rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "it", upright=True).tolist()
+    [[[255, 255, 255]]]
+    """
+    if upright and (tag := orientation(picture)) != 1:
+        picture = picture.transpose(TURNS[tag])
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, -1)
+    if picture.mode in DEEP_MODES:
+        raise ValueError(
+            f"{name} has the mode {picture.mode!r}, 32 bits a pixel, whose range says nothing; expected 8 bits a channel "
+            f"({', '.join(PICTURE_MODES)}) or 16 of grey: convert it"
+        )
+    if picture.has_transparency_data:
+        return over_white(np.asarray(picture.convert("RGBA")))
+    return np.asarray(picture.convert("RGB"))
+
+
+def over_white(rgba: np.ndarray) -> np.ndarray:
+    """``(h, w, 4)`` uint8 -> ``(h, w, 3)``: what is transparent becomes white."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def decoded(jpeg: bytes, ratio: int = 1) -> np.ndarray:

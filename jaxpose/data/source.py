@@ -70,7 +70,8 @@ class Source:
     Attributes:
         name: the name of the data set in messages.
         skeleton: the skeleton of the keypoints.
-        category_id: the category of the persons in result files.
+        category_id: the category of the persons in result files; where they are of several, the first.
+        category_ids: all of them.
         images: ``(num_images,)`` table with at least the columns image_id and size_wh.
         persons: ``(num_persons,)`` table with at least the columns of `person_dtype` (a format may add others, such as
             joints in space): the persons that can be trained on and evaluated, which are neither crowds nor without any
@@ -81,16 +82,19 @@ class Source:
             those of COCO's ground truth are; those of MPII and of a detector are not.
         ground_truth_json: the file for the evaluation, or None.
         skipped: the number of images or persons that were left out, by reason.
+        nobody: why there is nobody, where every person was left out or is of another category; otherwise "".
     """
 
     name: str
     skeleton: Skeleton
     category_id: int
+    category_ids: tuple[int, ...] = ()
     images: np.ndarray
     persons: np.ndarray
     level: Literal["person", "image"] = "person"
     clip_boxes: bool = True
     ground_truth_json: Path | None = None
+    nobody: str = ""
     skipped: Counter
 
     def __len__(self) -> int:
@@ -165,6 +169,16 @@ class Source:
         of_image = ("jpeg", "file_name", "image_id", "size_wh")
         of_person = ("annotation_id", "box", "keypoints", "area", "score")
         return {k: record[k] for k in of_image} | {k: person[k].copy() for k in of_person}
+
+    def categories_of(self, annotation_ids: Sequence[int]) -> np.ndarray:
+        """The category id of each person that is named by its annotation_id."""
+        if len(self.category_ids) < 2:
+            return np.full(len(annotation_ids), self.category_id, np.int64)
+        category = self._category_by_annotation()
+        return np.array([category.get(int(i), self.category_id) for i in annotation_ids], np.int64)
+
+    def _category_by_annotation(self) -> Mapping[int, int]:
+        return {person["id"]: person["category_id"] for person in self.ground_truth()["annotations"]}
 
     def at_level(self, level: Literal["person", "image"]) -> Source:
         """Returns this source, counting persons or images.

@@ -48,7 +48,7 @@ def from_predictions(
     box: ArrayLike | None = None,
     area: ArrayLike | None = None,
     annotation_id: ArrayLike | None = None,
-    category_id: int = 1,
+    category_id: ArrayLike = 1,
     rescore: Rule = "box+mean+max",
 ) -> list[Record]:
     """Records of N persons.
@@ -61,7 +61,7 @@ def from_predictions(
         box: ``(N, 4)`` x, y, w, h, or None.
         area: ``(N,)`` area of the crop, needed by `suppress`, or None.
         annotation_id: ``(N,)`` integers, or None; only where the boxes are those of annotations.
-        category_id: of the persons in the ground truth (1 in COCO).
+        category_id: of the persons in the ground truth (1 in COCO): one, or ``(N,)``.
         rescore: how the person's score is made, see `person_score`.
 
     Raises:
@@ -94,7 +94,7 @@ def from_predictions(
     ).reshape(people, 3 * xy.shape[1])
     columns = {
         "image_id": image_id.astype(np.int64),
-        "category_id": np.full(people, int(category_id)),
+        "category_id": np.broadcast_to(np.asarray(category_id, np.int64), (people,)),
         "keypoints": keypoints,
         "score": score,
         "bbox_score": np.round(box_score, SCORE_DIGITS),

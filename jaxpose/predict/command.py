@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import itertools
 import json
 import logging
@@ -15,10 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
+from jaxpose.data.reading import Exif
+from jaxpose.data.source import person_dtype
 from jaxpose.evaluation import results
 from jaxpose.files import write_json
 from jaxpose.predict import media
+from jaxpose.predict.inputs import Live, found, is_video, limited
 from jaxpose.view.overlay import draw
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,9 @@ def main(
     fit: Literal["short", "long"] | None = None,
     scales: tuple[float, ...] | None = None,
     max_pixels: int = media.MAX_PIXELS,
+    recursive: bool = False,
+    max_frames: int | None = None,
+    exif: Exif = "auto",
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
     """Poses of pictures and videos.
@@ -65,7 +71,8 @@ def main(
 
     Args:
       checkpoint: a run's folder, or an imported checkpoint.
-      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg".
+      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as 0; the
+        address of a stream, such as rtsp://camera/1.
       out: folder for what is written.
       boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
         "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
@@ -81,11 +88,17 @@ def main(
       fit: of whole images: which side that is; None: as the run was evaluated.
       scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
       max_pixels: larger pictures are refused.
+      recursive: look into the folders within folders too.
+      max_frames: of each camera and stream, stop after so many frames; None: when it ends, or with Ctrl-C.
+      exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
+        COCO data set (--boxes) as its sizes of the images show.
       step: which checkpoint of the run.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    files = found(inputs)
-    known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
+    files = found(inputs, recursive=recursive)
+    known = (
+        None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
+    )
     from jaxpose import predict
 
     predictor = predict.load(
@@ -105,7 +118,8 @@ def main(
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
     work = _Work(
-        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels
+        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
+        max_frames=max_frames, exif=exif,
     )  # fmt: skip
     with work:
         work.run(files)
@@ -118,48 +132,26 @@ def main(
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
 
 
-def found(inputs: Iterable[str]) -> list[Path]:
-    """The picture and video files that names, folders (without their subfolders) and patterns stand for, each once.
-
-    Raises:
-      FileNotFoundError: one that stands for nothing.
-      ValueError: none given; a file of another kind.
-    """
-    files: dict[Path, None] = {}
-    kinds = media.PICTURES | media.VIDEOS
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            some = sorted(p for p in path.iterdir() if p.suffix.lower() in kinds and p.is_file())
-        elif path.exists():
-            some = [path]
-        else:
-            some = sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).suffix.lower() in kinds)
-        if not some:
-            raise FileNotFoundError(f"{name}: no such file, and no folder or pattern with pictures or videos in it")
-        files |= dict.fromkeys(some)
-    if not files:
-        raise ValueError("no inputs: name pictures, videos or folders after the checkpoint")
-    return list(files)
-
-
 class _Work:
     """Inputs one after the other, and what becomes of them."""
 
     def __init__(
-        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels
-    ):
+        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels,
+        max_frames, exif
+    ):  # fmt: skip
         self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
         self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
+        self.max_frames, self.exif = max_frames, exif
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
 
-    def run(self, files: list[Path]) -> None:
+    def run(self, files: list[Path | Live]) -> None:
         import tqdm
 
         self.ids, self.targets = self._ids(files), _targets(files, self.out)
-        pictures = [f for f in files if f.suffix.lower() not in media.VIDEOS]
+        pictures = [f for f in files if not is_video(f)]
+        self.stored = self._stored(pictures)
         with tqdm.tqdm(total=len(files), unit="file") as bar:
             for group in self._groups(pictures, bar):
                 everyone = self._poses([(file, image, 0) for file, image in group])
@@ -167,9 +159,9 @@ class _Work:
                     if self.overlay:
                         media.save_picture(self._drawn(image, poses), self.targets[file])
                     self._keep(file, image, poses)
-            for file in (f for f in files if f.suffix.lower() in media.VIDEOS):
+            for file in (f for f in files if is_video(f)):
                 try:
-                    self._video(media.video(file))
+                    self._video(media.stream(file.source, file) if isinstance(file, Live) else media.video(file))
                 except (ValueError, OSError) as error:
                     self.failed.append(str(error))
                 bar.update()
@@ -179,10 +171,8 @@ class _Work:
         group, pixels = [], 0
         for file in files:
             bar.update()
-            # The boxes of a data set are those of the pixels as they are stored.
-            upright = self.boxes is None or self.boxes.id_of(file) is None
             try:
-                image = media.picture(file, max_pixels=self.max_pixels, upright=upright)
+                image = media.picture(file, max_pixels=self.max_pixels, upright=file not in self.stored)
             except Exception as error:  # decoders raise anything, and the other pictures are to be done
                 named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
                 self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
@@ -194,6 +184,21 @@ class _Work:
                 group, pixels = [], 0
         if group:
             yield group
+
+    def _stored(self, files: list[Path]) -> set[Path]:
+        """The pictures that are not turned as their EXIF data say: those of a data set whose boxes are of the stored pixels."""
+        if self.exif != "auto":
+            return set(files) if self.exif == "ignore" else set()
+        sizes = {file: size for file in files if self.boxes and (size := self.boxes.size_of(file)) is not None}
+        mine = list(sizes)
+        tagged = orientation.scan(mine)
+        nobody = np.zeros(0, person_dtype(self.predictor.skeleton.num_joints))
+        turned, line = orientation.decide(
+            tagged, sizes=np.array(list(sizes.values())), persons=nobody, skeleton=self.predictor.skeleton
+        )
+        if line:
+            logger.warning("--boxes: %s", line)
+        return {mine[i] for i in tagged if i not in turned}
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]
@@ -215,7 +220,15 @@ class _Work:
     def _video(self, video: media.Video) -> None:
         import tqdm
 
-        frames = tqdm.tqdm(video, total=video.frames or None, unit="frame", desc=video.path.name, leave=False)
+        live = video.opened is not None
+        frames = limited(video, self.max_frames) if live else video
+        frames = tqdm.tqdm(
+            frames,
+            total=video.frames or (self.max_frames if live else None) or None,
+            unit="frame",
+            desc=video.path.name,
+            leave=False,
+        )
         at_once = max(1, min(self.predictor.batch_size, AT_ONCE // (video.size_wh[0] * video.size_wh[1])))
         done = 0
         with ExitStack() as stack:
@@ -263,7 +276,7 @@ class _Work:
         first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
         ids = {file: number for number, file in first.items() if number is not None}
         for file in files:
-            number = number_of(file.stem)
+            number = None if isinstance(file, Live) else number_of(file.stem)
             if file not in ids and number is not None and number not in taken:
                 ids[file] = number
                 taken.add(number)
@@ -298,7 +311,7 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
     targets: dict[Path, Path] = {}
     taken = {file.resolve() for file in files}
     for file in files:
-        suffix = ".mp4" if file.suffix.lower() in media.VIDEOS else ".jpg"
+        suffix = ".mp4" if is_video(file) else ".jpg"
         extras = itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
         places = ((out / f"{file.stem}{extra}_poses{suffix}").resolve() for extra in extras)
         targets[file] = next(place for place in places if place not in taken)

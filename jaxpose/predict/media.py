@@ -1,33 +1,35 @@
 """Pictures and videos in and out. Needs OpenCV (the extra `data`). Poses are drawn on them by `jaxpose.view.overlay`.
 
 A picture is (h, w, 3) uint8 RGB, the way that a person sees it: turned as its EXIF data say, transparent parts white.
-(Data sets are read otherwise, `jaxpose.data`: COCO's annotations are those of the pixels as they are stored.)
+Data sets are decoded by the same function, `jaxpose.data.pixels.rgb`; whether their pictures are turned depends on which
+picture was labelled (`jaxpose.data.orientation`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jaxpose.data.pixels import decode_picture, opencv
+from jaxpose.data.pixels import decode_picture, opencv, over_white, rgb
+
+log = logging.getLogger("jaxpose")
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_766  # OpenCV's warp
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
-ORIENTATION = 0x0112  # the tag, whose values are those below
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
 
 
 def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
@@ -66,8 +68,7 @@ def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) 
     _check_pixels(array.shape[1], array.shape[0], "an image", max_pixels)
     array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     if array.shape[-1] == 4:
-        alpha = array[..., 3:].astype(np.uint16)
-        array = ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        array = over_white(array)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
@@ -89,25 +90,7 @@ def _from_file(path: Path, max_pixels: int, upright: bool) -> np.ndarray:
 def _from_pillow(image: Image.Image, name: str, max_pixels: int, upright: bool) -> np.ndarray:
     _check_pixels(*image.size, name, max_pixels)
     with _our_limit():
-        if upright and (turn := _turn(image)) is not None:
-            image = image.transpose(turn)
-        if image.mode.startswith("I;16"):
-            return picture(np.asarray(image).astype(np.uint16), max_pixels=max_pixels)
-        if image.mode in ("I", "F"):
-            raise ValueError(
-                f"{name} has 32 bits a pixel ({image.mode}), whose range says nothing: convert it to 8 or 16 bits"
-            )
-        if image.has_transparency_data:
-            return picture(np.asarray(image.convert("RGBA")), max_pixels=max_pixels)
-        return np.asarray(image.convert("RGB"))
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What brings a picture upright. EXIF data that cannot be read turn nothing."""
-    try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # of many types: the data are anything
-        return None
+        return rgb(image, name, upright=upright)
 
 
 def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
@@ -135,19 +118,23 @@ def _our_limit() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Video:
-    """What the header of a video says. frames: 0 where it does not say how many."""
+    """What the header of a video says, or a camera or a stream that is open. frames: 0 where it is not known how many."""
 
-    path: Path
+    path: Any
     size_wh: tuple[int, int]
     rate: float
     frames: int
+    opened: Any = None
+    """Of a camera or a stream, which cannot be opened twice: its reader, and the first frame."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Its frames (h, w, 3) uint8 RGB, turned as a player would."""
-        cv2, reader = opencv(), _reader(self.path)
+        cv2 = opencv()
+        reader, first = self.opened or (_reader(str(self.path)), None)
         try:
             while True:
-                there, frame = reader.read()
+                there, frame = (True, first) if first is not None else reader.read()
+                first = None
                 if not there:
                     return
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -165,25 +152,53 @@ def video(path: str | Path) -> Video:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"video {path} does not exist")
-    cv2, reader = opencv(), _reader(path)
+    cv2, reader = opencv(), _reader(str(path))
     there, first = reader.read()
     rate, count = reader.get(cv2.CAP_PROP_FPS), reader.get(cv2.CAP_PROP_FRAME_COUNT)
     reader.release()
     if not there:
         raise ValueError(f"video {path} cannot be read: it is truncated, damaged or no video that OpenCV knows")
-    known = np.isfinite(rate) and 0 < rate <= 1000
-    return Video(path, (first.shape[1], first.shape[0]), float(rate) if known else 25.0, max(int(count), 0))
+    return Video(path, (first.shape[1], first.shape[0]), _known_rate(rate), max(int(count), 0))
 
 
-def _reader(path: Path):
+def stream(source: int | str, name: Any) -> Video:
+    """Open a camera, by its number, or the address of a stream (rtsp://, http://, ...); iterate it once for its frames.
+
+    Args:
+      source: what to open.
+      name: what stands for it in messages and results.
+
+    Raises:
+      ValueError: it does not open, or sends no picture.
+    """
+    cv2, reader = opencv(), _reader(source)
+    there, first = reader.read() if reader.isOpened() else (False, None)
+    if not there:
+        reader.release()
+        kind = f"camera {source}" if isinstance(source, int) else f"stream {name}"
+        raise ValueError(f"{kind} sends no picture: is it there, is the address right, and may this machine reach it?")
+    size = (first.shape[1], first.shape[0])
+    return Video(name, size, _known_rate(reader.get(cv2.CAP_PROP_FPS)), 0, (reader, first))
+
+
+def _known_rate(rate: float) -> float:
+    """Frames in a second; 25 where a header says nonsense."""
+    return float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else 25.0
+
+
+def _reader(source: int | str) -> Any:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what it would print is said in the error
-    return opencv().VideoCapture(str(path), opencv().CAP_FFMPEG)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    cv2 = opencv()
+    return cv2.VideoCapture(source) if isinstance(source, int) else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
 
 
 class VideoWriter:
-    """Frames -> an MP4 file (MPEG-4 part 2, which OpenCV's wheels can write). A context manager.
+    """Frames -> an MP4 file. A context manager.
 
-    The file has its name when it is whole: until then it ends in .partial.mp4.
+    H.264, which browsers play, where the program ffmpeg is installed and can encode it; otherwise MPEG-4 part 2, which
+    OpenCV's wheels can write and browsers do not play. The file has its name when it is complete: until then it ends in
+    .partial.mp4.
     """
 
     def __init__(self, path: str | Path, *, size_wh: Sequence[int], rate: float):
@@ -211,9 +226,44 @@ class VideoWriter:
     def __exit__(self, kind, value, traceback) -> None:
         self.writer.release()
         if kind is None:
+            as_h264(self.partial)
             self.partial.replace(self.path)
         else:
             self.partial.unlink(missing_ok=True)
+
+
+def as_h264(path: Path) -> bool:
+    """Encodes an MP4 file as H.264, in its place; returns whether that was done. A hint is logged once where it cannot be."""
+    program = h264_program()
+    if program is None:
+        return False
+    encoded = path.with_suffix(".h264.mp4")
+    # Half of the chroma needs an even number of pixels each way; a last row or column is repeated.
+    even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
+    command = [program, "-y", "-v", "error", "-i", str(path), "-vf", even, "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+    command += ["-crf", "18", "-movflags", "+faststart", str(encoded)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        encoded.replace(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        encoded.unlink(missing_ok=True)
+        log.warning("%s stays MPEG-4 part 2, which browsers do not play: ffmpeg failed (%s)", path, error)
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def h264_program() -> str | None:
+    """The program ffmpeg, if it is installed and encodes H.264; else None, and a hint in the log."""
+    program = shutil.which("ffmpeg")
+    if program is not None:
+        listed = subprocess.run([program, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False)
+        if " libx264 " in listed.stdout:
+            return program
+    log.warning(
+        "overlays of videos are MPEG-4 part 2, which browsers do not play: install ffmpeg with libx264 for H.264"
+    )
+    return None
 
 
 def save_picture(image: np.ndarray, path: str | Path) -> Path:

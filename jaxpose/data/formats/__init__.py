@@ -6,7 +6,8 @@
 A new format is one module in this folder that offers what `Reader` lists, and its name in `Format`. Nothing else knows
 the formats by name: commands and pages take `Format | Literal["auto"]` and pass it to `choose`.
 
-``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON as HRNet and mmpose have it, ``crowdpose`` CrowdPose's.
+``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON as HRNet and mmpose have it, ``crowdpose`` CrowdPose's,
+``coco_wholebody`` the 133 joints of COCO-WholeBody.
 ``layout`` holds what they share in locating files.
 """
 
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from jaxpose.data.formats import layout
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.data.source import Source
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
-Format = Literal["coco", "mpii", "crowdpose"]
+Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody"]
 """The formats: names of modules of this package."""
 Choice = Format | Literal["auto"]
 """What a flag `--format` takes: a format, or "auto" for the one that the files show."""
@@ -91,6 +93,7 @@ class Reader(Protocol):
         skeleton: Skeleton | None = None,
         category: str | int | None = None,
         on_bad: Literal["error", "skip"] = "error",
+        reading: Reading = AS_IT_FITS,
     ) -> Source:
         """Reads and checks the labels of a split.
 
@@ -101,6 +104,7 @@ class Reader(Protocol):
             skeleton: the skeleton to use; None takes that of the labels.
             category: the name or id of the category, where there are several.
             on_bad: "error", or "skip" to leave a bad image or person out, counted in `Source.skipped` and logged.
+            reading: choices where files differ, such as the pairs of left and right.
 
         Raises:
             FileNotFoundError, ValueError: a file is missing or wrong; names the file, the entry and what to do.
@@ -199,9 +203,11 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
     if several:
         raise several[0]
     folder = Path(folder)
+    layouts: dict[tuple[Path, ...], str] = {}  # a format that has another's layouts is not listed beside it
+    for name, error in missing.items():
+        layouts.setdefault(tuple(error.looked_for), name)
     looked_for = "; ".join(
-        f"{', '.join(str(path.relative_to(folder)) for path in error.looked_for)} ({name})"
-        for name, error in missing.items()
+        f"{', '.join(str(path.relative_to(folder)) for path in paths)} ({name})" for paths, name in layouts.items()
     )
     raise FileNotFoundError(
         f"no annotations for split {split!r} in {folder}: looked for {looked_for}; there is "

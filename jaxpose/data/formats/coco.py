@@ -1,27 +1,33 @@
 """COCO keypoint data: an image folder and its annotation JSON, found, read and checked.
 
-`find` locates the two by the folder's layout. `read` returns a `CocoFolder`: a `Source` of persons and images that the
+`find` locates the two by the folder's layout, `read` gives a `CocoFolder`: a `Source` of persons and images that the
 input pipeline can use as it is, and that `jaxpose.data.builder.prepare` turns into a prepared data set.
 
 The first thing that is wrong with a file raises an error with the file's name and what to do (`ValueError`,
-`FileNotFoundError`). With ``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged.
-NumPy and Pillow only.
+`FileNotFoundError`). With ``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged. An
+entry that has only one possible meaning is read, and every kind of guess or repair is one line of warning with its numbers
+(`jaxpose.data.reading`). NumPy and Pillow only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from jaxpose.data.checks import Problems, bad_box, bad_file_name, is_id, is_number, is_size
+from jaxpose import labels
+from jaxpose.data import orientation
+from jaxpose.data.checks import Problems, bad_box, check_whole, is_id, is_number, is_size
 from jaxpose.data.formats import layout
+from jaxpose.data.names import ImageFiles
 from jaxpose.data.pixels import load_jpeg
+from jaxpose.data.reading import AS_IT_FITS, Notes, Reading
 from jaxpose.data.source import IMAGE_DTYPE, Source, is_labelled, person_table
 from jaxpose.files import read_json
 from jaxpose.metrics import AREA_OF_BOX
@@ -37,21 +43,29 @@ __all__ = [
     "own_skeleton",
     "read",
     "recognises",
+    "skeleton_of",
 ]
 
 CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
+WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+"""Fields of COCO-WholeBody's annotations, beside COCO's 17 joints."""
+NUMBERED = "called joint_0"
+"""Words of the note that the joints of a category without names were numbered."""
+ALL = "all"
+"""The category that stands for all that have keypoints."""
 
 logger = logging.getLogger(__name__)
 
 
 class CocoFolder(Source):
-    """An image folder and its annotations, as `read` returns it. The JSON is held in memory, images are read when needed.
+    """An image folder and its annotations, as `read` gives it. Holds the JSON in memory, reads images when asked.
 
     Attributes, beside those of `Source`:
         annotations: the path of the JSON.
         folder: the path of the images.
         entries: the image entries of the JSON, checked.
         people: per image, its annotations, checked and completed.
+        categories: the categories of the persons, as in the JSON.
     """
 
     def __init__(
@@ -60,19 +74,37 @@ class CocoFolder(Source):
         annotations: Path,
         folder: Path,
         skeleton: Skeleton,
-        category: Mapping[str, Any],
+        categories: Sequence[Mapping[str, Any]],
         entries: Sequence[Mapping[str, Any]],
         people: Sequence[Sequence[Mapping[str, Any]]],
         skipped: Counter,
         clip_boxes: bool = True,
+        exif: orientation.Exif = "auto",
+        nobody: str = "",
     ):
         self.name, self.annotations, self.folder = str(annotations), annotations, folder
-        self.skeleton, self.category, self.category_id = skeleton, category, int(category["id"])
+        self.skeleton, self.categories, self.nobody, self.exif = skeleton, categories, nobody, exif
+        self.category_ids = tuple(int(category["id"]) for category in categories)
+        self.category, self.category_id = categories[0], self.category_ids[0]
         self.entries, self.people, self.skipped, self.clip_boxes = entries, people, skipped, clip_boxes
         rows = [(entry["id"], (entry["width"], entry["height"])) for entry in entries]
         self.images = np.array(rows, IMAGE_DTYPE)
         self.persons = person_table(people, skeleton.num_joints, where=is_labelled)
         self.ground_truth_json = annotations
+
+    @cached_property
+    def turned(self) -> frozenset[int]:
+        """Indices of the images that are turned as their EXIF orientation says; found out, and said, at the first look."""
+        turned, line = orientation.decide(
+            orientation.scan([self.folder / entry["file_name"] for entry in self.entries]),
+            sizes=self.images["size_wh"],
+            persons=self.persons,
+            skeleton=self.skeleton,
+            exif=self.exif,
+        )
+        if line:
+            logger.warning("%s: %s", self.annotations, line)
+        return turned
 
     def labels(self, index: int) -> dict[str, Any]:
         entry, people = self.entries[index], self.people[index]
@@ -88,21 +120,25 @@ class CocoFolder(Source):
 
     def jpeg(self, index: int, *, verify: bool = False) -> bytes:
         entry = self.entries[index]
-        path, size_wh = self.folder / entry["file_name"], (entry["width"], entry["height"])
-        return load_jpeg(path, size_wh=size_wh, verify=verify)
+        size = (int(entry["width"]), int(entry["height"]))
+        path = self.folder / entry["file_name"]
+        return load_jpeg(path, size_wh=size, verify=verify, upright=index in self.turned)
 
     def file_name(self, index: int) -> str:
         return self.entries[index]["file_name"]
 
     def ground_truth(self, *, image_ids: set[int] | None = None) -> dict[str, Any]:
-        """As `Source.ground_truth`, with area, iscrowd and num_keypoints filled in where the file left them out."""
-        indices = [i for i, entry in enumerate(self.entries) if image_ids is None or entry["id"] in image_ids]
-        people = (person for i in indices for person in self.people[i])
+        """As `Source.ground_truth`, with what the file left out filled in: area, iscrowd, num_keypoints."""
+        kept = [i for i, entry in enumerate(self.entries) if image_ids is None or entry["id"] in image_ids]
+        people = (person for i in kept for person in self.people[i])
         return {
-            "images": [self.entries[i] for i in indices],
+            "images": [self.entries[i] for i in kept],
             "annotations": [{k: v for k, v in person.items() if k != "segmentation"} for person in people],
-            "categories": [dict(self.category)],
+            "categories": [dict(category) for category in self.categories],
         }
+
+    def _category_by_annotation(self) -> Mapping[int, int]:
+        return {person["id"]: person["category_id"] for group in self.people for person in group}
 
 
 # --------------------------------------------------------------------------------------------------- finding the files
@@ -111,23 +147,24 @@ class CocoFolder(Source):
 def find(
     folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """Locates the annotation JSON and the image folder of a split.
+    """The annotation JSON and the image folder of a split.
 
     Layouts, with S the split: ``annotations/person_keypoints_S2017.json`` (any year) with ``S2017/`` or
     ``images/S2017/`` (COCO); ``annotations/person_keypoints_S.json`` or ``annotations/S.json`` with ``S/`` or
-    ``images/S/``; ``annotations/image_info_S2017.json`` (COCO's test images, no annotations) with ``test2017/``.
+    ``images/S/``; ``annotations/image_info_S2017.json`` (COCO's test images, no annotations) with ``test2017/``; and
+    ``S/_annotations.coco.json``, or the only JSON in ``S/``, beside the images of ``S/`` (Roboflow). "val" and "valid" are one
+    split.
 
     Args:
-        folder: the data set's folder, which holds ``annotations/``.
-        split: the name of the split: "train", "val", "test-dev", ...
-        annotations: the JSON, where it is not to be looked for.
-        images: the image folder, where it is not to be looked for.
+        folder: that holds ``annotations/``.
+        split: "train", "val", "test-dev", ...
+        annotations, images: the JSON or the image folder, where it is not to be looked for.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: one of the two is missing; names what was looked for and what is there.
+        FileNotFoundError: which of the two is missing, what was looked for and what is there.
 
     >>> find("no_such_folder", "train")
     Traceback (most recent call last):
@@ -144,22 +181,39 @@ def find(
     )
 
 
+ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val", "validation")}
+"""Names of one split; Roboflow's is "valid"."""
+
+
 def _annotation_file(folder: Path, split: str) -> Path:
     place = folder / "annotations"
-    exact = [place / f"person_keypoints_{split}.json", place / f"{split}.json", place / f"image_info_{split}.json"]
-    dated = [
-        *place.glob(f"person_keypoints_{split}20[0-9][0-9].json"),
-        *place.glob(f"image_info_{split}20[0-9][0-9].json"),
-    ]
-    files = sorted(dated) or [path for path in exact if path.is_file()]
+    for name in ALIASES.get(split, (split,)):
+        exact = [place / f"person_keypoints_{name}.json", place / f"{name}.json", place / f"image_info_{name}.json"]
+        dated = [
+            *place.glob(f"person_keypoints_{name}20[0-9][0-9].json"),
+            *place.glob(f"image_info_{name}20[0-9][0-9].json"),
+        ]
+        found = sorted(dated) or [path for path in exact if path.is_file()] or _beside_images(folder / name)
+        if found:
+            break
     looked_for = (f"person_keypoints_{split}2017.json", f"person_keypoints_{split}.json", f"{split}.json")
-    return layout.only_one(files, split=split, place=place, looked_for=looked_for, listed=[place])
+    looked_for += (f"../{split}/_annotations.coco.json",)
+    return layout.only_one(found, split=split, place=place, looked_for=looked_for, listed=[place])
+
+
+def _beside_images(folder: Path) -> list[Path]:
+    """The JSON that lies beside the images of a split."""
+    exported = folder / "_annotations.coco.json"
+    return [exported] if exported.is_file() else sorted(folder.glob("*.json"))
 
 
 def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
+    if annotations.parent.resolve() in {(folder / name).resolve() for name in ALIASES.get(split, (split,))}:
+        return annotations.parent
     stem = annotations.stem.removeprefix("person_keypoints_").removeprefix("image_info_")
     names = dict.fromkeys([stem, split, _test_images(stem)])
     candidates = [path for name in names if name for path in (folder / name, folder / "images" / name)]
+    candidates.append(folder / "images")
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
@@ -170,7 +224,7 @@ def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
 
 
 def _test_images(stem: str) -> str | None:
-    """Returns the folder of COCO's test images: image_info_test-dev2017.json names images of test2017/."""
+    """image_info_test-dev2017.json names images of test2017/."""
     return "test" + stem[-4:] if stem.startswith("test-") and stem[-4:].isdigit() else None
 
 
@@ -178,7 +232,7 @@ def _test_images(stem: str) -> str | None:
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Whether a file is a JSON object without CrowdPose's crowd indices.
+    """Whether a file is a JSON object without CrowdPose's crowd indices and COCO-WholeBody's fields.
 
     Args:
         annotations: the JSON, which exists.
@@ -190,7 +244,7 @@ def recognises(annotations: str | Path) -> bool:
     True
     """
     text = layout.edges(annotations)
-    return text.startswith("{") and '"crowdIndex"' not in text
+    return text.startswith("{") and not any(f'"{key}"' in text for key in ("crowdIndex", *WHOLE_BODY))
 
 
 def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:
@@ -210,50 +264,102 @@ def read(
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    reading: Reading = AS_IT_FITS,
 ) -> CocoFolder:
-    """Reads and checks a COCO-format keypoint file.
+    """Read and check a COCO-format keypoint file.
 
     Persons without any labelled joint and crowds stay in the image records (for masks), not among the persons. A
     missing ``area`` (or one that is not positive and finite) becomes `jaxpose.metrics.AREA_OF_BOX` times the box, a missing
-    ``iscrowd`` 0, and ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of unlabelled
-    joints are set to 0. Boxes may reach out of the image. Other keys are kept. A file without ``annotations`` (COCO's
-    image-info JSON) gives a source without persons, for prediction, and needs a skeleton.
+    ``iscrowd`` 0, ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of unlabelled
+    joints are set to 0. Boxes may reach out of the image. Other keys are carried along. A file without
+    ``annotations`` (COCO's image-info JSON) gives a source without persons, for prediction: name the skeleton.
+
+    Read with a warning: persons without ``bbox`` (a box around their joints; with ``on_bad="skip"`` they are left out),
+    confidences as visibility, joints without names, a ``skeleton`` to draw that counts from 0, image files that are
+    found under nearly their names or through links, boxes that look like corners.
 
     Args:
         annotations: the JSON.
         images: the folder that its file names are relative to.
-        split: the name of the split; ignored, because the file holds one split.
-        skeleton: the skeleton of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
-        category: the name or id of the category, where the file has several with keypoints.
+        split: the name of the split, which the file has for itself: not looked at.
+        skeleton: of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
+        category: name or id, where the file has several categories with keypoints; "all", which is the default where they
+            have the same joints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
+        reading: choices where files differ.
 
     Raises:
-        FileNotFoundError: the JSON, the folder or an image does not exist.
-        ValueError: the file is no COCO file (names the missing key); its joints are not those of the skeleton given; an id
-            is repeated; a file name leads out of the folder; a person belongs to an unknown image; the number of keypoints
-            does not fit the skeleton; a coordinate is not finite in float32; a visibility is not 0, 1 or 2; a box has no
-            pixel in the image.
+        FileNotFoundError: no such JSON or folder; an image that is not there.
+        ValueError: no COCO file (which key is missing); joints that are not those of the skeleton given; repeated ids;
+            a file name that leads out of the folder; a person of an unknown image; a number of keypoints that does not
+            fit the skeleton; a coordinate that is not finite (in float32); a visibility other than 0, 1, 2 or a
+            confidence; a box without any pixel in the image; coordinates that are fractions; boxes that are corners for
+            certain.
     """
+    path = Path(annotations)
+    check_call(path, images, on_bad)
+    data = load(path)
+    parts = [
+        key for key in WHOLE_BODY if any(isinstance(a, dict) and key in a for a in data.get("annotations", [])[:50])
+    ]
+    if parts:
+        logger.warning(
+            "%s: the annotations hold COCO-WholeBody's %s too, which are not read: --format coco_wholebody reads all 133 joints",
+            path,
+            ", ".join(parts),
+        )
+    return from_contents(data, path, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading)
+
+
+def check_call(annotations: Path, images: str | Path, on_bad: str) -> None:
+    """Raises an error for an unknown `on_bad`, or an image folder that does not exist."""
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
-    annotations, folder = Path(annotations), Path(images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: name the folder that holds the images of {annotations}")
-    data = _load(annotations)
-    chosen = _choose_category(data, annotations, skeleton, category)
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"{images} is not a folder: name the folder that holds the images of {annotations}")
+
+
+def from_contents(
+    data: dict[str, Any],
+    path: Path,
+    images: str | Path,
+    *,
+    skeleton: Skeleton | None,
+    category: str | int | None,
+    on_bad: Literal["error", "skip"],
+    reading: Reading,
+) -> CocoFolder:
+    """As `read`, of the contents of a file, for formats that are COCO's but for some fields. `path` names the file."""
+    categories, own, notes = _categories(data, path, skeleton, category)
+    order = None
     if skeleton is None:
-        try:
-            skeleton = Skeleton.from_coco_category(chosen)
-        except ValueError as error:
-            raise ValueError(f"{annotations}: {error}; mend the file, or give the skeleton (skeleton=)") from None
-    check_joints(chosen, skeleton, annotations)
-    if not skeleton.flip_pairs:
-        logger.warning(
-            "%s: the joints %s have no left and right in their names: mirroring exchanges nothing",
-            annotations,
-            list(skeleton.joints),
+        skeleton = reading.applied_to(own)
+        lines = (
+            []
+            if reading.flip_pairs is None
+            else [line for line in notes if "mirror" in line or "left and right" in line]
         )
-    return assemble(data, folder, skeleton=skeleton, category=chosen, problems=Problems(annotations, on_bad))
+        notes = [line for line in notes if line not in lines]
+    else:
+        order = check_joints(categories[0], skeleton, path, reorder=reading.reorder_joints)
+        categories = (
+            [{**c, "keypoints": list(skeleton.joints)} for c in categories] if order is not None else categories
+        )
+        notes = [line for line in notes if NUMBERED in line]
+    told = Notes(path)
+    for line in notes:
+        told.say(line)
+    source = assemble(
+        data, Path(images), skeleton=skeleton, category=categories, problems=Problems(path, on_bad), reading=reading,
+        notes=told, order=order,
+    )  # fmt: skip
+    try:
+        lines = check_whole(source.persons, source.images["size_wh"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for line in lines:
+        logger.warning("%s: %s", path, line)
+    return source
 
 
 def assemble(
@@ -261,9 +367,12 @@ def assemble(
     folder: Path,
     *,
     skeleton: Skeleton,
-    category: Mapping[str, Any],
+    category: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     problems: Problems,
     clip_boxes: bool = True,
+    reading: Reading = AS_IT_FITS,
+    notes: Notes | None = None,
+    order: Sequence[int] | None = None,
 ) -> CocoFolder:
     """Makes a source of the contents of a COCO file, and checks its images and persons.
 
@@ -273,48 +382,48 @@ def assemble(
         data: "images" and, perhaps, "annotations", as in a COCO file.
         folder: the image folder.
         skeleton: the skeleton of the keypoints.
-        category: the category of the persons.
-        problems: names the file in messages, and counts what is left out; it may hold earlier problems of the file.
-        clip_boxes: as in `Source`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read`.
+        category: the entry of "categories" that the persons belong to, or several with the same joints.
+        problems: names the label file, and may hold problems that were found before.
+        clip_boxes: as in `jaxpose.data.source.Source`.
+        reading: choices in reading the files.
+        notes: may hold what is to be said of the file.
+        order: joint k of the skeleton is joint ``order[k]`` of the file; None means that it is joint k.
     """
-    entries = _read_images(data["images"], folder, problems)
-    people = _read_people(data.get("annotations", []), data["images"], entries, category, skeleton, problems)
+    categories = [category] if isinstance(category, Mapping) else category
+    notes = notes or Notes(problems.path)
+    reader = _People(categories, skeleton, problems, reading, notes, order)
+    entries = _read_images(data["images"], folder, problems, reading, notes)
+    people = reader.by_image(data.get("annotations", []), data["images"], entries)
     problems.report()
-    return CocoFolder(
+    notes.report()
+    source = CocoFolder(
         annotations=problems.path,
         folder=folder,
         skeleton=skeleton,
-        category=category,
+        categories=categories,
         entries=entries,
         people=people,
         skipped=problems.counts,
         clip_boxes=clip_boxes,
+        exif=reading.exif,
     )
-
-
-def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """The skeleton of a file's category of keypoints; guesses and repairs are logged.
-
-    Args:
-        annotations: a COCO JSON.
-        category: name or id of the category, where the file has several.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no keypoint file, no such category or several, a category that makes no skeleton: the reason.
-    """
-    path, notes = Path(annotations), []
-    skeleton = Skeleton.from_coco_category(_choose_category(_load(path), path, None, category), notes=notes)
-    for note in notes:
-        logger.warning("%s: %s", path, note)
-    return skeleton
+    if data.get("annotations") and not len(source):
+        source.nobody = reader.why_nobody(problems)
+    return source
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
-    """Returns the skeleton that `read` takes from the file; None if the file has none or several.
+    """The skeleton that `read` takes from the file; None where the file names no joints, or those of several skeletons."""
+    path = Path(annotations)
+    try:
+        _, skeleton, notes = _categories(load(path), path, None, category)
+    except ValueError:
+        return None
+    return None if any(NUMBERED in line for line in notes) else skeleton
+
+
+def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
+    """Returns the skeleton that `read` takes from the file; guesses and repairs are logged.
 
     Args:
         annotations: the JSON.
@@ -322,16 +431,22 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
     Raises:
         FileNotFoundError: the file does not exist.
+        ValueError: the file has no skeleton, or several, and why.
     """
     path = Path(annotations)
-    try:
-        return Skeleton.from_coco_category(_choose_category(_load(path), path, None, category))
-    except ValueError:
-        return None
+    _, skeleton, notes = _categories(load(path), path, None, category)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return skeleton
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Reads the JSON and checks that it is a COCO file."""
+def load(path: Path) -> dict[str, Any]:
+    """The contents of a COCO file, of which only the outermost is checked.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no COCO file, and which key is missing.
+    """
     data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
         raise ValueError(
@@ -349,161 +464,325 @@ def _load(path: Path) -> dict[str, Any]:
     return data
 
 
-def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: str | int | None) -> dict[str, Any]:
-    """Returns the category of the persons: the only one with keypoints, or the one with the wanted name or id."""
-    categories = [c for c in data["categories"] if isinstance(c, dict) and "id" in c]
-    for wrong in (c["id"] for c in categories if not is_id(c["id"])):
+# ------------------------------------------------------------------------------------------------ categories and joints
+
+
+def _categories(
+    data: dict, path: Path, skeleton: Skeleton | None, wanted: str | int | None
+) -> tuple[list[dict[str, Any]], Skeleton | None, list[str]]:
+    """The categories to read, their skeleton (None where they have none and one is given), and what there is to say."""
+    categories = [
+        {**c, "id": labels.whole(c["id"])}
+        for c in data["categories"]
+        if isinstance(c, dict) and is_id(labels.whole(c.get("id")))
+    ]
+    for wrong in (
+        c["id"] for c in data["categories"] if isinstance(c, dict) and "id" in c and not is_id(labels.whole(c["id"]))
+    ):
         raise ValueError(f"{path}: the id of a category must be a whole number, got {wrong!r}; mend the file")
+    chosen = _chosen(categories, path, wanted)
+    count = 0
+    if not chosen or not chosen[0].get("keypoints"):
+        wordless = chosen or [c for c in categories if c.get("keypoints") == []] or categories[:1]
+        ids = {c["id"] for c in wordless}
+        mine = (
+            a for a in data.get("annotations", []) if isinstance(a, dict) and labels.whole(a.get("category_id")) in ids
+        )
+        count = labels.joint_count(mine)
+        chosen = wordless if count or skeleton is not None else []
+    if not chosen:
+        raise ValueError(
+            f"{path} has no category with a list 'keypoints': it is not a keypoint file (for COCO take person_keypoints_*.json); "
+            "for images without annotations give the skeleton (skeleton=)"
+        )
+    notes: list[str] = []
+    if skeleton is not None and not chosen[0].get("keypoints"):  # image-info files name the categories without joints
+        return [{**c, "keypoints": list(skeleton.joints)} for c in chosen], None, notes
+    try:
+        own = Skeleton.from_coco_category(chosen[0], num_joints=count, notes=notes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; mend the file, or give the skeleton (skeleton=)") from None
+    if not chosen[0].get("keypoints"):
+        chosen = [{**c, "keypoints": list(own.joints)} for c in chosen]
+    return chosen, own, notes
+
+
+def _chosen(categories: list[dict[str, Any]], path: Path, wanted: str | int | None) -> list[dict[str, Any]]:
+    """Those with keypoints that are wanted; none where no category has keypoints."""
     usable = [c for c in categories if c.get("keypoints")]
-    if wanted is not None:
-        usable = [c for c in (usable or categories) if wanted in (c.get("name"), c["id"])]
+    if wanted is not None and not (wanted == ALL and ALL not in [c.get("name") for c in usable]):
+        usable = [
+            c for c in (usable or categories) if wanted in (c.get("name"), c["id"]) or labels.whole(wanted) == c["id"]
+        ]
         if not usable:
             names = [(c.get("name"), c["id"]) for c in categories]
             raise ValueError(f"{path} has no category {wanted!r} with keypoints: it has {names}")
-    if len(usable) > 1:
+    if any(c["keypoints"] != usable[0]["keypoints"] for c in usable[1:]):
         names = ", ".join(f"{c.get('name')!r} (id {c['id']})" for c in usable)
         raise ValueError(
-            f"{path} has several categories with keypoints, {names}: choose one "
+            f"{path} has several categories with keypoints, {names}, whose joints differ: choose one "
             "(category=..., or jaxpose prepare --category)"
         )
-    if usable:
-        return usable[0]
-    if skeleton is not None and len(categories) >= 1:  # image-info files name the categories without their joints
-        return {"keypoints": list(skeleton.joints)} | categories[0]
+    return usable
+
+
+def check_joints(
+    category: Mapping[str, Any], skeleton: Skeleton, path: Path, *, reorder: bool = False
+) -> list[int] | None:
+    """The skeleton given has the joints of the file, in that order: as many of other names would train on nonsense.
+
+    Args:
+        category: Of the file.
+        skeleton: That is given, such as a checkpoint's or the training file's.
+        path: Of the file, for messages.
+        reorder: Accept the same joints in another order.
+
+    Returns:
+        Joint k of the skeleton is joint ``order[k]`` of the file; None where the order is the same.
+
+    Raises:
+        ValueError: Other joints, or another order without `reorder`.
+    """
+    named = category["keypoints"]
+    try:
+        own = Skeleton.from_coco_category({"keypoints": named}).joints  # knows other names of published files
+    except ValueError:
+        own = ()
+    if skeleton.joints == own or list(skeleton.joints) == named:
+        return None
+    same = sorted(own) == sorted(skeleton.joints)
+    if same and reorder:
+        return [own.index(joint) for joint in skeleton.joints]
     raise ValueError(
-        f"{path} has no category with a list 'keypoints': it is not a keypoint file (for COCO take person_keypoints_*.json); "
-        "for images without annotations give the skeleton (skeleton=)"
+        f"{path}: the skeleton given (e.g. a checkpoint's) is {skeleton.name!r} with {skeleton.num_joints} joints "
+        f"{list(skeleton.joints)}, this file's category {category.get('name')!r} has {named!r:.2000}: "
+        + (
+            "the same joints in another order, which --reorder-joints brings into that of the skeleton"
+            if same
+            else "give data with the joints of the skeleton, or the skeleton of this data (skeleton=None takes it from the file)"
+        )
     )
 
 
-def check_joints(category: Mapping[str, Any], skeleton: Skeleton, path: Path) -> None:
-    """Checks that a given skeleton has the joints of the file, in that order. Equal counts are not enough: other names mean
-    other joints.
-
-    Args:
-        category: the category of the file.
-        skeleton: the skeleton given.
-        path: the file, for messages.
-
-    Raises:
-        ValueError: the joints are different.
-    """
-    names = category["keypoints"]
-    try:
-        own = Skeleton.from_coco_category({"keypoints": names}).joints  # knows other names in published files
-    except ValueError:
-        own = ()
-    if skeleton.joints != own and list(skeleton.joints) != names:
-        raise ValueError(
-            f"{path}: the skeleton given (e.g. a checkpoint's) is {skeleton.name!r} with {skeleton.num_joints} joints "
-            f"{list(skeleton.joints)}, this file's category {category.get('name')!r} has {names!r:.2000}: give data with the "
-            "joints of the skeleton, or the skeleton of this data (skeleton=None takes it from the file)"
-        )
+# ---------------------------------------------------------------------------------------------------------------- images
 
 
-def _read_images(images: Iterable[Any], folder: Path, problems: Problems) -> list[dict[str, Any]]:
-    """Returns the image entries that are good."""
-    root, seen, entries = folder.resolve(), set(), []
+def _read_images(
+    images: Iterable[Any], folder: Path, problems: Problems, reading: Reading, notes: Notes
+) -> list[dict[str, Any]]:
+    names, seen, entries = ImageFiles(folder, follow_links=reading.follow_links), set(), []
+    near: dict[str, str] = {}  # files that were found under another name -> that name
     for entry in images:
         missing = [k for k in ("id", "file_name", "width", "height") if not isinstance(entry, dict) or k not in entry]
         if missing:
             problems.add("image entry incomplete", f"an image entry has no {missing[0]!r}: {entry!r:.200}")
-        elif not is_id(entry["id"]) or not is_size(entry["width"]) or not is_size(entry["height"]):
+            continue
+        number, width, height = (labels.whole(entry[key]) for key in ("id", "width", "height"))
+        if not is_id(number) or not is_size(width) or not is_size(height):
             message = "id, width and height of an image must be whole numbers (of 64, 32 and 32 bits)"
             problems.add("image entry wrong", f"{message}: {entry!r:.200}")
-        elif entry["id"] in seen:
-            problems.add(
-                "image id repeated", f"image id {entry['id']} occurs more than once (again: {entry['file_name']!r})"
+            continue
+        name = entry["file_name"]
+        if number in seen:
+            problems.add("image id repeated", f"image id {number} occurs more than once (again: {name!r})")
+            continue
+        seen.add(number)
+        try:
+            file, how = names.find(name)
+        except FileNotFoundError as error:
+            message = f"image {number} names {name!r}, {error.args[1]}"
+            problems.add(error.args[0], message, error=FileNotFoundError)
+            continue
+        except ValueError as error:
+            problems.add(error.args[0], f"image {number} has the file name {name!r}, {error.args[1]}")
+            continue
+        if how:
+            if file in near:
+                message = f"images {near[file]!r} and {name!r} both lead to the file {file!r}"
+                problems.add("image file ambiguous", message)
+                continue
+            near[file] = name
+            notes.add(f"{{n}} image files were found {how}", f"{name!r} as {file!r}")
+        if _is_in(reading, file):
+            same = number is entry["id"] and width is entry["width"] and height is entry["height"] and not how
+            entries.append(
+                entry if same else {**entry, "id": number, "width": width, "height": height, "file_name": file}
             )
-        elif bad := bad_file_name(root, entry["file_name"]):
-            problems.add(bad[0], f"image {entry['id']} has the file name {entry['file_name']!r}, {bad[1]}")
-        elif not os.path.isfile(os.path.join(folder, entry["file_name"])):
-            message = f"image {entry['id']} names {entry['file_name']!r}, which is not in {folder}"
-            problems.add("image file absent", message, error=FileNotFoundError)
-        else:
-            entries.append(entry)
-        if not missing and is_id(entry["id"]):
-            seen.add(entry["id"])
+    for file in names.outside:
+        notes.add("{n} image files are reached through links that lead out of the image folder", repr(file))
     return entries
 
 
-def _read_people(
-    annotations: Iterable[Any],
-    images: Iterable[Any],
-    entries: Sequence[Mapping[str, Any]],
-    category: Mapping[str, Any],
-    skeleton: Skeleton,
-    problems: Problems,
-) -> list[list[dict[str, Any]]]:
-    """Returns the annotations of the category, checked and completed, by image."""
-    index = {entry["id"]: i for i, entry in enumerate(entries)}
-    named = {entry["id"] for entry in images if isinstance(entry, dict) and is_id(entry.get("id"))}
-    people: list[list[dict[str, Any]]] = [[] for _ in entries]
-    seen: set[int] = set()
-    others: set[str] = set()
-    for person in annotations:
-        if not isinstance(person, dict) or not is_id(person.get("id")) or "image_id" not in person:
-            problems.add(
-                "annotation incomplete", f"an annotation has no whole-number 'id' or no 'image_id': {person!r:.200}"
+def _is_in(reading: Reading, file: str) -> bool:
+    """Whether an image belongs to the part that is read: drawn from the file's name alone."""
+    if reading.part is None:
+        return True
+    draw = int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
+    return (draw < reading.val_fraction) == (reading.part == "val")
+
+
+# --------------------------------------------------------------------------------------------------------------- persons
+
+
+class _People:
+    """The annotations of some categories, checked and completed."""
+
+    def __init__(
+        self,
+        categories: Sequence[Mapping[str, Any]],
+        skeleton: Skeleton,
+        problems: Problems,
+        reading: Reading,
+        notes: Notes,
+        order: Sequence[int] | None,
+    ):
+        self.categories, self.skeleton = {category["id"]: category for category in categories}, skeleton
+        self.problems, self.reading, self.notes = problems, reading, notes
+        self.columns = None if order is None else [3 * k + i for k in order for i in range(3)]
+        self.seen: set[int] = set()
+        self.others: set[str] = set()
+
+    def by_image(
+        self, annotations: Iterable[Any], images: Iterable[Any], entries: Sequence[Mapping[str, Any]]
+    ) -> list[list[dict[str, Any]]]:
+        """The persons of each image."""
+        index = {entry["id"]: i for i, entry in enumerate(entries)}
+        # An annotation names its image as the image's entry does, as a number or as text.
+        named = {e["id"]: labels.whole(e["id"]) for e in images if isinstance(e, dict) and _is_label(e.get("id"))}
+        people: list[list[dict[str, Any]]] = [[] for _ in entries]
+        problems, seen = self.problems, self.seen
+        first = next(iter(self.categories))
+        for person in annotations:
+            number = labels.whole(person.get("id")) if isinstance(person, dict) else None
+            if not is_id(number) or "image_id" not in person:
+                problems.add(
+                    "annotation incomplete", f"an annotation has no whole-number 'id' or no 'image_id': {person!r:.200}"
+                )
+                continue
+            category = person.get("category_id", first)
+            if not _is_label(category) or labels.whole(category) not in self.categories:
+                self.others.add(f"{category!r:.50}")
+                continue
+            image = person["image_id"]
+            if not _is_label(image) or image not in named:
+                message = f"annotation {number} belongs to image {image!r}, which the file does not list"
+                if _is_label(image) and labels.whole(image) in named.values():
+                    message += f" so, but as {next(k for k, v in named.items() if v == labels.whole(image))!r}"
+                problems.add("annotation of an unknown image", message)
+            elif number in seen:
+                problems.add("annotation id repeated", f"annotation id {number} occurs more than once")
+            elif named[image] in index:  # else its image was left out
+                i = index[named[image]]
+                checked = self._checked(person, number, entries[i])
+                if checked is not None:
+                    people[i].append(checked | {"category_id": labels.whole(category)})
+            seen.add(number)
+        if self.others and not seen:
+            category = self.categories[first]
+            message = "%s: no annotation is of category %r with id %r; those there are of %s"
+            logger.warning(message, problems.path, category.get("name"), first, ", ".join(sorted(self.others)[:5]))
+        return people
+
+    def why_nobody(self, problems: Problems) -> str:
+        """Why none of the annotations can be trained on."""
+        if problems.counts:
+            reasons = "; ".join(
+                f"{count} {kind}, such as: {problems.examples[kind][0]}" for kind, count in problems.counts.items()
             )
-            continue
-        if person.get("category_id", category["id"]) != category["id"]:
-            others.add(f"{person['category_id']!r:.50}")
-            continue
-        if not is_id(person["image_id"]) or person["image_id"] not in named:
-            message = f"annotation {person['id']} belongs to image {person['image_id']!r}, which the file does not list"
-            problems.add("annotation of an unknown image", message)
-        elif person["id"] in seen:
-            problems.add("annotation id repeated", f"annotation id {person['id']} occurs more than once")
-        elif person["image_id"] in index:  # else its image was left out
-            i = index[person["image_id"]]
-            checked = _check_person(person, entries[i], skeleton, problems)
-            if checked is not None:
-                people[i].append(checked | {"category_id": category["id"]})
-        seen.add(person["id"])
-    if others and not seen:
-        message = "%s: no annotation is of category %r with id %r; those there are of %s"
-        logger.warning(message, problems.path, category.get("name"), category["id"], ", ".join(sorted(others)[:5]))
-    return people
+            return f"every person was left out ({reasons})"
+        if not self.seen:
+            wanted = ", ".join(f"{c.get('name')!r} (id {i})" for i, c in self.categories.items())
+            return f"no annotation is of {wanted}; those there are of category_id {', '.join(sorted(self.others)[:5])}"
+        return ""  # without labels there is nobody to train on, but images to predict on
 
+    def _checked(self, person: dict[str, Any], number: int, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The annotation with what it left out filled in, or None where it is bad."""
+        where = f"annotation {number} (image {entry['file_name']!r})"
+        crowd = person.get("iscrowd") or 0
+        if crowd not in (0, 1):
+            self.problems.add("iscrowd not 0 or 1", f"{where}: 'iscrowd' must be 0 or 1, got {crowd!r:.50}")
+            return None
+        keypoints, bad = self._keypoints(person.get("keypoints"), where)
+        if bad:
+            self.problems.add(bad[0], f"{where}: {bad[1]}")
+            return None
+        labelled = sum(v > 0 for v in keypoints[2::3])
+        size = (entry["width"], entry["height"])
+        box = person["bbox"] if "bbox" in person else self._box(keypoints, size, crowd=bool(crowd))
+        bad = bad_box(box, size, strict=labelled > 0 and not crowd)
+        if bad:
+            self.problems.add(bad[0], f"{where}: {bad[1]}")
+            return None
+        area = person.get("area")
+        if not is_number(area) or not area > 0:
+            area = AREA_OF_BOX * box[2] * box[3]
+        keypoints = [value if keypoints[3 * (i // 3) + 2] > 0 else 0 for i, value in enumerate(keypoints)]
+        completed = {"id": number, "image_id": entry["id"], "bbox": box, "keypoints": keypoints, "area": area}
+        return person | completed | {"num_keypoints": labelled, "iscrowd": int(crowd)}
 
-def _check_person(
-    person: dict[str, Any], entry: Mapping[str, Any], skeleton: Skeleton, problems: Problems
-) -> dict[str, Any] | None:
-    """Returns the annotation with its missing entries filled in, or None if it is bad."""
-    where = f"annotation {person['id']} (image {entry['file_name']!r})"
-    crowd = person.get("iscrowd") or 0
-    if crowd not in (0, 1):
-        problems.add("iscrowd not 0 or 1", f"{where}: 'iscrowd' must be 0 or 1, got {crowd!r:.50}")
-        return None
-    keypoints = person.get("keypoints") or [0] * (3 * skeleton.num_joints)  # an annotation without: unlabelled
-    bad = _bad_keypoints(keypoints, skeleton)
-    if bad:
-        problems.add(bad[0], f"{where}: {bad[1]}")
-        return None
-    labelled = sum(v > 0 for v in keypoints[2::3])
-    bad = bad_box(person.get("bbox"), (entry["width"], entry["height"]), strict=labelled > 0 and not crowd)
-    if bad:
-        problems.add(bad[0], f"{where}: {bad[1]}")
-        return None
-    area = person.get("area")
-    if not is_number(area) or not area > 0:
-        area = AREA_OF_BOX * person["bbox"][2] * person["bbox"][3]
-    keypoints = [value if keypoints[3 * (i // 3) + 2] > 0 else 0 for i, value in enumerate(keypoints)]
-    return person | {"num_keypoints": labelled, "iscrowd": int(crowd), "keypoints": keypoints, "area": area}
-
-
-def _bad_keypoints(keypoints: Any, skeleton: Skeleton) -> tuple[str, str] | None:
-    """Returns the kind of problem and a message for bad keypoints, or None."""
-    expected = 3 * skeleton.num_joints
-    if not isinstance(keypoints, list) or len(keypoints) != expected:
-        got = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else f"{keypoints!r:.50}"
-        return "wrong number of keypoints", (
-            f"'keypoints' has {got}, but skeleton {skeleton.name!r} with {skeleton.num_joints} joints needs {expected}"
+    def _box(self, keypoints: list[float], size: tuple[int, int], *, crowd: bool) -> list[float] | None:
+        """A box for a person without one. None where the choice is to leave bad persons out, rather than to guess."""
+        made = labels.box_around(keypoints, size)
+        if made is None or crowd:  # it is used for nothing
+            return [0, 0, 0, 0]
+        if self.problems.on_bad == "skip":
+            return None
+        self.notes.add(
+            "{n} persons have no 'bbox': their boxes are made from their keypoints, "
+            f"{100 * labels.MARGIN:.0f}% larger on each side (--on-bad skip leaves such persons out)"
         )
-    if not all(v in (0, 1, 2) for v in keypoints[2::3]):
-        return "visibility not 0, 1, 2", f"a visibility is not 0, 1 or 2: {keypoints[2::3]}"
-    labelled = [(x, y) for x, y, v in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True) if v > 0]
-    if not all(is_number(c) for point in labelled for c in point):
-        return "coordinate not finite", f"a labelled joint has a coordinate that is not a finite number: {labelled}"
-    return None
+        return made
+
+    def _keypoints(self, keypoints: Any, where: str) -> tuple[list[float], tuple[str, str] | None]:
+        """Flat keypoints with visibilities 0, 1, 2; and what is wrong with them."""
+        expected = 3 * self.skeleton.num_joints
+        if not keypoints:  # an annotation without: unlabelled
+            return [0] * expected, None
+        if isinstance(keypoints, list) and isinstance(keypoints[0], (list, tuple)):
+            nested, keypoints = keypoints, labels.flat(keypoints)
+            if keypoints is not nested:
+                kind = "x, y pairs: a pair is a visible joint" if len(nested[0]) == 2 else "x, y, visibility triples"
+                self.notes.add(f"'keypoints' of {{n}} annotations are nested lists of {kind}")
+        if not isinstance(keypoints, list) or len(keypoints) != expected:
+            got = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else f"{keypoints!r:.50}"
+            return [], (
+                "wrong number of keypoints",
+                f"'keypoints' has {got}, but skeleton {self.skeleton.name!r} with {self.skeleton.num_joints} joints needs "
+                f"{expected}",
+            )
+        if self.columns is not None:
+            keypoints = [keypoints[column] for column in self.columns]
+        visibility = keypoints[2::3]
+        if self.reading.visible_above is not None or not all(v in (0, 1, 2) for v in visibility):
+            read = self._visibility(visibility)
+            if read is None:
+                return [], (
+                    "visibility not 0, 1, 2",
+                    f"a visibility is not 0, 1 or 2, nor a confidence between 0 and 1: {visibility}; --visible-above T takes "
+                    "joints with a number above T for labelled",
+                )
+            keypoints = [read[i // 3] if i % 3 == 2 else value for i, value in enumerate(keypoints)]
+        labelled = [(x, y) for x, y, v in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True) if v > 0]
+        if not all(is_number(c) for point in labelled for c in point):
+            return [], (
+                "coordinate not finite",
+                f"a labelled joint has a coordinate that is not a finite number: {labelled}",
+            )
+        return keypoints, None
+
+    def _visibility(self, values: list[Any]) -> list[int] | None:
+        """Numbers that are confidences, or of which a threshold is given, as 0, 1, 2; None where they are neither."""
+        above = self.reading.visible_above
+        if not all(is_number(v) for v in values) or (above is None and not all(0 <= v <= 1 or v == 2 for v in values)):
+            return None
+        if above is None:
+            self.notes.add(
+                "{n} annotations have visibilities between 0 and 1, taken as confidences: a joint is labelled above 0 "
+                "(--visible-above gives another threshold)"
+            )
+        return [(int(v) if v in (1, 2) else 2) if v > (above or 0) else 0 for v in values]
+
+
+def _is_label(value: Any) -> bool:
+    """Whether a value of JSON can be an id: a number or a text, which can be looked up."""
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)

@@ -26,6 +26,7 @@ from typing import Literal
 
 from jaxpose.data.checks import is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.files import read_json
 from jaxpose.skeleton import CROWDPOSE14, Skeleton
 
@@ -117,6 +118,7 @@ def read(
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    reading: Reading = AS_IT_FITS,
 ) -> coco.CocoFolder:
     """Reads and checks a CrowdPose annotation file, as `jaxpose.data.formats.coco.read` and the module's docstring say.
 
@@ -127,6 +129,7 @@ def read(
         skeleton: a skeleton of CrowdPose's joints, for sigmas different from those of `jaxpose.skeleton.CROWDPOSE14`.
         category: the name or id of the category, where the file has several with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
+        reading: choices in reading the files.
 
     Raises:
         FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; the joints are not CrowdPose's.
@@ -135,7 +138,8 @@ def read(
     Traceback (most recent call last):
     FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of json/crowdpose_test.json
     """
-    source = coco.read(annotations, images, skeleton=skeleton or CROWDPOSE14, category=category, on_bad=on_bad)
+    skeleton = skeleton or reading.applied_to(CROWDPOSE14)
+    source = coco.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading)
     unknown = sum(not is_number(entry.get("crowdIndex")) for entry in source.entries)
     if unknown:
         logger.warning(

@@ -136,12 +136,14 @@ def only_one(
     if candidates:
         names = ", ".join(str(path.relative_to(place)) for path in candidates)
         message = f"{place} holds several files for split {split!r} ({names}): give one {advice}"
-        raise NoAnnotations(message, looked_for=[place / name for name in looked_for], several=True)
+        raise NoAnnotations(
+            message, looked_for=[Path(os.path.normpath(place / name)) for name in looked_for], several=True
+        )
     present = [str(path.relative_to(place)) for folder in listed for path in sorted(folder.glob("*.json"))]
     raise NoAnnotations(
         f"no {kind} for split {split!r} in {place}: looked for {', '.join(looked_for)}; there is "
         f"{', '.join(present) or 'no JSON file'}. Rename the file, or give its path {advice}",
-        looked_for=[place / name for name in looked_for],
+        looked_for=[Path(os.path.normpath(place / name)) for name in looked_for],
     )
 
 

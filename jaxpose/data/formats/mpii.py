@@ -34,6 +34,7 @@ image records, not among those to train or evaluate on.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -41,8 +42,11 @@ from typing import Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from jaxpose.data.checks import Problems, bad_file_name, is_number
+from jaxpose.data.checks import Problems, is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.data.names import ImageFiles
+from jaxpose.data.orientation import SIDEWAYS, orientation
+from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.files import read_json
 from jaxpose.skeleton import MPII16, Skeleton
 
@@ -150,6 +154,7 @@ def read(
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
+    reading: Reading = AS_IT_FITS,
 ) -> coco.CocoFolder:
     """Reads and checks an MPII annotation file; the module's docstring says what becomes of an entry.
 
@@ -162,6 +167,7 @@ def read(
         skeleton: a skeleton of MPII's joints, for sigmas different from those of `jaxpose.skeleton.MPII16`.
         category: there is only one, "person" with the id 1; None is the same.
         on_bad: "error", or "skip" to leave a bad image (with its persons) or a bad person out, counted and logged.
+        reading: choices in reading the files; pictures are not turned unless it says so, as MPII's sizes are not annotated.
 
     Raises:
         FileNotFoundError: the JSON, the folder or an image does not exist.
@@ -185,12 +191,13 @@ def read(
     entries = _load(annotations)
     problems = Problems(annotations, on_bad)
     source = coco.assemble(
-        _to_coco(entries, folder, problems),
+        _to_coco(entries, folder, problems, reading),
         folder,
-        skeleton=skeleton or MPII16,
+        skeleton=skeleton or reading.applied_to(MPII16),
         category=CATEGORY,
         problems=problems,
         clip_boxes=False,
+        reading=dataclasses.replace(reading, exif="ignore" if reading.exif == "auto" else reading.exif),
     )
     if not len(source):
         logger.warning(
@@ -241,9 +248,9 @@ def _load(path: Path) -> list[Any]:
     return data
 
 
-def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, Any]:
+def _to_coco(entries: list[Any], folder: Path, problems: Problems, reading: Reading) -> dict[str, Any]:
     """Returns the list as the contents of a COCO file, without bad entries."""
-    root = folder.resolve()
+    names = ImageFiles(folder, follow_links=reading.follow_links)
     images: dict[str, dict[str, Any] | None] = {}  # by name; None for a bad one, which is among the problems
     people = []
     for row, entry in enumerate(entries):
@@ -257,7 +264,7 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, 
             problems.add("file name unusable", f"{label} has the image {name!r:.100}, which is no name of a file")
             continue
         if name not in images:
-            size = _image_size(folder, root, name, label, problems)
+            size = _image_size(names, name, label, problems, reading)
             images[name] = size and {"id": len(images) + 1, "file_name": name, "width": size[0], "height": size[1]}
         image = images[name]
         person = image and _person(entry, f"{label} (image {name!r})", problems)
@@ -266,20 +273,23 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, 
     return {"images": [image for image in images.values() if image], "annotations": people, "categories": [CATEGORY]}
 
 
-def _image_size(folder: Path, root: Path, name: str, label: str, problems: Problems) -> tuple[int, int] | None:
+def _image_size(
+    names: ImageFiles, name: str, label: str, problems: Problems, reading: Reading
+) -> tuple[int, int] | None:
     """Returns width and height from the header of the file, or None if it is bad."""
-    path = os.path.join(folder, name)
-    if bad := bad_file_name(root, name):
-        problems.add(bad[0], f"{label} has the image {name!r}, {bad[1]}")
+    try:
+        path = os.path.join(names.folder, names.find(name)[0])
+    except FileNotFoundError as error:
+        message = f"{label} names the image {name!r}, {error.args[1]}"
+        problems.add(error.args[0], message, error=FileNotFoundError)
         return None
-    if not os.path.isfile(path):
-        problems.add(
-            "image file absent", f"{label} names the image {name!r}, which is not in {folder}", error=FileNotFoundError
-        )
+    except ValueError as error:
+        problems.add(error.args[0], f"{label} has the image {name!r}, {error.args[1]}")
         return None
     try:
         with Image.open(path) as picture:
-            return picture.size
+            sideways = reading.exif == "apply" and orientation(picture) in SIDEWAYS
+            return picture.size[::-1] if sideways else picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         problems.add("image not readable", f"image {path} cannot be read ({reason}): replace it")

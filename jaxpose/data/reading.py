@@ -1,0 +1,110 @@
+"""How the files of a data set are read, where files in the wild differ: the choices, and what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxpose import sides
+from jaxpose.skeleton import Skeleton
+
+__all__ = ["AS_IT_FITS", "Notes", "Reading"]
+
+Exif = Literal["auto", "apply", "ignore"]
+Links = Literal["files", "all", "none"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Choices in reading label files and pictures. The defaults decide by what fits, and say so.
+
+    Attributes:
+        flip_pairs: Pairs of left and right joints, each as "left_ear:right_ear"; "none" alone for no pair. None: those of
+            the category, or of the joints' names.
+        sigmas: OKS sigmas, K or one for all joints. None: those of the category, or of the joints' names.
+        visible_above: A joint is labelled where its third number is above this. None: above 0, where the numbers are
+            COCO's 0, 1 and 2 or confidences between 0 and 1.
+        exif: "apply" turns pictures as their EXIF orientation says, as viewers and annotation tools show them; "ignore"
+            takes the pixels as they are stored; "auto" decides by the sizes and the poses that are annotated.
+        follow_links: Symbolic links that lead out of the image folder: "files" follows those of image files, "all" those
+            of folders too, "none" refuses both.
+        reorder_joints: Bring the joints of a file into the order of the skeleton that is given, by their names.
+        part: "train" or "val" with `val_fraction`: the images of that part of one file. None: all.
+        val_fraction: The fraction of the images that is "val". Which ones is drawn from their file names alone, so it is
+            the same in every run.
+
+    >>> Reading(flip_pairs=("a:b",)).to_dict()
+    {'flip_pairs': ['a:b']}
+    """
+
+    flip_pairs: tuple[str, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+    visible_above: float | None = None
+    exif: Exif = "auto"
+    follow_links: Links = "files"
+    reorder_joints: bool = False
+    part: Literal["train", "val"] | None = None
+    val_fraction: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, as values that JSON can hold: it is part of a prepared data set's name."""
+        default = Reading()
+        return {
+            field.name: list(value) if isinstance(value, tuple) else value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != getattr(default, field.name)
+        }
+
+    def applied_to(self, skeleton: Skeleton) -> Skeleton:
+        """The skeleton with the pairs and the sigmas that are given.
+
+        Raises:
+            ValueError: They do not fit the joints.
+        """
+        if self.flip_pairs is not None:
+            pairs = sides.parse_pairs(self.flip_pairs, skeleton.joints, what="flip_pairs (--flip-pairs)")
+            skeleton = dataclasses.replace(skeleton, flip_pairs=pairs)
+        if self.sigmas is not None:
+            sigmas = self.sigmas * skeleton.num_joints if len(self.sigmas) == 1 else self.sigmas
+            skeleton = dataclasses.replace(skeleton, sigmas=sigmas)
+        return skeleton
+
+
+AS_IT_FITS = Reading()
+"""The defaults: decide by what fits."""
+
+
+class Notes:
+    """What was guessed or repaired while a file was read: counted, and said in one warning line of each kind."""
+
+    SHOWN = 2
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.counts: Counter = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.lines: list[str] = []
+
+    def add(self, kind: str, example: str = "") -> None:
+        """Counts one case. `kind` is a sentence with ``{n}`` for the number of cases."""
+        self.counts[kind] += 1
+        if example and self.counts[kind] <= self.SHOWN:
+            self.examples.setdefault(kind, []).append(example)
+
+    def say(self, line: str) -> None:
+        """Adds a line of its own."""
+        self.lines.append(line)
+
+    def report(self) -> None:
+        """Logs the lines."""
+        for line in self.lines:
+            logger.warning("%s: %s", self.path, line)
+        for kind, count in self.counts.items():
+            examples = "; ".join(self.examples.get(kind, ()))
+            logger.warning("%s: %s%s", self.path, kind.format(n=count), f", for example {examples}" if examples else "")

@@ -240,7 +240,9 @@ def test_every_code_in_the_source_is_a_row_of_the_differences():
     assert len(rows) == len(set(rows)) > 40
     sources = [path for folder in ("jaxpose", "experiments", "tests") for path in (ROOT / folder).rglob("*.py")]
     codes = {path: quirks(path.read_text()) for path in sources if path.name != "test_docs.py"}
-    unknown = {str(path.relative_to(ROOT)): sorted(code - set(rows)) for path, code in codes.items() if code - set(rows)}
+    unknown = {
+        str(path.relative_to(ROOT)): sorted(code - set(rows)) for path, code in codes.items() if code - set(rows)
+    }
     assert not unknown, f"codes that docs/differences.md does not list: {unknown}"
     assert len(set().union(*codes.values())) >= 20
     private = [str(path) for path in codes if "facts " + "of " in path.read_text().lower()]

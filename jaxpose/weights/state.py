@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpose.weights import torch_file
 
-logger = logging.getLogger("jaxpose")
+logger = logging.getLogger(__name__)
 
 # Where training scripts put the tensors: of several, the first is taken. The averaged copies come last.
 WRAPPERS = (

@@ -2,18 +2,18 @@
 
 A state dict has the numbers of a net, not what its code base does before and after it. `published_task` adds that, by layout:
 
-    layout                       images                         read by                                        QUIRK
-    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    R14, R16
-    rle_mmpose                   ImageNet's, RGB                the same                                       R15, R16
-    simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a column  H1
+    layout                       images                         read by                                        code
+    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    QUIRK R14, R16
+    rle_mmpose                   ImageNet's, RGB                the same                                       QUIRK R15, R16
+    simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a column  QUIRK H1
     hrnet                        ImageNet's, RGB                the same
     *_mmpose                     ImageNet's, RGB                the same, the shift by mmpose's border rule
-    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        I4, D1
-    higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              S8
+    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4, D1
+    higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
 
 mmpose says ImageNet's in 0..255 (1.x) or 0..1 (0.x); these are the same numbers, `tasks.IMAGENET`. What is neither in the file
 nor in its layout is an option: the input's size, the skeleton, DARK or UDP, beta. What the released codes crop differently
-(mmpose's UDP affine, half a pixel at the border) is not imitated, nor the pixel by which mmpose 1.x's MPII models are off (H4).
+(mmpose's UDP affine, half a pixel at the border) is not imitated, nor the pixel by which mmpose 1.x's MPII models are off (QUIRK H4).
 """
 
 from __future__ import annotations

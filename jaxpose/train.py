@@ -63,8 +63,8 @@ def multi_step(
 ) -> optax.Schedule:
     """Learning rate x `factor` at each boundary, after a linear warm-up from `warmup_start` x the rate.
 
-    The official RLE recipe has no warm-up; mmpose's warms up over 500 steps from 0.001 x the rate (facts of the
-    published configurations). Boundaries and warm-up are counted in steps from the start of training.
+    The official RLE configuration has no warm-up; mmpose's warms up over 500 steps from 0.001 x the rate.
+    Boundaries and warm-up are counted in steps from the start of training.
 
     Raises:
       ValueError: a rate that is not positive, boundaries that do not increase, a negative warm-up.

@@ -176,7 +176,7 @@ def test_a_setting_checks_its_numbers(values, message):
 
 
 def test_published_numbers():
-    """facts of the three code bases, by hand: the table of the module."""
+    """The numbers of the three code bases, copied by hand: the table of the module."""
     assert (OFFICIAL.half_body.min_joints, HRNET.half_body.min_joints, MMPOSE.half_body.min_joints) == (4, 9, 9)
     assert {s.half_body.padding for s in (OFFICIAL, HRNET, MMPOSE)} == {1.5}
     assert augment.MMPOSE.shift == 0.16 and augment.HRNET.scale == 0.35

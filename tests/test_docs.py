@@ -228,6 +228,27 @@ def test_flags_exist(capsys):
     assert "--likelihood.variant" in known and "--loss.exponent" in known
 
 
+def quirks(text: str) -> set[str]:
+    """The codes that a source refers to: "QUIRK R16", "QUIRKS D1, D2"; a QUIRK without a code is an empty one."""
+    places = re.findall(r"QUIRKS?\b((?:,? [A-Z]\d+\b)*)", text)
+    return {code for codes in places for code in (re.findall(r"[A-Z]\d+", codes) or [""])}
+
+
+def test_every_code_in_the_source_is_a_row_of_the_differences():
+    assert quirks("QUIRK R16. (QUIRKS D1, D2)") == {"R16", "D1", "D2"} and quirks("QUIRK: odd") == {""}
+    rows = re.findall(r"^\| ([A-Z]\d+) \|", (DOCS / "differences.md").read_text(), re.M)
+    assert len(rows) == len(set(rows)) > 40
+    sources = [path for folder in ("jaxpose", "experiments", "tests") for path in (ROOT / folder).rglob("*.py")]
+    codes = {path: quirks(path.read_text()) for path in sources if path.name != "test_docs.py"}
+    unknown = {
+        str(path.relative_to(ROOT)): sorted(code - set(rows)) for path, code in codes.items() if code - set(rows)
+    }
+    assert not unknown, f"codes that docs/differences.md does not list: {unknown}"
+    assert len(set().union(*codes.values())) >= 20
+    private = [str(path) for path in codes if "facts " + "of " in path.read_text().lower()]
+    assert not private, "notes to oneself"
+
+
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 
 

@@ -26,7 +26,7 @@ def skewed(e, shift=0.3):
 
 ONE = tuple(jnp.array([x]) for x in ([0.10, -0.20], [0.05, 0.04], [0.13, -0.26]))  # mu, sigma, target
 
-# By hand from the definitions, facts of a joint with e = (-0.6, 1.5) and an identity flow: log G = -3.142877.
+# Computed by hand from the definitions, for a joint with e = (-0.6, 1.5) and an identity flow: log G = -3.142877.
 BY_HAND = {
     ("paper", "laplace"): 0.414563,
     ("paper", None): 3.142877 + math.log(0.05 * 0.04),

@@ -57,6 +57,19 @@ def test_the_drawn_density_is_the_models_in_its_own_deviations(tmp_path, monkeyp
     np.testing.assert_allclose(seen[0].max((0, 1)), 2 * np.sqrt([2.0, 8.0]), rtol=1e-6)
 
 
+def test_the_panels_of_the_density_do_not_overlap_and_no_curves_look_alike(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("jaxpose.view.figures.run.save", lambda figure, path: figures.append(figure))
+    view.learned_density(density.Model(log_g=None, base="laplace"), tmp_path / "density.png", points=21)
+    [figure] = figures
+    figure.canvas.draw()
+    panels = [axis.get_tightbbox() for axis in figure.axes]  # with labels and title
+    assert all(left.x1 <= right.x0 for left, right in zip(panels, panels[1:]))
+    assert panels[0].x0 >= 0 and panels[-1].x1 <= figure.bbox.x1 and max(p.y1 for p in panels) <= figure.bbox.y1
+    lines = figure.axes[3].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 4
+
+
 @pytest.mark.filterwarnings("error")
 def test_people_of_whole_images(tmp_path, monkeypatch):
     """Images of different sizes, with two found, nobody found, and one; joints of confidence 0 may hold anything."""

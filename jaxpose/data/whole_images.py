@@ -28,8 +28,8 @@ A batch of `eval_batches` holds image, affine, image_id and valid as above, -1 a
 
 Pixel i of a map of stride s is a cell of s x s input pixels, whose centre is input pixel s i + (s - 1) / 2; the mask is
 sampled there. So mirroring the input mirrors image, joints and masks exactly.
-QUIRK: the released code samples at s i and mirrors each map by itself, so that a mirrored target is up to one pixel of
-the map, (s - 1) / s, away from the target of the mirrored image.
+The released code samples at s i and mirrors each map by itself (QUIRK S13), so that a mirrored target is up to one pixel
+of the map, (s - 1) / s, away from the target of the mirrored image.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ lacks are looked for in the whole map (`refine`).
 `group` takes one image on the host, in NumPy (`host.py`, the published parser); `group_batch` takes a batch on the device, jitted
 (`device.py`). Both settle equal costs as scipy's solver does; `assignment.py` is that solver in JAX.
 
-Coordinates are in heatmap pixels. `adjust` adds 0.5 to them, and so does `refine` (QUIRK: published so, and undone by no
-one): the map's left edge is then at 0, and pixel x spans x to x + 1.
+Coordinates are in heatmap pixels. `adjust` adds 0.5 to them, and so does `refine`, as published; no later step subtracts it
+(QUIRK S11). The map's left edge is then at 0, and pixel x spans x to x + 1.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 JOINT_ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
-"""The published order, head and trunk first in COCO's numbering; with fewer joints its entries below K (QUIRK: for CrowdPose's
-14 that is no order of body parts)."""
+"""The published order, head and trunk first in COCO's numbering; with fewer joints its entries below K. For CrowdPose's 14
+joints that is no order of body parts (QUIRK S12)."""
 WINDOW = 2  # a peak is the maximum of a square of 2 * 2 + 1 pixels
 SPARE = 1e10  # the cost of matching nobody, where there are more peaks than people
 
@@ -32,8 +32,8 @@ def group(
 
     A peak matches a person at the cost round(d) * 100 - score, d the distance between its tag and the mean tag of the
     person's joints (round half to even); the assignment of least total cost is taken, and those of its pairs with
-    d < tag_threshold. QUIRK: the rounding makes assignments of equal cost common, wherever tags are close and wherever a peak's
-    tag is far from everybody's. The published code then takes what its solver meets first, which differs between versions of
+    d < tag_threshold. The rounding makes assignments of equal cost common (QUIRK S10), wherever tags are close and wherever a
+    peak's tag is far from everybody's. The published code then takes what its solver meets first, which differs between versions of
     that solver; here it is what scipy's `linear_sum_assignment` meets first.
 
     Args:

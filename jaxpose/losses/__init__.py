@@ -1,5 +1,7 @@
 """Losses as pure functions of arrays: import one into any JAX project, it costs `jax` only.
 
+Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which says where papers and codes differ.
+
 Elementwise, data first and options by keyword, `where=` for masks; reduce with `mean` or as your recipe says.
 """
 

@@ -1,6 +1,6 @@
 """Losses between heatmaps. Maps are (..., h, w, K); masks and weights are one number a joint, (..., K).
 
-Published reductions, to be made by the caller: HRNet and SimpleBaseline, `0.5 * heatmap_mse(...).mean()` (QUIRK: mmpose
+Published reductions, which the caller makes: HRNet and SimpleBaseline, `0.5 * heatmap_mse(...).mean()` (QUIRK H5: mmpose
 without the 0.5, and the weight once instead of squared); mmpose's DSNT, `heatmap_js(...).sum() / batch`.
 """
 

@@ -4,6 +4,8 @@ A family of tasks is a frozen dataclass with the methods of the Protocol `Task` 
 `regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `bottom_up` a `BottomUp`. A new family is one file here and its name
 in `jaxpose.tasks.stored.FAMILIES`.
 
+Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which says where papers and codes differ.
+
 >>> from jaxpose.tasks import from_config
 """
 

@@ -38,31 +38,51 @@ def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
 
 
 def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.0, points: int = 201) -> Path:
-    """The learned density of the standardised error beside Laplace and Gaussian (RLE figure 4), 2D.
+    """Draws the learned density of the standardised error beside Laplace and Gaussian (RLE figure 4), in 2D.
 
-    All three in units of their own standard deviation: how wide the learned one is says little, because sigma and the
-    flow share the scale (`jaxpose.losses.likelihood`); its shape is what is learned.
+    All three are in units of their own standard deviation. The width of the learned density says little, because sigma
+    and the flow share the scale (`jaxpose.losses.likelihood`); its shape is what is learned.
+
+    Args:
+        model: the density to draw, of two coordinates.
+        path: where the picture is written.
+        bound: half the width of the panels, in standard deviations.
+        points: grid points along each axis.
+
+    Returns:
+        The path.
+
+    >>> from tempfile import mkdtemp
+    >>> from jaxpose import density
+    >>> learned_density(density.Model(log_g=None, base="laplace"), Path(mkdtemp()) / "density.png", points=21).name
+    'density.png'
     """
     from jaxpose import density
 
     plt = pyplot()
     axis = np.linspace(-bound, bound, points, dtype=np.float32)
     e = np.stack(np.meshgrid(axis, axis), -1)
-    found = density.moments(model)
-    deviation = found.standard_deviation
-    learned = np.exp(np.asarray(density.log_prob(found.mean + e * deviation, model))) * deviation.prod()
+    moments = density.moments(model)
+    deviation = moments.standard_deviation
+    learned = np.exp(np.asarray(density.log_prob(moments.mean + e * deviation, model))) * deviation.prod()
     laplace = np.exp(-np.sqrt(2) * np.abs(e).sum(-1)) / 2
     gaussian = np.exp(-(e**2).sum(-1) / 2) / (2 * np.pi)
-    figure, axes = plt.subplots(1, 4, figsize=(16, 3.8))
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.8), layout="constrained")
     for ax, values, title in zip(axes, (learned, laplace, gaussian), ("learned", "Laplace", "Gaussian"), strict=False):
         ax.imshow(values, origin="lower", extent=(-bound, bound, -bound, bound), cmap="viridis")
         ax.set(title=title, xlabel="$e_x$ / its deviation", ylabel="$e_y$ / its deviation")
     step = float(axis[1] - axis[0])
-    for values, label, style in ((learned, "learned", "-"), (laplace, "Laplace", "--"), (gaussian, "Gaussian", ":")):
-        axes[3].plot(axis, values.sum(0) * step, style, label=f"{label}, $e_x$")
-    axes[3].plot(axis, learned.sum(1) * step, "-", label="learned, $e_y$", color=LEFT)
+    for values, label, style, color in (
+        (learned.sum(0), "learned, $e_x$", "-", RIGHT),
+        (learned.sum(1), "learned, $e_y$", "-", LEFT),
+        (laplace.sum(0), "Laplace", "--", INK),
+        (gaussian.sum(0), "Gaussian", ":", INK),
+    ):
+        axes[3].plot(axis, values * step, style, label=label, color=color)
     axes[3].set(
-        title=f"marginals (learned deviation {deviation[0]:.3f}, {deviation[1]:.3f})", xlabel="e / its deviation"
+        title=f"marginals\nlearned deviations {deviation[0]:.3f}, {deviation[1]:.3f}",
+        xlabel="e / its deviation",
+        ylabel="density",
     )
     axes[3].legend(fontsize=8)
     return save(figure, path)
@@ -106,10 +126,10 @@ def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *
     figure, axis = plt.subplots(figsize=(4.6, 4.2))
     axis.axhline(1, color=INK, lw=0.8)
     axis.plot(size, factor, "o", ms=2.5, alpha=0.4, color=RIGHT, mec="none")
-    said = f"r = {r:.3f}" if np.isfinite(r) else "r undefined"
+    correlation = f"r = {r:.3f}" if np.isfinite(r) else "r undefined"
     axis.set(
         xlabel="size of the person (px)",
         ylabel=r"mean learned factor of $\sigma$",
-        title=f"scale factor against size: {said}, {len(size)} people",
+        title=f"scale factor against size\n{correlation}, {len(size)} people",
     )
     return save(figure, path)

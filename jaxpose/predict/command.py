@@ -7,19 +7,25 @@ import glob
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import tqdm
 import tyro
 
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.evaluation import results
 from jaxpose.files import write_json
 from jaxpose.predict import media
+from jaxpose.skeleton import Skeleton
 from jaxpose.view.overlay import draw
+
+if TYPE_CHECKING:
+    from jaxpose.predict import Poses, Predictor
 
 logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
@@ -57,35 +63,35 @@ def main(
     max_pixels: int = media.MAX_PIXELS,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
-    """Poses of pictures and videos.
+    """Predict the poses of the people in pictures and videos.
 
-    Writes into OUT: NAME_poses.jpg (of a video .mp4) for every input; results.json, COCO result records; images.json, the
-    pictures that their image ids stand for, which pycocotools loads as a data set (results of nobody, [], it does not load);
-    poses.csv, a row for every joint.
+    Writes into OUT: NAME_poses.jpg (of a video .mp4) per input; results.json, COCO result records; images.json, the pictures that
+    their image ids stand for, which pycocotools loads as a data set (it does not load results of nobody, []); poses.csv, a row per
+    joint. What is not given is as the run was evaluated.
 
     Args:
-      checkpoint: a run's folder, or an imported checkpoint.
-      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg".
-      out: folder for what is written.
-      boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
-        "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
-        images find people themselves.
-      category: id of the persons in that JSON; boxes without category_id count too.
-      min_box_score: boxes with a lower score are left out.
-      overlay: draw the poses.
-      draw_above: joints of a lower confidence are not drawn; files have them all.
-      region: also draw the region that holds each joint with this probability (of nets with a likelihood).
-      flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
-      batch_size: crops, or whole images, at a time.
-      test_size: of whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
-      fit: of whole images: which side that is; None: as the run was evaluated.
-      scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
-      max_pixels: larger pictures are refused.
-      step: which checkpoint of the run.
+        checkpoint: a run's folder, or an imported checkpoint.
+        inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg".
+        out: folder for what is written.
+        boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
+            "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of
+            whole images find people themselves.
+        category: id of the persons in that JSON; boxes without category_id count too.
+        min_box_score: boxes with a lower score are left out.
+        overlay: draw the poses.
+        draw_above: joints of a lower confidence are not drawn; the files have them all.
+        region: also draw the region that holds each joint with this probability (of nets with a likelihood).
+        flip_test: average with the mirrored picture, at twice the time.
+        batch_size: crops or whole images per call of the net.
+        test_size: side of a whole image in input pixels, a multiple of 64.
+        fit: which side of a whole image that is.
+        scales: scales of a whole image whose heatmaps are averaged, 1 among them.
+        max_pixels: larger pictures are refused.
+        step: which checkpoint of the run.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    files = found(inputs)
-    known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
+    files = list_inputs(inputs)
+    box_file = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
     from jaxpose import predict
 
     predictor = predict.load(
@@ -98,32 +104,39 @@ def main(
         scales=scales,
         max_pixels=max_pixels,
     )
-    if known is not None and predictor.finds_people:
+    if box_file is not None and predictor.finds_people:
         raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
     if region is not None:
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
-    work = _Work(
-        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels
-    )  # fmt: skip
-    with work:
-        work.run(files)
-    people = len(work.records)
-    print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
-    if known is not None and (unused := known.unused(work.images)):
+    overlays = _Overlays(predictor.skeleton, draw_above, region, with_boxes=box_file is not None) if overlay else None
+    with _results_in(out, files, box_file, skeleton=predictor.skeleton, category=category) as tables:
+        job = _Job(predictor, tables, _targets(files, out), box_file, overlays, max_pixels)
+        job.run(files)
+    line = {"pictures": len(tables.images), "people": len(tables.records), "failed": len(job.failed), "out": str(out)}
+    print(json.dumps(line))
+    if box_file is not None and (unused := box_file.unused(tables.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
-    if work.failed:
-        shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
-        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
+    if job.failed:
+        first = "; ".join(job.failed[:3]) + (f"; and {len(job.failed) - 3} more" if len(job.failed) > 3 else "")
+        raise ValueError(f"{len(job.failed)} problems with {len(files)} inputs, the rest is in {out}: {first}")
 
 
-def found(inputs: Iterable[str]) -> list[Path]:
-    """The picture and video files that names, folders (without their subfolders) and patterns stand for, each once.
+def list_inputs(inputs: Iterable[str]) -> list[Path]:
+    """Lists the picture and video files that names stand for, each once.
+
+    Args:
+        inputs: names of files, of folders (without their subfolders), and patterns.
 
     Raises:
-      FileNotFoundError: one that stands for nothing.
-      ValueError: none given; a file of another kind.
+        FileNotFoundError: a name stands for no file.
+        ValueError: no name is given.
+
+    >>> list_inputs(["absent.jpg"])
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: absent.jpg: no such file, and no folder or pattern with pictures or videos in it
     """
     files: dict[Path, None] = {}
     kinds = media.PICTURES | media.VIDEOS
@@ -143,49 +156,139 @@ def found(inputs: Iterable[str]) -> list[Path]:
     return list(files)
 
 
-class _Work:
-    """Inputs one after the other, and what becomes of them."""
+@dataclass(frozen=True)
+class _Overlays:
+    """How poses are drawn: joints above a confidence, the regions of a probability, and boxes where they were given."""
 
-    def __init__(
-        self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels
-    ):
-        self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
-        self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
-        self.records: list[dict[str, Any]] = []
-        self.images: list[dict[str, Any]] = []
-        self.failed: list[str] = []
+    skeleton: Skeleton
+    draw_above: float
+    region: float | None
+    with_boxes: bool
+
+    def draw(self, image: np.ndarray, poses: Poses) -> np.ndarray:
+        visible = poses.confidence > self.draw_above
+        curves = []
+        if self.region is not None:
+            curves = [curve for part in poses.regions(self.region) for curve in part[visible]]
+        box = poses.box if self.with_boxes else None
+        return draw(image, poses.xy, visible, self.skeleton, outlines=curves, box=box)
+
+
+@dataclass
+class _Tables:
+    """What was predicted: COCO's records and images, and the rows of poses.csv.
+
+    Attributes:
+        writer: of poses.csv.
+        joints: names of the joints.
+        ids: image ids of the pictures.
+        free_ids: image ids that are left, for the frames of videos.
+        images: COCO's images.
+        records: COCO's result records.
+    """
+
+    writer: Any
+    joints: Sequence[str]
+    ids: Mapping[Path, int]
+    free_ids: Iterator[int]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, file: Path, image: np.ndarray, poses: Poses, *, frame: int | None = None) -> None:
+        """Adds the poses of a picture, or of a frame of a video."""
+        image_id = self.ids[file] if frame is None else next(self.free_ids)
+        origin = {"file_name": str(file)} | ({} if frame is None else {"frame": frame})
+        self.images.append({"id": image_id, **origin, "width": image.shape[1], "height": image.shape[0]})
+        self.records += [record | origin for record in poses.records(image_id)]
+        deviation = poses.deviation
+        for p in range(len(poses)):
+            person = [str(file), "" if frame is None else frame, image_id, p, round(float(poses.score[p]), 6)]
+            for k, joint in enumerate(self.joints):
+                spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
+                numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
+                self.writer.writerow([*person, joint, *numbers])
+
+
+@contextmanager
+def _results_in(
+    out: Path, files: list[Path], boxes: BoxFile | None, *, skeleton: Skeleton, category: int
+) -> Iterator[_Tables]:
+    """Writes results.json, images.json and poses.csv at the end, also after an error, of what was predicted until then.
+
+    Each file is the old one or the complete new one; where nothing was predicted, those of an earlier run stay.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / ".poses.csv.partial"
+    ids, free_ids = _image_ids(files, boxes)
+    # Names of files may be bytes that are no text.
+    with open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as table:
+        tables = _Tables(csv.writer(table), skeleton.joints, ids, free_ids)
+        tables.writer.writerow(COLUMNS)
+        try:
+            yield tables
+        finally:
+            table.close()
+            if tables.images:
+                partial.replace(out / "poses.csv")
+                results.write([record | {"category_id": category} for record in tables.records], out / "results.json")
+                categories = [skeleton.to_coco_category(category_id=category)]
+                write_json(out / "images.json", {"images": tables.images, "annotations": [], "categories": categories})
+            else:
+                partial.unlink()
+
+
+@dataclass
+class _Job:
+    """Predicts inputs one after the other.
+
+    Attributes:
+        predictor: of the poses.
+        tables: take the poses.
+        targets: file of the overlay of each input.
+        boxes: of the pictures; None: the predictor needs none.
+        overlays: draw the poses; None: they are not drawn.
+        max_pixels: larger pictures are refused.
+        failed: what could not be done, a message each.
+    """
+
+    predictor: Predictor
+    tables: _Tables
+    targets: Mapping[Path, Path]
+    boxes: BoxFile | None
+    overlays: _Overlays | None
+    max_pixels: int
+    failed: list[str] = field(default_factory=list)
 
     def run(self, files: list[Path]) -> None:
-        import tqdm
-
-        self.ids, self.targets = self._ids(files), _targets(files, self.out)
-        pictures = [f for f in files if f.suffix.lower() not in media.VIDEOS]
+        """Predicts pictures in groups, then videos."""
+        videos = [file for file in files if file.suffix.lower() in media.VIDEOS]
         with tqdm.tqdm(total=len(files), unit="file") as bar:
-            for group in self._groups(pictures, bar):
-                everyone = self._poses([(file, image, 0) for file, image in group])
-                for (file, image), poses in zip(group, everyone, strict=True):
-                    if self.overlay:
-                        media.save_picture(self._drawn(image, poses), self.targets[file])
-                    self._keep(file, image, poses)
-            for file in (f for f in files if f.suffix.lower() in media.VIDEOS):
+            for group in self._read(_counted(bar, (file for file in files if file.suffix.lower() not in media.VIDEOS))):
+                poses_of_group = self._predict([(file, image, 0) for file, image in group])
+                for (file, image), poses in zip(group, poses_of_group, strict=True):
+                    if self.overlays is not None:
+                        media.save_picture(self.overlays.draw(image, poses), self.targets[file])
+                    self.tables.add(file, image, poses)
+            for file in videos:
                 try:
-                    self._video(media.video(file))
+                    self._predict_video(media.video(file))
                 except (ValueError, OSError) as error:
                     self.failed.append(str(error))
                 bar.update()
 
-    def _groups(self, files: list[Path], bar) -> Iterator[list[tuple[Path, np.ndarray]]]:
-        """Pictures, as many at a time as memory allows; bad ones are noted."""
+    def _read(self, files: Iterable[Path]) -> Iterator[list[tuple[Path, np.ndarray]]]:
+        """Reads pictures, as many at a time as memory allows; those that cannot be read are noted."""
         group, pixels = [], 0
         for file in files:
-            bar.update()
             # The boxes of a data set are those of the pixels as they are stored.
             upright = self.boxes is None or self.boxes.id_of(file) is None
             try:
                 image = media.picture(file, max_pixels=self.max_pixels, upright=upright)
-            except Exception as error:  # decoders raise anything, and the other pictures are to be done
-                named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
-                self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
+            except (
+                Exception
+            ) as error:  # decoders raise many exception types, and the other pictures are to be predicted
+                is_named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
+                self.failed.append(str(error) if is_named else f"{file}: {type(error).__name__}: {error}")
                 continue
             group.append((file, image))
             pixels += image.shape[0] * image.shape[1]
@@ -195,102 +298,61 @@ class _Work:
         if group:
             yield group
 
-    def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
+    def _predict(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Poses]:
+        """Poses of (file, image, frame)."""
         images = [image for _, image, _ in items]
         if self.boxes is None:
             return self.predictor(images)
         return self.predictor(images, [self._boxes(*item) for item in items])
 
     def _boxes(self, file: Path, image: np.ndarray, frame: int) -> list[tuple[float, ...]]:
-        """Those of a picture that show anything of it; the others are noted."""
+        """The boxes of a picture that lie on it; the others are noted."""
         height, width = image.shape[:2]
-        kept = []
+        boxes = []
         for row in self.boxes.of(file, frame):
             if min(row[2:4]) > 0 and touches(row[:4], (width, height)):
-                kept.append(row)
+                boxes.append(row)
             else:
                 self.failed.append(f"{file}: box {list(row[:4])} is empty or outside the {width}x{height} pixels")
-        return kept
+        return boxes
 
-    def _video(self, video: media.Video) -> None:
-        import tqdm
-
+    def _predict_video(self, video: media.Video) -> None:
         frames = tqdm.tqdm(video, total=video.frames or None, unit="frame", desc=video.path.name, leave=False)
         at_once = max(1, min(self.predictor.batch_size, AT_ONCE // (video.size_wh[0] * video.size_wh[1])))
-        done = 0
+        count = 0
         with ExitStack() as stack:
             writer = None
-            if self.overlay:
+            if self.overlays is not None:
                 target = self.targets[video.path]
                 writer = stack.enter_context(media.VideoWriter(target, size_wh=video.size_wh, rate=video.rate))
             for chunk in _batched(enumerate(frames), at_once):
-                everyone = self._poses([(video.path, image, i) for i, image in chunk])
-                for (i, image), poses in zip(chunk, everyone, strict=True):
+                poses_of_chunk = self._predict([(video.path, image, i) for i, image in chunk])
+                for (i, image), poses in zip(chunk, poses_of_chunk, strict=True):
                     if writer is not None:
-                        writer.write(self._drawn(image, poses))
-                    self._keep(video.path, image, poses, frame=i)
-                    done += 1
-        if done + video.rate < video.frames:  # some containers know their length only: within a second it is whole
+                        writer.write(self.overlays.draw(image, poses))
+                    self.tables.add(video.path, image, poses, frame=i)
+                    count += 1
+        if count + video.rate < video.frames:  # some containers know their length only: within a second it is whole
             self.failed.append(
-                f"video {video.path} says {video.frames} frames, {done} could be read: it is truncated or damaged"
+                f"video {video.path} says {video.frames} frames, {count} could be read: it is truncated or damaged"
             )
 
-    def _drawn(self, image: np.ndarray, poses) -> np.ndarray:
-        shown = poses.confidence > self.draw_above
-        curves = []
-        if self.region is not None:
-            curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
-        return draw(
-            image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
-        )
 
-    def _keep(self, file: Path, image: np.ndarray, poses, *, frame: int | None = None) -> None:
-        image_id = self.ids[file] if frame is None else next(self.free)
-        where = {"file_name": str(file)} | ({} if frame is None else {"frame": frame})
-        self.images.append({"id": image_id, **where, "width": image.shape[1], "height": image.shape[0]})
-        self.records += [record | where for record in poses.records(image_id)]
-        deviation = poses.deviation
-        for p in range(len(poses)):
-            person = [str(file), "" if frame is None else frame, image_id, p, round(float(poses.score[p]), 6)]
-            for k, joint in enumerate(self.predictor.skeleton.joints):
-                spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
-                numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
-                self.rows.writerow([*person, joint, *numbers])
+def _image_ids(files: list[Path], boxes: BoxFile | None) -> tuple[dict[Path, int], Iterator[int]]:
+    """Image ids of the inputs, and the ids that are free.
 
-    def _ids(self, files: list[Path]) -> dict[Path, int]:
-        """Those of the data set that the boxes are of; then the number that a name is, as COCO's are; then the next that is free."""
-        taken = set(self.boxes.ids.values()) if self.boxes else set()
-        first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
-        ids = {file: number for number, file in first.items() if number is not None}
-        for file in files:
-            number = number_of(file.stem)
-            if file not in ids and number is not None and number not in taken:
-                ids[file] = number
-                taken.add(number)
-        self.free = (i for i in itertools.count(1) if i not in taken)
-        return {file: ids[file] if file in ids else next(self.free) for file in files}
-
-    def __enter__(self) -> _Work:
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.partial = self.out / ".poses.csv.partial"
-        # Names of files may be bytes that are no text.
-        self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
-        self.rows = csv.writer(self.table)
-        self.rows.writerow(COLUMNS)
-        return self
-
-    def __exit__(self, kind, value, traceback) -> None:
-        """results.json, images.json and poses.csv of what was done, whatever came then; each is the old one or the whole new one."""
-        self.table.close()
-        if not self.images:  # of nothing: what an earlier run wrote stays
-            self.partial.unlink()
-            return
-        self.partial.replace(self.out / "poses.csv")
-        results.write([record | {"category_id": self.category} for record in self.records], self.out / "results.json")
-        joints = self.predictor.skeleton
-        kind = joints.to_coco_category(category_id=self.category)
-        images = {"images": self.images, "annotations": [], "categories": [kind]}
-        write_json(self.out / "images.json", images)
+    The id is that of the data set that the boxes are of; else the number that the name is, as COCO's are; else the next free one.
+    """
+    taken = set(boxes.ids.values()) if boxes else set()
+    first = {boxes.id_of(file): file for file in reversed(files)} if boxes else {}
+    ids = {file: number for number, file in first.items() if number is not None}
+    for file in files:
+        number = number_of(file.stem)
+        if file not in ids and number is not None and number not in taken:
+            ids[file] = number
+            taken.add(number)
+    free_ids = (i for i in itertools.count(1) if i not in taken)
+    return {file: ids[file] if file in ids else next(free_ids) for file in files}, free_ids
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
@@ -304,6 +366,13 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
         targets[file] = next(place for place in places if place not in taken)
         taken.add(targets[file])
     return targets
+
+
+def _counted(bar: tqdm.tqdm, files: Iterable[Path]) -> Iterator[Path]:
+    """The same files; each moves the bar when it is taken."""
+    for file in files:
+        bar.update()
+        yield file
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -38,7 +38,7 @@ class Checkpoints:
     the latest.
 
     Raises:
-      ValueError: there are checkpoints, and all of them are damaged.
+        ValueError: there are checkpoints, and all of them are damaged.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2, best: str = "AP"):
@@ -82,7 +82,7 @@ class Checkpoints:
         """Start saving `state`; waits for the save before it first.
 
         Raises:
-          OSError: if this save or the one before it could not be written (a full disk); the checkpoints before stay.
+            OSError: if this save or the one before it could not be written (a full disk); the checkpoints before stay.
         """
         self.wait()
         step = int(jax.device_get(state.step))
@@ -137,8 +137,8 @@ class Checkpoints:
         """The newest checkpoint, in the shapes and shardings of `like` (a freshly initialised state).
 
         Raises:
-          ValueError: if the checkpoint belongs to another model than `config["task"]` describes, was trained with
-            another optimiser, or is damaged.
+            ValueError: if the checkpoint belongs to another model than `config["task"]` describes, was trained with
+                another optimiser, or is damaged.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
         if not steps:
@@ -249,18 +249,18 @@ def restore_model(
     """Variables (NumPy arrays) and config of a checkpoint, on any topology and without TensorFlow.
 
     Args:
-      directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
-      step: which one; "best" by the metric `best` (None: the one that the run named, or AP), or the newest where no
-        checkpoint has that metric.
-      flow: False leaves the flow's parameters out (deployment needs no flow).
+        directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
+        step: which one; "best" by the metric `best` (None: the one that the run named, or AP), or the newest where no
+            checkpoint has that metric.
+        flow: False leaves the flow's parameters out (deployment needs no flow).
 
     Returns:
-      variables: {"params", "batch_stats"}; give them to `tasks.from_config(config["task"]).predict`.
-      config: what the run stored: "task", "inference", "run", "step", "metrics".
+        variables: {"params", "batch_stats"}; give them to `tasks.from_config(config["task"]).predict`.
+        config: what the run stored: "task", "inference", "run", "step", "metrics".
 
     Raises:
-      FileNotFoundError: if there is no checkpoint.
-      ValueError: if one is damaged, or another program's.
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if one is damaged, or another program's.
     """
     folder, config = _select(directory, step=step, best=best)
     if found := damage(folder, items=(MODEL, CONFIG)):
@@ -377,13 +377,13 @@ def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]
     """A checkpoint of step 0 that can be evaluated but not resumed: `model` and `config` alone, complete or not at all.
 
     Args:
-      directory: the run's folder; the checkpoint goes into its `checkpoints`.
-      variables: {"params", "batch_stats"} of a task.
-      config: "task", and what else is to be stored; "step" and "metrics" are added.
+        directory: the run's folder; the checkpoint goes into its `checkpoints`.
+        variables: {"params", "batch_stats"} of a task.
+        config: "task", and what else is to be stored; "step" and "metrics" are added.
 
     Raises:
-      FileExistsError: there is a checkpoint already.
-      OSError: it could not be written.
+        FileExistsError: there is a checkpoint already.
+        OSError: it could not be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

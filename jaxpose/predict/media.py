@@ -36,14 +36,14 @@ def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) 
     """A file, a PIL image or an array as (h, w, 3) uint8 RGB.
 
     Args:
-      source: a path; a PIL image; or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16, RGB(A). 16 bits
-        keep their upper 8; grey becomes RGB; what is transparent becomes white.
-      max_pixels: more of them are refused, before they are decoded.
-      upright: turn a file as its EXIF data say; no: its pixels as they are stored, which is what COCO's annotations are of.
+        source: a path; a PIL image; or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16, RGB(A). 16 bits
+            keep their upper 8; grey becomes RGB; what is transparent becomes white.
+        max_pixels: more of them are refused, before they are decoded.
+        upright: turn a file as its EXIF data say; no: its pixels as they are stored, which is what COCO's annotations are of.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: no image, a truncated or a huge one; an array of another shape or dtype.
+        FileNotFoundError: no such file.
+        ValueError: no image, a truncated or a huge one; an array of another shape or dtype.
 
     >>> picture(np.full((2, 3), 65535, np.uint16))[0, 0].tolist()
     [255, 255, 255]
@@ -146,8 +146,8 @@ def video(path: str | Path) -> Video:
     """Open a video; iterate it for its frames.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: not a video, or one without a frame.
+        FileNotFoundError: no such file.
+        ValueError: not a video, or one without a frame.
     """
     path = Path(path)
     if not path.is_file():

@@ -19,15 +19,15 @@ class Poses:
     """The people of one picture, P of them, best first where the net finds them itself, in the order of the boxes otherwise.
 
     Attributes:
-      xy: (P, K, 2) picture pixels; pixel centres are at integers.
-      confidence: (P, K): 1 - sigma of a likelihood, the height of a heatmap; 0 for a joint that was not found.
-      score: (P,), what average precision sorts by; of a likelihood box + mean + maximum, so up to 3.
-      skeleton: names, limbs and mirror pairs of the K joints.
-      box: (P, 4) x, y, w, h; None where the net finds people itself.
-      box_score: (P,); 1 where the boxes came without.
-      crop_area: (P,) pixels; what OKS-NMS measures by, or None.
-      sigma: (P, K, 2) pixels, the scale of a likelihood; None of other nets. See `deviation`.
-      density: of the standardised error, or None.
+        xy: (P, K, 2) picture pixels; pixel centres are at integers.
+        confidence: (P, K): 1 - sigma of a likelihood, the height of a heatmap; 0 for a joint that was not found.
+        score: (P,), what average precision sorts by; of a likelihood box + mean + maximum, so up to 3.
+        skeleton: names, limbs and mirror pairs of the K joints.
+        box: (P, 4) x, y, w, h; None where the net finds people itself.
+        box_score: (P,); 1 where the boxes came without.
+        crop_area: (P,) pixels; what OKS-NMS measures by, or None.
+        sigma: (P, K, 2) pixels, the scale of a likelihood; None of other nets. See `deviation`.
+        density: of the standardised error, or None.
     """
 
     xy: np.ndarray
@@ -57,11 +57,11 @@ class Poses:
         """Outlines of the smallest region that holds each joint with probability `level`.
 
         Returns:
-          closed curves (P, K, n, 2) in pixels; several where the region has several parts.
+            closed curves (P, K, n, 2) in pixels; several where the region has several parts.
 
         Raises:
-          ValueError: a net without a density; a level outside (0, 1).
-          ImportError: without contourpy, which matplotlib brings (the extra `plot`).
+            ValueError: a net without a density; a level outside (0, 1).
+            ImportError: without contourpy, which matplotlib brings (the extra `plot`).
         """
         if self.density is None:
             raise ValueError(

@@ -82,17 +82,17 @@ class Predictor:
         """Poses of one picture, or of a list of them.
 
         Args:
-          images: a path, a PIL image, an array (h, w[, 3]) RGB uint8 (see `jaxpose.predict.media.picture`), or a list of such.
-          boxes: of one picture: (P, 4) x, y, w, h in pixels, or (P, 5) with a score; None: the whole picture. Of a list: a list
-            of them. A picture with an empty list has no poses.
+            images: a path, a PIL image, an array (h, w[, 3]) RGB uint8 (see `jaxpose.predict.media.picture`), or a list of such.
+            boxes: of one picture: (P, 4) x, y, w, h in pixels, or (P, 5) with a score; None: the whole picture. Of a list: a list
+                of them. A picture with an empty list has no poses.
 
         Returns:
-          Poses, or a list of them.
+            Poses, or a list of them.
 
         Raises:
-          ValueError: a bad picture (`jaxpose.predict.media.picture`); boxes of another shape, not finite, empty, or outside the
-            picture; boxes for a net that finds people itself; weights that are not finite.
-          FileNotFoundError: no such file.
+            ValueError: a bad picture (`jaxpose.predict.media.picture`); boxes of another shape, not finite, empty, or outside the
+                picture; boxes for a net that finds people itself; weights that are not finite.
+            FileNotFoundError: no such file.
         """
         if not isinstance(images, (list, tuple)):
             return self([images], [boxes])[0]

@@ -6,10 +6,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxpose.geometry import normalize
-from jaxpose.heatmap import soft_argmax
+from jaxpose.heatmap import dark, soft_argmax
 from jaxpose.nets.deconv import check_cells
 
 
@@ -149,11 +150,74 @@ class IntegralRegressor(nn.Module):
         xy, _ = soft_argmax(maps, beta=self.beta, compensate=self.compensate, floor=self.floor)
         mu = normalize(xy, (maps.shape[2], maps.shape[1]))
         pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
-        bias = nn.initializers.constant(self.sigma_bias)
-        raw = nn.Dense(mu[0].size, kernel_init=nn.initializers.normal(0.01), bias_init=bias, precision="highest",
-                       name="sigma")(pooled)  # fmt: skip
-        sigma = jax.nn.sigmoid(raw.reshape(mu.shape))
+        sigma = sigma_layer(pooled, mu.shape, self.sigma_bias)
         return (mu, sigma, maps) if with_maps else (mu, sigma)
+
+
+class PeakRegressor(nn.Module):
+    """A heatmap net whose peaks are mu, and a linear layer for sigma, both (B, K, 2): detection that states its uncertainty.
+
+    mu is read where each map is highest, refined by DARK's Newton step within that pixel, and lets no gradient through: an
+    auxiliary map loss trains the maps (`jaxpose.tasks.regression(auxiliary=...)`), and the likelihood learns sigma and the flow
+    around what they say. With few images the maps learn in a fraction of the steps that a pooled head needs (docs/few_frames.md).
+    sigma sees the mean of the features that the maps are made of, and the heights of the peaks. Ours, not in a paper.
+
+    Attributes:
+      net: a `HeatmapNet`.
+      kernel: of DARK's blur, odd: about 5 sigma of the targets.
+      sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
+
+    >>> from jaxpose.nets import HeatmapNet, ResNet
+    >>> net = PeakRegressor(HeatmapNet(ResNet(depth=18, width=4, stages=2), 17, deconvs=(8,)))
+    >>> mu, sigma = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((2, 64, 32, 3)))
+    >>> mu.shape, sigma.shape
+    ((2, 17, 2), (2, 17, 2))
+    """
+
+    net: nn.Module
+    kernel: int = 7
+    sigma_bias: float = 0.0
+
+    def __post_init__(self):
+        if self.kernel < 3 or self.kernel % 2 == 0:
+            raise ValueError(f"kernel={self.kernel}: expected an odd number of pixels, 3 at least")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False, with_maps: bool = False) -> tuple[jax.Array, ...]:
+        maps, features = self.net(images, train=train, with_features=True)
+        check_cells(images.shape[2:0:-1], maps.shape[1:3])
+        xy, height = refined_peak(jax.lax.stop_gradient(maps), kernel=self.kernel)
+        mu = normalize(xy, (maps.shape[2], maps.shape[1]))
+        pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
+        sigma = sigma_layer(jnp.concatenate([pooled, height.astype(pooled.dtype)], -1), mu.shape, self.sigma_bias)
+        return (mu, sigma, maps) if with_maps else (mu, sigma)
+
+
+def refined_peak(maps: jax.Array, *, kernel: int) -> tuple[jax.Array, jax.Array]:
+    """The highest pixel of each map, moved by DARK's step and at most a pixel: xy (..., K, 2) in map pixels, height (..., K).
+
+    Unlike `jaxpose.heatmap.dark` it stays near the peak on noise, and says where maps without a positive value are highest.
+
+    >>> from jaxpose.heatmap import gaussian
+    >>> xy, height = refined_peak(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=1.5, method="unbiased"), kernel=7)
+    >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.02), round(float(height[0]), 1)
+    (True, 0.9)
+    """
+    flat = maps.reshape(*maps.shape[:-3], -1, maps.shape[-1])
+    place, height = flat.argmax(-2), flat.max(-2)
+    pixel = jnp.stack([place % maps.shape[-2], place // maps.shape[-2]], -1).astype(maps.dtype)
+    fine, _ = dark(maps, kernel=kernel)
+    return pixel + jnp.where((height > 0)[..., None], jnp.clip(fine - pixel, -1, 1), 0), height
+
+
+def sigma_layer(features: jax.Array, shape: tuple[int, ...], bias: float) -> jax.Array:
+    """sigma (B, K, D) = sigmoid of a linear layer "sigma" on (B, C), a submodule of the module being called."""
+    dense = nn.Dense(
+        int(np.prod(shape[1:])), kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.constant(bias),
+        precision="highest", name="sigma",
+    )  # fmt: skip
+    return jax.nn.sigmoid(dense(features).reshape(shape))
 
 
 def unit(f: jax.Array) -> jax.Array:

@@ -2,105 +2,119 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Literal
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+
+from jaxpose.files import local
+
+COMMANDS = {
+    "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: a table, then the same numbers as one line of JSON."),
+    "predict": ("jaxpose.predict.command:main", "Poses of pictures and videos."),
+    "view": ("jaxpose.view.tools:view", "Look at data, at predictions beside the truth, at what a net sees; write an evaluation "
+             "as one HTML file."),
+    "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "
+               "is run."),
+    "export": ("jaxpose.export:main", "Write a trained net to one file that runs without this package."),
+    "prepare": ("jaxpose.data.command:prepare", "Prepare one split of a folder once, so that every later run starts at once."),
+    "synthetic": ("jaxpose.data.command:synthetic", "Draw the embedded synthetic people: COCO JSON and JPEG files."),
+    "summary": ("jaxpose.summary:main", "Print the parameters and operations of a ResNet, its regression head and the flow."),
+}  # fmt: skip
+"""One line per command: its name, "module:function", and the first line of that function's docstring. The module is
+imported when the command is called."""
 
 
-def prepare(
-    folder: Path | None = None,
-    /,
-    *,
-    split: str = "train",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
-    data_dir: Path = Path("runs/data"),
-    annotations: Path | None = None,
-    images: Path | None = None,
-    category: int | str | None = None,
-    name: str | None = None,
-    on_bad: Literal["error", "skip"] = "error",
-    verify: bool = False,
-    force: bool = False,
-) -> None:
-    """Prepare one split of a folder once, so that every later run starts at once.
-
-    Args:
-      folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
-        HigherHRNet and mmpose are found by themselves.
-      split: name of the split: train, val, ...
-      format: of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as coco,
-        with 14 joints and a crowdIndex).
-      data_dir: where prepared data sets are kept.
-      annotations: the annotation JSON, where it is not to be looked for.
-      images: the image folder, where it is not to be looked for.
-      category: name or id, where several categories of the file have keypoints.
-      name: of the data set within data_dir; by default the folder's.
-      on_bad: stop at a bad sample, or skip it, counted and logged.
-      verify: decode every image completely, which finds damaged ones.
-      force: prepare again, though nothing seems to have changed.
-    """
-    from jaxpose.data import builder
-    from jaxpose.data.formats import coco, crowdpose, mpii
-
-    source = builder.prepare(
-        folder,
-        data_dir=data_dir,
-        split=split,
-        annotations=annotations,
-        images=images,
-        category=category,
-        name=name,
-        on_bad=on_bad,
-        verify=verify,
-        force=force,
-        reader={"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format],
-    )
-    facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
-    print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))
-
-
-def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0) -> None:
-    """Draw the embedded synthetic people: COCO JSON and JPEG files.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command that the first word names, and imports that command only.
 
     Args:
-      out: folder to make.
-      train: images for training.
-      val: images held out.
-      seed: the same seed gives the same pixels and labels.
+        argv: the words after the program's name; None takes them from `sys.argv`.
+
+    Raises:
+        SystemExit: status 0 after --help; status 2 for a command line that cannot be parsed; for what is wrong with a file
+            or with the value of a flag, one sentence and status 1.
+
+    >>> main(["sumary"])
+    Traceback (most recent call last):
+    SystemExit: 2
     """
-    from jaxpose.data.synthetic import write_dataset
-
-    print(write_dataset(out, train=train, val=val, seed=seed))
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Entry point."""
-    import sys
-
     import tyro
 
-    from jaxpose.export import main as export
-    from jaxpose.files import local
-    from jaxpose.importer import main as import_
-    from jaxpose.predict.command import main as predict
-    from jaxpose.summary import main as summary
-    from jaxpose.view.tools import view
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = words[0] if words else ""
+    if first in COMMANDS:
+        functions = {first: load(first)}
+    elif first.startswith(
+        "--tyro-"
+    ):  # such as --tyro-print-completion: tyro's own flags need the flags of all commands
+        functions = {name: load(name) for name in COMMANDS}
+    elif first.startswith("-") or not first:
+        functions = {name: _described_by(summary) for name, (_, summary) in COMMANDS.items()}
+    else:
+        print(_unknown(first), file=sys.stderr)
+        raise SystemExit(2)
+    with _one_line_errors("jaxpose", words):
+        tyro.extras.subcommand_cli_from_dict(functions, prog="jaxpose", args=words, description=__doc__)
 
-    tools = {
-        "import": import_,
-        "predict": predict,
-        "view": view,
-        "export": export,
-        "prepare": prepare,
-        "synthetic": synthetic,
-        "summary": summary,
-    }
+
+def alias(command: str, package: str) -> None:
+    """Runs a command under its older name ``python -m PACKAGE``.
+
+    Args:
+        command: a name among `COMMANDS`.
+        package: the package's name, for the help.
+
+    Raises:
+        SystemExit: as `main`.
+    """
+    import tyro
+
+    words = sys.argv[1:]
+    with _one_line_errors("error", words):
+        tyro.cli(load(command), prog=f"python -m {package}", args=words)
+
+
+def load(command: str) -> Callable[..., None]:
+    """Imports the function of a command.
+
+    Args:
+        command: a name among `COMMANDS`.
+
+    >>> load("summary").__module__
+    'jaxpose.summary'
+    """
+    module, _, name = COMMANDS[command][0].partition(":")
+    return getattr(import_module(module), name)
+
+
+@contextmanager
+def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
+    """Refuses URLs among the words, and ends the program with one line for an error of a file or of a flag."""
     try:
-        for word in sys.argv[1:] if argv is None else argv:
+        for word in words:
             local(word.partition("=")[2] if word.startswith("--") else word)
-        tyro.extras.subcommand_cli_from_dict(tools, args=argv, description=__doc__)
+        yield
     except (ValueError, OSError, ImportError) as error:
-        raise SystemExit("jaxpose: " + " ".join(str(error).split())) from error
+        raise SystemExit(f"{label}: " + " ".join(str(error).split())) from error
+
+
+def _described_by(summary: str) -> Callable[[], None]:
+    """A function that stands for a command in the list of `jaxpose --help`, without importing it."""
+
+    def command() -> None: ...
+
+    command.__doc__ = summary
+    return command
+
+
+def _unknown(word: str) -> str:
+    nearest = difflib.get_close_matches(word, COMMANDS, n=1)
+    question = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return (
+        f"jaxpose: there is no command {word!r}.{question} The commands are {', '.join(COMMANDS)}; see jaxpose --help."
+    )
 
 
 if __name__ == "__main__":

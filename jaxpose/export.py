@@ -18,6 +18,7 @@ StableHLO is read with JAX alone:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -49,7 +50,6 @@ FILES = {
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOLERANCE = 1e-4  # of the largest entry of an output, where float32 is multiplied as such: on a CPU
 ROUNDED = 1e-2  # where an accelerator rounds the factors, to 8 bits on a TPU
-BOTTOM_UP_STRIDE = 64
 
 UNITS = {
     "image": "RGB, 0 to 255",
@@ -70,7 +70,7 @@ BOTTOM_UP = (
 
 
 def served(
-    task: tasks.Task, variables: PyTree, *, flip_test: bool = False
+    task: tasks.ImageTask, variables: PyTree, *, flip_test: bool = False
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """What an exported file computes, as a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
 
@@ -85,20 +85,16 @@ def served(
     >>> {name: x.shape for name, x in jax.eval_shape(function, jnp.zeros((2, 48, 32, 3), jnp.uint8)).items()}
     {'confidence': (2, 17), 'sigma': (2, 17, 2), 'xy': (2, 17, 2)}
     """
-    names = {"bottom_up": ("heatmap", "tag"), "heatmaps": ("xy", "confidence")}.get(task.config["family"])
-    if names is None:
-        with_sigma = task.config["likelihood"]["loss"] not in ("l1", "l2")
-        names = ("xy", "confidence") + (("sigma",) if with_sigma else ())
 
     def predict(image: jax.Array) -> dict[str, jax.Array]:
-        found = task.predict(variables, {"image": image}, flip_test=flip_test)
-        return {name: found[name] for name in names}
+        outputs = task.predict(variables, {"image": image}, flip_test=flip_test)
+        return {name: outputs[name] for name in task.public_outputs}
 
     return predict
 
 
 def lower(
-    task: tasks.Task,
+    task: tasks.ImageTask,
     variables: PyTree,
     *,
     batch: Batch = "symbolic",
@@ -108,7 +104,7 @@ def lower(
     """`served` as StableHLO, the weights in it as constants; `.serialize()` gives the bytes.
 
     Args:
-      task: whose `config["size_wh"]` is the size of the images.
+      task: whose `size_wh` is the size of the images.
       variables: of the task, such as NumPy arrays.
       batch: images in a call; "symbolic": any number.
       flip_test: average with the mirrored images, as evaluation does; twice the time.
@@ -146,8 +142,8 @@ def _advice(error: Exception, batch: Batch) -> str:
     return f"this net cannot be exported so ({shown:.200}){remedy}"
 
 
-def _shape(task: tasks.Task, batch: Batch) -> tuple[Any, ...]:
-    width, height = task.config["size_wh"]
+def _shape(task: tasks.ImageTask, batch: Batch) -> tuple[Any, ...]:
+    width, height = task.size_wh
     if batch == "symbolic":
         return (*jax_export.symbolic_shape("b"), height, width, 3)
     if batch < 1:
@@ -207,8 +203,7 @@ def export(
         )
     variables, config = checkpoint.restore_model(directory, step=step)
     task = _task(config["task"], size_wh, net)
-    if config["task"].get("likelihood", {}).get("loss") != "basic":  # there alone the flow takes part in a prediction
-        variables["params"].pop("flow", None)
+    variables = task.inference_variables(variables)
     _check_net(task, variables, flip_test, directory)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -272,7 +267,7 @@ def require(format: str) -> None:
 
 
 def describe(
-    task: tasks.Task,
+    task: tasks.ImageTask,
     variables: PyTree,
     *,
     format: Format = "stablehlo",
@@ -288,7 +283,7 @@ def describe(
     >>> [x["shape"] for x in describe(task, jax.jit(task.init)(jax.random.key(0)))["outputs"]]
     [['b', 17], ['b', 17, 2], ['b', 17, 2]]
     """
-    width, height = task.config["size_wh"]
+    width, height = task.size_wh
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
     outputs = jax.eval_shape(served(task, variables, flip_test=flip_test), image)
     first = "b" if batch == "symbolic" else batch
@@ -296,19 +291,18 @@ def describe(
     def entry(name: str, array: jax.ShapeDtypeStruct) -> dict[str, Any]:
         return {"name": name, "shape": [first, *array.shape[1:]], "dtype": array.dtype.name, "unit": UNITS[name]}
 
-    whole = task.config["family"] == "bottom_up"
     return {
         "format": format,
         "file": FILES[format],
         "inputs": [entry("image", image)],
         "outputs": [entry(name, array) for name, array in outputs.items()],
-        "family": task.config["family"],
-        "skeleton": task.config["skeleton"],
+        "family": task.family,
+        "skeleton": task.skeleton.to_dict(),
         "size_wh": [width, height],
         "flip_test": flip_test,
         "coordinates": COORDINATES,
-        "image": BOTTOM_UP if whole else TOP_DOWN,
-        "preprocess": f"inside the file ({task.config['preprocess']}): give pixels as they are",
+        "image": BOTTOM_UP if task.level == "image" else TOP_DOWN,
+        "preprocess": f"inside the file ({task.preprocess}): give pixels as they are",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
 
@@ -317,24 +311,23 @@ def _size(path: Path) -> int:
     return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
 
 
-def _task(config: dict[str, Any], size_wh: tuple[int, int] | None, net: nn.Module | None) -> tasks.Task:
-    if size_wh is not None:
-        config = {**config, "size_wh": list(size_wh)}
-    sides = config["size_wh"]
-    if config["family"] == "bottom_up" and any(side % BOTTOM_UP_STRIDE for side in sides):
+def _task(config: dict[str, Any], size_wh: tuple[int, int] | None, net: nn.Module | None) -> tasks.ImageTask:
+    task = tasks.from_config(config, net=net)
+    sides = task.size_wh if size_wh is None else tuple(size_wh)
+    if any(side % task.size_multiple for side in sides):
         raise ValueError(
-            f"size_wh={tuple(sides)}: this net takes multiples of {BOTTOM_UP_STRIDE}; choose some with --size-wh"
+            f"size_wh={sides}: this net takes multiples of {task.size_multiple}; choose some with --size-wh"
         )
-    return tasks.from_config(config, net=net)
+    return dataclasses.replace(task, size_wh=sides)
 
 
-def _check_net(task: tasks.Task, variables: PyTree, flip_test: bool, directory: str | Path) -> None:
+def _check_net(task: tasks.ImageTask, variables: PyTree, flip_test: bool, directory: str | Path) -> None:
     """Raise where the weights are not the net's, or the input's size does not suit it."""
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
     jax.eval_shape(served(task, variables, flip_test=flip_test), jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8))
 
 
-def _write_onnx(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
+def _write_onnx(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
     import onnx
     from jax2onnx import to_onnx
 
@@ -355,7 +348,7 @@ def _write_onnx(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch
     onnx.save_model(model, path)  # the converter itself would put large weights into a second file
 
 
-def _write_savedmodel(task: tasks.Task, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
+def _write_savedmodel(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
     import tensorflow as tf
     from jax.experimental import jax2tf
 
@@ -371,7 +364,7 @@ def _write_savedmodel(task: tasks.Task, variables: PyTree, path: Path, *, batch:
     tf.saved_model.save(module, str(path), signatures=module.predict.get_concrete_function())
 
 
-def _write_tflite(task: tasks.Task, variables: PyTree, path: Path, *, batch: int, flip_test: bool) -> None:
+def _write_tflite(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch: int, flip_test: bool) -> None:
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -425,7 +418,7 @@ def load(path: str | Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 
 
 def _compare(
-    task: tasks.Task,
+    task: tasks.ImageTask,
     variables: PyTree,
     path: Path,
     format: Format,
@@ -461,7 +454,7 @@ def _compare(
 
 
 def _differences(
-    task: tasks.Task,
+    task: tasks.ImageTask,
     variables: PyTree,
     path: Path,
     format: Format,

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from jaxpose import cli
-from tests import tiny_coco
+from tests import tiny_coco, tiny_results
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("jax", "flax", "distrax", "orbax", "tensorflow", "tensorflow_datasets", "matplotlib")
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def loaded(*words) -> list[str]:
+    """The heavy modules that a command has loaded when it ends."""
+    code = f"""
+import sys
+from jaxpose import cli
+try:
+    cli.main({[str(word) for word in words]!r})
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
 
 
 def test_help_lists_the_tools(capsys):
@@ -16,6 +45,70 @@ def test_help_lists_the_tools(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(tool in text for tool in ("summary", "prepare", "synthetic", "import"))
+    assert all(f"• {command} " in text for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_row_of_the_table_says_what_the_command_says_of_itself(command):
+    function = cli.load(command)
+    assert cli.COMMANDS[command][1] == inspect.getdoc(function).splitlines()[0]
+
+
+def test_what_needs_no_jax_loads_none(tmp_path):
+    truth, results, images = tiny_results.write(tmp_path)
+    assert loaded("--help") == []
+    assert loaded("evaluate", truth, results) == []
+    assert loaded("view", "--help") == []
+    assert loaded("view", "results", truth, results, "--images", images, "--count", 1) in ([], ["matplotlib"])
+    assert loaded("view", "report", truth, results, "--images", images, "--count", 1) == []
+
+
+def test_the_report_of_a_run_loads_no_net(tmp_path):
+    _, results, _ = tiny_results.write(tmp_path / "data")
+    run = tmp_path / "run"
+    (run / "results").mkdir(parents=True)
+    results.rename(run / "results" / "step_2.json")
+    assert loaded("view", "report", run, "--data", tmp_path / "data", "--split", "train", "--count", 1) in ([], ["jax"])
+    assert (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"), [("evalute", "evaluate"), ("predictions", "predict"), ("exprot", "export"), ("vieww", "view")]
+)
+def test_an_unknown_command_is_answered_with_the_nearest(word, nearest, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([word, "--flag"])
+    assert stop.value.code == 2
+    answer = capsys.readouterr().err
+    assert answer.startswith(f"jaxpose: there is no command {word!r}. Did you mean {nearest!r}? The commands are ")
+    assert answer.count("\n") == 1
+
+
+def test_a_command_line_without_a_command_is_refused(capsys):
+    for words in ([], ["--frobnicate"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2 and "evaluate" in capsys.readouterr().err
+
+
+def test_evaluate_is_the_evaluation_module(tmp_path, capsys):
+    truth, results, _ = tiny_results.write(tmp_path)
+    words = [str(truth), str(results), "--errors"]
+    cli.main(["evaluate", *words])
+    output = capsys.readouterr().out
+    assert {"AP", "errors"} <= set(json.loads(output.splitlines()[-1]))
+    code = f"import sys, runpy; sys.argv[1:] = {words!r}; runpy.run_module('jaxpose.evaluation', run_name='__main__')"
+    assert python(code).stdout == output
+    with pytest.raises(SystemExit, match="^jaxpose: no result file found: .*nowhere.json does not exist"):
+        cli.main(["evaluate", str(truth), str(tmp_path / "nowhere.json")])
+
+
+def test_the_completion_of_a_shell_knows_the_flags_of_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--tyro-print-completion", "bash"])
+    assert not stop.value.code
+    script = capsys.readouterr().out
+    assert all(flag in script for flag in ("--crowdpose", "--boxes", "--force", "--augment", "--flow-hidden"))
 
 
 def test_synthetic_then_prepare(tmp_path, capsys):

@@ -17,8 +17,9 @@ import tyro
 
 from benchmarks import scaling_model
 from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr
-from jaxpose import cli, importer
-from jaxpose.evaluation import __main__ as evaluation
+from jaxpose import importer
+from jaxpose.data import command as data_command
+from jaxpose.evaluation import command as evaluation
 from jaxpose.predict import command
 from tests.test_api_style import MODULES, public
 
@@ -212,7 +213,7 @@ def test_examples_run(page):
 
 def test_flags_exist(capsys):
     """Every `--flag` that a text names is one of an experiment or of a tool; commands are in tests/test_readme.py."""
-    tools = [cli.prepare, cli.synthetic, evaluation.main, importer.main, command.main]
+    tools = [data_command.prepare, data_command.synthetic, evaluation.main, importer.main, command.main]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
     for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:

@@ -172,26 +172,19 @@ DOTS = Skeleton(
 )
 
 
-def dots_task() -> tasks.Task:
+class Dots(tasks.BottomUp):
     """Red is the heatmap of the left dot, green of the right one, blue the tag; two pixels make one of the map."""
 
-    def maps(images):
-        coarse = (
-            images.astype(jnp.float32)
-            .reshape(len(images), images.shape[1] // 2, 2, images.shape[2] // 2, 2, 3)
-            .mean((2, 4))
-            / 255
-        )
-        tag = coarse[..., 2:] * 10
-        return coarse[..., :2], jnp.broadcast_to(tag, coarse[..., :2].shape)
+    def predict(self, variables, batch, *, flip_test=True):
+        images = batch["image"].astype(jnp.float32)
+        coarse = images.reshape(len(images), images.shape[1] // 2, 2, images.shape[2] // 2, 2, 3).mean((2, 4)) / 255
+        tag = jnp.broadcast_to(coarse[..., 2:] * 10, coarse[..., :2].shape)
+        return {"heatmap": coarse[..., :2], "tag": tag[..., None]}
 
-    def run(variables, batch, *, flip_test=True):
-        heatmap, tag = maps(batch["image"])
-        return {"heatmap": heatmap, "tag": tag[..., None]}
 
-    config = {"family": "bottom_up", "skeleton": DOTS.to_dict(), "size_wh": [64, 64],
-              "people": {"max_people": 5, "detection_threshold": 0.3, "refine": False}}  # fmt: skip
-    return tasks.Task(init=lambda key: {}, loss=None, predict=run, config=config)
+def dots_task() -> tasks.BottomUp:
+    search = tasks.FindPeople(max_people=5, detection_threshold=0.3, refine=False)
+    return Dots(None, skeleton=DOTS, size_wh=(64, 64), search=search)  # a net that nothing asks
 
 
 def with_people(size_wh, people) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 
 from experiments.common.config import parse
 from jaxpose import cli
-from jaxpose.evaluation import __main__ as evaluation
+from jaxpose.evaluation import command as evaluation
 from tests import tiny_coco, tiny_run
 
 ROOT = Path(__file__).parents[1]

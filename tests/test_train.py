@@ -11,20 +11,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpose import parallel, train
-from jaxpose.tasks.base import Task
+from jaxpose.tasks import PoseTask, Task
 
 
-def line_task() -> Task:
-    """Fit y = w x: small enough to compute by hand."""
+class Line:
+    """Fit y = w x: small enough to compute by hand. A `Task` of its own, which reads no image and has no joints."""
 
-    def loss(variables, batch, *, key):
+    family, level, outputs, config = "line", "person", ("y",), {"family": "line"}
+
+    def init(self, key):
+        return {"params": {"w": jax.random.normal(key)}, "batch_stats": {}}
+
+    def loss(self, variables, batch, *, key):
         error = batch["x"] * variables["params"]["w"] - batch["y"]
         return (error**2).sum() / error.shape[0], ({}, {"key": jax.random.uniform(key)})
 
-    def init(key):
-        return {"params": {"w": jax.random.normal(key)}, "batch_stats": {}}
+    def predict(self, variables, batch, *, flip_test=True):
+        return {"y": batch["x"] * variables["params"]["w"]}
 
-    return Task(init=init, loss=loss, predict=lambda v, b, flip_test: {"y": b["x"] * v["params"]["w"]}, config={})
+    def density(self, variables, *, required=False):
+        return None
+
+
+def line_task() -> Task:
+    return Line()
+
+
+def test_what_is_no_image_task_satisfies_the_protocol():
+    assert isinstance(Line(), Task) and not isinstance(Line(), PoseTask)
 
 
 @pytest.fixture

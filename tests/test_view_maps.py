@@ -95,14 +95,14 @@ def test_people_of_whole_images(tmp_path, folder, monkeypatch, capsys):
         for k in np.flatnonzero(where):
             x, y = person[k].round().astype(int)
             maps["heatmap"][0, y, x, k], maps["tag"][0, y - 1 : y + 2, x - 1 : x + 2, k] = 1.0, 9.0 * number
-    config = {
-        "family": "bottom_up", "skeleton": COCO17.to_dict(), "size_wh": [256, 256], "loss": {"targets": "scale_adaptive"},
-        "people": {"refine": False},
-    }  # fmt: skip
-    stored = {"task": config, "run": {"test_size": 128}, "step": 7}
-    fake = tasks.Task(
-        None, None, lambda variables, batch, *, flip_test: {k: jnp.asarray(v) for k, v in maps.items()}, config
-    )
+
+    class Truth(tasks.BottomUp):
+        def predict(self, variables, batch, *, flip_test=True):
+            return {k: jnp.asarray(v) for k, v in maps.items()}
+
+    fake = Truth(None, skeleton=COCO17, size_wh=(256, 256), people_loss=tasks.PeopleLoss("scale_adaptive"),
+                 search=tasks.FindPeople(refine=False))  # fmt: skip
+    stored = {"task": fake.config, "run": {"test_size": 128}, "step": 7}
     monkeypatch.setattr(checkpoint, "restore_model", lambda run, *, step: ({}, stored))
     monkeypatch.setattr(tasks, "from_config", lambda config: fake)
     monkeypatch.setattr(tasks, "scale_factors", lambda config, variables, images: jnp.full((1, 64, 64, 17), 1.5))

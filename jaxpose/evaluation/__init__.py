@@ -2,7 +2,7 @@
 
 ``results`` builds, checks, rescores, thins out, writes and reads result records; ``coco`` gives average precision and
 recall; ``mpii`` PCKh; ``cases`` pairs predictions with people; ``report`` says where the errors are; ``nms`` is OKS
-non-maximum suppression. On the command line: ``python -m jaxpose.evaluation GROUND_TRUTH.json RESULTS.json``.
+non-maximum suppression. On the command line: ``jaxpose evaluate GROUND_TRUTH.json RESULTS.json``.
 """
 
 from jaxpose.evaluation import cases, mpii, report, results

@@ -1,34 +1,254 @@
-"""What a task is, and what every task does to an image before the net sees it."""
+"""What a task is, and what every task does to an image before the net sees it.
+
+Three Protocols say what the rest of the package may ask of a task. They grow by what a task works on:
+
+    Task        anything that is trained and predicts: all that `train`, `checkpoint` and a training loop need
+    PoseTask    its outputs are joints of a skeleton (a lifting of 2D joints to 3D is one, and reads no image)
+    ImageTask   it reads images of a given size: all that prediction, export and pictures need
+
+No class has to inherit from them: whatever has the members satisfies them. The families of this package
+(`Regression`, `Heatmaps`, `BottomUp`) are frozen dataclasses on `NetTask` and satisfy all three.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, is_dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxpose import density
+from jaxpose.skeleton import Skeleton
+from jaxpose.tasks.describe import build, describe
+
 PyTree = Any
 Batch = dict[str, jax.Array]
+LossAndMetrics = tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]
+Level = Literal["person", "image"]
 
 
-@dataclass(frozen=True)
-class Task:
-    """Three pure functions and the description that rebuilds them.
+@runtime_checkable
+class Task(Protocol):
+    """What is trained: pure functions of variables and a batch, and the description that rebuilds them.
 
-    Attributes:
-      init: key -> variables {"params", "batch_stats"}.
-      loss: (variables, batch, *, key) -> (scalar, (new collections, metrics)), the mean over the global batch.
-      predict: (variables, batch, *, flip_test) -> dict of arrays with the batch in front.
-      config: JSON-able; `jaxpose.tasks.from_config(config)` gives the task back.
+    The members here are all that `jaxpose.train` and `jaxpose.checkpoint` use, so a task need not read images, and its
+    predictions need not be joints. A class of your own trains as soon as it has them:
+
+    >>> class Line:
+    ...     family, level, outputs, config = "line", "person", ("y",), {}
+    ...     def init(self, key):
+    ...         return {"params": {"w": jax.random.normal(key)}, "batch_stats": {}}
+    ...     def loss(self, variables, batch, *, key):
+    ...         error = variables["params"]["w"] * batch["x"] - batch["y"]
+    ...         return (error**2).mean(), ({}, {"largest": jnp.abs(error).max()})
+    ...     def predict(self, variables, batch, *, flip_test=True):
+    ...         return {"y": variables["params"]["w"] * batch["x"]}
+    ...     def density(self, variables, *, required=False):
+    ...         return None
+    >>> isinstance(Line(), Task)
+    True
     """
 
-    init: Callable[[jax.Array], PyTree]
-    loss: Callable[..., tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]]
-    predict: Callable[..., dict[str, jax.Array]]
-    config: dict[str, Any]
+    @property
+    def family(self) -> str:
+        """Name of the family in a stored config. Only `from_config` compares it; to everybody else it is a label."""
+        ...
+
+    @property
+    def level(self) -> Level:
+        """What one sample of a batch is: "person" (a crop, or the joints of one person) or "image" (a whole image or scan)."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the arrays that `predict` returns."""
+        ...
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """A JSON-able description; `jaxpose.tasks.from_config(task.config)` gives an equal task back."""
+        ...
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Fresh variables: {"params", "batch_stats"}."""
+        ...
+
+    def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
+        """(scalar, (new collections, metrics)): the mean over the global batch, and what the step logs beside it.
+
+        Args:
+            variables: as `init` gives them.
+            batch: arrays with the samples on the first axis.
+            key: randomness of this step.
+        """
+        ...
+
+    def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        """The arrays named in `outputs`, with the samples of the batch on the first axis.
+
+        Args:
+            variables: as `init` gives them.
+            batch: the inputs; labels are not needed.
+            flip_test: average with the prediction for the mirrored input. A task whose input has no mirror image ignores it.
+        """
+        ...
+
+    def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
+        """The predictive density of the standardised error (`jaxpose.density`), or None for a task that states none.
+
+        Args:
+            variables: as `init` gives them.
+            required: raise a ValueError where the task states a density, but its weights lack a part of it.
+        """
+        ...
+
+
+@runtime_checkable
+class PoseTask(Task, Protocol):
+    """A `Task` whose outputs are joints, whatever its input is."""
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Names, limbs and mirror pairs of the K joints."""
+        ...
+
+
+@runtime_checkable
+class ImageTask(PoseTask, Protocol):
+    """A `PoseTask` that reads images: what `jaxpose.predict`, `jaxpose.export`, `jaxpose.view` and the experiments need."""
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height of the input in pixels; of the training images where a net takes images of any size."""
+        ...
+
+    @property
+    def size_multiple(self) -> int:
+        """The width and the height of an image at test are multiples of this number."""
+        ...
+
+    @property
+    def preprocess(self) -> str:
+        """Name of the image normalisation, a key of `PREPROCESS`."""
+        ...
+
+    @property
+    def public_outputs(self) -> tuple[str, ...]:
+        """The outputs that mean something to a user: without intermediate values and without a sigma that is not trained."""
+        ...
+
+    @property
+    def rescore(self) -> str:
+        """The published rule for a person's score (`jaxpose.evaluation.results.person_score`) of this family."""
+        ...
+
+    def inference_variables(self, variables: PyTree) -> PyTree:
+        """The part of the variables that `predict` reads."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class NetTask:
+    """What the families of this package share: a net that reads images, their normalisation, and the stored description.
+
+    A family lists in `SETTINGS` what its config holds beside the net, the skeleton and the size: {key of the config:
+    (field of the class, dataclass of the value or None for a plain value)}. Two tasks are equal only if they are the same
+    object (`eq=False`), so that JAX caches the programs of `task.loss` and `task.predict` by the task.
+
+    Attributes:
+        net: a linen module, `net.apply(variables, images, train=...)`.
+        skeleton: of the joints that the net predicts.
+        size_wh: width and height of the input in pixels.
+        preprocess: name of an image normalisation, see `PREPROCESS`.
+    """
+
+    net: nn.Module
+    _: KW_ONLY
+    skeleton: Skeleton
+    size_wh: tuple[int, int]
+    preprocess: str = "imagenet"
+
+    family: ClassVar[str]
+    level: ClassVar[Level]
+    outputs: ClassVar[tuple[str, ...]]
+    rescore: ClassVar[str]
+    size_multiple: ClassVar[int] = 1
+    SETTINGS: ClassVar[dict[str, tuple[str, type | None]]]
+
+    def __post_init__(self) -> None:
+        check_size(self.size_wh)
+        object.__setattr__(self, "size_wh", tuple(self.size_wh))  # JSON has lists
+        preprocessor(self.preprocess)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See `Task.config`."""
+        values = {key: getattr(self, field) for key, (field, _) in self.SETTINGS.items()}
+        return {
+            "family": self.family,
+            "net": describe(self.net),
+            "skeleton": self.skeleton.to_dict(),
+            "size_wh": list(self.size_wh),
+            **{key: asdict(value) if is_dataclass(value) else value for key, value in values.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, net: nn.Module | None = None) -> Self:
+        """The inverse of `config`; see `jaxpose.tasks.from_config`, which finds the family."""
+        missing = [name for name in ("net", "skeleton", "size_wh", *cls.SETTINGS) if name not in config]
+        if missing:
+            raise ValueError(f"the task's config lacks {', '.join(missing)}: it holds {', '.join(config)}")
+        if net is None and config["net"] is None:
+            raise ValueError("this checkpoint was trained with a net of your own: pass it as net=")
+        return cls(
+            build(config["net"]) if net is None else net,
+            skeleton=Skeleton.from_dict(config["skeleton"]),
+            size_wh=config["size_wh"],
+            **{
+                field: config[key] if kind is None else kind(**config[key])
+                for key, (field, kind) in cls.SETTINGS.items()
+            },
+        )
+
+    @property
+    def public_outputs(self) -> tuple[str, ...]:
+        """See `ImageTask.public_outputs`: here, all of them."""
+        return self.outputs
+
+    def init(self, key: jax.Array) -> PyTree:
+        """See `Task.init`."""
+        params, batch_stats = self.init_net(key)
+        return {"params": {"net": params}, "batch_stats": batch_stats}
+
+    def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
+        """See `Task.density`: a family states none unless it says so."""
+        return None
+
+    def inference_variables(self, variables: PyTree) -> PyTree:
+        """See `ImageTask.inference_variables`: here, all of them."""
+        return variables
+
+    def init_net(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        """Fresh (params, batch_stats) of the net for one image of `size_wh`."""
+        width, height = self.size_wh
+        variables = self.net.init(key, jnp.zeros((1, height, width, 3)), train=False)
+        return variables["params"], variables.get("batch_stats", {})
+
+    def apply_net(self, variables: PyTree, images: jax.Array, *, train: bool, **options: Any) -> tuple[Any, PyTree]:
+        """Raw outputs of the net for images (B, H, W, 3) in 0..255, and its new collections ({} unless it trains)."""
+        images = preprocessor(self.preprocess)(images)
+        variables = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
+        if not train:
+            return self.net.apply(variables, images, train=False, **options), {}
+        return self.net.apply(variables, images, train=True, mutable=["batch_stats"], **options)
+
+    @property
+    def flip_index(self) -> jax.Array:
+        """(K,) the joint that takes the place of each joint in the mirror image."""
+        return jnp.asarray(self.skeleton.flip_index)
 
 
 @dataclass(frozen=True)
@@ -84,20 +304,3 @@ def check_positive(settings: Any, *names: str) -> None:
     for name in names:
         if not getattr(settings, name) > 0:
             raise ValueError(f"{name}={getattr(settings, name)}: expected a positive number")
-
-
-def init_net(net: nn.Module, key: jax.Array, size_wh: Sequence[int]) -> tuple[PyTree, PyTree]:
-    """Fresh (params, batch_stats) of a net for one image of that size."""
-    width, height = size_wh
-    variables = net.init(key, jnp.zeros((1, height, width, 3)), train=False)
-    return variables["params"], variables.get("batch_stats", {})
-
-
-def apply_net(
-    net: nn.Module, variables: PyTree, images: jax.Array, *, train: bool, **options: Any
-) -> tuple[Any, PyTree]:
-    """Outputs of the net, and its new collections ({} unless it trains)."""
-    variables = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
-    if not train:
-        return net.apply(variables, images, train=False, **options), {}
-    return net.apply(variables, images, train=True, mutable=["batch_stats"], **options)

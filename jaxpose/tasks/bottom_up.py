@@ -17,8 +17,8 @@ A prediction is maps; `find_people` turns them into people.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,7 @@ from flax import linen as nn
 
 from jaxpose import grouping, heatmap, losses
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import (
-    Batch,
-    PyTree,
-    Task,
-    apply_net,
-    check_choices,
-    check_positive,
-    check_size,
-    init_net,
-    preprocessor,
-)  # fmt: skip
-from jaxpose.tasks.describe import build, describe
+from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive
 
 COARSEST = 32
 
@@ -110,6 +99,195 @@ class FindPeople:
             raise ValueError(f"detection_threshold={self.detection_threshold}: expected 0 or more")
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BottomUp(NetTask):
+    """The family whose net gives the maps and tags of all people of an image; made by `bottom_up`.
+
+    Attributes:
+        net, skeleton, size_wh, preprocess: see `NetTask`.
+        people_loss: "loss" of the config.
+        search: "people" of the config, how people are found in the maps.
+    """
+
+    people_loss: PeopleLoss = PeopleLoss()
+    search: FindPeople = FindPeople()
+
+    family: ClassVar[str] = "bottom_up"
+    level: ClassVar[Level] = "image"
+    outputs: ClassVar[tuple[str, ...]] = ("heatmap", "tag")
+    rescore: ClassVar[str] = "box"
+    size_multiple: ClassVar[int] = 2 * COARSEST  # the mirrored maps of the coarsest branch lie on those of the image
+    SETTINGS: ClassVar = {
+        "loss": ("people_loss", PeopleLoss),
+        "people": ("search", FindPeople),
+        "preprocess": ("preprocess", None),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(side % COARSEST for side in self.size_wh):
+            raise ValueError(
+                f"size_wh={self.size_wh}: expected multiples of {COARSEST}, the stride of the net's coarsest branch"
+            )
+        if self.learns_scale and not getattr(self.net, "scale", True):
+            raise ValueError("targets='scale_adaptive' needs scale maps: make the net with scale=True")
+        joints = self.skeleton.num_joints
+        if getattr(self.net, "num_joints", joints) != joints:
+            raise ValueError(f"the net has {self.net.num_joints} joints, the skeleton {self.skeleton.name!r} {joints}")
+
+    @property
+    def learns_scale(self) -> bool:
+        """Whether the training scales the Gaussians by the predicted alpha, so that `scale_factors` means something."""
+        return self.people_loss.targets == "scale_adaptive"
+
+    def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
+        """See `Task.loss`.
+
+        Args:
+            variables: as `init` gives them.
+            batch: of `jaxpose.data.images`, see `bottom_up`.
+            key: unused; this loss draws nothing.
+        """
+        settings = self.people_loss
+        stages, collections = self.run_net(variables, batch["image"], train=True)
+        of_maps, of_alpha = jnp.zeros(()), jnp.zeros(())
+        visible, width = batch["visibility"] > 0, batch["image"].shape[2]
+        for maps in stages:
+            size_hw = maps["heatmap"].shape[1:3]
+            stride = width // size_hw[1]
+            xy = batch["joints"] / stride
+            base = heatmap.people(xy, visible, size_hw, sigma=self.sigma(batch))
+            term, penalty = self.loss_of_maps(maps, base, where=batch[f"mask_{stride}"])
+            of_maps, of_alpha = of_maps + term, of_alpha + penalty
+        values, where = read_joints(stages[0]["tag"], batch["joints"], visible, width=width)
+        embedding = losses.associative_embedding(values, where=where, variant=settings.variant)
+        pull, push = (term.mean() for term in embedding)
+        metrics = {"map_loss": of_maps, "scale_loss": of_alpha, "pull": pull, "push": push}
+        total = of_maps + settings.penalty * of_alpha + settings.embedding * (pull + push)
+        return total, (collections, metrics)
+
+    def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        """See `Task.predict`.
+
+        Args:
+            variables: as `init` gives them.
+            batch: image and any number of further scales of it, see `bottom_up`.
+            flip_test: average the heatmaps with those of the mirrored images, and add the tags of those.
+
+        Returns:
+            heatmap (B, h, w, K) and tag (B, h, w, K, T), T = 2 with the flip test; `people` makes people of them.
+        """
+        views = [name for name in batch if name == "image" or name.startswith("image_") and name != "image_id"]
+        views.sort(key=lambda name: name != "image")  # the first decides the size, and has the tags
+        height, width = batch["image"].shape[1:3]
+        size_hw = (height, width) if self.search.project else (height // 2, width // 2)
+        total, tags = jnp.zeros(()), []
+        for name in views:
+            maps, tag = self.view(variables, batch[name])
+            tags += [tag] * (name == "image")
+            if flip_test:
+                flipped = self.view(variables, batch[name][:, :, ::-1])
+                mirrored, tag = (x[:, :, ::-1, self.flip_index] for x in flipped)
+                maps, tags = (maps + mirrored) / 2, tags + [tag] * (name == "image")
+            total = total + resized(maps, size_hw)
+        return {"heatmap": total / len(views), "tag": jnp.stack([resized(tag, size_hw) for tag in tags], -1)}
+
+    def people(
+        self, outputs: dict[str, Any], *, stride: float, device: bool = False
+    ) -> dict[str, np.ndarray | jax.Array]:
+        """The people in the maps that `predict` gave; see `find_people`.
+
+        Args:
+            outputs: of `predict`.
+            stride: input pixels per map pixel.
+            device: group with the jitted `grouping.group_batch`; by default with `grouping.group` on the host.
+
+        Returns:
+            poses (B, max_people, K, 3), scores (B, max_people) and valid (B, max_people).
+        """
+        return find_people(outputs, self.search, stride=stride, device=device)
+
+    def scale_factors(self, variables: PyTree, images: jax.Array) -> jax.Array:
+        """By what the learned alpha multiplies the standard deviation of a Gaussian (figure 5 of Luo 2021).
+
+        H^(1 + alpha) has sigma_0 (1 + alpha)^(-1/2), exponent "alpha", where the paper reads 1 / (1 + alpha), its s, as the
+        factor (QUIRK S1); with exponent "std" it is sigma_0 / (1 + alpha). The second order, as published, is near that about
+        the joint only. 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
+
+        Args:
+            variables: as `init` gives them.
+            images: (B, H, W, 3) as in a batch.
+
+        Returns:
+            (B, H/2, W/2, K).
+
+        Raises:
+            ValueError: the net has no scale maps.
+        """
+        maps = self.run_net(variables, images, train=False)[0][-1]
+        if "alpha" not in maps:
+            raise ValueError("this net has no scale maps: they come with targets='scale_adaptive'")
+        bounded = jnp.maximum(1 + maps["alpha"], heatmap.LEAST_EXPONENT)
+        return bounded**-0.5 if self.people_loss.exponent == "alpha" else 1 / bounded
+
+    def run_net(
+        self, variables: PyTree, images: jax.Array, *, train: bool
+    ) -> tuple[tuple[dict[str, jax.Array], ...], PyTree]:
+        """The maps at 1/4 and at 1/2 of the images, by name, with the new collections.
+
+        Raises:
+            ValueError: maps of other strides.
+        """
+        outputs, collections = self.apply_net(variables, images, train=train)
+        stages = self.net.split(outputs)
+        strides = [images.shape[2] / maps["heatmap"].shape[2] for maps in stages]
+        if strides != [4, 2]:
+            raise ValueError(
+                f"the net's maps have strides {strides}: expected 4 and 2, so a backbone of stride 4 (a ResNet of n stages, of stride "
+                "2^(n+1), with n - 1 deconvolutions)"
+            )
+        return stages, collections
+
+    def view(self, variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Heatmaps, averaged over the resolutions, and tags of images as they are, both at 1/2."""
+        (coarse, fine), _ = self.run_net(variables, images, train=False)
+        size_hw = fine["heatmap"].shape[1:3]
+        maps = fine["heatmap"]
+        if self.search.maps == "both":
+            maps = (resized(coarse["heatmap"], size_hw) + maps) / 2
+        return maps, resized(coarse["tag"], size_hw)
+
+    def sigma(self, batch: Batch) -> float | jax.Array:
+        """Standard deviation of the unscaled Gaussians in map pixels: one number, or (B, P, K)."""
+        settings = self.people_loss
+        if settings.targets != "box":
+            return settings.sigma
+        # The released code's rounding: a fractional patch has its peak beside the joint.
+        sigma = jnp.maximum(jnp.round(settings.sigma * batch["extent"] / settings.base + 0.5), 1)
+        return jnp.broadcast_to(sigma[..., None], batch["joints"].shape[:-1])
+
+    def loss_of_maps(
+        self, maps: dict[str, jax.Array], base: jax.Array, *, where: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The terms of one resolution, two scalars: of the heatmaps, and of alpha before its factor lambda.
+
+        Args:
+            maps: of one resolution, "heatmap" (B, h, w, K) and, of a net with scale maps, "alpha".
+            base: the unscaled Gaussians (B, h, w, K).
+            where: (B, h, w) pixels that count.
+        """
+        settings = self.people_loss
+        target, penalty = base, jnp.zeros(())
+        if self.learns_scale:
+            order = {"second": 2, "exact": None}[settings.order]
+            target = heatmap.scale_adaptive(base, maps["alpha"], order=order, exponent=settings.exponent)
+            penalty = losses.scale_penalty(maps["alpha"], base, where=where).mean()
+        if settings.weighting == "adaptive":
+            options = {"base_target": base, "gamma": settings.gamma, "where": where}
+            return losses.weight_adaptive_mse(maps["heatmap"], target, **options).mean(), penalty
+        return jnp.square(jnp.where(where[..., None], maps["heatmap"] - target, 0)).mean(), penalty
+
+
 def bottom_up(
     net: nn.Module,
     *,
@@ -118,7 +296,7 @@ def bottom_up(
     loss: PeopleLoss = PeopleLoss(),
     people: FindPeople = FindPeople(),
     preprocess: str = "imagenet",
-) -> Task:
+) -> BottomUp:
     """A task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
 
     `Task.loss` takes a batch of `jaxpose.data.whole_images`: image (B, H, W, 3), joints (B, P, K, 2) input pixels, visibility
@@ -143,109 +321,7 @@ def bottom_up(
     >>> task.config["loss"]["targets"]
     'fixed'
     """
-    check_size(size_wh)
-    if any(side % COARSEST for side in size_wh):
-        raise ValueError(
-            f"size_wh={tuple(size_wh)}: expected multiples of {COARSEST}, the stride of the net's coarsest branch"
-        )
-    to_input = preprocessor(preprocess)
-    settings = loss
-    if settings.targets == "scale_adaptive" and not getattr(net, "scale", True):
-        raise ValueError("targets='scale_adaptive' needs scale maps: make the net with scale=True")
-    if getattr(net, "num_joints", skeleton.num_joints) != skeleton.num_joints:
-        raise ValueError(f"the net has {net.num_joints} joints, the skeleton {skeleton.name!r} {skeleton.num_joints}")
-    flip_index = jnp.asarray(skeleton.flip_index)
-
-    def init(key: jax.Array) -> PyTree:
-        params, batch_stats = init_net(net, key, size_wh)
-        return {"params": {"net": params}, "batch_stats": batch_stats}
-
-    def run_net(variables: PyTree, images: jax.Array, *, train: bool):
-        outputs, collections = apply_net(net, variables, to_input(images), train=train)
-        stages = net.split(outputs)
-        check_strides(stages, images.shape[2])
-        return stages, collections
-
-    def check_strides(stages: tuple[dict[str, jax.Array], ...], width: int) -> None:
-        strides = [width / maps["heatmap"].shape[2] for maps in stages]
-        if strides != [4, 2]:
-            raise ValueError(
-                f"the net's maps have strides {strides}: expected 4 and 2, so a backbone of stride 4 (a ResNet of n stages, of stride "
-                "2^(n+1), with n - 1 deconvolutions)"
-            )
-
-    def sigma_of(batch: Batch, joints: jax.Array) -> float | jax.Array:
-        if settings.targets != "box":
-            return settings.sigma
-        # The released code's rounding: a fractional patch has its peak beside the joint.
-        sigma = jnp.maximum(jnp.round(settings.sigma * batch["extent"] / settings.base + 0.5), 1)
-        return jnp.broadcast_to(sigma[..., None], joints.shape[:-1])
-
-    def map_loss(maps: dict[str, jax.Array], base: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The terms of one resolution: of the heatmaps and of alpha."""
-        target, penalty = base, jnp.zeros(())
-        if settings.targets == "scale_adaptive":
-            order = {"second": 2, "exact": None}[settings.order]
-            target = heatmap.scale_adaptive(base, maps["alpha"], order=order, exponent=settings.exponent)
-            penalty = losses.scale_penalty(maps["alpha"], base, where=where).mean()
-        if settings.weighting == "adaptive":
-            options = {"base_target": base, "gamma": settings.gamma, "where": where}
-            return losses.weight_adaptive_mse(maps["heatmap"], target, **options).mean(), penalty
-        return jnp.square(jnp.where(where[..., None], maps["heatmap"] - target, 0)).mean(), penalty
-
-    def loss_fn(variables: PyTree, batch: Batch, *, key: jax.Array):
-        stages, collections = run_net(variables, batch["image"], train=True)
-        of_maps, of_alpha = jnp.zeros(()), jnp.zeros(())
-        visible, width = batch["visibility"] > 0, batch["image"].shape[2]
-        for maps in stages:
-            size_hw = maps["heatmap"].shape[1:3]
-            stride = width // size_hw[1]
-            xy = batch["joints"] / stride
-            base = heatmap.people(xy, visible, size_hw, sigma=sigma_of(batch, batch["joints"]))
-            term, penalty = map_loss(maps, base, batch[f"mask_{stride}"])
-            of_maps, of_alpha = of_maps + term, of_alpha + penalty
-        values, where = read_joints(stages[0]["tag"], batch["joints"], visible, width=width)
-        pull, push = (
-            term.mean() for term in losses.associative_embedding(values, where=where, variant=settings.variant)
-        )
-        metrics = {"map_loss": of_maps, "scale_loss": of_alpha, "pull": pull, "push": push}
-        total = of_maps + settings.penalty * of_alpha + settings.embedding * (pull + push)
-        return total, (collections, metrics)
-
-    def one_view(variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Heatmaps, averaged over the resolutions, and tags, both at 1/2."""
-        (coarse, fine), _ = run_net(variables, images, train=False)
-        size_hw = fine["heatmap"].shape[1:3]
-        found = fine["heatmap"]
-        if people.maps == "both":
-            found = (resized(coarse["heatmap"], size_hw) + found) / 2
-        return found, resized(coarse["tag"], size_hw)
-
-    def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
-        views = [name for name in batch if name == "image" or name.startswith("image_") and name != "image_id"]
-        views.sort(key=lambda name: name != "image")  # the first decides the size, and has the tags
-        height, width = batch["image"].shape[1:3]
-        size_hw = (height, width) if people.project else (height // 2, width // 2)
-        total, tags = jnp.zeros(()), []
-        for name in views:
-            found, tag = one_view(variables, batch[name])
-            tags += [tag] * (name == "image")
-            if flip_test:
-                mirrored, tag = (x[:, :, ::-1, flip_index] for x in one_view(variables, batch[name][:, :, ::-1]))
-                found, tags = (found + mirrored) / 2, tags + [tag] * (name == "image")
-            total = total + resized(found, size_hw)
-        return {"heatmap": total / len(views), "tag": jnp.stack([resized(tag, size_hw) for tag in tags], -1)}
-
-    config = {
-        "family": "bottom_up",
-        "net": describe(net),
-        "skeleton": skeleton.to_dict(),
-        "size_wh": list(size_wh),
-        "loss": asdict(loss),
-        "people": asdict(people),
-        "preprocess": preprocess,
-    }
-    return Task(init=init, loss=loss_fn, predict=predict, config=config)
+    return BottomUp(net, skeleton=skeleton, size_wh=size_wh, people_loss=loss, search=people, preprocess=preprocess)
 
 
 def resized(maps: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
@@ -320,31 +396,3 @@ def find_people(
         found["poses"][i, : len(best)] = poses[best, :, :3] * (stride, stride, 1)
         found["scores"][i, : len(best)], found["valid"][i, : len(best)] = scores[best], True
     return found
-
-
-def scale_factors(config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None):
-    """By what the learned alpha multiplies the standard deviation of a Gaussian, at 1/2 of the image (figure 5 of Luo 2021).
-
-    H^(1 + alpha) has sigma_0 (1 + alpha)^(-1/2), exponent "alpha", where the paper reads 1 / (1 + alpha), its s, as the factor
-    (QUIRK S1); with exponent "std" it is sigma_0 / (1 + alpha). The second order, as published, is near that about the joint
-    only. 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
-
-    Args:
-      config: of the task.
-      variables: of the task.
-      images: (B, H, W, 3) as in a batch.
-      net: where it is not one that this package ships.
-
-    Returns:
-      (B, H/2, W/2, K).
-
-    Raises:
-      ValueError: the net has no scale maps.
-    """
-    net = build(config["net"]) if net is None else net
-    outputs, _ = apply_net(net, variables, preprocessor(config["preprocess"])(images), train=False)
-    maps = net.split(outputs)[-1]
-    if "alpha" not in maps:
-        raise ValueError("this net has no scale maps: they come with targets='scale_adaptive'")
-    kept = jnp.maximum(1 + maps["alpha"], heatmap.LEAST_EXPONENT)
-    return kept**-0.5 if config["loss"]["exponent"] == "alpha" else 1 / kept

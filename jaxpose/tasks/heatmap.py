@@ -14,8 +14,8 @@ A schedule is two tasks over the same variables, one after the other (`experimen
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,7 @@ from flax import linen as nn
 from jaxpose import geometry, heatmap, losses
 from jaxpose.nets.deconv import check_cells
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import (
-    Batch,
-    PyTree,
-    Task,
-    apply_net,
-    check_choices,
-    check_positive,
-    check_size,
-    init_net,
-    preprocessor,
-)  # fmt: skip
-from jaxpose.tasks.describe import build, describe
+from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive
 from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
 
 
@@ -95,6 +84,198 @@ class Readout:
             raise ValueError(f"kernel={self.kernel}: expected an odd number of pixels, 3 at least")
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Heatmaps(NetTask):
+    """The family whose net gives heatmaps (B, h, w, K), or a tuple of them, stage by stage; made by `heatmaps`.
+
+    Attributes:
+        net, skeleton, size_wh, preprocess: see `NetTask`.
+        map_loss: "maps" of the config, the loss of the maps.
+        joint_loss: "joints" of the config, the loss of the coordinates.
+        readout: "read" of the config, how coordinates and confidences are read off the maps.
+    """
+
+    map_loss: MapLoss = MSE
+    joint_loss: JointLoss = JointLoss()
+    readout: Readout = Readout()
+
+    family: ClassVar[str] = "heatmaps"
+    level: ClassVar[Level] = "person"
+    outputs: ClassVar[tuple[str, ...]] = ("xy", "confidence")
+    rescore: ClassVar[str] = "box*mean"
+    SETTINGS: ClassVar = {
+        "maps": ("map_loss", MapLoss),
+        "joints": ("joint_loss", JointLoss),
+        "read": ("readout", Readout),
+        "preprocess": ("preprocess", None),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.map_loss.kind == "none" and self.joint_loss.kind == "none":
+            raise ValueError("nothing to learn from: maps.kind and joints.kind are both 'none'")
+
+    @property
+    def integrates(self) -> bool:
+        """Whether coordinates are the soft-argmax of the maps; otherwise a peak is searched."""
+        return self.readout.decode == "soft_argmax"
+
+    def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
+        """See `Task.loss`.
+
+        Args:
+            variables: as `init` gives them.
+            batch: image (B, H, W, 3) in 0..255, joints (B, K, 2) in input pixels, visibility (B, K), above 0 where labelled.
+            key: randomness of the map loss.
+        """
+        stages, collections = self.run_net(variables, batch["image"], train=True)
+        where = (batch["visibility"] > 0) & inside(batch["joints"], self.size_wh)
+        of_maps = of_joints = jnp.zeros(())
+        for i, stage in enumerate(stages):
+            of_maps += map_loss(
+                self.map_loss, stage, batch["joints"], size_wh=self.size_wh, where=batch["visibility"] > 0,
+                key=jax.random.fold_in(key, i), beta=self.readout.beta,
+            )  # fmt: skip
+            if self.joint_loss.kind != "none":
+                of_joints += self.loss_of_joints(
+                    self.pixels(self.soft_argmax(stage), stage), batch["joints"], where=where
+                )
+        xy = self.rough_joints(jax.lax.stop_gradient(stages[-1]))
+        error = jnp.linalg.norm(jnp.where(where[..., None], xy - batch["joints"], 0.0), axis=-1)
+        metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
+        return of_maps + of_joints, (collections, metrics)
+
+    def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        """See `Task.predict`.
+
+        Args:
+            variables: as `init` gives them.
+            batch: image (B, H, W, 3) in 0..255.
+            flip_test: average the maps with the mirrored maps of the mirrored crop; of a soft-argmax the coordinates.
+
+        Returns:
+            xy (B, K, 2) in input pixels; confidence (B, K).
+        """
+        stage = self.last_stage(variables, batch["image"])
+        stage = stage if self.integrates else self.as_taught(stage)
+        if not flip_test:
+            xy, confidence = self.decode(stage)
+            return {"xy": xy, "confidence": confidence}
+        flipped = self.last_stage(variables, batch["image"][:, :, ::-1])
+        if self.integrates:
+            return self.mean_of_views(self.decode(stage), self.decode(flipped))
+        mirrored = self.as_taught(flipped)[:, :, ::-1, self.flip_index]
+        if self.map_loss.target != "udp":
+            # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column.
+            mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
+        xy, confidence = self.decode((stage + mirrored) / 2)
+        return {"xy": xy, "confidence": confidence}
+
+    def maps(self, variables: PyTree, images: jax.Array) -> jax.Array:
+        """The maps that coordinates are read off, without the flip test: for pictures.
+
+        Args:
+            variables: as `init` gives them.
+            images: (B, H, W, 3) as in a batch.
+
+        Returns:
+            (B, h, w, K), of the last stage: where a peak is searched, the maps as their loss sees them (probabilities of H2 and
+            H3); where they are integrated, the softmax whose mean is taken (with the compensation of its bias, not quite that
+            mean).
+        """
+        stage = self.last_stage(variables, images)
+        if self.integrates:
+            return heatmap.softmax(self.logits(stage), beta=self.readout.beta)
+        return self.as_taught(stage)
+
+    def run_net(self, variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
+        """The raw maps of all stages, with the new collections.
+
+        Raises:
+            ValueError: the net's maps do not suit the skeleton, or have another shape than the input.
+        """
+        outputs, collections = self.apply_net(variables, images, train=train)
+        stages = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+        joints = self.skeleton.num_joints
+        for stage in stages:
+            if stage.ndim != 4 or stage.shape[0] != images.shape[0] or stage.shape[-1] != joints:
+                raise ValueError(
+                    f"the net gives maps {stage.shape}: expected ({images.shape[0]}, h, w, {joints}), for the skeleton "
+                    f"{self.skeleton.name!r} of {joints} joints"
+                )
+            check_cells(self.size_wh, stage.shape[1:3])
+        return stages, collections
+
+    def last_stage(self, variables: PyTree, images: jax.Array) -> jax.Array:
+        """Raw maps (B, h, w, K) of the last stage, which is the one that is read."""
+        return self.run_net(variables, images, train=False)[0][-1]
+
+    def logits(self, stage: jax.Array) -> jax.Array:
+        """The raw maps as the softmax takes them."""
+        return nn.relu(stage) if self.readout.rectify else stage
+
+    def as_taught(self, stage: jax.Array) -> jax.Array:
+        """The maps as their loss sees them, which is where a peak can be searched: probabilities of H2 and H3."""
+        match self.map_loss.kind:
+            case "cross_entropy":
+                return heatmap.softmax(stage)
+            case "bce":
+                return jax.nn.sigmoid(stage)
+        return stage
+
+    def pixels(self, xy: jax.Array, stage: jax.Array) -> jax.Array:
+        """Map pixels (B, K, 2) of a stage -> input pixels."""
+        return from_map(xy, self.size_wh, stage.shape[1:3], target=self.map_loss.target)
+
+    def soft_argmax(self, stage: jax.Array) -> jax.Array:
+        """Coordinates (B, K, 2) in map pixels, the mean of the softmax of raw maps."""
+        read = self.readout
+        options = {"beta": read.beta, "compensate": read.compensate, "floor": read.floor}
+        return heatmap.soft_argmax(self.logits(stage), **options)[0]
+
+    def rough_joints(self, stage: jax.Array) -> jax.Array:
+        """Coordinates (B, K, 2) in input pixels that the EPE of the training is measured with: no refinement of a peak."""
+        xy = self.soft_argmax(stage) if self.integrates else heatmap.argmax(self.as_taught(stage))[0]
+        return self.pixels(xy, stage)
+
+    def loss_of_joints(self, xy: jax.Array, joints: jax.Array, *, where: jax.Array) -> jax.Array:
+        """The joint loss of coordinates (B, K, 2) in input pixels: a scalar."""
+        settings = self.joint_loss
+        prediction, target = (geometry.normalize(p, self.size_wh) for p in (xy, joints))
+        function = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1}[settings.kind]
+        values = function(prediction, target, where=where)
+        return settings.weight * (values.mean() if settings.variant == "mmpose" else values.sum() / len(values))
+
+    def decode(self, stage: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(xy, confidence) of raw maps where they are integrated, of the maps as taught where they are searched."""
+        read = self.readout
+        match read.decode:
+            case "argmax":
+                xy, peak = heatmap.argmax(stage, border=read.border)
+            case "dark":
+                xy, peak = heatmap.dark(stage, kernel=read.kernel)
+            case "udp":
+                xy, peak = heatmap.udp(stage, kernel=read.kernel)
+            case "soft_argmax":
+                xy, peak = self.soft_argmax(stage), self.as_taught(stage).max((1, 2))
+        match read.confidence:
+            case "peak":
+                confidence = peak
+            case "probability":
+                confidence = heatmap.softmax(self.logits(stage), beta=read.beta).max((1, 2))
+            case "one":
+                confidence = jnp.ones_like(peak)
+        return self.pixels(xy, stage), confidence
+
+    def mean_of_views(
+        self, view: tuple[jax.Array, jax.Array], flipped: tuple[jax.Array, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """The prediction from (xy, confidence) of a crop and of its mirror image, whose coordinates are turned back."""
+        (xy, confidence), (xy_flipped, confidence_flipped) = view, flipped
+        mirrored = xy_flipped[:, self.flip_index] * jnp.array([-1, 1]) + jnp.array([self.size_wh[0] - 1, 0])
+        return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, self.flip_index]) / 2}
+
+
 def heatmaps(
     net: nn.Module,
     *,
@@ -104,7 +285,7 @@ def heatmaps(
     joints: JointLoss = JointLoss(),
     read: Readout = Readout(),
     preprocess: str = "imagenet",
-) -> Task:
+) -> Heatmaps:
     """A task whose net gives heatmaps (B, h, w, K), or a tuple of them: stages that are all supervised, the last is read.
 
     The flip test averages maps, moved by one column as HRNet's code does unless the targets are UDP's; of a soft-argmax it
@@ -130,156 +311,6 @@ def heatmaps(
     >>> task.config["maps"]["kind"]
     'mse'
     """
-    check_size(size_wh)
-    to_input = preprocessor(preprocess)
-    if maps.kind == "none" and joints.kind == "none":
-        raise ValueError("nothing to learn from: maps.kind and joints.kind are both 'none'")
-    flip_index = jnp.asarray(skeleton.flip_index)
-
-    def init(key: jax.Array) -> PyTree:
-        params, batch_stats = init_net(net, key, size_wh)
-        return {"params": {"net": params}, "batch_stats": batch_stats}
-
-    def run_net(variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
-        outputs, collections = apply_net(net, variables, to_input(images), train=train)
-        stages = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
-        for stage in stages:
-            if stage.ndim != 4 or stage.shape[0] != images.shape[0] or stage.shape[-1] != skeleton.num_joints:
-                raise ValueError(
-                    f"the net gives maps {stage.shape}: expected ({images.shape[0]}, h, w, {skeleton.num_joints}), for the "
-                    f"skeleton {skeleton.name!r} of {skeleton.num_joints} joints"
-                )
-            check_cells(size_wh, stage.shape[1:3])
-        return stages, collections
-
-    def soft_argmax(stage: jax.Array) -> jax.Array:
-        options = dict(beta=read.beta, compensate=read.compensate, floor=read.floor)
-        return heatmap.soft_argmax(_logits(stage, read), **options)[0]
-
-    def pixels(xy: jax.Array, stage: jax.Array) -> jax.Array:
-        return from_map(xy, size_wh, stage.shape[1:3], target=maps.target)
-
-    def joint_loss(xy: jax.Array, batch: Batch, where: jax.Array) -> jax.Array:
-        found, target = (geometry.normalize(p, size_wh) for p in (xy, batch["joints"]))
-        function = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1}[joints.kind]
-        values = function(found, target, where=where)
-        return joints.weight * (values.mean() if joints.variant == "mmpose" else values.sum() / len(values))
-
-    def loss(variables: PyTree, batch: Batch, *, key: jax.Array):
-        stages, collections = run_net(variables, batch["image"], train=True)
-        where = (batch["visibility"] > 0) & inside(batch["joints"], size_wh)
-        of_maps = of_joints = jnp.zeros(())
-        for i, stage in enumerate(stages):
-            of_maps += map_loss(maps, stage, batch["joints"], size_wh=size_wh, where=batch["visibility"] > 0,
-                                key=jax.random.fold_in(key, i), beta=read.beta)  # fmt: skip
-            if joints.kind != "none":
-                of_joints += joint_loss(pixels(soft_argmax(stage), stage), batch, where)
-        last = jax.lax.stop_gradient(stages[-1])
-        found = pixels(
-            soft_argmax(last) if read.decode == "soft_argmax" else heatmap.argmax(_as_taught(last, maps))[0], last
-        )
-        error = jnp.linalg.norm(jnp.where(where[..., None], found - batch["joints"], 0.0), axis=-1)
-        metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
-        return of_maps + of_joints, (collections, metrics)
-
-    def decode(stage: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(xy, confidence) of raw maps where they are integrated, of the maps as taught where they are searched."""
-        match read.decode:
-            case "argmax":
-                xy, peak = heatmap.argmax(stage, border=read.border)
-            case "dark":
-                xy, peak = heatmap.dark(stage, kernel=read.kernel)
-            case "udp":
-                xy, peak = heatmap.udp(stage, kernel=read.kernel)
-            case "soft_argmax":
-                xy, peak = soft_argmax(stage), _as_taught(stage, maps).max((1, 2))
-        match read.confidence:
-            case "peak":
-                confidence = peak
-            case "probability":
-                confidence = heatmap.softmax(_logits(stage, read), beta=read.beta).max((1, 2))
-            case "one":
-                confidence = jnp.ones_like(peak)
-        return pixels(xy, stage), confidence
-
-    def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
-        stage = run_net(variables, batch["image"], train=False)[0][-1]
-        searched = read.decode != "soft_argmax"
-        stage = _as_taught(stage, maps) if searched else stage
-        if not flip_test:
-            xy, confidence = decode(stage)
-            return {"xy": xy, "confidence": confidence}
-        flipped = run_net(variables, batch["image"][:, :, ::-1], train=False)[0][-1]
-        if not searched:
-            (xy, confidence), (xy_flipped, confidence_flipped) = decode(stage), decode(flipped)
-            mirrored = xy_flipped[:, flip_index] * jnp.array([-1, 1]) + jnp.array([size_wh[0] - 1, 0])
-            return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, flip_index]) / 2}
-        mirrored = _as_taught(flipped, maps)[:, :, ::-1, flip_index]
-        if maps.target != "udp":
-            # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column.
-            mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
-        xy, confidence = decode((stage + mirrored) / 2)
-        return {"xy": xy, "confidence": confidence}
-
-    config = {
-        "family": "heatmaps",
-        "net": describe(net),
-        "skeleton": skeleton.to_dict(),
-        "size_wh": list(size_wh),
-        "maps": asdict(maps),
-        "joints": asdict(joints),
-        "read": asdict(read),
-        "preprocess": preprocess,
-    }
-    return Task(init=init, loss=loss, predict=predict, config=config)
-
-
-def heatmap_of(
-    config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None
-) -> jax.Array:
-    """The maps that coordinates are read off, without the flip test: for pictures.
-
-    Args:
-      config: of the task.
-      variables: of the task.
-      images: (B, H, W, 3) as in a batch.
-      net: where it is not one that this package ships.
-
-    Returns:
-      (B, h, w, K), of the last stage: where a peak is searched, the maps as their loss sees them (probabilities of H2 and H3);
-      where they are integrated, the softmax whose mean is taken (with the compensation of its bias, not quite that mean).
-
-    Raises:
-      ValueError: a task of another family.
-
-    >>> class Cells(nn.Module):
-    ...     def __call__(self, images, *, train):
-    ...         return nn.avg_pool(images, (4, 4), (4, 4))
-    >>> config = {"family": "heatmaps", "preprocess": "imagenet", "maps": {"kind": "bce"}, "read": {}}
-    >>> variables = {"params": {"net": {}}, "batch_stats": {}}
-    >>> heatmap_of(config, variables, jnp.zeros((1, 8, 12, 3)), net=Cells()).shape
-    (1, 2, 3, 3)
-    """
-    if config["family"] != "heatmaps":
-        raise ValueError(f"a task of the family {config['family']!r} has no heatmaps to read: expected 'heatmaps'")
-    net = build(config["net"]) if net is None else net
-    outputs, _ = apply_net(net, variables, preprocessor(config["preprocess"])(images), train=False)
-    stage = outputs[-1] if isinstance(outputs, tuple | list) else outputs
-    read = Readout(**config["read"])
-    if read.decode == "soft_argmax":
-        return heatmap.softmax(_logits(stage, read), beta=read.beta)
-    return _as_taught(stage, MapLoss(**config["maps"]))
-
-
-def _logits(stage: jax.Array, read: Readout) -> jax.Array:
-    return nn.relu(stage) if read.rectify else stage
-
-
-def _as_taught(stage: jax.Array, maps: MapLoss) -> jax.Array:
-    """The maps as their loss sees them, which is what has a peak above 0 to be found: probabilities of H2 and H3."""
-    match maps.kind:
-        case "cross_entropy":
-            return heatmap.softmax(stage)
-        case "bce":
-            return jax.nn.sigmoid(stage)
-    return stage
+    return Heatmaps(
+        net, skeleton=skeleton, size_wh=size_wh, map_loss=maps, joint_loss=joints, readout=read, preprocess=preprocess
+    )

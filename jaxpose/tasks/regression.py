@@ -7,9 +7,9 @@ losses only "basic" needs it to predict.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,11 @@ from flax import linen as nn
 from jaxpose import density, geometry, losses
 from jaxpose.flow import RealNVP, log_normalizer, log_normalizer_latent
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import Batch, PyTree, Task, apply_net, check_choices, check_size, init_net, preprocessor
-from jaxpose.tasks.describe import describe
+from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss, inside, map_loss
 
 LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
 LOSS_NAMES = get_args(LossName)
-DIM = 2  # coordinates of a joint
 WITH_FLOW = ("rle", "dle", "basic")
 WITHOUT_SIGMA = ("l1", "l2")
 
@@ -60,10 +58,42 @@ class Likelihood:
 
     @property
     def has_flow(self) -> bool:
+        """Whether the loss has a flow, whose parameters are then trained with the net's."""
         return self.loss in WITH_FLOW
 
-    def flow(self) -> RealNVP:
-        return RealNVP(dim=DIM, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init)
+    @property
+    def learns_sigma(self) -> bool:
+        """Whether the loss trains sigma."""
+        return self.loss not in WITHOUT_SIGMA
+
+    def flow(self, *, dim: int = 2) -> RealNVP:
+        """The flow over the `dim` coordinates of a joint."""
+        return RealNVP(dim=dim, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init)
+
+    def density(self, variables: PyTree, *, dim: int = 2, required: bool = False) -> density.Model | None:
+        """The density of the standardised error that a training with this loss states; see `Task.density`.
+
+        Args:
+            variables: of the task; only params/flow is read, and only by the losses that have one.
+            dim: number of coordinates of a joint.
+            required: raise where the weights have no flow (imported without it, or left out); else None is returned there.
+
+        Raises:
+            ValueError: `required`, and the flow is missing.
+        """
+        if not self.learns_sigma or self.loss == "basic":
+            return None
+        if not self.has_flow:
+            return density.Model(log_g=None, base=self.loss, dim=dim)
+        if "flow" not in variables["params"]:
+            if not required:
+                return None
+            raise ValueError("the flow was left out when this checkpoint was loaded: restore it with flow=True")
+        log_g = partial(self.flow(dim=dim).apply, {"params": variables["params"]["flow"]}, method="log_prob")
+        if not self.log_s:
+            return density.Model(log_g=log_g, variant=self.variant, dim=dim)
+        log_s = float(density.log_normalizer(log_g, base=self.base, dim=dim))
+        return density.Model(log_g=log_g, base=self.base, log_normalizer=log_s, dim=dim)
 
 
 def per_joint_loss(
@@ -95,11 +125,182 @@ def per_joint_loss(
     if likelihood.log_s:
         # A flow narrower than the gaps between the nodes of the plane hides from them, one wider than those of the latent
         # from the others, and a training finds either; the larger integral, that is the smaller log s, is the true one.
-        plane = log_normalizer(log_prob, likelihood.base)
-        log_s = jnp.minimum(plane, log_normalizer_latent(partial(flow, method="forward"), likelihood.base))
+        dim = mu.shape[-1]
+        plane = log_normalizer(log_prob, likelihood.base, dim=dim)
+        log_s = jnp.minimum(plane, log_normalizer_latent(partial(flow, method="forward"), likelihood.base, dim=dim))
     return losses.rle(
         mu, sigma, target, log_prob, base=base, variant=likelihood.variant, log_normalizer=log_s, where=where
     )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Regression(NetTask):
+    """The family whose net gives (mu, sigma), both (B, K, D), mu normalised as x / W - 0.5; made by `regression`.
+
+    A subclass for joints of three coordinates sets `dim` and `extent`, which says what the third one is measured by;
+    everything else follows from these two.
+
+    Attributes:
+        net, skeleton, size_wh, preprocess: see `NetTask`.
+        likelihood: the loss.
+        outside: what becomes of labelled joints outside the crop: "keep" or "mask".
+        auxiliary: a loss of heatmaps that the net gives beside mu and sigma.
+    """
+
+    likelihood: Likelihood = Likelihood()
+    outside: Literal["keep", "mask"] = "keep"
+    auxiliary: MapLoss = NO_MAP_LOSS
+
+    family: ClassVar[str] = "regression"
+    level: ClassVar[Level] = "person"
+    outputs: ClassVar[tuple[str, ...]] = ("mu", "sigma", "xy", "confidence")
+    rescore: ClassVar[str] = "box+mean+max"
+    dim: ClassVar[int] = 2
+    SETTINGS: ClassVar = {
+        "likelihood": ("likelihood", Likelihood),
+        "preprocess": ("preprocess", None),
+        "outside": ("outside", None),
+        "auxiliary": ("auxiliary", MapLoss),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outside not in ("keep", "mask"):
+            raise ValueError(f"outside={self.outside!r}: expected 'keep' or 'mask'")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, net: nn.Module | None = None) -> Regression:
+        """See `NetTask.from_config`; checkpoints from before there was an auxiliary loss have none."""
+        return super().from_config({"auxiliary": {"kind": "none"}, **config}, net=net)
+
+    @property
+    def public_outputs(self) -> tuple[str, ...]:
+        """See `ImageTask.public_outputs`."""
+        return ("xy", "confidence", "sigma") if self.likelihood.learns_sigma else ("xy", "confidence")
+
+    def init(self, key: jax.Array) -> PyTree:
+        """See `Task.init`; the flow's parameters are params/flow."""
+        net_key, flow_key = jax.random.split(key)
+        params, batch_stats = self.init_net(net_key)
+        params = {"net": params}
+        if self.likelihood.has_flow:
+            flow = self.likelihood.flow(dim=self.dim)
+            params["flow"] = flow.init(flow_key, jnp.zeros((1, self.dim)), method="log_prob")["params"]
+        return {"params": params, "batch_stats": batch_stats}
+
+    def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
+        """See `Task.loss`.
+
+        Args:
+            variables: as `init` gives them.
+            batch: image (B, H, W, 3) in 0..255, joints (B, K, D) in input pixels, visibility (B, K), above 0 where labelled.
+            key: randomness of the auxiliary loss.
+        """
+        (mu, sigma, *maps), new_collections = self.run_net(variables, batch["image"], train=True)
+        target = self.normalized(batch["joints"])
+        where = labelled = batch["visibility"] > 0
+        if self.outside == "mask":
+            where &= inside(batch["joints"], self.size_wh)
+        flow = self.bound_flow(variables)
+        values = per_joint_loss(self.likelihood, mu, sigma, target, flow=flow, where=where)
+        metrics = self.metrics(variables, jax.lax.stop_gradient(mu), sigma, target, where=where)
+        total = values.sum() / values.shape[0]
+        if maps:
+            metrics["map_loss"] = map_loss(
+                self.auxiliary, maps[0], batch["joints"], size_wh=self.size_wh, where=labelled, key=key
+            )
+            total += metrics["map_loss"]
+        return total, (new_collections, metrics)
+
+    def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
+        """See `Task.predict`.
+
+        Args:
+            variables: as `init` gives them; the flow may be missing, unless the loss is "basic".
+            batch: image (B, H, W, 3) in 0..255.
+            flip_test: average mu and sigma with those of the mirrored crop.
+
+        Returns:
+            mu and sigma (B, K, D), normalised; xy (B, K, D) in input pixels; confidence (B, K), 1 - the mean of sigma, or 1
+            where sigma is not trained.
+        """
+        mu, sigma = self.view(variables, batch["image"])
+        if flip_test:
+            # The exact mirror of pixel indices: x' = W - 1 - x, left and right exchanged, then the mean (R17).
+            mu_flipped, sigma_flipped = self.view(variables, batch["image"][:, :, ::-1])
+            swap = self.flip_index
+            mu = (mu + self.mirrored(mu_flipped)[:, swap]) / 2
+            sigma = (sigma + sigma_flipped[:, swap]) / 2
+        confidence = 1.0 - sigma.mean(-1) if self.likelihood.learns_sigma else jnp.ones(mu.shape[:-1])
+        return {"mu": mu, "sigma": sigma, "xy": self.pixels(mu), "confidence": confidence}
+
+    def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
+        """See `Task.density`; None where sigma is not trained, and for "basic", whose sigma lives before the flow."""
+        return self.likelihood.density(variables, dim=self.dim, required=required)
+
+    def inference_variables(self, variables: PyTree) -> PyTree:
+        """The variables without the flow, unless the loss is "basic": there alone it takes part in a prediction."""
+        if self.likelihood.loss == "basic":
+            return variables
+        params = {name: value for name, value in variables["params"].items() if name != "flow"}
+        return {**variables, "params": params}
+
+    def run_net(self, variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
+        """(mu, sigma), and in training the auxiliary maps if any, with the new collections.
+
+        Raises:
+            ValueError: the net's output does not suit the skeleton.
+        """
+        with_maps = {"with_maps": True} if train and self.auxiliary.kind != "none" else {}
+        outputs, collections = self.apply_net(variables, images, train=train, **with_maps)
+        mu, sigma = outputs[:2]
+        expected = (images.shape[0], self.skeleton.num_joints, self.dim)
+        if mu.shape != expected or sigma.shape != expected:
+            raise ValueError(
+                f"the net gives mu {mu.shape} and sigma {sigma.shape}: expected {expected} twice, for the skeleton "
+                f"{self.skeleton.name!r} of {self.skeleton.num_joints} joints"
+            )
+        return outputs, collections
+
+    def view(self, variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Normalised coordinates and sigma of images (B, H, W, 3) as they are, both (B, K, D)."""
+        (mu, sigma), _ = self.run_net(variables, images, train=False)
+        return self.coordinates(variables, mu), sigma
+
+    def bound_flow(self, variables: PyTree) -> Callable[..., Any] | None:
+        """The flow with its parameters, `flow(x, method=...)`; None for a loss without one."""
+        if not self.likelihood.has_flow:
+            return None
+        return partial(self.likelihood.flow(dim=self.dim).apply, {"params": variables["params"]["flow"]})
+
+    def coordinates(self, variables: PyTree, mu: jax.Array) -> jax.Array:
+        """What the net's first output means in the image: in the basic design the flow moves it there."""
+        return self.bound_flow(variables)(mu, method="forward") if self.likelihood.loss == "basic" else mu
+
+    def metrics(
+        self, variables: PyTree, mu: jax.Array, sigma: jax.Array, target: jax.Array, *, where: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Means over labelled joints: "epe", the distance in input pixels, and "sigma"."""
+        xy = self.coordinates(variables, mu)
+        error = jnp.linalg.norm(jnp.where(where[..., None], (xy - target) * jnp.asarray(self.extent), 0.0), axis=-1)
+        return {"epe": losses.mean(error, where=where), "sigma": losses.mean(sigma.mean(-1), where=where)}
+
+    @property
+    def extent(self) -> tuple[float, ...]:
+        """What 1 of each normalised coordinate measures: the width and the height of the input in pixels."""
+        return self.size_wh
+
+    def normalized(self, joints: jax.Array) -> jax.Array:
+        """Joints (..., D) of a batch -> the coordinates that the net predicts."""
+        return geometry.normalize(joints, self.extent)
+
+    def pixels(self, mu: jax.Array) -> jax.Array:
+        """The inverse of `normalized`."""
+        return geometry.denormalize(mu, self.extent)
+
+    def mirrored(self, mu: jax.Array) -> jax.Array:
+        """Coordinates (..., D) in the mirrored crop; left and right are not exchanged."""
+        return geometry.mirror_normalized(mu, width=self.size_wh[0])
 
 
 def regression(
@@ -111,7 +312,7 @@ def regression(
     preprocess: str = "imagenet",
     outside: Literal["keep", "mask"] = "keep",
     auxiliary: MapLoss = NO_MAP_LOSS,
-) -> Task:
+) -> Regression:
     """A task whose net gives (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
 
     Args:
@@ -137,111 +338,7 @@ def regression(
     >>> task.config["likelihood"]["loss"]
     'rle'
     """
-    check_size(size_wh)
-    to_input = preprocessor(preprocess)
-    if outside not in ("keep", "mask"):
-        raise ValueError(f"outside={outside!r}: expected 'keep' or 'mask'")
-    width = size_wh[0]
-    flow = likelihood.flow() if likelihood.has_flow else None
-
-    def init(key: jax.Array) -> PyTree:
-        net_key, flow_key = jax.random.split(key)
-        params, batch_stats = init_net(net, net_key, size_wh)
-        params = {"net": params}
-        if flow is not None:
-            params["flow"] = flow.init(flow_key, jnp.zeros((1, DIM)), method="log_prob")["params"]
-        return {"params": params, "batch_stats": batch_stats}
-
-    def run_net(variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
-        with_maps = {"with_maps": True} if train and auxiliary.kind != "none" else {}
-        outputs, collections = apply_net(net, variables, to_input(images), train=train, **with_maps)
-        mu, sigma = outputs[:2]
-        expected = (images.shape[0], skeleton.num_joints, DIM)
-        if mu.shape != expected or sigma.shape != expected:
-            raise ValueError(
-                f"the net gives mu {mu.shape} and sigma {sigma.shape}: expected {expected} twice, for the skeleton "
-                f"{skeleton.name!r} of {skeleton.num_joints} joints"
-            )
-        return outputs, collections
-
-    def bound_flow(variables: PyTree):
-        return partial(flow.apply, {"params": variables["params"]["flow"]}) if flow is not None else None
-
-    def coordinates(variables: PyTree, mu: jax.Array) -> jax.Array:
-        """What the net's first output means in the image: in the basic design the flow moves it there."""
-        return bound_flow(variables)(mu, method="forward") if likelihood.loss == "basic" else mu
-
-    def loss(variables: PyTree, batch: Batch, *, key: jax.Array):
-        (mu, sigma, *maps), new_collections = run_net(variables, batch["image"], train=True)
-        target = geometry.normalize(batch["joints"], size_wh)
-        where = labelled = batch["visibility"] > 0
-        if outside == "mask":
-            where &= inside(batch["joints"], size_wh)
-        values = per_joint_loss(likelihood, mu, sigma, target, flow=bound_flow(variables), where=where)
-        found = coordinates(variables, jax.lax.stop_gradient(mu))
-        error = jnp.linalg.norm(jnp.where(where[..., None], (found - target) * jnp.asarray(size_wh), 0.0), axis=-1)
-        metrics = {
-            "epe": losses.mean(error, where=where),
-            "sigma": losses.mean(sigma.mean(-1), where=where),
-        }
-        total = values.sum() / values.shape[0]
-        if maps:
-            metrics["map_loss"] = map_loss(
-                auxiliary, maps[0], batch["joints"], size_wh=size_wh, where=labelled, key=key
-            )
-            total += metrics["map_loss"]
-        return total, (new_collections, metrics)
-
-    def predict(variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
-        def view(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-            (mu, sigma), _ = run_net(variables, images, train=False)
-            return coordinates(variables, mu), sigma
-
-        mu, sigma = view(batch["image"])
-        if flip_test:
-            # The exact mirror of pixel indices: x' = W - 1 - x, left and right exchanged, then the mean (R17).
-            mu_flipped, sigma_flipped = view(batch["image"][:, :, ::-1])
-            swap = jnp.asarray(skeleton.flip_index)
-            mu = (mu + geometry.mirror_normalized(mu_flipped, width=width)[:, swap]) / 2
-            sigma = (sigma + sigma_flipped[:, swap]) / 2
-        confidence = jnp.ones(mu.shape[:-1]) if likelihood.loss in WITHOUT_SIGMA else 1.0 - sigma.mean(-1)
-        return {"mu": mu, "sigma": sigma, "xy": geometry.denormalize(mu, size_wh), "confidence": confidence}
-
-    config = {
-        "family": "regression",
-        "net": describe(net),
-        "skeleton": skeleton.to_dict(),
-        "size_wh": list(size_wh),
-        "likelihood": asdict(likelihood),
-        "preprocess": preprocess,
-        "outside": outside,
-        "auxiliary": asdict(auxiliary),
-    }
-    return Task(init=init, loss=loss, predict=predict, config=config)
-
-
-def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
-    """What the trained model says of the standardised error (`jaxpose.density`); None where sigma is untrained.
-
-    Args:
-      config: the task's config, as stored in the checkpoint.
-      variables: the task's variables; only params/flow is read, and only by the losses that have one.
-      required: False gives None where the weights have no flow (imported without, or left out), which is an error otherwise.
-    """
-    if config["family"] != "regression":
-        return None
-    likelihood = Likelihood(**config["likelihood"])
-    if likelihood.loss in WITHOUT_SIGMA or likelihood.loss == "basic":
-        return None
-    if not likelihood.has_flow:
-        return density.Model(log_g=None, base=likelihood.loss, dim=DIM)
-    if "flow" not in variables["params"]:
-        if not required:
-            return None
-        raise ValueError("the flow was left out when this checkpoint was loaded: restore it with flow=True")
-    flow = likelihood.flow()
-    log_g = partial(flow.apply, {"params": variables["params"]["flow"]}, method="log_prob")
-    if not likelihood.log_s:
-        return density.Model(log_g=log_g, variant=likelihood.variant, dim=DIM)
-    log_s = float(density.log_normalizer(log_g, base=likelihood.base, dim=DIM))
-    return density.Model(log_g=log_g, base=likelihood.base, log_normalizer=log_s, dim=DIM)
+    return Regression(
+        net, skeleton=skeleton, size_wh=size_wh, likelihood=likelihood, preprocess=preprocess, outside=outside,
+        auxiliary=auxiliary,
+    )  # fmt: skip

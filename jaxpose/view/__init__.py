@@ -1,8 +1,7 @@
 """Pictures of data, of results, of what a net sees, and of a run. On the command line: `jaxpose view`.
 
 `figures` draws them with matplotlib (the extra `plot`). `data`, `results`, `maps` and `report` are the tools `jaxpose view data`
-and so on; `results` and `report` read two JSON files, whoever wrote them, without JAX (`python -m jaxpose.view`;
-the console script loads it for another tool).
+and so on; `results` and `report` read two JSON files, whoever wrote them, without JAX.
 """
 
 from jaxpose.view.figures import (

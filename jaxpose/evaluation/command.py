@@ -1,0 +1,74 @@
+"""The command `jaxpose evaluate GROUND_TRUTH.json RESULTS.json`: the numbers of a result file, without JAX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxpose.evaluation import crowdpose_average_precision, mpii, report
+from jaxpose.evaluation.coco import with_categories
+from jaxpose.evaluation.results import read
+
+__all__ = ["main"]
+
+
+def main(
+    ground_truth: Annotated[Path, tyro.conf.Positional],
+    results: Annotated[Path, tyro.conf.Positional],
+    *,
+    sigmas: tuple[float, ...] | None = None,
+    area: Literal["auto", "box"] = "auto",
+    category_id: int | None = None,
+    max_people: int = 20,
+    crowdpose: bool = False,
+    errors: bool = False,
+) -> None:
+    """Score a result file: a table, then the same numbers as one line of JSON.
+
+    Args:
+        ground_truth: COCO keypoint file; or MPII's gt_valid.mat, for PCKh, without options. Then the results need an
+            annotation_id each.
+        results: result file: a list of image_id, category_id, keypoints, score.
+        sigmas: OKS sigmas, one per keypoint; by default the category's own, else the published ones for COCO, CrowdPose and
+            MPII, else uniform.
+        area: area of a person: "auto", annotated where it is, else 0.53 of the box; "box", 0.53 of the box for all.
+        category_id: the category to score; the results of the file's others are left out. By default all that have
+            keypoints, if they have the same joints: the mean over them, and a table of each.
+        max_people: so many results of an image count.
+        crowdpose: CrowdPose's nine numbers instead of COCO's ten, and its classes' without placeholders for what is not
+            there; not with area, max_people, category_id.
+        errors: also where the errors are: by joint, by labelled joints, by occlusion, by size.
+    """
+    is_mpii = ground_truth.suffix == ".mat"
+    if is_mpii and (sigmas, area, max_people, category_id, crowdpose, errors) != (None, "auto", 20, None, False, False):
+        raise ValueError(f"{ground_truth} is for PCKh, which has no options: leave them out")
+    if crowdpose and (area, max_people, category_id) != ("auto", 20, None):
+        raise ValueError(
+            "--crowdpose has its own rules for --area (box), --max-people (20) and --category-id (the only one): "
+            f"leave them out, got area {area}, max_people {max_people}, category_id {category_id}"
+        )
+    by_category: dict[str, dict[str, float]] = {}
+    if is_mpii:
+        numbers = mpii.from_results(mpii.load_truth(ground_truth), read(results, num_joints=16))
+    elif crowdpose:
+        numbers = crowdpose_average_precision(ground_truth, results, sigmas=sigmas)
+    else:
+        numbers, by_category = with_categories(
+            ground_truth, results, sigmas=sigmas, area=area, max_people=max_people, category_id=category_id
+        )
+    widths = [max(10, len(name) + 2) for name in numbers]
+    print("".join(f"{name:>{width}s}" for name, width in zip(numbers, widths, strict=True)))
+    print("".join(f"{value:{width}.4f}" for value, width in zip(numbers.values(), widths, strict=True)))
+    line: dict[str, Any] = dict(numbers)
+    if len(by_category) > 1:
+        for name, of_category in by_category.items():
+            print("".join(f"{v:{w}.4f}" for v, w in zip(of_category.values(), widths, strict=True)) + f"  {name}")
+        line["categories"] = by_category
+    if errors:
+        described = report.from_results(ground_truth, results, sigmas=sigmas, category_id=category_id)
+        print("\n" + report.text(described) + "\n")
+        line["errors"] = described
+    print(json.dumps(line))

@@ -1,0 +1,130 @@
+"""Tasks out of the configs that checkpoints hold: the one place where a family is known by its name.
+
+`from_config` gives the task. The other functions answer one question about a stored config without a task at hand; each
+is a method of the task too, which is the shorter way where there is one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from jaxpose import density
+from jaxpose.tasks.base import NetTask, PyTree
+from jaxpose.tasks.bottom_up import BottomUp
+from jaxpose.tasks.heatmap import Heatmaps
+from jaxpose.tasks.regression import Likelihood, Regression
+
+FAMILIES: dict[str, type[NetTask]] = {family.family: family for family in (Regression, Heatmaps, BottomUp)}
+
+
+def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
+    """Rebuild a task from the config in its checkpoint.
+
+    Args:
+        config: what `Task.config` held.
+        net: the net, where it is not one that this package ships (its config is then None).
+
+    Returns:
+        A `Regression`, `Heatmaps` or `BottomUp` whose config is equal to the given one.
+
+    Raises:
+        ValueError: an unknown family, a missing field, or a missing net.
+
+    >>> from jaxpose import nets, tasks
+    >>> from jaxpose.skeleton import COCO17
+    >>> net = nets.PoseRegressor(nets.ResNet(depth=18, width=8), nets.RegressionHead(17))
+    >>> task = tasks.regression(net, skeleton=COCO17, size_wh=(48, 64))
+    >>> from_config(task.config).config == task.config
+    True
+    """
+    return _family(config).from_config(config, net=net)
+
+
+def _family(config: dict[str, Any]) -> type[NetTask]:
+    name = config.get("family")
+    if name not in FAMILIES:
+        *others, last = (repr(family) for family in FAMILIES)
+        raise ValueError(f"unknown task family {name!r}: expected {', '.join(others)} or {last}")
+    return FAMILIES[name]
+
+
+def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
+    """What the trained model says of the standardised error; `Task.density` of a stored config, without its net.
+
+    Args:
+        config: the task's config, as stored in the checkpoint.
+        variables: the task's variables; only params/flow is read, and only by the losses that have one.
+        required: False gives None where the weights have no flow (imported without, or left out), which is an error
+            otherwise.
+
+    Returns:
+        The density (`jaxpose.density`); None for a family without a likelihood, and where sigma is untrained.
+
+    Raises:
+        ValueError: `required`, and the flow is missing.
+
+    >>> predictive_density({"family": "regression", "likelihood": {"loss": "laplace"}}, {}).base
+    'laplace'
+    """
+    if "likelihood" not in config:
+        return None
+    return Likelihood(**config["likelihood"]).density(variables, required=required)
+
+
+def heatmap_of(
+    config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None
+) -> jax.Array:
+    """The maps that coordinates are read off, without the flip test: `Heatmaps.maps` of a stored config.
+
+    Args:
+        config: of the task.
+        variables: of the task.
+        images: (B, H, W, 3) as in a batch.
+        net: where it is not one that this package ships.
+
+    Returns:
+        (B, h, w, K), see `Heatmaps.maps`.
+
+    Raises:
+        ValueError: a task of a family without such maps.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxpose import tasks
+    >>> from jaxpose.skeleton import Skeleton
+    >>> rgb = Skeleton(name="rgb", joints=("r", "g", "b"), flip_pairs=(), limbs=(), sigmas=(0.1,) * 3, upper=())
+    >>> class Cells(nn.Module):
+    ...     def __call__(self, images, *, train):
+    ...         return nn.avg_pool(images, (4, 4), (4, 4))
+    >>> task = tasks.heatmaps(Cells(), skeleton=rgb, size_wh=(12, 8))
+    >>> variables = {"params": {"net": {}}, "batch_stats": {}}
+    >>> heatmap_of(task.config, variables, jnp.zeros((1, 8, 12, 3)), net=Cells()).shape
+    (1, 2, 3, 3)
+    """
+    if not hasattr(_family(config), "maps"):
+        raise ValueError(f"a task of the family {config['family']!r} has no heatmaps to read: expected 'heatmaps'")
+    return from_config(config, net=net).maps(variables, images)
+
+
+def scale_factors(
+    config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None
+) -> jax.Array:
+    """By what the learned alpha multiplies the standard deviation: `BottomUp.scale_factors` of a stored config.
+
+    Args:
+        config: of the task.
+        variables: of the task.
+        images: (B, H, W, 3) as in a batch.
+        net: where it is not one that this package ships.
+
+    Returns:
+        (B, H/2, W/2, K), see `BottomUp.scale_factors`.
+
+    Raises:
+        ValueError: the net has no scale maps.
+    """
+    # Without the targets of the training, which a net without scale maps would be refused for before it is asked.
+    config = {**config, "loss": {"exponent": config["loss"]["exponent"]}}
+    return from_config(config, net=net).scale_factors(variables, images)

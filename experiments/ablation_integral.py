@@ -26,11 +26,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments.common import ablation
+from experiments.common.kinds import PredictStep, PyTree
+from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size
 from jaxpose import tasks
 from jaxpose.nets import HeatmapNet, ResNet
 from jaxpose.tasks import JointLoss, MapLoss, Readout
@@ -74,21 +76,21 @@ DEFAULT_ROWS = ("heatmap", *(f"{kind}_{b}" for kind in ("ipr", "comp", "relu", "
 class Config(ablation.AblationConfig):
     """Heatmap, integral, compensated and joint training side by side."""
 
-    rows: tuple[str, ...] = DEFAULT_ROWS
+    rows: Annotated[tuple[str, ...], AnyValue, MayChange] = DEFAULT_ROWS
     """Lines of the table; see ROWS in this file for all."""
-    steps: int = 1200
+    steps: Annotated[int, Positive, Fixed] = 1200
     """Updates per run."""
-    learning_rate: float = 6e-3
-    images: int = 1200
+    learning_rate: Annotated[float, Positive, Fixed] = 6e-3
+    images: Annotated[int, AtLeast(2, "one to train on, one to hold out"), Fixed] = 1200
     """Synthetic images per seed, a fifth of them held out."""
-    copies: int = 6
+    copies: Annotated[int, Positive, Fixed] = 6
     """Augmented crops of every training person."""
-    deconvs: tuple[int, ...] = (32, 32)
+    deconvs: Annotated[tuple[int, ...], AllPositive, Fixed] = (32, 32)
     """Channels of the deconvolutions."""
-    size_wh: tuple[int, int] = (64, 96)
-    evaluations: int = 12
+    size_wh: Annotated[tuple[int, int], Size, Fixed] = (64, 96)
+    evaluations: Annotated[int, Positive, Fixed] = 12
     """Points of the learning curve."""
-    out: Path = Path("runs/ablation_integral")
+    out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation_integral")
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -102,8 +104,8 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
             net, skeleton=data["skeleton"], size_wh=config.size_wh, maps=maps, joints=row.joints, read=row.read
         )
 
-    def measure(predict_fn, task, variables):
-        predictions = ablation.predict_in_memory(predict_fn, variables, data["val"]["image"], config.batch_size)
+    def measure(step: PredictStep, task: tasks.Task, variables: PyTree) -> dict[str, float]:
+        predictions = ablation.predict_in_memory(step, variables, data["val"]["image"], config.batch_size)
         return ablation.localisation(predictions, config, data)
 
     first = (round(OPENING * config.steps), task(row.maps)) if row.opening else None

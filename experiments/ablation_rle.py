@@ -13,13 +13,16 @@ noise that was added to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments.common import ablation
+from experiments.common.kinds import Predictions, PredictStep, PyTree
+from experiments.common.rules import AnyValue, LocalPath, MayChange
 from jaxpose import density, geometry, tasks
 from jaxpose.data import synthetic
 from jaxpose.metrics import oks, pearson
@@ -69,9 +72,9 @@ DEFAULT_ROWS = tuple(ROWS)[:11]
 class Config(ablation.AblationConfig):
     """Regression losses side by side."""
 
-    rows: tuple[str, ...] = DEFAULT_ROWS
+    rows: Annotated[tuple[str, ...], AnyValue, MayChange] = DEFAULT_ROWS
     """Lines of the table; see ROWS in this file for all."""
-    out: Path = Path("runs/ablation_rle")
+    out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation_rle")
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -84,14 +87,16 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     task = tasks.regression(net, skeleton=data["skeleton"], size_wh=config.size_wh, likelihood=row.likelihood)
     return ablation.train_one(
         task, config, data, seed=seed, name=name, clip_norm=row.clip_norm,
-        measure=lambda predict_fn, task, variables: measure(predict_fn, task, variables, config, data),
+        measure=lambda step, task, variables: measure(step, task, variables, config, data),
     )  # fmt: skip
 
 
-def measure(predict_fn, task: tasks.Task, variables, config: Config, data) -> dict[str, Any]:
+def measure(
+    step: PredictStep, task: tasks.Task, variables: PyTree, config: Config, data: Mapping[str, Any]
+) -> dict[str, Any]:
     """The numbers of one row on the held-out people."""
     val = data["val"]
-    predictions = ablation.predict_in_memory(predict_fn, variables, val["image"], config.batch_size)
+    predictions = ablation.predict_in_memory(step, variables, val["image"], config.batch_size)
     numbers = ablation.localisation(predictions, config, data)
     if not np.isfinite(numbers["EPE"]):
         return numbers
@@ -114,7 +119,9 @@ def measure(predict_fn, task: tasks.Task, variables, config: Config, data) -> di
     return numbers
 
 
-def density_numbers(model: density.Model, predictions, val, where, config: Config) -> dict[str, float]:
+def density_numbers(
+    model: density.Model, predictions: Predictions, val: Mapping[str, np.ndarray], where: np.ndarray, config: Config
+) -> dict[str, float]:
     """NLL of the held-out labels per image pixel squared, and the calibration error."""
     target = geometry.normalize(val["joints"], config.size_wh)
     log_p = np.asarray(density.log_prob_at(target, predictions["mu"], predictions["sigma"], model))
@@ -124,7 +131,7 @@ def density_numbers(model: density.Model, predictions, val, where, config: Confi
     return {"NLL": float(-(log_p + jacobian)[where].mean()), "calibration_error": density.calibration_error(found)}
 
 
-def oracle_nll(val, truth: np.ndarray, where: np.ndarray) -> float:
+def oracle_nll(val: Mapping[str, np.ndarray], truth: np.ndarray, where: np.ndarray) -> float:
     """NLL of the labels under the noise that made them."""
     log_p = synthetic.noise_log_prob(
         truth - val["clean"], visibility=val["visibility"], scale=np.sqrt(val["area"])[:, None],

@@ -27,14 +27,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments import coco_swahr
 from experiments.common import ablation, families, whole_images
+from experiments.common.kinds import PredictStep, PyTree
+from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size
 from jaxpose import metrics, parallel, tasks
 from jaxpose.data import whole_images as images
+from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision
 from jaxpose.tasks import PeopleLoss
 
@@ -67,31 +70,31 @@ ROWS = {
 class Config(ablation.AblationConfig):
     """Settings of the ablation."""
 
-    rows: tuple[str, ...] = tuple(ROWS)
+    rows: Annotated[tuple[str, ...], AnyValue, MayChange] = tuple(ROWS)
     """Lines of the table; see ROWS in this file for all."""
-    steps: int = 800
+    steps: Annotated[int, Positive, Fixed] = 800
     """Updates per run."""
-    batch_size: int = 8
-    learning_rate: float = 4e-3
-    images: int = 1200
+    batch_size: Annotated[int, Positive, Fixed] = 8
+    learning_rate: Annotated[float, Positive, Fixed] = 4e-3
+    images: Annotated[int, AtLeast(2, "one to train on, one to hold out"), Fixed] = 1200
     """Synthetic images per seed, a fifth of them held out."""
-    copies: int = 6
+    copies: Annotated[int, Positive, Fixed] = 6
     """Augmented ones of every training image."""
-    size_wh: tuple[int, int] = (128, 128)
-    depth: int = 18
-    width: int = 32
-    resnet_stages: int = 2
+    size_wh: Annotated[tuple[int, int], Size, Fixed] = (128, 128)
+    depth: Annotated[int, AnyValue, Fixed] = 18
+    width: Annotated[int, Positive, Fixed] = 32
+    resnet_stages: Annotated[int, AnyValue, Fixed] = 2
     """Stages of the ResNet: of small pictures a stride of 32 leaves too little."""
-    deconvs: tuple[int, ...] = (32,)
+    deconvs: Annotated[tuple[int, ...], AllPositive, Fixed] = (32,)
     """Channels of the deconvolutions that bring its features to stride 4."""
-    dilations: tuple[int, ...] = (1, 1)
+    dilations: Annotated[tuple[int, ...], AllPositive, Fixed] = (1, 1)
     """Of the basic blocks at 1/2."""
-    sigma: float = 1.0
+    sigma: Annotated[float, Positive, Fixed] = 1.0
     """Of the Gaussians, map pixels; the published 2 is for maps of 256."""
-    embedding: float = 0.01
+    embedding: Annotated[float, AtLeast(0), Fixed] = 0.01
     """Factor of pull and push; the published 0.001 is for 300 epochs."""
-    evaluations: int = 4
-    out: Path = Path("runs/ablation_swahr")
+    evaluations: Annotated[int, Positive, Fixed] = 4
+    out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation_swahr")
 
 
 def load(config: Config, seed: int) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def load(config: Config, seed: int) -> dict[str, Any]:
     }
 
 
-def augmented(source, config: Config, seed: int) -> dict[str, np.ndarray]:
+def augmented(source: Source, config: Config, seed: int) -> dict[str, np.ndarray]:
     """Every image `copies` times, each time augmented anew, as arrays."""
 
     def make(i: int) -> dict[str, Any]:
@@ -129,18 +132,19 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
         batch_size=config.batch_size, workers=config.workers,
         people=tasks.FindPeople(project=False, maps=row.maps),
     )  # fmt: skip
-    task, mesh = families.bottom_up_task(settings, data["skeleton"]), parallel.make_mesh()
+    task = families.bottom_up_task(settings, data["skeleton"])
+    kind = whole_images.WholeImages(settings, None, data["val"], data["ground_truth"], parallel.make_mesh())
 
-    def measure(predict_fn, task, variables):
-        predictions = whole_images.predict(predict_fn, variables, data["val"], task, settings, mesh)
+    def measure(step: PredictStep, task: tasks.Task, variables: PyTree) -> dict[str, Any]:
+        predictions = kind.predict(step, task, variables)
         records = whole_images.records_of(predictions, category_id=data["val"].category_id)
         scores = average_precision(data["ground_truth"], records, sigmas=data["skeleton"].sigmas)
         return {key: scores[key] for key in ("AP", "APM", "APL", "AR")}
 
-    def finish(task, variables):
+    def finish(task: tasks.Task, variables: PyTree) -> dict[str, Any]:
         if loss.targets != "scale_adaptive":
             return {}
-        size, factor = whole_images.scale_against_size(task, variables, data["val"], settings, mesh)
+        size, factor = kind.scale_against_size(task, variables)
         return {"pearson": metrics.pearson(size, factor)}
 
     # Trained without mirror images (jaxpose/data/augment.py says why), so tested without them.

@@ -43,11 +43,11 @@ import tqdm
 import tyro
 
 from experiments.common import runner
-from experiments.common.config import check_paths
+from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
 from jaxpose import checkpoint, geometry, metrics, tasks
-from jaxpose.data import builder
-from jaxpose.data import crops as pipeline
+from jaxpose.data import builder, crops
 from jaxpose.data.formats import coco, crowdpose, mpii
+from jaxpose.data.source import Source
 from jaxpose.evaluation import report
 from jaxpose.skeleton import Skeleton
 
@@ -66,33 +66,33 @@ RELATIONS = ("itself", "another", "background")
 class Config:
     """Occlusion, truncation and confidence of a trained net."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[Path, tyro.conf.Positional, LocalPath]
     """A run's folder."""
-    data: Path
+    data: Annotated[Path, LocalPath]
     """Folder with images and annotations."""
-    split: str = "val"
+    split: Annotated[str, AnyValue] = "val"
     """Name of the split."""
-    count: int = 200
+    count: Annotated[int, AtLeast(0)] = 200
     """How many persons, evenly spread over the split; 0: all."""
-    out: Path | None = None
+    out: Annotated[Path | None, LocalPath] = None
     """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
-    format: Literal["coco", "mpii", "crowdpose"] = "coco"
+    format: Annotated[Literal["coco", "mpii", "crowdpose"], AnyValue] = "coco"
     """Of the annotations, as `jaxpose prepare` has it."""
-    data_dir: Path = Path("runs/data")
+    data_dir: Annotated[Path, LocalPath] = Path("runs/data")
     """Where prepared data sets are kept."""
-    patch: int = 40
+    patch: Annotated[int, AtLeast(1)] = 40
     """Side of the square, pixels of the crop."""
-    stride: int = 40
+    stride: Annotated[int, AtLeast(1)] = 40
     """From one position of the sliding square to the next."""
-    fill: Literal["grey", "mean", "black"] = "grey"
+    fill: Annotated[Literal["grey", "mean", "black"], AnyValue] = "grey"
     """Colour of what is painted: grey as in the paper, or the mean of ImageNet."""
-    flip_test: bool = False
+    flip_test: Annotated[bool, AnyValue] = False
     """Average with the prediction on the mirrored crop."""
-    batch_size: int = 32
+    batch_size: Annotated[int, AtLeast(1)] = 32
     """Crops at a time."""
-    workers: int | None = None
+    workers: Annotated[int | None, Positive] = None
     """Threads of the input pipeline; none: one per core."""
-    plots: bool = True
+    plots: Annotated[bool, AnyValue] = True
     """Draw the table of the occlusion (needs matplotlib)."""
 
 
@@ -148,36 +148,38 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
     return [(x, y) for y in rows for x in columns]
 
 
-class Walk:
-    """Crops of a source, and what a net finds on them with something painted over."""
+class CropPredictor:
+    """Crops of a source, and what a net predicts on them with something painted over."""
 
-    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: pipeline.Decode = "exact"):
+    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: crops.Decode = "exact"):
         self.size_wh, self.decode = tuple(task.config["size_wh"]), decode
         self.config, fill = config, FILLS[config.fill]
 
-        def predict(images, low, high, inside):
+        def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, jax.Array]:
             hidden = paint(images, low, high, fill, inside=inside)
-            found = task.predict(variables, {"image": hidden}, flip_test=config.flip_test)
-            return found["xy"], found["confidence"]
+            outputs = task.predict(variables, {"image": hidden}, flip_test=config.flip_test)
+            return outputs["xy"], outputs["confidence"]
 
         self._predict = jax.jit(predict, static_argnames="inside")
 
-    def batches(self, source: coco.Source) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
         batch_size = min(self.config.batch_size, len(source))
-        yield from pipeline.eval_batches(
+        yield from crops.eval_batches(
             source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers, decode=self.decode
         )
 
-    def find(self, batch, low, high, *, inside: bool = True) -> dict[str, np.ndarray]:
+    def predict(
+        self, batch: dict[str, np.ndarray], low: np.ndarray, high: np.ndarray, *, inside: bool = True
+    ) -> dict[str, np.ndarray]:
         """xy, confidence, and error in pixels of this crop."""
         xy, confidence = jax.device_get(self._predict(batch["image"], low, high, inside))
         labelled = labels(batch)
         return {"xy": xy, "confidence": confidence, "error": metrics.distance(xy, batch["joints"], where=labelled)}
 
-    def whole(self, batch) -> dict[str, np.ndarray]:
+    def whole(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """With nothing painted over."""
         nothing = np.zeros((len(batch["image"]), 2), np.int32)
-        return self.find(batch, nothing, nothing)
+        return self.predict(batch, nothing, nothing)
 
 
 def labels(batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -208,17 +210,20 @@ def as_it_is(
 
 
 def occlusion(
-    walk: Walk, batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], skeleton: Skeleton
+    predictor: CropPredictor,
+    batches: list[dict[str, np.ndarray]],
+    found: list[dict[str, np.ndarray]],
+    skeleton: Skeleton,
 ) -> dict[str, Any]:
     """Relations and the table of the module's docstring."""
-    joints, patch = skeleton.num_joints, walk.config.patch
+    joints, patch = skeleton.num_joints, predictor.config.patch
     by_relation = {relation: Sums(joints) for relation in RELATIONS}
     by_covered = [Sums(joints) for _ in range(joints)]
-    corners = grid(walk.size_wh, patch, walk.config.stride)
+    corners = grid(predictor.size_wh, patch, predictor.config.stride)
     bar = tqdm.tqdm(total=len(batches) * (joints + len(corners)), desc="occlusion", unit="batch")
     for batch, whole in zip(batches, found, strict=True):
         labelled = labels(batch)
-        in_crop = np.all((batch["joints"] >= 0) & (batch["joints"] <= np.array(walk.size_wh) - 1), -1)
+        in_crop = np.all((batch["joints"] >= 0) & (batch["joints"] <= np.array(predictor.size_wh) - 1), -1)
         for place in [*range(joints), *corners]:
             bar.update()
             if isinstance(place, int):  # centred on a joint
@@ -229,7 +234,7 @@ def occlusion(
             if not used.any():
                 continue
             high = low + patch
-            hidden = walk.find(batch, low, high)
+            hidden = predictor.predict(batch, low, high)
             hit = covered(batch["joints"], low, high) & labelled
             some = hit.any(1, keepdims=True)
             for relation, where in zip(RELATIONS, (hit, some & ~hit, ~some & np.ones_like(hit)), strict=True):
@@ -271,19 +276,22 @@ def merged(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def truncation(
-    walk: Walk, source: coco.Source, batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]]
+    predictor: CropPredictor,
+    source: Source,
+    batches: list[dict[str, np.ndarray]],
+    found: list[dict[str, np.ndarray]],
 ) -> dict[str, Any]:
     """Errors of the joints inside and outside of every part of the box."""
     result = {}
     for name, part in tqdm.tqdm(PARTS.items(), desc="truncation", unit="part"):
         cut = with_parts(source, part)
         inside, outside = Sums(source.skeleton.num_joints), Sums(source.skeleton.num_joints)
-        for before, whole, batch in zip(batches, found, walk.batches(cut), strict=True):
+        for before, whole, batch in zip(batches, found, predictor.batches(cut), strict=True):
             box = batch["box"].astype(np.float64)
             corners = np.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1)
             corners = geometry.apply_affine(batch["affine"].astype(np.float64), corners)
             low, high = np.round(corners[:, 0]).astype(np.int32), np.round(corners[:, 1]).astype(np.int32)
-            hidden = walk.find(batch, low, high, inside=False)
+            hidden = predictor.predict(batch, low, high, inside=False)
             # Pixels of the part's crop are smaller than those of the whole person's.
             hidden["error"] *= (before["affine"][:, 0, 0] / batch["affine"][:, 0, 0])[:, None]
             kept = covered(batch["joints"], low, high)
@@ -293,7 +301,7 @@ def truncation(
     return result
 
 
-def with_parts(source: coco.Source, part: tuple[float, float, float, float]) -> coco.Source:
+def with_parts(source: Source, part: tuple[float, float, float, float]) -> Source:
     """The same persons, their boxes a part of themselves: x, y, w, h in widths and heights of the box."""
     other = copy.copy(source)
     other.persons = source.persons.copy()
@@ -306,22 +314,13 @@ def with_parts(source: coco.Source, part: tuple[float, float, float, float]) -> 
     return other
 
 
-def chosen(source: coco.Source, count: int) -> coco.Source:
+def chosen(source: Source, count: int) -> Source:
     """`count` persons, evenly spread; 0: all."""
     if count == 0 or count >= len(source):
         return source
     other = copy.copy(source)
     other.persons = source.persons[np.linspace(0, len(source) - 1, count).round().astype(int)]
     return other
-
-
-def check(config: Config) -> None:
-    """Raise a ValueError that names the flag, what it was given and what it takes."""
-    for name, least in (("count", 0), ("patch", 1), ("stride", 1), ("batch_size", 1)):
-        if getattr(config, name) < least:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} {getattr(config, name)}: expected {least} or more")
-    check_paths(config)
 
 
 def analyse(config: Config) -> dict[str, Any]:
@@ -343,15 +342,15 @@ def analyse(config: Config) -> dict[str, Any]:
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
     source = chosen(source, config.count)
-    walk = Walk(task, variables, config, decode=stored.get("run", {}).get("decode") or "exact")
-    batches = list(walk.batches(source))
-    found = [walk.whole(batch) for batch in batches]
+    predictor = CropPredictor(task, variables, config, decode=stored.get("run", {}).get("decode") or "exact")
+    batches = list(predictor.batches(source))
+    found = [predictor.whole(batch) for batch in batches]
     return {
         "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": family},
         "settings": json.loads(json.dumps(vars(config), default=str)),
         "as_it_is": as_it_is(batches, found, source.skeleton),
-        "occlusion": occlusion(walk, batches, found, source.skeleton),
-        "truncation": truncation(walk, source, batches, found),
+        "occlusion": occlusion(predictor, batches, found, source.skeleton),
+        "truncation": truncation(predictor, source, batches, found),
     }
 
 

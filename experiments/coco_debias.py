@@ -29,10 +29,12 @@ mmpose_ipr 63.3, both from a whole heatmap model at a rate of 5e-4 for 210 epoch
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from experiments import coco_hrnet, coco_simple_baseline
-from experiments.common import families, runner
+from experiments.common import families, persons, runner
+from experiments.common.page import Page
+from experiments.common.rules import AnyValue, Fixed, Positive
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
 
@@ -40,9 +42,11 @@ from jaxpose.tasks import JointLoss, MapLoss, Readout
 class Config(families.HeatmapConfig):
     """Debiased integral regression on COCO keypoints."""
 
-    method: Literal["sbl", "ipr", "l_de", "l_aug", "debias", "ours", "dsnt", "mmpose_ipr"] = "ours"
+    method: Annotated[
+        Literal["sbl", "ipr", "l_de", "l_aug", "debias", "ours", "dsnt", "mmpose_ipr"], AnyValue, Fixed
+    ] = "ours"
     """Row of the tables; it sets --maps.kind, --joints and --read.decode, beta and compensate."""
-    beta: float = 10.0
+    beta: Annotated[float, Positive, Fixed] = 10.0
     """Inverse temperature of the softmax; dsnt and mmpose_ipr have 1."""
 
 
@@ -65,7 +69,7 @@ def with_method(config: Config) -> Config:
     return replace(config, first_epochs=first_epochs, **changes)
 
 
-def debias(base: families.HeatmapConfig, **changes) -> Config:
+def debias(base: families.HeatmapConfig, **changes: Any) -> Config:
     """The settings of a heatmap run, "the same learning configurations" in the paper."""
     values = {f.name: getattr(base, f.name) for f in fields(families.HeatmapConfig)}
     changes.setdefault("maps", base.maps)
@@ -85,10 +89,11 @@ PRESETS = {
 }  # fmt: skip
 
 
+PAGE = Page("coco_debias", PRESETS, __doc__, make=families.heatmap_tasks, load=persons.load, adjust=with_method)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.main(
-        PRESETS, name="coco_debias", default="tiny", description=__doc__, argv=argv, adjust=with_method
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

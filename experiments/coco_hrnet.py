@@ -20,9 +20,11 @@ Published (COCO val2017, boxes of a 56.4 AP detector, flip test):
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from experiments import coco_simple_baseline
-from experiments.common import families, runner
+from experiments.common import families, persons, runner
+from experiments.common.page import Page
 from jaxpose.tasks import MapLoss
 
 
@@ -30,7 +32,7 @@ class Config(families.HeatmapConfig):
     """HRNet on COCO keypoints."""
 
 
-def hrnet(preset: str, **changes) -> families.HeatmapConfig:
+def hrnet(preset: str, **changes: Any) -> families.HeatmapConfig:
     """SimpleBaseline's settings with HRNet in place of ResNet and deconvolutions."""
     changes = {"backbone": "hrnet", "deconvs": (), **changes}
     return replace(coco_simple_baseline.PRESETS[preset], **changes)
@@ -47,8 +49,11 @@ PRESETS = {
 PRESETS["w48_384"] = replace(PRESETS["w32"], width=48, size_wh=(288, 384), batch_size=96, maps=MapLoss(sigma=3.0))
 
 
+PAGE = Page("coco_hrnet", PRESETS, __doc__, make=families.heatmap_tasks, load=persons.load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.main(PRESETS, name="coco_hrnet", default="tiny", description=__doc__, argv=argv)
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

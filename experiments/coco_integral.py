@@ -21,9 +21,12 @@ validation loss stops, and trains heatmaps out before the joint loss comes; the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from experiments.common import families, persons, runner
+from experiments.common.page import Page, Tasks
+from experiments.common.rules import AnyValue, AtLeast, Between, Fixed
+from jaxpose.skeleton import Skeleton
 from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 
 
@@ -31,11 +34,11 @@ from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 class Config(families.HeatmapConfig):
     """Integral regression on COCO keypoints."""
 
-    method: Literal["H1", "H2", "H3", "R1", "I1", "I2", "I3", "I*"] = "I1"
+    method: Annotated[Literal["H1", "H2", "H3", "R1", "I1", "I2", "I3", "I*"], AnyValue, Fixed] = "I1"
     """The paper's name; it sets --maps, --joints, --read.decode and --first-epochs."""
-    map_weight: float | None = None
+    map_weight: Annotated[float | None, AtLeast(0), Fixed] = None
     """Weight of the heatmap loss beside the joint loss of I1, I2, I3; none: 100, 0.01, 0.1."""
-    alone: float = 0.5
+    alone: Annotated[float, Between(0, 1, "a share of the epochs, from 0 to below 1", open_high=True), Fixed] = 0.5
     """Share of the epochs in which I1, I2 and I3 train heatmaps alone."""
 
 
@@ -49,8 +52,6 @@ MAPS = {
 
 def with_method(config: Config) -> Config:
     """The losses and the reading that the method stands for."""
-    if not 0 <= config.alone < 1:
-        raise ValueError(f"--alone {config.alone}: expected a share of the epochs, from 0 to below 1")
     if config.method == "R1" and config.stages > 1:
         raise ValueError(f"--method R1 --stages {config.stages}: direct regression has one stage")
     kind, number = config.method
@@ -83,8 +84,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-def make(config: Config, skeleton):
-    """(task, what comes first or None)."""
+def make(config: Config, skeleton: Skeleton) -> Tasks:
+    """The task of the method, and what comes first."""
     if config.method != "R1":
         return families.heatmap_tasks(config, skeleton)
     shared = {f.name: getattr(config, f.name) for f in fields(families.BackboneConfig)}
@@ -92,14 +93,11 @@ def make(config: Config, skeleton):
     return families.regression_task(regression, skeleton), None
 
 
+PAGE = Page("coco_integral", PRESETS, __doc__, make=make, load=persons.load, adjust=with_method)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return run(PRESETS, name="coco_integral", description=__doc__, argv=argv)
-
-
-def run(presets, *, name: str, description: str, argv=None, load=persons.load) -> dict[str, float]:
-    return families.main(
-        presets, name=name, default="tiny", description=description, argv=argv, load=load, make=make, adjust=with_method
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.common import families, runner
+from experiments.common import families, persons, runner
+from experiments.common.page import Page
 from jaxpose import tasks
 
 
@@ -67,8 +68,11 @@ PRESETS["hrnet_w32"] = replace(
 PRESETS["auxiliary"] = replace(PRESETS["official"], auxiliary=tasks.MapLoss())
 
 
+PAGE = Page("coco_rle", PRESETS, __doc__, make=families.regression_tasks, load=persons.load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.regression_main(PRESETS, name="coco_rle", default="tiny", description=__doc__, argv=argv)
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

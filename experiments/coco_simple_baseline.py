@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.common import families, runner
+from experiments.common import families, persons, runner
+from experiments.common.page import Page
 from jaxpose.tasks import MapLoss, Readout
 
 
@@ -57,8 +58,11 @@ PRESETS["udp"] = replace(
 PRESETS["resnet152_384"] = replace(PRESETS["official"], depth=152, size_wh=(288, 384), maps=MapLoss(sigma=3.0))
 
 
+PAGE = Page("coco_simple_baseline", PRESETS, __doc__, make=families.heatmap_tasks, load=persons.load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.main(PRESETS, name="coco_simple_baseline", default="tiny", description=__doc__, argv=argv)
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

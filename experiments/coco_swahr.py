@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.common import families, runner
+from experiments.common import families, runner, whole_images
+from experiments.common.page import Page
 from jaxpose.tasks import FindPeople, PeopleLoss
 
 SWAHR = PeopleLoss(targets="scale_adaptive", weighting="adaptive")
@@ -60,8 +61,11 @@ PRESETS = {
 }  # fmt: skip
 
 
+PAGE = Page("coco_swahr", PRESETS, __doc__, make=families.bottom_up_tasks, load=whole_images.load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.bottom_up_main(PRESETS, name="coco_swahr", default="tiny", description=__doc__, argv=argv)
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

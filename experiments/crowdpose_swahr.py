@@ -19,11 +19,13 @@ Published (test, flip test), AP, AP50, AP75, easy, medium, hard:
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from experiments import coco_swahr
-from experiments.common import families, kinds, runner, whole_images
+from experiments.common import families, runner, whole_images
+from experiments.common.page import Page
 from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
@@ -32,25 +34,27 @@ SPLITS = {"train_split": "trainval", "val_split": "test"}
 PRESETS = {name: replace(coco_swahr.PRESETS[name], **SPLITS) for name in ("tiny", "w48_640", "higher_w48_640")}
 
 
-def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> kinds.Data:
+def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> whole_images.WholeImages:
     """CrowdPose's splits with its own numbers."""
     if config.data is None:
         raise ValueError("--data: name CrowdPose's folder (json/ or annotations/ with its JSON files, images/); no people are "
                          "made for it")  # fmt: skip
-    data = whole_images.load(config, skeleton=skeleton, reader=crowdpose)
-    if data.ground_truth is None:
-        return data
+    kind = whole_images.load(config, skeleton=skeleton, reader=crowdpose)
+    if kind.ground_truth is None:
+        return kind
 
-    def own_scores(predictions, config) -> dict[str, float]:
-        return crowdpose_average_precision(data.ground_truth, predictions["records"], sigmas=data.val.skeleton.sigmas)
+    def own_scores(predictions: Mapping[str, Any]) -> dict[str, float]:
+        return crowdpose_average_precision(kind.ground_truth, predictions["records"], sigmas=kind.val.skeleton.sigmas)
 
-    return dataclasses.replace(data, own_scores=own_scores)
+    headline = ("AP", "AP50", "AP75", "AR", "AP_easy", "AP_medium", "AP_hard", "people_per_image", "scale_pearson")
+    return replace(kind, own_scores=own_scores, headline=headline)
+
+
+PAGE = Page("crowdpose_swahr", PRESETS, __doc__, make=families.bottom_up_tasks, load=load)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.bottom_up_main(
-        PRESETS, name="crowdpose_swahr", default="tiny", description=__doc__, argv=argv, load=load
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,11 @@ PRESETS = {
 }
 
 
+PAGE = replace(coco_integral.PAGE, name="mpii_integral", presets=PRESETS, description=__doc__, load=mpii.load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return coco_integral.run(PRESETS, name="mpii_integral", description=__doc__, argv=argv, load=mpii.load)
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from experiments import coco_rle
 from experiments.common import families, mpii, runner
+from experiments.common.page import Page
 
 SQUARE = {"size_wh": (256, 256), "train_split": "train", "val_split": "valid", "nms": None, "rescore": "box"}
 PRESETS = {
@@ -29,10 +30,11 @@ PRESETS = {
 }
 
 
+PAGE = Page("mpii_rle", PRESETS, __doc__, make=families.regression_tasks, load=mpii.load)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    return families.regression_main(
-        PRESETS, name="mpii_rle", default="tiny", description=__doc__, argv=argv, load=mpii.load
-    )
+    return PAGE.main(argv)
 
 
 if __name__ == "__main__":

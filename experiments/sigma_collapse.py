@@ -27,6 +27,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ import numpy as np
 import optax
 import tyro
 
+from experiments.common.rules import AllPositive, AnyValue, LocalPath, Positive, check
 from jaxpose import losses
 from jaxpose.flow import RealNVP, log_normalizer
 
@@ -42,18 +44,18 @@ from jaxpose.flow import RealNVP, log_normalizer
 class Config:
     """Which sigma the forms of RLE end with, on noise of known scale."""
 
-    steps: int = 1500
-    points: int = 128
+    steps: Annotated[int, Positive] = 1500
+    points: Annotated[int, Positive] = 128
     """Errors drawn each step."""
-    learning_rate: float = 0.02
-    noise: float = 0.05
+    learning_rate: Annotated[float, Positive] = 0.02
+    noise: Annotated[float, Positive] = 0.05
     """Scale b of the Laplace noise."""
-    start: float = 10.0
+    start: Annotated[float, Positive] = 10.0
     """sigma / b at the start."""
-    hidden: tuple[int, ...] = (16, 16)
+    hidden: Annotated[tuple[int, ...], AllPositive] = (16, 16)
     """Hidden widths of the RealNVP."""
-    seed: int = 0
-    plot: Path | None = None
+    seed: Annotated[int, AnyValue] = 0
+    plot: Annotated[Path | None, LocalPath] = None
     """Draw the curves into this file."""
 
 
@@ -62,7 +64,11 @@ def rescaling(log_r: jax.Array, e: jax.Array) -> jax.Array:
     return -0.5 * ((e / jnp.exp(log_r)) ** 2).sum(-1) - e.shape[-1] * (log_r + 0.5 * math.log(2 * math.pi))
 
 
-def with_log_s(mu, sigma, target, log_g):
+LogDensity = Callable[[jax.Array], jax.Array]
+
+
+def with_log_s(mu: jax.Array, sigma: jax.Array, target: jax.Array, log_g: LogDensity) -> jax.Array:
+    """The paper's loss with the normaliser log s of equation 16."""
     return losses.rle(mu, sigma, target, log_g, log_normalizer=log_normalizer(log_g, "laplace"))
 
 
@@ -79,16 +85,18 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def train(loss, log_g, flow_parameters, config: Config) -> np.ndarray:
+def train(
+    loss: Callable[..., jax.Array], log_g: Callable[[Any, jax.Array], jax.Array], flow_parameters: Any, config: Config
+) -> np.ndarray:
     """sigma / b before every step, (steps,)."""
     optimizer = optax.adam(config.learning_rate)
     params = {"log_sigma": jnp.log(config.start * config.noise), "flow": flow_parameters}
 
-    def step(carry, key):
+    def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], jax.Array]:
         params, state = carry
         target = config.noise * jax.random.laplace(key, (config.points, 1, 2))
 
-        def objective(params):
+        def objective(params: Any) -> jax.Array:
             sigma = jnp.full_like(target, jnp.exp(params["log_sigma"]))
             return loss(jnp.zeros_like(target), sigma, target, lambda e: log_g(params["flow"], e)).mean()
 
@@ -102,6 +110,7 @@ def train(loss, log_g, flow_parameters, config: Config) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
     config = tyro.cli(Config, args=argv)
+    check(config)
     net = RealNVP(hidden=config.hidden)
     variables = net.init(jax.random.key(config.seed + 1), jnp.zeros((1, 2)))
     flows = {"rescaling": (rescaling, jnp.zeros(())), "RealNVP": (net.apply, variables)}

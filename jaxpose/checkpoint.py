@@ -2,7 +2,7 @@
 
   model   the variables to evaluate (parameters, BatchNorm statistics, flow; the moving average where one is kept)
   train   what resuming needs besides: step, optimiser, and the raw variables where `model` is the average
-  config  JSON: the task's description, the run's settings, the scores
+  config  JSON: the task's description, how its net is tested, the run's settings, the scores
 
 `restore_model` needs `model` and `config` only, no TensorFlow, and any number of devices.
 """
@@ -130,8 +130,8 @@ class Checkpoints:
         )
 
     def config(self) -> dict[str, Any]:
-        """What the newest checkpoint stored beside the weights: "task", "run", "step", "metrics"."""
-        return _read_config(self.manager, self.latest(), self.directory)
+        """What the newest checkpoint stored beside the weights: "task", "inference", "run", "step", "metrics"."""
+        return _read_config(self.directory / str(self.latest()))
 
     def restore(self, like: TrainState, config: dict[str, Any]) -> TrainState:
         """The newest checkpoint, in the shapes and shardings of `like` (a freshly initialised state).
@@ -194,13 +194,14 @@ class Checkpoints:
         )
 
 
-def _read_config(manager: ocp.CheckpointManager, step: int, directory: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The config of the checkpoint in the folder of a step; read as a file, so that no device is touched."""
     try:
-        config = manager.restore(step, args=ocp.args.Composite(**{CONFIG: ocp.args.JsonRestore()}))[CONFIG]
-        if not {"task", "metrics"} <= config.keys():
-            raise ValueError(f"its {CONFIG} holds {', '.join(config)}")
-    except (KeyError, ValueError, OSError) as error:
-        raise _incomplete(directory / str(step), error) from error
+        config = files.read_json(folder / CONFIG / "metadata", "config of a checkpoint")
+        if not isinstance(config, dict) or not {"task", "metrics"} <= config.keys():
+            raise ValueError(f"its {CONFIG} holds {', '.join(config) if isinstance(config, dict) else repr(config)}")
+    except (ValueError, OSError) as error:
+        raise _incomplete(folder, error) from error
     return config
 
 
@@ -255,34 +256,17 @@ def restore_model(
 
     Returns:
       variables: {"params", "batch_stats"}; give them to `tasks.from_config(config["task"]).predict`.
-      config: what the run stored: "task", "run", "step", "metrics".
+      config: what the run stored: "task", "inference", "run", "step", "metrics".
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
       ValueError: if one is damaged, or another program's.
     """
-    directory = find(directory)
-    configs: dict[int, dict[str, Any]] = {}
-    unreadable: dict[int, ValueError] = {}
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory, options=options, item_names=(MODEL, TRAIN, CONFIG)) as manager:
-        for s in manager.all_steps():
-            try:
-                configs[s] = _read_config(manager, s, directory)
-            except ValueError as error:  # one that was being deleted, or is damaged: the others may do
-                unreadable[s] = error
-    if unreadable and (step in unreadable or not configs):
-        raise unreadable.get(step, next(iter(unreadable.values())))
-    best = best or next((c["best"] for c in configs.values() if "best" in c), "AP")
-    if step in ("best", "latest"):
-        scored = [s for s in configs if best in configs[s]["metrics"]] if step == "best" else []
-        step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
-    if step not in configs:
-        raise FileNotFoundError(f"{directory} has no checkpoint {step}; it has {sorted(configs)}")
-    if found := damage(directory / str(step), items=(MODEL, CONFIG)):
-        raise _incomplete(directory / str(step), ValueError(found))
+    folder, config = _select(directory, step=step, best=best)
+    if found := damage(folder, items=(MODEL, CONFIG)):
+        raise _incomplete(folder, ValueError(found))
     with ocp.PyTreeCheckpointer() as reader:
-        path = directory / str(step) / MODEL
+        path = folder / MODEL
         try:
             tree = reader.metadata(path).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -291,7 +275,53 @@ def restore_model(
             raise _incomplete(path, error) from error
     if not flow:
         variables["params"].pop("flow", None)
-    return variables, configs[step]
+    return variables, config
+
+
+def read_config(
+    directory: str | Path, *, step: int | Literal["best", "latest"] = "best", best: str | None = None
+) -> dict[str, Any]:
+    """Reads the config of a checkpoint alone, before any device is touched.
+
+    Args:
+        directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
+        step: which checkpoint; as in `restore_model`.
+        best: the metric of "best"; as in `restore_model`.
+
+    Returns:
+        What the run stored: "task", "inference", "run", "step", "metrics".
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is damaged, or another program's.
+    """
+    folder, config = _select(directory, step=step, best=best)
+    if found := damage(folder, items=(CONFIG,)):
+        raise _incomplete(folder, ValueError(found))
+    return config
+
+
+def _select(
+    directory: str | Path, *, step: int | Literal["best", "latest"], best: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """The folder and the config of the checkpoint that `step` and `best` name, see `restore_model`."""
+    directory = find(directory)
+    configs: dict[int, dict[str, Any]] = {}
+    unreadable: dict[int, ValueError] = {}
+    for name in sorted((p.name for p in directory.iterdir() if p.name.isdigit()), key=int):
+        try:
+            configs[int(name)] = _read_config(directory / name)
+        except ValueError as error:  # one that was being deleted, or is damaged: the others may do
+            unreadable[int(name)] = error
+    if unreadable and (step in unreadable or not configs):
+        raise unreadable.get(step, next(iter(unreadable.values())))
+    best = best or next((c["best"] for c in configs.values() if "best" in c), "AP")
+    if step in ("best", "latest"):
+        scored = [s for s in configs if best in configs[s]["metrics"]] if step == "best" else []
+        step = max(scored, key=lambda s: configs[s]["metrics"][best]) if scored else max(configs)
+    if step not in configs:
+        raise FileNotFoundError(f"{directory} has no checkpoint {step}; it has {sorted(configs)}")
+    return directory / str(step), configs[step]
 
 
 def write_checksums(folder: Path) -> None:

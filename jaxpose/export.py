@@ -36,6 +36,7 @@ from flax import linen as nn
 from jax import export as jax_export
 
 from jaxpose import checkpoint, files, tasks
+from jaxpose.inference import Settings, from_checkpoint
 from jaxpose.nets.depthwise import for_any_platform
 
 PyTree = Any
@@ -61,7 +62,7 @@ UNITS = {
 }
 COORDINATES = "(0, 0) is the centre of the top-left pixel of the input, (W - 1, H - 1) that of the bottom-right one"
 TOP_DOWN = (
-    "one person, RGB: the box about its centre, its shorter side widened to the input's aspect ratio, both sides times 1.25, "
+    "one person, RGB: the box about its centre, its shorter side widened to the input's aspect ratio, both sides times {padding:g}, "
     "warped bilinearly (jaxpose.geometry.box_to_affine); the inverse affine takes xy back to the image"
 )
 BOTTOM_UP = (
@@ -223,7 +224,9 @@ def export(
                 _write_tflite(task, variables, path, batch=batch, flip_test=flip_test)
         seconds = time.perf_counter() - start
         difference = _compare(task, variables, path, format, batch=batch, flip_test=flip_test, platforms=platforms)
-        found = describe(task, variables, format=format, batch=batch, flip_test=flip_test)
+        found = describe(
+            task, variables, format=format, batch=batch, flip_test=flip_test, inference=from_checkpoint(config)
+        )
         found |= {
             "bytes": _size(path),
             "sha256": files.sha256(path),
@@ -273,8 +276,9 @@ def describe(
     format: Format = "stablehlo",
     batch: Batch = "symbolic",
     flip_test: bool = False,
+    inference: Settings | None = None,
 ) -> dict[str, Any]:
-    """What model.json says of inputs, outputs, joints and coordinates.
+    """What model.json says of inputs, outputs, joints, coordinates, and how the checkpoint is tested (`inference`).
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -291,6 +295,7 @@ def describe(
     def entry(name: str, array: jax.ShapeDtypeStruct) -> dict[str, Any]:
         return {"name": name, "shape": [first, *array.shape[1:]], "dtype": array.dtype.name, "unit": UNITS[name]}
 
+    inference = inference or Settings()
     return {
         "format": format,
         "file": FILES[format],
@@ -301,7 +306,8 @@ def describe(
         "size_wh": [width, height],
         "flip_test": flip_test,
         "coordinates": COORDINATES,
-        "image": BOTTOM_UP if task.level == "image" else TOP_DOWN,
+        "image": BOTTOM_UP if task.level == "image" else TOP_DOWN.format(padding=inference.padding),
+        "inference": inference.to_dict(),
         "preprocess": f"inside the file ({task.preprocess}): give pixels as they are",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }

@@ -32,6 +32,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxpose import files, weights
+from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
 from jaxpose.weights.layouts import PublishedNet, row_of
@@ -97,7 +98,8 @@ def main(
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    config = {"task": task.config, "run": run_settings(task.config), "best": "AP", "imported": imported}
+    settings = published_settings(task.config).to_dict()
+    config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
     page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
     command = f"python -m experiments.{page_name} --eval-only {shlex.quote(str(out))} --data DIR"
@@ -257,9 +259,14 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
     return pages.get(skeleton) or pages.get(decode) or pages[""]
 
 
-def run_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What a page asks of the run that it evaluates, beside the task: whole images have a flip test if the training mirrored."""
-    return {"augment": "higher_hrnet"} if config["family"] == "bottom_up" else {}
+def published_settings(config: dict[str, Any]) -> Settings:
+    """Returns how the code bases test a net whose task has that config: all of them with the mirrored image.
+
+    MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
+    """
+    if config["family"] == "bottom_up" or config["skeleton"]["name"] == MPII16.name:
+        return Settings(rescore="box", nms=None)
+    return Settings(rescore="box+mean+max" if config["family"] == "regression" else "box*mean")
 
 
 def stem(file: Path) -> str:

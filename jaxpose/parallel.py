@@ -89,15 +89,19 @@ def split_state(tree: PyTree, mesh: Mesh) -> PyTree:
     >>> tuple(traced.eqns[0].params["sharding"].spec)
     (None, 'fsdp')
     """
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, state_sharding(x, mesh)), tree)
+
+
+def state_sharding(x: jax.Array | np.ndarray | jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
+    """How `split_state` lays out an array of this shape.
+
+    >>> [tuple(state_sharding(np.ones(shape), make_mesh()).spec) for shape in ((64, 128), (8, 8))]
+    [(None, 'fsdp'), (None, None)]
+    """
     parts = mesh.shape.get(FSDP)
-
-    def split(x: jax.Array) -> jax.Array:
-        dims = [d for d in range(x.ndim) if parts and x.size >= SMALLEST_SPLIT and x.shape[d] % parts == 0]
-        longest = max(dims, key=lambda d: (x.shape[d], d), default=None)
-        spec = PartitionSpec(*(FSDP if d == longest else None for d in range(x.ndim)))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
-
-    return jax.tree.map(split, tree)
+    dims = [d for d in range(x.ndim) if parts and x.size >= SMALLEST_SPLIT and x.shape[d] % parts == 0]
+    longest = max(dims, key=lambda d: (x.shape[d], d), default=None)
+    return NamedSharding(mesh, PartitionSpec(*(FSDP if d == longest else None for d in range(x.ndim))))
 
 
 def make_whole(tree: PyTree, mesh: Mesh) -> PyTree:

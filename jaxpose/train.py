@@ -8,15 +8,18 @@ over the devices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxpose import parallel
+
+if TYPE_CHECKING:
+    from jaxpose.tasks import Task
 
 PyTree = Any
 NO_STEP = -1
@@ -157,14 +160,68 @@ def optimizer(
     return optax.MultiSteps(tx, accumulate) if accumulate > 1 else tx
 
 
-def init_state(task, tx: optax.GradientTransformation, key: jax.Array, *, mesh: Mesh, ema: bool = False,
-               variables: PyTree | None = None) -> TrainState:  # fmt: skip
-    """A fresh state on the mesh; `variables` (host arrays) start from given weights.
+def init_state(
+    task: Task,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    mesh: Mesh,
+    ema: bool = False,
+    variables: PyTree | None = None,
+) -> TrainState:
+    """A fresh state on the mesh.
 
-    `ema=True` keeps a moving average, for a step that is made with an `ema_decay`.
+    Args:
+        task: initialises the variables.
+        tx: the optimiser.
+        key: seeds the initialisation.
+        mesh: where the state lies: whole on every device, but the optimiser's state split over the axis `fsdp`.
+        ema: keep a moving average, for a step that is made with an `ema_decay`.
+        variables: host arrays to start from instead.
     """
+    fresh = _fresh_state(task, tx, mesh=mesh, ema=ema)
+    return jax.jit(fresh, out_shardings=_shardings(mesh))(key, variables)
 
-    def build(key, given):
+
+def abstract_state(task: Task, tx: optax.GradientTransformation, *, mesh: Mesh, ema: bool = False) -> TrainState:
+    """Shapes, dtypes and shardings of the state that `init_state` makes, as `jax.ShapeDtypeStruct`.
+
+    Nothing is computed and no device is touched, so the devices of the mesh need not be attached (those of
+    `jax.experimental.topologies` will do). A step can be lowered and compiled from it, and a checkpoint restored into it.
+
+    Args:
+        task: initialises the variables.
+        tx: the optimiser.
+        mesh: where the state would lie.
+        ema: with a moving average.
+
+    >>> from jaxpose.tasks import Task
+    >>> task = Task(init=lambda key: {"params": {"w": jax.random.normal(key, (64, 128))}, "batch_stats": {}},
+    ...             loss=None, predict=None, config={})
+    >>> state = abstract_state(task, optimizer(optax.constant_schedule(1e-3)), mesh=parallel.make_mesh())
+    >>> weights, moments = state.variables["params"]["w"], state.opt_state[0][0].mu["w"]
+    >>> weights.shape, tuple(weights.sharding.spec), tuple(moments.sharding.spec)
+    ((64, 128), (), (None, 'fsdp'))
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(_fresh_state(task, tx, mesh=mesh, ema=ema), key, None)
+    whole = parallel.replicated(mesh)
+
+    def laid_out(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type)
+
+    placed = jax.tree.map(lambda x: laid_out(x, whole), state)
+    return placed.replace(
+        opt_state=jax.tree.map(lambda x: laid_out(x, parallel.state_sharding(x, mesh)), state.opt_state)
+    )
+
+
+def _fresh_state(
+    task: Task, tx: optax.GradientTransformation, *, mesh: Mesh, ema: bool
+) -> Callable[[jax.Array, PyTree | None], TrainState]:
+    """The function (key, variables to start from or None) -> state, to be jitted or evaluated by shape."""
+
+    def fresh(key: jax.Array, given: PyTree | None) -> TrainState:
         variables = task.init(key) if given is None else given
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -175,7 +232,7 @@ def init_state(task, tx: optax.GradientTransformation, key: jax.Array, *, mesh: 
             first_bad=jnp.full((), NO_STEP, jnp.int32),
         )
 
-    return jax.jit(build, out_shardings=_shardings(mesh))(key, variables)
+    return fresh
 
 
 def _shardings(mesh: Mesh) -> TrainState:
@@ -185,7 +242,7 @@ def _shardings(mesh: Mesh) -> TrainState:
 
 
 def make_train_step(
-    task,
+    task: Task,
     tx: optax.GradientTransformation,
     *,
     mesh: Mesh,
@@ -238,7 +295,7 @@ def make_train_step(
     return jax.jit(step, in_shardings=(state, rows), out_shardings=(state, whole), donate_argnums=0)
 
 
-def make_predict_step(task, *, mesh: Mesh, flip_test: bool = True) -> Callable[[PyTree, PyTree], PyTree]:
+def make_predict_step(task: Task, *, mesh: Mesh, flip_test: bool = True) -> Callable[[PyTree, PyTree], PyTree]:
     """The jitted function (variables, global batch) -> predictions split over the devices like the batch."""
 
     def predict(variables, batch):

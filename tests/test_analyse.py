@@ -30,9 +30,9 @@ def sees_pixels(variables, batch, *, flip_test):
 
 
 @pytest.fixture
-def walk():
+def predictor():
     task = SimpleNamespace(config={"size_wh": [32, 32]}, predict=sees_pixels)
-    return analyse.Walk(task, {}, analyse.Config(checkpoint=".", data=".", patch=9, stride=9))
+    return analyse.CropPredictor(task, {}, analyse.Config(checkpoint=".", data=".", patch=9, stride=9))
 
 
 def crops(**changes):
@@ -43,9 +43,9 @@ def crops(**changes):
     return batch | changes
 
 
-def test_who_is_covered(walk):
+def test_who_is_covered(predictor):
     batch = crops()
-    found = analyse.occlusion(walk, [batch], [walk.whole(batch)], PAIR)
+    found = analyse.occlusion(predictor, [batch], [predictor.whole(batch)], PAIR)
     relations = found["relations"]
     assert {name: row["EPE"] for name, row in relations.items()} == {"itself": 10, "another": 0, "background": 0}
     assert {name: row["confidence"] for name, row in relations.items()} == {
@@ -63,10 +63,10 @@ def test_who_is_covered(walk):
     assert table["hand"]["nose"]["EPE"] == table["nose"]["hand"]["EPE"] == 0
 
 
-def test_labels_and_padding_that_do_not_count(walk):
+def test_labels_and_padding_that_do_not_count(predictor):
     visibility = np.array([[2, 0, 1], [2, 2, 2]])
     batch = crops(visibility=visibility, valid=np.array([True, False]))
-    found = analyse.occlusion(walk, [batch], [walk.whole(batch)], PAIR)
+    found = analyse.occlusion(predictor, [batch], [predictor.whole(batch)], PAIR)
     patches = 3 + len(analyse.grid((32, 32), 9, 9))
     counts = {name: sum(row["labels"] for row in joint.values()) for name, joint in found["per_joint"].items()}
     # Centred squares are drawn for the two labelled joints alone.

@@ -82,6 +82,28 @@ def test_weights_alone_are_restored_but_not_resumed(tmp_path, mesh):
     assert checkpoint.resumable(tmp_path / "trained")
 
 
+def test_the_config_is_read_without_a_device(tmp_path, mesh):
+    with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", keep=9) as checkpoints:
+        for step, metrics in {1: {"AP": 0.2}, 2: {"AP": 0.9}, 3: {}}.items():
+            state = trained(mesh, 0)[0].replace(step=jnp.asarray(step, jnp.int32))
+            checkpoints.save(state, CONFIG | {"inference": {"nms": None}}, metrics=metrics)
+    for step in ("best", "latest", 1):
+        assert (
+            checkpoint.read_config(tmp_path / "run", step=step)
+            == checkpoint.restore_model(tmp_path / "run", step=step)[1]
+        )
+    code = "import sys; from jaxpose import checkpoint as c; print(c.read_config(sys.argv[1])['step'], 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], capture_output=True, text=True,
+                          env=os.environ | {"JAX_PLATFORMS": "nowhere"})  # fmt: skip
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 7; it has \[1, 2, 3\]"):
+        checkpoint.read_config(tmp_path / "run", step=7)
+    config = tmp_path / "run" / "checkpoints" / "2" / "config" / "metadata"
+    config.write_text(config.read_text().replace("null", "0.25"))
+    with pytest.raises(ValueError, match="config/metadata is not what was written"):
+        checkpoint.read_config(tmp_path / "run")
+
+
 def test_the_flow_is_optional_at_load(tmp_path, mesh):
     state, _ = trained(mesh, 0)
     variables = {"params": {"net": {"w": jnp.ones(2)}, "flow": {"a": jnp.zeros(3)}}, "batch_stats": {"m": jnp.ones(1)}}

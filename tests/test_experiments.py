@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import soak
 from experiments import ablation_rle, coco_rle
-from experiments.common import runner
+from experiments.common import persons, runner
 from experiments.common.config import check_same_run, parse
 from experiments.common.log import Log
 from jaxpose import checkpoint, parallel
@@ -109,7 +109,7 @@ def test_the_main_job_trains_resumes_evaluates_and_draws(tmp_path, prepared, cap
     (out / "plots" / "predictions.png").unlink()
     log = (out / "log.jsonl").read_text()
     (out / "log.jsonl").unlink()
-    monkeypatch.setattr(runner, "report", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(persons.Persons, "report", lambda *arguments: 1 / 0)
     coco_rle.main(command(out, prepared, "--epochs", "2", "--eval-every", "1"))
     assert (out / "plots" / "predictions.png").stat().st_size > 5000
     assert "but without its report.html: ZeroDivisionError" in caplog.text and "without its plots" not in caplog.text
@@ -319,33 +319,36 @@ def test_flags_are_checked_at_the_door(flags, message):
 
 def test_the_same_data_in_another_place_is_the_same_run(tmp_path):
     stored = {"data": "/a/coco", "seed": 0, "epochs": 3.0, "ema": None}
-    check_same_run(stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
+    check_same_run(coco_rle.Config, stored, stored | {"data": "/b/coco", "epochs": 9.0, "new_flag": 1}, tmp_path)
     for change in ({"data": "/a/mouse"}, {"data": None}, {"ema": 0.9}):
         with pytest.raises(ValueError, match=f"--{next(iter(change))} was"):
-            check_same_run(stored, stored | change, tmp_path)
+            check_same_run(coco_rle.Config, stored, stored | change, tmp_path)
 
 
 def test_pixels_made_in_another_way_are_another_run(tmp_path):
     for stored in ({}, {"decode": None}, {"decode": "exact"}):
         for same in ({}, {"decode": None}, {"decode": "exact"}):
-            check_same_run(stored, same, tmp_path)
+            check_same_run(coco_rle.Config, stored, same, tmp_path)
         with pytest.raises(ValueError, match="--decode was exact, is scaled"):
-            check_same_run(stored, {"decode": "scaled"}, tmp_path)
-    check_same_run({"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
+            check_same_run(coco_rle.Config, stored, {"decode": "scaled"}, tmp_path)
+    check_same_run(coco_rle.Config, {"decode": "scaled"}, {"decode": "scaled"}, tmp_path)
     with pytest.raises(ValueError, match="--decode was scaled, is exact"):
-        check_same_run({"decode": "scaled"}, {"decode": None}, tmp_path)
+        check_same_run(coco_rle.Config, {"decode": "scaled"}, {"decode": None}, tmp_path)
 
 
 def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_own(tmp_path):
-    from experiments.common import persons
     from jaxpose.data import crops
     from jaxpose.data.formats import coco
 
     source = coco.read(*coco.find(tiny_coco.write(tmp_path, tiny_coco.content(4)), "train"))
     config = dataclasses.replace(coco_rle.PRESETS["tiny"], size_wh=(12, 16), batch_size=8, augment="none")
     mesh, images = parallel.make_mesh(), {}
+
+    def kind(config):
+        return persons.Persons(config, source, source, None, mesh)
+
     for decode in (None, "exact", "scaled"):
-        batches = persons.train_batches(source, dataclasses.replace(config, decode=decode), mesh, start_step=0, total=1)
+        batches = kind(dataclasses.replace(config, decode=decode)).train_batches(start_step=0, total=1)
         images[decode] = np.asarray(next(batches)["image"])
         expected = crops.train_batches(source, size_wh=(12, 16), batch_size=8, augment="none", decode=decode or "exact")
         np.testing.assert_array_equal(images[decode], next(expected)["image"])
@@ -353,7 +356,7 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
 
     stored = {"task": {"size_wh": [12, 16]}, "run": {"decode": "scaled"}}
     trained = config.as_trained(stored)
-    assert (trained.decoding(), persons.variant(trained)) == ("scaled", "_scaled")
+    assert (trained.decoding(), kind(trained).variant()) == ("scaled", "_scaled")
     assert dataclasses.replace(config, decode="exact").as_trained(stored).decoding() == "exact"
     assert config.as_trained(stored | {"run": {}}).decoding() == "exact"
 

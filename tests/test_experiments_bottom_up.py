@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import ablation_swahr, coco_rle, coco_swahr, crowdpose_swahr
-from experiments.common import families, runner, whole_images
+from experiments.common import families, training, whole_images
 from experiments.common.config import parse
 from experiments.common.log import Log
+from experiments.common.whole_images import WholeImages
 from jaxpose import geometry, heatmap, parallel, train
 from jaxpose.data import synthetic
 from jaxpose.data.formats import coco
@@ -41,11 +42,11 @@ def test_published_presets_make_higher_hrnet(preset, scale):
 def test_the_published_schedule():
     """SWAHR's: from 0.1 of the rate over 3 epochs, then in a line to 0; HigherHRNet's steps."""
     config = config_of(preset="w32_512")
-    rate = runner.make_schedule(config, config.learning_rate, 100.0)
+    rate = training.make_schedule(config, config.learning_rate, 100.0)
     found = [float(rate(t)) for t in (0, 300, 15150, 30000)]
     np.testing.assert_allclose(found, [2e-4, 2e-3, 1e-3, 0], atol=1e-9)
     config = config_of(preset="higher_w32_512")
-    rate = runner.make_schedule(config, config.learning_rate, 100.0)
+    rate = training.make_schedule(config, config.learning_rate, 100.0)
     np.testing.assert_allclose([float(rate(t)) for t in (0, 19999, 20001, 26001)], [1e-3, 1e-3, 1e-4, 1e-5], rtol=1e-5)
     with pytest.raises(ValueError, match="warmup_steps=30 must be 0 or more and below the 30 steps"):
         train.linear_decay(1e-3, steps=30, warmup_steps=30)
@@ -82,7 +83,7 @@ def trained(tmp_path_factory, prepared):
     """A run of two epochs, its flags and its scores. One process draws: what waits for the others must not happen there."""
     out = tmp_path_factory.mktemp("swahr")
     flags = ["--data-dir", str(prepared), "--synthetic-images", "24", *SMALL]
-    draw = whole_images.draw
+    draw = WholeImages.draw
 
     def alone(*args):
         with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +92,7 @@ def trained(tmp_path_factory, prepared):
             draw(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_images, "draw", alone)
+        patch.setattr(WholeImages, "draw", alone)
         scores = coco_swahr.main(["--out", str(out), *flags, "--epochs", "2", "--people.detection-threshold", "0.001"])
     return out, flags, scores
 
@@ -136,7 +137,7 @@ def test_maps_of_the_truth_give_the_truth_back(group_on, fit, project, scales, p
     source = coco.read(*coco.find(folder, "val")).at_level("image")
     flags = ["--test-size", "256", "--test-batch-size", "4", "--fit", fit, "--group-on", group_on]
     config = config_of(*flags, "--scales", *map(str, scales), "--people.project" if project else "--people.no-project")
-    batches, served = whole_images.eval_batches, []
+    batches, served = WholeImages.eval_batches, []
 
     def watched(*args, **options):
         for batch in batches(*args, **options):
@@ -160,9 +161,10 @@ def test_maps_of_the_truth_give_the_truth_back(group_on, fit, project, scales, p
                 maps["heatmap"][row] = np.maximum(maps["heatmap"][row], drawn)
         return jax.tree.map(jnp.asarray, maps)
 
-    monkeypatch.setattr(whole_images, "eval_batches", watched)
+    monkeypatch.setattr(WholeImages, "eval_batches", watched)
     task = families.bottom_up_task(config, COCO17)
-    found = whole_images.predict(truth, None, source, task, config, parallel.make_mesh())
+    kind = WholeImages(config, None, source, source.ground_truth_json, parallel.make_mesh())
+    found = kind.predict(truth, task, None)
     assert found["image_id"].tolist() == source.images["image_id"].tolist()
     labelled = np.bincount(source.persons["image"], minlength=9)
     assert found["valid"].sum(1).tolist() == labelled.tolist()

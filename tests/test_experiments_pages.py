@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, mpii_integral
-from experiments.common import families
+from experiments.common import families, rules
 from experiments.common.config import parse
 from experiments.common.log import Log
 from jaxpose import checkpoint, tasks
@@ -44,6 +45,15 @@ def test_presets_parse_and_the_page_says_how_to_run_it(name):
         assert config == dataclasses.replace(default, seed=7, out=Path("runs") / name)
         assert preset == "tiny" or f"--preset {preset} " in page(name).__doc__, preset
     assert f"python -m experiments.{name}" in page(name).__doc__
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: path.stem)
+def test_every_parameter_has_a_type(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+            untyped = [a.arg for a in named if a and a.annotation is None and a.arg not in ("self", "cls")]
+            assert not untyped, f"{path.name}:{node.lineno} {node.name}: {', '.join(untyped)}"
 
 
 def small(config, **changes):
@@ -118,7 +128,7 @@ def test_r1_is_direct_regression_and_stages_are_supervised():
     with pytest.raises(ValueError, match="--method R1 --stages 3"):
         coco_integral.with_method(dataclasses.replace(config, method="R1"))
     with pytest.raises(ValueError, match="--alone 1.5: expected a share"):
-        coco_integral.with_method(dataclasses.replace(config, alone=1.5))
+        rules.check(dataclasses.replace(config, alone=1.5))
 
 
 def test_what_the_flags_say_about_the_two_losses_is_what_is_trained():

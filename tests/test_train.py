@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +17,8 @@ from hypothesis import strategies as st
 
 from jaxpose import parallel, train
 from jaxpose.tasks import PoseTask, Task
+
+ROOT = Path(__file__).parents[1]
 
 
 class Line:
@@ -230,3 +237,71 @@ def test_the_published_schedules():
 def test_bad_settings_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def wide_task() -> Task:
+    """A net with one array that the axis `fsdp` splits and one that it does not."""
+
+    def init(key):
+        params = {"w": jax.random.normal(key, (64, 128)), "b": jnp.zeros(128)}
+        return {"params": params, "batch_stats": {"mean": jnp.zeros(128)}}
+
+    def loss(variables, batch, *, key):
+        out = batch["x"] @ variables["params"]["w"] + variables["params"]["b"]
+        return (out**2).mean(), ({"batch_stats": {"mean": out.mean(0)}}, {})
+
+    return Task(init=init, loss=loss, predict=lambda v, b, flip_test: {"y": b["x"]}, config={})
+
+
+def same_places(abstract, real) -> bool:
+    """Whether shapes, dtypes and shardings are those of the arrays."""
+    jax.tree.map(lambda a, b: None, abstract, real)  # the same tree
+    pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True)
+    return all(
+        (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+        and a.sharding.is_equivalent_to(b.sharding, b.ndim)
+        for a, b in pairs
+    )
+
+
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_abstract_state_is_the_real_one_without_its_numbers(mesh, ema, accumulate):
+    task = wide_task()
+    tx = train.optimizer(train.multi_step(0.1, boundaries=[5]), clip_norm=1.0, accumulate=accumulate)
+    arrays = len(jax.live_arrays())
+    abstract = train.abstract_state(task, tx, mesh=mesh, ema=ema)
+    assert len(jax.live_arrays()) <= arrays, "no array is made on any device"
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(abstract))
+    assert same_places(abstract, train.init_state(task, tx, jax.random.key(0), mesh=mesh, ema=ema))
+
+
+def test_a_step_is_compiled_from_the_abstract_state(mesh):
+    task, tx = wide_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    step = train.make_train_step(task, tx, mesh=mesh)
+    rows = jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=parallel.batch_sharding(mesh))
+    compiled = step.lower(train.abstract_state(task, tx, mesh=mesh), {"x": rows}).compile()
+    state = train.init_state(task, tx, jax.random.key(0), mesh=mesh)
+    batch = parallel.global_batch({"x": np.ones((8, 64), np.float32)}, mesh)
+    ahead, _ = compiled(jax.tree.map(jnp.copy, state), batch)
+    jax.tree.map(np.testing.assert_array_equal, ahead, step(state, batch)[0])
+
+
+EIGHT_DEVICES = """
+import jax
+from jaxpose import parallel, train
+from tests.test_train import same_places, wide_task
+
+task, tx = wide_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+mesh = parallel.make_mesh(fsdp=4)
+abstract = train.abstract_state(task, tx, mesh=mesh, ema=True)
+split = [x.sharding.spec for x in jax.tree.leaves(abstract) if not x.sharding.is_fully_replicated]
+print(mesh.size, len(split), same_places(abstract, train.init_state(task, tx, jax.random.key(0), mesh=mesh, ema=True)))
+"""
+
+
+def test_the_abstract_state_is_split_over_eight_devices_as_the_real_one():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.stdout.split() == ["8", "2", "True"], run.stderr[-3000:]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,11 +24,14 @@ import tqdm
 import tyro
 
 from experiments.common import whole_images
-from experiments.common.config import check_paths
+from experiments.common.kinds import Predictions, PredictStep, PyTree
+from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
+from experiments.common.training import Training
 from jaxpose import geometry, parallel, tasks, train
-from jaxpose.data import crops as pipeline
+from jaxpose.data import crops as persons
 from jaxpose.data import synthetic
 from jaxpose.data.formats import coco
+from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 
 
@@ -36,26 +39,26 @@ from jaxpose.evaluation import average_precision, results
 class AblationConfig:
     """Settings that every ablation has."""
 
-    rows: tuple[str, ...] = ()
+    rows: Annotated[tuple[str, ...], AnyValue, MayChange] = ()
     """Lines of the table; see ROWS in the experiment's file for all."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], AnyValue, MayChange] = (0, 1, 2)
     """One run per row and seed."""
-    steps: int = 3500
+    steps: Annotated[int, Positive, Fixed] = 3500
     """Updates per run."""
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    images: int = 2000
+    batch_size: Annotated[int, Positive, Fixed] = 32
+    learning_rate: Annotated[float, Positive, Fixed] = 3e-3
+    images: Annotated[int, AtLeast(2, "one to train on, one to hold out"), Fixed] = 2000
     """Synthetic images per seed, a fifth of them held out."""
-    copies: int = 8
+    copies: Annotated[int, Positive, Fixed] = 8
     """Augmented crops of every training person."""
-    augment: str = "light"
-    size_wh: tuple[int, int] = (72, 96)
-    depth: int = 18
-    width: int = 16
-    evaluations: int = 7
+    augment: Annotated[str, AnyValue, Fixed] = "light"
+    size_wh: Annotated[tuple[int, int], Size, Fixed] = (72, 96)
+    depth: Annotated[int, AnyValue, Fixed] = 18
+    width: Annotated[int, Positive, Fixed] = 16
+    evaluations: Annotated[int, Positive, Fixed] = 7
     """Points of the learning curve."""
-    out: Path = Path("runs/ablation")
-    workers: int | None = None
+    out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation")
+    workers: Annotated[int | None, Positive, MayChange] = None
 
 
 ConfigT = TypeVar("ConfigT", bound=AblationConfig)
@@ -85,12 +88,12 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
     return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
 
 
-def crops(source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
+def crops(source: Source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
     """Every person `copies` times, each time augmented anew, as arrays."""
 
     def cut(i: int) -> dict[str, Any]:
         epoch, index = divmod(i, len(source))
-        return pipeline.sample(source, index, size_wh=config.size_wh, augment=augment, seed=seed, epoch=epoch)
+        return persons.sample(source, index, size_wh=config.size_wh, augment=augment, seed=seed, epoch=epoch)
 
     return in_memory(cut, copies * len(source), config)
 
@@ -102,7 +105,7 @@ def in_memory(make: Callable[[int], dict[str, Any]], count: int, config: Ablatio
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-Measure = Callable[[Callable, tasks.Task, Any], dict[str, Any]]
+Measure = Callable[[PredictStep, tasks.Task, PyTree], dict[str, Any]]
 
 
 def train_one(
@@ -115,7 +118,7 @@ def train_one(
     measure: Measure,
     clip_norm: float | None = 10.0,
     first: tuple[int, tasks.Task] | None = None,
-    finish: Callable[[tasks.Task, Any], dict[str, Any]] | None = None,
+    finish: Callable[[tasks.Task, PyTree], dict[str, Any]] | None = None,
     flip_test: bool = True,
 ) -> dict[str, Any]:
     """Train one row with one seed; the learning curve and the final numbers.
@@ -132,11 +135,8 @@ def train_one(
     )
     tx = train.optimizer(schedule, clip_norm=clip_norm)
     mesh = parallel.make_mesh()
-    state = train.init_state(task, tx, jax.random.key(seed), mesh=mesh)
-    boundary, opening = first or (0, task)
-    step_fn = train.make_train_step(task, tx, mesh=mesh, seed=seed)
-    opening_fn = train.make_train_step(opening, tx, mesh=mesh, seed=seed)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=flip_test)
+    training = Training.make(task, tx, mesh=mesh, seed=seed, first=first, flip_test=flip_test)
+    state = training.init_state()
     arrays = {k: data["train"][k] for k in whole_images.USED if k in data["train"]}
     order = np.random.default_rng(seed)
     count, curve, started = len(arrays["image"]), [], time.perf_counter()
@@ -145,10 +145,10 @@ def train_one(
     for step in tqdm.trange(1, config.steps + 1, desc=f"{name} seed {seed}", leave=False):
         rows = order.integers(count, size=config.batch_size)
         batch = parallel.global_batch({k: v[rows] for k, v in arrays.items()}, mesh)
-        state, metrics = (opening_fn if step <= boundary else step_fn)(state, batch)
+        state, metrics = training.step(step)(state, batch)
         if step in marks:
             point = {"step": step, "epoch": step * config.batch_size / persons, "loss": float(metrics["loss"])}
-            numbers = measure(predict_fn, task, state.variables)
+            numbers = measure(training.predict_step, task, state.variables)
             curve.append({**point, "diverged": int(state.first_bad), **numbers})
             if int(state.first_bad) >= 0:
                 break
@@ -157,13 +157,13 @@ def train_one(
     return {"row": name, "seed": seed, "seconds": seconds, "curve": curve, **curve[-1], **last}
 
 
-def predict_in_memory(predict_fn, variables, images: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+def predict_in_memory(step: PredictStep, variables: PyTree, images: np.ndarray, batch_size: int) -> Predictions:
     """Predictions for all images, the last batch padded."""
     chunks, mesh = [], parallel.make_mesh()
     for i in range(0, len(images), batch_size):
         chunk = images[i : i + batch_size]
         padded = np.concatenate([chunk, np.zeros((batch_size - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-        outputs = jax.device_get(predict_fn(variables, parallel.global_batch({"image": padded}, mesh)))
+        outputs = jax.device_get(step(variables, parallel.global_batch({"image": padded}, mesh)))
         chunks.append({k: v[: len(chunk)] for k, v in outputs.items()})
     return {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
 
@@ -231,8 +231,9 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     """What a run of a row depends on besides its seed."""
-    chosen = {k: v for k, v in asdict(config).items() if k not in ("rows", "seeds", "out", "workers")}
-    return json.loads(json.dumps(chosen | asdict(row)))
+    fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
+    shared = {name: value for name, value in asdict(config).items() if name in fixed}
+    return json.loads(json.dumps(shared | asdict(row)))
 
 
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -276,7 +277,7 @@ def run_all(
 def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
     """Command line -> config."""
     config = tyro.cli(kind, args=argv, description=description)
-    check_paths(config)
+    check(config)
     return config
 
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from jaxpose import checkpoint, files
+from experiments.common import rules
+from experiments.common.rules import (
+    AnyValue,
+    AtLeast,
+    Between,
+    Fixed,
+    Increasing,
+    LocalPath,
+    MayChange,
+    MayMove,
+    Positive,
+    Resume,
+    Size,
+)
+from jaxpose import checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
@@ -23,80 +36,94 @@ class RunConfig:
 
     FAMILIES: ClassVar[tuple[str, ...]] = ()
 
-    out: Path | None = None
+    out: Annotated[Path | None, LocalPath, MayChange] = None
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
     experiment's name, or the folder that --eval-only names."""
-    data: Path | None = None
+    data: Annotated[Path | None, LocalPath, MayMove] = None
     """COCO-format folder (images and annotations); none: the embedded synthetic people."""
-    train_split: str = "train"
+    train_split: Annotated[str, AnyValue, Fixed] = "train"
     """Name of the training split: COCO's train2017 is found under "train"."""
-    val_split: str = "val"
+    val_split: Annotated[str, AnyValue, MayChange] = "val"
     """Name of the evaluation split."""
-    data_dir: Path = Path("runs/data")
+    data_dir: Annotated[Path, LocalPath, MayChange] = Path("runs/data")
     """Where prepared data sets are kept (TFDS, array_record); they are prepared once."""
-    on_bad: Literal["error", "skip"] = "error"
+    on_bad: Annotated[Literal["error", "skip"], AnyValue, MayChange] = "error"
     """What becomes of a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
-    verify: bool = False
+    verify: Annotated[bool, AnyValue, MayChange] = False
     """Decode every image completely while preparing: finds damage inside a file, and takes several times as long."""
-    synthetic_images: int = 2000
+    synthetic_images: Annotated[int, AtLeast(2, "one to train on, one to evaluate on"), Fixed] = 2000
     """How many synthetic images to draw, a tenth of them for evaluation."""
 
-    size_wh: tuple[int, int] = (192, 256)
+    size_wh: Annotated[tuple[int, int], Size, Fixed] = (192, 256)
     """Input width and height."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Positive, Fixed] = 256
     """Global batch size, over all devices and processes."""
-    epochs: float = 270
+    epochs: Annotated[float, Positive, MayChange] = 270
     """Passes over the training persons."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Positive, Fixed] = 1e-3
     """Adam's learning rate for this global batch size."""
-    base_batch_size: int | None = None
+    base_batch_size: Annotated[int | None, Positive, Fixed] = None
     """Scale the learning rate by batch_size / base_batch_size; none: never scaled."""
-    decay: Literal["milestones", "linear"] = "milestones"
+    decay: Annotated[Literal["milestones", "linear"], AnyValue, Fixed] = "milestones"
     """How the learning rate falls: by 0.1 at --milestones, or in a line to 0 at the end of the last epoch."""
-    milestones: tuple[float, ...] = (170, 200)
+    milestones: Annotated[tuple[float, ...], Increasing, MayChange] = (170, 200)
     """Epochs after which the learning rate is multiplied by 0.1."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, AtLeast(0), Fixed] = 0
     """Steps of linear warm-up."""
-    warmup_epochs: float = 0
+    warmup_epochs: Annotated[float, AtLeast(0), Fixed] = 0
     """Epochs of it, besides."""
-    warmup_start: float = 0.001
+    warmup_start: Annotated[float, Between(0, 1, "a part of the learning rate, above 0", open_low=True), Fixed] = 0.001
     """Part of the learning rate that the warm-up starts from."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, Positive, Fixed] = None
     """Largest global norm of the gradient."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Positive, Fixed] = 1
     """Batches whose gradients are averaged into one update."""
-    ema: float | None = None
+    ema: Annotated[
+        float | None, Between(0, 1, "a decay between 0 and 1, or None", open_low=True, open_high=True), Fixed
+    ] = None
     """Decay of the moving average of the weights that is evaluated; none: no average."""
-    seed: int = 0
+    seed: Annotated[int, AnyValue, Fixed] = 0
     """Seed of the initialisation, the order of the data, and the augmentation."""
 
-    eval_every: float = 10
+    eval_every: Annotated[float, Positive, MayChange] = 10
     """Epochs between evaluations, each followed by a checkpoint."""
-    checkpoint_every: int = 0
+    checkpoint_every: Annotated[int, AtLeast(0), MayChange] = 0
     """Also save a checkpoint every so many steps; 0: only at evaluations."""
-    keep: int = 2
+    keep: Annotated[int, Positive, MayChange] = 2
     """How many of the last checkpoints are kept; the best one is kept besides."""
-    flip_test: bool = True
+    flip_test: Annotated[bool, AnyValue, MayChange] = True
     """Average with the prediction on the mirrored crop."""
-    eval_only: Path | None = None
+    eval_only: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate this checkpoint (a run's folder) and stop."""
-    plots: bool = True
+    plots: Annotated[bool, AnyValue, MayChange] = True
     """Draw curves, density, calibration and predictions at the end (needs matplotlib)."""
 
-    log_every: int = 20
+    log_every: Annotated[int, Positive, MayChange] = 20
     """Steps between lines of the log."""
-    workers: int | None = None
+    workers: Annotated[int | None, Positive, MayChange] = None
     """Threads of the input pipeline; none: one per core."""
-    fsdp: int = 1
+    fsdp: Annotated[int, Positive, MayChange] = 1
     """Neighbouring devices that share one copy of the optimiser's state; 1: each has its own."""
-    multihost: bool = False
+    multihost: Annotated[bool, AnyValue, MayChange] = False
     """Join the other processes of a TPU pod or SLURM job (JAX finds them)."""
-    coordinator: str | None = None
+    coordinator: Annotated[str | None, AnyValue, MayChange] = None
     """host:port of process 0, where JAX cannot find the processes itself; needs the two below."""
-    num_processes: int | None = None
+    num_processes: Annotated[int | None, Positive, MayChange] = None
     """With --coordinator: how many processes there are."""
-    process_id: int | None = None
+    process_id: Annotated[int | None, AtLeast(0), MayChange] = None
     """With --coordinator: which of them this is, from 0."""
+
+    def check(self) -> None:
+        """Raises a ValueError where flags do not go together."""
+        if self.decay == "linear" and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"--warmup-epochs {self.warmup_epochs}: expected 0 or more, and below --epochs where the rate falls in a line"
+            )
+
+    @classmethod
+    def resume_rules(cls, run: Mapping[str, Any]) -> Mapping[str, Resume]:
+        """How each flag of a resumed run may differ; the slope of a linear decay follows from its end."""
+        return rules.resume_rules(cls) | ({"epochs": Fixed} if run.get("decay") == "linear" else {})
 
     def flips(self) -> bool:
         """Whether the prediction is averaged with that of the mirrored image."""
@@ -127,76 +154,26 @@ def parse(
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
         f"(shown: {chosen.preset}).",
     )  # fmt: skip
-    check_paths(config)
+    rules.check(config)
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
-    check(config)
     return config
 
 
-def check_paths(config: Any) -> None:
-    """Raise a ValueError that names the flag of a path that is a URL."""
-    for name, value in vars(config).items():
-        if isinstance(value, Path):
-            try:
-                files.local(value)
-            except ValueError as error:
-                raise ValueError(f"--{name.replace('_', '-')} {error}") from None
+def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Raises a ValueError where the settings make another run than the one in `out`.
 
-
-def check(config: RunConfig) -> None:
-    """Raise a ValueError that names the flag, what it was given and what it takes."""
-    positive = ("batch_size", "test_batch_size", "padded_people",
-                "epochs", "eval_every", "learning_rate", "log_every", "keep", "accumulate", "clip_norm",
-                "base_batch_size", "workers")  # fmt: skip
-    rules = {name: (lambda x: x > 0, "a positive number") for name in positive}
-    rules |= {name: (lambda x: x >= 0, "0 or more") for name in ("warmup_steps", "checkpoint_every")}
-    rules |= {
-        "size_wh": (lambda x: min(x) > 0, "a positive width and height"),
-        "synthetic_images": (lambda x: x >= 2, "2 or more: one to train on, one to evaluate on"),
-        "milestones": (lambda x: all(a < b for a, b in itertools.pairwise((0, *x))), "epochs that increase"),
-        "warmup_epochs": (
-            lambda x: x >= 0 and (config.decay != "linear" or x < config.epochs),
-            "0 or more, and below --epochs where the rate falls in a line",
-        ),
-        "warmup_start": (lambda x: 0 < x <= 1, "a part of the learning rate, above 0"),
-        "ema": (lambda x: 0 < x < 1, "a decay between 0 and 1, or None"),
-        "nms": (lambda x: 0 < x <= 1, "an OKS above 0, at most 1, or None"),
-        "box_jitter": (lambda x: 0 <= x < 1, "a part of the box, from 0 to below 1"),
-    }
-    for name, (holds, expected) in rules.items():
-        value = getattr(config, name, None)  # some belong to one kind of experiment
-        if value is not None and not holds(value):
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
-
-
-# What a resumed run may change. The rest makes the batches or the optimiser: with another value it would be another run.
-MAY_CHANGE = {
-    "out", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones", "eval_every",
-    "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size", "fit", "scales", "group_on",
-    "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator", "num_processes", "process_id", "init",
-    "init_layout",
-}  # fmt: skip
-
-
-# What a setting is where it is None, or where the run was started before there was a choice.
-UNSAID = {"decode": "exact"}
-
-
-def check_same_run(stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """Refuse to resume with settings that make another run of it; the data may lie in another place."""
-    may_change = MAY_CHANGE - ({"epochs"} if now.get("decay") == "linear" else set())  # its slope follows from the end
-    stored, now = (
-        dict(run) | {k: v for k, v in UNSAID.items() if k in now and run.get(k) is None} for run in (stored, now)
-    )
-    different = [k for k in now if k not in may_change and k in stored and stored[k] != now[k]]
-    if "data" in different and all(isinstance(d["data"], str) for d in (stored, now)):
-        if Path(stored["data"]).name == Path(now["data"]).name:
-            different.remove("data")
+    Args:
+        kind: class of the settings, whose fields say what a resumed run may change.
+        stored: the settings that the run was started with, as its checkpoint has them.
+        now: the settings to resume with, from `settings`.
+        out: folder of the run, for the message.
+    """
+    different = rules.changes(kind, stored, now, allowed=kind.resume_rules(now))
     if different:
-        shown = "; ".join(f"--{k.replace('_', '-')} was {stored[k]}, is {now[k]}" for k in different)
-        raise ValueError(f"{out} holds a run with other settings: {shown}. Give the same ones, or another --out.")
+        flags = "; ".join(f"--{k.replace('_', '-')} was {was}, is {new}" for k, (was, new) in different.items())
+        raise ValueError(f"{out} holds a run with other settings: {flags}. Give the same ones, or another --out.")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

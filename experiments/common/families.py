@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments.common import persons, runner, whole_images
-from experiments.common.config import RunConfig, parse
+from experiments.common import persons, whole_images
+from experiments.common.config import RunConfig
+from experiments.common.kinds import PyTree
+from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -33,31 +35,32 @@ from jaxpose.nets import (
     ResNet,
     Upsampled,
 )  # fmt: skip
+from jaxpose.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
 class BackboneConfig(RunConfig):
     """Settings of every run that has a backbone."""
 
-    backbone: Literal["resnet", "hrnet", "mobilenet_v2"] = "resnet"
+    backbone: Annotated[Literal["resnet", "hrnet", "mobilenet_v2"], AnyValue, Fixed] = "resnet"
     """The net that makes the features."""
-    depth: Literal[18, 34, 50, 101, 152] = 50
+    depth: Annotated[Literal[18, 34, 50, 101, 152], AnyValue, Fixed] = 50
     """Depth of the ResNet."""
-    resnet_stages: Literal[1, 2, 3, 4] = 4
+    resnet_stages: Annotated[Literal[1, 2, 3, 4], AnyValue, Fixed] = 4
     """Stages of the ResNet; each that is left out halves its stride of 32, which suits small images."""
-    width: int | None = None
+    width: Annotated[int | None, Positive, Fixed] = None
     """Channels of the ResNet's stem (published: 64), of HRNet's finest branch (32 or 48), or of MobileNetV2's stem (32); none:
     64 or 32."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16"], AnyValue, Fixed] = "float32"
     """Compute dtype of the net; parameters and losses stay in float32."""
-    batch_groups: int = 1
+    batch_groups: Annotated[int, Positive, Fixed] = 1
     """BatchNorm statistics over this many groups of the global batch; 1: all of it; number of devices: per device."""
-    init: Path | None = None
+    init: Annotated[Path | None, LocalPath, MayChange] = None
     """Where the backbone's weights come from: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
-    init_layout: weights.Layout | None = None
+    init_layout: Annotated[weights.Layout | None, AnyValue, MayChange] = None
     """Naming of the PyTorch file; none: ImageNet's of the backbone (torchvision, HRNet's authors). "simple_baseline_mmpose" and
     the like take the backbone out of a pose net."""
-    preprocess: Literal["imagenet", "rle_official", "simple_baseline"] = "imagenet"
+    preprocess: Annotated[Literal["imagenet", "rle_official", "simple_baseline"], AnyValue, Fixed] = "imagenet"
     """Image normalisation."""
 
 
@@ -65,23 +68,23 @@ class BackboneConfig(RunConfig):
 class RegressionConfig(persons.PersonConfig, BackboneConfig):
     """Coordinates regressed with a likelihood."""
 
-    head: Literal["normalized", "linear", "integral", "peak"] = "normalized"
+    head: Annotated[Literal["normalized", "linear", "integral", "peak"], AnyValue, Fixed] = "normalized"
     """Coordinate head: with the feature's norm divided out (official), one plain linear layer (mmpose), the soft-argmax of
     heatmaps (RLE table 2b), or the peaks of heatmaps that --auxiliary trains (for few labelled images)."""
-    sigma_bias: float = 0.0
+    sigma_bias: Annotated[float, AnyValue, Fixed] = 0.0
     """Initial bias of sigma's logit."""
-    likelihood: tasks.Likelihood = tasks.Likelihood()
+    likelihood: Annotated[tasks.Likelihood, AnyValue, Fixed] = tasks.Likelihood()
     """The loss."""
-    outside: Literal["keep", "mask"] = "keep"
+    outside: Annotated[Literal["keep", "mask"], AnyValue, Fixed] = "keep"
     """Labelled joints outside the crop: keep (official) or mask (mmpose)."""
-    auxiliary: tasks.MapLoss = tasks.NO_MAP_LOSS
+    auxiliary: Annotated[tasks.MapLoss, AnyValue, Fixed] = tasks.NO_MAP_LOSS
     """A heatmap loss beside it, on a parallel head (RLE table 14); kind "none": no such head."""
-    deconvs: tuple[int, ...] | None = None
+    deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
     """Channels of the deconvolutions of --head integral and peak, and of the auxiliary head; none: three of 256, for HRNet no
     such layer."""
-    beta: float = 1.0
+    beta: Annotated[float, Positive, Fixed] = 1.0
     """Inverse temperature of --head integral."""
-    compensate: bool = False
+    compensate: Annotated[bool, AnyValue, Fixed] = False
     """Compensate the bias of --head integral (Gu 2021)."""
 
 
@@ -89,19 +92,19 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
 class HeatmapConfig(persons.PersonConfig, BackboneConfig):
     """Heatmaps, read as maps or as an integral."""
 
-    deconvs: tuple[int, ...] | None = None
+    deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
     """Channels of the deconvolutions, each of which doubles the map; none: three of 256, for HRNet no such layer."""
-    stages: Literal[1, 2, 3, 4] = 1
+    stages: Annotated[Literal[1, 2, 3, 4], AnyValue, Fixed] = 1
     """Stages of Sun 2018's multi-stage net; 1: the plain one."""
-    maps: tasks.MapLoss = tasks.MapLoss()
+    maps: Annotated[tasks.MapLoss, AnyValue, Fixed] = tasks.MapLoss()
     """The loss of the maps."""
-    joints: tasks.JointLoss = tasks.JointLoss()
+    joints: Annotated[tasks.JointLoss, AnyValue, Fixed] = tasks.JointLoss()
     """The loss of the soft-argmax coordinates."""
-    read: tasks.Readout = tasks.Readout()
+    read: Annotated[tasks.Readout, AnyValue, Fixed] = tasks.Readout()
     """How coordinates are read off the maps."""
-    first_epochs: float = 0
+    first_epochs: Annotated[float, AtLeast(0), Fixed] = 0
     """So many epochs come first, with --first in place of the losses above; 0: none."""
-    first: Literal["maps", "both"] = "maps"
+    first: Annotated[Literal["maps", "both"], AnyValue, Fixed] = "maps"
     """"maps": the map loss alone, then both losses (I1 to I3); "both": both losses, then the joint loss alone (L_aug)."""
 
 
@@ -109,14 +112,14 @@ class HeatmapConfig(persons.PersonConfig, BackboneConfig):
 class BottomUpConfig(whole_images.ImageConfig, BackboneConfig):
     """People of whole images: heatmaps at two resolutions, tags, and with scale-adaptive targets scale maps."""
 
-    deconvs: tuple[int, ...] | None = None
+    deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
     """Channels of the deconvolutions that bring the backbone's features to stride 4; none: three of 256, for HRNet no such
     layer."""
-    dilations: tuple[int, ...] = (1, 1, 1, 1)
+    dilations: Annotated[tuple[int, ...], AllPositive, Fixed] = (1, 1, 1, 1)
     """Dilation of each basic block at 1/2 of the image (table 7 of Luo 2021: 1 1 2 2, 2 2 2 2)."""
-    loss: tasks.PeopleLoss = tasks.PeopleLoss()
+    loss: Annotated[tasks.PeopleLoss, AnyValue, Fixed] = tasks.PeopleLoss()
     """What the maps are held against."""
-    people: tasks.FindPeople = tasks.FindPeople()
+    people: Annotated[tasks.FindPeople, AnyValue, Fixed] = tasks.FindPeople()
     """From maps to people."""
 
 
@@ -141,7 +144,7 @@ def deconvs(config: RegressionConfig | HeatmapConfig | BottomUpConfig) -> tuple[
     return config.deconvs
 
 
-def regression_task(config: RegressionConfig, skeleton) -> tasks.Task:
+def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
     """net x head x loss x decoding of a likelihood."""
     backbone, joints = make_backbone(config), skeleton.num_joints
     shape = {"deconvs": deconvs(config), "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
@@ -178,7 +181,12 @@ def blur_for(sigma: float) -> int:
     return max(2 * round((size - 1) / 2) + 1, 3)
 
 
-def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+def regression_tasks(config: RegressionConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
+    """The task of the flags; nothing comes first."""
+    return regression_task(config, skeleton), None
+
+
+def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
     """The task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     if config.stages > 1:
@@ -211,7 +219,7 @@ def heatmap_tasks(config: HeatmapConfig, skeleton) -> tuple[tasks.Task, tuple[fl
     return task(without_maps, config.joints), (config.first_epochs, both)
 
 
-def bottom_up_task(config: BottomUpConfig, skeleton) -> tasks.Task:
+def bottom_up_task(config: BottomUpConfig, skeleton: Skeleton) -> tasks.Task:
     """HigherHRNet on the backbone of the flags."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     backbone = make_backbone(config)
@@ -234,7 +242,12 @@ def bottom_up_task(config: BottomUpConfig, skeleton) -> tasks.Task:
     )
 
 
-def from_pretrained(task: tasks.Task, config: BackboneConfig):
+def bottom_up_tasks(config: BottomUpConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
+    """The task of the flags; nothing comes first."""
+    return bottom_up_task(config, skeleton), None
+
+
+def from_pretrained(task: tasks.Task, config: BackboneConfig) -> PyTree | None:
     """Fresh variables whose backbone comes out of a run of ours or of a PyTorch file; None where none is named."""
     if config.init is None:
         return None
@@ -294,32 +307,3 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
     layout = config.init_layout or {"hrnet": "hrnet_backbone"}.get(config.backbone, config.backbone)
     _, variables = weights.from_torch(weights.load_file(config.init), layout=layout)
     return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
-
-
-def regression_main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load):
-    """Run one page of the regression family."""
-    return main(
-        presets, name=name, default=default, description=description, argv=argv, load=load,
-        make=lambda config, skeleton: (regression_task(config, skeleton), None),
-    )  # fmt: skip
-
-
-def bottom_up_main(presets, *, name: str, default: str, description: str, argv=None, load=whole_images.load):
-    """Run one page of the bottom-up family."""
-    return main(
-        presets, name=name, default=default, description=description, argv=argv, load=load,
-        make=lambda config, skeleton: (bottom_up_task(config, skeleton), None),
-    )  # fmt: skip
-
-
-def main(presets, *, name: str, default: str, description: str, argv=None, load=persons.load,
-         make=heatmap_tasks, adjust=lambda config: config):  # fmt: skip
-    """Run one page: `make` gives the task and what comes first, `adjust` turns the page's own flags into those of the family."""
-    config = adjust(parse(presets, name=name, default=default, description=description, argv=argv))
-    runner.start(config)
-    if config.eval_only is not None:
-        return runner.evaluate_only(config, load=load)
-    data = load(config)
-    task, first = make(config, data.train.skeleton)
-    variables = None if checkpoint.exists(config.out) else from_pretrained(task, config)  # a resumed run has its own
-    return runner.run(task, config, data, variables=variables, first=first)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxpose import files
 
 
 class Log:
@@ -34,15 +36,8 @@ class Log:
                 self.board.add_scalar(f"{event}/{key}", value, step)
 
     def events(self) -> list[dict[str, Any]]:
-        """All events so far; a resumed run's repeated steps are counted once, the later one."""
-        last: dict[tuple[str, int], dict[str, Any]] = {}
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:  # the line that a killed run was writing
-                continue
-            last[event["event"], event["step"]] = event
-        return sorted(last.values(), key=lambda event: event["step"])
+        """All events so far, by step; see `jaxpose.files.read_events`."""
+        return files.read_events(self.path)
 
     def close(self) -> None:
         if self.board is not None:
@@ -55,8 +50,10 @@ def last_scores(run_log: Log) -> dict[str, float]:
     return {k: v for k, v in evals[-1].items() if k not in ("event", "step", "time")} if evals else {}
 
 
-def summary_line(scores: Mapping[str, float]) -> str:
-    """The numbers that one looks at first."""
-    shown = ("PCKh@0.5", "PCKh@0.1", "AUC", "AP", "AP50", "AP75", "AR", "AP_easy", "AP_medium", "AP_hard", "people_per_image",
-             "scale_pearson", "EPE", "pearson", "calibration_error")  # fmt: skip
-    return "  ".join(f"{k} {scores[k]:.3f}" for k in shown if k in scores)
+def summary_line(scores: Mapping[str, float], names: Sequence[str]) -> str:
+    """The scores of these names, as far as there are any.
+
+    >>> summary_line({"AP": 0.5, "AR": 0.25}, ("AR", "EPE", "AP"))
+    'AR 0.250  AP 0.500'
+    """
+    return "  ".join(f"{name} {scores[name]:.3f}" for name in names if name in scores)

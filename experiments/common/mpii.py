@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-import numpy as np
-
-from experiments.common import kinds, persons
+from experiments.common import persons
+from experiments.common.kinds import Predictions
 from jaxpose.data.formats import mpii as reader
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
@@ -15,7 +14,7 @@ from jaxpose.skeleton import Skeleton
 log = logging.getLogger("jaxpose")
 
 
-def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> kinds.Data:
+def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> persons.Persons:
     """MPII's splits, and its own numbers where the labels' head boxes (gt_valid.mat) are there."""
     if config.data is None:
         raise ValueError(
@@ -23,21 +22,23 @@ def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> k
         )
     if config.detections is not None:
         raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
-    data = persons.load(config, skeleton=skeleton, reader=reader)
+    kind = persons.load(config, skeleton=skeleton, reader=reader)
     try:
         truth = evaluation.load_truth(evaluation.find_truth(config.data, config.val_split))
     except FileNotFoundError as error:
         log.warning("no PCKh, EPE only: %s", error)
-        return data
+        return kind
 
-    last = int(data.val.persons["annotation_id"].max(initial=0))
+    last = int(kind.val.persons["annotation_id"].max(initial=0))
     if last > len(truth):
         raise ValueError(
             f"{truth.name} has {len(truth)} persons, the split {config.val_split!r} has {last}: it belongs to another"
         )
 
-    def pckh(predictions: dict[str, np.ndarray], config: persons.PersonConfig) -> dict[str, float]:
+    def pckh(predictions: Predictions) -> dict[str, float]:
         missing = "wrong" if config.on_bad == "skip" else "error"
         return evaluation.pckh(truth, predictions["xy"], predictions["annotation_id"], on_missing=missing)
 
-    return dataclasses.replace(data, own_scores=pckh, best="PCKh@0.5")
+    return dataclasses.replace(
+        kind, own_scores=pckh, best="PCKh@0.5", headline=("PCKh@0.5", "PCKh@0.1", "AUC", *kind.headline)
+    )

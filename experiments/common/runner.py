@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,16 +23,18 @@ import jax
 import tqdm
 
 from experiments.common.config import RunConfig, check_same_run, settings
-from experiments.common.kinds import LAST_PICTURE, Data
+from experiments.common.kinds import LAST_PICTURE, Kind, Load, Predictions, PyTree
 from experiments.common.log import Log, last_scores, summary_line
+from experiments.common.training import Training, build, steps_of
 from jaxpose import checkpoint, parallel, tasks, train
 from jaxpose.skeleton import Skeleton
+from jaxpose.train import TrainState
 
 log = logging.getLogger("jaxpose")
 PREEMPTED = 75  # exit code of a run that was asked to stop, and saved: start the same command again (EX_TEMPFAIL)
 
 
-def command(main) -> None:
+def command(main: Callable[[], Any]) -> None:
     """Run `main` as a program: what the user can mend ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
     try:
         main()
@@ -65,134 +68,224 @@ def _end_at_once(error: Exception, mendable: bool) -> NoReturn:
 def run(
     task: tasks.Task,
     config: RunConfig,
-    data: Data,
+    kind: Kind,
     *,
-    variables: Any = None,
+    variables: PyTree | None = None,
     first: tuple[float, tasks.Task] | None = None,
-) -> dict[str, Any]:
-    """Train (or resume, or only evaluate), and leave the results in `config.out`.
+) -> dict[str, float]:
+    """Train (or resume), and leave the results in `config.out`.
 
     Args:
-      variables: start from these instead of `task.init`.
-      first: (epochs, task): the first so many epochs are trained with this task's loss, over the same variables.
+        task: what is trained.
+        config: the flags.
+        kind: the data.
+        variables: host arrays that a fresh run starts from instead of `task.init`.
+        first: (epochs, task): that many epochs come first, with this task's loss over the same variables.
 
     Returns:
-      the metrics of the last evaluation.
+        the scores of the last evaluation.
     """
+    _check_run(config, kind)
+    samples = kind.count()
+    training = build(task, config, samples=samples, mesh=kind.mesh, first=first)
+    stored = {"task": task.config, "run": settings(config), "best": kind.best}
+    with ExitStack() as stack:
+        stack.enter_context(only_run_in(config.out))
+        preemption = stack.enter_context(parallel.Preemption())
+        folder = config.out / "checkpoints"
+        checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=kind.best))
+        run_log = stack.enter_context(closing(Log(config.out)))
+        state = restore_or_init(training, config, checkpoints, stored, variables)
+        session = Session(
+            training, config, kind, checkpoints, run_log, stored,
+            total=steps_of(config.epochs, config, samples=samples),
+            eval_steps=steps_of(config.eval_every, config, samples=samples),
+            start=int(state.step), state=state, scores=last_scores(run_log),
+        )  # fmt: skip
+        _announce(session, samples)
+        loop(session, preemption)
+        finish(session)
+    return session.scores
+
+
+def _check_run(config: RunConfig, kind: Kind) -> None:
+    """What can be refused before anything is compiled."""
     if checkpoint.exists(config.out) and not checkpoint.resumable(config.out):
         raise ValueError(
             f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only {config.out}, or "
             f"start another --out from them with --init {config.out}"
         )
-    mesh = parallel.make_mesh(fsdp=config.fsdp)
-    parallel.check_batch_size(config.batch_size, mesh)
-    data.walk.check(config, data)
-    samples = data.walk.count(config, data)
+    parallel.check_batch_size(config.batch_size, kind.mesh)
+    kind.check()
     if config.plots:
         from jaxpose import view
 
         view.require()
-    steps_per_epoch = samples / config.batch_size
-    total = max(round(config.epochs * steps_per_epoch), 1)
-    eval_steps = max(round(config.eval_every * steps_per_epoch), 1)
 
-    rate = config.learning_rate
-    if config.base_batch_size is not None:
-        rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
-    schedule = make_schedule(config, rate, steps_per_epoch / config.accumulate)
-    tx = train.optimizer(schedule, clip_norm=config.clip_norm, accumulate=config.accumulate)
-    state = train.init_state(
-        task, tx, jax.random.key(config.seed), mesh=mesh, ema=config.ema is not None, variables=variables
-    )
-    step_fn = train.make_train_step(task, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
-    epochs, opening = first or (0, task)
-    boundary = round(epochs * steps_per_epoch)
-    opening_fn = train.make_train_step(opening, tx, mesh=mesh, ema_decay=config.ema, seed=config.seed)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
 
-    stored = {"task": task.config, "run": settings(config), "best": data.best}
-    with ExitStack() as stack:
-        stack.enter_context(only_run_in(config.out))
-        preemption = stack.enter_context(parallel.Preemption())
-        folder = config.out / "checkpoints"
-        checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=data.best))
-        run_log = stack.enter_context(closing(Log(config.out)))
-        if checkpoints.latest() is not None:
-            check_same_run(checkpoints.config().get("run", {}), stored["run"], config.out)
-            state = checkpoints.restore(state, stored)
-            log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
-        start = int(state.step)
-        scores, predictions = last_scores(run_log), None
-        log.info(
-            "%s parameters, %d %s, %d steps from step %d, %d devices of kind %s, %d processes",
-            f"{train.count_parameters(state.variables['params']):,}", samples, data.walk.SAMPLES, total, start,
-            mesh.size, mesh.devices.flat[0].device_kind, jax.process_count(),
-        )  # fmt: skip
-        if config.fsdp > 1:
-            held, whole = parallel.device_bytes(state.opt_state)
-            log.info(
-                "of the optimiser's state of %.1f MB each device holds %.1f (--fsdp %d)",
-                whole / 1e6,
-                held / 1e6,
-                config.fsdp,
+def restore_or_init(
+    training: Training,
+    config: RunConfig,
+    checkpoints: checkpoint.Checkpoints,
+    stored: dict[str, Any],
+    variables: PyTree | None,
+) -> TrainState:
+    """The state of the newest checkpoint, or a fresh one where there is none.
+
+    Args:
+        training: says what a state looks like.
+        config: the flags, which must be those of the run that is resumed.
+        checkpoints: those of the run.
+        stored: what this run would store beside its weights.
+        variables: host arrays that a fresh run starts from instead of `task.init`.
+    """
+    if checkpoints.latest() is None:
+        return training.init_state(variables)
+    check_same_run(type(config), checkpoints.config().get("run", {}), stored["run"], config.out)
+    state = checkpoints.restore(training.abstract_state(), stored)
+    log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
+    return state
+
+
+@dataclass
+class Session:
+    """A run under way: what it trains, where it is kept, and how far it has come.
+
+    Attributes:
+        training: the jitted steps.
+        config: the flags.
+        kind: the data.
+        checkpoints: where states are saved.
+        log: where events are written.
+        stored: what is saved beside the weights.
+        total: number of the last step.
+        eval_steps: steps from one evaluation to the next.
+        start: number of the step that it goes on from.
+        state: the newest state.
+        scores: those of the newest evaluation, {} before the first.
+        predictions: those of the newest evaluation; None before the first of this session.
+    """
+
+    training: Training
+    config: RunConfig
+    kind: Kind
+    checkpoints: checkpoint.Checkpoints
+    log: Log
+    stored: dict[str, Any]
+    total: int
+    eval_steps: int
+    start: int
+    state: TrainState
+    scores: dict[str, float]
+    predictions: Predictions | None = None
+
+    def predict(self) -> None:
+        """Predict the evaluation samples with the newest weights."""
+        self.predictions = self.kind.predict(self.training.predict_step, self.training.task, self.state.eval_variables)
+
+    def evaluate(self, step: int) -> None:
+        """Score the newest weights; a failure costs no training."""
+        try:
+            self.predict()
+            self.scores = self.kind.score(
+                self.predictions,
+                self.training.task,
+                self.state.eval_variables,
+                name=f"step_{step}",
+                last=step == self.total,
             )
-        batches = data.walk.train_batches(data.train, config, mesh, start_step=start, total=total)
-        bar = tqdm.tqdm(total=total, initial=start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
-        clock, images = time.perf_counter(), 0
-        for step, batch in zip(range(start + 1, total + 1), batches, strict=False):
-            # Everything that crosses to the device does so by name (`parallel.global_batch`).
-            with jax.transfer_guard("disallow"):
-                state, metrics = (opening_fn if step <= boundary else step_fn)(state, batch)
-            bar.update()
-            checkpoints.poll()
-            images += config.batch_size
-            if step % config.log_every == 0 or step == total:
-                values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-                train.check_finite(state, checkpoints.last_good)
-                seconds = time.perf_counter() - clock
-                run_log.write("train", step, images_per_s=images / seconds, **values)
-                bar.set_postfix(loss=f"{values['loss']:.2f}", AP=scores.get("AP", "-"), img_s=f"{images / seconds:.0f}")
-                clock, images = time.perf_counter(), 0
-            is_eval = step % eval_steps == 0 or step == total
-            if is_eval or (config.checkpoint_every and step % config.checkpoint_every == 0):
-                train.check_finite(state, checkpoints.last_good)
-                if is_eval:
-                    try:
-                        predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
-                        scores = data.walk.score(
-                            predictions, task, state.eval_variables, config, data,
-                            name=f"step_{step}", last=step == total,
-                        )  # fmt: skip
-                    except Exception:
-                        checkpoints.save(state, stored)  # an evaluation that fails costs no training
-                        raise
-                    run_log.write("eval", step, **scores)
-                    log.info("step %d: %s", step, summary_line(scores))
-                checkpoints.save(state, stored, metrics=scores if is_eval else None)
-                clock = time.perf_counter()
-            if preemption.reached(step) and step < total:
-                train.check_finite(state, checkpoints.last_good)
-                checkpoints.wait()
-                if checkpoints.latest() != step:
-                    checkpoints.save(state, stored)
-                    checkpoints.wait()
-                log.info("asked to stop after step %d: start the same command again to go on from there", step)
-                raise SystemExit(PREEMPTED)
-        bar.close()
-        checkpoints.wait()
-        if start < total:
-            run_log.write("end", total, **scores)
-        # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
-        missing = start == total and jax.process_count() == 1 and not (config.out / LAST_PICTURE).exists()
-        if config.plots and jax.process_index() == 0 and (predictions is not None or missing):
-            with optional("report.html", config.out):
-                report(config, data, total)
-            with optional("plots", config.out):
-                if predictions is None:
-                    predictions = data.walk.predict(predict_fn, state.eval_variables, data.val, task, config, mesh)
-                data.walk.draw(predictions, task, jax.device_get(state.eval_variables), config, data, run_log.events())
-                log.info("pictures are in %s", config.out / "plots")
-    return scores
+        except Exception:
+            self.save()
+            raise
+        self.log.write("eval", step, **self.scores)
+        log.info("step %d: %s", step, summary_line(self.scores, self.kind.headline))
+
+    def save(self, metrics: dict[str, float] | None = None) -> None:
+        """Start saving the newest state, with the scores of its evaluation if there was one."""
+        self.checkpoints.save(self.state, self.stored, metrics=metrics)
+
+    def check_finite(self) -> None:
+        """Stop where a loss or a gradient was not finite."""
+        train.check_finite(self.state, self.checkpoints.last_good)
+
+    def stop(self, step: int) -> NoReturn:
+        """Save the state, unless it is saved, and end the process with `PREEMPTED`."""
+        self.check_finite()
+        self.checkpoints.wait()
+        if self.checkpoints.latest() != step:
+            self.save()
+            self.checkpoints.wait()
+        log.info("asked to stop after step %d: start the same command again to go on from there", step)
+        raise SystemExit(PREEMPTED)
+
+
+def _announce(session: Session, samples: int) -> None:
+    """Log how large the run is."""
+    mesh, state, config = session.training.mesh, session.state, session.config
+    log.info(
+        "%s parameters, %d %s, %d steps from step %d, %d devices of kind %s, %d processes",
+        f"{train.count_parameters(state.variables['params']):,}", samples, session.kind.samples, session.total,
+        session.start, mesh.size, mesh.devices.flat[0].device_kind, jax.process_count(),
+    )  # fmt: skip
+    if config.fsdp > 1:
+        held, whole = parallel.device_bytes(state.opt_state)
+        log.info(
+            "of the optimiser's state of %.1f MB each device holds %.1f (--fsdp %d)",
+            whole / 1e6, held / 1e6, config.fsdp,
+        )  # fmt: skip
+
+
+def loop(session: Session, preemption: parallel.Preemption) -> None:
+    """Train up to the last step: log, evaluate and save on the way, and stop where that is asked for."""
+    config, total = session.config, session.total
+    batches = session.kind.train_batches(start_step=session.start, total=total)
+    bar = tqdm.tqdm(total=total, initial=session.start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
+    clock, images = time.perf_counter(), 0
+    for step, batch in zip(range(session.start + 1, total + 1), batches, strict=False):
+        # Everything that crosses to the device does so by name (`parallel.global_batch`).
+        with jax.transfer_guard("disallow"):
+            session.state, metrics = session.training.step(step)(session.state, batch)
+        bar.update()
+        session.checkpoints.poll()
+        images += config.batch_size
+        if step % config.log_every == 0 or step == total:
+            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            session.check_finite()
+            rate = images / (time.perf_counter() - clock)
+            session.log.write("train", step, images_per_s=rate, **values)
+            best = {session.kind.best: session.scores.get(session.kind.best, "-")}
+            bar.set_postfix({"loss": f"{values['loss']:.2f}", **best, "img_s": f"{rate:.0f}"})
+            clock, images = time.perf_counter(), 0
+        is_eval = step % session.eval_steps == 0 or step == total
+        if is_eval or (config.checkpoint_every and step % config.checkpoint_every == 0):
+            session.check_finite()
+            if is_eval:
+                session.evaluate(step)
+            session.save(session.scores if is_eval else None)
+            clock = time.perf_counter()
+        if preemption.reached(step) and step < total:
+            session.stop(step)
+    bar.close()
+    session.checkpoints.wait()
+
+
+def finish(session: Session) -> None:
+    """Write the end into the log, and the report and the pictures on process 0."""
+    config, kind, total = session.config, session.kind, session.total
+    if session.start < total:
+        session.log.write("end", total, **session.scores)
+    # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
+    missing = session.start == total and jax.process_count() == 1 and not (config.out / LAST_PICTURE).exists()
+    if not config.plots or jax.process_index() != 0 or (session.predictions is None and not missing):
+        return
+    with optional("report.html", config.out):
+        kind.report(f"step_{total}")
+    with optional("plots", config.out):
+        if session.predictions is None:
+            session.predict()
+        variables = jax.device_get(session.state.eval_variables)
+        kind.draw(session.predictions, session.training.task, variables, session.log.events())
+        log.info("pictures are in %s", config.out / "plots")
 
 
 @contextmanager
@@ -205,17 +298,6 @@ def optional(what: str, out: Path) -> Iterator[None]:
             "the run in %s is complete, but without its %s: %s: %s (JAXPOSE_TRACEBACK=1 shows where)",
             out, what, type(error).__name__, error, exc_info=bool(os.environ.get("JAXPOSE_TRACEBACK")),
         )  # fmt: skip
-
-
-def report(config: RunConfig, data: Data, step: int) -> None:
-    """The page of the evaluation at that step, out/report.html, where there are annotations and its result file."""
-    from jaxpose.view import report as page
-    from jaxpose.view import tiles
-
-    found = config.out / "results" / f"step_{step}.json"
-    if data.ground_truth is not None and found.exists():
-        page.of_run(config.out, results=found, ground_truth=data.ground_truth, images=tiles.of_source(data.val),
-                    skeleton=data.val.skeleton, category_id=data.val.category_id)  # fmt: skip
 
 
 @contextmanager
@@ -249,19 +331,7 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float):
-    """Step of the optimiser -> learning rate."""
-    warmup = {
-        "warmup_steps": config.warmup_steps + round(config.warmup_epochs * updates_per_epoch),
-        "warmup_start": config.warmup_start,
-    }
-    if config.decay == "linear":
-        return train.linear_decay(rate, steps=max(round(config.epochs * updates_per_epoch), 1), **warmup)
-    boundaries = sorted({round(m * updates_per_epoch) for m in config.milestones})
-    return train.multi_step(rate, boundaries=boundaries, **warmup)
-
-
-def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, Any]:
+def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
     """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint, the data out of `load`."""
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
@@ -272,13 +342,12 @@ def evaluate_only(config: RunConfig, *, load: Callable[..., Data]) -> dict[str, 
             f"{' and '.join(config.FAMILIES)}: use the page that trained it"
         )
     config = config.as_trained(stored)
-    data = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
-    mesh = parallel.make_mesh()
-    parallel.check_batch_size(config.batch_size, mesh)
-    predict_fn = train.make_predict_step(task, mesh=mesh, flip_test=config.flips())
-    predictions = data.walk.predict(predict_fn, parallel.replicate(variables, mesh), data.val, task, config, mesh)
-    name = f"eval_{stored['step']}_{config.val_split}{data.walk.variant(config)}"
-    scores = data.walk.score(predictions, task, variables, config, data, name=name)
+    kind = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
+    parallel.check_batch_size(config.batch_size, kind.mesh)
+    predict_fn = train.make_predict_step(task, mesh=kind.mesh, flip_test=config.flips())
+    predictions = kind.predict(predict_fn, task, parallel.replicate(variables, kind.mesh))
+    name = f"eval_{stored['step']}_{config.val_split}{kind.variant()}"
+    scores = kind.score(predictions, task, variables, name=name)
     if jax.process_index() == 0:
         where = str(config.out / "results" / f"{name}.json")
         print(json.dumps({"checkpoint_step": stored["step"], "results": where, "flip_test": config.flips(), **scores}))

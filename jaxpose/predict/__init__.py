@@ -11,6 +11,6 @@ A person detector is not part of this package: boxes come from any.
 """
 
 from jaxpose.predict.poses import Poses, outlines
-from jaxpose.predict.predictor import PADDING, Predictor, load
+from jaxpose.predict.predictor import Predictor, load
 
-__all__ = ["PADDING", "Poses", "Predictor", "load", "outlines"]
+__all__ = ["Poses", "Predictor", "load", "outlines"]

@@ -52,7 +52,8 @@ def main(
     flip_test: bool | None = None,
     batch_size: int | None = None,
     test_size: int | None = None,
-    fit: Literal["short", "long"] = "short",
+    fit: Literal["short", "long"] | None = None,
+    scales: tuple[float, ...] | None = None,
     max_pixels: int = media.MAX_PIXELS,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -76,8 +77,9 @@ def main(
       region: also draw the region that holds each joint with this probability (of nets with a likelihood).
       flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
       batch_size: crops, or whole images, at a time.
-      test_size: of whole images: side of the net's input, a multiple of 64.
-      fit: of whole images: which side that is.
+      test_size: of whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
+      fit: of whole images: which side that is; None: as the run was evaluated.
+      scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
       max_pixels: larger pictures are refused.
       step: which checkpoint of the run.
     """
@@ -93,6 +95,7 @@ def main(
         batch_size=batch_size,
         test_size=test_size,
         fit=fit,
+        scales=scales,
         max_pixels=max_pixels,
     )
     if known is not None and predictor.finds_people:

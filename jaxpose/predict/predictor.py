@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +14,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxpose import checkpoint, geometry, tasks
-from jaxpose.data import augment
+from jaxpose import checkpoint, geometry, inference, tasks
 from jaxpose.data.boxes import touches
 from jaxpose.data.pixels import warped
 from jaxpose.data.whole_images import views
@@ -22,13 +23,17 @@ from jaxpose.predict import media
 from jaxpose.predict.poses import Poses
 from jaxpose.skeleton import Skeleton
 
-PADDING = 1.25  # of a box, as in training and evaluation
-
 
 class Predictor:
     """What `load` gives: pictures -> poses. Programs are compiled once for each shape and kept.
 
-    Attributes: task, config (of the checkpoint), skeleton, finds_people (whether boxes are not needed), flip_test.
+    Attributes:
+        task: the task of the checkpoint.
+        config: what the checkpoint stores beside the weights.
+        settings: `jaxpose.inference.Settings`, how pictures are predicted: as the checkpoint says, changed by the arguments.
+        skeleton: of the poses.
+        finds_people: whether the net finds people itself, so that boxes are not needed.
+        flip_test: whether predictions are averaged with those of the mirrored picture.
     """
 
     def __init__(
@@ -40,8 +45,8 @@ class Predictor:
         flip_test: bool | None = None,
         batch_size: int | None = None,
         test_size: int | None = None,
-        fit: Literal["short", "long"] = "short",
-        scales: Sequence[float] = (1.0,),
+        fit: Literal["short", "long"] | None = None,
+        scales: Sequence[float] | None = None,
         max_pixels: int = media.MAX_PIXELS,
         device: jax.Device | None = None,
     ):
@@ -49,23 +54,25 @@ class Predictor:
         self.skeleton = Skeleton.from_dict(task.config["skeleton"])
         self.size_wh = tuple(task.config["size_wh"])
         self.finds_people = task.config["family"] == "bottom_up"
-        run = config.get("run", {})
-        if flip_test is None:
-            flip_test = _evaluated_with_flip(run, self.finds_people)
-        self.flip_test, self.max_pixels = flip_test, max_pixels
-        self.rescore = run.get("rescore") or ("box+mean+max" if task.config["family"] == "regression" else "box*mean")
+        # What held for checkpoints that state no rule.
+        unstated = inference.Settings(rescore="box+mean+max" if task.config["family"] == "regression" else "box*mean")
+        given = {"flip_test": flip_test, "test_size": test_size, "fit": fit}
+        if scales is not None:
+            given["scales"] = tuple(float(scale) for scale in scales)
+        self.settings = dataclasses.replace(
+            inference.from_checkpoint(config, default=unstated), **{k: v for k, v in given.items() if v is not None}
+        )
+        self.flip_test, self.max_pixels = self.settings.flip_test, max_pixels
         self.batch_size = (4 if self.finds_people else 32) if batch_size is None else batch_size
-        self.view_options = {
-            "size": run.get("test_size") or min(self.size_wh) if test_size is None else test_size,
-            "fit": fit,
-            "scales": tuple(scales),
-        }
-        if self.finds_people and (self.view_options["size"] % 64 or self.view_options["size"] < 64):
-            raise ValueError(f"test_size={self.view_options['size']}: expected a multiple of 64")
+        self.view_options = {}
+        if self.finds_people:
+            size = self.settings.side(self.size_wh)
+            self.view_options = {"size": size, "fit": self.settings.fit, "scales": self.settings.scales}
         if self.batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a positive number")
         self.device = device or jax.local_devices()[0]
         self.density = tasks.predictive_density(task.config, variables, required=False)
+        flip_test = self.flip_test
         if self.finds_people:  # a program for each shape of picture: they share the weights
             program = jax.jit(lambda weights, batch: task.predict(weights, batch, flip_test=flip_test))
             self._predict = partial(program, jax.device_put(variables, self.device))
@@ -103,7 +110,9 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):  # decoded when they are needed
             mine = slice(start, start + self.batch_size)
             pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[mine]]
-            poses += self._found(pictures) if self.finds_people else self._in_boxes(pictures, boxes[mine], first=start)
+            poses += (
+                self._in_whole(pictures) if self.finds_people else self._in_boxes(pictures, boxes[mine], first=start)
+            )
         return poses
 
     def _in_boxes(self, pictures: list[np.ndarray], boxes: Sequence[Any], *, first: int) -> list[Poses]:
@@ -115,20 +124,19 @@ class Predictor:
             (np.concatenate([entry[j] for entry in checked]) for j in (0, 1)) if checked else (np.zeros((0, 4)), ())
         )
         owner = np.repeat(np.arange(len(pictures)), [len(entry[0]) for entry in checked])
-        affine = geometry.box_to_affine(box, self.size_wh, padding=PADDING)
-        crops = (warped(pictures[i], a, self.size_wh) for i, a in zip(owner, affine, strict=True))
-        outputs = self._batched(crops, len(box))
+        padding = self.settings.padding
+        affine = geometry.box_to_affine(box, self.size_wh, padding=padding)
+        crops = ({"image": warped(pictures[i], a, self.size_wh)} for i, a in zip(owner, affine, strict=True))
+        outputs = inference.run(self._step, self._batches(crops), gather=False)
         joints = (len(box), self.skeleton.num_joints)
-        xy = geometry.apply_affine(
-            geometry.invert_affine(affine), outputs.get("xy", np.zeros((*joints, 2))).astype(np.float64)
-        )
+        xy = inference.to_image(outputs.get("xy", np.zeros((*joints, 2))).astype(np.float64), affine)
         confidence = outputs.get("confidence", np.zeros(joints)).astype(np.float64)
         _check_finite(xy, confidence)
         sigma = None
         if self.density is not None:
             sigma = outputs.get("sigma", np.zeros((*joints, 2))) * np.array(self.size_wh) / affine[:, :1, None, 0]
-        area = geometry.fit_box(box, aspect=self.size_wh[0] / self.size_wh[1], padding=PADDING)[:, 2:].prod(-1)
-        total = results.person_score(confidence, score, rule=self.rescore)
+        area = geometry.fit_box(box, aspect=self.size_wh[0] / self.size_wh[1], padding=padding)[:, 2:].prod(-1)
+        total = results.person_score(confidence, score, rule=self.settings.rescore)
         return [
             Poses(
                 xy[mine], confidence[mine], total[mine], self.skeleton, box=box[mine], box_score=score[mine],
@@ -137,46 +145,32 @@ class Predictor:
             for mine in (owner == i for i in range(len(pictures)))
         ]  # fmt: skip
 
-    def _batched(self, crops, count: int) -> dict[str, np.ndarray]:
-        """Predictions for so many crops. The last batch is filled up to a power of two: few programs, little waste."""
-        chunks = []
-        for start in range(0, count, self.batch_size):
-            rows = min(self.batch_size, count - start)
-            batch = np.stack([next(crops) for _ in range(rows)])
-            outputs = self._run({"image": batch})
-            chunks.append({k: v[:rows] for k, v in outputs.items()})
-        return {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]} if chunks else {}
-
-    def _run(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = len(batch["image"])
-        room = min(1 << (rows - 1).bit_length(), self.batch_size)
-        filled = {
-            k: np.concatenate([v, np.repeat(v[-1:], room - rows, axis=0)]) if room > rows else v
-            for k, v in batch.items()
-        }
-        return jax.device_get(self._predict(jax.device_put(filled, self.device)))
-
-    def _found(self, pictures: list[np.ndarray]) -> list[Poses]:
+    def _in_whole(self, pictures: list[np.ndarray]) -> list[Poses]:
         settings = tasks.FindPeople(**self.task.config["people"])
+
+        def group(maps: Mapping[str, np.ndarray], *, stride: float) -> dict[str, np.ndarray]:
+            _check_finite(maps["heatmap"], maps["tag"])
+            return tasks.find_people(maps, settings, stride=stride)
+
         same_shape = defaultdict(list)
-        for i, image in enumerate(pictures):
-            made, affine = views(image, **self.view_options)
-            same_shape[made["image"].shape].append((i, made, affine))
-        poses: list[Poses | None] = [None] * len(pictures)
-        for members in same_shape.values():
-            for start in range(0, len(members), self.batch_size):
-                chunk = members[start : start + self.batch_size]
-                batch = {name: np.stack([made[name] for _, made, _ in chunk]) for name in chunk[0][1]}
-                maps = {k: v[: len(chunk)] for k, v in self._run(batch).items()}
-                _check_finite(maps["heatmap"], maps["tag"])
-                found = tasks.find_people(maps, settings, stride=batch["image"].shape[2] / maps["heatmap"].shape[2])
-                for row, (i, _, affine) in enumerate(chunk):
-                    people = found["poses"][row][found["valid"][row]].astype(np.float64)
-                    there = people[..., 2:] > 0
-                    xy = np.where(there, geometry.apply_affine(geometry.invert_affine(affine), people[..., :2]), 0.0)
-                    score = found["scores"][row][found["valid"][row]].astype(np.float64)
-                    poses[i] = Poses(xy, people[..., 2], score, self.skeleton, box_score=score)
-        return poses
+        for i, picture in enumerate(pictures):
+            images, affine = views(picture, **self.view_options)
+            same_shape[images["image"].shape].append({**images, "affine": affine, "index": i})
+        batches = chain.from_iterable(self._batches(samples) for samples in same_shape.values())
+        people = inference.people(self._step, batches, group, gather=False) if pictures else {}
+        return [
+            self._poses(*(people[name][i][people["valid"][i]].astype(np.float64) for name in ("poses", "scores")))
+            for i in range(len(pictures))
+        ]
+
+    def _poses(self, people: np.ndarray, score: np.ndarray) -> Poses:
+        return Poses(people[..., :2], people[..., 2], score, self.skeleton, box_score=score)
+
+    def _batches(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
+        return inference.batches(samples, size=self.batch_size, smallest=1)
+
+    def _step(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        return self._predict(jax.device_put(inference.views(batch), self.device))
 
 
 def load(
@@ -187,25 +181,31 @@ def load(
     flip_test: bool | None = None,
     batch_size: int | None = None,
     test_size: int | None = None,
-    fit: Literal["short", "long"] = "short",
-    scales: Sequence[float] = (1.0,),
+    fit: Literal["short", "long"] | None = None,
+    scales: Sequence[float] | None = None,
     max_pixels: int = media.MAX_PIXELS,
     device: jax.Device | None = None,
 ) -> Predictor:
-    """A predictor from a run's folder or an imported checkpoint. TensorFlow is not needed, OpenCV is (the extra `data`).
+    """Builds a predictor from a run's folder or an imported checkpoint. TensorFlow is not needed, OpenCV is (the extra `data`).
+
+    What is not given is as the checkpoint was evaluated (`jaxpose.inference.from_checkpoint`). Two things are not done here: poses
+    are not suppressed (`jaxpose.evaluation.results.suppress` does that), and pictures are always decoded in full.
 
     Args:
-      directory: of the run, or its checkpoints.
-      step: which checkpoint; see `checkpoint.restore_model`.
-      net: where the checkpoint was trained with one that is not this package's.
-      flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
-      batch_size: crops, or whole images, at a time; None: 32 or 4.
-      test_size, fit, scales: of whole images: `jaxpose.data.whole_images.eval_batches`. fit="long": one program for all shapes.
-      max_pixels: larger pictures are refused.
-      device: None: the first.
+        directory: the run's folder, or its checkpoints folder.
+        step: which checkpoint; see `checkpoint.restore_model`.
+        net: the net, where the checkpoint was trained with one that is not this package's.
+        flip_test: average with the mirrored picture, at twice the time.
+        batch_size: crops or whole images per call of the net; None stands for 32 or 4.
+        test_size: side of a whole image in input pixels, a multiple of 64.
+        fit: which side of a whole image that is; "long" needs one program for all shapes.
+        scales: scales of a whole image whose heatmaps are averaged, 1 among them.
+        max_pixels: larger pictures are refused.
+        device: where the net runs; None stands for the first local device.
 
     Raises:
-      FileNotFoundError, ValueError: no checkpoint, a damaged one, or one that does not fit its net.
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is damaged or does not fit its net; an argument is out of range.
     """
     variables, config = checkpoint.restore_model(directory, step=step)
     task = tasks.from_config(config["task"], net=net)
@@ -214,14 +214,6 @@ def load(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
         max_pixels=max_pixels, device=device,
     )  # fmt: skip
-
-
-def _evaluated_with_flip(run: dict[str, Any], finds_people: bool) -> bool:
-    """`flips` of the experiments' configs."""
-    stored = run.get("flip_test")
-    if stored is None and finds_people and "augment" in run:
-        return augment.named_whole(run["augment"]).flip > 0
-    return True if stored is None else stored
 
 
 def _boxes(entry: Any, image_wh: tuple[int, int], image: int) -> tuple[np.ndarray, np.ndarray]:

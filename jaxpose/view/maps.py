@@ -15,7 +15,7 @@ from jaxpose.view import figures
 __all__ = ["maps"]
 
 LEVELS = (0.5, 0.9)
-AT_ONCE = 8  # images through the net
+AT_ONCE = 8  # images per call of the net
 ON_A_SHEET = 8
 
 
@@ -77,38 +77,36 @@ def maps(
 
 
 def _chosen(source, count: int, seed: int) -> list[int]:
-    from jaxpose.data import crops as pipeline
+    from jaxpose.data import feed
 
     if len(source) == 0:
         raise ValueError(f"{source} has nothing to draw")
-    return pipeline.sample_indices(np.arange(min(count, len(source))), num_samples=len(source), seed=seed)[0].tolist()
+    return feed.sample_indices(np.arange(min(count, len(source))), num_samples=len(source), seed=seed)[0].tolist()
 
 
 def _crops(source, stored, count: int, seed: int) -> list[dict[str, Any]]:
     """As the evaluation makes them, with the labels as NaN where there are none."""
-    from jaxpose.data import crops as pipeline
+    from jaxpose import inference
+    from jaxpose.data import crops
 
-    options = {
-        "size_wh": tuple(stored["task"]["size_wh"]),
-        "decode": stored.get("run", {}).get("decode") or "exact",
-    }
-    samples = [pipeline.sample(source, i, **options) for i in _chosen(source, count, seed)]
+    tested = inference.from_checkpoint(stored)
+    options = {"size_wh": tuple(stored["task"]["size_wh"]), "decode": tested.decode, "padding": tested.padding}
+    samples = [crops.sample(source, i, **options) for i in _chosen(source, count, seed)]
     return [
         sample | {"truth": np.where(sample["visibility"][:, None] > 0, sample["joints"], np.nan)} for sample in samples
     ]
 
 
-def _through(function, variables, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """function(variables, (B, H, W, 3)) -> arrays, over all the images; jitted once, the last batch filled up."""
+def _outputs(function, variables, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """function(variables, (B, H, W, 3)) -> arrays, over all the images; jitted once."""
     import jax
 
-    step, chunks = jax.jit(function), []
-    size = min(AT_ONCE, len(images))
-    for first in range(0, len(images), size):
-        part = list(images[first : first + size])
-        batch = np.stack(part + part[-1:] * (size - len(part)))
-        chunks.append({k: np.asarray(v)[: len(part)] for k, v in step(variables, batch).items()})
-    return {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
+    from jaxpose import inference
+
+    step = jax.jit(function)
+    samples = ({"image": image} for image in images)
+    batches = inference.batches(samples, size=min(AT_ONCE, len(images)))
+    return inference.run(lambda batch: step(variables, batch["image"]), batches, gather=False)
 
 
 def _heatmaps(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
@@ -121,7 +119,7 @@ def _heatmaps(task, variables, stored, source, *, count: int, seed: int, out: Pa
         found = task.predict(variables, {"image": images}, flip_test=False)
         return {"xy": found["xy"], "maps": tasks.heatmap_of(config, variables, images)}
 
-    found, paths = _through(both, variables, [sample["image"] for sample in samples]), []
+    found, paths = _outputs(both, variables, [sample["image"] for sample in samples]), []
     cell = pixels_per_cell(tuple(config["size_wh"]), found["maps"].shape[1:3], target=config["maps"]["target"])
     for sample, xy, heat in zip(samples, found["xy"], found["maps"], strict=True):
         paths.append(
@@ -141,7 +139,7 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
     def predicted(variables, images):
         return task.predict(variables, {"image": images}, flip_test=False)
 
-    found = _through(predicted, variables, [sample["image"] for sample in samples])
+    found = _outputs(predicted, variables, [sample["image"] for sample in samples])
     model = tasks.predictive_density(task.config, variables, required=False)
     deviation = None if model is None else density.moments(model).standard_deviation
     curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
@@ -168,20 +166,20 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
 
 
 def _people(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import geometry, tasks
-    from jaxpose.data import whole_images as images
+    from jaxpose import geometry, inference, tasks
+    from jaxpose.data import whole_images
 
-    config, run = task.config, stored.get("run", {})
-    side = run.get("test_size") or min(config["size_wh"])
+    config = task.config
+    side = inference.from_checkpoint(stored).side(tuple(config["size_wh"]))
     indices = _chosen(source, count, seed)
-    squares = [images.eval_sample(source, i, size=side, fit="long") for i in indices]
+    squares = [whole_images.eval_sample(source, i, size=side, fit="long") for i in indices]
     scaled = config["loss"]["targets"] == "scale_adaptive"
 
     def everything(variables, batch):
         found = task.predict(variables, {"image": batch}, flip_test=False)
         return found | ({"factor": tasks.scale_factors(config, variables, batch)} if scaled else {})
 
-    found = _through(everything, variables, [square["image"] for square in squares])
+    found = _outputs(everything, variables, [square["image"] for square in squares])
     stride = squares[0]["image"].shape[1] / found["heatmap"].shape[2]
     settings = tasks.FindPeople(**config["people"])
     people = tasks.find_people(found, settings, stride=stride)

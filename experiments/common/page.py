@@ -1,0 +1,57 @@
+"""What a page is: its name, its presets, and the functions that turn its flags into a task and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.common import families, runner
+from experiments.common.config import RunConfig, parse
+from experiments.common.kinds import Load, PyTree
+from jaxpose import checkpoint, tasks
+from jaxpose.skeleton import Skeleton
+
+# The task that is trained and stored, and what comes first: (epochs, task) over the same variables, or None.
+Tasks = tuple[tasks.Task, tuple[float, tasks.Task] | None]
+
+
+@dataclass(frozen=True)
+class Page:
+    """An experiment that is started as `python -m experiments.NAME`.
+
+    Attributes:
+        name: name of the module; a run without --out goes to runs/NAME.
+        presets: the flags' defaults by the name that --preset takes.
+        description: text of --help.
+        make: (flags, skeleton of the data) -> the task, and what comes first.
+        load: opens the data.
+        adjust: turns the page's own flags into those that `make` reads.
+        initial: (task, flags) -> host arrays that a fresh run starts from; None: the task's own initialisation.
+        default: the preset of a run without --preset.
+    """
+
+    name: str
+    presets: Mapping[str, RunConfig]
+    description: str
+    make: Callable[[Any, Skeleton], Tasks]
+    load: Load
+    adjust: Callable[[Any], RunConfig] = lambda config: config
+    initial: Callable[[tasks.Task, Any], PyTree | None] = families.from_pretrained
+    default: str = "tiny"
+
+    def main(self, argv: list[str] | None = None) -> dict[str, float]:
+        """Train, resume or evaluate as the flags say, and return the scores."""
+        config = self.adjust(self.parse(argv))
+        runner.start(config)
+        if config.eval_only is not None:
+            return runner.evaluate_only(config, load=self.load)
+        kind = self.load(config)
+        task, first = self.make(config, kind.skeleton)
+        # A run that is resumed has its own weights.
+        variables = None if checkpoint.exists(config.out) else self.initial(task, config)
+        return runner.run(task, config, kind, variables=variables, first=first)
+
+    def parse(self, argv: list[str] | None = None) -> RunConfig:
+        """The command line -> the flags, before `adjust`."""
+        return parse(self.presets, name=self.name, default=self.default, description=self.description, argv=argv)

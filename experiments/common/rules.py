@@ -1,0 +1,214 @@
+"""The rule of a flag stands at its field, and is read here: what values it takes, and whether a resumed run may change it.
+
+    batch_size: Annotated[int, Positive, Fixed] = 256
+    nms: Annotated[float | None, Between(0, 1, "an OKS above 0, at most 1, or None", open_low=True), MayChange] = 0.9
+
+Every field has one `Rule` (`AnyValue` where it has none). Where runs are resumed it also has one `Resume`: `Fixed`, `MayChange`
+or `MayMove`. tyro passes both through. What depends on several flags is a method `check` of the class that holds them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jaxpose import files
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values a flag takes. None is not checked: the type of the field says whether it may be given.
+
+    Attributes:
+        holds: value -> whether it is taken.
+        expected: what is taken, for the error message.
+    """
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with the value, or None.
+
+        >>> Positive.problem(0)
+        '0: expected a positive number'
+        """
+        return None if self.holds(value) else f"{value}: expected {self.expected}"
+
+
+@dataclass(frozen=True)
+class PathRule(Rule):
+    """A path of this machine's file system, not a URL."""
+
+    def problem(self, value: Path) -> str | None:
+        try:
+            files.local(value)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+def AtLeast(low: float, why: str = "") -> Rule:
+    """Numbers from `low` on.
+
+    >>> AtLeast(2, "one to train on, one to evaluate on").problem(1)
+    '1: expected 2 or more: one to train on, one to evaluate on'
+    """
+    return Rule(lambda x: x >= low, f"{low} or more" + (f": {why}" if why else ""))
+
+
+def Between(low: float, high: float, expected: str, *, open_low: bool = False, open_high: bool = False) -> Rule:
+    """Numbers from `low` to `high`, without an end that is open.
+
+    >>> Between(0, 1, "a share, from 0 to below 1", open_high=True).problem(1.0)
+    '1.0: expected a share, from 0 to below 1'
+    """
+    return Rule(lambda x: (low < x if open_low else low <= x) and (x < high if open_high else x <= high), expected)
+
+
+def MultipleOf(unit: int) -> Rule:
+    """Positive multiples of a number.
+
+    >>> MultipleOf(64).problem(100)
+    '100: expected a multiple of 64'
+    """
+    return Rule(lambda x: x >= unit and x % unit == 0, f"a multiple of {unit}")
+
+
+AnyValue = Rule(lambda _: True, "any value")  # of the type; a class of settings, such as Likelihood, checks its own
+LocalPath = PathRule(lambda _: True, "a path of this machine")
+Positive = Rule(lambda x: x > 0, "a positive number")
+AllPositive = Rule(lambda xs: all(x > 0 for x in xs), "positive numbers")
+Size = Rule(lambda x: min(x) > 0, "a positive width and height")
+Increasing = Rule(lambda xs: all(a < b for a, b in itertools.pairwise((0, *xs))), "epochs that increase")
+Momentum = Between(0, 1, "a decay between 0 and 1, or None", open_low=True, open_high=True)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a flag of a resumed run may differ from the one that the run was started with.
+
+    Attributes:
+        allows: (stored value, value now), as JSON holds them -> whether it is still the same run.
+    """
+
+    allows: Callable[[Any, Any], bool]
+
+
+def _same_name(stored: Any, now: Any) -> bool:
+    return stored == now or (isinstance(stored, str) and isinstance(now, str) and Path(stored).name == Path(now).name)
+
+
+Fixed = Resume(lambda stored, now: stored == now)  # it makes the batches or the optimiser
+MayChange = Resume(lambda stored, now: True)
+MayMove = Resume(_same_name)  # a folder of the same name in another place
+
+
+@dataclass(frozen=True)
+class Unsaid:
+    """What a flag means where it is None, or where the run was started before there was such a flag."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What stands at a field: its rule, whether a resumed run may change it (None: nothing is resumed), and what None means."""
+
+    rule: Rule
+    resume: Resume | None
+    unsaid: Any = None
+
+
+@cache
+def flags(kind: type) -> dict[str, Flag]:
+    """The declarations of a dataclass by field.
+
+    Raises:
+        TypeError: a field without a rule, or with more than one.
+
+    >>> @dataclass
+    ... class Config:
+    ...     steps: int = 1
+    >>> flags(Config)
+    Traceback (most recent call last):
+    TypeError: Config.steps declares no rule: annotate it, Annotated[int, Positive, Fixed]; see experiments/common/rules.py
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: _flag(f"{kind.__qualname__}.{field.name}", hints[field.name]) for field in dataclasses.fields(kind)
+    }
+
+
+def _flag(name: str, hint: Any) -> Flag:
+    metadata = getattr(hint, "__metadata__", ())
+    rules, resumes, unsaid = ([m for m in metadata if isinstance(m, kind)] for kind in (Rule, Resume, Unsaid))
+    if len(rules) != 1 or len(resumes) > 1:
+        raise TypeError(
+            f"{name} declares {'more than one' if metadata else 'no'} rule: annotate it, Annotated[int, Positive, Fixed]; "
+            "see experiments/common/rules.py"
+        )
+    return Flag(rules[0], resumes[0] if resumes else None, unsaid[0].value if unsaid else None)
+
+
+def check(config: Any) -> None:
+    """Raises a ValueError that names the flag, what it was given and what it takes.
+
+    Args:
+        config: a dataclass whose fields declare their rules. Its method `check`, where it has one, is called after them.
+    """
+    for name, flag in flags(type(config)).items():
+        value = getattr(config, name)
+        if value is not None and (problem := flag.rule.problem(value)):
+            raise ValueError(f"--{name.replace('_', '-')} {problem}")
+    together = getattr(config, "check", None)
+    if together is not None:
+        together()
+
+
+def resume_rules(kind: type) -> dict[str, Resume]:
+    """How each flag of a resumed run may differ.
+
+    Raises:
+        TypeError: a field that does not say it.
+    """
+    silent = [name for name, flag in flags(kind).items() if flag.resume is None]
+    if silent:
+        raise TypeError(
+            f"{kind.__qualname__}: say of {', '.join(silent)} whether a resumed run may change it: Fixed or MayChange"
+        )
+    return {name: flag.resume for name, flag in flags(kind).items()}
+
+
+def changes(
+    kind: type, stored: Mapping[str, Any], now: Mapping[str, Any], *, allowed: Mapping[str, Resume]
+) -> dict[str, tuple[Any, Any]]:
+    """The flags that make `now` another run than `stored`, with both values.
+
+    Args:
+        kind: the dataclass of the flags.
+        stored: the settings that a run was started with, as JSON holds them; flags that came later are missing.
+        now: the settings to go on with.
+        allowed: how each flag may differ; one that is missing may not.
+
+    >>> @dataclass
+    ... class Config:
+    ...     seed: Annotated[int, AnyValue, Fixed] = 0
+    ...     keep: Annotated[int, Positive, MayChange] = 2
+    >>> changes(Config, {"seed": 0, "keep": 1}, {"seed": 5, "keep": 2}, allowed=resume_rules(Config))
+    {'seed': (0, 5)}
+    """
+    unsaid = {name: flag.unsaid for name, flag in flags(kind).items() if flag.unsaid is not None}
+    different = {}
+    for name in now:
+        if name not in stored and name not in unsaid:
+            continue
+        pair = tuple(unsaid.get(name) if run.get(name) is None else run[name] for run in (stored, now))
+        if not allowed.get(name, Fixed).allows(*pair):
+            different[name] = pair
+    return different

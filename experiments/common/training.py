@@ -1,0 +1,140 @@
+"""From a task and the settings of a run to jitted steps: all that a training needs before its data are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from experiments.common.config import RunConfig
+from experiments.common.kinds import Batch, PredictStep, PyTree
+from jaxpose import tasks, train
+
+TrainStep = Callable[[train.TrainState, Batch], tuple[train.TrainState, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A task and an optimiser on a mesh: the state that they start from, and the jitted steps.
+
+    Attributes:
+        task: what is trained, predicts and is stored.
+        tx: the optimiser.
+        mesh: the devices.
+        seed: seeds the initialisation and the randomness on the devices.
+        ema: decay of the moving average of the weights; None: there is none.
+        train_step: the step of `task`.
+        opening_step: the step of the task that comes first, over the same variables.
+        opening: number of the last update that `opening_step` makes; 0: it makes none.
+        predict_step: predictions of `task`.
+    """
+
+    task: tasks.Task
+    tx: optax.GradientTransformation
+    mesh: Mesh
+    seed: int
+    ema: float | None
+    train_step: TrainStep
+    opening_step: TrainStep
+    opening: int
+    predict_step: PredictStep
+
+    @classmethod
+    def make(
+        cls,
+        task: tasks.Task,
+        tx: optax.GradientTransformation,
+        *,
+        mesh: Mesh,
+        seed: int,
+        ema: float | None = None,
+        first: tuple[int, tasks.Task] | None = None,
+        flip_test: bool = True,
+    ) -> Training:
+        """Makes the steps; nothing is compiled and no device is touched.
+
+        Args:
+            task: what is trained.
+            tx: the optimiser.
+            mesh: the devices.
+            seed: seeds the initialisation and the randomness on the devices.
+            ema: decay of the moving average of the weights; None: there is none.
+            first: (updates, task): that many updates come first, with this task's loss over the same variables.
+            flip_test: average predictions with those of the mirrored image.
+        """
+        opening, opening_task = first or (0, task)
+        options = {"mesh": mesh, "ema_decay": ema, "seed": seed}
+        return cls(
+            task, tx, mesh, seed, ema,
+            train_step=train.make_train_step(task, tx, **options),
+            opening_step=train.make_train_step(opening_task, tx, **options),
+            opening=opening,
+            predict_step=train.make_predict_step(task, mesh=mesh, flip_test=flip_test),
+        )  # fmt: skip
+
+    def init_state(self, variables: PyTree | None = None) -> train.TrainState:
+        """A fresh state on the mesh, from these variables (host arrays) where they are given."""
+        key, ema = jax.random.key(self.seed), self.ema is not None
+        return train.init_state(self.task, self.tx, key, mesh=self.mesh, ema=ema, variables=variables)
+
+    def abstract_state(self) -> train.TrainState:
+        """Shapes, dtypes and shardings of the state; see `jaxpose.train.abstract_state`."""
+        return train.abstract_state(self.task, self.tx, mesh=self.mesh, ema=self.ema is not None)
+
+    def step(self, number: int) -> TrainStep:
+        """The jitted function that makes update `number`, counted from 1."""
+        return self.opening_step if number <= self.opening else self.train_step
+
+
+def build(
+    task: tasks.Task,
+    config: RunConfig,
+    *,
+    samples: int,
+    mesh: Mesh,
+    first: tuple[float, tasks.Task] | None = None,
+) -> Training:
+    """The training that the flags describe. Neither data nor devices are needed, so it can also be compiled ahead of time.
+
+    Args:
+        task: what is trained.
+        config: the flags.
+        samples: number of samples of an epoch.
+        mesh: the devices.
+        first: (epochs, task): that many epochs come first, with this task's loss over the same variables.
+    """
+    steps_per_epoch = samples / config.batch_size
+    epochs, opening = first or (0, task)
+    return Training.make(
+        task, make_optimizer(config, steps_per_epoch), mesh=mesh, seed=config.seed, ema=config.ema,
+        first=(round(epochs * steps_per_epoch), opening), flip_test=config.flips(),
+    )  # fmt: skip
+
+
+def steps_of(epochs: float, config: RunConfig, *, samples: int) -> int:
+    """The number of steps in so many epochs, at least 1."""
+    return max(round(epochs * (samples / config.batch_size)), 1)
+
+
+def make_optimizer(config: RunConfig, steps_per_epoch: float) -> optax.GradientTransformation:
+    """Adam with the learning rate, clipping and accumulation of the flags."""
+    rate = config.learning_rate
+    if config.base_batch_size is not None:
+        rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
+    schedule = make_schedule(config, rate, steps_per_epoch / config.accumulate)
+    return train.optimizer(schedule, clip_norm=config.clip_norm, accumulate=config.accumulate)
+
+
+def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> optax.Schedule:
+    """Step of the optimiser -> learning rate."""
+    warmup = {
+        "warmup_steps": config.warmup_steps + round(config.warmup_epochs * updates_per_epoch),
+        "warmup_start": config.warmup_start,
+    }
+    if config.decay == "linear":
+        return train.linear_decay(rate, steps=max(round(config.epochs * updates_per_epoch), 1), **warmup)
+    boundaries = sorted({round(m * updates_per_epoch) for m in config.milestones})
+    return train.multi_step(rate, boundaries=boundaries, **warmup)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import sys
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -25,7 +27,7 @@ from experiments.common.rules import (
     Resume,
     Size,
 )
-from jaxpose import checkpoint
+from jaxpose import checkpoint, files
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
@@ -82,6 +84,9 @@ class RunConfig:
         float | None, Between(0, 1, "a decay between 0 and 1, or None", open_low=True, open_high=True), Fixed
     ] = None
     """Decay of the moving average of the weights that is evaluated; none: no average."""
+    ema_growth: Annotated[float, AtLeast(0), MayChange] = 9.0
+    """Until it reaches --ema the decay of step t is t / (t + this), so that the average forgets the initial weights at once; 0:
+    --ema from the first step on, as in runs that were started before there was a choice."""
     seed: Annotated[int, AnyValue, Fixed] = 0
     """Seed of the initialisation, the order of the data, and the augmentation."""
 
@@ -93,6 +98,8 @@ class RunConfig:
     """How many of the last checkpoints are kept; the best one is kept besides."""
     flip_test: Annotated[bool, AnyValue, MayChange] = True
     """Average with the prediction on the mirrored crop."""
+    patience: Annotated[int | None, Positive, MayChange] = None
+    """Stop when the best evaluation is this many evaluations old; none: train to the end."""
     eval_only: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate this checkpoint (a run's folder) and stop."""
     plots: Annotated[bool, AnyValue, MayChange] = True
@@ -125,6 +132,10 @@ class RunConfig:
         """How each flag of a resumed run may differ; the slope of a linear decay follows from its end."""
         return rules.resume_rules(cls) | ({"epochs": Fixed} if run.get("decay") == "linear" else {})
 
+    def resumed(self, run: Mapping[str, Any]) -> RunConfig:
+        """These settings for going on with a run whose stored ones are `run`: what a run cannot change comes from there."""
+        return dataclasses.replace(self, ema_growth=run.get("ema_growth", 0.0))
+
     def flips(self) -> bool:
         """Whether the prediction is averaged with that of the mirrored image."""
         return self.flip_test
@@ -134,31 +145,106 @@ class RunConfig:
         return dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
 
 
+AUTO = "auto"  # the preset of pages that have one, for data without another
+
+
 def parse(
     presets: Mapping[str, ConfigT], *, name: str, default: str, description: str, argv: list[str] | None = None
 ) -> ConfigT:
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
 
-    `name` of the experiment: a run without --out goes to runs/NAME.
+    `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
+    is given and neither of them is. `name` of the experiment: a run without --out goes to runs/NAME.
     """
 
     @dataclass(frozen=True)
     class Preset:
-        preset: str = default
+        preset: str | None = None
+        config: Path | None = None
 
-    chosen, rest = tyro.cli(Preset, args=argv, return_unknown_args=True, add_help=False)
-    if chosen.preset not in presets:
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen, rest = tyro.cli(Preset, args=words, return_unknown_args=True, add_help=False)
+    given = given_flags(rest)
+    if chosen.preset is not None and chosen.preset not in presets:
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
+    if chosen.preset is not None and chosen.config is not None:
+        raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
+    preset = chosen.preset or (AUTO if AUTO in presets and "data" in given and "eval_only" not in given else default)
+    start = presets[preset] if chosen.config is None else read_settings(type(presets[preset]), chosen.config)
     config = tyro.cli(
-        type(presets[chosen.preset]), default=presets[chosen.preset], args=rest,
+        type(start), default=start, args=rest,
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
-        f"(shown: {chosen.preset}).",
+        f"(shown: {preset}), --config FILE takes them from the config.json of a run.",
     )  # fmt: skip
     rules.check(config)
+    if hasattr(config, "by_hand"):
+        config = dataclasses.replace(config, by_hand=tuple(sorted(given)))
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
     return config
+
+
+def given_flags(words: Sequence[str]) -> set[str]:
+    """Names of the fields whose flags stand among the words of a command line.
+
+    >>> sorted(given_flags(["--size-wh", "96", "96", "--no-flip-test", "--own.flip=0.5", "-3"]))
+    ['flip_test', 'own.flip', 'size_wh']
+    """
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    return {name.removeprefix("no_") for name in names}
+
+
+def read_settings(kind: type[ConfigT], path: Path) -> ConfigT:
+    """The config that `settings` gave and that a file holds; --out is not taken from it.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no JSON object, flags that the page does not have, values that it does not take.
+    """
+    values = files.read_json(path, "file of settings (--config)")
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} holds a {type(values).__name__}: expected the names of flags with their values")
+    try:
+        config = from_settings(kind, {k: v for k, v in values.items() if k != "out"})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--config {path}: {error}") from None
+    rules.check(config)
+    return config
+
+
+def from_settings(kind: type[ConfigT], values: Mapping[str, Any], *, default: ConfigT | None = None) -> ConfigT:
+    """The inverse of `settings`.
+
+    Args:
+        kind: class of the settings.
+        values: JSON-able values by field; those that are missing are `default`'s.
+        default: None: a config without flags.
+
+    Raises:
+        ValueError: a name that is no field.
+
+    >>> from_settings(RunConfig, {"size_wh": [64, 96], "data": "mouse"}).size_wh
+    (64, 96)
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"there is no flag {', '.join('--' + name.replace('_', '-') for name in unknown)}")
+    hints = get_type_hints(kind)
+    default = kind() if default is None else default
+    return dataclasses.replace(default, **{name: _typed(value, hints[name]) for name, value in values.items()})
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """A JSON value as the type of its field."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(options[0]):
+        return from_settings(options[0], value)
+    if Path in options:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

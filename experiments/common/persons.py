@@ -21,17 +21,44 @@ from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
 from jaxpose import density, files, geometry, parallel, tasks
-from jaxpose.data import boxes, builder, crops
+from jaxpose.data import augment, boxes, builder, crops
 from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, report, results
+from jaxpose.evaluation.baselines import Baselines, causes, verdict
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
 SHEET = 32  # crops on the picture of predictions
 
-Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii"]
+Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
+BASELINES = "baselines.json"  # of a run: what its training set alone says of a pose
+
+
+@dataclass(frozen=True)
+class OwnAugment:
+    """The numbers of --augment own; see `jaxpose.data.augment.Setting`."""
+
+    flip: float = 0.5
+    """Probability of mirroring."""
+    scale: float = 0.12
+    """The size of the region is multiplied by up to 1 +- this."""
+    rotation: float = 12.0
+    """Largest angle, in degrees; 180: every direction is as likely."""
+    rotation_probability: float = 0.5
+    """Probability of turning."""
+    shift: float = 0.0
+    """The centre moves by up to this part of the padded box."""
+    shift_probability: float = 1.0
+    """Probability of moving it, in x and in y."""
+
+    def setting(self) -> augment.Setting:
+        """The augmentation with these numbers, uniform draws, nobody halved."""
+        return augment.Setting("own", **dataclasses.asdict(self))
+
+    def __post_init__(self):
+        self.setting()
 
 
 @dataclass(frozen=True)
@@ -46,7 +73,9 @@ class PersonConfig(RunConfig):
     """Evaluate with ground-truth boxes moved and resized by up to this part of their size, as a detector errs."""
 
     augment: Annotated[Augment, AnyValue, Fixed] = "official"
-    """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
+    """Augmentation setting; see jaxpose/data/augment.py for its numbers. "own": those of --own."""
+    own: Annotated[OwnAugment, AnyValue, Fixed] = OwnAugment()
+    """The numbers of --augment own."""
     decode: Annotated[crops.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
     """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
     other pixels); none: exact, or as the run that is evaluated."""
@@ -58,8 +87,18 @@ class PersonConfig(RunConfig):
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
 
+    best: Annotated[Literal["AP", "skill"], AnyValue, Fixed] = "AP"
+    """The score by which the best checkpoint is kept: average precision, or the part of the mean position's error that is gone."""
+    calibrate: Annotated[bool, AnyValue, MayChange] = False
+    """Fit a factor of sigma on the evaluation split, at every evaluation, so that 90 % regions hold 90 % of its joints; it is stored with
+    the weights."""
+
     def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
         return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
+
+    def augmentation(self) -> augment.Setting:
+        """What training crops go through."""
+        return self.own.setting() if self.augment == "own" else augment.named(self.augment)
 
     def decoding(self) -> crops.Decode:
         """How JPEGs are decoded."""
@@ -116,7 +155,7 @@ class Persons:
         """Global batches of crops, from `start_step` up to `total`; batch t depends on (seed, t) only."""
         config = self.config
         host = crops.train_batches(
-            self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
+            self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augmentation(), seed=config.seed,
             start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
             stop_step=total, threads=config.workers, decode=config.decoding(),
         )  # fmt: skip

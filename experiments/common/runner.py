@@ -86,6 +86,8 @@ def run(
         the scores of the last evaluation.
     """
     _check_run(config, kind)
+    if checkpoint.exists(config.out):
+        config = config.resumed(checkpoint.read_config(config.out, step="latest").get("run") or {})
     samples = kind.count()
     training = build(task, config, samples=samples, mesh=kind.mesh, first=first)
     stored = {"task": task.config, "run": settings(config), "best": kind.best}

@@ -23,7 +23,7 @@ import numpy as np
 from experiments.common import ablation
 from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, LocalPath, MayChange
-from jaxpose import density, geometry, tasks
+from jaxpose import density, geometry, inference, tasks
 from jaxpose.data import synthetic
 from jaxpose.metrics import oks, pearson
 from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
@@ -101,8 +101,7 @@ def measure(
     if not np.isfinite(numbers["EPE"]):
         return numbers
     where = val["visibility"] > 0
-    back = geometry.invert_affine(val["affine"])
-    xy, truth = (geometry.apply_affine(back, points) for points in (predictions["xy"], val["joints"]))
+    xy, truth = (inference.to_image(points, val["affine"]) for points in (predictions["xy"], val["joints"]))
     similarity = oks(xy, truth, area=val["area"], sigmas=data["skeleton"].sigmas, where=where)
     numbers |= {
         "sigma": float(predictions["sigma"].mean(-1)[where].mean()),
@@ -111,7 +110,7 @@ def measure(
     if np.ptp(predictions["confidence"]) > 0:
         numbers["pearson"] = float(pearson(predictions["confidence"].mean(-1), similarity))
     try:
-        model = tasks.predictive_density(task.config, variables)
+        model = task.density(variables, required=True)
         if model is not None:
             numbers |= density_numbers(model, predictions, val, where, config)
     except ValueError as error:  # a density that quadrature cannot hold is a finding, not the end of the table

@@ -44,11 +44,12 @@ import tyro
 
 from experiments.common import runner
 from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
-from jaxpose import checkpoint, geometry, metrics, tasks
+from jaxpose import checkpoint, geometry, inference, metrics, tasks
 from jaxpose.data import builder, crops
 from jaxpose.data.formats import coco, crowdpose, mpii
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report
+from jaxpose.inference import Settings
 from jaxpose.skeleton import Skeleton
 
 FILLS = {"grey": (128, 128, 128), "mean": (124, 116, 104), "black": (0, 0, 0)}
@@ -151,8 +152,8 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
 class CropPredictor:
     """Crops of a source, and what a net predicts on them with something painted over."""
 
-    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, decode: crops.Decode = "exact"):
-        self.size_wh, self.decode = tuple(task.config["size_wh"]), decode
+    def __init__(self, task: tasks.Task, variables: Any, config: Config, *, settings: Settings | None = None):
+        self.size_wh, self.settings = task.size_wh, settings or Settings()
         self.config, fill = config, FILLS[config.fill]
 
         def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, jax.Array]:
@@ -165,8 +166,9 @@ class CropPredictor:
     def batches(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
         batch_size = min(self.config.batch_size, len(source))
         yield from crops.eval_batches(
-            source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers, decode=self.decode
-        )
+            source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers,
+            padding=self.settings.padding, decode=self.settings.decode,
+        )  # fmt: skip
 
     def predict(
         self, batch: dict[str, np.ndarray], low: np.ndarray, high: np.ndarray, *, inside: bool = True
@@ -191,12 +193,9 @@ def as_it_is(
     batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], skeleton: Skeleton
 ) -> dict[str, Any]:
     """`jaxpose.evaluation.report.details` in image pixels, and the correlation joint by joint."""
-    rows = {name: np.concatenate([b[name][b["valid"]] for b in batches])
-            for name in ("joints", "visibility", "box", "area", "affine")}  # fmt: skip
-    for name in ("xy", "confidence"):
-        rows[name] = np.concatenate([f[name][b["valid"]] for f, b in zip(found, batches, strict=True)])
-    back = geometry.invert_affine(rows["affine"])
-    rows |= {name: geometry.apply_affine(back, rows[name]) for name in ("joints", "xy")}
+    names = ("joints", "visibility", "box", "area", "affine", "valid")
+    rows = inference.merged({n: b[n] for n in names} | outputs for b, outputs in zip(batches, found, strict=True))
+    rows |= {name: inference.to_image(rows[name], rows["affine"]) for name in ("joints", "xy")}
     details = report.details(rows, sigmas=skeleton.sigmas, names=skeleton.joints)
     single = np.stack([
         metrics.oks(rows["xy"][:, k : k + 1], rows["joints"][:, k : k + 1], area=rows["area"],
@@ -327,26 +326,25 @@ def analyse(config: Config) -> dict[str, Any]:
     """The whole page, as JSON-able numbers."""
     check(config)
     variables, stored = checkpoint.restore_model(config.checkpoint)
-    family = stored["task"]["family"]
-    if family not in ("regression", "heatmaps"):
-        raise ValueError(f"{config.checkpoint} holds a task of the family {family!r}: expected regression or heatmaps")
     task = tasks.from_config(stored["task"])
+    if task.level != "person":
+        expected = " or ".join(tasks.families_of("person"))
+        raise ValueError(f"{config.checkpoint} holds a task of the family {task.family!r}: expected {expected}")
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
-    if config.patch > min(stored["task"]["size_wh"]):
-        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {stored['task']['size_wh']}")
-    skeleton = Skeleton.from_dict(stored["task"]["skeleton"])
+    if config.patch > min(task.size_wh):
+        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {list(task.size_wh)}")
     reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
     source = builder.prepare(
-        config.data, split=config.split, data_dir=config.data_dir, skeleton=skeleton, reader=reader
+        config.data, split=config.split, data_dir=config.data_dir, skeleton=task.skeleton, reader=reader
     )
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
     source = chosen(source, config.count)
-    predictor = CropPredictor(task, variables, config, decode=stored.get("run", {}).get("decode") or "exact")
+    predictor = CropPredictor(task, variables, config, settings=inference.from_checkpoint(stored))
     batches = list(predictor.batches(source))
     found = [predictor.whole(batch) for batch in batches]
     return {
-        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": family},
+        "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": task.family},
         "settings": json.loads(json.dumps(vars(config), default=str)),
         "as_it_is": as_it_is(batches, found, source.skeleton),
         "occlusion": occlusion(predictor, batches, found, source.skeleton),

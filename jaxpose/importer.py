@@ -22,7 +22,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxpose import files, weights
+from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
@@ -98,7 +98,7 @@ def main(
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    settings = published_settings(task.config).to_dict()
+    settings = published_settings(task).to_dict()
     config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
     checkpoint.write_model(out, variables, config)
     page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
@@ -259,14 +259,13 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
     return pages.get(skeleton) or pages.get(decode) or pages[""]
 
 
-def published_settings(config: dict[str, Any]) -> Settings:
-    """Returns how the code bases test a net whose task has that config: all of them with the mirrored image.
+def published_settings(task: Task) -> Settings:
+    """Returns how the code bases test a net of that task.
 
     MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
     """
-    if config["family"] == "bottom_up" or config["skeleton"]["name"] == MPII16.name:
-        return Settings(rescore="box", nms=None)
-    return Settings(rescore="box+mean+max" if config["family"] == "regression" else "box*mean")
+    settings = inference.published(task)
+    return replace(settings, rescore="box", nms=None) if task.skeleton.name == MPII16.name else settings
 
 
 def stem(file: Path) -> str:

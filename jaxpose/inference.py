@@ -153,6 +153,19 @@ class Settings:
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
+def published(task: Any) -> Settings:
+    """Returns how the papers test nets of a task's family: with the mirrored image, and people of boxes suppressed.
+
+    Args:
+        task: an image task; its `rescore` and its `level` are read.
+
+    >>> from types import SimpleNamespace
+    >>> published(SimpleNamespace(level="image", rescore="box")).nms is None
+    True
+    """
+    return Settings(rescore=task.rescore, nms=0.9 if task.level == "person" else None)
+
+
 def from_checkpoint(config: Mapping[str, Any], *, default: Settings = Settings()) -> Settings:
     """Reads how the net of a checkpoint is tested.
 

@@ -31,7 +31,7 @@ def sees_pixels(variables, batch, *, flip_test):
 
 @pytest.fixture
 def predictor():
-    task = SimpleNamespace(config={"size_wh": [32, 32]}, predict=sees_pixels)
+    task = SimpleNamespace(size_wh=(32, 32), predict=sees_pixels)
     return analyse.CropPredictor(task, {}, analyse.Config(checkpoint=".", data=".", patch=9, stride=9))
 
 

@@ -22,7 +22,7 @@ from experiments.common import persons, runner
 from experiments.common.config import check_same_run, parse
 from experiments.common.log import Log
 from jaxpose import checkpoint, parallel
-from tests import tiny_coco
+from tests import tiny_coco, tiny_run
 from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -357,8 +357,11 @@ def test_the_way_of_decoding_reaches_the_batches_and_a_run_is_evaluated_in_its_o
     stored = {"task": {"size_wh": [12, 16]}, "run": {"decode": "scaled"}}
     trained = config.as_trained(stored)
     assert (trained.decoding(), kind(trained).variant()) == ("scaled", "_scaled")
-    assert dataclasses.replace(config, decode="exact").as_trained(stored).decoding() == "exact"
     assert config.as_trained(stored | {"run": {}}).decoding() == "exact"
+    run = tiny_run.write(tmp_path / "run", tiny_run.regression_task(), run={"decode": "scaled"})
+    for flags, decode in (([], "scaled"), (["--decode", "exact"], "exact")):
+        config = coco_rle.PAGE.parse(["--eval-only", str(run), *flags])
+        assert config.decoding() == decode, "what is given by hand wins"
 
 
 def test_mistakes_end_in_one_line(monkeypatch):

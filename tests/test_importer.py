@@ -350,7 +350,7 @@ def test_an_imported_bottom_up_run_is_tested_with_its_mirror_image():
     )
     assert importer.page("higher_hrnet", skeleton=CROWDPOSE14.name) == "crowdpose_swahr"
     config = coco_swahr.PRESETS["tiny"]
-    stored = {"task": task.config, "inference": importer.published_settings(task.config).to_dict()}
+    stored = {"task": task.config, "inference": importer.published_settings(task).to_dict()}
     trained = config.as_trained(stored)
     assert trained.flips() is True and config.flips() is False and trained.size_wh == (512, 512)
 

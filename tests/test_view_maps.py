@@ -76,7 +76,7 @@ def test_regions_of_a_regression(tmp_path, folder, monkeypatch, capsys):
             e = (line - np.asarray(outputs["xy"][0, k])) / (np.asarray(outputs["sigma"][0, k]) * size)
             np.testing.assert_allclose(density.log_prob(jnp.asarray(e), model), threshold, atol=0.05)
     # A sigma that is not trained is not drawn.
-    monkeypatch.setattr(tasks, "predictive_density", lambda *_, **__: None)
+    monkeypatch.setattr(tasks.Regression, "density", lambda *_, **__: None)
     seen.clear()
     told(capsys, run, "--data", folder, "--count", "3")
     assert "deviation" not in seen[0] and "sigma is not trained" in seen[0]["title"]
@@ -100,12 +100,14 @@ def test_people_of_whole_images(tmp_path, folder, monkeypatch, capsys):
         def predict(self, variables, batch, *, flip_test=True):
             return {k: jnp.asarray(v) for k, v in maps.items()}
 
+        def scale_factors(self, variables, images):
+            return jnp.full((1, 64, 64, 17), 1.5)
+
     fake = Truth(None, skeleton=COCO17, size_wh=(256, 256), people_loss=tasks.PeopleLoss("scale_adaptive"),
                  search=tasks.FindPeople(refine=False))  # fmt: skip
     stored = {"task": fake.config, "run": {"test_size": 128}, "step": 7}
     monkeypatch.setattr(checkpoint, "restore_model", lambda run, *, step: ({}, stored))
     monkeypatch.setattr(tasks, "from_config", lambda config: fake)
-    monkeypatch.setattr(tasks, "scale_factors", lambda config, variables, images: jnp.full((1, 64, 64, 17), 1.5))
     seen = []
     monkeypatch.setattr(tool.figures, "joint_maps", lambda *a, **options: seen.append((a, options)) or a[3])
     said = told(capsys, tmp_path / "run", "--data", folder, "--count", "1")

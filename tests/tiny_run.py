@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxpose import checkpoint, tasks
+from jaxpose.inference import Settings
 from jaxpose.nets import HeatmapNet, HigherHRNet, PoseRegressor, RegressionHead, ResNet, Upsampled
 from jaxpose.skeleton import COCO17
 
@@ -29,8 +30,16 @@ def bottom_up_task(**options: Any) -> tasks.Task:
     return tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64), **options)
 
 
-def write(folder: Path, task: tasks.Task, *, variables: Any = None, run: dict[str, Any] | None = None) -> Path:
-    """`folder`, with the checkpoint of step 0 of a run with these settings in it."""
+def write(
+    folder: Path,
+    task: tasks.Task,
+    *,
+    variables: Any = None,
+    run: dict[str, Any] | None = None,
+    inference: Settings | None = None,
+) -> Path:
+    """Writes the checkpoint of step 0 of a run with these settings into `folder`; without `inference` as versions before it did."""
     variables = task.init(jax.random.key(0)) if variables is None else variables
-    checkpoint.write_model(folder, variables, {"task": task.config, "run": run or {}})
+    tested = {} if inference is None else {"inference": inference.to_dict()}
+    checkpoint.write_model(folder, variables, {"task": task.config, "run": run or {}} | tested)
     return folder

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import jax
 import numpy as np
 import tqdm
 import tyro
@@ -27,7 +26,7 @@ from experiments.common import whole_images
 from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
 from experiments.common.training import Training
-from jaxpose import geometry, parallel, tasks, train
+from jaxpose import inference, parallel, tasks, train
 from jaxpose.data import crops as persons
 from jaxpose.data import synthetic
 from jaxpose.data.formats import coco
@@ -158,14 +157,9 @@ def train_one(
 
 
 def predict_in_memory(step: PredictStep, variables: PyTree, images: np.ndarray, batch_size: int) -> Predictions:
-    """Predictions for all images, the last batch padded."""
-    chunks, mesh = [], parallel.make_mesh()
-    for i in range(0, len(images), batch_size):
-        chunk = images[i : i + batch_size]
-        padded = np.concatenate([chunk, np.zeros((batch_size - len(chunk), *chunk.shape[1:]), chunk.dtype)])
-        outputs = jax.device_get(step(variables, parallel.global_batch({"image": padded}, mesh)))
-        chunks.append({k: v[: len(chunk)] for k, v in outputs.items()})
-    return {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
+    """Predictions for all images."""
+    batches = inference.batches(({"image": image} for image in images), size=batch_size)
+    return inference.run(inference.on_mesh(step, variables, parallel.make_mesh()), batches)
 
 
 def localisation(
@@ -176,7 +170,7 @@ def localisation(
     if not np.isfinite(predictions["xy"]).all():
         return {"AP": 0.0, "AP_constant": 0.0, "PCK": 0.0, "EPE": float("inf")}
     where = val["visibility"] > 0
-    xy = geometry.apply_affine(geometry.invert_affine(val["affine"]), predictions["xy"])
+    xy = inference.to_image(predictions["xy"], val["affine"])
     error = np.linalg.norm(predictions["xy"] - val["joints"], axis=-1)
 
     def ap(confidence: np.ndarray) -> float:

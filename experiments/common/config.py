@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -27,16 +27,17 @@ from experiments.common.rules import (
     Resume,
     Size,
 )
-from jaxpose import checkpoint, files
+from jaxpose import checkpoint, files, tasks
+from jaxpose.inference import Settings, from_checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings that every experiment has. FAMILIES: of the tasks that it is for, see `jaxpose.tasks.from_config`."""
+    """Settings that every experiment has. LEVEL: what one sample of its tasks is, see `jaxpose.tasks.Task`."""
 
-    FAMILIES: ClassVar[tuple[str, ...]] = ()
+    LEVEL: ClassVar[tasks.Level]
 
     out: Annotated[Path | None, LocalPath, MayChange] = None
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
@@ -140,9 +141,21 @@ class RunConfig:
         """Whether the prediction is averaged with that of the mirrored image."""
         return self.flip_test
 
-    def as_trained(self, stored: Mapping[str, Any]) -> RunConfig:
-        """These settings for the evaluation of a run that `stored` describes: what only the run knows comes from there."""
-        return dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
+    def test_settings(self) -> Settings:
+        """How the net of this run is tested, as its checkpoints store it."""
+        values = {name: getattr(self, name) for name in _tested(self)} | {"flip_test": self.flips()}
+        # None is a value of --nms alone; elsewhere it stands for the default.
+        return Settings(**{name: value for name, value in values.items() if value is not None or name == "nms"})
+
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """Returns the settings that evaluate a stored run as it was evaluated while it was trained.
+
+        Args:
+            stored: the config of the run's checkpoint. What it does not state is as here.
+        """
+        config = dataclasses.replace(self, size_wh=tuple(stored["task"]["size_wh"]))
+        settings = from_checkpoint(stored, default=config.test_settings())
+        return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 
 
 AUTO = "auto"  # the preset of pages that have one, for data without another
@@ -154,27 +167,45 @@ def parse(
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
 
     `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
-    is given and neither of them is. `name` of the experiment: a run without --out goes to runs/NAME.
+    is given and neither of them is.
+
+    With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
+    trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
+
+    Args:
+        presets: the defaults by name.
+        name: name of the experiment: a run without --out goes to runs/NAME.
+        default: the preset that is taken where none is named.
+        description: text of --help.
+        argv: the command line; None stands for that of the program.
     """
 
     @dataclass(frozen=True)
-    class Preset:
-        preset: str | None = None
-        config: Path | None = None
+    class Defaults:
+        preset: Annotated[str | None, AnyValue] = None
+        config: Annotated[Path | None, LocalPath] = None
+        eval_only: Annotated[Path | None, LocalPath] = None
 
     words = list(sys.argv[1:] if argv is None else argv)
-    chosen, rest = tyro.cli(Preset, args=words, return_unknown_args=True, add_help=False)
+    chosen, rest = tyro.cli(Defaults, args=words, return_unknown_args=True, add_help=False)
     given = given_flags(rest)
     if chosen.preset is not None and chosen.preset not in presets:
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
     if chosen.preset is not None and chosen.config is not None:
         raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
-    preset = chosen.preset or (AUTO if AUTO in presets and "data" in given and "eval_only" not in given else default)
-    start = presets[preset] if chosen.config is None else read_settings(type(presets[preset]), chosen.config)
+    follows = AUTO in presets and "data" in given and chosen.eval_only is None
+    named = chosen.preset or (AUTO if follows else default)
+    preset = presets[named]
+    rules.check(chosen)
+    if chosen.config is not None:
+        preset = read_settings(type(preset), chosen.config)
+    if chosen.eval_only is not None:
+        preset = dataclasses.replace(preset, eval_only=chosen.eval_only)
+        preset = preset.as_trained(checkpoint.read_config(chosen.eval_only))
     config = tyro.cli(
-        type(start), default=start, args=rest,
+        type(preset), default=preset, args=rest,
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
-        f"(shown: {preset}), --config FILE takes them from the config.json of a run.",
+        f"(shown: {named}), --config FILE takes them from the config.json of a run.",
     )  # fmt: skip
     rules.check(config)
     if hasattr(config, "by_hand"):
@@ -183,6 +214,11 @@ def parse(
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
     return config
+
+
+def _tested(config: RunConfig) -> list[str]:
+    """The fields of a config that say how a net is tested."""
+    return [field.name for field in dataclasses.fields(Settings) if hasattr(config, field.name)]
 
 
 def given_flags(words: Sequence[str]) -> set[str]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from jax.sharding import Mesh
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
-from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Unsaid
-from jaxpose import density, files, geometry, parallel, tasks
-from jaxpose.data import augment, boxes, builder, crops
+from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Positive, Unsaid
+from jaxpose import density, files, geometry, inference, parallel, tasks
+from jaxpose.data import boxes, builder, crops
+from jaxpose.data.augment import Setting, named
 from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, report, results
@@ -53,9 +53,9 @@ class OwnAugment:
     shift_probability: float = 1.0
     """Probability of moving it, in x and in y."""
 
-    def setting(self) -> augment.Setting:
+    def setting(self) -> Setting:
         """The augmentation with these numbers, uniform draws, nobody halved."""
-        return augment.Setting("own", **dataclasses.asdict(self))
+        return Setting("own", **dataclasses.asdict(self))
 
     def __post_init__(self):
         self.setting()
@@ -65,7 +65,7 @@ class OwnAugment:
 class PersonConfig(RunConfig):
     """Settings of every run on crops of persons."""
 
-    FAMILIES = ("regression", "heatmaps")
+    LEVEL = "person"
 
     detections: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
@@ -76,6 +76,8 @@ class PersonConfig(RunConfig):
     """Augmentation setting; see jaxpose/data/augment.py for its numbers. "own": those of --own."""
     own: Annotated[OwnAugment, AnyValue, Fixed] = OwnAugment()
     """The numbers of --augment own."""
+    padding: Annotated[float, Positive, Fixed, Unsaid(1.25)] = 1.25
+    """Factor on the boxes, in training and at test."""
     decode: Annotated[crops.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
     """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
     other pixels); none: exact, or as the run that is evaluated."""
@@ -87,18 +89,18 @@ class PersonConfig(RunConfig):
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
 
+    sigma_scale: Annotated[float, Positive, MayChange] = 1.0
+    """Factor on the predicted sigma at test."""
+
     best: Annotated[Literal["AP", "skill"], AnyValue, Fixed] = "AP"
     """The score by which the best checkpoint is kept: average precision, or the part of the mean position's error that is gone."""
     calibrate: Annotated[bool, AnyValue, MayChange] = False
-    """Fit a factor of sigma on the evaluation split, at every evaluation, so that 90 % regions hold 90 % of its joints; it is stored with
-    the weights."""
+    """At every evaluation fit --sigma-scale on its samples, so that 90 % regions hold 90 % of their joints; it is stored with the
+    weights."""
 
-    def as_trained(self, stored: Mapping[str, Any]) -> PersonConfig:
-        return dataclasses.replace(super().as_trained(stored), decode=self.decode or stored["run"].get("decode"))
-
-    def augmentation(self) -> augment.Setting:
+    def augmentation(self) -> Setting:
         """What training crops go through."""
-        return self.own.setting() if self.augment == "own" else augment.named(self.augment)
+        return self.own.setting() if self.augment == "own" else named(self.augment)
 
     def decoding(self) -> crops.Decode:
         """How JPEGs are decoded."""
@@ -157,7 +159,7 @@ class Persons:
         host = crops.train_batches(
             self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augmentation(), seed=config.seed,
             start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
-            stop_step=total, threads=config.workers, decode=config.decoding(),
+            stop_step=total, threads=config.workers, padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
         for batch in host:
             yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, self.mesh)
@@ -169,24 +171,17 @@ class Persons:
             per person: "xy" and "joints" in image pixels (N, K, 2), "target" normalised to the input (N, K, 2), "confidence"
             (N, K), what else the task predicts (of regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
         """
-        config, chunks = self.config, []
-        host = crops.eval_batches(
+        config = self.config
+        batches = crops.eval_batches(
             self.val, size_wh=config.size_wh, batch_size=config.batch_size,
             process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
-            decode=config.decoding(),
+            padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
-        for batch in host:
-            device_batch = parallel.global_batch({"image": batch["image"]}, self.mesh)
-            outputs = parallel.gather(step(variables, device_batch))
-            known = parallel.gather_host({k: v for k, v in batch.items() if k != "image"})
-            rows = {**known, **outputs}
-            chunks.append({k: v[known["valid"]] for k, v in rows.items()})
-        merged = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
-        back = geometry.invert_affine(merged["affine"])
-        merged["target"] = geometry.normalize(merged["joints"], config.size_wh)
-        merged["joints"] = geometry.apply_affine(back, merged["joints"])
-        merged["xy"] = geometry.apply_affine(back, merged["xy"])
-        return merged
+        predictions = inference.run(inference.on_mesh(step, variables, self.mesh), batches)
+        predictions["target"] = geometry.normalize(predictions["joints"], config.size_wh)
+        for name in ("joints", "xy"):
+            predictions[name] = inference.to_image(predictions[name], predictions["affine"])
+        return predictions
 
     def records(self, predictions: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Result records of the predictions, rescored and suppressed as the config says."""
@@ -218,7 +213,7 @@ class Persons:
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
-            model = tasks.predictive_density(task.config, variables, required=False) if last else None
+            model = task.density(variables) if last else None
             details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
             scores |= details["summary"]
             if model is not None:
@@ -238,7 +233,7 @@ class Persons:
 
         config, plots = self.config, self.config.out / "plots"
         view.curves(events, plots / "curves.png")
-        model = tasks.predictive_density(task.config, variables, required=False)
+        model = task.density(variables)
         deviation = None
         if model is not None:
             # sigma alone is no standard deviation: the flow holds part of the scale.
@@ -249,7 +244,7 @@ class Persons:
             coverage = {k: np.asarray(calibration[k]["coverage"]) for k in calibration}
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
         count = min(SHEET, len(predictions["xy"]))
-        options = {"size_wh": config.size_wh, "decode": config.decoding()}
+        options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
         images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]
         affine = predictions["affine"][:count]
         view.sheet(

@@ -27,7 +27,6 @@ from experiments.common.kinds import LAST_PICTURE, Kind, Load, Predictions, PyTr
 from experiments.common.log import Log, last_scores, summary_line
 from experiments.common.training import Training, build, steps_of
 from jaxpose import checkpoint, parallel, tasks, train
-from jaxpose.skeleton import Skeleton
 from jaxpose.train import TrainState
 
 log = logging.getLogger("jaxpose")
@@ -90,7 +89,8 @@ def run(
         config = config.resumed(checkpoint.read_config(config.out, step="latest").get("run") or {})
     samples = kind.count()
     training = build(task, config, samples=samples, mesh=kind.mesh, first=first)
-    stored = {"task": task.config, "run": settings(config), "best": kind.best}
+    tested = config.test_settings().to_dict()
+    stored = {"task": task.config, "inference": tested, "run": settings(config), "best": kind.best}
     with ExitStack() as stack:
         stack.enter_context(only_run_in(config.out))
         preemption = stack.enter_context(parallel.Preemption())
@@ -338,13 +338,16 @@ def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.eval_only)
-    if stored["task"]["family"] not in config.FAMILIES:
+    if task.level != config.LEVEL:
         raise ValueError(
-            f"--eval-only {config.eval_only} holds a task of the family {stored['task']['family']!r}, this page evaluates "
-            f"{' and '.join(config.FAMILIES)}: use the page that trained it"
+            f"--eval-only {config.eval_only} holds a task of the family {task.family!r}, this page evaluates "
+            f"{' and '.join(tasks.families_of(config.LEVEL))}: use the page that trained it"
         )
-    config = config.as_trained(stored)
-    kind = load(config, skeleton=Skeleton.from_dict(stored["task"]["skeleton"]))
+    if config.size_wh != task.size_wh:
+        raise ValueError(
+            f"--size-wh {config.size_wh}: the net in {config.eval_only} was trained at {task.size_wh}; leave the flag out"
+        )
+    kind = load(config, skeleton=task.skeleton)
     parallel.check_batch_size(config.batch_size, kind.mesh)
     predict_fn = train.make_predict_step(task, mesh=kind.mesh, flip_test=config.flips())
     predictions = kind.predict(predict_fn, task, parallel.replicate(variables, kind.mesh))

@@ -20,12 +20,13 @@ from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
-from jaxpose import geometry, metrics, parallel, tasks
+from jaxpose import geometry, inference, metrics, parallel, tasks
 from jaxpose.data import augment, builder, pixels
 from jaxpose.data import whole_images as images
 from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
+from jaxpose.inference import Settings
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger("jaxpose")
@@ -37,7 +38,7 @@ PICTURES, PICTURES_OF_SCALES = 16, 8  # images on the pictures at the end of a r
 class ImageConfig(RunConfig):
     """Settings of every run on whole images."""
 
-    FAMILIES = ("bottom_up",)
+    LEVEL = "image"
 
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (512, 512)
     """Width and height of the training images."""
@@ -64,13 +65,12 @@ class ImageConfig(RunConfig):
         """Side of the image at test."""
         return min(self.size_wh) if self.test_size is None else self.test_size
 
+    def test_settings(self) -> Settings:
+        # The score of the grouping counts, and the people of an image are apart already.
+        return dataclasses.replace(super().test_settings(), rescore="box", nms=None)
+
     def flips(self) -> bool:
         return augment.named_whole(self.augment).flip > 0 if self.flip_test is None else self.flip_test
-
-    def as_trained(self, stored: Mapping[str, Any]) -> ImageConfig:
-        run = stored["run"]
-        size = run.get("test_size") if self.test_size is None else self.test_size
-        return dataclasses.replace(super().as_trained(stored), augment=run["augment"], test_size=size)
 
 
 @dataclass(frozen=True)
@@ -145,25 +145,10 @@ class WholeImages:
             "poses" (N, P, K, 3) in image pixels with a score per joint, "scores" (N, P), "valid" (N, P), "image_id" and
             "index" (N,), the index in the source.
         """
-        people, chunks = tasks.FindPeople(**task.config["people"]), []
-        for batch in self.eval_batches(scales=self.config.scales):
-            views = {k: v for k, v in batch.items() if k.startswith("image") and k != "image_id"}
-            maps = step(variables, parallel.global_batch(views, self.mesh))
-            stride = batch["image"].shape[2] / maps["heatmap"].shape[2]
-            if self.config.group_on == "device":
-                found = parallel.gather(tasks.find_people(maps, people, stride=stride, device=True))
-            else:
-                found = parallel.gather_host(tasks.find_people(parallel.local_rows(maps), people, stride=stride))
-            known = parallel.gather_host({k: batch[k] for k in ("affine", "image_id", "index", "valid")})
-            rows = {**found, "image_id": known["image_id"], "index": known["index"]}
-            back = geometry.invert_affine(known["affine"].astype(np.float64))
-            there = found["poses"][..., 2:] > 0
-            xy = np.where(there, geometry.apply_affine(back, found["poses"][..., :2].astype(np.float64)), 0.0)
-            rows["poses"] = np.concatenate([xy, found["poses"][..., 2:]], -1)
-            chunks.append({k: v[known["valid"]] for k, v in rows.items()})
-        merged = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in chunks[0]}
-        order = np.argsort(merged["index"])  # the batches came by shape
-        return {k: v[order] for k, v in merged.items()}
+        return inference.people(
+            inference.on_mesh(step, variables, self.mesh), self.eval_batches(scales=self.config.scales), task.people,
+            on_device=self.config.group_on == "device",
+        )  # fmt: skip
 
     def score(
         self, predictions: Predictions, task: tasks.Task, variables: PyTree, *, name: str, last: bool = True
@@ -183,7 +168,7 @@ class WholeImages:
                 self.ground_truth, records, sigmas=self.val.skeleton.sigmas, category_id=self.val.category_id
             )
         scores["people_per_image"] = float(predictions["valid"].sum(1).mean())
-        if last and task.config["loss"]["targets"] == "scale_adaptive":
+        if last and task.learns_scale:
             # Kept for the picture: every process takes part in this, one draws.
             size, factor = self.scale_against_size(task, variables)
             predictions["size"], predictions["factor"] = size, factor
@@ -195,24 +180,18 @@ class WholeImages:
         """Per labelled person of `val`: its size, the square root of its area in input pixels, and the mean of the learned
         factors of the standard deviation at its joints."""
 
-        def at_joints(variables: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            factors = tasks.scale_factors(task.config, variables, batch["image"])
+        def at_joints(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
+            factors = task.scale_factors(variables, batch["image"])
             width = batch["image"].shape[2]
             values, where = tasks.read_joints(factors, batch["joints"], batch["visibility"], width=width)
-            return values.sum(-1) / where.sum(-1).clip(1), where.any(-1)
+            return {"factor": values.sum(-1) / where.sum(-1).clip(1), "is_labelled": where.any(-1)}
 
-        step, sizes, factors = jax.jit(at_joints), [], []
-        for batch in self.eval_batches():
-            local, area = self._people_of(batch)
-            factor, where = parallel.gather(step(variables, parallel.global_batch(local, self.mesh)))
-            zoom = np.sqrt(np.abs(np.linalg.det(batch["affine"][:, :, :2])))
-            size = parallel.gather_host(np.sqrt(area) * zoom[:, None])
-            sizes.append(size[where])
-            factors.append(factor[where])
-        return np.concatenate(sizes), np.concatenate(factors)
+        step = inference.on_mesh(jax.jit(at_joints), variables, self.mesh, inputs=("image", "joints", "visibility"))
+        people = inference.run(step, (batch | self._people_of(batch) for batch in self.eval_batches()))
+        return people["size"][people["is_labelled"]], people["factor"][people["is_labelled"]]
 
-    def _people_of(self, batch: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Images with the labelled joints of their people in input pixels, and the people's areas (B, P) in image pixels."""
+    def _people_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The joints, visibilities and sizes of the people of a batch of images, in input pixels."""
         people, rows = self.val.persons, len(batch["image"])
         first, end = (np.searchsorted(people["image"], np.arange(len(self.val)), side) for side in ("left", "right"))
         most, joints = max((end - first).max(initial=1), 1), self.val.skeleton.num_joints
@@ -220,12 +199,12 @@ class WholeImages:
         for i, index in enumerate(batch["index"]):
             persons = people[first[index] : end[index]] if batch["valid"][i] else people[:0]
             keypoints[i, : len(persons)], area[i, : len(persons)] = persons["keypoints"], persons["area"]
-        arrays = {
-            "image": batch["image"],
+        zoom = np.sqrt(np.abs(np.linalg.det(batch["affine"][:, :, :2])))
+        return {
             "joints": geometry.apply_affine(batch["affine"], keypoints[..., :2]).astype(np.float32),
             "visibility": keypoints[..., 2].astype(np.int8),
+            "size": np.sqrt(area) * zoom[:, None],
         }
-        return arrays, area
 
     def report(self, name: str) -> None:
         """Writes report.html, the page of the evaluation `name`."""
@@ -236,9 +215,9 @@ class WholeImages:
         from jaxpose import view
 
         view.curves(events, self.config.out / "plots" / "curves.png")
-        if task.config["loss"]["targets"] == "scale_adaptive":
+        if task.learns_scale:
             self._draw_scales(predictions, task, variables)
-        self._draw_people(predictions, threshold=task.config["people"]["detection_threshold"])
+        self._draw_people(predictions, threshold=task.search.detection_threshold)
 
     def _draw_scales(self, predictions: Predictions, task: tasks.Task, variables: PyTree) -> None:
         """The learned scales: against the size of the person, and as maps."""
@@ -252,7 +231,7 @@ class WholeImages:
             view.scale_against_size(size, factor, plots / "scale_against_size.png", r=metrics.pearson(size, factor))
         count = min(PICTURES_OF_SCALES, len(self.val))
         squares = [images.eval_sample(self.val, i, size=self.config.side(), fit="long")["image"] for i in range(count)]
-        factors = jax.jit(lambda v, x: tasks.scale_factors(task.config, v, x))(variables, np.stack(squares))
+        factors = jax.jit(task.scale_factors)(variables, np.stack(squares))
         view.scale_maps(squares, np.asarray(factors).mean(-1), plots / "scale_maps.png")
 
     def _draw_people(self, predictions: Predictions, *, threshold: float) -> None:

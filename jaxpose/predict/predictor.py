@@ -21,7 +21,6 @@ from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
 from jaxpose.predict import media
 from jaxpose.predict.poses import Poses
-from jaxpose.skeleton import Skeleton
 
 
 class Predictor:
@@ -38,7 +37,7 @@ class Predictor:
 
     def __init__(
         self,
-        task: tasks.Task,
+        task: tasks.ImageTask,
         variables: Any,
         config: dict[str, Any],
         *,
@@ -51,16 +50,14 @@ class Predictor:
         device: jax.Device | None = None,
     ):
         self.task, self.config = task, config
-        self.skeleton = Skeleton.from_dict(task.config["skeleton"])
-        self.size_wh = tuple(task.config["size_wh"])
-        self.finds_people = task.config["family"] == "bottom_up"
-        # What held for checkpoints that state no rule.
-        unstated = inference.Settings(rescore="box+mean+max" if task.config["family"] == "regression" else "box*mean")
+        self.skeleton, self.size_wh = task.skeleton, task.size_wh
+        self.finds_people = task.level == "image"
         given = {"flip_test": flip_test, "test_size": test_size, "fit": fit}
         if scales is not None:
             given["scales"] = tuple(float(scale) for scale in scales)
         self.settings = dataclasses.replace(
-            inference.from_checkpoint(config, default=unstated), **{k: v for k, v in given.items() if v is not None}
+            inference.from_checkpoint(config, default=inference.published(task)),
+            **{k: v for k, v in given.items() if v is not None},
         )
         self.flip_test, self.max_pixels = self.settings.flip_test, max_pixels
         self.batch_size = (4 if self.finds_people else 32) if batch_size is None else batch_size
@@ -71,7 +68,7 @@ class Predictor:
         if self.batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a positive number")
         self.device = device or jax.local_devices()[0]
-        self.density = tasks.predictive_density(task.config, variables, required=False)
+        self.density = task.density(variables)
         flip_test = self.flip_test
         if self.finds_people:  # a program for each shape of picture: they share the weights
             program = jax.jit(lambda weights, batch: task.predict(weights, batch, flip_test=flip_test))
@@ -146,11 +143,9 @@ class Predictor:
         ]  # fmt: skip
 
     def _in_whole(self, pictures: list[np.ndarray]) -> list[Poses]:
-        settings = tasks.FindPeople(**self.task.config["people"])
-
         def group(maps: Mapping[str, np.ndarray], *, stride: float) -> dict[str, np.ndarray]:
             _check_finite(maps["heatmap"], maps["tag"])
-            return tasks.find_people(maps, settings, stride=stride)
+            return self.task.people(maps, stride=stride)
 
         same_shape = defaultdict(list)
         for i, picture in enumerate(pictures):

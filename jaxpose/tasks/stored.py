@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from jaxpose import density
-from jaxpose.tasks.base import NetTask, PyTree
+from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
@@ -41,6 +41,15 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
     True
     """
     return _family(config).from_config(config, net=net)
+
+
+def families_of(level: Level) -> list[str]:
+    """Names of the families whose samples are of that level.
+
+    >>> families_of("image")
+    ['bottom_up']
+    """
+    return [name for name, family in FAMILIES.items() if family.level == level]
 
 
 def _family(config: dict[str, Any]) -> type[NetTask]:

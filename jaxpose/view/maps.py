@@ -6,11 +6,14 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxpose.view import figures
+
+if TYPE_CHECKING:
+    from jaxpose.inference import Settings
 
 __all__ = ["maps"]
 
@@ -49,28 +52,25 @@ def maps(
       out: folder of the pictures; by default maps in the run's folder.
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
-    from jaxpose import checkpoint, tasks
+    from jaxpose import checkpoint, inference, tasks
     from jaxpose.data.formats import coco, crowdpose, mpii
-    from jaxpose.skeleton import Skeleton
 
     if count < 1:
         raise ValueError(f"--count {count}: expected 1 or more")
     figures.require()
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells much
     variables, stored = checkpoint.restore_model(run, step=step)
-    config = stored["task"]
-    task = tasks.from_config(config)
+    task = tasks.from_config(stored["task"])
     reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format]
-    skeleton = Skeleton.from_dict(config["skeleton"])
     paths = reader.find(data, split, annotations=None, images=None)
-    source = reader.read(*paths, skeleton=skeleton, on_bad=on_bad)
+    source = reader.read(*paths, skeleton=task.skeleton, on_bad=on_bad)
     out = Path(run) / "maps" if out is None else out
-    draw = {"heatmaps": _heatmaps, "regression": _regions, "bottom_up": _people}[config["family"]]
-    level = "image" if config["family"] == "bottom_up" else "person"
-    pictures = draw(task, variables, stored, source.at_level(level), count=count, seed=seed, out=out / split)
+    draw = _people if task.level == "image" else _heatmaps if hasattr(task, "maps") else _regions
+    settings = inference.from_checkpoint(stored)
+    pictures = draw(task, variables, settings, source.at_level(task.level), count=count, seed=seed, out=out / split)
     facts = {
         "checkpoint_step": stored["step"],
-        "family": config["family"],
+        "family": task.family,
         "pictures": [str(path) for path in pictures],
     }
     print(json.dumps(facts))
@@ -84,13 +84,11 @@ def _chosen(source, count: int, seed: int) -> list[int]:
     return feed.sample_indices(np.arange(min(count, len(source))), num_samples=len(source), seed=seed)[0].tolist()
 
 
-def _crops(source, stored, count: int, seed: int) -> list[dict[str, Any]]:
+def _crops(source, size_wh: tuple[int, int], settings: Settings, count: int, seed: int) -> list[dict[str, Any]]:
     """As the evaluation makes them, with the labels as NaN where there are none."""
-    from jaxpose import inference
     from jaxpose.data import crops
 
-    tested = inference.from_checkpoint(stored)
-    options = {"size_wh": tuple(stored["task"]["size_wh"]), "decode": tested.decode, "padding": tested.padding}
+    options = {"size_wh": size_wh, "decode": settings.decode, "padding": settings.padding}
     samples = [crops.sample(source, i, **options) for i in _chosen(source, count, seed)]
     return [
         sample | {"truth": np.where(sample["visibility"][:, None] > 0, sample["joints"], np.nan)} for sample in samples
@@ -109,19 +107,18 @@ def _outputs(function, variables, images: Sequence[np.ndarray]) -> dict[str, np.
     return inference.run(lambda batch: step(variables, batch["image"]), batches, gather=False)
 
 
-def _heatmaps(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import tasks
+def _heatmaps(task, variables, settings, source, *, count: int, seed: int, out: Path) -> list[Path]:
     from jaxpose.tasks.supervision import pixels_per_cell
 
-    config, samples = task.config, _crops(source, stored, count, seed)
+    samples = _crops(source, task.size_wh, settings, count, seed)
 
     def both(variables, images):
-        found = task.predict(variables, {"image": images}, flip_test=False)
-        return {"xy": found["xy"], "maps": tasks.heatmap_of(config, variables, images)}
+        outputs = task.predict(variables, {"image": images}, flip_test=False)
+        return {"xy": outputs["xy"], "maps": task.maps(variables, images)}
 
-    found, paths = _outputs(both, variables, [sample["image"] for sample in samples]), []
-    cell = pixels_per_cell(tuple(config["size_wh"]), found["maps"].shape[1:3], target=config["maps"]["target"])
-    for sample, xy, heat in zip(samples, found["xy"], found["maps"], strict=True):
+    outputs, paths = _outputs(both, variables, [sample["image"] for sample in samples]), []
+    cell = pixels_per_cell(task.size_wh, outputs["maps"].shape[1:3], target=task.map_loss.target)
+    for sample, xy, heat in zip(samples, outputs["xy"], outputs["maps"], strict=True):
         paths.append(
             figures.joint_maps(
                 sample["image"], heat, source.skeleton, out / f"person_{sample['annotation_id']}.png", poses=[xy],
@@ -131,21 +128,21 @@ def _heatmaps(task, variables, stored, source, *, count: int, seed: int, out: Pa
     return paths
 
 
-def _regions(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import density, predict, tasks
+def _regions(task, variables, settings, source, *, count: int, seed: int, out: Path) -> list[Path]:
+    from jaxpose import density, predict
 
-    samples, size = _crops(source, stored, count, seed), np.asarray(task.config["size_wh"], np.float64)
+    samples, size = _crops(source, task.size_wh, settings, count, seed), np.asarray(task.size_wh, np.float64)
 
     def predicted(variables, images):
         return task.predict(variables, {"image": images}, flip_test=False)
 
-    found = _outputs(predicted, variables, [sample["image"] for sample in samples])
-    model = tasks.predictive_density(task.config, variables, required=False)
+    outputs = _outputs(predicted, variables, [sample["image"] for sample in samples])
+    model = task.density(variables)
     deviation = None if model is None else density.moments(model).standard_deviation
     curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []
     for i, sample in enumerate(samples):
-        xy, sigma = found["xy"][i].astype(np.float64), found["sigma"][i] * size
+        xy, sigma = outputs["xy"][i].astype(np.float64), outputs["sigma"][i] * size
         title = f"person {sample['annotation_id']}" + ("" if model is not None else "\nits sigma is not trained")
         entry = {"image": sample["image"], "truth": sample["truth"], "xy": xy, "title": title}
         if model is not None:
@@ -165,35 +162,32 @@ def _regions(task, variables, stored, source, *, count: int, seed: int, out: Pat
     ]
 
 
-def _people(task, variables, stored, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import geometry, inference, tasks
+def _people(task, variables, settings, source, *, count: int, seed: int, out: Path) -> list[Path]:
+    from jaxpose import geometry
     from jaxpose.data import whole_images
 
-    config = task.config
-    side = inference.from_checkpoint(stored).side(tuple(config["size_wh"]))
     indices = _chosen(source, count, seed)
+    side = settings.side(task.size_wh)
     squares = [whole_images.eval_sample(source, i, size=side, fit="long") for i in indices]
-    scaled = config["loss"]["targets"] == "scale_adaptive"
 
-    def everything(variables, batch):
-        found = task.predict(variables, {"image": batch}, flip_test=False)
-        return found | ({"factor": tasks.scale_factors(config, variables, batch)} if scaled else {})
+    def everything(variables, images):
+        maps = task.predict(variables, {"image": images}, flip_test=False)
+        return maps | ({"factor": task.scale_factors(variables, images)} if task.learns_scale else {})
 
-    found = _outputs(everything, variables, [square["image"] for square in squares])
-    stride = squares[0]["image"].shape[1] / found["heatmap"].shape[2]
-    settings = tasks.FindPeople(**config["people"])
-    people = tasks.find_people(found, settings, stride=stride)
+    maps = _outputs(everything, variables, [square["image"] for square in squares])
+    stride = squares[0]["image"].shape[1] / maps["heatmap"].shape[2]
+    people = task.people(maps, stride=stride)
     paths = []
     for i, (index, square) in enumerate(zip(indices, squares, strict=True)):
         rows = source.persons[source.persons["image"] == index]["keypoints"]
         xy = geometry.apply_affine(np.broadcast_to(square["affine"], (len(rows), 2, 3)), rows[..., :2])
         poses = people["poses"][i][people["valid"][i]]
         # Joints below the threshold are guesses of the refinement, anywhere in the image.
-        poses = np.where(poses[..., 2:] > settings.detection_threshold, poses[..., :2], np.nan)
-        heat, tags = found["heatmap"][i], found["tag"][i][..., 0]
+        poses = np.where(poses[..., 2:] > task.search.detection_threshold, poses[..., :2], np.nan)
+        heat, tags = maps["heatmap"][i], maps["tag"][i][..., 0]
         further = [_tag_panel(heat, tags, (stride, stride))]
-        if scaled:
-            factor = found["factor"][i].mean(-1)
+        if task.learns_scale:
+            factor = maps["factor"][i].mean(-1)
             reach = max(float(np.abs(factor - 1).max()), 0.05)  # what is less than 5 % is white
             cells = square["image"].shape[1] / factor.shape[1]
             further.append({

@@ -10,14 +10,23 @@ The numbers come out of the measurements of docs/few_frames.md.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
+from experiments.common.config import from_settings, settings
+from experiments.common.training import build, steps_of
+from jaxpose import checkpoint, files
 from jaxpose.data.source import Source
 
+log = logging.getLogger("jaxpose")
+STARTED = time.monotonic()  # of this program, nearly
+CONFIG, REASONS = "config.json", "reasons.json"  # in the folder of a run
 STRIDE = 4  # of the maps: sizes are multiples of 32, so that each stage of the net divides them
 PADDING = 1.25  # of a box in its crop
 SIDES = (96, 128, 160)  # of the input's longer side
@@ -130,15 +139,19 @@ def _spread(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> float:
     return float(np.std(np.log(np.maximum(extent, 0.05))))
 
 
-def choose(facts: Facts) -> list[Choice]:
+def choose(facts: Facts, *, largest: int = SIDES[-1]) -> list[Choice]:
     """The settings for a training set, but the number of steps.
+
+    Args:
+      facts: of the labels.
+      largest: longest side of the input that there is time for.
 
     Raises:
       ValueError: nobody to train on.
     """
     if facts.persons < 1:
         raise ValueError("nobody to train on: no person of the training split has a labelled joint")
-    size = input_size(facts)
+    size = input_size(facts, largest=largest)
     cells = size[0] * size[1] // STRIDE**2
     return [
         Choice("size_wh", size, _why_size(facts, size)),
@@ -165,7 +178,7 @@ def choose(facts: Facts) -> list[Choice]:
     ]
 
 
-def input_size(facts: Facts) -> tuple[int, int]:
+def input_size(facts: Facts, *, largest: int = SIDES[-1]) -> tuple[int, int]:
     """Width and height of the input: multiples of 32, square where bodies lie in all directions, else half way between the
     median box's shape and a square, since other bodies have other shapes.
 
@@ -175,7 +188,7 @@ def input_size(facts: Facts) -> tuple[int, int]:
     """
     width, height = facts.box_wh
     wanted = PADDING * max(width, height) / PER_INPUT_PIXEL
-    side = min((s for s in SIDES if s >= wanted), default=SIDES[-1])
+    side = min(min((s for s in SIDES if s >= wanted), default=SIDES[-1]), largest)
     if seen_from_above(facts):
         return side, side
     aspect = float(np.sqrt(np.clip(width / max(height, 1e-6), 0.25, 4.0)))
@@ -245,11 +258,123 @@ def steps_for(facts: Facts, *, seconds: float, step_seconds: float) -> tuple[int
     >>> steps_for(upright, seconds=100, step_seconds=0.1)[0], steps_for(upright, seconds=1000, step_seconds=0.1)[0]
     (1000, 2400)
     """
-    possible = max(int(seconds / max(step_seconds, 1e-9)), MIN_STEPS)
+    possible = max(int(min(seconds / max(step_seconds, 1e-9), 1e9)), MIN_STEPS)
     wanted = wanted_steps(facts)
     if wanted <= possible:
         return wanted, f"what {facts.persons} persons need; the time would allow {possible:,}"
     return possible, f"what the time allows, at {step_seconds:.3f} s a step ({wanted:,} would be better: --minutes)"
+
+
+ENOUGH = 0.6  # of the wanted steps: with less time than for these a smaller input is better
+PROBE_STEPS, PROBE_SECONDS = 12, 4.0
+EVALUATIONS = 8
+RESERVE = 25.0  # seconds for the last evaluation, the page and the pictures
+
+
+def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+    """A config with --minutes and its data -> both with all that was left open, which is printed and stored.
+
+    A run that is resumed keeps what it was started with. Otherwise the step is compiled and timed for some seconds; what follows is an
+    ordinary config without --minutes, in config.json of the run's folder, with the reasons in reasons.json.
+
+    Args:
+      config: the flags; returned as it is where it has no --minutes.
+      kind: `experiments.common.persons.Persons`.
+      make: (flags, skeleton) -> the task, and what comes first.
+    """
+    if config.minutes is None:
+        return config, kind
+    if checkpoint.exists(config.out):
+        config = as_started(config)
+        return config, dataclasses.replace(kind, config=config, best=config.best)
+    kind.check()
+    facts = measure(kind.train)
+    config, choices = _with_steps(config, kind, make, facts)
+    config = dataclasses.replace(config, minutes=None, by_hand=())
+    if jax.process_index() == 0:
+        log.info("%d persons in %d images, %d joints: the settings follow from the data (--preset auto)", facts.persons,
+                 facts.images, facts.joints)  # fmt: skip
+        log.info("%s", explained(choices))
+        config.out.mkdir(parents=True, exist_ok=True)
+        values = {name: value for name, value in settings(config).items() if name not in ("out", "minutes", "by_hand")}
+        files.write_json(config.out / CONFIG, values, indent=1)
+        files.write_json(config.out / REASONS, stored(choices), indent=1)
+        log.info("edit %s and start it with --config to change them", config.out / CONFIG)
+    return config, dataclasses.replace(kind, config=config, best=config.best)
+
+
+def as_started(config: Any) -> Any:
+    """The settings of the run in --out, but for the flags that were given by hand."""
+    run = checkpoint.read_config(config.out, step="latest").get("run") or {}
+    names = {field.name for field in dataclasses.fields(config)}
+    by_hand = {name.partition(".")[0] for name in config.by_hand} | {"out", "data", "data_dir"}
+    known = {name: value for name, value in run.items() if name in names - by_hand}
+    config = dataclasses.replace(config, minutes=None, by_hand=())
+    return from_settings(
+        type(config), {k: v for k, v in known.items() if k not in ("minutes", "by_hand")}, default=config
+    )
+
+
+def _with_steps(config: Any, kind: Any, make: Callable, facts: Facts) -> tuple[Any, list[Choice]]:
+    """The config with everything chosen: the size and the number of steps by the time of a step on this machine."""
+    config, choices = apply(config, choose(facts), by_hand=config.by_hand)
+    if "epochs" in config.by_hand:
+        return _with_rest(config, choices, steps_of(config.epochs, config, samples=facts.persons))
+    compile_seconds, step_seconds = 0.0, 0.0
+    seconds = float("inf")
+    if jax.process_count() == 1:  # several processes would measure different times
+        compile_seconds, step_seconds = probe(config, kind, make)
+        seconds = seconds_left(config, facts, len(kind.val), compile_seconds=compile_seconds, step_seconds=step_seconds)
+    side = max(config.size_wh)
+    smaller = [s for s in SIDES if s < side]
+    while "size_wh" not in config.by_hand and smaller and seconds < ENOUGH * wanted_steps(facts) * step_seconds:
+        before = config.size_wh
+        config, choices = apply(config, choose(facts, largest=smaller.pop()), by_hand=config.by_hand)
+        step_seconds *= config.size_wh[0] * config.size_wh[1] / (before[0] * before[1])
+    steps, reason = steps_for(facts, seconds=seconds, step_seconds=step_seconds)
+    epochs = steps * config.batch_size / facts.persons
+    choices.append(Choice("epochs", epochs, f"{steps:,} steps: {reason}"))
+    return _with_rest(dataclasses.replace(config, epochs=epochs), choices, steps)
+
+
+def _with_rest(config: Any, choices: list[Choice], steps: int) -> tuple[Any, list[Choice]]:
+    """What follows from the number of steps."""
+    rest = [
+        Choice("warmup_steps", min(100, steps // 10), "a tenth of the steps, 100 at most"),
+        Choice("eval_every", config.epochs / EVALUATIONS, f"{EVALUATIONS} evaluations, of which the best is kept"),
+    ]
+    if config.decay == "linear" and {"milestones"} & set(config.by_hand):
+        rest.append(Choice("decay", "milestones", "--milestones were given"))
+    config, taken = apply(config, rest, by_hand=config.by_hand)
+    return config, choices + taken
+
+
+def probe(config: Any, kind: Any, make: Callable) -> tuple[float, float]:
+    """Seconds until the first step is done, and seconds of each one after, on this machine, with the real batches."""
+    task, first = make(config, kind.skeleton)
+    kind = dataclasses.replace(kind, config=config)
+    training = build(task, config, samples=kind.count(), mesh=kind.mesh, first=first)
+    state = training.init_state()
+    jax.block_until_ready(state)
+    clock = time.perf_counter()
+    times = []
+    for number, batch in enumerate(kind.train_batches(start_step=0, total=PROBE_STEPS), start=1):
+        state, _ = training.step(number)(state, batch)
+        jax.block_until_ready(state)
+        times.append(time.perf_counter() - clock)
+        clock = time.perf_counter()
+        if sum(times[1:]) > PROBE_SECONDS:
+            break
+    return times[0], float(np.mean(times[2:] or times[-1:]))
+
+
+def seconds_left(config: Any, facts: Facts, evaluated: int, *, compile_seconds: float, step_seconds: float) -> float:
+    """Of --minutes, for training: without what has passed, a second compilation, evaluations, the page and the pictures."""
+    one = (
+        evaluated / config.batch_size * step_seconds + 2.0
+    )  # a prediction with the mirror image costs about a step, and the scores
+    spent = time.monotonic() - STARTED + 1.5 * compile_seconds + EVALUATIONS * one + RESERVE
+    return max(60 * config.minutes - spent, 0.0)
 
 
 def apply(config: Any, choices: Sequence[Choice], *, by_hand: Collection[str]) -> tuple[Any, list[Choice]]:

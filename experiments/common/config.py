@@ -208,7 +208,7 @@ def parse(
         f"(shown: {named}), --config FILE takes them from the config.json of a run.",
     )  # fmt: skip
     rules.check(config)
-    if hasattr(config, "by_hand"):
+    if getattr(config, "minutes", None) is not None:
         config = dataclasses.replace(config, by_hand=tuple(sorted(given)))
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
@@ -228,7 +228,7 @@ def given_flags(words: Sequence[str]) -> set[str]:
     ['flip_test', 'own.flip', 'size_wh']
     """
     names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
-    return {name.removeprefix("no_") for name in names}
+    return {name.removeprefix("no_").replace(".no_", ".") for name in names}
 
 
 def read_settings(kind: type[ConfigT], path: Path) -> ConfigT:
@@ -239,7 +239,9 @@ def read_settings(kind: type[ConfigT], path: Path) -> ConfigT:
     """
     values = files.read_json(path, "file of settings (--config)")
     if not isinstance(values, dict):
-        raise ValueError(f"--config {path} holds a {type(values).__name__}: expected the names of flags with their values")
+        raise ValueError(
+            f"--config {path} holds a {type(values).__name__}: expected the names of flags with their values"
+        )
     try:
         config = from_settings(kind, {k: v for k, v in values.items() if k != "out"})
     except (TypeError, ValueError) as error:

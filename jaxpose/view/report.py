@@ -176,7 +176,7 @@ def write(
             whose image cannot be read is drawn on grey, and counted.
         skeleton: limbs and sigmas; None: those of the ground truth's category.
         scores: name -> number; None: average precision and recall are computed.
-        details: as `jaxpose.evaluation.report.details` gives it; None: computed.
+        details: as `jaxpose.evaluation.report.details` gives it; None: computed. With "remarks", sentences to show at the top.
         events: of the run's log, for the curves.
         density: as `jaxpose.density.calibration` gives it; None: ``details["density"]``, if it is there.
         title: of the page; None: the result file's name.
@@ -214,7 +214,7 @@ def write(
     joints = [str(joint) for joint in truth["category"]["keypoints"]]
     cards = [_card(case, pictures, limbs, joints) for case in shown]
     body = [
-        _header(title, own["matched"], truth, pictures, shown),
+        _header(title, own["matched"], truth, pictures, shown, remarks=details.get("remarks", ())),
         _scores(scores),
         _charts(events, density, found),
         _tables(details),
@@ -271,13 +271,16 @@ def _number(value: Any, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
-def _header(title: str, matched: Mapping[str, int], truth: Mapping[str, Any], pictures, shown) -> str:
+def _header(
+    title: str, matched: Mapping[str, int], truth: Mapping[str, Any], pictures, shown, *, remarks: Sequence[str] = ()
+) -> str:
     line = (
         f"{len(truth['images']):,} images, {matched['people']:,} labelled people, {matched['results']:,} predictions; "
         f"{matched['pairs']:,} of them matched. {escaped(truth['category'].get('name', 'category'))}: "
         f"{len(truth['category']['keypoints'])} joints."
     )
     parts = [f"<header><h1>{escaped(title)}</h1><p>{line}</p>"]
+    parts += [f'<p class="notice">{escaped(remark)}</p>' for remark in remarks]
     if not matched["results"]:
         parts.append('<p class="notice">The result file is empty: nobody was found.</p>')
     if pictures.missing:

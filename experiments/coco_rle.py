@@ -61,7 +61,7 @@ class Config(families.RegressionConfig):
 MMPOSE = tasks.Likelihood(variant="mmpose", flow_init="xavier")
 PRESETS = {
     # What follows from the data, see experiments/common/auto.py; the numbers here are those that never do.
-    "auto": Config(minutes=10.0, patience=4, best="skill", log_every=50),
+    "auto": Config(minutes=10.0, patience=3, best="skill", log_every=50),
     # Embedded data, two CPU cores, minutes.
     "tiny": Config(
         depth=18, width=16, size_wh=(72, 96), batch_size=32, epochs=45, milestones=(33, 41), learning_rate=3e-3,

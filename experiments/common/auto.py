@@ -267,8 +267,8 @@ def steps_for(facts: Facts, *, seconds: float, step_seconds: float) -> tuple[int
 
 ENOUGH = 0.6  # of the wanted steps: with less time than for these a smaller input is better
 PROBE_STEPS, PROBE_SECONDS = 12, 4.0
-EVALUATIONS = 8
-RESERVE = 25.0  # seconds for the last evaluation, the page and the pictures
+EVALUATIONS = 6
+RESERVE = 20.0  # seconds for the page and the pictures, besides a compilation
 
 
 def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any, Any]:

@@ -160,11 +160,16 @@ class PeakRegressor(nn.Module):
     mu is read where each map is highest, refined by DARK's Newton step within that pixel, and lets no gradient through: an
     auxiliary map loss trains the maps (`jaxpose.tasks.regression(auxiliary=...)`), and the likelihood learns sigma and the flow
     around what they say. With few images the maps learn in a fraction of the steps that a pooled head needs (docs/few_frames.md).
-    sigma sees the mean of the features that the maps are made of, and the heights of the peaks. Ours, not in a paper.
+
+    A peak that is low among other low ones is anywhere, so mu = w peak + (1 - w) place: w is the part of softmax(beta map) within two
+    pixels of the peak, `place` the joint's mean peak over the training batches (a running mean in batch_stats). sigma sees the mean
+    of the features that the maps are made of, the heights of the peaks, and w. Ours, not in a paper.
 
     Attributes:
       net: a `HeatmapNet`.
       kernel: of DARK's blur, odd: about 5 sigma of the targets.
+      beta: of w, for targets of height 1.
+      momentum: of the running mean.
       sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
@@ -176,22 +181,59 @@ class PeakRegressor(nn.Module):
 
     net: nn.Module
     kernel: int = 7
+    beta: float = 15.0
+    momentum: float = 0.98
     sigma_bias: float = 0.0
 
     def __post_init__(self):
         if self.kernel < 3 or self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel}: expected an odd number of pixels, 3 at least")
+        if not self.beta > 0 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"beta={self.beta}, momentum={self.momentum}: expected a positive number, and 0 to below 1"
+            )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False, with_maps: bool = False) -> tuple[jax.Array, ...]:
         maps, features = self.net(images, train=train, with_features=True)
         check_cells(images.shape[2:0:-1], maps.shape[1:3])
-        xy, height = refined_peak(jax.lax.stop_gradient(maps), kernel=self.kernel)
-        mu = normalize(xy, (maps.shape[2], maps.shape[1]))
+        fixed = jax.lax.stop_gradient(maps)
+        xy, height = refined_peak(fixed, kernel=self.kernel)
+        peak = normalize(xy, (maps.shape[2], maps.shape[1]))
+        place = self.variable("batch_stats", "place", jnp.zeros, peak.shape[1:], jnp.float32)
+        if train and not self.is_initializing():
+            place.value = self.momentum * place.value + (1 - self.momentum) * peak.mean(0)
+        trust = mass_around(fixed, xy, beta=self.beta)
+        mu = trust[..., None] * peak + (1 - trust[..., None]) * place.value
         pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
-        sigma = sigma_layer(jnp.concatenate([pooled, height.astype(pooled.dtype)], -1), mu.shape, self.sigma_bias)
+        seen = jnp.concatenate([pooled, height.astype(pooled.dtype), trust.astype(pooled.dtype)], -1)
+        sigma = sigma_layer(seen, mu.shape, self.sigma_bias)
         return (mu, sigma, maps) if with_maps else (mu, sigma)
+
+
+def mass_around(maps: jax.Array, xy: jax.Array, *, beta: float, reach: float = 2.0) -> jax.Array:
+    """The part of softmax(beta maps) within `reach` pixels of xy in x and y.
+
+    Args:
+      maps: (..., h, w, K).
+      xy: (..., K, 2) map pixels.
+
+    Returns:
+      (..., K) in [0, 1].
+
+    >>> from jaxpose.heatmap import gaussian
+    >>> xy = jnp.array([[20.0, 17.0]])
+    >>> sharp = gaussian(xy, (40, 48), sigma=1.5)
+    >>> [round(float(mass_around(height * sharp, xy, beta=15.0)[0]), 2) for height in (1.0, 0.2)]
+    [1.0, 0.09]
+    """
+    h, w = maps.shape[-3:-1]
+    near_x = jnp.abs(jnp.arange(w)[:, None] - xy[..., None, :, 0]) <= reach + 0.5
+    near_y = jnp.abs(jnp.arange(h)[:, None] - xy[..., None, :, 1]) <= reach + 0.5
+    part = jnp.exp(beta * (maps - maps.max((-3, -2), keepdims=True)))
+    inside = jnp.where(near_y[..., :, None, :] & near_x[..., None, :, :], part, 0.0)
+    return inside.sum((-3, -2)) / part.sum((-3, -2))
 
 
 def refined_peak(maps: jax.Array, *, kernel: int) -> tuple[jax.Array, jax.Array]:

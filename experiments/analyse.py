@@ -44,9 +44,8 @@ import tyro
 
 from experiments.common import runner
 from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
-from jaxpose import checkpoint, geometry, inference, metrics, tasks
-from jaxpose.data import builder, crops
-from jaxpose.data.formats import coco, crowdpose, mpii
+from jaxpose import checkpoint, files, geometry, inference, metrics, tasks
+from jaxpose.data import builder, crops, formats
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report
 from jaxpose.inference import Settings
@@ -77,7 +76,7 @@ class Config:
     """How many persons, evenly spread over the split; 0: all."""
     out: Annotated[Path | None, LocalPath] = None
     """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
-    format: Annotated[Literal["coco", "mpii", "crowdpose"], AnyValue] = "coco"
+    format: Annotated[formats.Choice, AnyValue] = "coco"
     """Of the annotations, as `jaxpose prepare` has it."""
     data_dir: Annotated[Path, LocalPath] = Path("runs/data")
     """Where prepared data sets are kept."""
@@ -333,7 +332,7 @@ def analyse(config: Config) -> dict[str, Any]:
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
     if config.patch > min(task.size_wh):
         raise ValueError(f"--patch {config.patch}: expected no more than the crop, {list(task.size_wh)}")
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[config.format]
+    reader = formats.choose(config.format, config.data, config.split)
     source = builder.prepare(
         config.data, split=config.split, data_dir=config.data_dir, skeleton=task.skeleton, reader=reader
     )
@@ -413,7 +412,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = analyse(config)
     out = config.checkpoint / "analysis" if config.out is None else config.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "analysis.json").write_text(json.dumps(result, indent=1))
+    files.write_json(out / "analysis.json", result, indent=1, allow_nan=True)
     print(text(result))
     if config.plots and find_spec("matplotlib"):
         draw(result, out / "occlusion.png")

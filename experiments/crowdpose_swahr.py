@@ -26,12 +26,11 @@ from typing import Any
 from experiments import coco_swahr
 from experiments.common import families, runner, whole_images
 from experiments.common.page import Page
-from jaxpose.data.formats import crowdpose
 from jaxpose.evaluation import crowdpose_average_precision
 from jaxpose.skeleton import Skeleton
 
-SPLITS = {"train_split": "trainval", "val_split": "test"}
-PRESETS = {name: replace(coco_swahr.PRESETS[name], **SPLITS) for name in ("tiny", "w48_640", "higher_w48_640")}
+OWN = {"format": "crowdpose", "train_split": "trainval", "val_split": "test"}
+PRESETS = {name: replace(coco_swahr.PRESETS[name], **OWN) for name in ("tiny", "w48_640", "higher_w48_640")}
 
 
 def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> whole_images.WholeImages:
@@ -39,7 +38,7 @@ def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -
     if config.data is None:
         raise ValueError("--data: name CrowdPose's folder (json/ or annotations/ with its JSON files, images/); no people are "
                          "made for it")  # fmt: skip
-    kind = whole_images.load(config, skeleton=skeleton, reader=crowdpose)
+    kind = whole_images.load(config, skeleton=skeleton)
     if kind.ground_truth is None:
         return kind
 

@@ -21,7 +21,14 @@ from experiments import coco_rle
 from experiments.common import families, mpii, runner
 from experiments.common.page import Page
 
-SQUARE = {"size_wh": (256, 256), "train_split": "train", "val_split": "valid", "nms": None, "rescore": "box"}
+SQUARE = {
+    "format": "mpii",
+    "size_wh": (256, 256),
+    "train_split": "train",
+    "val_split": "valid",
+    "nms": None,
+    "rescore": "box",
+}
 PRESETS = {
     "tiny": replace(coco_rle.PRESETS["tiny"], **{**SQUARE, "size_wh": (96, 96)}),
     # "Similar to the experiments on COCO", says the paper; without half bodies, which COCO's code draws.

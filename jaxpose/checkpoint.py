@@ -22,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 from jaxpose import files, parallel
 from jaxpose.train import TrainState
 
-log = logging.getLogger("jaxpose")
+logger = logging.getLogger(__name__)
 PyTree = Any
 MODEL, TRAIN, CONFIG = "model", "train", "config"
 CHECKSUMS = "checksums.json"  # in the folder of a step: {file: [bytes, CRC-32]}, written when the save is finished
@@ -370,7 +370,7 @@ def _set_aside(directory: Path, step: int, found: str) -> None:
     aside = directory / f"{step}.damaged"
     shutil.rmtree(aside, ignore_errors=True)
     (directory / str(step)).rename(aside)
-    log.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
+    logger.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
 
 
 def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]) -> None:

@@ -25,18 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpose.losses.likelihood import BASES, VARIANTS, Base, Variant, base_log_prob
+from jaxpose.quadrature import evaluate_in_chunks, product_rule, rule_around, rule_from_zero
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
-CHUNK = 65536  # points of one flow evaluation
 
 # Of the normaliser, by dimension: nodes an axis on [-BOUND, BOUND].
 BOUND = 20.0
 POINTS = {1: 400, 2: 400, 3: 80}
 
-# Of the regions: a box of +-OUTER standard deviations, most nodes in +-INNER. Flows fitted to errors with outliers have
-# tails that heavy: of some, +-12 deviations leave out 4e-3 of the mass, +-30 leave out 2e-4.
+# Of the regions, by dimension: nodes an axis.
 NODES = {1: 2000, 2: 400, 3: 72}
-INNER, OUTER, INNER_SHARE = 4.0, 30.0, 0.7
 BOUNDS = (20.0, 40.0, 80.0, 160.0, 320.0, 10.0, 5.0, 2.5, 1.25, 0.6, 0.3)  # where to look for the density
 FOUND, MASS_TOLERANCE = 0.1, 1e-3
 
@@ -173,54 +171,11 @@ def log_normalizer(
     """
     if dim not in POINTS:  # a grid of points^dim
         raise ValueError(f"dim={dim}: a joint has {min(POINTS)} to {max(POINTS)} coordinates")
-    axis = _halves(bound, POINTS[dim] if points is None else points)
-    nodes, log_weights = _product_rule([axis] * dim)
+    axis = rule_from_zero(bound, POINTS[dim] if points is None else points)
+    nodes, log_weights = product_rule([axis] * dim)
     nodes = jnp.asarray(nodes, jnp.result_type(float))
     log_q = base_log_prob(nodes, base=base).sum(-1)
-    return -jax.nn.logsumexp(log_q + _in_chunks(log_g, nodes) + jnp.asarray(log_weights, log_q.dtype))
-
-
-def _halves(bound: float, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights on [-bound, bound]: half of them on either side of 0, two thirds of those in the inner fifth.
-
-    A flow that is narrower than the gaps between nodes could hide its mass from the integral, and a training with
-    log s finds that out; standardised errors, and so such flows, lie near 0.
-    """
-    if not bound > 0 or points < 2:
-        raise ValueError(
-            f"bound={bound}, points={points}: the bound must be positive, and 2 nodes an axis are the least"
-        )
-    left, right = ((round(2 / 3 * half), half - round(2 / 3 * half)) for half in (points // 2, points - points // 2))
-    if not (left[1] and right[1]):  # too few to divide
-        return _axis([-bound, 0.0, bound], [sum(left), sum(right)])
-    return _axis([-bound, -bound / 5, 0.0, bound / 5, bound], [left[1], left[0], *right])
-
-
-def _axis(breaks: Sequence[float], counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights, panel by panel between the breaks."""
-    nodes, weights = [], []
-    for count, a, b in zip(counts, breaks[:-1], breaks[1:], strict=True):
-        x, w = np.polynomial.legendre.leggauss(count)
-        nodes.append((b - a) / 2 * x + (a + b) / 2)
-        weights.append((b - a) / 2 * w)
-    return np.concatenate(nodes), np.concatenate(weights)
-
-
-def _product_rule(axes: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (N, dim) and log weights (N,) of the product of one-dimensional rules."""
-    nodes = np.stack(np.meshgrid(*(x for x, _ in axes), indexing="ij"), -1).reshape(-1, len(axes))
-    return nodes, functools.reduce(np.add.outer, [np.log(w) for _, w in axes]).ravel()
-
-
-@jax.default_matmul_precision("highest")  # products in TF32 or bfloat16 would be seen in an integral
-def _in_chunks(function: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
-    """function(points) for (N, dim) -> (N,), at most CHUNK points at a time."""
-    if len(points) <= CHUNK:
-        return function(points)
-    count = -(-len(points) // CHUNK)
-    size = -(-len(points) // count)
-    padded = jnp.pad(points, ((0, count * size - len(points)), (0, 0)))
-    return jax.lax.map(function, padded.reshape(count, size, -1)).reshape(-1)[: len(points)]
+    return -jax.nn.logsumexp(log_q + evaluate_in_chunks(log_g, nodes) + jnp.asarray(log_weights, log_q.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -553,7 +508,7 @@ def _table(model: Model) -> _Table:
     found = _find(model)
     for _ in range(2):  # the second box is drawn around moments that the first made exact
         axes = [
-            _around(mean, deviation, NODES[model.dim])
+            rule_around(mean, deviation, NODES[model.dim])
             for mean, deviation in zip(found.mean, found.standard_deviation, strict=True)
         ]
         log_density, probability, found = _on_grid(model, axes)
@@ -574,7 +529,7 @@ def _find(model: Model) -> Moments:
     """Moments from the first box around 0 that holds the density and resolves it."""
     masses = {}
     for bound in BOUNDS:
-        axis = _halves(bound, NODES[model.dim])
+        axis = rule_from_zero(bound, NODES[model.dim])
         _, _, found = _on_grid(model, [axis] * model.dim)
         if abs(found.mass - 1) <= FOUND:
             return found
@@ -582,19 +537,9 @@ def _find(model: Model) -> Moments:
     raise ValueError(f"no box [-b, b]^{model.dim} holds the density; its mass by b, expected 1: {masses}")
 
 
-def _around(mean: float, deviation: float, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """About `points` nodes on mean +- OUTER deviations: a fine middle, coarse tails, and a break at 0."""
-    lo, a, b, hi = (mean + factor * deviation for factor in (-OUTER, -INNER, INNER, OUTER))
-    breaks = sorted({lo, a, b, hi} | ({0.0} if lo < 0 < hi else set()))
-    middle, tails = INNER_SHARE / (2 * INNER), (1 - INNER_SHARE) / (2 * (OUTER - INNER))
-    widths = [(right - left) / deviation for left, right in zip(breaks[:-1], breaks[1:], strict=True)]
-    shares = [w * (middle if a <= left < b else tails) for w, left in zip(widths, breaks[:-1], strict=True)]
-    return _axis(breaks, [max(2, round(points * share)) for share in shares])
-
-
 def _on_grid(model: Model, axes) -> tuple[np.ndarray, np.ndarray, Moments]:
     """(log density (N,), probability of each node (N,), moments) on the product of the axes."""
-    nodes, log_weights = _product_rule(axes)
+    nodes, log_weights = product_rule(axes)
     log_density = _evaluate(model, nodes)
     mass = np.exp(log_density + log_weights)
     total = mass.sum()
@@ -607,7 +552,7 @@ def _on_grid(model: Model, axes) -> tuple[np.ndarray, np.ndarray, Moments]:
 def _evaluate(model: Model, points: np.ndarray) -> np.ndarray:
     """log_prob at (..., dim) in float64 NumPy, in chunks and compiled."""
     flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
-    evaluate = jax.jit(lambda x: _in_chunks(lambda e: log_prob(e, model), x))
+    evaluate = jax.jit(lambda x: evaluate_in_chunks(lambda e: log_prob(e, model), x))
     return np.asarray(evaluate(flat), np.float64).reshape(points.shape[:-1])
 
 

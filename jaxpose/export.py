@@ -195,13 +195,7 @@ def export(
     if format == "tflite" and batch == "symbolic":
         raise ValueError("TFLite takes a fixed number of images: give --batch 1")
     out = Path(out)
-    old = [out / name for name in (*FILES.values(), "model.json") if (out / name).exists()]
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file: name a folder as out")
-    if old and not force:
-        raise FileExistsError(
-            f"{out} holds {', '.join(p.name for p in old)}: name another folder, or replace it with --force"
-        )
+    previous_files = _previous_files(out, force=force)
     variables, config = checkpoint.restore_model(directory, step=step)
     task = _task(config["task"], size_wh, net)
     variables = task.inference_variables(variables)
@@ -210,34 +204,25 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export", dir=out) as folder:
         path = Path(folder) / FILES[format]
+        options = dict(batch=batch, flip_test=flip_test, platforms=platforms)
         start = time.perf_counter()
-        match format:
-            case "stablehlo":
-                path.write_bytes(
-                    lower(task, variables, batch=batch, flip_test=flip_test, platforms=platforms).serialize()
-                )
-            case "onnx":
-                _write_onnx(task, variables, path, batch=batch, flip_test=flip_test)
-            case "savedmodel":
-                _write_savedmodel(task, variables, path, batch=batch, flip_test=flip_test)
-            case "tflite":
-                _write_tflite(task, variables, path, batch=batch, flip_test=flip_test)
+        _write(task, variables, path, format, **options)
         seconds = time.perf_counter() - start
-        difference = _compare(task, variables, path, format, batch=batch, flip_test=flip_test, platforms=platforms)
-        found = describe(
+        difference = _compare(task, variables, path, format, **options)
+        description = describe(
             task, variables, format=format, batch=batch, flip_test=flip_test, inference=from_checkpoint(config)
         )
-        found |= {
+        description |= {
             "bytes": _size(path),
             "sha256": files.sha256(path),
             "seconds": round(seconds, 1),
             "difference": difference,
         }
-        found["checkpoint"] = {"step": config["step"], "metrics": config["metrics"]}
+        description["checkpoint"] = {"step": config["step"], "metrics": config["metrics"]}
         if format == "stablehlo":
-            found["platforms"] = list(platforms)
-        files.write_json(Path(folder) / "model.json", found, indent=1, allow_nan=True)
-        for previous in old:
+            description["platforms"] = list(platforms)
+        files.write_json(Path(folder) / "model.json", description, indent=1, allow_nan=True)
+        for previous in previous_files:
             shutil.rmtree(previous) if previous.is_dir() else previous.unlink()
         for name in (FILES[format], "model.json"):
             os.replace(Path(folder) / name, out / name)
@@ -331,6 +316,44 @@ def _check_net(task: tasks.ImageTask, variables: PyTree, flip_test: bool, direct
     """Raise where the weights are not the net's, or the input's size does not suit it."""
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
     jax.eval_shape(served(task, variables, flip_test=flip_test), jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8))
+
+
+def _previous_files(out: Path, *, force: bool) -> list[Path]:
+    """The files of a model that lie in the folder already, which are replaced with `force`.
+
+    Raises:
+        FileExistsError: there are some and `force` is false, or `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file: name a folder as out")
+    previous = [out / name for name in (*FILES.values(), "model.json") if (out / name).exists()]
+    if previous and not force:
+        names = ", ".join(path.name for path in previous)
+        raise FileExistsError(f"{out} holds {names}: name another folder, or replace it with --force")
+    return previous
+
+
+def _write(
+    task: tasks.ImageTask,
+    variables: PyTree,
+    path: Path,
+    format: Format,
+    *,
+    batch: Batch,
+    flip_test: bool,
+    platforms: Sequence[str],
+) -> None:
+    """Writes the model in one format."""
+    match format:
+        case "stablehlo":
+            exported = lower(task, variables, batch=batch, flip_test=flip_test, platforms=platforms)
+            path.write_bytes(exported.serialize())
+        case "onnx":
+            _write_onnx(task, variables, path, batch=batch, flip_test=flip_test)
+        case "savedmodel":
+            _write_savedmodel(task, variables, path, batch=batch, flip_test=flip_test)
+        case "tflite":
+            _write_tflite(task, variables, path, batch=batch, flip_test=flip_test)
 
 
 def _write_onnx(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch: Batch, flip_test: bool) -> None:
@@ -515,9 +538,9 @@ def main(
       platforms: that StableHLO is lowered for.
       force: replace a model that is there.
     """
-    found = export(
+    description = export(
         checkpoint, out=out, format=format, batch=batch, flip_test=flip_test, size_wh=size_wh, step=step,
         platforms=platforms, force=force,
     )  # fmt: skip
     keys = ("file", "bytes", "sha256", "seconds", "difference")
-    print(json.dumps({"out": str(out)} | {key: found[key] for key in keys}))
+    print(json.dumps({"out": str(out)} | {key: description[key] for key in keys}))

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "local",
     "read_events",
     "read_json",
+    "read_json_lines",
     "sha256",
     "size_and_crc32",
     "write_json",
@@ -118,11 +120,32 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None
     write_whole(path, text.encode() + (b"" if indent is None else b"\n"))
 
 
+def read_json_lines(path: str | os.PathLike) -> Iterator[Any]:
+    """Reads a file to which one JSON value per line was appended.
+
+    A line that cannot be read, such as the last one of a run that was killed while writing, is left out.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The values; none if there is no such file.
+
+    >>> list(read_json_lines("no_such_file"))
+    []
+    """
+    path = Path(path)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+
+
 def read_events(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads the events of a run's log.jsonl: one JSON object with "event" and "step" per line.
 
-    A resumed run repeats steps: the later event of the same kind and step counts. A line that cannot be read, such as the
-    last one of a run that was killed while writing, is left out.
+    A resumed run repeats steps: the later event of the same kind and step counts. Lines that are no events are left out.
 
     Args:
         path: the log.
@@ -133,13 +156,11 @@ def read_events(path: str | os.PathLike) -> list[dict[str, Any]]:
     >>> read_events("no_such_file")
     []
     """
-    path = Path(path)
     last: dict[tuple[str, float], dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for event in read_json_lines(path):
         try:
-            event = json.loads(line)
             last[event["event"], float(event["step"])] = event
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             continue
     return sorted(last.values(), key=lambda event: float(event["step"]))
 

@@ -25,6 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpose import geometry, parallel
+from jaxpose.files import is_number
 
 PyTree = Any
 Rows = dict[str, np.ndarray]
@@ -39,10 +40,6 @@ MIRRORS = {"none": False, "light": False, "higher_hrnet": True, "swahr_paper": T
 
 def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_side(value: Any) -> bool:
@@ -93,16 +90,16 @@ class Settings:
             self._check(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
         for name in ("flip_test", "soft_nms"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
-        self._check("padding", _is_number(self.padding) and self.padding > 0, "a positive factor on the box")
-        scale_holds = _is_number(self.sigma_scale) and self.sigma_scale > 0
+        self._check("padding", is_number(self.padding) and self.padding > 0, "a positive factor on the box")
+        scale_holds = is_number(self.sigma_scale) and self.sigma_scale > 0
         self._check("sigma_scale", scale_holds, "a positive factor on sigma")
-        nms_holds = self.nms is None or (_is_number(self.nms) and 0 < self.nms <= 1)
+        nms_holds = self.nms is None or (is_number(self.nms) and 0 < self.nms <= 1)
         self._check("nms", nms_holds, "an OKS above 0, at most 1, or None")
         side_holds = self.test_size is None or _is_side(self.test_size)
         self._check(
             "test_size", side_holds, f"a multiple of {GRID}, or None for the shorter side of the training images"
         )
-        scales_hold = isinstance(self.scales, tuple) and all(_is_number(s) and s > 0 for s in self.scales)
+        scales_hold = isinstance(self.scales, tuple) and all(is_number(s) and s > 0 for s in self.scales)
         self._check("scales", scales_hold and 1 in self.scales, "positive numbers, 1 among them")
 
     def _check(self, name: str, holds: bool, expected: str) -> None:

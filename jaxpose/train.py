@@ -195,10 +195,10 @@ def abstract_state(task: Task, tx: optax.GradientTransformation, *, mesh: Mesh, 
         mesh: where the state would lie.
         ema: with a moving average.
 
-    >>> from jaxpose.tasks import Task
-    >>> task = Task(init=lambda key: {"params": {"w": jax.random.normal(key, (64, 128))}, "batch_stats": {}},
-    ...             loss=None, predict=None, config={})
-    >>> state = abstract_state(task, optimizer(optax.constant_schedule(1e-3)), mesh=parallel.make_mesh())
+    >>> class Task:
+    ...     def init(self, key):
+    ...         return {"params": {"w": jax.random.normal(key, (64, 128))}, "batch_stats": {}}
+    >>> state = abstract_state(Task(), optimizer(optax.constant_schedule(1e-3)), mesh=parallel.make_mesh())
     >>> weights, moments = state.variables["params"]["w"], state.opt_state[0][0].mu["w"]
     >>> weights.shape, tuple(weights.sharding.spec), tuple(moments.sharding.spec)
     ((64, 128), (), (None, 'fsdp'))

@@ -241,14 +241,15 @@ def test_a_killed_preparation_is_never_read(own_folder, tmp_path):
     """SIGKILL amid the images; then the same call again, without TensorFlow in the process."""
     program = """
         import sys, time
-        from jaxpose.data import builder, pixels
+        from jaxpose.data import builder
+        from jaxpose.data.formats import coco
         folder, data_dir, slow = sys.argv[1:]
-        def load(*args, read=pixels.load_jpeg, **options):
+        def load(*args, read=coco.load_jpeg, **options):
             if slow == "slow":
                 print("reading", flush=True, file=sys.__stdout__)
                 time.sleep(0.5)
             return read(*args, **options)
-        pixels.load_jpeg = load
+        coco.load_jpeg = load
         source = builder.prepare(folder, data_dir=data_dir, progress=False)
         source.record(0), source.at_level("image").record(1), source.ground_truth()
         from jaxpose.data import crops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import doctest
 import importlib
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def test_presets_parse_and_the_page_says_how_to_run_it(name):
         assert config == dataclasses.replace(default, seed=7, out=Path("runs") / name)
         assert preset == "tiny" or f"--preset {preset} " in page(name).__doc__, preset
     assert f"python -m experiments.{name}" in page(name).__doc__
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_once_what_it_is(name):
+    module = page(name)
+    assert (module.PAGE.name, module.PAGE.presets, module.PAGE.description) == (name, module.PRESETS, module.__doc__)
+
+
+@pytest.mark.parametrize("name", ["analyse", "common.log", "common.rules"])
+def test_the_examples_in_docstrings_run(name):
+    failures, examples = doctest.testmod(page(name))
+    assert examples and not failures
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: path.stem)

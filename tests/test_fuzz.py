@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxpose import geometry, grouping, heatmap, losses, metrics
+from jaxpose.data.boxes import BoxFile
 from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, crowdpose_average_precision, oks_nms
-from jaxpose.predict.command import BoxFile
 from jaxpose.skeleton import COCO17, Skeleton
 from tests import tiny_coco
 

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from jaxpose.predict import media
-from jaxpose.skeleton import COCO17
 from tests import tiny_coco
 
 PIXELS = tiny_coco.picture((40, 24))
@@ -130,18 +129,3 @@ def test_bad_videos(tmp_path):
         media.video(tmp_path / "text.mp4")
     with pytest.raises(FileNotFoundError):
         media.video(tmp_path / "absent.mp4")
-
-
-def test_only_shown_joints_are_drawn_and_strange_numbers_break_nothing():
-    black = np.zeros((80, 80, 3), np.uint8)
-    xy = np.full((1, 17, 2), 70.0)
-    xy[0, 0] = 20, 30
-    shown = np.zeros((1, 17), bool)
-    assert not media.draw(black, xy, shown, COCO17).any()
-    shown[0, 0] = True
-    drawn = media.draw(black, xy, shown, COCO17)
-    y, x = np.nonzero(drawn.any(-1))
-    assert abs(x.mean() - 20) < 0.6 and abs(y.mean() - 30) < 0.6 and drawn[60:, 60:].sum() == 0
-    assert not black.any(), "the picture itself is left alone"
-    xy[0, 1:4] = (np.nan, 5), (1e12, -1e12), (np.inf, 3)
-    assert media.draw(black, xy, ~shown, COCO17, box=np.array([[-1e9, 0, 2e9, 50]])).shape == black.shape

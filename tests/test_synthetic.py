@@ -423,7 +423,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
         write_dataset(tmp_path, **SMALL)
     assert os.listdir(tmp_path) == ["notes.txt"]
     (tmp_path / dataset.MARKER).write_text("{")
-    with pytest.raises(ValueError, match="is no JSON file"):
+    with pytest.raises(ValueError, match="is not a JSON file.*; name another folder or remove this one"):
         write_dataset(tmp_path, **SMALL)
 
 

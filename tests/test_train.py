@@ -239,18 +239,16 @@ def test_bad_settings_are_refused(call, message):
         call()
 
 
-def wide_task() -> Task:
+class Wide(Line):
     """A net with one array that the axis `fsdp` splits and one that it does not."""
 
-    def init(key):
+    def init(self, key):
         params = {"w": jax.random.normal(key, (64, 128)), "b": jnp.zeros(128)}
         return {"params": params, "batch_stats": {"mean": jnp.zeros(128)}}
 
-    def loss(variables, batch, *, key):
+    def loss(self, variables, batch, *, key):
         out = batch["x"] @ variables["params"]["w"] + variables["params"]["b"]
         return (out**2).mean(), ({"batch_stats": {"mean": out.mean(0)}}, {})
-
-    return Task(init=init, loss=loss, predict=lambda v, b, flip_test: {"y": b["x"]}, config={})
 
 
 def same_places(abstract, real) -> bool:
@@ -267,7 +265,7 @@ def same_places(abstract, real) -> bool:
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_abstract_state_is_the_real_one_without_its_numbers(mesh, ema, accumulate):
-    task = wide_task()
+    task = Wide()
     tx = train.optimizer(train.multi_step(0.1, boundaries=[5]), clip_norm=1.0, accumulate=accumulate)
     arrays = len(jax.live_arrays())
     abstract = train.abstract_state(task, tx, mesh=mesh, ema=ema)
@@ -277,7 +275,7 @@ def test_the_abstract_state_is_the_real_one_without_its_numbers(mesh, ema, accum
 
 
 def test_a_step_is_compiled_from_the_abstract_state(mesh):
-    task, tx = wide_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+    task, tx = Wide(), train.optimizer(train.multi_step(0.1, boundaries=[]))
     step = train.make_train_step(task, tx, mesh=mesh)
     rows = jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=parallel.batch_sharding(mesh))
     compiled = step.lower(train.abstract_state(task, tx, mesh=mesh), {"x": rows}).compile()
@@ -290,9 +288,9 @@ def test_a_step_is_compiled_from_the_abstract_state(mesh):
 EIGHT_DEVICES = """
 import jax
 from jaxpose import parallel, train
-from tests.test_train import same_places, wide_task
+from tests.test_train import Wide, same_places
 
-task, tx = wide_task(), train.optimizer(train.multi_step(0.1, boundaries=[]))
+task, tx = Wide(), train.optimizer(train.multi_step(0.1, boundaries=[]))
 mesh = parallel.make_mesh(fsdp=4)
 abstract = train.abstract_state(task, tx, mesh=mesh, ema=True)
 split = [x.sharding.spec for x in jax.tree.leaves(abstract) if not x.sharding.is_fully_replicated]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxpose import density, view
 from jaxpose.skeleton import COCO17, CROWDPOSE14
-from jaxpose.view import figures
+from jaxpose.view import palette
 
 
 def pixels(path):
@@ -71,15 +71,15 @@ def test_people_of_whole_images(tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
     plain = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "plain.png", columns=2))
     assert titles == ["found 2", "found 0", "found 1"]
-    assert near(plain, figures.TRUTH) == 0
-    assert near(plain, figures.PERSONS[0]) > 100 and near(plain, figures.PERSONS[1]) > 100
+    assert near(plain, palette.TRUTH) == 0
+    assert near(plain, palette.PEOPLE[0]) > 100 and near(plain, palette.PEOPLE[1]) > 100
     options = dict(truth=truth, labelled=labelled, scores=[np.full(n, 0.5) for n in (2, 0, 1)], columns=2)
     both = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "a" / "both.png", **options))
     assert titles[3:] == ["found 2, labelled 1", "found 0, labelled 1", "found 1, labelled 0"]
-    assert near(both, figures.TRUTH) > 100
+    assert near(both, palette.TRUTH) > 100
     poses = [pose * (1, 1, 0) for pose in poses]
     hidden = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "hidden.png"))
-    assert near(hidden, figures.PERSONS[0]) == near(hidden, figures.PERSONS[1]) == 0
+    assert near(hidden, palette.PEOPLE[0]) == near(hidden, palette.PEOPLE[1]) == 0
 
 
 @pytest.mark.filterwarnings("error")
@@ -96,7 +96,7 @@ def test_scale_maps_beside_their_images(tmp_path):
     first, second = drawn("ends.png", small, large), drawn("middle.png", small, one)
     assert near(first, red) > 2000 and near(first, blue) > 2000
     assert near(second, red) > 2000 and near(second, blue) < near(first, blue) / 4  # the colour bar has some
-    assert near(first, figures.TRUTH) == 0 and near(drawn("dots.png", small, large, joints=joints), figures.TRUTH) > 5
+    assert near(first, palette.TRUTH) == 0 and near(drawn("dots.png", small, large, joints=joints), palette.TRUTH) > 5
     for maps in ((one, one), (one.astype(np.float32), large)):
         drawn("flat.png", *maps, columns=1)
 

@@ -13,7 +13,7 @@ from jaxpose.data import crops, masks, whole_images
 from jaxpose.data.formats import coco
 from jaxpose.skeleton import COCO17
 from jaxpose.view import data as tool
-from jaxpose.view import figures
+from jaxpose.view import figures, palette
 from tests import test_data_formats_crowdpose, tiny_coco
 
 
@@ -128,4 +128,4 @@ def test_left_and_right_have_their_colours(tmp_path):
         rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
         return np.nonzero(abs(picture - rgb).sum(-1) < 40)[1].mean() / picture.shape[1]
 
-    assert middle(figures.LEFT) < 0.45 < 0.55 < middle(figures.RIGHT)
+    assert middle(palette.LEFT) < 0.45 < 0.55 < middle(palette.RIGHT)

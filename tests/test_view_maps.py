@@ -15,7 +15,7 @@ from jaxpose import checkpoint, cli, density, geometry, tasks
 from jaxpose.data import crops, feed, whole_images
 from jaxpose.data.formats import coco
 from jaxpose.skeleton import COCO17
-from jaxpose.view import figures
+from jaxpose.view import figures, palette
 from jaxpose.view import maps as tool
 from tests import tiny_coco, tiny_run
 from tests.test_view import near, pixels
@@ -132,7 +132,7 @@ def test_a_peak_is_drawn_where_it_is(tmp_path):
     image, at = np.full((32, 24, 3), 255, np.uint8), np.full((17, 2), np.nan)
     path = figures.joint_maps(image, maps, COCO17, tmp_path / "maps.png", pixels_per_cell=(4, 4))
     picture = pixels(path)
-    assert near(picture, figures.TRUTH) == 0
+    assert near(picture, palette.TRUTH) == 0
     light = np.nonzero(abs(picture - (250, 252, 165)).sum(-1) < 60)  # the end of inferno
     # The first row of panels holds prediction, all joints, and joints: their peaks have one height.
     first = light[0][light[0] < picture.shape[0] / 5]
@@ -141,7 +141,7 @@ def test_a_peak_is_drawn_where_it_is(tmp_path):
     assert 0.12 + 0.86 * (5 * 4 + 0.5) / 32 == pytest.approx(middle, abs=0.06)
     at[3] = (8, 20)
     truth = figures.joint_maps(image, maps, COCO17, tmp_path / "t.png", pixels_per_cell=(4, 4), truth=[at], poses=[at])
-    assert near(pixels(truth), figures.TRUTH) > 10
+    assert near(pixels(truth), palette.TRUTH) > 10
     for wrong, words in ((maps[..., :3], r"\(h, w, 17\)"), (maps * np.nan, "are not finite")):
         with pytest.raises(ValueError, match=words):
             figures.joint_maps(image, wrong, COCO17, tmp_path / "w.png", pixels_per_cell=(4, 4))

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,10 +18,13 @@ import pytest
 
 from jaxpose import cli
 from jaxpose.evaluation import average_precision, cases, report
-from jaxpose.view import charts
+from jaxpose.view import palette
 from jaxpose.view import report as tool
+from jaxpose.view.report import charts, document
+from jaxpose.view.report import page as frame
 from tests import tiny_coco, tiny_results
 
+ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&amp;"
 TAGS = {
@@ -140,14 +144,14 @@ def test_of_many_cases_each_kind_gets_its_share(tmp_path):
     found = [cases.Case("matched", {"id": i}, person, record, i, i / 100) for i in range(100)]
     found += [cases.Case("missed", {"id": i}, person) for i in range(50)]
     found += [cases.Case("unmatched", {"id": i}, None, record, i, excused=i < 25) for i in range(50)]
-    chosen = tool._chosen(found, 20)
+    chosen = document.select_cases(found, 20)
     assert [case.oks for case in chosen if case.kind == "matched"] == [i / 100 for i in (*range(10), *range(96, 100))]
     assert [sum(case.kind == kind for case in chosen) for kind in ("missed", "unmatched")] == [3, 3]
     assert not any(case.excused for case in chosen)
-    assert len(tool._chosen(found, 1000)) == 200 and tool._chosen(found, 0) == []
+    assert len(document.select_cases(found, 1000)) == 200 and document.select_cases(found, 0) == []
     few = [case for case in found if case.kind == "matched"]
-    assert len(tool._chosen(few, 20)) == 20, "what others leave is filled up"
-    assert len(tool._chosen(found, 7)) == 7
+    assert len(document.select_cases(few, 20)) == 20, "what others leave is filled up"
+    assert len(document.select_cases(found, 7)) == 7
 
 
 def test_a_page_of_hundred_cases_has_a_bounded_size(tmp_path):
@@ -288,3 +292,28 @@ def test_in_a_browser_the_script_runs_and_no_other(tmp_path):
     page = opened("attacked.html#min=0.5&max=0.9")
     shown = [float(a["data-oks"]) for a in page.all("figure") if "hidden" not in a]
     assert all(0.5 <= oks <= 0.9 for oks in shown) and counted(page)[0] == len(shown)
+
+
+def test_style_and_script_are_files_of_the_package():
+    """What setuptools puts into a wheel, and what the page reads, are the same two files."""
+    pytest.importorskip("setuptools")
+    code = (
+        "from setuptools.dist import Distribution; d = Distribution({'script_name': 'setup.py'}); d.parse_config_files()\n"
+        "build = d.get_command_obj('build_py'); build.ensure_finalized()\n"
+        "print([name for package, _, _, names in build.data_files if package == 'jaxpose.view.report' for name in names])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "['report.css', 'report.js']" in done.stdout, done.stderr[-2000:]
+    for name in ("report.css", "report.js"):
+        assert frame.asset(name) == (ROOT / "jaxpose" / "view" / "report" / name).read_text()
+        assert "</" not in frame.asset(name), "it would end the element that it stands in"
+
+
+def test_the_page_names_the_colours_of_its_tiles():
+    document = frame.page("a", "")
+    for name, color in (
+        ("truth", palette.TILE_TRUTH),
+        ("prediction", palette.TILE_PREDICTION),
+        ("error", palette.TILE_ERROR),
+    ):
+        assert f"--{name}: {color};" in document and f"var(--{name})" in document

@@ -13,8 +13,8 @@ from PIL import Image
 
 from jaxpose import cli
 from jaxpose.evaluation import cases, report
+from jaxpose.view import palette, tiles
 from jaxpose.view import results as tool
-from jaxpose.view import tiles
 from tests import tiny_coco, tiny_results
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,8 @@ def test_a_tile_shows_its_pose_where_it_is(side):
     tile = np.asarray(tiles.draw(case, None, limbs=[], **{"truth" if side == "found" else "found": False})).astype(int)
     x0, y0, x1, _ = tiles.around(case, aspect=240 / 300)
     zoom = 240 / (x1 - x0)
-    ours, other = (tiles.TRUTH, tiles.FOUND) if side == "truth" else (tiles.FOUND, tiles.TRUTH)
+    truth, found = palette.TILE_TRUTH.rgb, palette.TILE_PREDICTION.rgb
+    ours, other = (truth, found) if side == "truth" else (found, truth)
     rows, columns = np.nonzero(abs(tile - ours).sum(-1) < 30)
     where = (5, 7) if side == "truth" else (17, 21)
     expected = [(where[0] - x0 + 0.5) * zoom - 0.5, (where[1] - y0 + 0.5) * zoom - 0.5]
@@ -94,7 +95,7 @@ def test_the_picture_lies_under_the_pose():
     np.testing.assert_allclose(
         [columns.mean(), rows.mean()], [(9.5 - x0) * zoom - 0.5, (12.5 - y0) * zoom - 0.5], atol=1
     )
-    assert (tile[:, : int(-x0 * zoom) - 1] == tiles.GREY).all() and x0 < -1
+    assert (tile[:, : int(-x0 * zoom) - 1] == palette.NO_IMAGE.rgb).all() and x0 < -1
 
 
 def test_a_picture_fits_into_its_limit():

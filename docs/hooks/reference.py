@@ -13,7 +13,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 PACKAGE = "jaxpose"
-INSIDE = ("jaxpose.data.synthetic",)
+INSIDE = ("jaxpose.data.synthetic", "jaxpose.view.figures", "jaxpose.view.report")
 FORMER = "Former name of"  # how the docstring of a module begins that only keeps one
 INTRODUCTION = """# API
 

@@ -26,7 +26,7 @@ from experiments.common import whole_images
 from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
 from experiments.common.training import Training
-from jaxpose import inference, parallel, tasks, train
+from jaxpose import files, inference, parallel, tasks, train
 from jaxpose.data import crops as persons
 from jaxpose.data import synthetic
 from jaxpose.data.formats import coco
@@ -66,7 +66,7 @@ ConfigT = TypeVar("ConfigT", bound=AblationConfig)
 def load(config: AblationConfig, seed: int) -> dict[str, Any]:
     """Synthetic people of one seed as arrays: augmented training crops, plain held-out crops, and what is known of them."""
     sources = people(config, seed)
-    truth = json.loads(sources["val"].ground_truth_json.read_text())
+    truth = files.read_json(sources["val"].ground_truth_json, "ground truth of the prepared data")
     clean = {a["id"]: np.reshape(a["keypoints_clean"], (-1, 2)) for a in truth["annotations"]}
     val = crops(sources["val"], config, seed=seed, augment="none", copies=1)
     return {
@@ -233,11 +233,7 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
     """The runs of these settings that `path` holds, by (row, seed)."""
     found = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            run = json.loads(line)
-        except json.JSONDecodeError:  # the line that a killed run was writing
-            continue
+    for run in files.read_json_lines(path):
         if run["row"] in rows and run.get("settings") == settings(config, rows[run["row"]]):
             found[run["row"], run["seed"]] = run
     return found

@@ -28,6 +28,7 @@ from experiments.common.rules import (
     Size,
 )
 from jaxpose import checkpoint, files, tasks
+from jaxpose.data.formats import Choice
 from jaxpose.inference import Settings, from_checkpoint
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
@@ -43,7 +44,9 @@ class RunConfig:
     """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
     experiment's name, or the folder that --eval-only names."""
     data: Annotated[Path | None, LocalPath, MayMove] = None
-    """COCO-format folder (images and annotations); none: the embedded synthetic people."""
+    """Folder with images and annotations; none: the embedded synthetic people."""
+    format: Annotated[Choice, AnyValue, Fixed] = "auto"
+    """Format of the annotations, as `jaxpose prepare` has it; auto: the one that their content shows."""
     train_split: Annotated[str, AnyValue, Fixed] = "train"
     """Name of the training split: COCO's train2017 is found under "train"."""
     val_split: Annotated[str, AnyValue, MayChange] = "val"

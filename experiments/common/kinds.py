@@ -16,8 +16,7 @@ from jax.sharding import Mesh
 
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
-from jaxpose.data import builder, synthetic
-from jaxpose.data.formats import coco
+from jaxpose.data import builder, formats, synthetic
 from jaxpose.data.source import Source
 from jaxpose.skeleton import Skeleton
 
@@ -116,32 +115,33 @@ def make_mesh(config: RunConfig) -> Mesh:
     return parallel.make_mesh(fsdp=1 if config.eval_only else config.fsdp)
 
 
-def open_splits(
-    config: RunConfig, *, skeleton: Skeleton | None = None, reader: builder.Reader = coco
-) -> tuple[Source | None, Source]:
-    """(training source, None where a run only evaluates; evaluation source): drawn, found and prepared as the config says.
+def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple[Source | None, Source]:
+    """Draws, finds and prepares the splits as the config says.
 
     Process 0 works, the others wait and then read.
 
     Args:
-        config: names the folder and the splits.
+        config: names the folder, its format and the splits.
         skeleton: that of a checkpoint: the data must have it, and data without annotations get it.
-        reader: knows the folder's format: a module of `jaxpose.data.formats`.
+
+    Returns:
+        The training source, None where a run only evaluates, and the evaluation source.
     """
-    parallel.on_first(lambda: _open_splits(config, skeleton, reader))
-    return _open_splits(config, skeleton, reader)
+    parallel.on_first(lambda: _open_splits(config, skeleton))
+    return _open_splits(config, skeleton)
 
 
-def _open_splits(config: RunConfig, skeleton: Skeleton | None, reader: builder.Reader) -> tuple[Source | None, Source]:
-    folder = config.data
+def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source | None, Source]:
+    folder, format = config.data, config.format
     if folder is None:
         val = max(config.synthetic_images // 10, 1)
         name = f"synthetic_{config.synthetic_images}_{config.seed}"
-        folder = synthetic.write_dataset(
+        folder, format = synthetic.write_dataset(
             config.data_dir / name, train=config.synthetic_images - val, val=val, seed=config.seed
-        )
+        ), "coco"  # fmt: skip
 
     def open_split(split: str) -> Source:
+        reader = formats.choose(format, folder, split)
         return builder.prepare(folder, split=split, data_dir=config.data_dir, on_bad=config.on_bad,
                                verify=config.verify, skeleton=skeleton, reader=reader)  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""MPII for the pages: its reader, and PCKh beside EPE."""
+"""MPII for the pages: PCKh beside EPE."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 
 from experiments.common import persons
 from experiments.common.kinds import Predictions
-from jaxpose.data.formats import mpii as reader
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
 
@@ -22,7 +21,7 @@ def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> p
         )
     if config.detections is not None:
         raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
-    kind = persons.load(config, skeleton=skeleton, reader=reader)
+    kind = persons.load(config, skeleton=skeleton)
     try:
         truth = evaluation.load_truth(evaluation.find_truth(config.data, config.val_split))
     except FileNotFoundError as error:

@@ -24,9 +24,8 @@ from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Positive, Unsaid
 from jaxpose import calibration, checkpoint, density, files, geometry, inference, parallel, tasks
-from jaxpose.data import boxes, builder, crops
+from jaxpose.data import boxes, crops
 from jaxpose.data.augment import Setting, named
-from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, report, results
 from jaxpose.evaluation.baselines import Baselines, causes, verdict
@@ -336,10 +335,10 @@ class Persons:
         )
 
 
-def load(config: PersonConfig, *, skeleton: Skeleton | None = None, reader: builder.Reader = coco) -> Persons:
+def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
     """The splits that the config names, evaluated on annotated, moved or detected boxes; see `kinds.open_splits`."""
     mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
+    train, val = kinds.open_splits(config, skeleton=skeleton)
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
         val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)

@@ -195,13 +195,6 @@ def changes(
         stored: the settings that a run was started with, as JSON holds them; flags that came later are missing.
         now: the settings to go on with.
         allowed: how each flag may differ; one that is missing may not.
-
-    >>> @dataclass
-    ... class Config:
-    ...     seed: Annotated[int, AnyValue, Fixed] = 0
-    ...     keep: Annotated[int, Positive, MayChange] = 2
-    >>> changes(Config, {"seed": 0, "keep": 1}, {"seed": 5, "keep": 2}, allowed=resume_rules(Config))
-    {'seed': (0, 5)}
     """
     unsaid = {name: flag.unsaid for name, flag in flags(kind).items() if flag.unsaid is not None}
     different = {}

@@ -21,9 +21,8 @@ from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
 from jaxpose import geometry, inference, metrics, parallel, tasks
-from jaxpose.data import augment, builder, pixels
+from jaxpose.data import augment, pixels
 from jaxpose.data import whole_images as images
-from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 from jaxpose.inference import Settings
@@ -250,7 +249,7 @@ class WholeImages:
         )  # fmt: skip
 
 
-def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: builder.Reader = coco) -> WholeImages:
+def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImages:
     """The splits that the config names, as images; see `kinds.open_splits`."""
     side = config.side()
     if side % images.GRID:
@@ -261,7 +260,7 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None, reader: build
     except ValueError as error:
         raise ValueError(f"--scales {config.scales}: {error}") from None
     mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton, reader=reader)
+    train, val = kinds.open_splits(config, skeleton=skeleton)
     ground_truth = val.ground_truth_json if len(val) else None
     train = None if train is None else train.at_level("image")
     return WholeImages(config, train, val.at_level("image"), ground_truth, mesh)

@@ -5,7 +5,7 @@ images. ``boxes`` replaces its boxes by a detector's; ``builder`` prepares it on
 ``augment`` holds the published augmentation settings; ``crops`` turns any source into batches of persons, ``whole_images``
 into batches of images, both through ``feed``, the only importer of TensorFlow. ``masks`` draws the regions to leave out of an
 image-level loss, ``pixels`` reads and decodes JPEG files, ``checks`` says what is wrong with an entry of a label file,
-``synthetic`` makes people up.
+``synthetic`` makes people up, ``command`` is `jaxpose prepare` and `jaxpose synthetic`.
 
 ``coco``, ``mpii``, ``crowdpose``, ``pipeline`` and ``images`` are former names of modules, kept for scripts that import them.
 """

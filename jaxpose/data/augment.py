@@ -352,8 +352,20 @@ def _truncated_normal(rng: np.random.Generator, bound: float) -> float:
     return value
 
 
-def move_joints(keypoints, affine, flip, flip_index):
-    """(B, K) visibility and (B, K, 2) input px, left and right exchanged where the crop is mirrored."""
+def move_joints(
+    keypoints: np.ndarray, affine: np.ndarray, flip: np.ndarray, flip_index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves joints into the input; left and right are exchanged where it is mirrored.
+
+    Args:
+        keypoints: ``(B, K, 3)`` x, y, visibility in image pixels.
+        affine: ``(B, 2, 3)`` affines from image pixels to input pixels, any mirroring included.
+        flip: ``(B,)`` whether the input is mirrored.
+        flip_index: ``(K,)`` the joint that a mirror makes of each.
+
+    Returns:
+        The visibility ``(B, K)`` and the joints ``(B, K, 2)`` in input pixels, 0 where the visibility is 0.
+    """
     visibility = keypoints[..., 2]
     joints = np.where(visibility[..., None] > 0, apply_affine(affine, keypoints[..., :2]), 0.0)
     visibility = np.where(flip[:, None], visibility[:, flip_index], visibility)

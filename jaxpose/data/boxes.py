@@ -1,41 +1,52 @@
-"""Boxes of persons that are not the annotated ones: those of a detector, and annotated ones made worse on purpose."""
+"""Boxes of persons that are not the annotated ones of a data set: those of a detector, and annotated ones made worse.
+
+`with_detections` puts a detector's boxes in place of the persons of a source, `BoxFile` holds boxes for pictures of any
+origin, `check_boxes` checks boxes that are arrays.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxpose import files
 from jaxpose.data.checks import Problems, bad_box, is_id, is_number, no_extent
 from jaxpose.data.source import Source, person_dtype
+from jaxpose.files import read_json
+from jaxpose.geometry import clip_box
 from jaxpose.metrics import AREA_OF_BOX
 
-__all__ = ["touches", "with_detections", "with_jittered_boxes"]
+__all__ = ["BoxFile", "check_boxes", "number_of", "touches", "with_detections", "with_jittered_boxes"]
+
+FARTHEST = 1_000_000
+"""Largest coordinate and side of a box of a picture, in pixels."""
 
 logger = logging.getLogger(__name__)
 
 
 def with_detections(source: Source, detections: str | Path, *, min_score: float = 0.0, on_bad: str = "error") -> Source:
-    """A source over detected boxes: one record per box, with its score and without keypoints.
+    """Returns a source over detected boxes: one record per box, with its score and without keypoints.
 
     Boxes of another category, with a score below `min_score`, and of images that the source does not hold are left out
-    (the last are logged). The annotation_id of a record is the box's row in the file; its area `AREA_OF_BOX` times
-    the box.
+    (the last are logged). The annotation_id of a record is the place of the box in the file; its area is
+    `jaxpose.metrics.AREA_OF_BOX` times the box.
 
     Args:
-        source: that holds the images.
-        detections: JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
+        source: the source of the images.
+        detections: a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
         min_score: boxes with a smaller score are left out; 0 keeps all, as the published evaluations do.
-        on_bad: "error" or "skip", for boxes that are not finite, empty or outside their image.
+        on_bad: "error", or "skip" to leave out boxes that are not finite, empty or outside their image.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a list of detections; an image id that is no whole number; no
-            box for any image of the source.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is no list of detections; an image id is no whole number; there is no box for any image of the
+            source.
     """
     path = Path(detections)
     boxes = _load_detections(path)
@@ -70,17 +81,17 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
 
 
 def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> Source:
-    """The same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
+    """Returns the same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
 
     Centre and size of every box are moved by uniform draws of up to `fraction` of its width and height.
 
     Args:
-        source: of persons, with ground-truth boxes.
-        fraction: 0 to below 1.
-        seed: of the draws; the same seed, the same boxes.
+        source: persons with ground-truth boxes.
+        fraction: the largest change, as a fraction of the box, from 0 to below 1.
+        seed: seeds the draws; the same seed gives the same boxes.
 
     Raises:
-        ValueError: fraction out of range.
+        ValueError: the fraction is out of range.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction={fraction}: expected a part of the box, from 0 to below 1")
@@ -96,7 +107,11 @@ def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> So
 
 
 def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
-    """Whether a box shows any of an image.
+    """Whether a box shows any part of an image.
+
+    Args:
+        box_xywh: x, y, width, height in image pixels.
+        size_wh: width and height of the image.
 
     >>> touches((-5, 0, 10, 10), (100, 50)), touches((100, 0, 10, 10), (100, 50))
     (True, False)
@@ -106,12 +121,7 @@ def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
 
 
 def _load_detections(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the detection JSON")
-    try:
-        boxes = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    boxes = read_json(path, "detection JSON")
     if not isinstance(boxes, list):
         raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
     for row, entry in enumerate(boxes):
@@ -141,3 +151,166 @@ def _detection_table(rows: Sequence[tuple], num_joints: int) -> np.ndarray:
     table["box"], table["score"] = [r[2] for r in rows], [r[3] for r in rows]
     table["area"] = AREA_OF_BOX * table["box"][:, 2] * table["box"][:, 3]
     return table
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """Boxes by picture, and the image ids of a COCO data set where the file is one.
+
+    Attributes:
+        rows: by name or number of a picture and by frame, a list of (x, y, width, height, score).
+        ids: by file name, the image id.
+    """
+
+    rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
+    ids: Mapping[str, int]
+
+    @classmethod
+    def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
+        """Reads the file that the flag ``--boxes`` names.
+
+        Args:
+            path: a JSON list of ``{"file_name" or "image_id", "bbox": [x, y, w, h]}`` with, perhaps, score (default 1),
+                frame (default 0) and category_id; or a COCO data set, whose boxes are cleaned as its evaluation does.
+            category: the category of the boxes to take; boxes without a category are taken.
+            min_score: boxes with a smaller score are left out.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            ValueError: an entry is wrong, or no box is left; names the file and the entry.
+        """
+        content = read_json(path, "file of boxes (--boxes)")
+        if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+            entries, ids = _annotated_boxes(content, path)
+        elif isinstance(content, list):
+            entries, ids = content, {}
+        else:
+            raise ValueError(
+                f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
+            )
+        rows: dict[str | int, dict[int, list]] = {}
+        others, weak = set(), 0
+        for i, entry in enumerate(entries):
+            key, frame, row = _box_of_picture(entry, f"--boxes {path}: box {i}")
+            if entry.get("category_id", category) != category:
+                others.add(str(entry["category_id"]))
+            elif row[4] < min_score:
+                weak += 1
+            else:
+                rows.setdefault(key, {}).setdefault(frame, []).append(row)
+        if entries and not rows:
+            raise ValueError(
+                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
+                f"others are of the categories {sorted(others)[:10]}, --category is {category}"
+            )
+        return cls(rows, ids)
+
+    def id_of(self, path: Path) -> int | None:
+        """Returns the data set's id of a picture, or None where the data set does not hold it."""
+        return next((self.ids[name] for name in _names_of(path) if name in self.ids), None)
+
+    def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
+        """Returns the boxes of a picture, or of a frame of a video."""
+        return next((self.rows[name][frame] for name in _names_of(path) if frame in self.rows.get(name, {})), [])
+
+    def unused(self, images: Iterable[Mapping[str, Any]]) -> int:
+        """Returns how many pictures of the file are none of these images, which have a file_name."""
+        return len(set(self.rows) - {name for image in images for name in _names_of(Path(image["file_name"]))})
+
+
+def number_of(stem: str) -> int | None:
+    """Returns the number that the name of a picture is, without its ending, as COCO's are; None where it is none.
+
+    >>> number_of("000000000139"), number_of("dog"), number_of("1" * 16)
+    (139, None, None)
+    """
+    # 15 digits are exact in a float, which some JSON readers make of a number.
+    return int(stem) if stem.isascii() and stem.isdigit() and len(stem) < 16 else None
+
+
+def check_boxes(entry: Any, image_wh: Sequence[int], *, image: int) -> tuple[np.ndarray, np.ndarray]:
+    """Checks the boxes of an image that are given as arrays or lists.
+
+    Args:
+        entry: ``(P, 4)`` x, y, width, height in pixels, or ``(P, 5)`` with a score; None stands for the whole image.
+        image_wh: width and height of the image.
+        image: the number of the image, for messages.
+
+    Returns:
+        The boxes ``(P, 4)`` and their scores ``(P,)`` (1 where there are none), float64.
+
+    Raises:
+        ValueError: the boxes have another shape; a box is not finite, empty or outside the image.
+
+    >>> check_boxes([[1, 2, 3, 4, 0.5]], (10, 10), image=0)
+    (array([[1., 2., 3., 4.]]), array([0.5]))
+    """
+    if entry is None:
+        entry = [[0, 0, *image_wh]]
+    try:
+        rows = np.asarray(entry, np.float64)
+    except (TypeError, ValueError):
+        rows = np.zeros(())
+    rows = rows.reshape(-1, 4) if rows.size == 0 and rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.shape[1] not in (4, 5):
+        raise ValueError(
+            f"boxes of image {image} are {np.shape(entry)}: expected (P, 4), x, y, w, h in pixels, or (P, 5) with a score"
+        )
+    box, score = rows[:, :4], rows[:, 4] if rows.shape[1] == 5 else np.ones(len(rows))
+    for row, (_, _, w, h) in enumerate(box):
+        name = f"box {row} of image {image}, {box[row].tolist()}"
+        if not (np.isfinite(rows[row]).all() and np.abs(rows[row]).max() <= FARTHEST):
+            raise ValueError(f"{name}, score {score[row]}: expected finite numbers of pixels, {FARTHEST:,} at most")
+        if w <= 0 or h <= 0:
+            raise ValueError(f"{name}: expected a positive width and height (x, y, w, h, not two corners)")
+        if not touches(box[row], image_wh):
+            raise ValueError(f"{name}: lies outside the image of {image_wh[0]}x{image_wh[1]} pixels")
+    return box, score
+
+
+def _names_of(path: Path) -> list[str | int]:
+    """Returns what a detector may call a picture: its path or the end of it, its name without ending, the number that this is."""
+    ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
+    number = number_of(path.stem)
+    return [*ends, path.stem, *([] if number is None else [number])]
+
+
+def _box_of_picture(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
+    """Returns the picture, the frame and (x, y, width, height, score) of an entry; `name` names it in messages."""
+    if not isinstance(entry, dict) or not ({"file_name", "image_id"} & entry.keys()) or "bbox" not in entry:
+        raise ValueError(
+            f'{name} is {entry!r:.100}: expected {{"file_name" or "image_id", "bbox": [x, y, w, h], "score"}}'
+        )
+    key, frame, box, score = (
+        entry.get("file_name", entry.get("image_id")),
+        entry.get("frame", 0),
+        entry["bbox"],
+        entry.get("score", 1.0),
+    )
+    numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else []
+    if not numbers or not all(files.is_number(value, most=FARTHEST) for value in numbers):
+        raise ValueError(
+            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {FARTHEST:,} pixels at most, and a number"
+        )
+    if not isinstance(key, (str, int)) or not isinstance(frame, int):
+        raise ValueError(
+            f"{name} is of the picture {key!r:.80}, frame {frame!r:.20}: expected a name or number, and a number"
+        )
+    return key, frame, tuple(float(v) for v in numbers)
+
+
+def _annotated_boxes(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Returns the boxes of a COCO data set, cleaned as its evaluation cleans them, without crowds and empty boxes, and its
+    image ids by file name."""
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        entries = []
+        for person in content["annotations"]:
+            image = images[person["image_id"]]
+            box = clip_box(np.asarray(person["bbox"], np.float64), np.array([image["width"], image["height"]])).tolist()
+            if min(box[2:]) > 0 and not person.get("iscrowd", 0):
+                entry = {"file_name": image["file_name"], "bbox": box}
+                entries.append(entry | {k: person[k] for k in ("category_id",) if k in person})
+        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None

@@ -41,8 +41,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from os import walk
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -50,10 +51,9 @@ from array_record.python import array_record_module
 from tqdm import tqdm
 
 from jaxpose import files
-from jaxpose.data import pixels
 from jaxpose.data.checks import Problems
-from jaxpose.data.formats import coco
-from jaxpose.data.source import DamagedData, Source, person_dtype, person_table
+from jaxpose.data.formats import Reader, coco
+from jaxpose.data.source import DamagedData, Source, person_dtype
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
@@ -106,8 +106,7 @@ def prepare(
         progress: show a progress bar.
         force: prepare again in any case.
         num_shards: number of files; None: by size.
-        reader: the module that knows the format: `jaxpose.data.formats.coco`, `jaxpose.data.formats.mpii` or
-            `jaxpose.data.formats.crowdpose`.
+        reader: the module that reads the format (`jaxpose.data.formats.reader`).
 
     Raises:
         FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do; a URL in the
@@ -115,14 +114,7 @@ def prepare(
         OSError: it has to be prepared, and `data_dir` cannot be written to.
     """
     data_dir = files.local(data_dir)
-    if annotations is None or images is None:
-        if folder is None:
-            raise ValueError(
-                "give the folder of the data set, or both the annotation JSON (annotations=..., or --annotations) and the "
-                "image folder (images=..., or --images)"
-            )
-        annotations, images = reader.find(folder, split, annotations=annotations, images=images)
-    annotations, images = files.local(annotations), files.local(images)
+    annotations, images = _located(reader, folder, split, annotations=annotations, images=images)
     current = fingerprint(annotations, images)
     if skeleton is not None and skeleton == reader.own_skeleton(annotations, category=category):
         skeleton = None
@@ -138,15 +130,30 @@ def prepare(
         changes = [] if force else _changes(home, current, images)
         if not force and not changes:  # someone else has done it meanwhile
             return _opened(_newest(home))
-        source = reader.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad)
+        source = reader.read(annotations, images, split=split, skeleton=skeleton, category=category, on_bad=on_bad)
         if _newest(home) is not None:
             logger.warning("%s is prepared again: %s", name, " and ".join(changes) or "as asked for")
         config = CocoKeypointsConfig(name=home.name, version=_make_room(home), split=split, source=source)
+        config.annotations, config.images = annotations, images
         config.fingerprint, config.image_files = current, _image_files(images)
         config.on_bad, config.only_annotated, config.verify = on_bad, only_annotated, verify
         config.progress = progress
         _write(config, data_dir, num_shards)
     return PreparedSource(_newest(home))
+
+
+def _located(
+    reader: Reader, folder: str | Path | None, split: str, *, annotations: str | Path | None, images: str | Path | None
+) -> tuple[Path, Path]:
+    """Returns the label file and the image folder of a split, each as given or as the reader finds it."""
+    if annotations is None or images is None:
+        if folder is None:
+            raise ValueError(
+                "give the folder of the data set, or both the annotation JSON (annotations=..., or --annotations) and the "
+                "image folder (images=..., or --images)"
+            )
+        annotations, images = reader.find(folder, split, annotations=annotations, images=images)
+    return files.local(annotations), files.local(images)
 
 
 def open(
@@ -180,28 +187,6 @@ def open(
     return _opened(prepared[names[0]]).at_level(level)
 
 
-class Reader(Protocol):
-    """What a module brings to make a format known to `prepare`; see `jaxpose.data.formats.coco` for what the three do."""
-
-    __name__: str
-
-    def find(
-        self, folder: str | Path, split: str, *, annotations: str | Path | None, images: str | Path | None
-    ) -> tuple[Path, Path]: ...
-
-    def own_skeleton(self, annotations: str | Path, *, category: str | int | None) -> Skeleton | None: ...
-
-    def read(
-        self,
-        annotations: str | Path,
-        images: str | Path,
-        *,
-        skeleton: Skeleton | None,
-        category: str | int | None,
-        on_bad: Literal["error", "skip"],
-    ) -> coco.CocoFolder: ...
-
-
 class PreparedSource(Source):
     """A prepared data set. Reads records by index, from any thread; holds no record in memory.
 
@@ -227,7 +212,7 @@ class PreparedSource(Source):
         except Exception as error:  # as the damage has it
             raise _damaged(self.directory / "source.json", str(error)) from None
         for name, expected in checksums.items():
-            if _checksum(self.directory / name) != expected:
+            if files.sha256(self.directory / name) != expected:
                 raise _damaged(self.directory / name, "its checksum is not that of the preparation")
         self.persons, self.images = (_table(self.directory / name) for name in ("persons.npy", "images.npy"))
         self.ground_truth_json = self.directory / "ground_truth.json"
@@ -252,13 +237,18 @@ class PreparedSource(Source):
 
     def image(self, index: int) -> dict[str, Any]:
         record = self._record(index, self.features)
+        return {"jpeg": record["image"]} | self._labels(index, record)
+
+    def labels(self, index: int) -> dict[str, Any]:
+        return self._labels(index, self._record(index, self.features))
+
+    def _labels(self, index: int, record: dict[str, Any]) -> dict[str, Any]:
         people = record["persons"]
         table = np.zeros(len(people["annotation_id"]), person_dtype(self.skeleton.num_joints))
         for column in set(people) - {"segmentation"} if len(table) else ():
             table[column] = people[column]
         table["image"], table["score"] = index, 1.0
         return {
-            "jpeg": record["image"],
             "file_name": record["file_name"].decode(),
             "image_id": int(record["image_id"]),
             "size_wh": (int(record["width"]), int(record["height"])),
@@ -266,7 +256,7 @@ class PreparedSource(Source):
             "segmentations": [json.loads(text) for text in people["segmentation"]],
         }
 
-    def jpeg(self, index: int) -> bytes:
+    def jpeg(self, index: int, *, verify: bool = False) -> bytes:
         # A fifth of the time that the whole record takes: the features that are not asked for are not looked at.
         return self._record(index, _IMAGE_ONLY)["image"]
 
@@ -298,7 +288,9 @@ class CocoKeypointsConfig(tfds.core.BuilderConfig):
     """One split of one folder: what `CocoKeypoints` generates its records from."""
 
     split: str = "train"
-    source: coco.CocoFolder | None = None
+    source: Source | None = None
+    annotations: Path | None = None
+    images: Path | None = None
     fingerprint: dict[str, Any] = field(default_factory=dict)
     image_files: str = ""
     on_bad: str = "error"
@@ -326,12 +318,12 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        source, problems = config.source, Problems(config.source.folder, config.on_bad)
+        source, problems = config.source, Problems(config.images, config.on_bad)
         labelled = set(source.persons["image"].tolist())
         chosen = [i for i in range(len(source.images)) if i in labelled or not config.only_annotated]
         written = []
         for i in tqdm(chosen, desc=f"preparing {config.name}", unit="image", disable=not config.progress):
-            jpeg = _readable(source, i, problems, verify=config.verify)
+            jpeg = _read_jpeg(source, i, problems, verify=config.verify)
             if jpeg is not None:
                 # TFDS sorts by key in a thousand buckets over 128 bits: spread, the keys fill them evenly and in order.
                 yield len(written) * (KEY_SPACE // len(chosen)), _example(source, i, jpeg)
@@ -365,30 +357,30 @@ _UNDECODED = {"image": tfds.decode.SkipDecoding()}
 _IMAGE_ONLY = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_format="jpeg"), "image_id": np.int64})
 
 
-def _readable(source: coco.CocoFolder, index: int, problems: Problems, *, verify: bool) -> bytes | None:
-    width, height = (int(v) for v in source.images["size_wh"][index])
-    path = source.folder / source.file_name(index)
+def _read_jpeg(source: Source, index: int, problems: Problems, *, verify: bool) -> bytes | None:
+    """Returns the JPEG file of an image, or None for one that cannot be read and may be left out."""
     try:
-        return pixels.load_jpeg(path, size_wh=(width, height), verify=verify)
+        return source.jpeg(index, verify=verify)
     except (ValueError, OSError) as error:
         problems.add("image not readable", str(error), error=type(error))
         return None
 
 
-def _example(source: coco.CocoFolder, index: int, jpeg: bytes) -> dict[str, Any]:
-    entry, people = source.entries[index], source.people[index]
-    table = person_table([people], source.skeleton.num_joints)
+def _example(source: Source, index: int, jpeg: bytes) -> dict[str, Any]:
+    """Returns the record of an image, as `_features` describes it."""
+    labels = source.labels(index)
     columns = ("annotation_id", "box", "keypoints", "area", "crowd")
     persons = [
-        {column: row[column] for column in columns} | {"segmentation": json.dumps(person.get("segmentation"))}
-        for row, person in zip(table, people, strict=True)
+        {column: row[column] for column in columns} | {"segmentation": json.dumps(segmentation)}
+        for row, segmentation in zip(labels["persons"], labels["segmentations"], strict=True)
     ]
+    width, height = labels["size_wh"]
     return {
         "image": io.BytesIO(jpeg),
-        "file_name": entry["file_name"],
-        "image_id": entry["id"],
-        "width": entry["width"],
-        "height": entry["height"],
+        "file_name": labels["file_name"],
+        "image_id": labels["image_id"],
+        "width": width,
+        "height": height,
         "persons": persons,
     }
 
@@ -407,31 +399,31 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
     facts = {
         "fingerprint": config.fingerprint,
         "image_files": config.image_files,
-        "annotations": str(source.annotations),
+        "annotations": str(config.annotations),
         "split": config.split,
         "category_id": source.category_id,
         "skeleton": source.skeleton.to_dict(),
         "skipped": dict(skipped),
         "clip_boxes": source.clip_boxes,
-        "checksums": {name: _checksum(place / name) for name in ("persons.npy", "images.npy", "ground_truth.json")},
+        "checksums": {name: files.sha256(place / name) for name in ("persons.npy", "images.npy", "ground_truth.json")},
     }
     (place / "source.json").write_text(json.dumps(facts | {"digest": _digest(facts)}, indent=1))
 
 
 def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
-    """Of a source: what of it is noticed when it changes."""
-    for path, kind in ((annotations, Path.is_file), (images, Path.is_dir)):
-        if not kind(path):
+    """Returns what is noticed of a source when it changes; the annotations of some formats are a folder."""
+    for path, fits in ((annotations, Path.exists), (images, Path.is_dir)):
+        if not fits(path):
             raise FileNotFoundError(f"{path} does not exist: name the annotation JSON and the image folder")
     with os.scandir(images) as entries:
         count = sum(1 for _ in entries)
-    return {"the annotation JSON": _checksum(annotations), "the number of image files": count}
+    return {"the annotation JSON": files.sha256(annotations), "the number of image files": count}
 
 
 def _image_files(images: Path) -> str:
     """Digest of the names, sizes and times of the image files."""
     digest = hashlib.sha256()
-    for folder, _, names in sorted(os.walk(images)):
+    for folder, _, names in sorted(walk(images)):
         for path in (os.path.join(folder, name) for name in sorted(names)):
             with contextlib.suppress(OSError):  # a link to nowhere
                 facts = os.stat(path)
@@ -475,11 +467,11 @@ def _facts(place: Path) -> dict[str, Any]:
     """What source.json says."""
     path = place / "source.json"
     try:
-        facts = json.loads(path.read_bytes())
+        facts = files.read_json(path, "description of prepared data")
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
     except ValueError as error:
-        raise _damaged(path, f"it is no JSON file: {error}") from None
+        raise _damaged(path, f"it is no JSON file: {str(error).removeprefix(f'{path} ')}") from None
     missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"}
     missing -= set(facts) if isinstance(facts, dict) else set()
     if missing:
@@ -492,11 +484,6 @@ def _facts(place: Path) -> dict[str, Any]:
 
 def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _table(path: Path) -> np.ndarray:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from jaxpose.data.formats import Choice
+
 __all__ = ["prepare", "synthetic"]
 
 
@@ -14,7 +16,7 @@ def prepare(
     /,
     *,
     split: str = "train",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
@@ -30,8 +32,8 @@ def prepare(
       folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
         HigherHRNet and mmpose are found by themselves.
       split: name of the split: train, val, ...
-      format: of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as coco,
-        with 14 joints and a crowdIndex).
+      format: format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as
+        coco, with 14 joints and a crowdIndex); auto: the one that its content shows.
       data_dir: where prepared data sets are kept.
       annotations: the annotation JSON, where it is not to be looked for.
       images: the image folder, where it is not to be looked for.
@@ -41,8 +43,7 @@ def prepare(
       verify: decode every image completely, which finds damaged ones.
       force: prepare again, though nothing seems to have changed.
     """
-    from jaxpose.data import builder
-    from jaxpose.data.formats import coco, crowdpose, mpii
+    from jaxpose.data import builder, formats
 
     source = builder.prepare(
         folder,
@@ -55,7 +56,7 @@ def prepare(
         on_bad=on_bad,
         verify=verify,
         force=force,
-        reader={"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format],
+        reader=formats.choose(format, folder, split, annotations=annotations),
     )
     facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))

@@ -1,22 +1,23 @@
-"""From a source of persons to batches of crops, one for each person: the walk of a sample.
+"""From a source of persons to batches of crops, one per person: the walk of a sample.
 
     record -> augmentation, drawn from (seed, epoch, annotation id) -> one affine, image px -> input px
            -> decode the region of the JPEG that the crop shows -> one bilinear warp -> uint8
 
-`plan` does the first line for many samples at once, without looking at a pixel. `sample` does all of it for one
-sample in plain Python and OpenCV: it is the definition. `train_batches` and `eval_batches` do the same through
+`plan` does the first line for many samples at once, without looking at a pixel. `sample` does everything for one sample
+in plain Python and OpenCV, and defines what the batches hold. `train_batches` and `eval_batches` do the same through
 tf.data, in parallel; their pixels are those of `sample`, bit for bit.
 
-The global batch t is a function of (seed, t) only, of which a process takes its slice (`jaxpose.data.feed`).
+The global batch t is a function of (seed, t) only, and a process takes its slice of it (`jaxpose.data.feed`).
 
 Only the region that the crop shows is decoded, with a margin within which the chroma upsampling of a partly decoded
-JPEG equals that of the whole one. The integer inverse DCT is used, which OpenCV uses too.
+JPEG equals that of the whole one. The integer inverse DCT is used, as in OpenCV.
 
-``decode="scaled"`` makes other pixels, sooner: where a crop is shown at 1/2, 1/4 or 1/8 of the image's resolution or
-less, the JPEG is decoded at that (the largest ratio r of 1, 2, 4, 8 with r image px or more in an input px), so never
-below the resolution of the input. A small pixel stands for r x r image pixels, and its centre is theirs: x_small =
-(x + 0.5) / r - 0.5. The affine, the joints and all else in a batch stay. Such a crop is smoother than the exact one,
-whose bilinear warp skips pixels. The batches are those of `sample` bit for bit here too: one libjpeg's arithmetic.
+``decode="scaled"`` is faster and makes different pixels: where a crop is shown at 1/2, 1/4 or 1/8 of the image's
+resolution or less, the JPEG is decoded at that size (the largest ratio r of 1, 2, 4, 8 with r image px or more per
+input px), so never below the resolution of the input. A small pixel stands for r x r image pixels, and its centre is
+theirs: x_small = (x + 0.5) / r - 0.5. The affine, the joints and everything else in a batch stay the same. Such a crop
+is smoother than the exact one, whose bilinear warp skips pixels. Here too the batches are those of `sample`, bit for
+bit, because both use the arithmetic of the same libjpeg.
 
 A batch is a dictionary of NumPy arrays, this process's B rows of the global batch:
 
@@ -69,25 +70,26 @@ def train_batches(
     prefetch: int = 2,
     decode: Decode = "exact",
 ) -> TrainBatches:
-    """Batches start_step, start_step + 1, ... of this process, without end, or up to stop_step.
+    """Returns the batches start_step, start_step + 1, ... of this process, without end or up to stop_step.
 
     Args:
-        source: of persons.
+        source: a source of persons.
         size_wh: width and height of the crops.
-        batch_size: of the global batch, a multiple of `process_count`.
+        batch_size: size of the global batch, a multiple of `process_count`.
         augment: "none", "official", "hrnet", "mmpose", or a `jaxpose.data.augment.Setting`.
-        seed: of the permutations and of the augmentation.
+        seed: seeds the shuffling and the augmentation.
         start_step: number of the first batch: a resumed run continues with the batches that it would have seen.
-        stop_step: number after the last batch.
-        process_index, process_count: which slice of the global batch.
-        padding: factor on the boxes.
-        threads: for decoding and warping; None: one for every core that this process may use, 16 at most.
-        prefetch: batches made ahead.
-        decode: "exact", or "scaled": JPEGs decoded at 1/2, 1/4 or 1/8 where the crop is shown no larger (see the module).
+        stop_step: number after the last batch; None for no end.
+        process_index: the process, which takes this slice of the global batch.
+        process_count: the number of processes.
+        padding: factor by which boxes are enlarged.
+        threads: threads that decode and warp; None takes one for every core that this process may use, 16 at most.
+        prefetch: number of batches made ahead.
+        decode: "exact", or "scaled" to decode JPEGs at 1/2, 1/4 or 1/8 where the crop is shown no larger (see the module).
 
     Raises:
-        ValueError: no persons, no such `decode`, or a batch size that the processes cannot share. While iterating: an image that cannot
-            be decoded, naming its file and the annotation.
+        ValueError: there are no persons; an unknown `decode`; a batch size that the processes cannot share. While
+            iterating: an image cannot be decoded, naming its file and the annotation.
     """
     _check_source(source)
     _check_decode(decode)
@@ -122,10 +124,11 @@ def eval_batches(
     prefetch: int = 2,
     decode: Decode = "exact",
 ) -> EvalBatches:
-    """All records once, in order, without augmentation; the same number of batches on every process.
+    """Returns all records once, in order, without augmentation; every process gets the same number of batches.
 
     The last global batch is filled up with rows whose `valid` is False: copies of the last record, with image_id and
-    annotation_id -1. The result can be iterated again and has a length. Arguments and errors as in `train_batches`.
+    annotation_id -1. The result can be iterated again and has a length. Arguments and errors are those of
+    `train_batches`.
     """
     _check_source(source)
     _check_decode(decode)
@@ -157,13 +160,13 @@ def sample(
     padding: float = 1.25,
     decode: Decode = "exact",
 ) -> dict[str, Any]:
-    """One row of a batch, made in plain Python: the definition of what the batches hold. Needs OpenCV, not TensorFlow.
+    """Makes one row of a batch in plain Python, which defines what the batches hold. Needs OpenCV, not TensorFlow.
 
     Args:
-        source: of persons.
-        index: of the person.
+        source: a source of persons.
+        index: the row of the person.
         size_wh, augment, seed, padding, decode: as in `train_batches`.
-        epoch: in which the augmentation is drawn.
+        epoch: the epoch for which the augmentation is drawn.
 
     Returns:
         The entries of a batch without their first dimension.
@@ -186,19 +189,19 @@ def plan(
     padding: float = 1.25,
     decode: Decode = "exact",
 ) -> dict[str, np.ndarray]:
-    """Everything about some samples but their pixels.
+    """Makes everything about some samples but their pixels.
 
     Args:
-        source: of persons.
-        indices: ``(B,)`` of the persons.
+        source: a source of persons.
+        indices: ``(B,)`` rows of the persons.
         size_wh, augment, seed, padding, decode: as in `train_batches`.
-        epochs: ``(B,)``, in which the augmentation is drawn; None: 0.
+        epochs: ``(B,)`` epochs for which the augmentation is drawn; None stands for 0.
 
     Returns:
-        The entries of a batch (see the module) but `image`, and how to make that: record ``(B,)`` int64, the image
-        record; ratio ``(B,)`` int32, by which its JPEG is decoded smaller; window ``(B, 4)`` int32, the y, x, height,
-        width of the region to decode, in pixels of the smaller image; warp ``(B, 2, 3)`` float64, the affine from
-        pixels of that region to input pixels.
+        The entries of a batch (see the module) but `image`, and how to make the image: record ``(B,)`` int64, its row
+        in the table of images; ratio ``(B,)`` int32, by which its JPEG is decoded smaller; window ``(B, 4)`` int32, the
+        y, x, height, width of the region to decode, in pixels of the smaller image; warp ``(B, 2, 3)`` float64, the
+        affine from pixels of that region to input pixels.
     """
     persons = source.persons[np.asarray(indices)]
     images = source.images[persons["image"]]
@@ -235,7 +238,7 @@ def plan(
 
 
 def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augmentation]:
-    """One draw for each person."""
+    """Draws the augmentation of each person."""
     upper = np.zeros(source.skeleton.num_joints, bool)
     upper[list(source.skeleton.upper)] = True
     epochs = np.zeros(len(persons), np.int64) if epochs is None else np.asarray(epochs)
@@ -249,9 +252,17 @@ def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augme
 def crop_affines(
     drawn: Sequence[Augmentation], *, size_wh: Sequence[int], image_width: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws -> ``(B, 2, 3)`` affines from image px to input px, and ``(B,)`` which of them mirror.
+    """Makes the affines of crops from their draws.
 
-    The rotation is that of the mirrored image: mirror first, then the crop about the mirrored box.
+    The rotation is that of the mirrored image: the image is mirrored first, and the crop is about the mirrored box.
+
+    Args:
+        drawn: B draws.
+        size_wh: width and height of the crops.
+        image_width: ``(B,)`` widths of the images.
+
+    Returns:
+        ``(B, 2, 3)`` affines from image pixels to input pixels, and ``(B,)`` which of them mirror.
 
     >>> affine, flip = crop_affines([Augmentation(True, np.array([0, 0, 3, 4]), 1.0, 1.0, 0.0)], size_wh=(3, 4), image_width=[9])
     >>> print(affine[0] @ (1.5, 2, 1), flip)  # the centre of the box is W - 1 - 1.5 in the mirrored image, W / 2 in the crop
@@ -268,13 +279,13 @@ def crop_affines(
 
 
 def _ratios(affine: np.ndarray) -> np.ndarray:
-    """(B,) int32: the largest of 1, 2, 4, 8 that is no more than the image px in an input px."""
+    """Returns the largest of 1, 2, 4, 8 that is at most the number of image px per input px, (B,) int32."""
     zoom = 1 / np.sqrt(np.abs(np.linalg.det(affine[:, :, :2])))  # the same in all directions
     return 2 ** np.clip(np.floor(np.log2(zoom) + 1e-9), 0, len(RATIOS) - 1).astype(np.int32)
 
 
 def _from_smaller(affine: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """The affines from pixels of the image decoded smaller: x = ratio * x_small + (ratio - 1) / 2."""
+    """Returns the affines from pixels of the image decoded smaller: x = ratio * x_small + (ratio - 1) / 2."""
     smaller = affine.copy()
     smaller[:, :, :2] *= ratio[:, None, None]
     smaller[:, :, 2] += affine[:, :, :2].sum(-1) * (ratio[:, None] - 1) / 2
@@ -282,12 +293,12 @@ def _from_smaller(affine: np.ndarray, ratio: np.ndarray) -> np.ndarray:
 
 
 def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of each image that its crop shows: window (B, 4) int32 y, x, h, w, and the affine from its pixels."""
+    """Returns the part of each image that its crop shows, (B, 4) int32 y, x, h, w, and the affine from its pixels."""
     width, height = size_wh
     corners = np.array([(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)], np.float64)
-    shown = apply_affine(invert_affine(affine), np.broadcast_to(corners, (len(affine), 4, 2)))
-    first = np.floor(shown.min(axis=1)) - MARGIN
-    last = np.ceil(shown.max(axis=1)) + MARGIN
+    corners = apply_affine(invert_affine(affine), np.broadcast_to(corners, (len(affine), 4, 2)))  # in the image
+    first = np.floor(corners.min(axis=1)) - MARGIN
+    last = np.ceil(corners.max(axis=1)) + MARGIN
     # An even start: the chroma of most JPEGs comes in pairs. A crop beside the image still gets one pixel, unseen.
     first = np.clip(first, 0, image_wh - 1).astype(np.int64) // 2 * 2
     last = np.clip(last, first, image_wh - 1).astype(np.int64)
@@ -306,7 +317,7 @@ def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[i
 
 
 def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Rows of `plan` -> rows of a batch: the graph of what `_crop` does."""
+    """Returns what makes a row of a batch of a row of `plan`: `_crop` as a graph."""
     size_wh = tuple(int(v) for v in size_wh)
 
     def crop(row):

@@ -26,15 +26,15 @@ __all__ = ["EvalBatches", "Pipeline", "TrainBatches", "check_share", "check_step
 
 
 def sample_indices(positions: Sequence[int], *, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """What stands at some positions of the endless row of epochs.
+    """Returns which samples stand at some positions of the endless row of epochs.
 
     Args:
-        positions: ``(B,)``, 0 or more.
-        num_samples: in an epoch.
-        seed: of the permutations.
+        positions: ``(B,)`` positions, 0 or more.
+        num_samples: the number of samples in an epoch.
+        seed: seeds the permutations.
 
     Returns:
-        indices ``(B,)`` of the samples, epochs ``(B,)``.
+        The indices of the samples ``(B,)`` and their epochs ``(B,)``.
 
     >>> indices, epochs = sample_indices(range(6), num_samples=3, seed=0)
     >>> print(np.sort(indices[:3]), np.sort(indices[3:]), epochs)
@@ -51,15 +51,17 @@ def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Pipeline:
-    """Batches by tf.data; the graph is built when an iteration starts (0.1 s).
+    """Batches made by tf.data in parallel. The graph is built when an iteration starts (0.1 s).
 
     Args:
-        source: that the rows come from.
-        planned: number of a batch -> everything about it but its pixels, among it record, the image records ``(B,)``.
-        finish: a row of that, as tensors -> a row of the batch; it becomes part of the graph.
-        batch: rows of this process.
-        threads, prefetch: as in `train_batches`.
-        check: of an image record; raises ValueError for what `finish` cannot use besides a bad JPEG.
+        source: the source of the images.
+        planned: makes everything about a batch but its pixels from the number of the batch; its entry ``record`` ``(B,)``
+            holds the rows of the images.
+        finish: makes a row of the batch from a row of the plan, both as tensors; it becomes part of the graph.
+        batch: the number of rows of this process.
+        threads: the number of threads; None takes one for every core that this process may use, 16 at most.
+        prefetch: the number of batches made ahead.
+        check: checks the row of an image; raises ValueError for anything but a bad JPEG that `finish` cannot use.
     """
 
     def __init__(
@@ -78,6 +80,12 @@ class Pipeline:
         self.threads = threads or min(16, _cores())
 
     def batches(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the batches start to stop - 1.
+
+        Raises:
+            ValueError: an image cannot be decoded, naming its file and its sample. `jaxpose.data.source.DamagedData`:
+                prepared data are damaged.
+        """
         tf = tensorflow()
         steps = iter(self._dataset(start, stop).as_numpy_iterator())
         for step in range(start, stop):
@@ -93,8 +101,8 @@ class Pipeline:
         keys = tuple(example)
 
         def arrays_of(step):
-            made = self.planned(int(step))
-            return [made[key] for key in keys]
+            plan = self.planned(int(step))
+            return [plan[key] for key in keys]
 
         types = [tf.as_dtype(example[key].dtype) for key in keys]
         shapes = [example[key].shape for key in keys]
@@ -116,7 +124,7 @@ class Pipeline:
         return dataset.batch(self.batch, drop_remainder=True).prefetch(self.prefetch).with_options(options)
 
     def _explained(self, step: int) -> Exception | None:
-        """Which sample of a batch fails, found by making them one by one."""
+        """Returns the error of the sample that fails in a batch, found by making the samples one by one."""
         batch = self.planned(step)
         for row, record in enumerate(int(record) for record in batch["record"]):
             if "annotation_id" in batch:
@@ -141,7 +149,7 @@ class Pipeline:
 
 
 class TrainBatches:
-    """Iterator over the batches of `train_batches`. `step` is the number of the batch that comes next."""
+    """Iterator over training batches. `step` is the number of the batch that comes next."""
 
     def __init__(self, pipeline: Pipeline, start: int, stop: int | None):
         self.step, self._batches = start, pipeline.batches(start, 2**62 if stop is None else stop)
@@ -155,12 +163,12 @@ class TrainBatches:
         return batch
 
     def close(self) -> None:
-        """Stop the threads that make batches ahead."""
+        """Stops the threads that make batches ahead."""
         self._batches.close()
 
 
 class EvalBatches:
-    """The batches of `eval_batches`, as often as they are iterated."""
+    """Evaluation batches, which can be iterated again and have a length."""
 
     def __init__(self, pipeline: Pipeline, length: int):
         self._pipeline, self._length = pipeline, length
@@ -173,6 +181,7 @@ class EvalBatches:
 
 
 def check_share(batch_size: int, process_index: int, process_count: int) -> None:
+    """Raises a ValueError where the processes cannot share a batch."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size {batch_size} must be a positive multiple of the number of processes, {process_count}"
@@ -182,6 +191,7 @@ def check_share(batch_size: int, process_index: int, process_count: int) -> None
 
 
 def check_steps(start_step: int, stop_step: int | None) -> None:
+    """Raises a ValueError where the steps are no range."""
     if start_step < 0 or (stop_step is not None and stop_step < start_step):
         raise ValueError(f"start_step {start_step} must be 0 or more, and no later than stop_step {stop_step}")
 
@@ -192,6 +202,11 @@ def _cores() -> int:
 
 @lru_cache(maxsize=1)
 def tensorflow():
+    """Imports TensorFlow, without its messages and without the accelerator's memory, and returns it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _without_chatter():
@@ -200,7 +215,7 @@ def tensorflow():
             try:
                 tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all of its memory
             except RuntimeError:
-                pass  # someone initialised TensorFlow before: the choice was theirs
+                pass  # the program initialised TensorFlow before, with devices of its own choice
             tf.constant(0)  # initialises it
     except ImportError:
         raise ImportError("the input pipeline needs TensorFlow: pip install 'jaxpose[data]'") from None
@@ -209,10 +224,10 @@ def tensorflow():
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Without what TensorFlow's C++ writes to the error stream when it is imported, which no log level reaches."""
+    """Hides what TensorFlow's C++ writes to the error stream when it is imported, which no log level reaches."""
     try:
         stream = sys.__stderr__.fileno()
-        kept = os.dup(stream)
+        error_stream = os.dup(stream)
     except (AttributeError, OSError, ValueError):  # no such stream
         yield
         return
@@ -221,5 +236,5 @@ def _without_chatter() -> Iterator[None]:
         try:
             yield
         finally:
-            os.dup2(kept, stream)
-            os.close(kept)
+            os.dup2(error_stream, stream)
+            os.close(error_stream)

@@ -21,22 +21,23 @@ PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bi
 
 
 def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verify: bool = False) -> bytes:
-    """The bytes of a JPEG file that a decoder will accept.
+    """Reads an image file as the bytes of a JPEG file that a decoder accepts.
 
     Other formats (PNG, ...) of 8 bits, and JPEG files in CMYK, are converted to RGB JPEG of quality 95 without chroma
     subsampling. An orientation in the EXIF data is ignored, as COCO's annotations do.
 
     Args:
-        path: of the image.
-        size_wh: width and height that the annotations give it; None: not checked.
-        verify: decode it completely. Otherwise the header, and that the file ends as a JPEG file does. With OpenCV
-            (the extra `data`) that finds data that is missing or overwritten inside a whole file too, which decoders
-            fill up with grey; without it, only what Pillow cannot decode. Nothing finds damage that happens to decode.
+        path: the path of the image.
+        size_wh: width and height in the annotations; None checks no size.
+        verify: decode the image completely; by default its header is checked, and that the file ends as a JPEG file does.
+            With OpenCV (the extra `data`) this also finds data that is missing or overwritten inside a complete file, which
+            decoders fill up with grey; without OpenCV, only what Pillow cannot decode. Nothing finds damage that happens to
+            decode.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a folder; not an image; truncated or damaged; of more than 8 bits; another size than the annotations
-            say.
+        FileNotFoundError: the file does not exist.
+        ValueError: the path is a folder; the file is no image, truncated, damaged or of more than 8 bits; its size is not
+            that of the annotations.
     """
     path = Path(path)
     try:
@@ -50,8 +51,8 @@ def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verif
     size, components = _jpeg_header(data, path)
     if verify or not data.rstrip(b"\0\r\n").endswith(b"\xff\xd9"):
         decode_picture(data, path)
-    if verify and (complaint := _complaint(data)):
-        raise ValueError(f"image {path} is damaged inside ({complaint}): replace it")
+    if verify and (warning := _libjpeg_warning(data)):
+        raise ValueError(f"image {path} is damaged inside ({warning}): replace it")
     if components == 4:
         data = _convert(data, path)
     if size_wh is not None and size != tuple(size_wh):
@@ -64,7 +65,7 @@ def load_jpeg(path: str | Path, *, size_wh: tuple[int, int] | None = None, verif
 
 
 def _jpeg_header(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
-    """((width, height), number of components) of the frame header."""
+    """Returns ((width, height), number of components) from the frame header."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -80,7 +81,15 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def decode_picture(data: bytes, path: str | Path) -> Image.Image:
-    """An image file's bytes, decoded completely; a ValueError naming `path` where that fails."""
+    """Decodes the bytes of an image file completely.
+
+    Args:
+        data: the bytes.
+        path: the name of the file in messages.
+
+    Raises:
+        ValueError: the bytes cannot be decoded.
+    """
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
@@ -92,32 +101,33 @@ def decode_picture(data: bytes, path: str | Path) -> Image.Image:
         ) from None
 
 
-def _complaint(data: bytes) -> str:
-    """What libjpeg says of a JPEG file that it decodes nevertheless; "" for nothing, and without OpenCV.
+def _libjpeg_warning(data: bytes) -> str:
+    """Returns libjpeg's warning about a JPEG file that it decodes nevertheless; "" for none, and without OpenCV.
 
-    It says it on the error stream only, where OpenCV lets it and Pillow does not. Bytes too many before the end marker
-    (0xd9) come after the last pixel.
+    libjpeg writes it to the error stream only, which OpenCV permits and Pillow does not. Superfluous bytes before the end
+    marker (0xd9) come after the last pixel and are no damage.
     """
     try:
         import cv2
 
-        kept = os.dup(2)
-    except (ImportError, OSError):  # there is no error stream
+        error_stream = os.dup(2)
+    except (ImportError, OSError):  # OSError: there is no error stream
         return ""
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
         try:
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-        said.seek(0)
-        lines = said.read().decode(errors="replace").splitlines()
+            os.dup2(error_stream, 2)
+            os.close(error_stream)
+        messages.seek(0)
+        lines = messages.read().decode(errors="replace").splitlines()
     damage = (line for line in lines if line.startswith(("Corrupt JPEG data", "Premature end of JPEG")))
     return next((line for line in damage if not line.endswith("before marker 0xd9")), "")
 
 
 def _convert(data: bytes, path: Path) -> bytes:
+    """Returns an image of another format as an RGB JPEG file."""
     out, picture = io.BytesIO(), decode_picture(data, path)
     if picture.mode not in PICTURE_MODES:
         raise ValueError(
@@ -128,8 +138,18 @@ def _convert(data: bytes, path: Path) -> bytes:
 
 
 def decoded(jpeg: bytes, ratio: int = 1) -> np.ndarray:
-    """``(h, w, 3)`` uint8 RGB, 1 / `ratio` (1, 2, 4, 8) of its size, rounded up; an orientation in the EXIF data is
-    ignored."""
+    """Decodes a JPEG file; an orientation in its EXIF data is ignored.
+
+    Args:
+        jpeg: the bytes of the file.
+        ratio: 1, 2, 4 or 8: decode to 1 / `ratio` of the size, rounded up.
+
+    Returns:
+        ``(h, w, 3)`` uint8 RGB.
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
     cv2 = opencv()
     # The flags for a smaller image in grey, and that for RGB: those in colour are for BGR.
     smaller = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
@@ -141,16 +161,30 @@ def decoded(jpeg: bytes, ratio: int = 1) -> np.ndarray:
 
 
 def warped(region: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
-    """An image of `size_wh` under the affine `warp`, bilinear, black beyond `region`."""
+    """Warps an image bilinearly; what lies beyond it is black.
+
+    Args:
+        region: ``(h, w, 3)`` or ``(h, w)`` uint8.
+        warp: ``(2, 3)`` affine from pixels of `region` to pixels of the result.
+        size_wh: width and height of the result.
+
+    Returns:
+        ``(H, W, 3)`` or ``(H, W)`` uint8.
+    """
     cv2 = opencv()
     return cv2.warpAffine(region, warp, tuple(size_wh), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 @lru_cache(maxsize=1)
 def opencv():
+    """Imports OpenCV, bound to one thread because samples are made in parallel, and returns it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         import cv2
     except ImportError:
         raise ImportError("the input pipeline needs OpenCV: pip install 'jaxpose[data]'") from None
-    cv2.setNumThreads(1)  # the samples are what is parallel
+    cv2.setNumThreads(1)
     return cv2

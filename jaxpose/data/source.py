@@ -7,26 +7,32 @@ images (`jaxpose.data.crops`, `jaxpose.data.whole_images`) are made from any of 
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose.files import read_json
 from jaxpose.skeleton import Skeleton
 
 __all__ = ["IMAGE_DTYPE", "DamagedData", "Source", "is_labelled", "person_dtype", "person_table"]
 
 IMAGE_DTYPE = np.dtype([("image_id", np.int64), ("size_wh", np.int32, (2,))])
+"""A row of a table of images: the id in the labels, width and height in pixels."""
 
 
 def person_dtype(num_joints: int) -> np.dtype:
-    """One row of a table of persons.
+    """Returns the dtype of a row of a table of persons. Its fields lie in one row, so that a person is one read.
 
-    image: index of the image record. annotation_id: of the JSON (of a detection: its row). box: xywh in image pixels as
-    annotated. keypoints: (K, 3) x, y, visibility 0/1/2; x = y = 0 where the visibility is 0. area: pixels. score: of
-    the box, 1 for ground truth. crowd: a group, not a person. Fields of one row, so that a row is one read.
+    image: the row of the image in the table of images. annotation_id: the id in the labels; for a detection, its place in
+    the file. box: x, y, width, height in image pixels, as annotated. keypoints: ``(K, 3)`` x, y and visibility (0
+    unlabelled, 1 hidden, 2 visible), with x = y = 0 where the visibility is 0. area: square pixels. score: the score of
+    the box, 1 for ground truth. crowd: whether it is a group of people.
+
+    Args:
+        num_joints: K.
 
     >>> person_dtype(17)["keypoints"].shape
     (17, 3)
@@ -45,8 +51,9 @@ def person_dtype(num_joints: int) -> np.dtype:
 
 
 class DamagedData(ValueError):
-    """A file of a prepared data set is not what was written: the message names it and what to do. Leaving a sample out would
-    not help, as it may with what is wrong in a folder of images.
+    """A file of a prepared data set is not what was written. The message names the file and what to do.
+
+    It is an exception of its own because leaving a sample out does not help, as it may where a folder of images is wrong.
 
     >>> issubclass(DamagedData, ValueError)
     True
@@ -56,19 +63,24 @@ class DamagedData(ValueError):
 class Source:
     """Random access to the persons of a data set, or to its images.
 
-    A source is read by many threads at once; it does not change. Subclasses say how an image record is read.
+    A source does not change, and many threads read it at once. A subclass sets the attributes and reads an image:
+    `labels` and `jpeg`. Where its labels come from is its own business: readers of label formats
+    (`jaxpose.data.formats`) and prepared data (`jaxpose.data.builder`) are sources.
 
     Attributes:
-        name: to show in messages.
-        skeleton: of the keypoints.
-        category_id: of the persons in the JSON.
-        images: ``(num_images,)`` table: image_id, size_wh.
-        persons: ``(num_persons,)`` table of `person_dtype`: the persons that can be trained on and evaluated, which are
-            neither crowds nor without any labelled joint. After `with_detections`: the detected boxes.
-        level: "person": ``len`` and `record` count persons; "image": images.
+        name: the name of the data set in messages.
+        skeleton: the skeleton of the keypoints.
+        category_id: the category of the persons in result files.
+        images: ``(num_images,)`` table with at least the columns image_id and size_wh.
+        persons: ``(num_persons,)`` table with at least the columns of `person_dtype` (a format may add others, such as
+            joints in space): the persons that can be trained on and evaluated, which are neither crowds nor without any
+            labelled joint. After `jaxpose.data.boxes.with_detections`: the detected boxes. A data set without persons
+            has an empty table; its `level` is "image".
+        level: "person": ``len`` and `record` count persons; "image": they count images.
         clip_boxes: whether boxes are cleaned by `jaxpose.geometry.clip_box` before use, as in the published pipelines:
             those of COCO's ground truth are; those of MPII and of a detector are not.
-        ground_truth_json: file for the evaluation, or None.
+        ground_truth_json: the file for the evaluation, or None.
+        skipped: the number of images or persons that were left out, by reason.
     """
 
     name: str
@@ -79,6 +91,7 @@ class Source:
     level: Literal["person", "image"] = "person"
     clip_boxes: bool = True
     ground_truth_json: Path | None = None
+    skipped: Counter
 
     def __len__(self) -> int:
         return len(self.persons if self.level == "person" else self.images)
@@ -89,24 +102,59 @@ class Source:
             f"skeleton {self.skeleton.name!r}, level {self.level!r})"
         )
 
-    def image(self, index: int) -> dict[str, Any]:
-        """The record of an image: jpeg (bytes), file_name, image_id, size_wh, persons (rows of `person_dtype`: all of
-        them, crowds and unlabelled ones too), segmentations (per person: COCO's polygons or run lengths, or None)."""
+    def labels(self, index: int) -> dict[str, Any]:
+        """Returns what is known of an image but its pixels.
+
+        Args:
+            index: the row of the image in `images`.
+
+        Returns:
+            At least file_name; image_id; size_wh; persons, rows of the dtype of the table: all persons of the image,
+            crowds and unlabelled ones too; segmentations, per person COCO's polygons or run lengths, or None.
+        """
         raise NotImplementedError
 
-    def jpeg(self, index: int) -> bytes:
-        """The JPEG file of an image, undecoded."""
-        return self.image(index)["jpeg"]
+    def jpeg(self, index: int, *, verify: bool = False) -> bytes:
+        """Returns the JPEG file of an image, undecoded.
+
+        Args:
+            index: the row of the image in `images`.
+            verify: decode the image completely, to find damage inside it; a source whose records have checksums
+                checks these in any case.
+
+        Raises:
+            FileNotFoundError, ValueError: the image cannot be read.
+        """
+        raise NotImplementedError
+
+    def image(self, index: int) -> dict[str, Any]:
+        """Returns the record of an image: its `jpeg` and its `labels`.
+
+        Args:
+            index: the row of the image in `images`.
+        """
+        return {"jpeg": self.jpeg(index)} | self.labels(index)
 
     def file_name(self, index: int) -> str:
-        """The name of an image in the JSON."""
-        return self.image(index)["file_name"]
+        """Returns the name of an image in the labels.
+
+        Args:
+            index: the row of the image in `images`.
+        """
+        return self.labels(index)["file_name"]
 
     def record(self, index: int) -> dict[str, Any]:
-        """Record `index` of this level.
+        """Returns a record of this source's level.
 
-        "person": jpeg, file_name, image_id, size_wh, and the person's annotation_id, box, keypoints, area, score.
-        "image": as `image`.
+        Args:
+            index: a row of `persons` at the level "person", of `images` at the level "image".
+
+        Returns:
+            For a person: jpeg, file_name, image_id, size_wh, and the person's annotation_id, box, keypoints, area, score.
+            For an image: as `image`.
+
+        Raises:
+            IndexError: no such record.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of a source with {len(self)} records")
@@ -119,27 +167,66 @@ class Source:
         return {k: record[k] for k in of_image} | {k: person[k].copy() for k in of_person}
 
     def at_level(self, level: Literal["person", "image"]) -> Source:
-        """This source, counting persons or images."""
+        """Returns this source, counting persons or images.
+
+        Args:
+            level: "person" or "image".
+
+        Raises:
+            ValueError: another level.
+        """
         if level not in ("person", "image"):
             raise ValueError(f"level must be 'person' or 'image', got {level!r}")
         other = copy.copy(self)
         other.level = level
         return other
 
-    def ground_truth(self) -> dict[str, Any]:
-        """The annotations as COCO's evaluation reads them: images, annotations (without segmentations), categories."""
+    def ground_truth(self, *, image_ids: set[int] | None = None) -> dict[str, Any]:
+        """Returns the annotations as COCO's evaluation reads them: images, annotations (without segmentations), categories.
+
+        Args:
+            image_ids: the images to keep; None keeps all.
+
+        Raises:
+            ValueError: there are no annotations.
+        """
         if self.ground_truth_json is None:
             raise ValueError(f"{self.name} has no annotations to evaluate against")
-        return json.loads(Path(self.ground_truth_json).read_text())
+        truth = read_json(self.ground_truth_json, "annotation JSON")
+        if image_ids is not None:
+            truth["images"] = [image for image in truth["images"] if image["id"] in image_ids]
+            truth["annotations"] = [person for person in truth["annotations"] if person["image_id"] in image_ids]
+        return truth
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:
-    """Whether a person can be trained on: not a crowd, and at least one joint is labelled."""
+    """Whether a person can be trained on: it is not a crowd, and at least one joint is labelled.
+
+    Args:
+        person: an annotation in COCO's format, with iscrowd and keypoints.
+
+    >>> is_labelled({"iscrowd": 0, "keypoints": [5, 6, 2]}), is_labelled({"iscrowd": 0, "keypoints": [0, 0, 0]})
+    (True, False)
+    """
     return not person["iscrowd"] and any(v > 0 for v in person["keypoints"][2::3])
 
 
-def person_table(people: Sequence[Sequence[Mapping[str, Any]]], num_joints: int, *, where=None) -> np.ndarray:
-    """Checked annotations by image -> rows of `person_dtype`; `where` chooses among them."""
+def person_table(
+    people: Sequence[Sequence[Mapping[str, Any]]],
+    num_joints: int,
+    *,
+    where: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> np.ndarray:
+    """Makes a table of persons of annotations in COCO's format that were checked.
+
+    Args:
+        people: per image, its annotations.
+        num_joints: K.
+        where: which annotations to take; None takes all.
+
+    Returns:
+        Rows of `person_dtype`.
+    """
     rows = [(i, person) for i, group in enumerate(people) for person in group if where is None or where(person)]
     table = np.zeros(len(rows), person_dtype(num_joints))
     if not rows:

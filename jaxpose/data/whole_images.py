@@ -3,9 +3,9 @@
     record -> augmentation, drawn from (seed, epoch, image id) -> one affine, image px -> input px
            -> decode the JPEG -> one bilinear warp of the image, one of the mask for each stride -> mirror
 
-`sample` and `eval_sample` do it for one image in plain Python and OpenCV: they are the definitions. `train_batches` and
-`eval_batches` do the same through tf.data, in parallel, bit for bit. As there, the global batch t is a function of
-(seed, t) only, and a process takes its slice of it.
+`sample` and `eval_sample` do it for one image in plain Python and OpenCV, and define what the batches hold.
+`train_batches` and `eval_batches` do the same through tf.data, in parallel, bit for bit. The global batch t is a
+function of (seed, t) only, and a process takes its slice of it (`jaxpose.data.feed`).
 
 A batch of `train_batches` is a dictionary of NumPy arrays, with P slots for the persons of an image (those with a
 labelled joint that are no crowds, in the order of the annotations; the slots after them are 0):
@@ -16,20 +16,20 @@ labelled joint that are no crowds, in the order of the annotations; the slots af
                                   A labelled joint outside the input keeps its place and its visibility.
     visibility (B, P, K) int8     0 unlabelled, 1 hidden, 2 visible
     extent (B, P) float32         larger side of the annotated box, input px
-    mask_4 (B, H/4, W/4) bool     for each stride s a mask_s: True where a loss may look. False: crowds, persons without
-                                  a labelled joint (`jaxpose.data.masks`), and beyond the image, as published
+    mask_4 (B, H/4, W/4) bool     for each stride s a mask_s: True where a loss may look. False in crowds, in persons
+                                  without a labelled joint (`jaxpose.data.masks`), and beyond the image, as published
     image_id (B,) int64
     valid (B,) bool               True
 
 A batch of `eval_batches` holds image, affine, image_id and valid as above, -1 and False in padding, and
 
-    index (B,) int64              of the image in the source, -1 in padding
-    image_S (B, H', W', 3) uint8  for each further scale S, written as in f"image_{S:g}"
+    index (B,) int64              row of the image in the source, -1 in padding
+    image_S (B, H', W', 3) uint8  for each further scale S, named f"image_{S:g}"
 
-Pixel i of a map of stride s is a cell of s x s input pixels, whose centre is input pixel s i + (s - 1) / 2; there the
-mask is sampled. So mirroring the input mirrors image, joints and masks exactly.
-QUIRK: the released code samples at s i, and mirrors each map by itself. There a mirrored target is up to one pixel of the
-map, (s - 1) / s, beside the one that the mirrored image would get.
+Pixel i of a map of stride s is a cell of s x s input pixels, whose centre is input pixel s i + (s - 1) / 2; the mask is
+sampled there. So mirroring the input mirrors image, joints and masks exactly.
+QUIRK: the released code samples at s i and mirrors each map by itself, so that a mirrored target is up to one pixel of
+the map, (s - 1) / s, away from the target of the mirrored image.
 """
 
 from __future__ import annotations
@@ -77,30 +77,32 @@ def train_batches(
     strides: Sequence[int] = (4, 2),
     max_people: int | None = None,
 ) -> TrainBatches:
-    """Batches start_step, start_step + 1, ... of this process, without end, or up to stop_step.
+    """Returns the batches start_step, start_step + 1, ... of this process, without end or up to stop_step.
 
     P is the largest number of labelled persons in an image of the source, at least 1, so that nobody is left out.
 
     Args:
-        source: at any level. Its annotations are read once (`Source.ground_truth`: seconds for all of COCO).
-        size_wh: width and height of the input, multiples of the strides. The square that is drawn spans the shorter one.
-        batch_size: of the global batch, a multiple of `process_count`.
+        source: a source at any level. Its annotations are read once (`Source.ground_truth`: seconds for all of COCO).
+        size_wh: width and height of the input, multiples of the strides. The augmentation draws a square of the image that
+            spans the shorter of the two.
+        batch_size: size of the global batch, a multiple of `process_count`.
         augment: "none", "light", "higher_hrnet", "swahr_paper", or a `jaxpose.data.augment.WholeImage`.
-        seed: of the permutations and of the augmentation.
+        seed: seeds the shuffling and the augmentation.
         start_step: number of the first batch: a resumed run continues with the batches that it would have seen.
-        stop_step: number after the last batch.
-        process_index, process_count: which slice of the global batch.
-        threads: for decoding and warping; None: one for every core that this process may use, 16 at most.
-        prefetch: batches made ahead.
-        choose: the images: "labelled", with a person that has a labelled joint; "annotated", with any person, crowds and
-            unlabelled ones included (what the published code trains on); "all".
-        strides: of the masks.
-        max_people: an upper bound of P: of an image with more, the largest stay (by area) and the boxes of the others are
-            masked, so that finding them is not punished. How many those are is logged.
+        stop_step: number after the last batch; None for no end.
+        process_index: the process, which takes this slice of the global batch.
+        process_count: the number of processes.
+        threads: threads that decode and warp; None takes one for every core that this process may use, 16 at most.
+        prefetch: number of batches made ahead.
+        choose: the images: "labelled", those with a person that has a labelled joint; "annotated", those with any person,
+            crowds and unlabelled ones included (what the published code trains on); "all".
+        strides: strides of the masks.
+        max_people: an upper bound of P. In an image with more persons the largest stay (by area) and the boxes of the
+            others are masked, so that finding them is not punished. Their number is logged.
 
     Raises:
-        ValueError: no such images, a source of detected boxes, a size that a stride does not divide, or a batch size that
-            the processes cannot share. While iterating: an image that cannot be decoded or whose mask cannot be drawn,
+        ValueError: there are no such images; the source holds detected boxes; a stride does not divide the size; the
+            processes cannot share the batch. While iterating: an image cannot be decoded or its mask cannot be drawn,
             naming its file and its id.
     """
     check_share(batch_size, process_index, process_count)
@@ -153,15 +155,15 @@ def sample(
     strides: Sequence[int] = (4, 2),
     max_people: int | None = None,
 ) -> dict[str, Any]:
-    """One row of a training batch, made in plain Python: the definition of what the batches hold.
+    """Makes one row of a training batch in plain Python, which defines what the batches hold.
 
-    Needs OpenCV, not TensorFlow. Slow, because it counts the persons of the source anew.
+    Needs OpenCV, not TensorFlow. It is slow, because it counts the persons of the source anew.
 
     Args:
-        source: at any level.
-        index: of the image.
+        source: a source at any level.
+        index: the row of the image.
         size_wh, augment, seed, strides, max_people: as in `train_batches`.
-        epoch: in which the augmentation is drawn.
+        epoch: the epoch for which the augmentation is drawn.
 
     Returns:
         The entries of a batch without their first dimension.
@@ -186,23 +188,23 @@ def eval_batches(
     threads: int | None = None,
     prefetch: int = 2,
 ) -> EvalBatches:
-    """Every image of the source once, without augmentation; the same number and shapes of batches on every process.
+    """Returns every image of the source once, without augmentation; every process gets the same number and shapes of batches.
 
     The images of one shape of the input (`fitted_sizes`) come together, the largest shape first, each in the order of
     the source; the last global batch of a shape is filled up with rows whose `valid` is False: copies of its last image
-    with image_id and index -1. A shape may mean a compilation: there are some twenty in COCO with fit="short", one with
+    with image_id and index -1. Every shape may need a compilation: COCO has some twenty with fit="short", one with
     fit="long". The result can be iterated again and has a length.
 
     Args:
-        source: at any level; images without annotations count too.
-        size: of the input: its short side (fit="short") or its side (fit="long").
-        batch_size: of the global batch, a multiple of `process_count`.
+        source: a source at any level; images without annotations count too.
+        size: the short side of the input (fit="short") or its side (fit="long"), in pixels.
+        batch_size: size of the global batch, a multiple of `process_count`.
         fit, scales: as in `fitted_sizes`.
-        process_index, process_count, threads, prefetch: as in `train_batches`. Ahead are `prefetch` batches of all scales.
+        process_index, process_count, threads, prefetch: as in `train_batches`; `prefetch` counts batches of all scales.
 
     Raises:
-        ValueError: no images, a batch size that the processes cannot share, or scales as in `fitted_sizes`. While
-            iterating: an image that cannot be decoded, naming its file and its id.
+        ValueError: there are no images; the processes cannot share the batch; scales as in `fitted_sizes`. While
+            iterating: an image cannot be decoded, naming its file and its id.
     """
     check_share(batch_size, process_index, process_count)
     source, local = source.at_level("image"), batch_size // process_count
@@ -240,11 +242,11 @@ def eval_batches(
 def eval_sample(
     source: Source, index: int, *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
 ) -> dict[str, Any]:
-    """One row of a batch of `eval_batches`, made in plain Python: the definition. Needs OpenCV, not TensorFlow.
+    """Makes one row of a batch of `eval_batches` in plain Python, which defines it. Needs OpenCV, not TensorFlow.
 
     Args:
-        source: at any level.
-        index: of the image.
+        source: a source at any level.
+        index: the row of the image.
         size, fit, scales: as in `eval_batches`.
 
     Returns:
@@ -262,14 +264,15 @@ def eval_sample(
 def views(
     image: np.ndarray, *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """One image, no matter whence, as the input of the test pipeline.
+    """Makes the input of the test pipeline of one image.
 
     Args:
-        image: (h, w, 3) uint8 RGB.
+        image: ``(h, w, 3)`` uint8 RGB.
         size, fit, scales: as in `eval_batches`.
 
     Returns:
-        {"image": (H, W, 3) uint8, and of other scales "image_0.5", ...}; the affine (2, 3) from image px to px of "image".
+        {"image": ``(H, W, 3)`` uint8, and for other scales "image_0.5", ...}; the affine ``(2, 3)`` from image pixels to
+        pixels of "image".
 
     >>> made, affine = views(np.zeros((96, 128, 3), np.uint8), size=64)
     >>> made["image"].shape, round(float(affine[0, 0]), 3)
@@ -283,19 +286,24 @@ def views(
 
 
 def chosen(source: Source, choose: Choice) -> np.ndarray:
-    """Indices of the images that `train_batches` takes: the samples of an epoch."""
+    """Returns the rows of the images that `train_batches` takes: the samples of an epoch.
+
+    Args:
+        source: a source at any level.
+        choose: as in `train_batches`.
+    """
     return _chosen(_People.of(source, None), choose)[0]
 
 
 def fitted_sizes(
     image_wh: Sequence[int], *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
 ) -> list[tuple[int, int]]:
-    """Width and height of the input of an image, for each scale.
+    """Returns width and height of the input of an image, for each scale.
 
     Args:
-        image_wh: of the image.
-        size: of the input at scale 1; times the smallest scale it is rounded up to a multiple of 64.
-        fit: "short": the short side is `size`, the long side what the image needs, rounded up to a multiple of 64, as
+        image_wh: width and height of the image.
+        size: size of the input at scale 1, in pixels; times the smallest scale it is rounded up to a multiple of 64.
+        fit: "short": the short side is `size`, and the long side what the image needs, rounded up to a multiple of 64, as
             published. "long": a square of side `size` that holds the whole image.
         scales: the sizes are those of the smallest scale, rounded up to multiples of 64, times the scale over the
             smallest, as published: so all scales show the same part of the plane.
@@ -304,8 +312,8 @@ def fitted_sizes(
         A pair for each scale, in the order given.
 
     Raises:
-        ValueError: a size that is not positive, scales without 1 or with one twice, or such that a side would be no
-            multiple of 32, which the nets need: each must be a multiple of half the smallest.
+        ValueError: the size is not positive; 1 is not among the scales, or one occurs twice; a side would not be a
+            multiple of 32, which the nets need, because a scale is not a multiple of half the smallest.
 
     Source: the test pipeline of the HigherHRNet and SWAHR code.
 
@@ -329,10 +337,14 @@ def fitted_sizes(
 
 @dataclass(frozen=True)
 class _People:
-    """Whose joints stand in the slots of each image.
+    """Which persons stand in the slots of each image.
 
-    source: at level "image". rows: of source.persons, by image. first: ``(num_images + 1,)``, where those of an image
-    begin in `rows`. slots: P. left_out: image -> boxes ``(n, 4)`` of the persons beyond `max_people`.
+    Attributes:
+        source: the source, at the level "image".
+        rows: rows of source.persons, by image.
+        first: ``(num_images + 1,)`` where the rows of an image begin in `rows`.
+        slots: P.
+        left_out: by image, the boxes ``(n, 4)`` of the persons beyond `max_people`.
     """
 
     source: Source
@@ -366,7 +378,7 @@ class _People:
         return cls(source.at_level("image"), rows, first, slots, left_out)
 
     def drawn(self, record: int) -> tuple[bytes, np.ndarray]:
-        """The JPEG of an image, and (h, w) bool where a loss may look."""
+        """Returns the JPEG file of an image, and ``(h, w)`` bool where a loss may look."""
         image = self.source.image(record)
         inside = valid_mask(image)
         for x, y, w, h in self.left_out.get(record, ()):
@@ -376,7 +388,7 @@ class _People:
 
 
 def _chosen(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images to train on, and (num_images,) bool which of all images have something to mask; None: unknown."""
+    """Returns the images to train on, and ``(num_images,)`` bool which images have something to mask, or None if unknown."""
     if choose not in ("labelled", "annotated", "all"):
         raise ValueError(f"choose must be 'labelled', 'annotated' or 'all', got {choose!r}")
     source, count = people.source, len(people.source.images)
@@ -418,10 +430,10 @@ def _plan(
     seed: int,
     epochs: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Everything about some images but their pixels and masks, and how to make those.
+    """Makes everything about some images but their pixels and masks, and how to make these.
 
-    record ``(B,)`` int64; straight ``(B, 2, 3)`` float64, the affine to the input before that is mirrored; mirror
-    ``(B,)`` bool.
+    The latter are record ``(B,)`` int64, the row of the image; straight ``(B, 2, 3)`` float64, the affine to the input
+    before that is mirrored; mirror ``(B,)`` bool.
     """
     source, width = people.source, size_wh[0]
     images = source.images[indices]
@@ -459,7 +471,7 @@ def _plan(
 
 
 def _mirrored(affine: np.ndarray, width: int) -> np.ndarray:
-    """First the affine, then the mirror of its result: x' -> width - 1 - x'."""
+    """Returns the affine followed by a mirror of its result: x' -> width - 1 - x'."""
     mirrored = affine.copy()
     mirrored[:, 0] *= -1
     mirrored[:, 0, 2] += width - 1
@@ -469,7 +481,7 @@ def _mirrored(affine: np.ndarray, width: int) -> np.ndarray:
 def _plan_evaluation(
     source: Source, indices: np.ndarray, sizes: np.ndarray, *, fit: str, scales: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """As `_plan`; affines ``(B, S, 2, 3)`` float64 and sizes ``(B, S, 2)`` int32 of all scales. sizes: of these images."""
+    """As `_plan`, with the affines ``(B, S, 2, 3)`` float64 and sizes ``(B, S, 2)`` int32 of all scales of these images."""
     images = source.images[indices]
     affines = np.array(
         [[_fitted(image["size_wh"], size, fit) for size in row] for image, row in zip(images, sizes, strict=True)]
@@ -486,20 +498,21 @@ def _plan_evaluation(
 
 
 def _fitted(image_wh: np.ndarray, size_wh: np.ndarray, fit: str) -> np.ndarray:
-    """The affine of an image to an input: its centre, in whole pixels, to the centre."""
+    """Returns the affine from an image to an input: its centre, in whole pixels, goes to the centre."""
     side = min if fit == "short" else max
     zoom = side(size_wh) / side(image_wh)
     return center_to_affine(np.floor(np.asarray(image_wh) / 2 + 0.5), size_wh[0] / zoom, size_wh)
 
 
 def _all_sizes(source: Source, *, size: int, fit: str, scales: Sequence[float]) -> np.ndarray:
-    """(num_images, S, 2) widths and heights."""
+    """Returns the widths and heights of the inputs of all images, (num_images, S, 2)."""
     kinds, which = np.unique(np.asarray(source.images["size_wh"]), axis=0, return_inverse=True)
     return np.array([fitted_sizes(kind, size=size, fit=fit, scales=scales) for kind in kinds])[which.reshape(-1)]
 
 
 def _grouped(sizes: np.ndarray, batch_size: int) -> np.ndarray:
-    """(steps, batch_size) int64: the images of one shape together, the largest first, -1 in the rest of a batch."""
+    """Returns the images of each batch, (steps, batch_size) int64: those of one shape together, the largest first, -1 in
+    the rest of a batch."""
     kinds, which = np.unique(sizes, axis=0, return_inverse=True)
     batches = []
     for kind in sorted(range(len(kinds)), key=lambda k: (-int(kinds[k].prod()), *kinds[k])):
@@ -526,13 +539,15 @@ def _pixels(
     size_wh: tuple[int, int],
     strides: Sequence[int],
 ) -> list[np.ndarray]:
-    """The image and, for each stride, the mask. Mirrored as pixels, not by the warp, whose rounding has a direction."""
+    """Makes the image and, for each stride, the mask. They are mirrored as pixels, not by the warp, whose rounding has a
+    direction."""
     made = [warped(decoded(jpeg), straight, size_wh), *(_mask(inside, straight, size_wh, s) for s in strides)]
     return [np.ascontiguousarray(array[:, ::-1]) if mirror else array for array in made]
 
 
 def _mask(inside: np.ndarray, affine: np.ndarray, size_wh: tuple[int, int], stride: int) -> np.ndarray:
-    """(H / stride, W / stride) bool: the mask of an image at the centres of the cells, bilinear, then more than one half."""
+    """Samples the mask of an image at the centres of the cells: bilinear, then more than one half; (H / stride, W / stride)
+    bool."""
     cells = affine / stride
     cells[:, 2] -= (stride - 1) / (2 * stride)
     light = np.where(inside, np.uint8(255), np.uint8(0))

@@ -10,7 +10,8 @@ poses of one person, from overlapping boxes, are both kept (`jaxpose.evaluation.
 A person detector is not part of this package: boxes come from any.
 """
 
-from jaxpose.predict.poses import Poses, outlines
+from jaxpose.predict.poses import Poses
 from jaxpose.predict.predictor import Predictor, load
+from jaxpose.view.overlay import outlines
 
 __all__ = ["Poses", "Predictor", "load", "outlines"]

@@ -7,21 +7,20 @@ import glob
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from jaxpose.data.boxes import touches
+from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.evaluation import results
-from jaxpose.geometry import clip_box
 from jaxpose.predict import media
+from jaxpose.view.overlay import draw
 
-log = logging.getLogger("jaxpose")
+logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
 COLUMNS = (
     "file",
@@ -112,7 +111,7 @@ def main(
     people = len(work.records)
     print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
     if known is not None and (unused := known.unused(work.images)):
-        log.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
+        logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
@@ -141,112 +140,6 @@ def found(inputs: Iterable[str]) -> list[Path]:
     if not files:
         raise ValueError("no inputs: name pictures, videos or folders after the checkpoint")
     return list(files)
-
-
-@dataclass(frozen=True)
-class BoxFile:
-    """Boxes by picture, and the image ids of a COCO data set, where it is one.
-
-    rows: {name or number of a picture: {frame: [(x, y, w, h, score)]}}; ids: {file name: image id}.
-    """
-
-    rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
-    ids: Mapping[str, int]
-
-    @classmethod
-    def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
-        """Raises FileNotFoundError or ValueError, naming the file and the entry."""
-        if not path.is_file():
-            raise FileNotFoundError(f"--boxes {path} does not exist")
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"--boxes {path} is not JSON ({error}): is it complete?") from None
-        if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-            entries, ids = _annotated(content, path)
-        elif isinstance(content, list):
-            entries, ids = content, {}
-        else:
-            raise ValueError(
-                f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
-            )
-        rows: dict[str | int, dict[int, list]] = {}
-        others, weak = set(), 0
-        for i, entry in enumerate(entries):
-            key, frame, row = _box(entry, f"--boxes {path}: box {i}")
-            if entry.get("category_id", category) != category:
-                others.add(str(entry["category_id"]))
-            elif row[4] < min_score:
-                weak += 1
-            else:
-                rows.setdefault(key, {}).setdefault(frame, []).append(row)
-        if entries and not rows:
-            raise ValueError(
-                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
-                f"others are of the categories {sorted(others)[:10]}, --category is {category}"
-            )
-        return cls(rows, ids)
-
-    def id_of(self, path: Path) -> int | None:
-        """The data set's id of a picture; None where it is none of the data set's."""
-        return next((self.ids[name] for name in _names(path) if name in self.ids), None)
-
-    def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
-        """The boxes of a picture, or of a frame of a video."""
-        return next((self.rows[name][frame] for name in _names(path) if frame in self.rows.get(name, {})), [])
-
-    def unused(self, images: Iterable[Mapping[str, Any]]) -> int:
-        """How many pictures of the file are none of these."""
-        return len(set(self.rows) - {name for image in images for name in _names(Path(image["file_name"]))})
-
-
-def _names(path: Path) -> list[str | int]:
-    """What a detector may call a picture: its path or the end of it, its name without suffix, the number that this is (COCO)."""
-    ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
-    return [*ends, path.stem, *([int(path.stem)] if _is_number(path.stem) else [])]
-
-
-def _is_number(stem: str) -> bool:
-    return stem.isascii() and stem.isdigit() and len(stem) < 16  # whole in a float, which JSON readers make of it
-
-
-def _box(entry: Any, name: str) -> tuple[str | int, int, tuple[float, ...]]:
-    if not isinstance(entry, dict) or not ({"file_name", "image_id"} & entry.keys()) or "bbox" not in entry:
-        raise ValueError(
-            f'{name} is {entry!r:.100}: expected {{"file_name" or "image_id", "bbox": [x, y, w, h], "score"}}'
-        )
-    key, frame, box, score = (
-        entry.get("file_name", entry.get("image_id")),
-        entry.get("frame", 0),
-        entry["bbox"],
-        entry.get("score", 1.0),
-    )
-    numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else []
-    if not numbers or not all(results.is_number(v) and abs(v) <= media.FARTHEST for v in numbers):
-        raise ValueError(
-            f"{name} has bbox {box!r:.80} and score {score!r:.20}: expected x, y, w, h, {media.FARTHEST:,} pixels at most, and a number"
-        )
-    if not isinstance(key, (str, int)) or not isinstance(frame, int):
-        raise ValueError(
-            f"{name} is of the picture {key!r:.80}, frame {frame!r:.20}: expected a name or number, and a number"
-        )
-    return key, frame, tuple(float(v) for v in numbers)
-
-
-def _annotated(content: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Boxes of a COCO data set, cleaned as its evaluation cleans them; crowds and boxes of no size are left out."""
-    try:
-        images = {image["id"]: image for image in content["images"]}
-        entries = []
-        for person in content["annotations"]:
-            image = images[person["image_id"]]
-            box = clip_box(np.asarray(person["bbox"], np.float64), np.array([image["width"], image["height"]])).tolist()
-            if min(box[2:]) > 0 and not person.get("iscrowd", 0):
-                kept = {"file_name": image["file_name"], "bbox": box}
-                entries.append(kept | {k: person[k] for k in ("category_id",) if k in person})
-        return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None
 
 
 class _Work:
@@ -346,7 +239,7 @@ class _Work:
         curves = []
         if self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
-        return media.draw(
+        return draw(
             image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
         )
 
@@ -369,7 +262,7 @@ class _Work:
         first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
         ids = {file: number for number, file in first.items() if number is not None}
         for file in files:
-            number = int(file.stem) if _is_number(file.stem) else None
+            number = number_of(file.stem)
             if file not in ids and number is not None and number not in taken:
                 ids[file] = number
                 taken.add(number)

@@ -1,4 +1,4 @@
-"""Pictures and videos in and out, and poses drawn on them at their own resolution. Needs OpenCV (the extra `data`).
+"""Pictures and videos in and out. Needs OpenCV (the extra `data`). Poses are drawn on them by `jaxpose.view.overlay`.
 
 A picture is (h, w, 3) uint8 RGB, the way that a person sees it: turned as its EXIF data say, transparent parts white.
 (Data sets are read otherwise, `jaxpose.data`: COCO's annotations are those of the pixels as they are stored.)
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,9 @@ import numpy as np
 from PIL import Image
 
 from jaxpose.data.pixels import decode_picture, opencv
-from jaxpose.skeleton import Skeleton
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 32_766  # OpenCV's warp
-FARTHEST = 1_000_000  # pixels, of a corner or a side of a box
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
 ORIENTATION = 0x0112  # the tag, whose values are those below
@@ -30,9 +28,6 @@ TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-# RGB, one for each person in turn; then left and right joints, as in `jaxpose.view`.
-COLORS = ((224, 122, 31), (47, 111, 181), (212, 48, 142), (42, 157, 63), (139, 92, 214), (242, 195, 24), (24, 182, 201))
-INK = (250, 250, 250)
 
 
 def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
@@ -227,60 +222,3 @@ def save_picture(image: np.ndarray, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, **({"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}))
     return path
-
-
-def draw(
-    image: np.ndarray,
-    xy: np.ndarray,
-    shown: np.ndarray,
-    skeleton: Skeleton,
-    *,
-    outlines: Iterable[np.ndarray] = (),
-    box: np.ndarray | None = None,
-) -> np.ndarray:
-    """A copy of a picture with poses on it, each person in a colour of its own, lines as thick as picture and person are large.
-
-    Args:
-      image: (h, w, 3) uint8.
-      xy: (P, K, 2) pixels.
-      shown: (P, K) bool: joints to draw; a limb needs both of its.
-      skeleton: of the poses.
-      outlines: (n, 2) closed curves in pixels, drawn thin: regions of the joints.
-      box: (P, 4) x, y, w, h, or None.
-
-    >>> from jaxpose.skeleton import COCO17
-    >>> drawn = draw(np.zeros((64, 64, 3), np.uint8), np.full((1, 17, 2), 32.0), np.ones((1, 17), bool), COCO17)
-    >>> drawn.shape, bool(drawn[32, 32].any())
-    ((64, 64, 3), True)
-    """
-    cv2, canvas = opencv(), np.ascontiguousarray(image).copy()
-    thick = max(1, round(min(image.shape[:2]) / 220))
-    for curve in outlines:
-        cv2.polylines(canvas, [_fixed(curve)], True, INK, max(1, thick // 2), cv2.LINE_AA, SHIFT)
-    for person, (points, there) in enumerate(zip(xy, shown, strict=True)):
-        color = COLORS[person % len(COLORS)]
-        if box is not None:
-            corner = _fixed(np.stack([box[person, :2], box[person, :2] + box[person, 2:]]))
-            cv2.rectangle(canvas, corner[0].tolist(), corner[1].tolist(), color, max(1, thick // 2), cv2.LINE_AA, SHIFT)
-        if not there.any():
-            continue
-        at = _fixed(points)
-        extent = np.ptp(at[there], axis=0).max() / 2**SHIFT
-        line = int(np.clip(extent / 70, 1, thick))  # small people stay visible under their pose
-        radius = round(float(np.clip(extent / 40, 1.3, 1.6 * thick)) * 2**SHIFT)
-        for a, b in skeleton.limbs:
-            if there[a] and there[b]:
-                cv2.line(canvas, at[a].tolist(), at[b].tolist(), color, line, cv2.LINE_AA, SHIFT)
-        for joint in np.flatnonzero(there):
-            cv2.circle(canvas, at[joint].tolist(), radius, color, -1, cv2.LINE_AA, SHIFT)
-            if radius > 3 * 2**SHIFT:
-                cv2.circle(canvas, at[joint].tolist(), radius, INK, 1, cv2.LINE_AA, SHIFT)
-    return canvas
-
-
-SHIFT = 4  # bits of a pixel's fraction that OpenCV draws with
-FAR = 2**14  # px: coordinates beyond are as good as this, and overflow nothing
-
-
-def _fixed(xy: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(np.nan_to_num(xy), -FAR, FAR) * 2**SHIFT).astype(np.int32)

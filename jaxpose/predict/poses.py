@@ -11,6 +11,7 @@ import numpy as np
 from jaxpose import density
 from jaxpose.evaluation import results
 from jaxpose.skeleton import Skeleton
+from jaxpose.view.overlay import outlines
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,3 @@ class Poses:
         for row, score in zip(rows, self.score.tolist(), strict=True):
             row["score"] = round(score, results.SCORE_DIGITS)
         return rows
-
-
-def outlines(model: density.Model, level: float) -> list[np.ndarray]:
-    """The boundary of `density.region` as closed curves (n, 2) of the standardised error.
-
-    >>> curve, = outlines(density.Model(log_g=None, base="gaussian"), 0.5)  # a circle of radius sqrt(2 log 2)
-    >>> round(float(np.linalg.norm(curve, axis=-1).mean()), 2), curve.shape[1]
-    (1.18, 2)
-    """
-    try:
-        import contourpy
-    except ImportError as error:
-        raise ImportError("outlines of regions need contourpy: pip install 'jaxpose[plot]'") from error
-    region = density.region(model, level)
-    heights = np.maximum(region.log_density, region.log_threshold - 50).T  # no -inf
-    return [
-        line for line in contourpy.contour_generator(*region.axes, heights).lines(region.log_threshold) if len(line) > 3
-    ]

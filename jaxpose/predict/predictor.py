@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxpose import checkpoint, geometry, inference, tasks
-from jaxpose.data.boxes import touches
+from jaxpose.data.boxes import check_boxes
 from jaxpose.data.pixels import warped
 from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
@@ -114,7 +114,7 @@ class Predictor:
 
     def _in_boxes(self, pictures: list[np.ndarray], boxes: Sequence[Any], *, first: int) -> list[Poses]:
         checked = [
-            _boxes(entry, picture.shape[1::-1], i)
+            check_boxes(entry, picture.shape[1::-1], image=i)
             for i, (picture, entry) in enumerate(zip(pictures, boxes), start=first)
         ]
         box, score = (
@@ -210,33 +210,6 @@ def load(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
         max_pixels=max_pixels, device=device,
     )  # fmt: skip
-
-
-def _boxes(entry: Any, image_wh: tuple[int, int], image: int) -> tuple[np.ndarray, np.ndarray]:
-    """((P, 4) boxes, (P,) scores) of a picture, float64, checked."""
-    if entry is None:
-        entry = [[0, 0, *image_wh]]
-    try:
-        rows = np.asarray(entry, np.float64)
-    except (TypeError, ValueError):
-        rows = np.zeros(())
-    rows = rows.reshape(-1, 4) if rows.size == 0 and rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] not in (4, 5):
-        raise ValueError(
-            f"boxes of image {image} are {np.shape(entry)}: expected (P, 4), x, y, w, h in pixels, or (P, 5) with a score"
-        )
-    box, score = rows[:, :4], rows[:, 4] if rows.shape[1] == 5 else np.ones(len(rows))
-    for row, (_, _, w, h) in enumerate(box):
-        name = f"box {row} of image {image}, {box[row].tolist()}"
-        if not (np.isfinite(rows[row]).all() and np.abs(rows[row]).max() <= media.FARTHEST):
-            raise ValueError(
-                f"{name}, score {score[row]}: expected finite numbers of pixels, {media.FARTHEST:,} at most"
-            )
-        if w <= 0 or h <= 0:
-            raise ValueError(f"{name}: expected a positive width and height (x, y, w, h, not two corners)")
-        if not touches(box[row], image_wh):
-            raise ValueError(f"{name}: lies outside the image of {image_wh[0]}x{image_wh[1]} pixels")
-    return box, score
 
 
 def _check_finite(*outputs: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose.data.formats import Choice
 from jaxpose.view import figures
 
 __all__ = ["data"]
@@ -21,7 +22,7 @@ def data(
     /,
     *,
     split: str = "val",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     augment: str | None = None,
     whole: bool = False,
     size_wh: tuple[int, int] | None = None,
@@ -43,7 +44,7 @@ def data(
     Args:
       folder: image folder and annotations, as `jaxpose prepare` takes them.
       split: name of the split.
-      format: of the annotations.
+      format: of the annotations; auto: the one that their content shows.
       augment: name of an augmentation, "none" among them; see jaxpose/data/augment.py.
       whole: whole images, not crops of persons.
       size_wh: of the crops (192 256) or whole images (512 512), as in the experiments.
@@ -56,14 +57,14 @@ def data(
       category: name or id, where several categories of the file have keypoints.
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
-    from jaxpose.data.formats import coco, crowdpose, mpii
+    from jaxpose.data import formats
 
     if count < 1 or epoch < 0:
         raise ValueError(f"--count {count} --epoch {epoch}: expected 1 or more pictures, and an epoch of 0 or more")
     figures.require()
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format]
+    reader = formats.choose(format, folder, split, annotations=annotations)
     paths = reader.find(folder, split, annotations=annotations, images=images)
-    source = reader.read(*paths, category=category, on_bad=on_bad)
+    source = reader.read(*paths, split=split, category=category, on_bad=on_bad)
     kind = "whole" if whole else "crops" if augment is not None else "labels"
     out = Path("runs/view") / folder.resolve().name if out is None else out
     name = f"{split}_{kind}" + (f"_{augment or 'none'}" if kind != "labels" else "")
@@ -96,8 +97,7 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
       Per image what `figures.annotations` draws: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
       (H, W) bool: crowds and unlabelled people; title.
     """
-    from jaxpose.data import masks
-    from jaxpose.data import pixels as coco
+    from jaxpose.data import masks, pixels
 
     samples = []
     for index in _first(len(source.images), count=count, seed=seed, epoch=epoch, what=f"{source} has no images"):
@@ -106,7 +106,7 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
         counted = ~people["crowd"] & (people["keypoints"][..., 2] > 0).any(axis=-1)
         samples.append(
             {
-                "image": np.asarray(coco.decode_picture(record["jpeg"], record["file_name"]).convert("RGB")),
+                "image": np.asarray(pixels.decode_picture(record["jpeg"], record["file_name"]).convert("RGB")),
                 "joints": people["keypoints"][..., :2],
                 "visibility": people["keypoints"][..., 2],
                 "boxes": people["box"],
@@ -131,11 +131,11 @@ def _crops(
     Returns:
       As `_labels`.
     """
-    from jaxpose.data import crops as pipeline
+    from jaxpose.data import crops
 
     samples = []
     for index in _first(len(source.persons), count=count, seed=seed, epoch=epoch, what=f"{source} has no person"):
-        made = pipeline.sample(
+        made = crops.sample(
             source.at_level("person"), int(index), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch
         )
         title = f"person {made['annotation_id']}\njoints {int((made['visibility'] > 0).sum())}"
@@ -150,11 +150,11 @@ def _whole_images(
 
     Arguments and result as of `_crops`.
     """
-    from jaxpose.data import whole_images as images
+    from jaxpose.data import whole_images
 
-    chosen, stride, samples = images.chosen(source, "annotated"), 2, []
+    chosen, stride, samples = whole_images.chosen(source, "annotated"), 2, []
     for place in _first(len(chosen), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
-        made = images.sample(source, int(chosen[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
+        made = whole_images.sample(source, int(chosen[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
         there = (made["visibility"] > 0).any(axis=-1)
         title = f"image {made['image_id']}: people {int(there.sum())}"
         shaded = ~made[f"mask_{stride}"].repeat(stride, axis=0).repeat(stride, axis=1)
@@ -166,12 +166,12 @@ def _whole_images(
 
 def _first(length: int, *, count: int, seed: int, epoch: int, what: str) -> np.ndarray:
     """Indices of the first `count` of an epoch."""
-    from jaxpose.data import crops as pipeline
+    from jaxpose.data import feed
 
     if length == 0:
         raise ValueError(f"{what}: nothing to draw")
     positions = epoch * length + np.arange(min(count, length))
-    return pipeline.sample_indices(positions, num_samples=length, seed=seed)[0]
+    return feed.sample_indices(positions, num_samples=length, seed=seed)[0]
 
 
 def _sample(image: np.ndarray, joints: np.ndarray, visibility: np.ndarray, title: str) -> dict[str, Any]:

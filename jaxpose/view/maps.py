@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from jaxpose.data.formats import Choice
 from jaxpose.view import figures
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def maps(
     *,
     data: Path,
     split: str = "val",
-    format: Literal["coco", "mpii", "crowdpose"] = "coco",
+    format: Choice = "coco",
     count: int = 4,
     seed: int = 0,
     step: Literal["best", "latest"] = "best",
@@ -45,7 +46,7 @@ def maps(
       run: a run's folder.
       data: image folder and annotations.
       split: of the data.
-      format: of the annotations.
+      format: of the annotations; auto: the one that their content shows.
       count: so many crops or images.
       seed: which ones.
       step: which checkpoint.
@@ -53,7 +54,7 @@ def maps(
       on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose import checkpoint, inference, tasks
-    from jaxpose.data.formats import coco, crowdpose, mpii
+    from jaxpose.data import formats
 
     if count < 1:
         raise ValueError(f"--count {count}: expected 1 or more")
@@ -61,9 +62,9 @@ def maps(
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells much
     variables, stored = checkpoint.restore_model(run, step=step)
     task = tasks.from_config(stored["task"])
-    reader = {"coco": coco, "mpii": mpii, "crowdpose": crowdpose}[format]
+    reader = formats.choose(format, data, split)
     paths = reader.find(data, split, annotations=None, images=None)
-    source = reader.read(*paths, skeleton=task.skeleton, on_bad=on_bad)
+    source = reader.read(*paths, split=split, skeleton=task.skeleton, on_bad=on_bad)
     out = Path(run) / "maps" if out is None else out
     draw = _people if task.level == "image" else _heatmaps if hasattr(task, "maps") else _regions
     settings = inference.from_checkpoint(stored)
@@ -129,7 +130,8 @@ def _heatmaps(task, variables, settings, source, *, count: int, seed: int, out: 
 
 
 def _regions(task, variables, settings, source, *, count: int, seed: int, out: Path) -> list[Path]:
-    from jaxpose import density, predict
+    from jaxpose import density
+    from jaxpose.view.overlay import outlines
 
     samples, size = _crops(source, task.size_wh, settings, count, seed), np.asarray(task.size_wh, np.float64)
 
@@ -139,7 +141,7 @@ def _regions(task, variables, settings, source, *, count: int, seed: int, out: P
     outputs = _outputs(predicted, variables, [sample["image"] for sample in samples])
     model = task.density(variables)
     deviation = None if model is None else density.moments(model).standard_deviation
-    curves = [] if model is None else [predict.outlines(model, level) for level in LEVELS]  # of the standardised error
+    curves = [] if model is None else [outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []
     for i, sample in enumerate(samples):
         xy, sigma = outputs["xy"][i].astype(np.float64), outputs["sigma"][i] * size

@@ -18,11 +18,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxpose.evaluation.cases import Case
+from jaxpose.view.palette import NO_IMAGE, TILE_ERROR, TILE_PREDICTION, TILE_TRUTH, Color, limbs_shown
 
 __all__ = ["Pictures", "around", "data_uri", "draw", "name_of", "of_source", "shown_joints"]
 
-GREY = (128, 128, 132)  # where there is no image
-TRUTH, FOUND, ERROR = (66, 201, 92), (255, 146, 43), (236, 72, 153)
 FINER = 2  # the lines are drawn so many times larger, then reduced
 QUALITIES = (85, 75, 60, 45, 30)
 
@@ -173,7 +172,7 @@ def draw(
     width, height = size_wh
     x0, y0, x1, y1 = around(case, aspect=width / height)
     zoom = width / (x1 - x0)
-    tile = Image.new("RGB", size_wh, GREY)
+    tile = Image.new("RGB", size_wh, NO_IMAGE.rgb)
     if picture is not None:
         _paste(tile, picture, (x0, y0, x1, y1), zoom)
     layer = Image.new("RGBA", (width * FINER, height * FINER), (0, 0, 0, 0))
@@ -182,13 +181,13 @@ def draw(
     place = lambda xy: np.clip((xy - (x0, y0) + 0.5) * zoom * FINER - 0.5, -1e6, 1e6)  # noqa: E731
     poses = {}
     if truth and case.person is not None:
-        poses["truth"] = place(case.truth[:, :2]), case.truth[:, 2] > 0, TRUTH
+        poses["truth"] = place(case.truth[:, :2]), case.truth[:, 2] > 0, TILE_TRUTH
     if found and case.record is not None:
-        poses["found"] = place(case.found[:, :2]), shown_joints(case), FOUND
+        poses["found"] = place(case.found[:, :2]), shown_joints(case), TILE_PREDICTION
     if len(poses) == 2:
         (a, labelled, _), (b, confident, _) = poses["truth"], poses["found"]
         for k in np.flatnonzero(labelled & confident):
-            pen.line([*a[k], *b[k]], fill=(*ERROR, 255), width=FINER + 1)
+            pen.line([*a[k], *b[k]], fill=(*TILE_ERROR.rgb, 255), width=FINER + 1)
     for xy, shown, color in poses.values():
         _pose(pen, xy, shown, limbs, color)
     tile.paste(layer := layer.resize(size_wh, Image.Resampling.BOX), (0, 0), layer)
@@ -206,13 +205,12 @@ def _paste(tile: Image.Image, picture: Image.Image, part: tuple[float, ...], zoo
     tile.paste(shown, (round((inner[0] - x0) * zoom), round((inner[1] - y0) * zoom)))
 
 
-def _pose(pen: ImageDraw.ImageDraw, xy: np.ndarray, shown: np.ndarray, limbs, color: tuple[int, int, int]) -> None:
-    drawn = [(a, b) for a, b in limbs if shown[a] and shown[b]]
-    for width, ink in ((4, (0, 0, 0, 120)), (2, (*color, 255))):  # a dark rim: seen on any picture
-        for a, b in drawn:
+def _pose(pen: ImageDraw.ImageDraw, xy: np.ndarray, is_drawn: np.ndarray, limbs, color: Color) -> None:
+    for width, ink in ((4, (0, 0, 0, 120)), (2, (*color.rgb, 255))):  # a dark rim: seen on any picture
+        for a, b in limbs_shown(limbs, is_drawn):
             pen.line([*xy[a], *xy[b]], fill=ink, width=width * FINER)
         radius = (width + 2) / 2 * FINER
-        for x, y in xy[shown]:
+        for x, y in xy[is_drawn]:
             pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=ink)
 
 

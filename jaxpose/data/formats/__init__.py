@@ -1,5 +1,228 @@
-"""Label formats: a module for each, that finds, reads and checks the files of one kind of data set.
+"""Label formats: one module per format, which finds, reads and checks the files of a data set.
 
-``coco``: COCO's JSON, of any skeleton. ``mpii``: MPII's, as HRNet and mmpose have it. ``crowdpose``: CrowdPose's. ``layout``:
-what the three share in finding files.
+    reader = formats.choose("auto", folder, split="train")        # or formats.reader("coco")
+    source = reader.read(*reader.find(folder, "train"))
+
+A new format is one module in this folder that offers what `Reader` lists, and its name in `Format`. Nothing else knows
+the formats by name: commands and pages take `Format | Literal["auto"]` and pass it to `choose`.
+
+``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON as HRNet and mmpose have it, ``crowdpose`` CrowdPose's.
+``layout`` holds what they share in locating files.
 """
+
+from __future__ import annotations
+
+import importlib
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from jaxpose.data.formats import layout
+from jaxpose.data.source import Source
+from jaxpose.skeleton import Skeleton
+
+__all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
+
+Format = Literal["coco", "mpii", "crowdpose"]
+"""The formats: names of modules of this package."""
+Choice = Format | Literal["auto"]
+"""What a flag `--format` takes: a format, or "auto" for the one that the files show."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """What a module offers to make its format known.
+
+    Two paths stand for a split: `annotations`, the file of its labels (or a folder, where a format has one file per
+    image or per video), and `images`, the folder that its file names are relative to (or the label file again, where
+    that holds the images). How labels become persons is the format's own business: `read` returns any `Source`.
+    """
+
+    __name__: str
+    CONTENT: str
+    """What a label file of this format holds, to end the sentence "this format is ..." in messages."""
+
+    def find(
+        self, folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
+    ) -> tuple[Path, Path]:
+        """Locates the labels and the images of a split.
+
+        A format whose files hold all splits returns the same paths for each; `read` gets the name of the split too.
+
+        Args:
+            folder: the data set's folder.
+            split: the name of the split.
+            annotations: the labels, where they are not to be looked for.
+            images: the image folder, where it is not to be looked for.
+
+        Returns:
+            (annotations, images).
+
+        Raises:
+            FileNotFoundError: one of the two is missing or ambiguous; names what was looked for and what is there.
+                Missing labels are a `jaxpose.data.formats.layout.NoAnnotations`.
+        """
+
+    def recognises(self, annotations: str | Path) -> bool:
+        """Whether labels are of this format, told from their content in a time that does not grow with it.
+
+        At most one format recognises a file. A damaged file may be recognised: `read` says what is wrong with it.
+
+        Args:
+            annotations: labels that exist.
+        """
+
+    def own_skeleton(self, annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
+        """Returns the skeleton that `read` takes without being given one, or None where there is none in the labels.
+
+        Args:
+            annotations: the labels.
+            category: the name or id of the category, where there are several.
+        """
+
+    def read(
+        self,
+        annotations: str | Path,
+        images: str | Path,
+        *,
+        split: str | None = None,
+        skeleton: Skeleton | None = None,
+        category: str | int | None = None,
+        on_bad: Literal["error", "skip"] = "error",
+    ) -> Source:
+        """Reads and checks the labels of a split.
+
+        Args:
+            annotations: the labels.
+            images: the image folder.
+            split: the name of the split, for formats whose labels hold all of them; the others do not look at it.
+            skeleton: the skeleton to use; None takes that of the labels.
+            category: the name or id of the category, where there are several.
+            on_bad: "error", or "skip" to leave a bad image or person out, counted in `Source.skipped` and logged.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing or wrong; names the file, the entry and what to do.
+        """
+
+    def ground_truth(self, annotations: str | Path, images: str | Path, *, split: str | None = None) -> Any:
+        """Returns the labels as `jaxpose.evaluation` reads them: the path of a COCO file, or its contents.
+
+        Args:
+            annotations: the labels.
+            images: the image folder.
+            split: as in `read`.
+        """
+
+
+def reader(format: Format) -> Reader:
+    """Returns the module that reads a format.
+
+    Args:
+        format: one of `Format`.
+
+    Raises:
+        ValueError: no such format.
+
+    >>> reader("mpii").own_skeleton("annot/valid.json").name
+    'mpii16'
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"format {format!r}: expected one of {', '.join(get_args(Format))}")
+    return importlib.import_module(f"{__name__}.{format}")
+
+
+def choose(format: Choice, folder: str | Path | None, split: str, *, annotations: str | Path | None = None) -> Reader:
+    """Returns the reader of a folder: that of the format given, or with "auto" that of the format which the files show.
+
+    A format found by "auto" is logged, unless it is COCO's.
+
+    Args:
+        format: one of `Format`, or "auto".
+        folder, split, annotations: as in `guess`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `reader` and `guess`.
+    """
+    if format != "auto":
+        return reader(format)
+    name = guess(folder, split, annotations=annotations)
+    if name != "coco":
+        _log_format(str(annotations or folder), name)
+    return reader(name)
+
+
+@lru_cache(maxsize=64)  # a run opens its folder several times
+def _log_format(path: str, name: str) -> None:
+    logger.warning("%s: read as %s (format, or --format, chooses another)", path, name)
+
+
+def guess(folder: str | Path | None, split: str, *, annotations: str | Path | None = None) -> Format:
+    """Finds the format of a folder: the one that locates labels of the split there and recognises their content.
+
+    Args:
+        folder: the data set's folder; None where `annotations` is given.
+        split: the name of the split.
+        annotations: the labels, where they are not to be looked for.
+
+    Returns:
+        The name of the format.
+
+    Raises:
+        FileNotFoundError: there are no labels of the split in any format's layout; names what was looked for.
+        ValueError: labels that no format recognises, or labels of several formats.
+
+    >>> guess("no_such_folder", "train")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the annotations and the images
+    """
+    candidates: dict[str, Path] = {}
+    missing: dict[str, layout.NoAnnotations] = {}
+    for name in get_args(Format):
+        try:
+            candidates[name] = _labels_of(name, folder, split, annotations)
+        except layout.NoAnnotations as error:
+            missing[name] = error
+    formats = [name for name, path in candidates.items() if reader(name).recognises(path)]
+    if len(formats) == 1:
+        return formats[0]
+    advice = "give the format (format=..., or --format)"
+    if formats:
+        named = ", ".join(f"{name} ({candidates[name]})" for name in formats)
+        raise ValueError(f"split {split!r} of {folder} has annotations in several formats, {named}: {advice}")
+    if candidates:
+        paths = ", ".join(dict.fromkeys(map(str, candidates.values())))
+        contents = "; ".join(f"{name} is {reader(name).CONTENT}" for name in get_args(Format))
+        raise ValueError(f"{paths} is in no known format ({contents}): convert it, or {advice}")
+    several = [error for error in missing.values() if error.several]
+    if several:
+        raise several[0]
+    folder = Path(folder)
+    looked_for = "; ".join(
+        f"{', '.join(str(path.relative_to(folder)) for path in error.looked_for)} ({name})"
+        for name, error in missing.items()
+    )
+    raise FileNotFoundError(
+        f"no annotations for split {split!r} in {folder}: looked for {looked_for}; there is "
+        f"{', '.join(_json_files(folder)) or 'no JSON file'}. Rename the file, or give its path "
+        "(annotations=..., or jaxpose prepare --annotations)"
+    )
+
+
+def _labels_of(name: Format, folder: str | Path | None, split: str, annotations: str | Path | None) -> Path:
+    """Where a format's reader finds the labels of a split; the images are not looked for."""
+    if annotations is not None:
+        path = Path(annotations)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: name the annotation file")
+        return path
+    folder = layout.folder_of(folder, holds="that holds the annotations and the images")
+    return reader(name).find(folder, split, images=folder)[0]
+
+
+def _json_files(folder: Path) -> list[str]:
+    """Names of the JSON files in a folder and in its subfolders, for messages."""
+    return [
+        str(path.relative_to(folder)) for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern))
+    ]

@@ -9,7 +9,6 @@ What is wrong with a file is said at once, with the file's name and what to do (
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import Counter
@@ -23,10 +22,23 @@ from jaxpose.data.checks import Problems, bad_box, bad_file_name, is_id, is_numb
 from jaxpose.data.formats import layout
 from jaxpose.data.pixels import load_jpeg
 from jaxpose.data.source import IMAGE_DTYPE, Source, is_labelled, person_table
+from jaxpose.files import read_json
 from jaxpose.metrics import AREA_OF_BOX
 from jaxpose.skeleton import Skeleton
 
-__all__ = ["CocoFolder", "assemble", "check_joints", "find", "own_skeleton", "read"]
+__all__ = [
+    "CONTENT",
+    "CocoFolder",
+    "assemble",
+    "check_joints",
+    "find",
+    "ground_truth",
+    "own_skeleton",
+    "read",
+    "recognises",
+]
+
+CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +46,11 @@ logger = logging.getLogger(__name__)
 class CocoFolder(Source):
     """An image folder and its annotations, as `read` gives it. Holds the JSON in memory, reads images when asked.
 
-    Attributes, besides those of `Source`:
-        annotations: path of the JSON.
-        folder: path of the images.
-        skipped: how many images or persons were left out, by reason (``on_bad="skip"``).
+    Attributes, beside those of `Source`:
+        annotations: the path of the JSON.
+        folder: the path of the images.
+        entries: the image entries of the JSON, checked.
+        people: per image, its annotations, checked and completed.
     """
 
     def __init__(
@@ -60,12 +73,11 @@ class CocoFolder(Source):
         self.persons = person_table(people, skeleton.num_joints, where=is_labelled)
         self.ground_truth_json = annotations
 
-    def image(self, index: int) -> dict[str, Any]:
+    def labels(self, index: int) -> dict[str, Any]:
         entry, people = self.entries[index], self.people[index]
         table = person_table([people], self.skeleton.num_joints)
         table["image"] = index
         return {
-            "jpeg": self.jpeg(index),
             "file_name": entry["file_name"],
             "image_id": int(entry["id"]),
             "size_wh": (int(entry["width"]), int(entry["height"])),
@@ -73,9 +85,10 @@ class CocoFolder(Source):
             "segmentations": [person.get("segmentation") for person in people],
         }
 
-    def jpeg(self, index: int) -> bytes:
+    def jpeg(self, index: int, *, verify: bool = False) -> bytes:
         entry = self.entries[index]
-        return load_jpeg(self.folder / entry["file_name"], size_wh=(entry["width"], entry["height"]))
+        path, size_wh = self.folder / entry["file_name"], (entry["width"], entry["height"])
+        return load_jpeg(path, size_wh=size_wh, verify=verify)
 
     def file_name(self, index: int) -> str:
         return self.entries[index]["file_name"]
@@ -162,10 +175,36 @@ def _test_images(stem: str) -> str | None:
 # -------------------------------------------------------------------------------------------------- reading the JSON
 
 
+def recognises(annotations: str | Path) -> bool:
+    """Whether a file is a JSON object without CrowdPose's crowd indices.
+
+    Args:
+        annotations: the JSON, which exists.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "train.json"
+    >>> _ = path.write_text('{"images": [], "annotations": [], "categories": []}')
+    >>> recognises(path)
+    True
+    """
+    text = layout.edges(annotations)
+    return text.startswith("{") and '"crowdIndex"' not in text
+
+
+def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:
+    """Returns the annotation JSON, which is what the evaluation reads; no image has to exist.
+
+    >>> str(ground_truth("val.json", "val"))
+    'val.json'
+    """
+    return Path(annotations)
+
+
 def read(
     annotations: str | Path,
     images: str | Path,
     *,
+    split: str | None = None,
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
@@ -181,6 +220,7 @@ def read(
     Args:
         annotations: the JSON.
         images: the folder that its file names are relative to.
+        split: the name of the split, which the file has for itself: not looked at.
         skeleton: of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
         category: name or id, where the file has several categories with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
@@ -250,12 +290,7 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
+    data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
         raise ValueError(
             f"{path} is no COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "

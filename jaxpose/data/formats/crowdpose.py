@@ -19,7 +19,6 @@ num_keypoints
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -27,9 +26,12 @@ from typing import Literal
 
 from jaxpose.data.checks import is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.files import read_json
 from jaxpose.skeleton import CROWDPOSE14, Skeleton
 
-__all__ = ["find", "own_skeleton", "read"]
+__all__ = ["CONTENT", "find", "ground_truth", "own_skeleton", "read", "recognises"]
+
+CONTENT = "as COCO's, with a 'crowdIndex' for every image"
 
 PLACES = ("json", "annotations", "")  # within the data set's folder
 
@@ -81,10 +83,36 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
     return CROWDPOSE14
 
 
+def recognises(annotations: str | Path) -> bool:
+    """Whether a file is a JSON object with crowd indices.
+
+    Args:
+        annotations: the JSON, which exists.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "crowdpose_test.json"
+    >>> _ = path.write_text('{"images": [{"id": 1, "crowdIndex": 0.5}], "annotations": []}')
+    >>> recognises(path)
+    True
+    """
+    text = layout.edges(annotations)
+    return text.startswith("{") and '"crowdIndex"' in text
+
+
+def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:
+    """Returns the annotation JSON, which is what the evaluation reads; no image has to exist.
+
+    >>> str(ground_truth("json/crowdpose_test.json", "images"))
+    'json/crowdpose_test.json'
+    """
+    return Path(annotations)
+
+
 def read(
     annotations: str | Path,
     images: str | Path,
     *,
+    split: str | None = None,
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
@@ -94,6 +122,7 @@ def read(
     Args:
         annotations: the JSON.
         images: the folder that its file names are relative to.
+        split: the name of the split, which the file has for itself: not looked at.
         skeleton: of CrowdPose's joints, for other sigmas than those of `jaxpose.skeleton.CROWDPOSE14`.
         category: name or id, where the file has several categories with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
@@ -142,7 +171,7 @@ def _fits(stem: str, split: str) -> bool:
 
 def _keep_stated_keypoints(source: coco.CocoFolder) -> None:
     """Put back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
-    people = json.loads(source.annotations.read_bytes()).get("annotations", [])
+    people = read_json(source.annotations, "annotation JSON").get("annotations", [])
     stated = {
         person["id"]: person["num_keypoints"] for person in people if isinstance(person, dict) and _states(person)
     }

@@ -2,12 +2,73 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jaxpose.files import local
 
-__all__ = ["images_of", "locate", "only_one"]
+__all__ = ["NoAnnotations", "edges", "folder_of", "images_of", "locate", "only_one"]
+
+EDGE = 1 << 16  # bytes from which a format is recognised
+
+
+class NoAnnotations(FileNotFoundError):
+    """No annotation file of a split was found, or several were.
+
+    Attributes:
+        looked_for: the paths that would have fitted.
+        several: whether several files fit.
+
+    >>> NoAnnotations("no annotations", looked_for=[Path("annot/val.json")]).several
+    False
+    """
+
+    def __init__(self, message: str, *, looked_for: Iterable[Path], several: bool = False):
+        super().__init__(message)
+        self.looked_for, self.several = list(looked_for), several
+
+
+def folder_of(folder: str | Path | None, *, holds: str) -> Path:
+    """Returns the path of a data set's folder.
+
+    Args:
+        folder: the folder.
+        holds: what the folder should hold, to end the message where there is none.
+
+    Raises:
+        FileNotFoundError: it is not a folder.
+        ValueError: it is a URL.
+
+    >>> folder_of(".", holds="that holds annotations/")
+    PosixPath('.')
+    """
+    if folder is None or not (path := local(folder)).is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: name the folder {holds}")
+    return path
+
+
+def edges(path: str | Path) -> str:
+    """Returns the text at the beginning and at the end of a JSON file, where keys of its entries stand.
+
+    Every list at the top level of a file of labels begins or ends there, however long the lists are, if at most one long
+    list comes before it and at most one after it. So the format can be told without reading gigabytes.
+
+    Args:
+        path: the file, in UTF-8, UTF-16 or UTF-32.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "labels.json"
+    >>> _ = path.write_text('{"images": []}')
+    >>> edges(path)
+    '{"images": []}'
+    """
+    with Path(path).open("rb") as file:
+        head, size = file.read(EDGE), file.seek(0, os.SEEK_END)
+        file.seek(max(EDGE, size - EDGE) // 4 * 4)  # in step with characters of four bytes
+        tail = file.read()
+    return (head + tail).decode(json.detect_encoding(head), errors="replace").lstrip("\ufeff \t\r\n")
 
 
 def locate(
@@ -37,9 +98,7 @@ def locate(
     >>> [str(path) for path in locate(".", "val", annotations="my.json", images="pictures", holds="it", **beside)]
     ['my.json', 'pictures']
     """
-    folder = local(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: name the folder {holds}")
+    folder = folder_of(folder, holds=holds)
     annotations = annotation_file(folder, split) if annotations is None else Path(annotations)
     return annotations, image_folder(folder, split, annotations) if images is None else Path(images)
 
@@ -64,7 +123,7 @@ def only_one(
         kind: of annotations, with the format's name.
 
     Raises:
-        FileNotFoundError: none (what was looked for and what is there), or several.
+        NoAnnotations: none (what was looked for and what is there), or several.
 
     >>> only_one([Path("a.json")], split="val", place=Path(), looked_for=["a.json"], listed=[]).name
     'a.json'
@@ -72,13 +131,16 @@ def only_one(
     if len(found) == 1:
         return found[0]
     advice = "(annotations=..., or jaxpose prepare --annotations)"
+    looked_for = list(looked_for)
     if found:
         there = ", ".join(str(path.relative_to(place)) for path in found)
-        raise FileNotFoundError(f"{place} holds several files for split {split!r} ({there}): give one {advice}")
+        message = f"{place} holds several files for split {split!r} ({there}): give one {advice}"
+        raise NoAnnotations(message, looked_for=[place / name for name in looked_for], several=True)
     present = [str(path.relative_to(place)) for folder in listed for path in sorted(folder.glob("*.json"))]
-    raise FileNotFoundError(
+    raise NoAnnotations(
         f"no {kind} for split {split!r} in {place}: looked for {', '.join(looked_for)}; there is "
-        f"{', '.join(present) or 'no JSON file'}. Rename the file, or give its path {advice}"
+        f"{', '.join(present) or 'no JSON file'}. Rename the file, or give its path {advice}",
+        looked_for=[place / name for name in looked_for],
     )
 
 

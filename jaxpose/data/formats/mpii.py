@@ -34,7 +34,6 @@ image records, not among those to train or evaluate on.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -44,9 +43,12 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxpose.data.checks import Problems, bad_file_name, is_number
 from jaxpose.data.formats import coco, layout
+from jaxpose.files import read_json
 from jaxpose.skeleton import MPII16, Skeleton
 
-__all__ = ["PERSON_HEIGHT", "find", "own_skeleton", "read"]
+__all__ = ["CONTENT", "PERSON_HEIGHT", "find", "ground_truth", "own_skeleton", "read", "recognises"]
+
+CONTENT = "a list with one entry per person: image, center, scale, joints, joints_vis"
 
 PERSON_HEIGHT = 200.0
 """Pixels of a person with scale 1, which are the side of its box."""
@@ -104,10 +106,45 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
     return MPII16
 
 
+def recognises(annotations: str | Path) -> bool:
+    """Whether a file is a JSON list of entries with an image, a center and a scale.
+
+    Args:
+        annotations: the JSON, which exists.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "valid.json"
+    >>> _ = path.write_text('[{"image": "1.jpg", "center": [20, 30], "scale": 0.4}]')
+    >>> recognises(path)
+    True
+    """
+    text = layout.edges(annotations)
+    return text.startswith("[") and all(f'"{key}"' in text for key in PERSON_KEYS)
+
+
+def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> dict[str, Any]:
+    """Returns the annotations in COCO's format, as the evaluation reads them.
+
+    Args:
+        annotations: the JSON.
+        images: the folder of its images, which have to be there: their sizes are read from them.
+        split: the name of the split, which the file has for itself: not looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+
+    >>> ground_truth("annot/valid.json", "no_such_folder")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of annot/valid.json
+    """
+    return read(annotations, images).ground_truth()
+
+
 def read(
     annotations: str | Path,
     images: str | Path,
     *,
+    split: str | None = None,
     skeleton: Skeleton | None = None,
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
@@ -119,6 +156,7 @@ def read(
     Args:
         annotations: the JSON.
         images: the folder that its image names are relative to.
+        split: the name of the split, which the file has for itself: not looked at.
         skeleton: of MPII's joints, for other sigmas than those of `jaxpose.skeleton.MPII16`.
         category: there is one only, "person", 1: None is the same.
         on_bad: "error", or "skip" to leave a bad image (with its persons) or a bad person out, counted and logged.
@@ -186,13 +224,8 @@ def _annotation_file(folder: Path, split: str) -> Path:
 
 
 def _load(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name the annotation JSON")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}): is it complete?") from None
-    expected = "that is a list with one entry per person: image, center, scale, joints, joints_vis"
+    data = read_json(path, "annotation JSON")
+    expected = f"that is {CONTENT}"
     if isinstance(data, dict) and "annotations" in data:
         raise ValueError(
             f"{path} is no MPII annotation file ({expected}): it is an object with {sorted(data)}, which is COCO's format; "

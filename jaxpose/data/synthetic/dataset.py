@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxpose.data.synthetic.scene import check, render
+from jaxpose.files import read_json
 from jaxpose.skeleton import COCO17
 
 VERSION = 5
@@ -125,10 +126,7 @@ def _is_complete(out: Path, parameters: dict) -> bool:
         raise ValueError(
             f"{out} exists and is not a synthetic data set (no {MARKER}): name another folder or remove this one"
         )
-    try:
-        found = json.loads(marker.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{marker} is no JSON file: name another folder or remove this one") from error
+    found = read_json(marker, "description of a synthetic data set", advice="name another folder or remove this one")
     if found != parameters:
         raise ValueError(
             f"{out} holds another synthetic data set ({found}, wanted {parameters}): "

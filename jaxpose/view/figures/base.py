@@ -1,0 +1,157 @@
+"""What every figure is made of: matplotlib on demand, grids of panels, poses, titles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from jaxpose.skeleton import Skeleton
+from jaxpose.view.palette import LEFT, MIDDLE, RIGHT, limbs_shown
+
+DPI = 110
+"""Pixels per inch of every figure."""
+
+
+def require() -> None:
+    """Checks that pictures can be drawn, before hours of training.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message says how to install it.
+    """
+    pyplot()
+
+
+def pyplot() -> ModuleType:
+    """Imports matplotlib.pyplot with the backend that needs no screen.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'jaxpose[plot]'") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save(figure, path: str | Path) -> Path:
+    """Writes a figure, creating its folder, and closes it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+    pyplot().close(figure)
+    return path
+
+
+def draw_pose(
+    axis,
+    xy: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    color: str | Sequence[str],
+    shown: np.ndarray | None = None,
+    lw: float = 1.5,
+) -> None:
+    """Draws one pose: joints as dots, and the limbs between them.
+
+    Args:
+        axis: matplotlib's axes.
+        xy: ``(K, 2)`` joints in the pixels of the picture.
+        skeleton: of the pose.
+        color: one colour for the pose, or K colours of the joints; a limb has the colour of its second joint, or of its
+            first where the second is in the middle of the body.
+        shown: ``(K,)`` bool, the joints to draw; None draws all.
+        lw: width of the limbs in points.
+    """
+    is_drawn = np.ones(len(xy), bool) if shown is None else np.asarray(shown, bool)
+    colors = [color] * len(xy) if isinstance(color, str) else list(color)
+    for a, b in limbs_shown(skeleton.limbs, is_drawn):
+        ink = colors[a] if colors[b] == MIDDLE else colors[b]
+        axis.plot(xy[[a, b], 0], xy[[a, b], 1], color=ink, lw=lw, alpha=0.9)
+    for ink in dict.fromkeys(colors):
+        dots = is_drawn & [color == ink for color in colors]
+        axis.plot(xy[dots, 0], xy[dots, 1], "o", color=ink, ms=2.2)
+
+
+def sides(skeleton: Skeleton) -> list[str]:
+    """Chooses a colour for every joint: left orange, right blue, others yellow; by name, so that a wrong mirror shows.
+
+    Args:
+        skeleton: K joints with names, and their mirror pairs.
+
+    Returns:
+        K colours.
+
+    >>> from jaxpose.skeleton import COCO17
+    >>> sides(COCO17)[0] == MIDDLE, sides(COCO17)[1] == LEFT, sides(COCO17)[2] == RIGHT
+    (True, True, True)
+    """
+    pairs = {joint for pair in skeleton.flip_pairs for joint in pair}
+    names = [re.sub(r"[^a-z]", "", name.lower()) for name in skeleton.joints]
+    side = lambda name: LEFT if name.startswith("l") or "left" in name else RIGHT  # noqa: E731
+    return [side(name) if k in pairs else MIDDLE for k, name in enumerate(names)]
+
+
+def printable(text: str) -> str:
+    """Makes a name from a file fit for a title: control characters become "?", and lines over 60 characters are cut.
+
+    >>> printable("a\\x00b" + "c" * 99)[:4], len(printable("c" * 99))
+    ('a?bc', 60)
+    """
+    lines = [line if len(line) <= 60 else line[:29] + "\u2026" + line[-30:] for line in text.split("\n")]
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def check_one_per_image(count: int, **entries: Sequence | None) -> None:
+    """Checks that there are images, and that each argument is None or has one entry per image.
+
+    Raises:
+        ValueError: no images, or another number of entries.
+    """
+    if not count:
+        raise ValueError("no images to draw: give one or more")
+    for name, values in entries.items():
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} must have one entry for each of the {count} images, got {len(values)}")
+
+
+def median_aspect(images: Sequence[np.ndarray]) -> float:
+    """The median of height / width over the images, for the cells of a grid."""
+    return float(np.median([image.shape[0] / image.shape[1] for image in images]))
+
+
+def grid(count: int, columns: int, *, aspect: float, width: float, **options: Any):
+    """Makes a figure of panels without axes.
+
+    Args:
+        count: number of panels.
+        columns: at most so many panels side by side.
+        aspect: height / width of a panel.
+        width: of a panel, inches.
+        **options: further options of matplotlib's `subplots`.
+
+    Returns:
+        The figure and its ``(rows, columns)`` array of axes.
+    """
+    plt = pyplot()
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (width * columns, (width * aspect + 0.25) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for ax in axes.flat:
+        ax.axis("off")
+    return figure, axes
+
+
+def limit_to_image(ax, image: np.ndarray) -> None:
+    """Sets the limits of a panel to the image's edges, whatever else is drawn."""
+    ax.set_xlim(-0.5, image.shape[1] - 0.5)
+    ax.set_ylim(image.shape[0] - 0.5, -0.5)

@@ -1,0 +1,249 @@
+"""The document of `jaxpose view report`: of a run, or of a ground truth and a result file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxpose.data.formats import Choice
+from jaxpose.evaluation import average_precision, cases, coco
+from jaxpose.evaluation import report as errors
+from jaxpose.files import read_events, read_json, write_whole
+from jaxpose.skeleton import Skeleton
+from jaxpose.view import tiles
+from jaxpose.view.report.cards import card, cases_section
+from jaxpose.view.report.page import page
+from jaxpose.view.report.sections import charts_section, header, scores_section, tables_section
+from jaxpose.view.results import by_oks
+
+__all__ = ["of_run", "report", "select_cases", "write"]
+
+SHARES = {"worst": 0.5, "best": 0.2, "missed": 0.15, "unmatched": 0.15}
+"""Parts of the cases in a report."""
+
+
+def report(
+    source: Path,
+    results: Path | None = None,
+    /,
+    *,
+    data: Path | None = None,
+    split: str = "val",
+    format: Choice = "coco",
+    images: Path | None = None,
+    out: Path | None = None,
+    count: int = 100,
+    category_id: int | None = None,
+) -> None:
+    """Write an evaluation as one HTML file, with the worst and the best cases as pictures.
+
+    Of a run: `jaxpose view report RUN --data FOLDER`; of any result file: `jaxpose view report GROUND_TRUTH.json RESULTS.json
+    --images DIR`.
+
+    Args:
+      source: a run's folder, or a COCO keypoint file.
+      results: result file; of a run by default its newest (results/NAME.json, with what NAME_report.json and log.jsonl say).
+      data: the folder that the run was evaluated on.
+      split: of that folder.
+      format: of its annotations; auto: the one that their content shows.
+      images: the image folder, where there is no --data to look in.
+      out: the file to write; by default report.html in the run's folder, or beside the results with their name.
+      count: so many cases at most, about 20 KB each.
+      category_id: of the persons, where several categories have keypoints.
+    """
+    if count < 0:
+        raise ValueError(f"--count {count}: expected 0 or more")
+    if not source.is_dir():
+        if data is not None:
+            raise ValueError(f"{source} is not a run's folder, which --data goes with: give --images")
+        if results is None or images is None:
+            raise ValueError(
+                f"{source} is not a run's folder: give the result file after the ground truth, and the image folder (--images)"
+            )
+        if not images.is_dir():
+            raise FileNotFoundError(
+                f"--images {images} is not a folder: name the folder that the file names are relative to"
+            )
+        out = results.with_suffix(".html") if out is None else out
+        written = write(out, ground_truth=source, results=results, images=images, count=count, category_id=category_id)
+    else:
+        if data is None:
+            raise ValueError(f"name the folder that {source} was evaluated on (--data), to draw its cases")
+        from jaxpose.data import formats
+
+        reader = formats.choose(format, data, split)
+        annotations, folder = reader.find(data, split, images=images)
+        truth = reader.ground_truth(annotations, folder, split=split)
+        written = of_run(
+            source, ground_truth=truth, images=folder, results=results, path=out, count=count, category_id=category_id
+        )
+    print(json.dumps(written))
+
+
+def of_run(
+    run: str | os.PathLike,
+    *,
+    ground_truth: coco.GroundTruth,
+    images: tiles.Images,
+    results: str | os.PathLike | None = None,
+    path: str | os.PathLike | None = None,
+    skeleton: Skeleton | None = None,
+    category_id: int | None = None,
+    count: int = 100,
+) -> dict[str, Any]:
+    """The page of a run: `write`, with what lies in the run's folder.
+
+    Args:
+        run: folder that holds results/NAME.json and, where there are any, results/NAME_report.json and log.jsonl.
+        ground_truth, images, skeleton, category_id, count: as in `write`.
+        results: which result file; None: the newest.
+        path: of the page; None: report.html in the folder.
+
+    Returns:
+        As `write`.
+
+    Raises:
+        FileNotFoundError: no result file. Others as `write`.
+
+    >>> of_run("no_such_run", ground_truth={}, images="images")
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_run/results holds no result file: evaluate first, or name one
+    """
+    run = Path(run)
+    chosen = _newest(run / "results") if results is None else Path(results)
+    events = read_events(run / "log.jsonl")
+    step = re.fullmatch(r"step_(\d+)", chosen.stem)
+    scores = next((e for e in reversed(events) if step and e["event"] == "eval" and e["step"] == int(step[1])), None)
+    beside = chosen.with_name(f"{chosen.stem}_report.json")
+    return write(
+        run / "report.html" if path is None else path,
+        ground_truth=ground_truth, results=chosen, images=images, skeleton=skeleton, events=events,
+        scores=None if scores is None else {k: v for k, v in scores.items() if k not in ("event", "step", "time")},
+        details=_read_details(beside) if beside.is_file() else None,
+        title=f"{run.resolve().name}: {chosen.stem}", category_id=category_id, count=count,
+    )  # fmt: skip
+
+
+def write(
+    path: str | os.PathLike,
+    *,
+    ground_truth: coco.GroundTruth,
+    results: coco.Results,
+    images: tiles.Images,
+    skeleton: Skeleton | None = None,
+    scores: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+    events: Sequence[Mapping[str, Any]] = (),
+    density: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    category_id: int | None = None,
+    count: int = 100,
+) -> dict[str, Any]:
+    """Write the page, at once: a reader sees the old one or the whole new one.
+
+    Args:
+        path: of the page.
+        ground_truth, results, category_id: as in `jaxpose.evaluation.average_precision`.
+        images: the image folder, or a function from the entry of an image in the ground truth to the bytes of its file. A case
+            whose image cannot be read is drawn on grey, and counted.
+        skeleton: limbs and sigmas; None: those of the ground truth's category.
+        scores: name -> number; None: average precision and recall are computed.
+        details: as `jaxpose.evaluation.report.details` gives it; None: computed.
+        events: of the run's log, for the curves.
+        density: as `jaxpose.density.calibration` gives it; None: ``details["density"]``, if it is there.
+        title: of the page; None: the result file's name.
+        count: so many cases at most: half of them the worst pairs, then the best, who was missed, and what was found besides.
+
+    Returns:
+        path, bytes, cases, images_missing: ready for JSON.
+
+    Raises:
+        FileNotFoundError, ValueError: as `jaxpose.evaluation.cases.compare`.
+
+    >>> from tempfile import mkdtemp
+    >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
+    >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
+    >>> page = write(Path(mkdtemp()) / "report.html", ground_truth=truth, results=[], images="nowhere")
+    >>> page["cases"], page["images_missing"]
+    (1, 1)
+    """
+    path = Path(path)
+    sigmas = None if skeleton is None else skeleton.sigmas
+    found, truth = cases.compare(ground_truth, results, sigmas=sigmas, category_id=category_id)
+    own = errors.of_cases(found, truth, sigmas=sigmas)
+    details = own if details is None else details
+    if scores is None:
+        scores = average_precision(ground_truth, results, sigmas=sigmas, category_id=category_id) | dict(
+            details["summary"]
+        )
+    density = details.get("density") if density is None else density
+    limbs = (Skeleton.from_coco_category(truth["category"]) if skeleton is None else skeleton).limbs
+    name = Path(results).stem if isinstance(results, (str, os.PathLike)) else "results"
+    title = name if title is None else title
+
+    pictures = tiles.Pictures(images)
+    shown = select_cases(found, count)
+    joints = [str(joint) for joint in truth["category"]["keypoints"]]
+    cards = [card(case, pictures, limbs, joints) for case in shown]
+    body = [
+        header(title, own["matched"], truth, pictures, shown, remarks=details.get("remarks", ())),
+        scores_section(scores),
+        charts_section(events, density, found),
+        tables_section(details),
+        cases_section(cards, found),
+    ]
+    document = page(title, "\n".join(part for part in body if part))
+    content = document.encode("utf-8", errors="replace")  # JSON may hold half a surrogate pair
+    write_whole(path, content)
+    return {"path": str(path), "bytes": len(content), "cases": len(cards), "images_missing": len(pictures.missing)}
+
+
+def _newest(folder: Path) -> Path:
+    files = [p for p in folder.glob("*.json") if not p.name.endswith("_report.json") and not p.name.startswith(".")]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no result file: evaluate first, or name one")
+    return max(files, key=lambda p: (p.stat().st_mtime, p.name))
+
+
+def _read_details(path: Path) -> dict[str, Any]:
+    details = read_json(path, "report of an evaluation", advice="remove it, or evaluate again")
+    wanted = ("summary", "per_joint", "size_by_joints", "occlusion_by_joints")
+    missing = [key for key in wanted if not isinstance(details, dict) or not isinstance(details.get(key), dict)]
+    if missing:
+        raise ValueError(
+            f"{path} is no report of an evaluation: it has no {missing[0]!r}; remove it, or evaluate again"
+        )
+    return details
+
+
+def select_cases(all_cases: Sequence[cases.Case], count: int) -> list[cases.Case]:
+    """Chooses the cases that a report shows: the worst and the best pairs, missed people, unmatched predictions.
+
+    Each kind gets its share of `SHARES`; what one kind leaves is filled up from the others.
+
+    Args:
+        all_cases: of `jaxpose.evaluation.cases.compare`.
+        count: so many at most.
+
+    Returns:
+        The cases, the worst first.
+    """
+    ordered = by_oks(all_cases)
+    matched = [case for case in ordered if case.kind == "matched"]
+    rows = {
+        "worst": matched,
+        "best": matched[::-1],
+        "missed": [case for case in ordered if case.kind == "missed"],
+        "unmatched": [case for case in ordered if case.kind == "unmatched"],
+    }
+    taken: dict[int, cases.Case] = {}
+    for share in (SHARES, dict.fromkeys(SHARES, 1.0)):
+        for name, group in rows.items():
+            room = min(math.ceil(share[name] * count), count - len(taken))
+            taken |= {id(case): case for case in [c for c in group if id(c) not in taken][:room]}
+    return [case for case in ordered if id(case) in taken]

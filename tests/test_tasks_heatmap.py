@@ -416,6 +416,7 @@ def test_a_peak_regressor_reads_the_peaks_and_only_its_map_loss_moves_the_maps()
     with_maps, without = jax.jit(grads)(0.0), jax.jit(grads)(1.0)
     final = lambda tree: np.abs(tree["net"]["final_layer"]["kernel"]).max()  # noqa: E731
     assert final(with_maps) > 0 and final(without) == 0
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(without["net"])) == 0
     assert np.abs(without["sigma"]["kernel"]).max() > 0
 
     (mu, sigma, maps), changed = net.apply(

@@ -172,7 +172,7 @@ def choose(facts: Facts, *, largest: int = SIDES[-1]) -> list[Choice]:
         Choice("batch_size", BATCH, "enough for the statistics of BatchNorm"),
         Choice("learning_rate", 3e-3, "Adam's, with a net this small"),
         Choice("decay", "linear", "to 0 at the end, so every step counts"),
-        Choice("clip_norm", 10.0, "a single bad label moves little"),
+        Choice("clip_norm", 100.0, "only a gradient that explodes is cut"),
         Choice("ema", 0.98, "the average of about 50 steps"),
         Choice("calibrate", True, "the width of the predicted regions comes from held-out frames"),
     ]

@@ -163,7 +163,8 @@ class PeakRegressor(nn.Module):
 
     A peak that is low among other low ones is anywhere, so mu = w peak + (1 - w) place: w is the part of softmax(beta map) within two
     pixels of the peak, `place` the joint's mean peak over the training batches (a running mean in batch_stats). sigma sees the mean
-    of the features that the maps are made of, the heights of the peaks, and w. Ours, not in a paper.
+    of the features that the maps are made of, the heights of the peaks, and w, and lets no gradient through either: with it the maps
+    of a small set are worse (docs/few_frames.md). Ours, not in a paper.
 
     Attributes:
       net: a `HeatmapNet`.
@@ -208,7 +209,7 @@ class PeakRegressor(nn.Module):
         mu = trust[..., None] * peak + (1 - trust[..., None]) * place.value
         pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
         seen = jnp.concatenate([pooled, height.astype(pooled.dtype), trust.astype(pooled.dtype)], -1)
-        sigma = sigma_layer(seen, mu.shape, self.sigma_bias)
+        sigma = sigma_layer(jax.lax.stop_gradient(seen), mu.shape, self.sigma_bias)
         return (mu, sigma, maps) if with_maps else (mu, sigma)
 
 

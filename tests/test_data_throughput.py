@@ -176,7 +176,7 @@ def test_the_rival_makes_the_same_whole_images(tmp_path):
     source, size = coco.read(annotations, pictures), 128
     options = {"size_wh": (size, size), "flip_index": source.skeleton.flip_index}
     drawing, bare = (WholeImages(annotations, pictures, targets=targets, **options) for targets in (True, False))
-    assert len(drawing) == len(whole_images.chosen(source, "annotated")) == 6
+    assert len(drawing) == len(whole_images.select_images(source, "annotated")) == 6
     mirrored = set()
     for index in range(6):
         generator = whole_generator(1, 0, int(source.images["image_id"][index]))

@@ -110,7 +110,7 @@ class WholeImages:
 
     def count(self) -> int:
         """Images of an epoch."""
-        return len(images.chosen(self.train, self.config.choose))
+        return len(images.select_images(self.train, self.config.choose))
 
     def variant(self) -> str:
         """What the name of an evaluation's files says about its scales."""

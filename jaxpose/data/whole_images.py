@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ from jaxpose.data.pixels import decoded, warped
 from jaxpose.data.source import Source, is_labelled
 from jaxpose.geometry import center_to_affine
 
-__all__ = ["chosen", "eval_batches", "eval_sample", "fitted_sizes", "sample", "train_batches", "views"]
+__all__ = ["eval_batches", "eval_sample", "fitted_sizes", "sample", "select_images", "train_batches", "views"]
 
 GRID = 64  # the published code rounds the long side of an input up to a multiple of this
 COARSEST = 32  # stride of the coarsest branch of the nets: the sides of an input are multiples of it
@@ -109,18 +109,30 @@ def train_batches(
     check_steps(start_step, stop_step)
     setting, local, size_wh = named_whole(augment), batch_size // process_count, _whole_numbers(size_wh, strides)
     people = _People.of(source, max_people)
-    chosen, hiding = _chosen(people, choose)
+    images, masked = _select_images(people, choose)
     if max_people is not None:
-        _report(people, chosen, max_people)
+        _log_left_out(people, images, max_people)
 
     def planned(step: int) -> dict[str, np.ndarray]:
         positions = step * batch_size + process_index * local + np.arange(local)
-        indices, epochs = sample_indices(positions, num_samples=len(chosen), seed=seed)
-        return _plan(people, chosen[indices], size_wh=size_wh, setting=setting, seed=seed, epochs=epochs)
+        indices, epochs = sample_indices(positions, num_samples=len(images), seed=seed)
+        return _plan(people, images[indices], size_wh=size_wh, setting=setting, seed=seed, epochs=epochs)
+
+    pipeline = Pipeline(
+        people.source, planned, _training_rows(people, masked, size_wh=size_wh, strides=strides),
+        batch=local, threads=threads, prefetch=prefetch, check=people.drawn,
+    )  # fmt: skip
+    return TrainBatches(pipeline, start_step, stop_step)
+
+
+def _training_rows(
+    people: _People, masked: np.ndarray | None, *, size_wh: tuple[int, int], strides: Sequence[int]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns what makes a row of a training batch of a row of `_plan`, both as tensors."""
 
     def pixels(record: int, straight: np.ndarray, mirror: bool) -> list[np.ndarray]:
         record = int(record)
-        if hiding is None or hiding[record] or record in people.left_out:
+        if masked is None or masked[record] or record in people.left_out:
             jpeg, inside = people.drawn(record)
         else:  # reading the JPEG alone is quicker
             width, height = people.source.images["size_wh"][record]
@@ -131,17 +143,14 @@ def train_batches(
         tf = tensorflow()
         inputs = [row.pop(key) for key in ("record", "straight", "mirror")]
         # Called stateless, it would be run once for each of its outputs.
-        made = tf.numpy_function(pixels, inputs, [tf.uint8, *[tf.bool] * len(strides)], stateful=True)
+        image, *masks = tf.numpy_function(pixels, inputs, [tf.uint8, *[tf.bool] * len(strides)], stateful=True)
         width, height = size_wh
-        made[0].set_shape((height, width, 3))
-        for mask, stride in zip(made[1:], strides, strict=True):
+        image.set_shape((height, width, 3))
+        for mask, stride in zip(masks, strides, strict=True):
             mask.set_shape((height // stride, width // stride))
-        return _named(made, strides) | row
+        return _named([image, *masks], strides) | row
 
-    pipeline = Pipeline(
-        people.source, planned, finish, batch=local, threads=threads, prefetch=prefetch, check=people.drawn
-    )
-    return TrainBatches(pipeline, start_step, stop_step)
+    return finish
 
 
 def sample(
@@ -230,10 +239,10 @@ def eval_batches(
     def finish(row: dict[str, Any]) -> dict[str, Any]:
         tf = tensorflow()
         inputs = [row.pop(key) for key in ("record", "affines", "sizes")]
-        made = tf.numpy_function(pixels, inputs, [tf.uint8] * len(scales), stateful=True)
-        for image in made:
+        images = tf.numpy_function(pixels, inputs, [tf.uint8] * len(scales), stateful=True)
+        for image in images:
             image.set_shape((None, None, 3))
-        return dict(zip(_image_keys(scales), made, strict=True)) | row
+        return dict(zip(_image_keys(scales), images, strict=True)) | row
 
     pipeline = Pipeline(source, planned, finish, batch=local, threads=threads, prefetch=prefetch)
     return EvalBatches(pipeline, len(table))
@@ -274,25 +283,25 @@ def views(
         {"image": ``(H, W, 3)`` uint8, and for other scales "image_0.5", ...}; the affine ``(2, 3)`` from image pixels to
         pixels of "image".
 
-    >>> made, affine = views(np.zeros((96, 128, 3), np.uint8), size=64)
-    >>> made["image"].shape, round(float(affine[0, 0]), 3)
+    >>> inputs, affine = views(np.zeros((96, 128, 3), np.uint8), size=64)
+    >>> inputs["image"].shape, round(float(affine[0, 0]), 3)
     ((64, 128, 3), 0.667)
     """
     image_wh = image.shape[1::-1]
     sizes = fitted_sizes(image_wh, size=size, fit=fit, scales=scales)
     affines = [_fitted(np.array(image_wh), np.array(size_wh), fit) for size_wh in sizes]
-    made = [warped(image, affine, size_wh) for affine, size_wh in zip(affines, sizes, strict=True)]
-    return dict(zip(_image_keys(scales), made, strict=True)), affines[list(scales).index(1)]
+    inputs = [warped(image, affine, size_wh) for affine, size_wh in zip(affines, sizes, strict=True)]
+    return dict(zip(_image_keys(scales), inputs, strict=True)), affines[list(scales).index(1)]
 
 
-def chosen(source: Source, choose: Choice) -> np.ndarray:
+def select_images(source: Source, choose: Choice) -> np.ndarray:
     """Returns the rows of the images that `train_batches` takes: the samples of an epoch.
 
     Args:
         source: a source at any level.
         choose: as in `train_batches`.
     """
-    return _chosen(_People.of(source, None), choose)[0]
+    return _select_images(_People.of(source, None), choose)[0]
 
 
 def fitted_sizes(
@@ -387,35 +396,35 @@ class _People:
         return image["jpeg"], inside
 
 
-def _chosen(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _select_images(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the images to train on, and ``(num_images,)`` bool which images have something to mask, or None if unknown."""
     if choose not in ("labelled", "annotated", "all"):
         raise ValueError(f"choose must be 'labelled', 'annotated' or 'all', got {choose!r}")
     source, count = people.source, len(people.source.images)
-    hiding = None
+    masked = None
     labelled = np.diff(people.first) > 0
     annotated = labelled.copy()
     if choose == "annotated" or source.ground_truth_json is not None:
         number = {int(image_id): i for i, image_id in enumerate(source.images["image_id"])}
-        hiding = np.zeros(count, bool)
+        masked = np.zeros(count, bool)
         for person in source.ground_truth()["annotations"]:
             index = number.get(person["image_id"])
             if index is not None and person.get("category_id", source.category_id) == source.category_id:
                 annotated[index] = True
-                hiding[index] |= not is_labelled(person)
-    wanted = {"labelled": labelled, "annotated": annotated, "all": np.ones(count, bool)}[choose]
-    if not wanted.any():
+                masked[index] |= not is_labelled(person)
+    selected = {"labelled": labelled, "annotated": annotated, "all": np.ones(count, bool)}[choose]
+    if not selected.any():
         what = {"labelled": "with a labelled person", "annotated": "with a person", "all": "at all"}[choose]
         raise ValueError(f"{source} has no image {what} (choose={choose!r}; 'all' takes those without anybody too)")
-    return np.flatnonzero(wanted), hiding
+    return np.flatnonzero(selected), masked
 
 
-def _report(people: _People, chosen: np.ndarray, max_people: int) -> None:
-    images = set(chosen.tolist()) & set(people.left_out)
-    if images:
-        count = sum(len(people.left_out[image]) for image in images)
+def _log_left_out(people: _People, images: np.ndarray, max_people: int) -> None:
+    crowded = set(images.tolist()) & set(people.left_out)
+    if crowded:
+        count = sum(len(people.left_out[image]) for image in crowded)
         message = "%s: %d images have more than max_people=%d labelled persons: %d persons are masked, not trained on"
-        logger.warning(message, people.source.name, len(images), max_people, count)
+        logger.warning(message, people.source.name, len(crowded), max_people, count)
 
 
 # -------------------------------------------------------------------------------------------------------- the geometry
@@ -541,8 +550,8 @@ def _pixels(
 ) -> list[np.ndarray]:
     """Makes the image and, for each stride, the mask. They are mirrored as pixels, not by the warp, whose rounding has a
     direction."""
-    made = [warped(decoded(jpeg), straight, size_wh), *(_mask(inside, straight, size_wh, s) for s in strides)]
-    return [np.ascontiguousarray(array[:, ::-1]) if mirror else array for array in made]
+    arrays = [warped(decoded(jpeg), straight, size_wh), *(_mask(inside, straight, size_wh, s) for s in strides)]
+    return [np.ascontiguousarray(array[:, ::-1]) if mirror else array for array in arrays]
 
 
 def _mask(inside: np.ndarray, affine: np.ndarray, size_wh: tuple[int, int], stride: int) -> np.ndarray:
@@ -554,8 +563,10 @@ def _mask(inside: np.ndarray, affine: np.ndarray, size_wh: tuple[int, int], stri
     return warped(light, cells, (size_wh[0] // stride, size_wh[1] // stride)) > 127
 
 
-def _named(made: Sequence[Any], strides: Sequence[int]) -> dict[str, Any]:
-    return {"image": made[0]} | {f"mask_{stride}": mask for stride, mask in zip(strides, made[1:], strict=True)}
+def _named(arrays: Sequence[Any], strides: Sequence[int]) -> dict[str, Any]:
+    """Returns the image and the masks as entries of a batch."""
+    image, *masks = arrays
+    return {"image": image} | {f"mask_{stride}": mask for stride, mask in zip(strides, masks, strict=True)}
 
 
 def _all_warped(jpeg: bytes, affines: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:

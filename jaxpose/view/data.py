@@ -152,9 +152,9 @@ def _whole_images(
     """
     from jaxpose.data import whole_images
 
-    chosen, stride, samples = whole_images.chosen(source, "annotated"), 2, []
-    for place in _first(len(chosen), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
-        made = whole_images.sample(source, int(chosen[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
+    images, stride, samples = whole_images.select_images(source, "annotated"), 2, []
+    for place in _first(len(images), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
+        made = whole_images.sample(source, int(images[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
         there = (made["visibility"] > 0).any(axis=-1)
         title = f"image {made['image_id']}: people {int(there.sum())}"
         shaded = ~made[f"mask_{stride}"].repeat(stride, axis=0).repeat(stride, axis=1)

@@ -37,7 +37,7 @@ Expected of the default preset: docs/experiments.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -54,14 +54,12 @@ class Config(families.RegressionConfig):
 
     minutes: Annotated[float | None, Positive, MayChange] = None
     """Let the data decide what is not given by hand, for a run of about so many minutes on this machine; none: nothing is decided."""
-    by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = ()
+    by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = field(default=(), compare=False)
     """Names of the flags that were given by hand."""
 
 
 MMPOSE = tasks.Likelihood(variant="mmpose", flow_init="xavier")
 PRESETS = {
-    # What follows from the data, see experiments/common/auto.py; the numbers here are those that never do.
-    "auto": Config(minutes=10.0, patience=3, best="skill", log_every=50),
     # Embedded data, two CPU cores, minutes.
     "tiny": Config(
         depth=18, width=16, size_wh=(72, 96), batch_size=32, epochs=45, milestones=(33, 41), learning_rate=3e-3,
@@ -79,6 +77,8 @@ PRESETS["hrnet_w32"] = replace(
     PRESETS["official"], backbone="hrnet", head="integral", deconvs=(), outside="mask", epochs=210, augment="hrnet"
 )
 PRESETS["auxiliary"] = replace(PRESETS["official"], auxiliary=tasks.MapLoss())
+# The rest follows from the data: experiments/common/auto.py.
+PRESETS["auto"] = Config(minutes=10.0, patience=3, best="skill", log_every=50)
 
 
 PAGE = Page("coco_rle", PRESETS, __doc__, make=families.regression_tasks, load=persons.load, settle=auto.settle)

@@ -105,14 +105,14 @@ def lower(
     """`served` as StableHLO, the weights in it as constants; `.serialize()` gives the bytes.
 
     Args:
-      task: whose `size_wh` is the size of the images.
-      variables: of the task, such as NumPy arrays.
-      batch: images in a call; "symbolic": any number.
-      flip_test: average with the mirrored images, as evaluation does; twice the time.
-      platforms: what it is lowered for, all in one file.
+        task: whose `size_wh` is the size of the images.
+        variables: of the task, such as NumPy arrays.
+        batch: images in a call; "symbolic": any number.
+        flip_test: average with the mirrored images, as evaluation does; twice the time.
+        platforms: what it is lowered for, all in one file.
 
     Raises:
-      ValueError: a batch below 1, an unknown platform, or a net in which something cannot be exported.
+        ValueError: a batch below 1, an unknown platform, or a net in which something cannot be exported.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -171,25 +171,26 @@ def export(
     differ by 1e-4 of its largest entry.
 
     Args:
-      directory: a run's folder, or its checkpoints folder.
-      out: folder for the files.
-      format: "stablehlo", "onnx" (extra `export`), "savedmodel" or "tflite" (extra `data`: TensorFlow; TFLite needs a number as batch).
-      batch, flip_test, platforms: as of `lower`; platforms are of StableHLO only, of a SavedModel the CPU and the GPU.
-      size_wh: of the input, where it is not the one of the training. Top-down nets are taught for theirs; a bottom-up net takes
-        any that 64 divides.
-      step: which checkpoint.
-      force: replace files that are there.
-      net: where it is not one that this package ships.
+        directory: a run's folder, or its checkpoints folder.
+        out: folder for the files.
+        format: "stablehlo", "onnx" (extra `export`), "savedmodel" or "tflite" (extra `data`;
+            TFLite needs a number as batch).
+        batch, flip_test, platforms: as of `lower`; platforms are of StableHLO only, of a SavedModel the CPU and the GPU.
+        size_wh: of the input, where it is not the one of the training. Top-down nets are taught for theirs; a bottom-up net takes
+            any that 64 divides.
+        step: which checkpoint.
+        force: replace files that are there.
+        net: where it is not one that this package ships.
 
     Returns:
-      the description.
+        the description.
 
     Raises:
-      ValueError: an option that does not fit; a net of your own without `net`; a file that does not predict what the
-        checkpoint does.
-      FileExistsError: out holds a model.
-      FileNotFoundError: there is no checkpoint.
-      ImportError: the format needs a package that is not installed.
+        ValueError: an option that does not fit; a net of your own without `net`; a file that does not predict what the
+            checkpoint does.
+        FileExistsError: out holds a model.
+        FileNotFoundError: there is no checkpoint.
+        ImportError: the format needs a package that is not installed.
     """
     require(format)
     if format == "tflite" and batch == "symbolic":
@@ -233,8 +234,8 @@ def require(format: str) -> None:
     """Raise unless that format can be written here.
 
     Raises:
-      ValueError: a format that there is not, with the way round.
-      ImportError: a missing package, with its name.
+        ValueError: a format that there is not, with the way round.
+        ImportError: a missing package, with its name.
 
     >>> require("torch")
     Traceback (most recent call last):
@@ -408,11 +409,11 @@ def load(path: str | Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """An exported file as a function: crops (B, H, W, 3) uint8 -> outputs by name, NumPy arrays.
 
     Args:
-      path: model.stablehlo, model.onnx, model.savedmodel or model.tflite.
+        path: model.stablehlo, model.onnx, model.savedmodel or model.tflite.
 
     Raises:
-      ValueError: another kind of file.
-      ImportError: the format needs a package that is not installed.
+        ValueError: another kind of file.
+        ImportError: the format needs a package that is not installed.
 
     >>> load("model.pt")
     Traceback (most recent call last):
@@ -461,7 +462,7 @@ def _compare(
     It is to be at most TOLERANCE of the largest entry of that output, whatever its unit; on the CPU, if the file runs there.
 
     Raises:
-      ValueError: it is more, or the file does not run.
+        ValueError: it is more, or the file does not run.
     """
     device = jax.devices()[0]
     if format != "stablehlo" or "cpu" in platforms:
@@ -528,15 +529,15 @@ def main(
     """Write a trained net to one file that runs without this package.
 
     Args:
-      checkpoint: a run's folder, or its checkpoints folder.
-      out: folder for model.* and model.json.
-      format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data; tflite with --batch 1).
-      batch: images in a call; symbolic: any number.
-      flip_test: average with the mirrored images, as evaluation does; twice the time.
-      size_wh: width and height of the input in px, where they are not those of the training.
-      step: which checkpoint: a number, best or latest.
-      platforms: that StableHLO is lowered for.
-      force: replace a model that is there.
+        checkpoint: a run's folder, or its checkpoints folder.
+        out: folder for model.* and model.json.
+        format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data; tflite with --batch 1).
+        batch: images in a call; symbolic: any number.
+        flip_test: average with the mirrored images, as evaluation does; twice the time.
+        size_wh: width and height of the input in px, where they are not those of the training.
+        step: which checkpoint: a number, best or latest.
+        platforms: that StableHLO is lowered for.
+        force: replace a model that is there.
     """
     description = export(
         checkpoint, out=out, format=format, batch=batch, flip_test=flip_test, size_wh=size_wh, step=step,

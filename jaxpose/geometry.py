@@ -11,19 +11,18 @@ Convention
     Normalised coordinates are ``x / W - 0.5`` and ``y / H - 0.5``.
 
 Every function takes leading batch dimensions. NumPy (or plain Python) in gives NumPy out, without touching JAX: this is
-what the input pipeline calls per sample. A JAX array or tracer among the inputs gives a JAX array. The two compute the
-same formula in the promoted dtype, float32 at least. Shapes are checked always; values (box sizes, angles, matrices)
-only on the host, where there are values to look at.
+what the input pipeline calls per sample. JAX is not even imported: where it has not been, no input can be a JAX array. A JAX
+array or tracer among the inputs gives a JAX array. The two compute the same formula in the promoted dtype, float32 at
+least. Shapes are checked always; values (box sizes, angles, matrices) only on the host, where there are values to look at.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 Array = Any  # numpy.ndarray or jax.Array, whichever came in
@@ -80,7 +79,7 @@ def box_to_affine(
     _check_last(box, 4, "box_xywh", "(..., 4): x, y, w, h")
     _check_number_or_batch(rotation, box.shape[:-1], "rotation", "box_xywh")
     _check_number_or_batch(scale, box.shape[:-1], "scale", "box_xywh")
-    if not isinstance(padding, jax.core.Tracer):
+    if not _is_traced(padding):
         _check_positive(np.asarray(padding), "padding")
     if xp is np:
         _check_boxes(box)
@@ -221,8 +220,10 @@ def flip_joints(xy: Array, visible: Array, *, width: Array, flip_index: Array) -
            [8., 5.]]), array([1, 2]))
     """
     xp, xy, width = _as_float(xy, width)
-    if isinstance(visible, jax.Array):
-        xp, xy = jnp, jnp.asarray(xy)
+    if _is_jax(visible):
+        import jax.numpy as xp
+
+        xy = xp.asarray(xy)
     visible, index = xp.asarray(visible), np.asarray(flip_index)
     if xy.ndim < 2 or xy.shape[-1] not in (2, 3):
         raise ValueError(f"xy must be (..., K, 2) or (..., K, 3), got {xy.shape}")
@@ -390,17 +391,30 @@ def _matrix(xp: ModuleType, a, b, tx, c, d, ty) -> Array:
     return flat.reshape(flat.shape[:-1] + (2, 3))
 
 
+def _is_jax(*values: Any) -> bool:
+    """Whether one of the values is a JAX array or tracer."""
+    jax_array = getattr(sys.modules.get("jax"), "Array", ())
+    return any(isinstance(value, jax_array) for value in values)
+
+
+def _is_traced(value: Any) -> bool:
+    return _is_jax(value) and isinstance(value, sys.modules["jax"].core.Tracer)
+
+
 def _as_float(first: Array, *others: Array) -> tuple:
     """The array namespace, and the arrays in one floating dtype: that of the first, or wider if another float is."""
-    if isinstance(first, jax.Array) or any(isinstance(a, jax.Array) for a in others):
-        xp, dtype = jnp, jnp.result_type(first if hasattr(first, "dtype") else np.asarray(first), jnp.float32)
+    if from_jax := _is_jax(first, *others):
+        import jax
+        import jax.numpy as xp
+
+        dtype = xp.result_type(first if hasattr(first, "dtype") else np.asarray(first), xp.float32)
     else:
         xp, first = np, np.asarray(first)
         dtype = first.dtype if first.dtype in _FLOATS else np.result_type(first.dtype, np.float32)
     for other in others:  # Python numbers and integers do not widen
         if hasattr(other, "dtype") and xp.issubdtype(other.dtype, xp.floating):
             dtype = xp.promote_types(dtype, other.dtype)
-    if xp is jnp:
+    if from_jax:
         dtype = jax.dtypes.canonicalize_dtype(dtype)  # float64 of the host only where JAX has it
     if not others:
         return xp, xp.asarray(first, dtype=dtype)
@@ -472,5 +486,5 @@ def _check_flip_index(index: np.ndarray, num_joints: int) -> None:
 
 
 def _shown(value: Array) -> str:
-    text = str(np.asarray(value).tolist() if not isinstance(value, jax.core.Tracer) else value)
+    text = str(np.asarray(value).tolist() if not _is_traced(value) else value)
     return text if len(text) < 200 else text[:200] + "..."

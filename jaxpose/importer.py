@@ -35,7 +35,7 @@ from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
 from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
-from jaxpose.weights.layouts import PublishedNet, row_of
+from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
 if TYPE_CHECKING:
     from jaxpose.tasks import Task
@@ -59,38 +59,43 @@ def main(
     /,
     *,
     layout: Literal["auto"] | weights.Layout = "auto",
+    part: str | None = None,
     out: Path | None = None,
     size_wh: tuple[int, int] | None = None,
     skeleton: Literal["coco17", "crowdpose14", "mpii16", "h36m17", "rhd21"] | None = None,
     annotations: Path | None = None,
+    category: int | str | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
 ) -> None:
     """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
 
     Args:
-      file: .pth, .pt, .pth.tar as torch.save writes them, or .safetensors.
-      layout: naming of the tensors; auto: found by the names.
-      out: folder of the run to make; none: runs/ and the file's name.
-      size_wh: input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the published
-        default.
-      skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's, unless the file's name tells of
-        another data set, which is asked about.
-      annotations: a COCO JSON whose category is the skeleton.
-      decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
-        argmax, unless the file's name says otherwise, which is asked about.
-      beta: of the softmax of mmpose's integral models; none: 10 where the file's name says debias, else 1.
+        file: .pth, .pt, .pth.tar, .ckpt, .bin as torch.save writes them, or .safetensors.
+        layout: naming of the tensors; auto: found by the names.
+        part: which net of the file, where it holds several: the key of a state dict ("state_dict_ema"), or what the names of its
+            tensors begin with ("teacher").
+        out: folder of the run to make; none: runs/ and the file's name.
+        size_wh: input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the published
+            default.
+        skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's, unless the file's name tells of
+            another data set, which is asked about.
+        annotations: a COCO JSON whose category is the skeleton.
+        category: name or id, where several categories of the annotations have keypoints.
+        decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
+            argmax, unless the file's name says otherwise, which is asked about.
+        beta: of the softmax of mmpose's integral models; none: 10 where the file's name says debias, else 1.
     """
     from jaxpose import checkpoint, train
 
     out = out or Path("runs") / stem(file)
     if checkpoint.exists(out):
         raise FileExistsError(f"{out} holds a checkpoint already: name another --out, or remove it")
-    state = weights.load_file(file)
-    chosen = _skeleton(skeleton, annotations)
+    state = weights.load_file(file, part=part)
+    asked_for = _skeleton(skeleton, annotations, category)
     try:
         task, variables, facts = read(
-            state, name=file.name, layout=layout, size_wh=size_wh, skeleton=chosen, decode=decode, beta=beta
+            state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta
         )
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
@@ -120,18 +125,18 @@ def read(
     """A state dict of a pose net -> (task, variables, facts).
 
     Args:
-      state_dict: {name: array}, see `weights.from_torch`.
-      name: of the file, which may tell the size of the input, and what is to be asked about.
-      layout, size_wh, skeleton, decode, beta: see `main`.
+        state_dict: {name: array}, see `weights.from_torch`.
+        name: of the file, which may tell the size of the input, and what is to be asked about.
+        layout, size_wh, skeleton, decode, beta: see `main`.
 
     Returns:
-      task: whose `predict` gives what the published code gives.
-      variables: for it, with the flow of RLE under params/flow where the file has one.
-      facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" of heatmaps.
+        task: whose `predict` gives what the published code gives.
+        variables: for it, with the flow of RLE under params/flow where the file has one.
+        facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" of heatmaps.
 
     Raises:
-      ValueError: a backbone, a 3D model, names of no or several layouts, an unknown number of joints, a name that tells of
-        other joints, of DARK, UDP or Caffe, options that do not go with the layout, tensors that do not fit.
+        ValueError: a backbone, a 3D model, names of no or several layouts, an unknown number of joints, a name that tells of
+            other joints, of DARK, UDP or Caffe, options that do not go with the layout, tensors that do not fit.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
@@ -142,13 +147,14 @@ def read(
     >>> facts["layout"], facts["size_wh"], facts["size_from"], facts["preprocess"]
     ('simple_baseline', [288, 384], 'file name', 'simple_baseline')
     """
-    row = row_of(weights.layout_of(state_dict) if layout == "auto" else layout)
+    layout, state_dict = net_of(state_dict, layout=layout)
+    row = row_of(layout)
     if row.family is None:
         raise ValueError(
             f"layout {row.name}: a backbone, not a pose net: give the file to a page that trains, with --init"
         )
     family = FAMILIES[row.family]
-    net, found = weights.from_torch(state_dict, layout=row.name)
+    net, net_variables = weights.from_torch(state_dict, layout=row.name)
     if getattr(getattr(net, "head", None), "dim", 2) != 2:
         raise ValueError(
             f"layout {row.name}: a 3D model; tasks have two coordinates, weights.from_torch and flow_from_torch read it"
@@ -170,8 +176,8 @@ def read(
     decode, beta = decode or "argmax", beta or 1.0
     flow = _flow(state_dict) if family.has_flow else None
     task = published_task(net, layout=row.name, skeleton=skeleton, size_wh=size_wh, decode=decode, beta=beta, flow=flow)
-    params = {"net": found["params"]} | ({} if flow is None else {"flow": flow})
-    variables = {"params": params, "batch_stats": found["batch_stats"]}
+    params = {"net": net_variables["params"]} | ({} if flow is None else {"flow": flow})
+    variables = {"params": params, "batch_stats": net_variables["batch_stats"]}
     width, height = size_wh
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
     jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # does the size do?
@@ -199,13 +205,13 @@ def published_task(
     """The task of a layout: what its code base does to images, and how it reads the net; see the head of this module.
 
     Args:
-      net: of `weights.from_torch`.
-      layout: of a pose net.
-      skeleton: of its joints.
-      size_wh: of the input, px; at a height of 384 the published Gaussians have sigma 3, which DARK's blur follows.
-      decode: of heatmaps.
-      beta: of "soft_argmax".
-      flow: the parameters of RLE's flow, whose widths become the task's; none: the published ones.
+        net: of `weights.from_torch`.
+        layout: of a pose net.
+        skeleton: of its joints.
+        size_wh: of the input, px; at a height of 384 the published Gaussians have sigma 3, which DARK's blur follows.
+        decode: of heatmaps.
+        beta: of "soft_argmax".
+        flow: the parameters of RLE's flow, whose widths become the task's; none: the published ones.
 
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
@@ -225,10 +231,10 @@ def input_size(
     """(width, height) of the input, and where that is from: the file's name, or the published default.
 
     Args:
-      name: of the file.
-      layout: of a pose net.
-      skeleton: of its joints; MPII's inputs are square.
-      width: of an HRNet; whole images are published at 640 px for W48, at 512 else.
+        name: of the file.
+        layout: of a pose net.
+        skeleton: of its joints; MPII's inputs are square.
+        width: of an HRNet; whole images are published at 640 px for W48, at 512 else.
 
     >>> input_size("td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de.pth", layout="hrnet_mmpose", skeleton=COCO17)
     ((288, 384), 'file name')
@@ -260,9 +266,12 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
 
 
 def published_settings(task: Task) -> Settings:
-    """Returns how the code bases test a net of that task.
+    """How the code bases test a net of that task: all of them with the mirrored image.
 
     MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
+
+    Args:
+        task: the task of an imported net.
     """
     settings = inference.published(task)
     return replace(settings, rescore="box", nms=None) if task.skeleton.name == MPII16.name else settings
@@ -421,14 +430,18 @@ def _flow(state_dict: dict[str, np.ndarray]) -> dict[str, Any] | None:
     return flow
 
 
-def _skeleton(name: str | None, annotations: Path | None) -> Skeleton | None:
+def _skeleton(name: str | None, annotations: Path | None, category: int | str | None) -> Skeleton | None:
+    if category is not None and annotations is None:
+        raise ValueError(f"--category {category}: it chooses among those of --annotations, which is not given")
     if name is not None and annotations is not None:
         raise ValueError(f"--skeleton {name} --annotations {annotations}: give one of them")
     if annotations is None:
         return None if name is None else SKELETONS[name]
     from jaxpose.data.formats import coco
 
-    skeleton = coco.own_skeleton(annotations)
-    if skeleton is None:
-        raise ValueError(f"--annotations {annotations}: expected one category with keypoints, and images")
-    return skeleton
+    try:
+        return coco.skeleton_of(annotations, category=category)
+    except ValueError as error:
+        raise ValueError(
+            f"--annotations {annotations}: {str(error).removeprefix(f'{annotations}').lstrip(': ')}"
+        ) from error

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from jaxpose import files
 from jaxpose.data.pixels import opencv
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 THUMBNAIL = 8
 """Grey levels of the whole picture on a square of so many cells: what tells scenes apart."""
 

@@ -21,9 +21,9 @@ class Cost:
     """Size and work of a module.
 
     Attributes:
-      params: number of trained parameters.
-      multiply_adds: of convolutions and matrix products; what the paper calls FLOPs of a network.
-      sums: terms of plain sums, such as the average pooling of the head.
+        params: number of trained parameters.
+        multiply_adds: of convolutions and matrix products; what the paper calls FLOPs of a network.
+        sums: terms of plain sums, such as the average pooling of the head.
 
     >>> Cost(3, 5, 1) - Cost(1, 2, 1)
     Cost(params=2, multiply_adds=3, sums=0)
@@ -46,11 +46,11 @@ def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
     """Cost of a net for one image.
 
     Args:
-      net: a module images (B, H, W, 3) -> anything, such as `ResNet` or `PoseRegressor`.
-      size_wh: width and height of the input, px.
+        net: a module images (B, H, W, 3) -> anything, such as `ResNet` or `PoseRegressor`.
+        size_wh: width and height of the input, px.
 
     Raises:
-      ValueError: a size that is not positive.
+        ValueError: a size that is not positive.
 
     >>> from jaxpose.nets import ResNet
     >>> count(ResNet(depth=18), (192, 256))
@@ -96,13 +96,13 @@ def main(
     """Print the parameters and operations of a ResNet, its regression head and the flow.
 
     Args:
-      depth: of the ResNet: 18, 34, 50, 101 or 152.
-      width: channels of its first layer.
-      size_wh: width and height of the input in px.
-      joints: number of joints.
-      dim: coordinates of a joint, 2 or 3.
-      flow_hidden: widths of the hidden layers of every net in the flow.
-      flow_layers: couplings of the flow.
+        depth: of the ResNet: 18, 34, 50, 101 or 152.
+        width: channels of its first layer.
+        size_wh: width and height of the input in px.
+        joints: number of joints.
+        dim: coordinates of a joint, 2 or 3.
+        flow_hidden: widths of the hidden layers of every net in the flow.
+        flow_layers: couplings of the flow.
     """
     from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 

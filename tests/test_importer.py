@@ -613,6 +613,70 @@ def test_imported_weights_are_not_resumed(people, prepared, tmp_path, capsys):
                        str(prepared), "--no-plots", "--batch-size", "8", "--width", "8"])  # fmt: skip
 
 
+# What training scripts leave
+
+
+def test_a_checkpoint_of_a_training_script_is_imported_as_the_net_in_it(tmp_path, capsys):
+    """PyTorch Lightning around a compiled net, with its average beside it."""
+    state = POSE["simple_baseline"]()
+    averaged = {name: np.asarray(value, np.float32) * np.float32(0.5) for name, value in state.items()}
+    torch = pytest.importorskip("torch")
+    tensors = [
+        {f"model._orig_mod.{name}": torch.from_numpy(np.array(value)) for name, value in each.items()}
+        for each in (state, averaged)
+    ]
+    beside = {"criterion.weight": torch.ones(17)}
+    path = tmp_path / "last_256x192.ckpt"
+    torch.save(
+        {"state_dict": tensors[0] | beside, "ema": tensors[1] | beside, "epoch": 3, "pytorch-lightning_version": "2.5"},
+        path,
+    )
+    said = run_import(capsys, path, tmp_path / "run")
+    assert said["layout"] == "simple_baseline" and said["size_wh"] == [192, 256]
+    assert importer.stem(path) == "last_256x192"
+    assert_same(restored(tmp_path / "run")[0], weights.from_torch(state, layout="simple_baseline")[1])
+    run_import(capsys, path, tmp_path / "ema", "--part", "ema")
+    assert_same(restored(tmp_path / "ema")[0], weights.from_torch(averaged, layout="simple_baseline")[1])
+
+
+def test_a_prefix_hides_neither_the_flow_nor_the_axes_of_an_integral_model():
+    _, variables, facts = importer.read({f"pose.{name}": value for name, value in rle_official().items()})
+    assert facts["flow"] and "flow" in variables["params"]
+    _, _, facts = importer.read({f"model.net.{name}": value for name, value in integral().items()})
+    assert facts["decode"] == "soft_argmax" and facts["size_from"] == "head.linspace"
+
+
+def test_weights_of_a_diverged_run_are_refused_by_the_command(tmp_path):
+    state = POSE["simple_baseline"]()
+    state["final_layer.bias"] = np.full(17, np.nan, np.float32)
+    with pytest.raises(SystemExit, match=r"net\.pth: not finite: final_layer\.bias;"):
+        cli.main(["import", str(save(tmp_path / "net.pth", state)), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_reason_why_annotations_give_no_skeleton_is_told(tmp_path, capsys):
+    path = save(tmp_path / "net_64x64.pth", with_joints(3))
+    category = {"id": 1, "name": "mouse", "keypoints": ["nose", "left_ear", "right_ear"]}
+    content = {"images": [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}], "annotations": []}
+    annotations, command = tmp_path / "mice.json", ["import", str(path), "--annotations", str(tmp_path / "mice.json")]
+    for categories, message in (
+        (
+            [category, category | {"id": 2, "name": "rat"}],
+            r"several categories .*'mouse' \(id 1\), 'rat' \(id 2\): choose one",
+        ),
+        ([category | {"keypoints": ["nose", "nose", "ear"]}], r"mice\.json: .*nose"),
+        ([{"id": 1, "name": "mouse"}], "no category with a list 'keypoints'"),
+    ):
+        annotations.write_text(json.dumps(content | {"categories": categories}))
+        with pytest.raises(SystemExit, match=f"--annotations .*{message}"):
+            cli.main([*command, "--out", str(tmp_path / "run")])
+    annotations.write_text(json.dumps(content | {"categories": [category, category | {"id": 2, "name": "rat"}]}))
+    said = run_import(capsys, path, tmp_path / "run", "--annotations", str(annotations), "--category", "rat")
+    assert said["skeleton"] == "rat"
+    with pytest.raises(SystemExit, match="--category rat: it chooses among those of --annotations"):
+        cli.main(["import", str(path), "--out", str(tmp_path / "x"), "--category", "rat"])
+
+
 # Golden numbers
 
 

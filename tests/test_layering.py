@@ -200,6 +200,12 @@ def test_evaluation_needs_neither_jax_nor_tensorflow():
     assert loaded == "[]"
 
 
+def test_reading_labels_needs_neither_jax_nor_tensorflow():
+    modules = "jaxpose.geometry, jaxpose.data.formats.coco, jaxpose.data.boxes"
+    loaded = python(f"import sys, {modules}; print([m for m in ('jax', 'tensorflow') if m in sys.modules])")
+    assert loaded == "[]"
+
+
 def test_losses_cost_little_more_than_jax():
     """`import jaxpose.losses` takes less than 1.5 times `import jax` (which the comparison imports in full)."""
 

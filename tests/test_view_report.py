@@ -298,7 +298,8 @@ def test_style_and_script_are_files_of_the_package():
     """What setuptools puts into a wheel, and what the page reads, are the same two files."""
     pytest.importorskip("setuptools")
     code = (
-        "from setuptools.dist import Distribution; d = Distribution({'script_name': 'setup.py'}); d.parse_config_files()\n"
+        "from setuptools.dist import Distribution; d = Distribution({'script_name': 'setup.py'})\n"
+        "d.parse_config_files(); d.include_package_data = False\n"  # which would write an egg-info folder here
         "build = d.get_command_obj('build_py'); build.ensure_finalized()\n"
         "print([name for package, _, _, names in build.data_files if package == 'jaxpose.view.report' for name in names])"
     )

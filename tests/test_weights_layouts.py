@@ -340,3 +340,71 @@ def test_every_row_of_a_pose_net_says_what_the_importer_makes_of_it():
     for row in layouts.ROWS:
         assert row.family is None or row.family in importer.FAMILIES and row.pages[""] and row.settings["preprocess"]
     assert {row.name for row in layouts.ROWS if row.family is None} == {"resnet", "mobilenet_v2", "hrnet_backbone"}
+
+
+# The names that a script gives the net
+
+
+def names_of(*names: str) -> dict[str, int]:
+    return dict.fromkeys(names, 0)
+
+
+BASELINE = ("conv1.weight", "layer4.0.conv1.weight", "deconv_layers.0.weight", "final_layer.weight", "final_layer.bias")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "pose_net.", "lit.model.net."])
+def test_the_name_of_the_net_in_a_lightning_module_is_taken_off(prefix):
+    state = names_of(*(prefix + name for name in BASELINE))
+    assert layouts.net_of({"state_dict": state}) == ("simple_baseline", names_of(*BASELINE))
+    assert layouts.net_of(state | {"n_averaged": 3}, layout="simple_baseline")[1] == names_of(*BASELINE)
+    assert layouts.net_of(names_of(*(f"{prefix}_orig_mod.{name}" for name in BASELINE)))[0] == "simple_baseline"
+
+
+def test_what_stands_beside_the_net_is_left_out_with_a_warning(caplog):
+    state = names_of(*(f"model.{name}" for name in BASELINE), "criterion.weight", "val_ap.total")
+    assert layouts.net_of(state)[1] == names_of(*BASELINE)
+    assert "the net is under model.: left out 2 other tensors: criterion.weight, val_ap.total" in caplog.text
+
+
+def test_several_nets_are_asked_about():
+    state = names_of(*(f"{net}.{name}" for net in ("student", "teacher") for name in BASELINE))
+    with pytest.raises(ValueError, match=r"several nets, under student, teacher: choose one .*--part student"):
+        layouts.net_of(state)
+
+
+def test_a_backbone_of_another_net_is_not_the_net():
+    """A ResNet under a name beside a head of one's own: nobody said that the head may be dropped."""
+    state = names_of("encoder.conv1.weight", "encoder.layer4.0.conv1.weight", "head.weight")
+    with pytest.raises(ValueError, match="names of no layout: encoder.conv1.weight"):
+        layouts.net_of(state)
+    assert layouts.net_of({name: 0 for name in state if name != "head.weight"})[0] == "resnet"
+    # Within a pose net it is no net either.
+    assert layouts.layout_of(official()) == "rle_official"
+
+
+UNREAD = {  # by how the names of their checkpoints look
+    "ViTPose": ("backbone.patch_embed.proj.weight", "backbone.blocks.0.attn.qkv.weight", "keypoint_head.final_layer.weight"),
+    "ViTPose ": ("backbone.embeddings.patch_embeddings.projection.weight", "backbone.encoder.layer.0.attention.attention.key.bias"),
+    "a Swin transformer": ("backbone.patch_embed.projection.weight", "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight"),
+    "RTMPose": ("backbone.stem.0.conv.weight", "head.final_layer.weight", "head.gau.uv.weight", "head.cls_x.weight"),
+    "SimCC": ("backbone.conv1.weight", "head.cls_x.weight"),
+    "DEKR": ("conv1.weight", "conv2.weight", "transition1.0.0.weight", "stage4.0.a", "offset_feature_layers.0.0.conv1.weight"),
+    "YOLO pose": ("model.0.conv.weight", "model.2.cv1.conv.weight", "model.22.cv4.0.0.conv.weight"),
+    "AlphaPose's FastPose": ("preact.conv1.weight", "preact.layer4.0.conv1.weight", "duc1.conv.weight"),
+    "OpenPifPaf": ("base_net.conv1.weight", "head_nets.0.conv.weight"),
+    "OpenPose": ("model.0.0.weight", "initial_stage.trunk.0.0.weight"),
+    "TokenPose": ("pre_feature.conv1.weight", "transformer.keypoint_token"),
+    "HRFormer": ("backbone.stage2.0.branches.0.0.attn.attn.q.weight", "keypoint_head.final_layer.weight"),
+    "a stacked hourglass": ("conv1.weight", "hg.0.hg.0.0.0.conv1.weight", "score.0.weight"),
+    "Mask R-CNN or Keypoint R-CNN": ("backbone.body.conv1.weight", "roi_heads.keypoint_head.0.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("prefix", ["", "model.", "module."])
+def test_nets_that_are_not_read_are_named(name, prefix):
+    state = {"state_dict": names_of(*(prefix + each for each in UNREAD[name]))}
+    with pytest.raises(ValueError, match=f"this looks like {name.strip()}.*, which is not read"):
+        layouts.layout_of(state)
+    with pytest.raises(ValueError, match=f"this looks like {name.strip()}.*, which is not read"):
+        weights.from_torch(state, layout="simple_baseline_mmpose")

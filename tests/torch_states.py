@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 RNG = np.random.default_rng(0)
 
 
+def generator(name: str) -> np.random.Generator:
+    """Seeded by a name, so that a state dict is the same whichever tests ran before."""
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
 def resnet18(width: int, prefix: str = "") -> dict[str, np.ndarray]:
     """A made-up state dict with torchvision's names, written out from its documentation."""
-    state = {}
+    state, rng = {}, generator(f"resnet18 {width} {prefix}")
 
     def conv(name, *shape):
-        state[f"{prefix}{name}.weight"] = RNG.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+        state[f"{prefix}{name}.weight"] = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
 
     def bn(name, channels):
         for leaf, middle in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
-            state[f"{prefix}{name}.{leaf}"] = RNG.uniform(middle - 0.2, middle + 0.2, channels).astype(np.float32)
+            state[f"{prefix}{name}.{leaf}"] = rng.uniform(middle - 0.2, middle + 0.2, channels).astype(np.float32)
         state[f"{prefix}{name}.num_batches_tracked"] = np.array(7)
 
     conv("conv1", width, 3, 7, 7)
@@ -42,12 +49,12 @@ MOBILENET_LAYERS = {1: (16, 1), 2: (24, 2), 3: (32, 3), 4: (64, 4), 5: (96, 3), 
 def mobilenet(style: str, prefix: str = "", divide: int = 4) -> dict[str, np.ndarray]:
     """A made-up MobileNetV2 with the channels of width 1 / `divide` that the published rounding gives, and the names of
     torchvision or of mmpose, written out from their documentation."""
-    state = {}
+    state, rng = {}, generator(f"mobilenet {style} {prefix} {divide}")
 
     def unit(conv, bn, *shape):
-        state[f"{prefix}{conv}.weight"] = RNG.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
+        state[f"{prefix}{conv}.weight"] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape).astype(np.float32)
         for leaf, middle in {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}.items():
-            state[f"{prefix}{bn}.{leaf}"] = RNG.uniform(middle - 0.2, middle + 0.2, shape[0]).astype(np.float32)
+            state[f"{prefix}{bn}.{leaf}"] = rng.uniform(middle - 0.2, middle + 0.2, shape[0]).astype(np.float32)
         state[f"{prefix}{bn}.num_batches_tracked"] = np.array(7)
 
     def outer(place, number, *shape):
@@ -76,9 +83,10 @@ def mobilenet(style: str, prefix: str = "", divide: int = 4) -> dict[str, np.nda
 
 
 def linear(name: str, rows: int, columns: int) -> dict[str, np.ndarray]:
+    rng = generator(name)
     return {
-        f"{name}.weight": RNG.normal(0, 1, (rows, columns)).astype(np.float32),
-        f"{name}.bias": RNG.normal(0, 1, rows).astype(np.float32),
+        f"{name}.weight": rng.normal(0, 1, (rows, columns)).astype(np.float32),
+        f"{name}.bias": rng.normal(0, 1, rows).astype(np.float32),
     }
 
 
@@ -102,13 +110,13 @@ def mmpose(head: str = "head", loss: str = "loss_module") -> dict[str, np.ndarra
 
 
 def heatmap_head(prefix: str, channels: int) -> dict[str, np.ndarray]:
-    state = {}
+    state, rng = {}, generator(f"heatmap_head {prefix} {channels}")
     for i, (inputs, outputs) in enumerate([(channels, 8), (8, 6)]):
-        state[f"{prefix}deconv_layers.{3 * i}.weight"] = RNG.normal(0, 0.1, (inputs, outputs, 4, 4)).astype(np.float32)
+        state[f"{prefix}deconv_layers.{3 * i}.weight"] = rng.normal(0, 0.1, (inputs, outputs, 4, 4)).astype(np.float32)
         for leaf in ("weight", "bias", "running_mean", "running_var"):
-            state[f"{prefix}deconv_layers.{3 * i + 1}.{leaf}"] = RNG.uniform(0.5, 1, outputs).astype(np.float32)
-    state[f"{prefix}final_layer.weight"] = RNG.normal(0, 1, (17, 6, 1, 1)).astype(np.float32)
-    state[f"{prefix}final_layer.bias"] = RNG.normal(0, 1, 17).astype(np.float32)
+            state[f"{prefix}deconv_layers.{3 * i + 1}.{leaf}"] = rng.uniform(0.5, 1, outputs).astype(np.float32)
+    state[f"{prefix}final_layer.weight"] = rng.normal(0, 1, (17, 6, 1, 1)).astype(np.float32)
+    state[f"{prefix}final_layer.bias"] = rng.normal(0, 1, 17).astype(np.float32)
     return state
 
 

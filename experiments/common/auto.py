@@ -24,7 +24,7 @@ from experiments.common.training import build, steps_of
 from jaxpose import checkpoint, files
 from jaxpose.data.source import Source
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 STARTED = time.monotonic()  # of this program, nearly
 CONFIG, REASONS = "config.json", "reasons.json"  # in the folder of a run
 STRIDE = 4  # of the maps: sizes are multiples of 32, so that each stage of the net divides them

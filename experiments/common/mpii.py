@@ -10,7 +10,7 @@ from experiments.common.kinds import Predictions
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 
 
 def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> persons.Persons:

@@ -31,7 +31,7 @@ from jaxpose.evaluation import average_precision, report, results
 from jaxpose.evaluation.baselines import Baselines, causes, verdict
 from jaxpose.skeleton import DEFAULT_SIGMA, Skeleton
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
 FEW_STEPS = 1000
 ORIENTATION = 0x0112  # the tag of EXIF data

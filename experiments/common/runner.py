@@ -29,7 +29,7 @@ from experiments.common.training import Training, build, steps_of
 from jaxpose import checkpoint, parallel, tasks, train
 from jaxpose.train import TrainState
 
-log = logging.getLogger("jaxpose")
+log = logging.getLogger(__name__)
 PREEMPTED = 75  # exit code of a run that was asked to stop, and saved: start the same command again (EX_TEMPFAIL)
 
 
@@ -391,7 +391,8 @@ def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
 def start(config: RunConfig) -> None:
     """Logging, and the other processes where there are any; call it before anything touches a device."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    log.setLevel(logging.INFO)
+    for package in ("jaxpose", "experiments"):  # modules log under their own names
+        logging.getLogger(package).setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell much
     if config.multihost or config.coordinator:
         parallel.start_multihost(

@@ -1,28 +1,28 @@
-"""A keypoint set (COCO's format, CrowdPose's or MPII's) as a TFDS data set (`array_record`), prepared once and read by index.
+"""A keypoint set of any label format as a TFDS data set (`array_record`), prepared once and read by index.
 
     source = prepare("path/to/coco", data_dir="prepared", split="train")     # or open("prepared", "train") later on
     source.record(3)
 
-An image is one record, its JPEG bytes as they are in the file; the order is that of the JSON. Beside the records lie
-``persons.npy`` and ``images.npy`` (the tables of `jaxpose.data.source.Source`, memory-mapped, so that the memory a reader
-needs does not grow with the data), ``ground_truth.json`` (the annotations for the evaluation, without segmentations:
-the original folder is needed no more) and ``source.json`` (where it came from). All of it is written into TFDS's
-incomplete folder and renamed when it is done: an interrupted preparation is never read.
+Each image is one record with the JPEG bytes of its file, in the order of the labels. Beside the records lie
+``persons.npy`` and ``images.npy`` (the tables of `jaxpose.data.source.Source`, memory-mapped, so that the memory of a
+reader does not grow with the data), ``ground_truth.json`` (the annotations for the evaluation, without segmentations, so
+that the original folder is no longer needed) and ``source.json`` (where the data came from). All of it is written into
+TFDS's incomplete folder, which is renamed at the end: an interrupted preparation is never read.
 
-Every source (its paths) with every choice of options has a folder of its own, ``NAME-SPLIT-HASH``. Preparing it again,
-because the source changed, writes a new version beside the old one, which stays until the preparation after that: who
-has it open goes on reading what he opened.
+Every source (its paths) with every choice of options has a folder of its own, ``NAME-SPLIT-HASH``. If the source changed,
+preparing it again writes a new version beside the old one, which stays until the preparation after that, because other
+processes may be reading it.
 
-What became of the files since is noticed: a shard that is missing, empty, cut off or of another length when the data set is
-opened, a byte that changed within one when its record is read (array_record keeps checksums of all it reads), a change
-in the tables and the ground truth when it is opened (their checksums are in ``source.json``). All are
-`jaxpose.data.source.DamagedData`, with the name of the file and of the folder to remove.
+Damage to the files is detected. When the data set is opened: a shard that is missing, empty, cut off or of another length,
+and a change in the tables or the ground truth (their checksums are in ``source.json``). When a record is read: a byte that
+changed within its shard (array_record keeps checksums of all that it reads). Each raises
+`jaxpose.data.source.DamagedData`, with the names of the file and of the folder to remove.
 
-A data set that is prepared is opened without writing anything: its folder may be read-only, or a mounted bucket. URLs
-(``gs://``) are refused: the tables are memory-mapped, which needs a path.
+Opening a prepared data set writes nothing: its folder may be read-only, or a mounted bucket. URLs (``gs://``) are refused,
+because the tables are memory-mapped, which needs a path.
 
-``tfds.builder_from_directory(source.directory)`` reads the same records without this library. TensorFlow is not needed,
-but to prepare more than a gigabyte (TFDS then sorts on disk, through TensorFlow's file functions).
+``tfds.builder_from_directory(source.directory)`` reads the same records without this library. TensorFlow is only needed to
+prepare more than a gigabyte (TFDS then sorts on disk, through TensorFlow's file functions).
 """
 
 from __future__ import annotations
@@ -84,34 +84,37 @@ def prepare(
     num_shards: int | None = None,
     reader: Reader = coco,
 ) -> PreparedSource:
-    """Prepare a split of a folder, unless that is done already, and open it.
+    """Prepares a split of a folder, unless that was done before, and opens it.
 
-    It is done again when the source changed: another annotation JSON (by content), another number of images, or, where
-    something was left out before, an image file of another size or time. Otherwise changed pixels alone are not
-    noticed: pass ``force=True``. Other options here are another data set beside it. Two processes that prepare the same
-    thing wait for each other. Memory: the JSON, and TFDS's buffer of a gigabyte.
+    It is prepared again when the source changed: different annotations (by content), a different number of images, or, if
+    something was left out before, an image file of a different size or time. Changed pixels alone are not noticed: pass
+    ``force=True``. Different options make another data set beside it. Two processes that prepare the same data wait for
+    each other. Memory: the annotations, and TFDS's buffer of a gigabyte.
 
     Args:
-        folder: that holds ``annotations/`` and the images, in a layout of `jaxpose.data.formats.coco.find` (or of the other
-            reader's `find`); None where `annotations` and `images` are given.
-        data_dir: where prepared data sets live; one folder serves many.
-        split: of the folder.
-        annotations, images: the JSON and the image folder, where `find` is not to look for them.
-        name: of the data set within `data_dir`; None: the folder's.
-        skeleton, category, on_bad: as in `jaxpose.data.formats.coco.read`; the file's own skeleton is the same as None. With
-            ``on_bad="skip"`` images that cannot be read are left out too, with their persons, and so from the ground
-            truth of the evaluation.
+        folder: the data set's folder, in a layout that the reader's `find` knows; None where `annotations` and `images`
+            are given.
+        data_dir: the folder of prepared data sets; one folder serves many.
+        split: the name of the split.
+        annotations: the label file, where `find` is not to look for it.
+        images: the image folder, where `find` is not to look for it.
+        name: the name of the data set within `data_dir`; None takes the folder's.
+        skeleton: as in the reader's `read`; the skeleton of the labels is the same as None.
+        category: as in the reader's `read`.
+        on_bad: as in the reader's `read`. With "skip" images that cannot be read are left out too, with their persons, and
+            from the ground truth of the evaluation.
         only_annotated: leave out the images without any person that has keypoints (half of COCO's training images).
-        verify: decode every image completely. Otherwise: its header, its size, and that the file is not cut off.
+        verify: decode every image completely; by default its header is checked, its size, and that the file is not cut off.
         progress: show a progress bar.
         force: prepare again in any case.
-        num_shards: number of files; None: by size.
+        num_shards: the number of files; None chooses it by size.
         reader: the module that reads the format (`jaxpose.data.formats.reader`).
 
     Raises:
-        FileNotFoundError, ValueError: as `find`, `read` and `load_jpeg`, naming the file and what to do; a URL in the
-            place of a path. `jaxpose.data.source.DamagedData`: what is prepared is damaged.
-        OSError: it has to be prepared, and `data_dir` cannot be written to.
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: as the reader's `read` and `jaxpose.data.pixels.load_jpeg`, naming the file and what to do; a path is a
+            URL. `jaxpose.data.source.DamagedData`: the prepared data are damaged.
+        OSError: the data have to be prepared, and `data_dir` cannot be written to.
     """
     data_dir = files.local(data_dir)
     annotations, images = _located(reader, folder, split, annotations=annotations, images=images)
@@ -128,7 +131,7 @@ def prepare(
         return _opened(_newest(home))
     with _lock(data_dir, home.name):
         changes = [] if force else _changes(home, current, images)
-        if not force and not changes:  # someone else has done it meanwhile
+        if not force and not changes:  # another process has done it meanwhile
             return _opened(_newest(home))
         source = reader.read(annotations, images, split=split, skeleton=skeleton, category=category, on_bad=on_bad)
         if _newest(home) is not None:
@@ -159,24 +162,24 @@ def _located(
 def open(
     data_dir: str | Path, split: str, *, name: str | None = None, level: Literal["person", "image"] = "person"
 ) -> PreparedSource:
-    """A prepared split, by person (top-down) or by image (bottom-up).
+    """Opens a prepared split, by person (top-down) or by image (bottom-up).
 
     Args:
         data_dir: as given to `prepare`.
         split: as given to `prepare`.
-        name: of the data set, or of its folder (``NAME-SPLIT-HASH``), where it was prepared with several choices of
-            options; None where `data_dir` holds one with this split.
-        level: what a record is.
+        name: the name of the data set, or of its folder (``NAME-SPLIT-HASH``) if it was prepared with several choices of
+            options; None if `data_dir` holds one data set with this split.
+        level: what a record is: "person" or "image".
 
     Raises:
-        FileNotFoundError: nothing of that name is prepared there (a preparation that was interrupted does not count).
-        ValueError: several data sets have this split: name one; a URL in the place of a path.
-            `jaxpose.data.source.DamagedData`: what is prepared is damaged.
+        FileNotFoundError: no such data set is prepared there (an interrupted preparation does not count).
+        ValueError: several data sets have this split; the path is a URL. `jaxpose.data.source.DamagedData`: the prepared
+            data are damaged.
     """
     root = files.local(data_dir) / CocoKeypoints.name
     prepared = {home.name: place for home in sorted(root.glob("*-*-*")) if (place := _newest(home))}
     wanted = f"{_clean(name) if name else '*'}-{_clean(split)}"
-    names = [name] if name in prepared else [there for there in prepared if fnmatch(there, f"{wanted}-*")]
+    names = [name] if name in prepared else [folder for folder in prepared if fnmatch(folder, f"{wanted}-*")]
     if not names:
         raise FileNotFoundError(
             f"no prepared data set {wanted!r} in {data_dir}: there is {', '.join(prepared) or 'none'}; prepare it first "
@@ -188,11 +191,15 @@ def open(
 
 
 class PreparedSource(Source):
-    """A prepared data set. Reads records by index, from any thread; holds no record in memory.
+    """A prepared data set. Records are read by index, from any thread; none is held in memory.
 
-    Attributes, besides those of `jaxpose.data.source.Source`:
-        directory: of the TFDS data set.
-        skipped: how many images or persons were left out, by reason.
+    Args:
+        directory: the folder of the TFDS data set, which becomes an attribute beside those of
+            `jaxpose.data.source.Source`.
+
+    Raises:
+        FileNotFoundError: the folder holds no prepared data.
+        DamagedData: the data are damaged.
     """
 
     def __init__(self, directory: str | Path):
@@ -209,7 +216,7 @@ class PreparedSource(Source):
             self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
             self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
             checksums = dict(facts.get("checksums", {}))  # those prepared before there were checksums have none
-        except Exception as error:  # as the damage has it
+        except Exception as error:  # damage raises many types
             raise _damaged(self.directory / "source.json", str(error)) from None
         for name, expected in checksums.items():
             if files.sha256(self.directory / name) != expected:
@@ -223,7 +230,7 @@ class PreparedSource(Source):
             self._raw = builder.as_data_source(
                 split=facts["split"], deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
-        except Exception as error:  # of TFDS, of protocol buffers and of JSON, as the damage has it
+        except Exception as error:  # TFDS, protocol buffers and JSON raise many types
             where = self.directory / "dataset_info.json"
             raise _damaged(where, f"it, or features.json beside it, cannot be read: {error}") from None
         self._shards = [Path(path) for path in split.filepaths]
@@ -261,10 +268,10 @@ class PreparedSource(Source):
         return self._record(index, _IMAGE_ONLY)["image"]
 
     def _record(self, index: int, features: tfds.features.FeaturesDict) -> dict[str, Any]:
-        """Some features of an image's record.
+        """Returns some features of an image's record.
 
         Raises:
-            DamagedData: a checksum of the shard does not hold, it cannot be read, or it holds other images.
+            DamagedData: a checksum of the shard is wrong, it cannot be read, or it holds other images.
         """
         try:
             raw = self._raw[index]
@@ -275,8 +282,8 @@ class PreparedSource(Source):
         except Exception as error:
             raise _damaged(self._shard(index), f"record {index} cannot be read: {error}") from None
         if record["image_id"] != self.images["image_id"][index]:
-            found = f"record {index} is image {record['image_id']}, not {self.images['image_id'][index]}"
-            raise _damaged(self._shard(index), f"it belongs to another data set: {found}")
+            reason = f"record {index} is image {record['image_id']}, not {self.images['image_id'][index]}"
+            raise _damaged(self._shard(index), f"it belongs to another data set: {reason}")
         return record
 
     def _shard(self, index: int) -> Path:
@@ -285,7 +292,7 @@ class PreparedSource(Source):
 
 @dataclass(kw_only=True)
 class CocoKeypointsConfig(tfds.core.BuilderConfig):
-    """One split of one folder: what `CocoKeypoints` generates its records from."""
+    """One split of one folder, from which `CocoKeypoints` generates its records."""
 
     split: str = "train"
     source: Source | None = None
@@ -333,7 +340,7 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
 
 
 def _features(joints: int) -> tfds.features.FeaturesDict:
-    """Of a record: an image with its persons."""
+    """Returns the features of a record: an image with its persons."""
     person = {
         "annotation_id": np.int64,
         "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
@@ -386,7 +393,7 @@ def _example(source: Source, index: int, jpeg: bytes) -> dict[str, Any]:
 
 
 def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int], skipped: Counter) -> None:
-    """The tables and the ground truth of the images written, which are numbered anew."""
+    """Writes the tables and the ground truth of the images that were written, which are numbered anew."""
     source = config.source
     number = np.full(len(source.images), -1, np.int32)
     number[written] = np.arange(len(written), dtype=np.int32)
@@ -421,7 +428,7 @@ def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
 
 
 def _image_files(images: Path) -> str:
-    """Digest of the names, sizes and times of the image files."""
+    """Returns a digest of the names, sizes and times of the image files."""
     digest = hashlib.sha256()
     for folder, _, names in sorted(walk(images)):
         for path in (os.path.join(folder, name) for name in sorted(names)):
@@ -436,23 +443,26 @@ def _image_files(images: Path) -> str:
 
 
 def _variant(annotations: Path, images: Path, options: dict[str, Any]) -> str:
-    """Short hash of where a source is and how it is prepared, not of what it holds."""
-    chosen = [str(annotations.resolve()), str(images.resolve()), options]
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
+    """Returns a short hash of where a source is and how it is prepared, not of what it holds."""
+    parts = [str(annotations.resolve()), str(images.resolve()), options]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def _write(config: CocoKeypointsConfig, data_dir: Path, num_shards: int | None) -> None:
     settings = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=num_shards)
-    with _quiet(), tempfile.TemporaryDirectory() as downloads:  # nothing is downloaded, but TFDS wants a folder for it
+    with (
+        _silence_tfds(),
+        tempfile.TemporaryDirectory() as downloads,
+    ):  # nothing is downloaded, but TFDS wants a folder for it
         builder = CocoKeypoints(data_dir=data_dir, config=config, file_format="array_record")
         builder.download_and_prepare(download_dir=downloads, download_config=settings)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TFDS's own messages and bars: it does not know how many images there are, ours does."""
+def _silence_tfds() -> Iterator[None]:
+    """Hides TFDS's own messages and progress bars, which do not know the number of images."""
     absl, bars = logging.getLogger("absl"), tfds.core.utils.tqdm_utils
-    level, shown = absl.level, getattr(bars, "_active", True)
+    level, bars_were_active = absl.level, getattr(bars, "_active", True)
     absl.setLevel(logging.ERROR)
     bars.disable_progress_bar()
     try:
@@ -460,11 +470,15 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         absl.setLevel(level)
-        bars.display_progress_bar(shown)
+        bars.display_progress_bar(bars_were_active)
 
 
 def _facts(place: Path) -> dict[str, Any]:
-    """What source.json says."""
+    """Returns the contents of source.json.
+
+    Raises:
+        DamagedData: the file is missing, is no JSON, lacks an entry, or was changed.
+    """
     path = place / "source.json"
     try:
         facts = files.read_json(path, "description of prepared data")
@@ -494,19 +508,19 @@ def _table(path: Path) -> np.ndarray:
 
 
 def _check_shard(path: Path, count: int) -> None:
-    """That a shard is there and whole, by what stands at its end; 0.1 ms."""
+    """Checks that a shard exists and is complete, by the index at its end (0.1 ms)."""
     if not path.is_file():
         raise _damaged(path, "it is missing")
     try:
         reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
         try:
-            found = reader.num_records()
+            num_records = reader.num_records()
         finally:
             reader.close()
     except RuntimeError as error:
         raise _damaged(path, str(error)) from None
-    if found != count:
-        raise _damaged(path, f"it has {found} records, not {count}")
+    if num_records != count:
+        raise _damaged(path, f"it has {num_records} records, not {count}")
 
 
 def _damaged(path: Path, what: str) -> DamagedData:
@@ -523,12 +537,12 @@ def _number(place: Path) -> int:
 
 
 def _newest(home: Path) -> Path | None:
-    """The last preparation. One that lacks a file was damaged since: it is renamed to its number when it is complete."""
+    """Returns the last preparation. If it lacks a file it was damaged, because its folder got its name when it was complete."""
     return max(home.glob(f"{LAYOUT}.[0-9]*"), key=_number, default=None)
 
 
 def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
-    """Why there is something to prepare; empty where what is prepared is current."""
+    """Returns why the data have to be prepared; empty if the prepared data are current."""
     place = _newest(home)
     if place is None:
         return ["it is not prepared"]
@@ -548,7 +562,7 @@ def _opened(place: Path) -> PreparedSource:
 
 
 def _make_room(home: Path) -> str:
-    """The version to write. Of the older ones the last stays, for those who have it open."""
+    """Returns the version to write, and removes older ones but the last, which other processes may be reading."""
     _remove_leftovers(home)
     versions, newest = list(home.glob(f"{LAYOUT}.[0-9]*")), _newest(home)
     for old in versions:
@@ -559,7 +573,7 @@ def _make_room(home: Path) -> str:
 
 
 def _remove_leftovers(home: Path) -> None:
-    """What killed preparations left. The lock is held: nobody is writing them."""
+    """Removes what killed preparations left. The lock is held, so that no process is writing there."""
     for path in home.glob("incomplete.*"):
         logger.warning("removing %s, which an interrupted preparation left", path)
         shutil.rmtree(path)
@@ -567,7 +581,7 @@ def _remove_leftovers(home: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(data_dir: Path, config_name: str) -> Iterator[None]:
-    """One process at a time. The lock goes with the process, however that ends."""
+    """Lets one process prepare at a time. The lock ends with the process, however that ends."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / f".{config_name}.lock").open("w")
@@ -585,11 +599,11 @@ def _lock(data_dir: Path, config_name: str) -> Iterator[None]:
 
 
 def _lasting_name(reader: Reader) -> str:
-    """The name of a format's module in the hash of a folder. It stays what it was before the formats had a package of their own,
-    so that data prepared then are found."""
+    """Returns the name of a format's module in the hash of a folder. It stays what it was before the formats had a package of
+    their own, so that data prepared then are found."""
     return reader.__name__.replace("jaxpose.data.formats.", "jaxpose.data.")
 
 
 def _clean(name: str) -> str:
-    """A name that can be a folder's."""
+    """Returns a name that a folder can have."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._") or "data"

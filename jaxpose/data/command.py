@@ -29,19 +29,19 @@ def prepare(
     """Prepare one split of a folder once, so that every later run starts at once.
 
     Args:
-      folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
-        HigherHRNet and mmpose are found by themselves.
-      split: name of the split: train, val, ...
-      format: format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as
-        coco, with 14 joints and a crowdIndex); auto: the one that its content shows.
-      data_dir: where prepared data sets are kept.
-      annotations: the annotation JSON, where it is not to be looked for.
-      images: the image folder, where it is not to be looked for.
-      category: name or id, where several categories of the file have keypoints.
-      name: of the data set within data_dir; by default the folder's.
-      on_bad: stop at a bad sample, or skip it, counted and logged.
-      verify: decode every image completely, which finds damaged ones.
-      force: prepare again, though nothing seems to have changed.
+        folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
+            HigherHRNet and mmpose are found by themselves.
+        split: name of the split: train, val, ...
+        format: format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), or crowdpose (as
+            coco, with 14 joints and a crowdIndex); auto: the one that its content shows.
+        data_dir: where prepared data sets are kept.
+        annotations: the annotation JSON, where it is not to be looked for.
+        images: the image folder, where it is not to be looked for.
+        category: name or id, where several categories of the file have keypoints.
+        name: of the data set within data_dir; by default the folder's.
+        on_bad: stop at a bad sample, or skip it, counted and logged.
+        verify: decode every image completely, which finds damaged ones.
+        force: prepare again, though nothing seems to have changed.
     """
     from jaxpose.data import builder, formats
 
@@ -66,10 +66,10 @@ def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0)
     """Draw the embedded synthetic people: COCO JSON and JPEG files.
 
     Args:
-      out: folder to make.
-      train: images for training.
-      val: images held out.
-      seed: the same seed gives the same pixels and labels.
+        out: folder to make.
+        train: images for training.
+        val: images held out.
+        seed: the same seed gives the same pixels and labels.
     """
     from jaxpose.data.synthetic import write_dataset
 

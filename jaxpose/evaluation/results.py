@@ -27,7 +27,6 @@ from numpy.typing import ArrayLike
 
 from jaxpose import files
 from jaxpose.evaluation.nms import oks_nms, soft_oks_nms
-from jaxpose.files import is_number, write_whole  # noqa: F401  (other modules still take them from here)
 
 __all__ = ["check", "from_predictions", "person_score", "read", "rescore", "suppress", "write"]
 

@@ -17,6 +17,7 @@ import tyro
 
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.evaluation import results
+from jaxpose.files import write_json
 from jaxpose.predict import media
 from jaxpose.view.overlay import draw
 
@@ -289,7 +290,7 @@ class _Work:
         joints = self.predictor.skeleton
         kind = joints.to_coco_category(category_id=self.category)
         images = {"images": self.images, "annotations": [], "categories": [kind]}
-        results.write_whole(self.out / "images.json", json.dumps(images).encode())
+        write_json(self.out / "images.json", images)
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:

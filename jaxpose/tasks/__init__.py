@@ -22,14 +22,16 @@ from jaxpose.tasks.base import (
     Task,
 )
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
+from jaxpose.tasks.codec import MapCodec
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression, regression
 from jaxpose.tasks.stored import FAMILIES, families_of, from_config, heatmap_of, predictive_density, scale_factors
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
-    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "FindPeople",
-    "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout",
-    "Regression", "Task", "bottom_up", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps",
-    "predictive_density", "read_joints", "regression", "scale_factors",
+    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp",
+    "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
+    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "describe",
+    "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
+    "regression", "scale_factors",
 ]  # fmt: skip

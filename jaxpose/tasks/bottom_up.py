@@ -1,18 +1,18 @@
-"""People in a whole image, however many: heatmaps of all of them at once, and tags that say whose a joint is.
+"""All people of a whole image: heatmaps of all of them at once, and tags that tell which person a joint belongs to.
 
-HigherHRNet (Cheng 2020) gives heatmaps at 1/4 and at 1/2 of the image and tags at 1/4; associative embedding (Newell 2017)
-pulls the tags of a person together and those of two people apart. SWAHR (Luo 2021) adds, each on its own or both:
+HigherHRNet (Cheng 2020) gives heatmaps at 1/4 and at 1/2 of the image size and tags at 1/4. Associative embedding (Newell
+2017) pulls the tags of a person together and those of two people apart. SWAHR (Luo 2021) adds two parts, which can be used
+alone or together:
 
-    SAHR   the net also predicts alpha, by which the Gaussian of a joint becomes wider or narrower (`heatmap.scale_adaptive`),
-           held near 0 by `losses.scale_penalty`
+    SAHR   the net also predicts alpha, by which the Gaussian of a joint becomes wider or narrower
+           (`heatmap.scale_adaptive`), held near 0 by `losses.scale_penalty`
     WAHR   easy pixels of the heatmaps weigh less (`losses.weight_adaptive_mse`)
 
-The loss of a batch is the mean over its images, over joints and over all pixels, those that do not count included (as
-published):
+The loss of a batch is the mean over its images, joints and pixels. Masked pixels count as zeros in that mean, as published:
 
     sum over both resolutions (maps + penalty * alpha^2) + embedding * (pull + push)
 
-A prediction is maps; `find_people` turns them into people.
+A prediction consists of maps; `BottomUp.people` turns them into people.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ COARSEST = 32
 
 @dataclass(frozen=True)
 class PeopleLoss:
-    """What the maps of a whole image are held against, and how.
+    """The targets of the maps of a whole image, and the terms of the loss.
 
     Attributes:
-      targets: the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet); "scale_adaptive": scaled
-        pixel by pixel by the predicted alpha (SAHR); "box": sigma times the longer side of the person's box by `base`, made
-        whole and larger as the released code does, round(sigma + 1/2) half to even, 1 at least (SHR, table 4 of Luo 2021, which
-        SAHR is compared with).
-      sigma: map pixels, at both resolutions.
-      base: of "box", input pixels.
-      order: of "scale_adaptive": "second", as published, or the "exact" power.
-      exponent: of "scale_adaptive": what alpha stands for, the change of the exponent ("alpha", as published) or of the
-        standard deviation ("std"), QUIRK S1.
-      penalty: lambda, the factor of alpha^2.
-      weighting: "none": every pixel alike; "adaptive": WAHR.
-      gamma: of "adaptive".
-      embedding: factor of pull and push.
-      variant: of the push, see `losses.associative_embedding` (QUIRK S7).
+        targets: the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet). "scale_adaptive":
+            scaled pixel by pixel by the predicted alpha (SAHR). "box": `sigma` times the longer side of the person's box,
+            divided by `base`, and rounded as in the released code to round(sigma + 1/2), half to even, at least 1 (SHR, table 4
+            of Luo 2021, the baseline of SAHR).
+        sigma: standard deviation in map pixels, at both resolutions.
+        base: side in input pixels of a box whose Gaussians have `sigma`; used by "box".
+        order: how "scale_adaptive" raises a Gaussian to a power: to "second" order, as published, or the "exact" power.
+        exponent: what alpha changes in "scale_adaptive": the exponent ("alpha", as published) or the standard deviation
+            ("std"), QUIRK S1.
+        penalty: lambda, the factor of alpha^2.
+        weighting: "none": all pixels weigh alike; "adaptive": WAHR.
+        gamma: exponent of the weights of "adaptive".
+        embedding: factor of pull and push.
+        variant: form of the push, see `losses.associative_embedding` (QUIRK S7).
     """
 
     targets: Literal["fixed", "scale_adaptive", "box"] = "fixed"
@@ -74,15 +74,15 @@ class PeopleLoss:
 
 @dataclass(frozen=True)
 class FindPeople:
-    """From maps to people, see `jaxpose.grouping.group`.
+    """How people are found in the maps, see `jaxpose.grouping.group`.
 
     Attributes:
-      max_people: in an image.
-      detection_threshold: a joint's peak has to be above it; SWAHR tests with 0.12 (W32) and 0.1 (W48), QUIRK S8.
-      tag_threshold: largest distance of a joint's tag from its person's mean.
-      refine: look for the joints that a person lacks in the whole map.
-      maps: "both": the mean of both resolutions; "half": those at 1/2 alone, as tables 7 and 8 of Luo 2021 are measured.
-      project: enlarge the maps to the size of the image before the search, as published; no: search at 1/2.
+        max_people: largest number of people in an image.
+        detection_threshold: least height of a joint's peak; SWAHR tests with 0.12 (W32) and 0.1 (W48), QUIRK S8.
+        tag_threshold: largest distance between a joint's tag and the mean tag of its person.
+        refine: search the whole map for the joints that a person lacks.
+        maps: "both": the mean of both resolutions; "half": the maps at 1/2 alone, as in tables 7 and 8 of Luo 2021.
+        project: enlarge the maps to the size of the image before the search, as published; otherwise search at 1/2.
     """
 
     max_people: int = 30
@@ -116,7 +116,7 @@ class BottomUp(NetTask):
     level: ClassVar[Level] = "image"
     outputs: ClassVar[tuple[str, ...]] = ("heatmap", "tag")
     rescore: ClassVar[str] = "box"
-    size_multiple: ClassVar[int] = 2 * COARSEST  # the mirrored maps of the coarsest branch lie on those of the image
+    size_multiple: ClassVar[int] = 2 * COARSEST  # which the published test code rounds the sides to
     SETTINGS: ClassVar = {
         "loss": ("people_loss", PeopleLoss),
         "people": ("search", FindPeople),
@@ -299,21 +299,23 @@ def bottom_up(
 ) -> BottomUp:
     """A task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
 
-    `Task.loss` takes a batch of `jaxpose.data.whole_images`: image (B, H, W, 3), joints (B, P, K, 2) input pixels, visibility
-    (B, P, K), extent (B, P), mask_4 and mask_2. `Task.predict` takes image, of any size that 64 divides, and any number of
-    further scales of it, image_0.5 and the like, all enlarged to the maps of the first; it gives heatmap (B, h, w, K) and tag
-    (B, h, w, K, T), T = 2 with the flip test: heatmaps are averaged over scales and mirror images, tags are those of the
-    first scale, one from each mirror image.
+    `loss` takes a batch of `jaxpose.data.whole_images`: image (B, H, W, 3), joints (B, P, K, 2) in input pixels, visibility
+    (B, P, K), extent (B, P), mask_4 and mask_2. `predict` takes image, whose sides are multiples of 64, and any number of
+    further scales of it (image_0.5 and so on), which are all enlarged to the maps of the first. It gives heatmap (B, h, w, K)
+    and tag (B, h, w, K, T), with T = 2 in the flip test. Heatmaps are averaged over scales and mirror images; tags are those
+    of the first scale, one from each mirror image.
 
     Args:
-      net: images -> maps at 1/4 and at 1/2.
-      size_wh: size of the training images.
-      loss, people: above.
-      preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
+        net: images -> maps at 1/4 and at 1/2.
+        skeleton: of the joints that the net predicts.
+        size_wh: size (W, H) of the training images.
+        loss: targets and terms of the loss.
+        people: how people are found in the maps.
+        preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-      ValueError: an unknown option; a size that 32 does not divide; scale-adaptive targets for a net without scale maps; a net
-        for another skeleton.
+        ValueError: an unknown option; a size that is no multiple of 32; scale-adaptive targets for a net without scale maps;
+            a net for another skeleton.
 
     >>> from jaxpose.nets import HigherHRNet, HRNet
     >>> from jaxpose.skeleton import COCO17
@@ -336,7 +338,13 @@ def resized(maps: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
 
 
 def read_joints(maps: jax.Array, joints: jax.Array, visible: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
-    """What maps (B, h, w, K) hold at joints (B, P, K, 2), input pixels of an image so wide, and where; see `heatmap.read`.
+    """Values of maps (B, h, w, K) at joints (B, P, K, 2), and (B, P, K) where they were read; see `heatmap.read`.
+
+    Args:
+        maps: of the images.
+        joints: in input pixels.
+        visible: (B, P, K), above 0 where labelled.
+        width: of the images in input pixels.
 
     >>> values, where = read_joints(jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.array([[[[5.0, 0.0]]]]), jnp.ones((1, 1, 1)), width=8)
     >>> values.item(), where.item()
@@ -348,27 +356,27 @@ def read_joints(maps: jax.Array, joints: jax.Array, visible: jax.Array, *, width
 def find_people(
     maps: dict[str, Any], settings: FindPeople, *, stride: float, device: bool = False
 ) -> dict[str, np.ndarray | jax.Array]:
-    """The people in the maps of `Task.predict`.
+    """The people in the maps that `BottomUp.predict` gives.
 
     Args:
-      maps: "heatmap" (B, h, w, K) and "tag" (B, h, w, K, T).
-      settings: of the task.
-      stride: input pixels to a map pixel.
-      device: `grouping.group_batch`, jitted, where the maps are; no: `grouping.group` on the host, image by image, which is
-        the faster one on a processor.
+        maps: "heatmap" (B, h, w, K) and "tag" (B, h, w, K, T).
+        settings: of the search.
+        stride: input pixels per map pixel.
+        device: group with the jitted `grouping.group_batch`, where the maps are; by default with `grouping.group` on the
+            host, image by image, which is faster on a processor.
 
     Returns:
-      poses (B, max_people, K, 3): x, y in input pixels and the joint's score, 0 for a joint that was not found; scores
-      (B, max_people), best first; valid (B, max_people) bool. Of more people the best stay.
+        poses (B, max_people, K, 3): x, y in input pixels and the joint's score, 0 for a joint that was not found; scores
+        (B, max_people), best first; valid (B, max_people) bool. Of more people than `max_people` the best are returned.
 
     Raises:
-      ValueError: maps that are not finite.
+        ValueError: maps that are not finite.
 
     >>> maps = {"heatmap": np.zeros((1, 8, 8, 2)), "tag": np.zeros((1, 8, 8, 2, 1))}
     >>> maps["heatmap"][0, 2, 1] = maps["heatmap"][0, 6, 5] = 0.9
     >>> maps["tag"][0, 6, 5] = 4.0
-    >>> found = find_people(maps, FindPeople(max_people=3), stride=2)
-    >>> found["valid"].tolist(), found["poses"][0, :2, 0, :2].tolist()
+    >>> people = find_people(maps, FindPeople(max_people=3), stride=2)
+    >>> people["valid"].tolist(), people["poses"][0, :2, 0, :2].tolist()
     ([[True, True, False]], [[2.5, 4.5], [10.5, 12.5]])
     """
     options = {
@@ -385,7 +393,7 @@ def find_people(
         )
         return {"poses": poses[..., :3] * jnp.array([stride, stride, 1]), "scores": scores, "valid": valid}
     batch, joints = len(maps["heatmap"]), maps["heatmap"].shape[-1]
-    found = {
+    people = {
         "poses": np.zeros((batch, settings.max_people, joints, 3), np.float32),
         "scores": np.zeros((batch, settings.max_people), np.float32),
         "valid": np.zeros((batch, settings.max_people), bool),
@@ -393,6 +401,6 @@ def find_people(
     for i, (heatmaps, tags) in enumerate(zip(np.asarray(maps["heatmap"]), np.asarray(maps["tag"]), strict=True)):
         poses, scores = grouping.group(heatmaps, tags, **options)
         best = np.argsort(-scores, kind="stable")[: settings.max_people]
-        found["poses"][i, : len(best)] = poses[best, :, :3] * (stride, stride, 1)
-        found["scores"][i, : len(best)], found["valid"][i, : len(best)] = scores[best], True
-    return found
+        people["poses"][i, : len(best)] = poses[best, :, :3] * (stride, stride, 1)
+        people["scores"][i, : len(best)], people["valid"][i, : len(best)] = scores[best], True
+    return people

@@ -31,7 +31,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     """The inverse of `describe`.
 
     Raises:
-      ValueError: a name that is not one of ours, or fields that the net does not have.
+        ValueError: a name that is not one of ours, or fields that the net does not have.
 
     >>> build({"name": "HRNet", "width": 48, "dtype": "bfloat16"}).width
     48

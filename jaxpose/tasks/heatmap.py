@@ -1,7 +1,7 @@
 """Coordinates read off heatmaps: detection (Xiao 2018, Sun 2019), integral regression (Sun 2018), and both together with
 the bias of the integral compensated (Gu 2021).
 
-A net gives K maps, or several stages of them. The loss is a map loss, a loss of the soft-argmax coordinates, or their sum:
+A net gives K maps, or several stages of K maps. The loss is a map loss, a loss of the soft-argmax coordinates, or both:
 
     H1, H2, H3     MapLoss("mse" | "cross_entropy" | "bce"), no joint loss, read by argmax
     I*             no map loss, L1 of the soft-argmax
@@ -14,7 +14,7 @@ A schedule is two tasks over the same variables, one after the other (`experimen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import jax
@@ -25,7 +25,8 @@ from jaxpose import geometry, heatmap, losses
 from jaxpose.nets.deconv import check_cells
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive
-from jaxpose.tasks.supervision import MSE, MapLoss, from_map, inside, map_loss
+from jaxpose.tasks.codec import MapCodec
+from jaxpose.tasks.supervision import MSE, MapLoss, inside, map_loss
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class JointLoss:
     """The loss of the soft-argmax coordinates, which are fractions of the input.
 
     Attributes:
-      kind: "none", "l1" (both papers: better than L2), "l2", "smooth_l1" (mmpose; below 1 a parabola, QUIRK D5).
-      weight: factor of the term.
-      variant: reduction: "official", the sum over joints and coordinates by the batch size (Sun's code); "mmpose", the
-        mean over batch, joints and coordinates.
+        kind: "none", "l1" (better than L2 in both papers), "l2", or "smooth_l1" (mmpose; a parabola below 1, QUIRK D5).
+        weight: factor of the term.
+        variant: the reduction. "official": the sum over joints and coordinates, divided by the batch size (Sun's code);
+            "mmpose": the mean over batch, joints and coordinates.
     """
 
     kind: Literal["none", "l1", "l2", "smooth_l1"] = "none"
@@ -53,17 +54,18 @@ class Readout:
     """How coordinates and confidences are read off the maps.
 
     Attributes:
-      decode: "argmax" (with the quarter shift), "dark", "udp", "soft_argmax".
-      beta, compensate, floor: of the soft-argmax, which is also what a joint loss sees; see `jaxpose.heatmap.soft_argmax`. The
-        floor here is larger than there: initial maps are flat, exactly where the compensation is singular, and a distance
-        from the centre is multiplied by 1 / floor at most. A Gaussian of height 1 and sigma 2 on a 64x48 map holds 1.1 % of
-        the softmax at beta 1, 95 % at 10, and is compensated exactly.
-      rectify: take negative values of the maps as 0, the background that the compensation assumes: without a map loss nothing
-        keeps them there, and a pixel below counts with a negative weight. Ours, not in the paper.
-      border: of the quarter shift, "hrnet" or "mmpose".
-      kernel: of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
-      confidence: "peak", the highest value of the map; "probability", the highest of its softmax with `beta`; "one", as the
-        published codes of integral regression have it (QUIRK I4).
+        decode: "argmax" (with the quarter shift), "dark", "udp" or "soft_argmax".
+        beta: factor of the maps in the soft-argmax, which a joint loss sees too; see `jaxpose.heatmap.soft_argmax`.
+        compensate: compensate the bias of the soft-argmax.
+        floor: bound of the compensation. It is larger than the default of `soft_argmax`: initial maps are flat, exactly where
+            the compensation is singular, and a distance from the centre is multiplied by 1 / floor at most. A Gaussian of height
+            1 and sigma 2 on a 64x48 map holds 1.1 % of the softmax at beta 1 and 95 % at beta 10, and is compensated exactly.
+        rectify: replace negative values of the maps by 0, the background that the compensation assumes. Without a map loss
+            nothing keeps them there, and a pixel below 0 counts with a negative weight. This is ours, not in the paper.
+        border: of the quarter shift, "hrnet" or "mmpose".
+        kernel: width of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
+        confidence: "peak": the highest value of the map; "probability": the highest value of its softmax with `beta`; "one":
+            1, as in the published codes of integral regression (QUIRK I4).
     """
 
     decode: Literal["argmax", "dark", "udp", "soft_argmax"] = "argmax"
@@ -120,6 +122,13 @@ class Heatmaps(NetTask):
         """Whether coordinates are the soft-argmax of the maps; otherwise a peak is searched."""
         return self.readout.decode == "soft_argmax"
 
+    @property
+    def codec(self) -> MapCodec:
+        """The encoding that the loss and the readout share: the target of the loss, with the search of the readout."""
+        read = self.readout
+        search = "argmax" if self.integrates else read.decode
+        return replace(self.map_loss.codec, search=search, kernel=read.kernel, border=read.border)
+
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
         """See `Task.loss`.
 
@@ -137,9 +146,7 @@ class Heatmaps(NetTask):
                 key=jax.random.fold_in(key, i), beta=self.readout.beta,
             )  # fmt: skip
             if self.joint_loss.kind != "none":
-                of_joints += self.loss_of_joints(
-                    self.pixels(self.soft_argmax(stage), stage), batch["joints"], where=where
-                )
+                of_joints += self.loss_of_joints(self.soft_argmax(stage), batch["joints"], where=where)
         xy = self.rough_joints(jax.lax.stop_gradient(stages[-1]))
         error = jnp.linalg.norm(jnp.where(where[..., None], xy - batch["joints"], 0.0), axis=-1)
         metrics = {"epe": losses.mean(error, where=where), "map_loss": of_maps, "joint_loss": of_joints}
@@ -164,10 +171,7 @@ class Heatmaps(NetTask):
         flipped = self.last_stage(variables, batch["image"][:, :, ::-1])
         if self.integrates:
             return self.mean_of_views(self.decode(stage), self.decode(flipped))
-        mirrored = self.as_taught(flipped)[:, :, ::-1, self.flip_index]
-        if self.map_loss.target != "udp":
-            # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column.
-            mirrored = jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)
+        mirrored = self.codec.mirror(self.as_taught(flipped), flip_index=self.flip_index)
         xy, confidence = self.decode((stage + mirrored) / 2)
         return {"xy": xy, "confidence": confidence}
 
@@ -223,20 +227,18 @@ class Heatmaps(NetTask):
                 return jax.nn.sigmoid(stage)
         return stage
 
-    def pixels(self, xy: jax.Array, stage: jax.Array) -> jax.Array:
-        """Map pixels (B, K, 2) of a stage -> input pixels."""
-        return from_map(xy, self.size_wh, stage.shape[1:3], target=self.map_loss.target)
-
     def soft_argmax(self, stage: jax.Array) -> jax.Array:
-        """Coordinates (B, K, 2) in map pixels, the mean of the softmax of raw maps."""
+        """Coordinates (B, K, 2) in input pixels, the mean of the softmax of raw maps."""
         read = self.readout
         options = {"beta": read.beta, "compensate": read.compensate, "floor": read.floor}
-        return heatmap.soft_argmax(self.logits(stage), **options)[0]
+        xy, _ = heatmap.soft_argmax(self.logits(stage), **options)
+        return self.codec.from_map(xy, size_wh=self.size_wh, size_hw=stage.shape[1:3])
 
     def rough_joints(self, stage: jax.Array) -> jax.Array:
         """Coordinates (B, K, 2) in input pixels that the EPE of the training is measured with: no refinement of a peak."""
-        xy = self.soft_argmax(stage) if self.integrates else heatmap.argmax(self.as_taught(stage))[0]
-        return self.pixels(xy, stage)
+        if self.integrates:
+            return self.soft_argmax(stage)
+        return self.map_loss.codec.decode(self.as_taught(stage), size_wh=self.size_wh)[0]
 
     def loss_of_joints(self, xy: jax.Array, joints: jax.Array, *, where: jax.Array) -> jax.Array:
         """The joint loss of coordinates (B, K, 2) in input pixels: a scalar."""
@@ -248,24 +250,16 @@ class Heatmaps(NetTask):
 
     def decode(self, stage: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(xy, confidence) of raw maps where they are integrated, of the maps as taught where they are searched."""
-        read = self.readout
-        match read.decode:
-            case "argmax":
-                xy, peak = heatmap.argmax(stage, border=read.border)
-            case "dark":
-                xy, peak = heatmap.dark(stage, kernel=read.kernel)
-            case "udp":
-                xy, peak = heatmap.udp(stage, kernel=read.kernel)
-            case "soft_argmax":
-                xy, peak = self.soft_argmax(stage), self.as_taught(stage).max((1, 2))
-        match read.confidence:
-            case "peak":
-                confidence = peak
+        if self.integrates:
+            xy, peak = self.soft_argmax(stage), self.as_taught(stage).max((1, 2))
+        else:
+            xy, peak = self.codec.decode(stage, size_wh=self.size_wh)
+        match self.readout.confidence:
             case "probability":
-                confidence = heatmap.softmax(self.logits(stage), beta=read.beta).max((1, 2))
+                return xy, heatmap.softmax(self.logits(stage), beta=self.readout.beta).max((1, 2))
             case "one":
-                confidence = jnp.ones_like(peak)
-        return self.pixels(xy, stage), confidence
+                return xy, jnp.ones_like(peak)
+        return xy, peak
 
     def mean_of_views(
         self, view: tuple[jax.Array, jax.Array], flipped: tuple[jax.Array, jax.Array]
@@ -288,21 +282,22 @@ def heatmaps(
 ) -> Heatmaps:
     """A task whose net gives heatmaps (B, h, w, K), or a tuple of them: stages that are all supervised, the last is read.
 
-    The flip test averages maps, moved by one column as HRNet's code does unless the targets are UDP's; of a soft-argmax it
-    averages coordinates, each with the exact mirror.
+    The flip test averages maps, moved by one column as in HRNet's code unless the targets are UDP's. For a soft-argmax it
+    averages coordinates, each with its exact mirror image. Labelled joints outside the crop are left out, as in the
+    published codes: a map cannot show them.
 
     Args:
-      net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.HeatmapNet` or your own.
-      size_wh: input size (W, H) in pixels.
-      maps, joints: the loss; the sum of the two terms.
-      read: how coordinates come out.
-      preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
-
-    Labelled joints outside the crop are left out, as in the published codes: a map cannot show them.
+        net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.HeatmapNet` or your own.
+        skeleton: of the joints that the net predicts.
+        size_wh: input size (W, H) in pixels.
+        maps: the loss of the maps.
+        joints: the loss of the coordinates, which is added.
+        read: how coordinates and confidences are read off the maps.
+        preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-      ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton, or an input
-        of another shape than its maps.
+        ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton, or an
+            input of another shape than its maps.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> from jaxpose.skeleton import COCO17

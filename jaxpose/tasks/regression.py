@@ -29,15 +29,17 @@ WITHOUT_SIGMA = ("l1", "l2")
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Which density the labels are assumed to have; see `jaxpose.losses.rle` for the formulas.
+    """The density that the labels are assumed to have; see `jaxpose.losses.rle` for the formulas.
 
     Attributes:
-      loss: "rle"; "dle" (equation 5: the flow alone); "basic" (figure 2a, equations 3 and 4: the flow moves the
-        coordinates themselves); "laplace", "gaussian" (learned sigma); "l1", "l2" (constant sigma).
-      base: Q of RLE.
-      variant: "paper", "official" or "mmpose".
-      log_s: add log s of equation 16 (paper variant only).
-      flow_layers, flow_hidden, flow_init: the RealNVP; `hidden=(64, 64)` is the paper's 3 x 64.
+        loss: "rle"; "dle" (equation 5: the flow alone); "basic" (figure 2a, equations 3 and 4: the flow moves the
+            coordinates themselves); "laplace", "gaussian" (learned sigma); "l1", "l2" (constant sigma).
+        base: Q of RLE.
+        variant: "paper", "official" or "mmpose".
+        log_s: add log s of equation 16 (paper variant only).
+        flow_layers: number of coupling layers of the RealNVP.
+        flow_hidden: widths of its hidden layers; (64, 64) is the paper's 3 x 64.
+        flow_init: its initialisation, see `jaxpose.flow.RealNVP`.
     """
 
     loss: LossName = "rle"
@@ -315,21 +317,22 @@ def regression(
 ) -> Regression:
     """A task whose net gives (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
 
-    Args:
-      net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.PoseRegressor` or your own.
-      size_wh: input size (W, H) in pixels.
-      likelihood: the loss.
-      preprocess: "imagenet" or "rle_official".
-      outside: what becomes of labelled joints that fall outside the crop (QUIRK R16): "keep" (official 2D) lets the
-        net learn to infer them, "mask" (mmpose) drops them.
-      auxiliary: a loss of heatmaps that the net gives beside mu and sigma when it is called with `with_maps=True`
-        (table 14 of the RLE paper: a parallel head, which prediction leaves out).
-
     The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
 
+    Args:
+        net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.PoseRegressor` or your own.
+        skeleton: of the joints that the net predicts.
+        size_wh: input size (W, H) in pixels.
+        likelihood: the loss.
+        preprocess: "imagenet" or "rle_official".
+        outside: what becomes of labelled joints that fall outside the crop (QUIRK R16): "keep" (official 2D) lets the net
+            learn to infer them, "mask" (mmpose) drops them.
+        auxiliary: a loss of heatmaps that the net gives beside mu and sigma when it is called with `with_maps=True` (table
+            14 of the RLE paper: a parallel head, which prediction leaves out).
+
     Raises:
-      ValueError: an unknown option, a size that is not positive; when it is traced, a net whose output does not suit the
-        skeleton.
+        ValueError: an unknown option, a size that is not positive; when it is traced, a net whose output does not suit the
+            skeleton.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17

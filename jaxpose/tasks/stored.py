@@ -43,6 +43,14 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
     return _family(config).from_config(config, net=net)
 
 
+def _family(config: dict[str, Any]) -> type[NetTask]:
+    name = config.get("family")
+    if name not in FAMILIES:
+        *others, last = (repr(family) for family in FAMILIES)
+        raise ValueError(f"unknown task family {name!r}: expected {', '.join(others)} or {last}")
+    return FAMILIES[name]
+
+
 def families_of(level: Level) -> list[str]:
     """Names of the families whose samples are of that level.
 
@@ -50,14 +58,6 @@ def families_of(level: Level) -> list[str]:
     ['bottom_up']
     """
     return [name for name, family in FAMILIES.items() if family.level == level]
-
-
-def _family(config: dict[str, Any]) -> type[NetTask]:
-    name = config.get("family")
-    if name not in FAMILIES:
-        *others, last = (repr(family) for family in FAMILIES)
-        raise ValueError(f"unknown task family {name!r}: expected {', '.join(others)} or {last}")
-    return FAMILIES[name]
 
 
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:

@@ -15,27 +15,26 @@ import jax.numpy as jnp
 from jaxpose import heatmap, losses
 from jaxpose.nets.deconv import check_cells
 from jaxpose.tasks.base import check_choices, check_positive
-
-Target = Literal["msra", "unbiased", "udp"]
+from jaxpose.tasks.codec import MapCodec, Target
 
 
 @dataclass(frozen=True)
 class MapLoss:
-    """What the maps are held against, and how.
+    """The target of the maps and the loss against it.
 
     Attributes:
-      kind: "none";
-        "mse": the maps against Gaussians of peak 1 (SimpleBaseline, HRNet; H1 of Sun 2018; equation 2 of Gu 2021);
-        "ohkm": that of the 8 worst joints of a sample;
-        "cross_entropy": softmax over the pixels against the nearest pixel (H2);
-        "bce": sigmoid against a disc, three random negative pixels to a positive one (H3);
-        "softmax_mse": the softmax map against a Gaussian of sum 1 (mmpose's IPR);
-        "kl", "js": divergences between those two; "js" is the regularisation of DSNT.
-      weight: factor of the whole term. Papers that add a coordinate loss leave it open (QUIRK D4).
-      target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" also changes how map and input pixels correspond.
-      sigma: of the Gaussian, map pixels.
-      radius: of the disc of "bce", input pixels (Sun 2018 says 15 pixels without saying of what).
-      variant: the factor of "mse": "official" halves the mean (HRNet's code), "mmpose" does not.
+        kind: "none": no loss of the maps;
+            "mse": the maps against Gaussians of peak 1 (SimpleBaseline, HRNet; H1 of Sun 2018; equation 2 of Gu 2021);
+            "ohkm": the same for the 8 worst joints of a sample;
+            "cross_entropy": softmax over the pixels against the nearest pixel (H2);
+            "bce": sigmoid against a disc, three random negative pixels per positive one (H3);
+            "softmax_mse": the softmax map against a Gaussian of sum 1 (mmpose's IPR);
+            "kl", "js": divergences between those two; "js" is the regularisation of DSNT.
+        weight: factor of the whole term. Papers that add a coordinate loss leave it open (QUIRK D4).
+        target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" also changes how map and input pixels correspond.
+        sigma: standard deviation of the Gaussian in map pixels.
+        radius: of the disc of "bce" in input pixels (Sun 2018 gives 15 pixels and does not say of what).
+        variant: the factor of "mse": "official" halves the mean (HRNet's code), "mmpose" does not.
     """
 
     kind: Literal["none", "mse", "ohkm", "cross_entropy", "bce", "softmax_mse", "kl", "js"] = "mse"
@@ -49,35 +48,23 @@ class MapLoss:
         check_choices(self)
         check_positive(self, "weight", "sigma", "radius")
 
+    @property
+    def codec(self) -> MapCodec:
+        """The encoding of the joints; its grid holds whatever the kind of the loss, "none" included."""
+        return MapCodec(self.target, self.sigma)
+
 
 MSE = MapLoss()
 NO_MAP_LOSS = MapLoss("none")
 
 
 def pixels_per_cell(size_wh: Sequence[int], size_hw: Sequence[int], *, target: Target = "msra") -> tuple[float, float]:
-    """Input pixels to a map pixel along x and y.
-
-    Pixel 0 of the map is pixel 0 of the input. The stride W / w as SimpleBaseline, HRNet and integral regression have it;
-    with UDP's targets (W - 1) / (w - 1), so that the last pixels coincide too and a mirrored map is the map of
-    the mirrored image.
+    """`MapCodec.pixels_per_cell` of that target.
 
     >>> pixels_per_cell((192, 256), (64, 48))
     (4.0, 4.0)
     """
-    (width, height), (h, w) = size_wh, size_hw
-    if target == "udp":
-        return (width - 1) / max(w - 1, 1), (height - 1) / max(h - 1, 1)
-    return width / w, height / h
-
-
-def to_map(joints: jax.Array, size_wh: Sequence[int], size_hw: Sequence[int], *, target: Target = "msra") -> jax.Array:
-    """(..., K, 2) input pixels -> map pixels."""
-    return joints / jnp.asarray(pixels_per_cell(size_wh, size_hw, target=target))
-
-
-def from_map(xy: jax.Array, size_wh: Sequence[int], size_hw: Sequence[int], *, target: Target = "msra") -> jax.Array:
-    """(..., K, 2) map pixels -> input pixels."""
-    return xy * jnp.asarray(pixels_per_cell(size_wh, size_hw, target=target))
+    return MapCodec(target).pixels_per_cell(size_wh, size_hw)
 
 
 def inside(joints: jax.Array, size_wh: Sequence[int]) -> jax.Array:
@@ -95,53 +82,66 @@ def map_loss(
     key: jax.Array,
     beta: float = 1.0,
 ) -> jax.Array:
-    """The term of one batch: scalar.
+    """The term of one batch: a scalar.
+
+    "mse" and "softmax_mse" are means over batch, joints and pixels, as in the published codes; the others are sums over
+    joints divided by the batch ("bce": after the mean over its drawn pixels).
 
     Args:
-      maps: (B, h, w, K), raw output of the net.
-      joints: (B, K, 2) input pixels.
-      size_wh: of the input.
-      where: (B, K) labelled joints. Those whose target misses the map count as unlabelled, as published.
-      key: of the negatives of "bce".
-      beta: of the softmax.
+        settings: the loss.
+        maps: (B, h, w, K), raw output of the net.
+        joints: (B, K, 2) input pixels.
+        size_wh: of the input.
+        where: (B, K) labelled joints. Those whose target misses the map count as unlabelled, as published.
+        key: of the negatives of "bce".
+        beta: of the softmax.
 
-    "mse" and "softmax_mse" are means over batch, joints and pixels, as in the published codes; the others sums over
-    joints divided by the batch (of "bce": the mean over its drawn pixels first).
+    Raises:
+        ValueError: an input of another shape than its maps.
     """
     size_hw = maps.shape[1:3]
     check_cells(size_wh, size_hw)
-    xy = to_map(joints, size_wh, size_hw, target=settings.target)
-    if settings.kind in ("cross_entropy", "bce"):
-        where = where & inside(joints, size_wh)
-    else:
-        where = where & heatmap.reaches(xy, size_hw, sigma=settings.sigma, method=settings.target)
-    gaussian = lambda: heatmap.gaussian(xy, size_hw, sigma=settings.sigma, method=settings.target)  # noqa: E731
-    batch = maps.shape[0]
+    match settings.kind:
+        case "none":
+            return jnp.zeros((), maps.dtype)
+        case "cross_entropy" | "bce":
+            value = _pixel_loss(settings, maps, joints, size_wh=size_wh, where=where, key=key)
+        case _:
+            target, where = settings.codec.encode(joints, size_wh=size_wh, size_hw=size_hw, where=where)
+            value = _gaussian_loss(settings, maps, target, where=where, beta=beta)
+    return settings.weight * value
+
+
+def _gaussian_loss(
+    settings: MapLoss, maps: jax.Array, target: jax.Array, *, where: jax.Array, beta: float
+) -> jax.Array:
+    """The kinds whose target is a Gaussian: maps and target (B, h, w, K), where (B, K)."""
     match settings.kind:
         case "mse":
             half = 0.5 if settings.variant == "official" else 1.0
-            value = half * losses.heatmap_mse(maps, gaussian(), where=where).mean()
+            return half * losses.heatmap_mse(maps, target, where=where).mean()
         case "ohkm":
-            value = 0.5 * losses.heatmap_ohkm(maps, gaussian(), top=min(8, maps.shape[-1]), where=where).mean()
-        case "cross_entropy":
-            nearest = jnp.clip(xy, 0, jnp.asarray(size_hw[::-1]) - 1)  # the last half pixel rounds to one outside
-            value = losses.heatmap_cross_entropy(maps, heatmap.one_hot(nearest, size_hw), where=where).sum() / batch
-        case "bce":
-            cell = sum(pixels_per_cell(size_wh, size_hw)) / 2
-            disc = heatmap.disc(xy, size_hw, radius=settings.radius / cell)
-            each = losses.heatmap_bce(maps, disc, key=key, where=where)
-            positives = disc.sum((1, 2))
-            drawn = jnp.maximum(jnp.minimum(4 * positives, size_hw[0] * size_hw[1]), 1)  # three negatives to a positive
-            value = (each.sum((1, 2)) / drawn).sum() / batch
-        case "softmax_mse":
-            difference = losses.heatmap_mse(
-                heatmap.softmax(maps, beta=beta), heatmap.normalized(gaussian()), where=where
-            )
-            value = difference.mean()
-        case "kl" | "js":
-            divergence = losses.heatmap_kl if settings.kind == "kl" else losses.heatmap_js
-            prob, target = heatmap.softmax(maps, beta=beta), heatmap.normalized(gaussian())
-            value = divergence(prob, target, where=where).sum() / batch
-        case "none":
-            return jnp.zeros((), maps.dtype)
-    return settings.weight * value
+            return 0.5 * losses.heatmap_ohkm(maps, target, top=min(8, maps.shape[-1]), where=where).mean()
+    prob, target = heatmap.softmax(maps, beta=beta), heatmap.normalized(target)
+    if settings.kind == "softmax_mse":
+        return losses.heatmap_mse(prob, target, where=where).mean()
+    divergence = losses.heatmap_kl if settings.kind == "kl" else losses.heatmap_js
+    return divergence(prob, target, where=where).sum() / len(maps)
+
+
+def _pixel_loss(
+    settings: MapLoss, maps: jax.Array, joints: jax.Array, *, size_wh: Sequence[int], where: jax.Array, key: jax.Array
+) -> jax.Array:
+    """The kinds that classify pixels, "cross_entropy" and "bce"; arguments as of `map_loss`."""
+    size_hw = maps.shape[1:3]
+    xy = settings.codec.to_map(joints, size_wh=size_wh, size_hw=size_hw)
+    where = where & inside(joints, size_wh)
+    if settings.kind == "cross_entropy":
+        nearest = jnp.clip(xy, 0, jnp.asarray(size_hw[::-1]) - 1)  # the last half pixel rounds to one outside
+        return losses.heatmap_cross_entropy(maps, heatmap.one_hot(nearest, size_hw), where=where).sum() / len(maps)
+    cell = sum(pixels_per_cell(size_wh, size_hw)) / 2
+    disc = heatmap.disc(xy, size_hw, radius=settings.radius / cell)
+    each = losses.heatmap_bce(maps, disc, key=key, where=where)
+    # Three negatives to a positive.
+    drawn = jnp.maximum(jnp.minimum(4 * disc.sum((1, 2)), size_hw[0] * size_hw[1]), 1)
+    return (each.sum((1, 2)) / drawn).sum() / len(maps)

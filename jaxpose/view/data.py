@@ -42,20 +42,20 @@ def data(
     bottom-up training begins with; what its loss does not look at is shaded.
 
     Args:
-      folder: image folder and annotations, as `jaxpose prepare` takes them.
-      split: name of the split.
-      format: of the annotations; auto: the one that their content shows.
-      augment: name of an augmentation, "none" among them; see jaxpose/data/augment.py.
-      whole: whole images, not crops of persons.
-      size_wh: of the crops (192 256) or whole images (512 512), as in the experiments.
-      count: so many pictures at most.
-      seed: of the order and of the augmentation, as in the experiments.
-      epoch: whose order and augmentation.
-      out: folder of the sheets; by default runs/view and the folder's name.
-      annotations: the annotation JSON, where it is not to be looked for.
-      images: the image folder, where it is not to be looked for.
-      category: name or id, where several categories of the file have keypoints.
-      on_bad: stop at a bad sample, or skip it, counted and logged.
+        folder: image folder and annotations, as `jaxpose prepare` takes them.
+        split: name of the split.
+        format: of the annotations; auto: the one that their content shows.
+        augment: name of an augmentation, "none" among them; see jaxpose/data/augment.py.
+        whole: whole images, not crops of persons.
+        size_wh: of the crops (192 256) or whole images (512 512), as in the experiments.
+        count: so many pictures at most.
+        seed: of the order and of the augmentation, as in the experiments.
+        epoch: whose order and augmentation.
+        out: folder of the sheets; by default runs/view and the folder's name.
+        annotations: the annotation JSON, where it is not to be looked for.
+        images: the image folder, where it is not to be looked for.
+        category: name or id, where several categories of the file have keypoints.
+        on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose.data import formats
 
@@ -89,13 +89,13 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
     """Images with all of their annotations.
 
     Args:
-      source: `jaxpose.data.source.Source`.
-      count: so many images at most, drawn as an epoch of images is.
-      seed, epoch: of the order.
+        source: `jaxpose.data.source.Source`.
+        count: so many images at most, drawn as an epoch of images is.
+        seed, epoch: of the order.
 
     Returns:
-      Per image what `figures.annotations` draws: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
-      (H, W) bool: crowds and unlabelled people; title.
+        Per image what `figures.annotations` draws: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
+        (H, W) bool: crowds and unlabelled people; title.
     """
     from jaxpose.data import masks, pixels
 
@@ -123,13 +123,13 @@ def _crops(
     """The first crops of an epoch: those of `jaxpose.data.crops.train_batches`, decoded in full, bit for bit.
 
     Args:
-      source: `jaxpose.data.source.Source`.
-      size_wh, augment, seed: as there.
-      count: so many at most.
-      epoch: which.
+        source: `jaxpose.data.source.Source`.
+        size_wh, augment, seed: as there.
+        count: so many at most.
+        epoch: which.
 
     Returns:
-      As `_labels`.
+        As `_labels`.
     """
     from jaxpose.data import crops
 

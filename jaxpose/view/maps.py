@@ -43,15 +43,15 @@ def maps(
     flip test.
 
     Args:
-      run: a run's folder.
-      data: image folder and annotations.
-      split: of the data.
-      format: of the annotations; auto: the one that their content shows.
-      count: so many crops or images.
-      seed: which ones.
-      step: which checkpoint.
-      out: folder of the pictures; by default maps in the run's folder.
-      on_bad: stop at a bad sample, or skip it, counted and logged.
+        run: a run's folder.
+        data: image folder and annotations.
+        split: of the data.
+        format: of the annotations; auto: the one that their content shows.
+        count: so many crops or images.
+        seed: which ones.
+        step: which checkpoint.
+        out: folder of the pictures; by default maps in the run's folder.
+        on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose import checkpoint, inference, tasks
     from jaxpose.data import formats

@@ -36,13 +36,13 @@ def results(
     prediction (orange), and cases.jsonl: one line a case, all of them, with its errors by joint.
 
     Args:
-      ground_truth: COCO keypoint file.
-      results: result file: a list of image_id, category_id, keypoints, score.
-      images: the image folder.
-      out: folder of the sheets; by default beside the results, named as they are.
-      count: so many of each kind at most.
-      category_id: of the persons, where several categories have keypoints.
-      min_oks: the least that makes a pair (records with an annotation_id are paired by that).
+        ground_truth: COCO keypoint file.
+        results: result file: a list of image_id, category_id, keypoints, score.
+        images: the image folder.
+        out: folder of the sheets; by default beside the results, named as they are.
+        count: so many of each kind at most.
+        category_id: of the persons, where several categories have keypoints.
+        min_oks: the least that makes a pair (records with an annotation_id are paired by that).
     """
     if count < 1:
         raise ValueError(f"--count {count}: expected 1 or more")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.weights.state import arrays, listed, unwrap
+from jaxpose.weights.state import arrays, check_values, listed, unwrap
 
 FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j>\d+)\.(?P<leaf>weight|bias)")
 
@@ -58,7 +58,7 @@ def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None)
         layer = layers.setdefault(f"{match['net']}{int(match['i'])}_{int(match['j']) // 2}", {})
         layer["kernel" if match["leaf"] == "weight" else "bias"] = tensors[name].T
     dim, couplings = _check_flow(layers)
-    _check_finite_floats(tensors)
+    check_values(tensors)
     mask_name = f"{chosen[0]}.mask".removeprefix(".")
     if mask_name in state:
         _check_masks(arrays({mask_name: state[mask_name]})[mask_name], dim, couplings, name=mask_name)
@@ -87,13 +87,6 @@ def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> tuple[int, int]:
         if shapes != wanted:
             raise ValueError(f"flow {name}: kernel and bias have shapes {shapes}, expected {wanted}")
     return widths[0], couplings
-
-
-def _check_finite_floats(tensors: dict[str, np.ndarray]) -> None:
-    if bad := [name for name, value in tensors.items() if not np.issubdtype(value.dtype, np.floating)]:
-        raise ValueError(f"not floating-point: {listed(bad)}; expected float weights (is the file quantised?)")
-    if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
-        raise ValueError(f"not finite: {listed(bad)}; expected weights of a training that did not diverge")
 
 
 def _check_masks(masks: np.ndarray, dim: int, couplings: int, *, name: str) -> None:

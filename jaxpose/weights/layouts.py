@@ -14,7 +14,7 @@ asks a row. To read another code base:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,7 @@ from flax import linen as nn
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
 from jaxpose.weights.fill import fill
-from jaxpose.weights.state import arrays, listed, renamed, unwrap
+from jaxpose.weights.state import arrays, check_values, listed, logger, renamed, unwrap
 
 State = dict[str, np.ndarray]
 Names = dict[str, str]  # beginnings of our dotted paths -> the published ones, see `fill.torch_tensors`
@@ -350,10 +350,49 @@ if TYPE_CHECKING:
 else:
     Layout = Literal[tuple(row.name for row in ROWS)]  # the choices of --layout
 
-UNREADABLE = {  # published nets that no layout reads, by the beginning of a name
-    "head.features.": "Sun's Integral code, whose heads give volumes (64 maps a joint, for 3D)",
-    "keypoint_head.final_layers.": "mmpose 0.x's HigherHRNet: take the authors' file",
-}
+MOST_PREFIXES = 3  # levels of names before those of a net, {"model.net.conv1.weight": ...}
+# Counters and copies that modules around a net save beside its tensors.
+NO_WEIGHTS = re.compile(r"(.+\.)?(num_batches_tracked|n_averaged|total_ops|total_params|steps)|ema_[^.]+")
+
+
+@dataclass(frozen=True)
+class UnreadNet:
+    """A published net that no row reads: told by patterns, each of which a name has at its beginning or after a dot."""
+
+    name: str
+    signs: tuple[str, ...]
+    instead: str = ""
+
+    def sign_in(self, names: list[str]) -> str | None:
+        """A name that tells, if every sign is there."""
+        seen = [next((n for n in names if re.search(rf"(?:^|\.){sign}", n)), None) for sign in self.signs]
+        return None if None in seen else seen[0]
+
+
+UNREAD = (
+    UnreadNet("Sun's Integral code, whose heads give volumes (64 maps a joint, for 3D)", (r"head\.features\.",)),
+    UnreadNet("mmpose 0.x's HigherHRNet", (r"keypoint_head\.final_layers\.",), "take the authors' file"),
+    UnreadNet("a Swin transformer", (r"patch_embed\.proj", r"blocks\.0\.attn\.(w_msa|relative_position)")),
+    UnreadNet(
+        "ViTPose (or Sapiens, or another vision transformer)",
+        (r"patch_embed(dings)?\.proj", r"(blocks|layers?)\.0\.(attn\.qkv|attention)"),
+    ),
+    UnreadNet("RTMPose (or RTMW, DWPose)", (r"gau\.(uv|w|o|gamma)\b", r"cls_x\.")),
+    UnreadNet("SimCC", (r"(cls_x|mlp_head_x)\.",)),
+    UnreadNet("DEKR", (r"(offset_feature_layers|offset_conv_layers)\.",)),
+    UnreadNet("YOLO pose", (r"model\.\d+\.(cv\d|m\.\d+\.cv1)\b",)),
+    UnreadNet("AlphaPose's FastPose", (r"preact\.", r"duc1\.")),
+    UnreadNet("OpenPifPaf", (r"base_net\.", r"head_nets\.")),
+    UnreadNet("OpenPose", (r"(Mconv1_stage2_L1|model1_1\.|initial_stage\.trunk\.)",)),
+    UnreadNet("TokenPose", (r"keypoint_token$",)),
+    UnreadNet("TransPose", (r"global_encoder\.layers\.",)),
+    UnreadNet("HRFormer", (r"branches\.\d+\.\d+\.attn\.",)),
+    UnreadNet("Lite-HRNet", (r"stem\.(branch1|expand_conv)\.",)),
+    UnreadNet("MSPN or RSN", (r"multi_stage_(mspn|rsn)\.",)),
+    UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",)),
+    UnreadNet("Mask R-CNN or Keypoint R-CNN", (r"roi_heads\.",)),
+    UnreadNet("a detection transformer (ED-Pose, PETR)", (r"transformer\.(encoder|decoder)\.layers\.",)),
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -408,14 +447,15 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
     (18, 4, (4, 3, 7, 7), (7, 7, 3, 4))
     """
     row = row_of(layout)
-    state = arrays(unwrap(state_dict))
+    state = arrays(net_of(state_dict, layout=layout)[1])
     for head in row.heads:
         state = renamed(state, head, "head.")
     state = {
         name: value
         for name, value in state.items()
-        if not name.endswith("num_batches_tracked") and not (row.ignored and re.fullmatch(row.ignored, name))
+        if not NO_WEIGHTS.fullmatch(name) and not (row.ignored and re.fullmatch(row.ignored, name))
     }
+    check_values(state)
     net, names = row.build(state)
     variables = fill(net, state, names, layout)
     if row.adjust is not None:
@@ -437,16 +477,80 @@ def layout_of(state_dict: Mapping[str, Any]) -> Layout:
     >>> layout_of({"head.fc.weight": 0, "backbone.conv1.weight": 0})
     'rle_mmpose'
     """
-    names = list(unwrap(state_dict))
-    for start, what in UNREADABLE.items():
-        if any(name.startswith(start) for name in names):
-            raise ValueError(f"{start}*: this is {what}; there is no layout for it")
+    return net_of(state_dict)[0]
 
-    fitting = [row.name for row in ROWS if row.fits(names)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise ValueError(f"names of several layouts: {', '.join(fitting)}; choose one with layout= (--layout)")
-    spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
-    looked = "; ".join(f"{row.name}: {', '.join(map(spelled, row.needs))}" for row in ROWS)
-    raise ValueError(f"names of no layout: {listed(names, 8)}. Looked for names that begin with: {looked}")
+
+def net_of(
+    state_dict: Mapping[str, Any], *, layout: Literal["auto"] | Layout = "auto"
+) -> tuple[Layout, dict[str, Any]]:
+    """The layout of a state dict, and its tensors under the layout's own names.
+
+    Wrappers are taken off, and the name that a script gave the net: PyTorch Lightning's "model.", or any other that stands before
+    all names of a pose net, up to three levels of it. What such a script saves beside the net is left out, with a warning.
+
+    Args:
+        state_dict: {name: anything}.
+        layout: to be looked for; "auto": any. One that is asked for is not refused here: names that do not fit are left as they
+            are, for `from_torch` to list.
+
+    Raises:
+        ValueError: no layout fits, which names what was looked for, or the net that it looks like; several do; several nets.
+
+    >>> net_of({"state_dict": {"model.preact.conv1.weight": 1, "model.fc_coord.linear.bias": 2, "model.fc_sigma.linear.bias": 3}})
+    ('rle_official', {'preact.conv1.weight': 1, 'fc_coord.linear.bias': 2, 'fc_sigma.linear.bias': 3})
+    """
+    state = unwrap(state_dict)
+    names = [name for name in state if not NO_WEIGHTS.fullmatch(name)]
+    auto = layout == "auto"
+    fitting = _fitting(names, ROWS if auto else [row_of(layout)])
+    prefixes = {prefix for prefix, _ in fitting}
+    if auto or not fitting:
+        _refuse_unread(names)
+    if not fitting:
+        if not auto:
+            return layout, state
+        spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
+        looked = "; ".join(f"{row.name}: {', '.join(map(spelled, row.needs))}" for row in ROWS)
+        raise ValueError(
+            f"names of no layout: {listed(names, 8) or 'there are none'}. Looked for names that begin with: {looked}"
+        )
+    if len(prefixes) > 1:
+        nets = listed(prefix.rstrip(".") for prefix in prefixes)
+        raise ValueError(
+            f"several nets, under {nets}: choose one with part= of load_file (jaxpose import --part {sorted(prefixes)[0][:-1]})"
+        )
+    if len(fitting) > 1:
+        layouts = ", ".join(row.name for _, row in fitting)
+        raise ValueError(f"names of several layouts: {layouts}; choose one with layout= (--layout)")
+    [(prefix, row)] = fitting
+    if outside := [name for name in names if not name.startswith(prefix)]:
+        logger.warning("the net is under %s: left out %d other tensors: %s", prefix, len(outside), listed(outside, 8))
+    return row.name, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, PublishedNet]]:
+    """(prefix, row) of what fits behind the fewest levels of names; a backbone only if all names have the prefix."""
+    for depth in range(MOST_PREFIXES + 1):
+        behind: dict[str, list[str]] = {}
+        for name in names:
+            parts = name.split(".", depth)
+            if len(parts) > depth:
+                behind.setdefault("".join(f"{part}." for part in parts[:depth]), []).append(parts[depth])
+        fitting = [
+            (prefix, row)
+            for prefix, inner in behind.items()
+            for row in rows
+            if row.fits(inner) and (not depth or row.family is not None or len(inner) == len(names))
+        ]
+        if fitting:
+            return fitting
+    return []
+
+
+def _refuse_unread(names: list[str]) -> None:
+    for net in UNREAD:
+        if sign := net.sign_in(names):
+            what = f"this looks like {net.name}"
+            raise ValueError(
+                f"{what}: {net.instead} ({sign})" if net.instead else f"{what}, which is not read ({sign})"
+            )

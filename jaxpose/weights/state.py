@@ -5,6 +5,8 @@ Code that a file may hold is never run: `torch_file` reads what `torch.save` wri
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,43 @@ import numpy as np
 
 from jaxpose.weights import torch_file
 
-WRAPPERS = ("state_dict", "model", "network", "best_state_dict")  # where training scripts put the tensors
+logger = logging.getLogger(__name__)
+
+# Where training scripts put the tensors: of several, the first is taken. The averaged copies come last.
+WRAPPERS = (
+    "state_dict", "model", "network", "best_state_dict", "model_state_dict", "model_state", "net", "module", "weights", "params",
+    "model_weights", "net_state_dict", "network_state_dict", "state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema",
+)  # fmt: skip
 MOST_WRAPPERS = 8  # around one another
-TORCH_SUFFIXES = (".pth", ".pt", ".tar")
+# What is saved beside a net, and has tensors of its own.
+BESIDE = re.compile(r"optim|sched|scaler|rng|loop|callback|hyper|buffer|loss|criterion|metric", re.IGNORECASE)
+# Modules around a net or a part of it, whose names stand inside the names: data parallelism, torch.compile, sharding and
+# recomputation, Fabric.
+AROUND = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+PICKLED = {
+    "ultralytics.": "YOLO pose",
+    "models.yolo": "YOLO pose",
+    "super_gradients.": "YOLO-NAS or DEKR",
+}  # by the class
+TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".pyth")
 
 
-def load_file(path: str | Path) -> dict[str, np.ndarray]:
+def load_file(path: str | Path, *, part: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of a file as {name: array}, without running code that the file may hold.
 
     Args:
-        path: .pth, .pt or .tar as `torch.save` writes them (read by `weights.torch_file`, without PyTorch), or .safetensors.
-            Wrappers, what lies beside the state dict in them, and the prefix "module." are taken off; half precision becomes
-            float32.
+        path: .pth, .pt, .tar, .ckpt, .bin or .pyth as `torch.save` writes them (read by `weights.torch_file`, without PyTorch), or
+            .safetensors. What training scripts wrap around a state dict, what lies beside it, and the names of wrapping modules
+            ("module.", "_orig_mod.") are taken off; half precision becomes float32.
+        part: which net of the file, where it holds several: the key of a state dict ("state_dict_ema"), or what the names of its
+            tensors begin with ("teacher"). None: the net, and a warning where the file has a copy of it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown suffix, a truncated file, or a state dict that holds other objects than tensors.
+        ValueError: a folder, an unknown suffix, a truncated file, a pickled model in place of its state dict, a state dict that
+            holds other objects than tensors, or no such part.
         ImportError: safetensors is missing.
 
     >>> load_file("weights.onnx")
@@ -37,6 +60,11 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
     FileNotFoundError: weights.onnx: no such file
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: a folder, expected a file of torch.save or .safetensors (a checkpoint in shards has to be put together by "
+            "the tool that wrote it)"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix in TORCH_SUFFIXES:
@@ -46,10 +74,16 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
     else:
         expected = ", ".join((*TORCH_SUFFIXES, ".safetensors"))
         raise ValueError(f"{path}: unknown kind of file {path.suffix!r}, expected one of {expected}")
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, expected a state dict {{name: tensor}}")
     try:
-        state = unwrap(content)
+        _refuse_pickled_model(path, content)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"holds a {type(content).__name__}, expected a state dict {{name: tensor}}")
+        state, copies = _descend(content, part)
+        if copies:
+            logger.warning(
+                "%s holds %s beside the state dict that is read: take another with part= (jaxpose import --part %s)",
+                path, listed(copies), sorted(copies)[0],
+            )  # fmt: skip
         # No list or the like: what NumPy makes of nested ones has no bound.
         plain = (torch_file.Tensor, np.ndarray, int, float)
         return arrays({name: value if isinstance(value, plain) else None for name, value in state.items()})
@@ -57,21 +91,128 @@ def load_file(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error  # a tensor's error has the name
 
 
-def unwrap(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Take off the dicts that training scripts wrap around a state dict, and the "module." of data parallelism."""
+def unwrap(state_dict: Mapping[str, Any], *, part: str | None = None) -> dict[str, Any]:
+    """A state dict without what training scripts wrap around it, and with the net's own names.
+
+    Args:
+        state_dict: {name: anything}, or dicts around one, as {"model_state_dict": {name: tensor}, "epoch": 3}.
+        part: see `load_file`.
+
+    Raises:
+        ValueError: no mapping, names that are no strings, no such part, two tensors of one name.
+
+    >>> unwrap({"epoch": 3, "state_dict": {"module.backbone._orig_mod.conv1.weight": 0}})
+    {'backbone.conv1.weight': 0}
+    """
+    return _descend(state_dict, part)[0]
+
+
+def _descend(state_dict: Mapping[str, Any], part: str | None) -> tuple[dict[str, Any], list[str]]:
+    """The state dict inside its wrappers, and the keys beside it under which the same net lies again."""
     if not isinstance(state_dict, Mapping):
         raise ValueError(f"state_dict is a {type(state_dict).__name__}: expected {{name: array}}")
+    copies: list[str] = []
+    keys: list[str] = []
     for _ in range(MOST_WRAPPERS):  # a hostile dict may hold itself
-        inner = next((state_dict[w] for w in WRAPPERS if isinstance(state_dict.get(w), Mapping)), None)
-        if inner is None:
+        if part is not None and isinstance(state_dict.get(part), Mapping):
+            state_dict, part, copies = state_dict[part], None, []
+            continue
+        key = _wrapper(state_dict)
+        if key is None:
             break
-        state_dict = inner
+        if part is None:
+            copies = copies or _copies(state_dict, key)
+        keys += [name for name, value in state_dict.items() if isinstance(value, Mapping) and isinstance(name, str)]
+        state_dict = state_dict[key]
     if odd := {type(name).__name__ for name in state_dict if not isinstance(name, str)}:
         raise ValueError(f"state_dict has keys that are {listed(odd)}: expected {{name: array}}")
-    state_dict = dict(state_dict)
-    if all(name.startswith("module.") for name in state_dict):
-        return {name.removeprefix("module."): value for name, value in state_dict.items()}
-    return state_dict
+    if part is not None:
+        state_dict = _under(state_dict, part, keys)
+    names = {name: AROUND.sub("", name) for name in state_dict}
+    if len(set(names.values())) < len(names):
+        twice = [name for name, ours in names.items() if ours != name and ours in state_dict]
+        raise ValueError(f"{listed(twice or names)}: with and without the names of wrapping modules; expected one net")
+    return {ours: state_dict[name] for name, ours in names.items()}, copies
+
+
+def _wrapper(content: Mapping[str, Any]) -> str | None:
+    """The key under which the state dict, or a wrapper of it, lies; None: this is the state dict."""
+    inside = [key for key, value in content.items() if isinstance(value, Mapping)]
+    with_tensors = [key for key in inside if _leads_to_tensors(content[key])]
+    for candidates in (with_tensors, inside):
+        if known := [key for key in WRAPPERS if key in candidates]:
+            return known[0]
+    others = [key for key in with_tensors if isinstance(key, str) and not BESIDE.search(key)]
+    if len(others) > 1 and not _has_tensors(content):
+        raise ValueError(
+            f"state dicts under {listed(others)}: choose one with part= (jaxpose import --part {sorted(others)[0]})"
+        )
+    return others[0] if len(others) == 1 else None
+
+
+def _leads_to_tensors(value: Mapping) -> bool:
+    """Whether it is a state dict with tensors, or has one under a name that wrappers have."""
+    return _has_tensors(value) or any(
+        isinstance(value.get(key), Mapping) and _has_tensors(value[key]) for key in WRAPPERS
+    )
+
+
+def _has_tensors(value: Mapping) -> bool:
+    return any(
+        isinstance(name, str) and (isinstance(each, (torch_file.Tensor, np.ndarray)) or hasattr(each, "detach"))
+        for name, each in value.items()
+    )
+
+
+def _copies(content: Mapping[str, Any], key: str) -> list[str]:
+    """Keys beside `key` with tensors of the same names: the average of the same net's weights, mostly."""
+
+    def names(value: Mapping) -> set[str]:
+        return {AROUND.sub("", name) for name in value if isinstance(name, str) and "." in name}
+
+    if not _has_tensors(content[key]):
+        return []
+    return [
+        name
+        for name, value in content.items()
+        if name != key and isinstance(name, str) and isinstance(value, Mapping) and not BESIDE.search(name)
+        if _has_tensors(value) and names(value) == names(content[key])
+    ]
+
+
+def _under(state_dict: Mapping[str, Any], part: str, keys: list[str]) -> dict[str, Any]:
+    """The tensors whose names begin with `part`, without it."""
+    start = part.rstrip(".") + "."
+    tensors = {name.removeprefix(start): value for name, value in state_dict.items() if name.startswith(start)}
+    if not tensors:
+        beginnings = {name.split(".")[0] for name in state_dict if "." in name}
+        raise ValueError(
+            f"no part {part!r}: state dicts under {listed(keys) or 'no key'}, names begin with {listed(beginnings)}"
+        )
+    return tensors
+
+
+def _refuse_pickled_model(path: Path, content: Any) -> None:
+    """Raise where the file holds a model as an object, of which only the code that made it can read the weights."""
+    if isinstance(content, Mapping):
+        objects = [content.get(key) for key in WRAPPERS]
+    else:
+        objects = content if isinstance(content, (list, tuple)) else [content]
+    if not any(each is torch_file.Inert for each in objects):
+        return
+    if isinstance(content, Mapping) and (_has_tensors(content) or _wrapper(content) is not None):
+        return  # the weights are there as well
+    kinds = [kind for kind in torch_file.classes(path) if not kind.startswith(("__builtin__.", "builtins.", "copy"))]
+    kind = next((kind for kind in kinds if not kind.startswith("torch.")), [*kinds, "of an unknown class"][0])
+    known = next(
+        (f" This looks like {name}, which is not read." for start, name in PICKLED.items() if kind.startswith(start)),
+        "",
+    )
+    raise ValueError(
+        f"a whole pickled model ({kind:.100}), as torch.save(model) writes it, and not its state dict: it cannot be read "
+        f"without running its code, which is never done.{known} In the code base that it comes from, save the weights alone: "
+        "torch.save(model.state_dict(), FILE)"
+    )
 
 
 def renamed(state: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
@@ -110,6 +251,24 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     names = sorted(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def check_values(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise where tensors are not weights that a net can compute with.
+
+    Raises:
+        ValueError: integers (a quantised net), NaN or infinity: which tensors.
+
+    >>> check_values({"bn1.weight": np.array([1.0, np.nan])})
+    Traceback (most recent call last):
+    ValueError: not finite: bn1.weight; NaN and infinity are of a training that diverged, or of half precision that overflowed
+    """
+    if bad := [name for name, value in tensors.items() if not np.issubdtype(value.dtype, np.floating)]:
+        raise ValueError(f"not floating-point: {listed(bad)}; expected float weights (is the file quantised?)")
+    if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
+        raise ValueError(
+            f"not finite: {listed(bad)}; NaN and infinity are of a training that diverged, or of half precision that overflowed"
+        )
 
 
 def _load_safetensors(path: Path) -> Any:

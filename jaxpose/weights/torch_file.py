@@ -54,6 +54,7 @@ OTHER_FILES = {  # what lies under a name in .pth that is none, by its first byt
 MOST_COPIES = 8  # tensors that share a storage are copied; together they may take so many times the file,
 FEW_BYTES = 2**24  # or so many bytes
 MOST_AXES = 64  # NumPy's
+MOST_CLASSES = 100  # that are remembered
 TUPLE_PARTS = 10_000  # of a tuple or frozenset with all that is in it, and of all those that are keys
 HASH_MODULUS = sys.hash_info.modulus  # integers hash to themselves below it
 
@@ -128,7 +129,7 @@ class Tensor(_Still):
         """Its numbers, a copy; bfloat16 as float32, which holds it exactly.
 
         Raises:
-          ValueError: the tensor says that it is larger than what the file holds of it, or that is damaged.
+            ValueError: the tensor says that it is larger than what the file holds of it, or that is damaged.
         """
         try:
             return self._file.read(self._key, self._dtype, self._offset, self._size, self._stride)
@@ -180,6 +181,7 @@ class _File:
         self.places: dict[str, tuple[int, int, int]] = {}  # of a storage: first byte, bytes, checksum (0: none)
         self.dtypes: dict[str, str] = {}
         self.sound: set[str] = set()
+        self.classes: list[str] = []  # of the objects that are not read
         self.copied = 0
 
     def storage(self, key: str) -> memoryview:
@@ -239,6 +241,8 @@ class _Unpickler(pickle.Unpickler):
             return _Dtype(STORAGES[name])
         if module == "torch" and name in DTYPES:
             return _Dtype(name)
+        if len(self.file.classes) < MOST_CLASSES:
+            self.file.classes.append(f"{module:.100}.{name:.100}")
         return Inert
 
     def persistent_load(self, pid: Any) -> Any:
@@ -260,11 +264,11 @@ def load(path: str | Path) -> Any:
     """What `torch.save` wrote, with a `Tensor` for every tensor and `Inert` for every object that is no plain data.
 
     Args:
-      path: of the file, which is read as a whole.
+        path: of the file, which is read as a whole.
 
     Raises:
-      OSError: the file cannot be read.
-      ValueError: it is cut off, damaged, no file of torch.save, a TorchScript program; or claims more than it holds.
+        OSError: the file cannot be read.
+        ValueError: it is cut off, damaged, no file of torch.save, a TorchScript program; or claims more than it holds.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
@@ -273,10 +277,30 @@ def load(path: str | Path) -> Any:
     Traceback (most recent call last):
     ValueError: ...: no file of torch.save but a web page (a download that asked for a login?)
     """
-    path = Path(path)
-    data = path.read_bytes()
+    return _read(Path(path))[0]
+
+
+def classes(path: str | Path) -> list[str]:
+    """The classes of the objects in a file that `load` gives as `Inert`, in the order of the file; functions stand among them.
+
+    Args:
+        path: of a file that `load` reads.
+
+    >>> import pickle, tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+    ...     for part in (MAGIC, 1001, {"little_endian": True}, {"when": Path("a")}, []):
+    ...         pickle.dump(part, file, protocol=2)
+    ...     file.flush()
+    ...     classes(file.name)[0].endswith("Path")
+    True
+    """
+    return list(dict.fromkeys(_read(Path(path))[1].classes))
+
+
+def _read(path: Path) -> tuple[Any, _File]:
+    file = _File(path, path.read_bytes())
     try:
-        return _load_zip(path, data) if data.startswith(b"PK\x03\x04") else _load_old(path, data)
+        content = _load_zip(file) if file.data.startswith(b"PK\x03\x04") else _load_old(file)
     except _Unusable as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # of many types, depending on where the file is broken
@@ -284,9 +308,11 @@ def load(path: str | Path) -> Any:
         raise ValueError(
             f"{path}: not a complete file of torch.save: cut off or damaged ({reason[0]:.100}); download or copy it again"
         ) from error
+    return content, file
 
 
-def _load_zip(path: Path, data: bytes) -> Any:
+def _load_zip(file: _File) -> Any:
+    data = file.data
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {info.filename: info for info in archive.infolist()}
     roots = [name.removesuffix("data.pkl") for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -311,7 +337,6 @@ def _load_zip(path: Path, data: bytes) -> Any:
         names = sum(struct.unpack_from("<HH", header, 26))
         return info.header_offset + 30 + names, info.file_size, info.CRC
 
-    file = _File(path, data)
     parts = {name.removeprefix(root): place(info) for name, info in members.items() if name.startswith(root)}
     file.places = {name.removeprefix("data/"): spot for name, spot in parts.items() if name.startswith("data/")}
     file.places |= {part: parts[part] for part in ("data.pkl", "byteorder") if part in parts}
@@ -322,7 +347,8 @@ def _load_zip(path: Path, data: bytes) -> Any:
     return _unpickle(io.BytesIO(file.storage("data.pkl")), file)
 
 
-def _load_old(path: Path, data: bytes) -> Any:
+def _load_old(file: _File) -> Any:
+    data = file.data
     for start, kind in OTHER_FILES.items():
         if data.startswith(start):
             raise _Unusable(f"no file of torch.save but {kind}")
@@ -332,7 +358,7 @@ def _load_old(path: Path, data: bytes) -> Any:
         raise _Unusable("a tar archive, as PyTorch wrote before 0.2: load it with PyTorch and save it again")
     if not data:
         raise _Unusable("not a complete file of torch.save: it is empty")
-    stream, file = io.BytesIO(data), _File(path, data)
+    stream = io.BytesIO(data)
     magic = _unpickle(stream, file)
     if type(magic) is not int or magic != MAGIC:
         raise _Unusable("no file of torch.save but a plain pickle")

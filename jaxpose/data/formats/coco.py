@@ -1,10 +1,11 @@
 """COCO keypoint data: an image folder and its annotation JSON, found, read and checked.
 
-`find` locates the two by the folder's layout, `read` gives a `CocoFolder`: a `Source` of persons and images that the
+`find` locates the two by the folder's layout. `read` returns a `CocoFolder`: a `Source` of persons and images that the
 input pipeline can use as it is, and that `jaxpose.data.builder.prepare` turns into a prepared data set.
 
-What is wrong with a file is said at once, with the file's name and what to do (`ValueError`, `FileNotFoundError`). With
-``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged. NumPy and Pillow only.
+The first thing that is wrong with a file raises an error with the file's name and what to do (`ValueError`,
+`FileNotFoundError`). With ``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged.
+NumPy and Pillow only.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class CocoFolder(Source):
-    """An image folder and its annotations, as `read` gives it. Holds the JSON in memory, reads images when asked.
+    """An image folder and its annotations, as `read` returns it. The JSON is held in memory, images are read when needed.
 
     Attributes, beside those of `Source`:
         annotations: the path of the JSON.
@@ -94,11 +95,11 @@ class CocoFolder(Source):
         return self.entries[index]["file_name"]
 
     def ground_truth(self, *, image_ids: set[int] | None = None) -> dict[str, Any]:
-        """As `Source.ground_truth`, with what the file left out filled in: area, iscrowd, num_keypoints."""
-        kept = [i for i, entry in enumerate(self.entries) if image_ids is None or entry["id"] in image_ids]
-        people = (person for i in kept for person in self.people[i])
+        """As `Source.ground_truth`, with area, iscrowd and num_keypoints filled in where the file left them out."""
+        indices = [i for i, entry in enumerate(self.entries) if image_ids is None or entry["id"] in image_ids]
+        people = (person for i in indices for person in self.people[i])
         return {
-            "images": [self.entries[i] for i in kept],
+            "images": [self.entries[i] for i in indices],
             "annotations": [{k: v for k, v in person.items() if k != "segmentation"} for person in people],
             "categories": [dict(self.category)],
         }
@@ -110,22 +111,23 @@ class CocoFolder(Source):
 def find(
     folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """The annotation JSON and the image folder of a split.
+    """Locates the annotation JSON and the image folder of a split.
 
     Layouts, with S the split: ``annotations/person_keypoints_S2017.json`` (any year) with ``S2017/`` or
     ``images/S2017/`` (COCO); ``annotations/person_keypoints_S.json`` or ``annotations/S.json`` with ``S/`` or
     ``images/S/``; ``annotations/image_info_S2017.json`` (COCO's test images, no annotations) with ``test2017/``.
 
     Args:
-        folder: that holds ``annotations/``.
-        split: "train", "val", "test-dev", ...
-        annotations, images: the JSON or the image folder, where it is not to be looked for.
+        folder: the data set's folder, which holds ``annotations/``.
+        split: the name of the split: "train", "val", "test-dev", ...
+        annotations: the JSON, where it is not to be looked for.
+        images: the image folder, where it is not to be looked for.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+        FileNotFoundError: one of the two is missing; names what was looked for and what is there.
 
     >>> find("no_such_folder", "train")
     Traceback (most recent call last):
@@ -149,9 +151,9 @@ def _annotation_file(folder: Path, split: str) -> Path:
         *place.glob(f"person_keypoints_{split}20[0-9][0-9].json"),
         *place.glob(f"image_info_{split}20[0-9][0-9].json"),
     ]
-    found = sorted(dated) or [path for path in exact if path.is_file()]
+    files = sorted(dated) or [path for path in exact if path.is_file()]
     looked_for = (f"person_keypoints_{split}2017.json", f"person_keypoints_{split}.json", f"{split}.json")
-    return layout.only_one(found, split=split, place=place, looked_for=looked_for, listed=[place])
+    return layout.only_one(files, split=split, place=place, looked_for=looked_for, listed=[place])
 
 
 def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
@@ -168,7 +170,7 @@ def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
 
 
 def _test_images(stem: str) -> str | None:
-    """image_info_test-dev2017.json names images of test2017/."""
+    """Returns the folder of COCO's test images: image_info_test-dev2017.json names images of test2017/."""
     return "test" + stem[-4:] if stem.startswith("test-") and stem[-4:].isdigit() else None
 
 
@@ -209,28 +211,28 @@ def read(
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> CocoFolder:
-    """Read and check a COCO-format keypoint file.
+    """Reads and checks a COCO-format keypoint file.
 
     Persons without any labelled joint and crowds stay in the image records (for masks), not among the persons. A
     missing ``area`` (or one that is not positive and finite) becomes `jaxpose.metrics.AREA_OF_BOX` times the box, a missing
-    ``iscrowd`` 0, ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of unlabelled
-    joints are set to 0. Boxes may reach out of the image. Other keys are carried along. A file without
-    ``annotations`` (COCO's image-info JSON) gives a source without persons, for prediction: name the skeleton.
+    ``iscrowd`` 0, and ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of unlabelled
+    joints are set to 0. Boxes may reach out of the image. Other keys are kept. A file without ``annotations`` (COCO's
+    image-info JSON) gives a source without persons, for prediction, and needs a skeleton.
 
     Args:
         annotations: the JSON.
         images: the folder that its file names are relative to.
-        split: the name of the split, which the file has for itself: not looked at.
-        skeleton: of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
-        category: name or id, where the file has several categories with keypoints.
+        split: the name of the split; ignored, because the file holds one split.
+        skeleton: the skeleton of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
+        category: the name or id of the category, where the file has several with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
 
     Raises:
-        FileNotFoundError: no such JSON or folder; an image that is not there.
-        ValueError: no COCO file (which key is missing); joints that are not those of the skeleton given; repeated ids;
-            a file name that leads out of the folder; a person of an unknown image; a number of keypoints that does not
-            fit the skeleton; a coordinate that is not finite (in float32); a visibility other than 0, 1, 2; a box
-            without any pixel in the image.
+        FileNotFoundError: the JSON, the folder or an image does not exist.
+        ValueError: the file is no COCO file (names the missing key); its joints are not those of the skeleton given; an id
+            is repeated; a file name leads out of the folder; a person belongs to an unknown image; the number of keypoints
+            does not fit the skeleton; a coordinate is not finite in float32; a visibility is not 0, 1 or 2; a box has no
+            pixel in the image.
     """
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
@@ -263,8 +265,21 @@ def assemble(
     problems: Problems,
     clip_boxes: bool = True,
 ) -> CocoFolder:
-    """The source of a COCO file's contents, its images and persons checked, for `read` and for the modules that bring
-    other formats into this one. `problems` names the file, and may hold what was found in it before."""
+    """Makes a source of the contents of a COCO file, and checks its images and persons.
+
+    `read` uses it, and so can modules of other formats that turn their labels into such contents.
+
+    Args:
+        data: "images" and, perhaps, "annotations", as in a COCO file.
+        folder: the image folder.
+        skeleton: the skeleton of the keypoints.
+        category: the category of the persons.
+        problems: names the file in messages, and counts what is left out; it may hold earlier problems of the file.
+        clip_boxes: as in `Source`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+    """
     entries = _read_images(data["images"], folder, problems)
     people = _read_people(data.get("annotations", []), data["images"], entries, category, skeleton, problems)
     problems.report()
@@ -280,8 +295,34 @@ def assemble(
     )
 
 
+def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
+    """The skeleton of a file's category of keypoints; guesses and repairs are logged.
+
+    Args:
+        annotations: a COCO JSON.
+        category: name or id of the category, where the file has several.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no keypoint file, no such category or several, a category that makes no skeleton: the reason.
+    """
+    path, notes = Path(annotations), []
+    skeleton = Skeleton.from_coco_category(_choose_category(_load(path), path, None, category), notes=notes)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return skeleton
+
+
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
-    """The skeleton that `read` takes from the file; None where the file has none, or not one."""
+    """Returns the skeleton that `read` takes from the file; None if the file has none or several.
+
+    Args:
+        annotations: the JSON.
+        category: as in `read`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+    """
     path = Path(annotations)
     try:
         return Skeleton.from_coco_category(_choose_category(_load(path), path, None, category))
@@ -290,6 +331,7 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
 
 def _load(path: Path) -> dict[str, Any]:
+    """Reads the JSON and checks that it is a COCO file."""
     data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
         raise ValueError(
@@ -308,6 +350,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: str | int | None) -> dict[str, Any]:
+    """Returns the category of the persons: the only one with keypoints, or the one with the wanted name or id."""
     categories = [c for c in data["categories"] if isinstance(c, dict) and "id" in c]
     for wrong in (c["id"] for c in categories if not is_id(c["id"])):
         raise ValueError(f"{path}: the id of a category must be a whole number, got {wrong!r}; mend the file")
@@ -334,21 +377,32 @@ def _choose_category(data: dict, path: Path, skeleton: Skeleton | None, wanted: 
 
 
 def check_joints(category: Mapping[str, Any], skeleton: Skeleton, path: Path) -> None:
-    """The skeleton given has the joints of the file, in that order: as many of other names would train on nonsense."""
-    named = category["keypoints"]
+    """Checks that a given skeleton has the joints of the file, in that order. Equal counts are not enough: other names mean
+    other joints.
+
+    Args:
+        category: the category of the file.
+        skeleton: the skeleton given.
+        path: the file, for messages.
+
+    Raises:
+        ValueError: the joints are different.
+    """
+    names = category["keypoints"]
     try:
-        own = Skeleton.from_coco_category({"keypoints": named}).joints  # knows other names of published files
+        own = Skeleton.from_coco_category({"keypoints": names}).joints  # knows other names in published files
     except ValueError:
         own = ()
-    if skeleton.joints != own and list(skeleton.joints) != named:
+    if skeleton.joints != own and list(skeleton.joints) != names:
         raise ValueError(
             f"{path}: the skeleton given (e.g. a checkpoint's) is {skeleton.name!r} with {skeleton.num_joints} joints "
-            f"{list(skeleton.joints)}, this file's category {category.get('name')!r} has {named!r:.2000}: give data with the "
+            f"{list(skeleton.joints)}, this file's category {category.get('name')!r} has {names!r:.2000}: give data with the "
             "joints of the skeleton, or the skeleton of this data (skeleton=None takes it from the file)"
         )
 
 
 def _read_images(images: Iterable[Any], folder: Path, problems: Problems) -> list[dict[str, Any]]:
+    """Returns the image entries that are good."""
     root, seen, entries = folder.resolve(), set(), []
     for entry in images:
         missing = [k for k in ("id", "file_name", "width", "height") if not isinstance(entry, dict) or k not in entry]
@@ -381,7 +435,7 @@ def _read_people(
     skeleton: Skeleton,
     problems: Problems,
 ) -> list[list[dict[str, Any]]]:
-    """The annotations of the category, checked and completed, by image."""
+    """Returns the annotations of the category, checked and completed, by image."""
     index = {entry["id"]: i for i, entry in enumerate(entries)}
     named = {entry["id"] for entry in images if isinstance(entry, dict) and is_id(entry.get("id"))}
     people: list[list[dict[str, Any]]] = [[] for _ in entries]
@@ -416,7 +470,7 @@ def _read_people(
 def _check_person(
     person: dict[str, Any], entry: Mapping[str, Any], skeleton: Skeleton, problems: Problems
 ) -> dict[str, Any] | None:
-    """The annotation with what it left out filled in, or None where it is bad."""
+    """Returns the annotation with its missing entries filled in, or None if it is bad."""
     where = f"annotation {person['id']} (image {entry['file_name']!r})"
     crowd = person.get("iscrowd") or 0
     if crowd not in (0, 1):
@@ -440,6 +494,7 @@ def _check_person(
 
 
 def _bad_keypoints(keypoints: Any, skeleton: Skeleton) -> tuple[str, str] | None:
+    """Returns the kind of problem and a message for bad keypoints, or None."""
     expected = 3 * skeleton.num_joints
     if not isinstance(keypoints, list) or len(keypoints) != expected:
         got = f"{len(keypoints)} numbers" if isinstance(keypoints, list) else f"{keypoints!r:.50}"

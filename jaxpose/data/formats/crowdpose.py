@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 def find(
     folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """The annotation JSON and the image folder of a split.
+    """Locates the annotation JSON and the image folder of a split.
 
     Layouts, with S the split: ``json/crowdpose_S.json`` with ``images/`` (HigherHRNet, SWAHR);
     ``annotations/mmpose_crowdpose_S.json`` with ``images/`` (mmpose); and in these folders or the data set's own any
@@ -49,15 +49,16 @@ def find(
     or that is called ``S.json``. Beside a JSON in the folder itself the images may lie, too.
 
     Args:
-        folder: of the data set.
-        split: "train", "val", "trainval", "test", or the name of a JSON, without its ending.
-        annotations, images: the JSON or the image folder, where it is not to be looked for.
+        folder: the data set's folder.
+        split: the name of the split: "train", "val", "trainval", "test", or the name of a JSON, without its ending.
+        annotations: the JSON, where it is not to be looked for.
+        images: the image folder, where it is not to be looked for.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+        FileNotFoundError: one of the two is missing; names what was looked for and what is there.
 
     >>> find("no_such_folder", "test")
     Traceback (most recent call last):
@@ -75,7 +76,7 @@ def find(
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """The skeleton that `read` takes without being given one: `jaxpose.skeleton.CROWDPOSE14`, whatever the file.
+    """Returns the skeleton that `read` takes without being given one: `jaxpose.skeleton.CROWDPOSE14`, whatever the file.
 
     >>> own_skeleton("json/crowdpose_test.json").num_joints
     14
@@ -117,18 +118,18 @@ def read(
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> coco.CocoFolder:
-    """Read and check a CrowdPose annotation file; the module says what is its own, `jaxpose.data.formats.coco.read` the rest.
+    """Reads and checks a CrowdPose annotation file, as `jaxpose.data.formats.coco.read` and the module's docstring say.
 
     Args:
         annotations: the JSON.
         images: the folder that its file names are relative to.
-        split: the name of the split, which the file has for itself: not looked at.
-        skeleton: of CrowdPose's joints, for other sigmas than those of `jaxpose.skeleton.CROWDPOSE14`.
-        category: name or id, where the file has several categories with keypoints.
+        split: the name of the split; ignored, because the file holds one split.
+        skeleton: a skeleton of CrowdPose's joints, for sigmas different from those of `jaxpose.skeleton.CROWDPOSE14`.
+        category: the name or id of the category, where the file has several with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
 
     Raises:
-        FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; joints that are not CrowdPose's.
+        FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; the joints are not CrowdPose's.
 
     >>> read("json/crowdpose_test.json", "no_such_folder")
     Traceback (most recent call last):
@@ -170,7 +171,7 @@ def _fits(stem: str, split: str) -> bool:
 
 
 def _keep_stated_keypoints(source: coco.CocoFolder) -> None:
-    """Put back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
+    """Puts back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
     people = read_json(source.annotations, "annotation JSON").get("annotations", [])
     stated = {
         person["id"]: person["num_keypoints"] for person in people if isinstance(person, dict) and _states(person)

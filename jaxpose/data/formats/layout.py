@@ -1,4 +1,4 @@
-"""Where the two files of a split lie, the annotation JSON and the image folder: what the readers of all formats share."""
+"""Locating the annotation JSON and the image folder of a split: what the readers of all formats share."""
 
 from __future__ import annotations
 
@@ -81,18 +81,19 @@ def locate(
     image_folder: Callable[[Path, str, Path], Path],
     holds: str,
 ) -> tuple[Path, Path]:
-    """The annotation JSON and the image folder of a split, each as given or as its function finds it.
+    """Locates the annotation JSON and the image folder of a split, each as given or by its function.
 
     Args:
-        folder: of the data set.
-        split: its name.
-        annotations, images: the JSON or the image folder, where it is not to be looked for.
-        annotation_file: of (folder, split).
-        image_folder: of (folder, split, annotation JSON).
-        holds: what to name, for the message where `folder` is none.
+        folder: the data set's folder.
+        split: the name of the split.
+        annotations: the JSON, where it is not to be looked for.
+        images: the image folder, where it is not to be looked for.
+        annotation_file: finds the JSON, given (folder, split).
+        image_folder: finds the image folder, given (folder, split, annotation JSON).
+        holds: what the folder should hold, to end the message where there is none.
 
     Raises:
-        FileNotFoundError: `folder` is no folder; or what the two functions raise.
+        FileNotFoundError: `folder` is not a folder; or what the two functions raise.
 
     >>> beside = dict(annotation_file=lambda folder, split: folder / f"{split}.json", image_folder=images_of)
     >>> [str(path) for path in locate(".", "val", annotations="my.json", images="pictures", holds="it", **beside)]
@@ -104,7 +105,7 @@ def locate(
 
 
 def only_one(
-    found: Sequence[Path],
+    candidates: Sequence[Path],
     *,
     split: str,
     place: Path,
@@ -112,29 +113,29 @@ def only_one(
     listed: Sequence[Path],
     kind: str = "annotations",
 ) -> Path:
-    """The one annotation file that was found.
+    """Returns the annotation file, if there is exactly one.
 
     Args:
-        found: the files that fit.
-        split: for which they are.
-        place: that holds them: names in messages are relative to it.
+        candidates: the files that fit.
+        split: the name of the split.
+        place: the folder that holds them; names in messages are relative to it.
         looked_for: the names that would have fitted.
-        listed: folders of which to name the JSON files that are there.
-        kind: of annotations, with the format's name.
+        listed: folders whose JSON files are named in messages.
+        kind: the kind of annotations, with the format's name.
 
     Raises:
-        NoAnnotations: none (what was looked for and what is there), or several.
+        NoAnnotations: there is none (names what was looked for and what is there), or there are several.
 
     >>> only_one([Path("a.json")], split="val", place=Path(), looked_for=["a.json"], listed=[]).name
     'a.json'
     """
-    if len(found) == 1:
-        return found[0]
+    if len(candidates) == 1:
+        return candidates[0]
     advice = "(annotations=..., or jaxpose prepare --annotations)"
     looked_for = list(looked_for)
-    if found:
-        there = ", ".join(str(path.relative_to(place)) for path in found)
-        message = f"{place} holds several files for split {split!r} ({there}): give one {advice}"
+    if candidates:
+        names = ", ".join(str(path.relative_to(place)) for path in candidates)
+        message = f"{place} holds several files for split {split!r} ({names}): give one {advice}"
         raise NoAnnotations(message, looked_for=[place / name for name in looked_for], several=True)
     present = [str(path.relative_to(place)) for folder in listed for path in sorted(folder.glob("*.json"))]
     raise NoAnnotations(
@@ -145,10 +146,15 @@ def only_one(
 
 
 def images_of(folder: Path, split: str, annotations: Path) -> Path:
-    """``images/`` of all splits; or the data set's folder itself, where the JSON lies in it.
+    """Returns ``images/``, which holds the images of all splits, or the data set's folder itself if the JSON lies in it.
+
+    Args:
+        folder: the data set's folder.
+        split: the name of the split, which does not matter.
+        annotations: the JSON.
 
     Raises:
-        FileNotFoundError: neither.
+        FileNotFoundError: neither holds the images.
 
     >>> str(images_of(Path("no_such_folder"), "val", Path("no_such_folder/val.json")))
     'no_such_folder'

@@ -65,22 +65,24 @@ logger = logging.getLogger(__name__)
 def find(
     folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """The annotation JSON and the image folder of a split.
+    """Locates the annotation JSON and the image folder of a split.
 
     Layouts, with S the split: ``annot/S.json`` with ``images/`` (HRNet, Integral Regression);
     ``annotations/mpii_S.json`` with ``images/`` (mmpose); ``S.json``, ``mpii_S.json`` or ``S_mpii.json`` in the folder
     itself, with ``images/`` or the images beside it. "val" and "valid" are one split.
 
     Args:
-        folder: of the data set.
-        split: "train", "valid", "trainval", "test", or the name of a JSON in the folder, without its ending.
-        annotations, images: the JSON or the image folder, where it is not to be looked for.
+        folder: the data set's folder.
+        split: the name of the split: "train", "valid", "trainval", "test", or the name of a JSON in the folder, without its
+            ending.
+        annotations: the JSON, where it is not to be looked for.
+        images: the image folder, where it is not to be looked for.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+        FileNotFoundError: one of the two is missing; names what was looked for and what is there.
 
     >>> find("no_such_folder", "valid")
     Traceback (most recent call last):
@@ -98,7 +100,7 @@ def find(
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """The skeleton that `read` takes without being given one: `jaxpose.skeleton.MPII16`, whatever the file.
+    """Returns the skeleton that `read` takes without being given one: `jaxpose.skeleton.MPII16`, whatever the file.
 
     >>> own_skeleton("annot/valid.json").num_joints
     16
@@ -128,7 +130,7 @@ def ground_truth(annotations: str | Path, images: str | Path, *, split: str | No
     Args:
         annotations: the JSON.
         images: the folder of its images, which have to be there: their sizes are read from them.
-        split: the name of the split, which the file has for itself: not looked at.
+        split: the name of the split; ignored, because the file holds one split.
 
     Raises:
         FileNotFoundError, ValueError: as `read`.
@@ -149,24 +151,23 @@ def read(
     category: str | int | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> coco.CocoFolder:
-    """Read and check an MPII annotation file; the module says what becomes of an entry.
+    """Reads and checks an MPII annotation file; the module's docstring says what becomes of an entry.
 
     ``read(...).ground_truth()`` is the data set in COCO's format.
 
     Args:
         annotations: the JSON.
         images: the folder that its image names are relative to.
-        split: the name of the split, which the file has for itself: not looked at.
-        skeleton: of MPII's joints, for other sigmas than those of `jaxpose.skeleton.MPII16`.
-        category: there is one only, "person", 1: None is the same.
+        split: the name of the split; ignored, because the file holds one split.
+        skeleton: a skeleton of MPII's joints, for sigmas different from those of `jaxpose.skeleton.MPII16`.
+        category: there is only one, "person" with the id 1; None is the same.
         on_bad: "error", or "skip" to leave a bad image (with its persons) or a bad person out, counted and logged.
 
     Raises:
-        FileNotFoundError: no such JSON or folder; an image that is not there.
-        ValueError: no MPII file (what it is instead, where that can be told); a skeleton with other joints; a number of
-            joints other than 16; a centre, scale or labelled joint that is not finite; a ``joints_vis`` other than 0
-            and 1; a name that leads out of the folder; an image that cannot be read; a box without any pixel in the
-            image.
+        FileNotFoundError: the JSON, the folder or an image does not exist.
+        ValueError: the file is no MPII file (names its format where it is known); the skeleton has different joints; an
+            entry has not 16 joints; a centre, scale or labelled joint is not finite; a ``joints_vis`` is not 0 or 1; a name
+            leads out of the folder; an image cannot be read; a box has no pixel in the image.
 
     >>> read("annot/valid.json", "no_such_folder")
     Traceback (most recent call last):
@@ -241,9 +242,9 @@ def _load(path: Path) -> list[Any]:
 
 
 def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, Any]:
-    """The list as the contents of a COCO file, without what is bad."""
+    """Returns the list as the contents of a COCO file, without bad entries."""
     root = folder.resolve()
-    images: dict[str, dict[str, Any] | None] = {}  # by name; None: bad, and said so
+    images: dict[str, dict[str, Any] | None] = {}  # by name; None for a bad one, which is among the problems
     people = []
     for row, entry in enumerate(entries):
         label = f"entry {row} of the list"
@@ -262,12 +263,11 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems) -> dict[str, 
         person = image and _person(entry, f"{label} (image {name!r})", problems)
         if person:
             people.append(person | {"id": row + 1, "image_id": image["id"]})
-    kept = [image for image in images.values() if image]
-    return {"images": kept, "annotations": people, "categories": [CATEGORY]}
+    return {"images": [image for image in images.values() if image], "annotations": people, "categories": [CATEGORY]}
 
 
 def _image_size(folder: Path, root: Path, name: str, label: str, problems: Problems) -> tuple[int, int] | None:
-    """Width and height out of the header of the file, or None where it is bad."""
+    """Returns width and height from the header of the file, or None if it is bad."""
     path = os.path.join(folder, name)
     if bad := bad_file_name(root, name):
         problems.add(bad[0], f"{label} has the image {name!r}, {bad[1]}")
@@ -287,7 +287,7 @@ def _image_size(folder: Path, root: Path, name: str, label: str, problems: Probl
 
 
 def _person(entry: dict[str, Any], label: str, problems: Problems) -> dict[str, Any] | None:
-    """The entry as a COCO annotation but for its ids, or None where it is bad."""
+    """Returns the entry as a COCO annotation without ids, or None if it is bad."""
     center, scale = entry["center"], entry["scale"]
     if not _are_points([center]) or not is_number(scale) or not scale > 0 or center[0] == -1:
         problems.add(

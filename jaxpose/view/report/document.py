@@ -46,15 +46,15 @@ def report(
     --images DIR`.
 
     Args:
-      source: a run's folder, or a COCO keypoint file.
-      results: result file; of a run by default its newest (results/NAME.json, with what NAME_report.json and log.jsonl say).
-      data: the folder that the run was evaluated on.
-      split: of that folder.
-      format: of its annotations; auto: the one that their content shows.
-      images: the image folder, where there is no --data to look in.
-      out: the file to write; by default report.html in the run's folder, or beside the results with their name.
-      count: so many cases at most, about 20 KB each.
-      category_id: of the persons, where several categories have keypoints.
+        source: a run's folder, or a COCO keypoint file.
+        results: result file; of a run by default its newest (results/NAME.json, with what NAME_report.json and log.jsonl say).
+        data: the folder that the run was evaluated on.
+        split: of that folder.
+        format: of its annotations; auto: the one that their content shows.
+        images: the image folder, where there is no --data to look in.
+        out: the file to write; by default report.html in the run's folder, or beside the results with their name.
+        count: so many cases at most, about 20 KB each.
+        category_id: of the persons, where several categories have keypoints.
     """
     if count < 0:
         raise ValueError(f"--count {count}: expected 0 or more")

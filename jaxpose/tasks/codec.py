@@ -1,0 +1,135 @@
+"""The encoding of joints as heatmaps: one object that the target of a loss and the readout share.
+
+What has to agree between the two is the grid, that is which input pixel a map pixel stands for. UDP's grid differs from
+everybody else's (`MapCodec.pixels_per_cell`), and a net that is trained on one and read on the other is off by up to a
+pixel of its maps. Here `target` decides the grid in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxpose import heatmap
+from jaxpose.tasks.base import check_choices, check_positive
+
+Target = Literal["msra", "unbiased", "udp"]
+Search = Literal["argmax", "dark", "udp"]
+
+
+@dataclass(frozen=True)
+class MapCodec:
+    """Joints in input pixels -> heatmaps (`encode`) and back (`decode`).
+
+    Target and search are chosen separately, as the published configurations do: "udp" maps are usually read by "udp", but
+    may be read by "argmax". The grid follows from `target` alone, whatever the search.
+
+    Attributes:
+        target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" is also the other grid.
+        sigma: standard deviation of the Gaussian in map pixels.
+        search: how the peak is found, one of `heatmap.argmax` (with the quarter shift), `heatmap.dark` and `heatmap.udp`.
+        kernel: width of the blur of "dark" and "udp": 11 for a sigma of 2, 17 for 3.
+        border: of the quarter shift of "argmax".
+
+    >>> codec = MapCodec(target="udp", search="udp")
+    >>> joints = jnp.array([[[95.0, 127.5]]])
+    >>> maps, where = codec.encode(joints, size_wh=(192, 256), size_hw=(64, 48))
+    >>> maps.shape, where.tolist()
+    ((1, 64, 48, 1), [[True]])
+    >>> xy, peak = codec.decode(maps, size_wh=(192, 256))
+    >>> bool(jnp.abs(xy - joints).max() < 0.1)
+    True
+    """
+
+    target: Target = "msra"
+    sigma: float = 2.0
+    search: Search = "argmax"
+    kernel: int = 11
+    border: Literal["hrnet", "mmpose"] = "hrnet"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive(self, "sigma")
+
+    def pixels_per_cell(self, size_wh: Sequence[int], size_hw: Sequence[int]) -> tuple[float, float]:
+        """Input pixels per map pixel, along x and along y.
+
+        Pixel 0 of the map is pixel 0 of the input. The stride is W / w in SimpleBaseline, HRNet and integral regression;
+        with UDP's targets it is (W - 1) / (w - 1), so that the last pixels coincide too, and the mirrored map is the map of
+        the mirrored image.
+
+        Args:
+            size_wh: (W, H) of the input.
+            size_hw: (h, w) of the maps.
+
+        >>> MapCodec().pixels_per_cell((192, 256), (64, 48))
+        (4.0, 4.0)
+        """
+        (width, height), (h, w) = size_wh, size_hw
+        if self.target == "udp":
+            return (width - 1) / max(w - 1, 1), (height - 1) / max(h - 1, 1)
+        return width / w, height / h
+
+    def to_map(self, joints: jax.Array, *, size_wh: Sequence[int], size_hw: Sequence[int]) -> jax.Array:
+        """Input pixels (..., K, 2) -> map pixels."""
+        return joints / jnp.asarray(self.pixels_per_cell(size_wh, size_hw))
+
+    def from_map(self, xy: jax.Array, *, size_wh: Sequence[int], size_hw: Sequence[int]) -> jax.Array:
+        """Map pixels (..., K, 2) -> input pixels."""
+        return xy * jnp.asarray(self.pixels_per_cell(size_wh, size_hw))
+
+    def encode(
+        self, joints: jax.Array, *, size_wh: Sequence[int], size_hw: Sequence[int], where: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The Gaussians of joints, and which of them a loss may use.
+
+        Args:
+            joints: (..., K, 2) input pixels.
+            size_wh: (W, H) of the input.
+            size_hw: (h, w) of the maps.
+            where: (..., K) labelled joints; by default all.
+
+        Returns:
+            maps (..., h, w, K), and (..., K) the joints of `where` whose Gaussian reaches into the map.
+        """
+        xy = self.to_map(joints, size_wh=size_wh, size_hw=size_hw)
+        reaches = heatmap.reaches(xy, size_hw, sigma=self.sigma, method=self.target)
+        where = reaches if where is None else where & reaches
+        return heatmap.gaussian(xy, size_hw, sigma=self.sigma, method=self.target), where
+
+    def decode(self, maps: jax.Array, *, size_wh: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+        """The peaks of maps.
+
+        Args:
+            maps: (..., h, w, K), with peaks above 0.
+            size_wh: (W, H) of the input.
+
+        Returns:
+            coordinates (..., K, 2) in input pixels, and (..., K) the height of the peaks.
+        """
+        match self.search:
+            case "argmax":
+                xy, peak = heatmap.argmax(maps, border=self.border)
+            case "dark":
+                xy, peak = heatmap.dark(maps, kernel=self.kernel)
+            case "udp":
+                xy, peak = heatmap.udp(maps, kernel=self.kernel)
+        return self.from_map(xy, size_wh=size_wh, size_hw=maps.shape[-3:-1]), peak
+
+    def mirror(self, maps: jax.Array, *, flip_index: jax.Array) -> jax.Array:
+        """Maps (B, h, w, K) of mirrored images -> maps that can be averaged with those of the images themselves.
+
+        Args:
+            maps: of the mirrored images.
+            flip_index: (K,) the joint that takes the place of each joint in the mirror image.
+        """
+        mirrored = maps[:, :, ::-1, flip_index]
+        if self.target == "udp":
+            return mirrored
+        # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column, and is moved by one
+        # column as in HRNet's code.
+        return jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)

@@ -1,0 +1,154 @@
+"""Thirty steps of every page's default preset, as numbers that another version of the code has to repeat.
+
+    python -m tests.same_training --write losses.json                 in a checkout of the version before
+    python -m tests.same_training --compare losses.json               in this one, on the same machine: to the bit
+    python -m tests.same_training --compare losses.json --rtol 1e-3   on another machine, whose sums round otherwise
+
+A page runs as a user runs it, but for the length of the run and the number of its synthetic pictures. MPII's and CrowdPose's pages
+get the same pictures in the layout of their data sets. The script uses nothing but the pages' `main`, so that it runs in any version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PICTURES = 200
+CROPS = ("--epochs", "4", "--milestones", "3")
+WHOLE = ("--epochs", "1.5", "--warmup-epochs", "0.5")
+PAGES = {
+    "coco_rle": CROPS,
+    "coco_simple_baseline": CROPS,
+    "coco_hrnet": CROPS,
+    "coco_integral": CROPS,
+    "coco_debias": (*CROPS, "--first-epochs", "2"),
+    "mpii_rle": CROPS,
+    "mpii_integral": CROPS,
+    "coco_swahr": WHOLE,
+    "crowdpose_swahr": WHOLE,
+}
+
+
+def run(page: str, folder: Path) -> dict[str, Any]:
+    """Train one page's default for at least 30 steps: the losses of its steps and the numbers of its evaluation."""
+    out = folder / "runs" / page
+    argv = ["--out", str(out), "--data-dir", str(folder / "data"), "--log-every", "1", "--no-plots", *PAGES[page]]
+    layout = {"mpii": write_mpii, "crowdpose": write_crowdpose}.get(page.partition("_")[0])
+    argv += ["--synthetic-images", str(PICTURES)] if layout is None else ["--data", str(layout(folder))]
+    scores = importlib.import_module(f"experiments.{page}").main(argv)
+    events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "train"]
+    if len(losses) < 30:
+        raise ValueError(f"{page} made {len(losses)} steps: expected 30 at least")
+    return {"losses": losses, "scores": scores}
+
+
+def synthetic_coco(folder: Path) -> Path:
+    """The pictures and labels that the COCO pages draw for themselves."""
+    from jaxpose.data import synthetic
+
+    return synthetic.write_dataset(folder / "people", train=PICTURES - PICTURES // 10, val=PICTURES // 10, seed=0)
+
+
+def write_mpii(folder: Path) -> Path:
+    """The synthetic people in the layout of MPII: centre and scale of the box, the first 16 joints."""
+    coco, out = synthetic_coco(folder), folder / "mpii"
+    (out / "annot").mkdir(parents=True, exist_ok=True)
+    (out / "images").mkdir(exist_ok=True)
+    for split, name in (("train", "train"), ("val", "valid")):
+        content, images = read(coco, split)
+        people = []
+        for annotation in content["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            keypoints = np.reshape(annotation["keypoints"], (-1, 3))[:16]
+            people.append(
+                {"image": copy_image(images[annotation["image_id"]], out / "images", split), "center": [x + w / 2, y + h / 2],
+                 "scale": max(w, h) / 200, "joints": keypoints[:, :2].tolist(),
+                 "joints_vis": (keypoints[:, 2] > 0).astype(int).tolist()}
+            )  # fmt: skip
+        (out / "annot" / f"{name}.json").write_text(json.dumps(people))
+    return out
+
+
+def write_crowdpose(folder: Path) -> Path:
+    """The synthetic people in the layout of CrowdPose: 14 joints, no areas, a crowd index for every image."""
+    from jaxpose.skeleton import CROWDPOSE14
+
+    coco, out = synthetic_coco(folder), folder / "crowdpose"
+    (out / "json").mkdir(parents=True, exist_ok=True)
+    (out / "images").mkdir(exist_ok=True)
+    for split, name in (("train", "trainval"), ("val", "test")):
+        content, images = read(coco, split)
+        for image in content["images"]:
+            image["file_name"] = copy_image(images[image["id"]], out / "images", split)
+            image["crowdIndex"] = (image["id"] % 10) / 10
+        for annotation in content["annotations"]:
+            keypoints = np.reshape(annotation["keypoints"], (-1, 3))
+            keypoints = np.concatenate([keypoints[5:17], keypoints[0:2]])
+            annotation["keypoints"] = keypoints.ravel().tolist()
+            annotation["num_keypoints"] = int((keypoints[:12, 2] > 0).sum())
+        content["categories"] = [{"id": 1, "name": "person", "keypoints": list(CROWDPOSE14.joints), "skeleton": []}]
+        (out / "json" / f"crowdpose_{name}.json").write_text(json.dumps(content))
+    return out
+
+
+def read(coco: Path, split: str) -> tuple[dict[str, Any], dict[int, Path]]:
+    """The annotation JSON of a split, and the file of every image id."""
+    (path,) = (p for p in (coco / "annotations").glob("*.json") if split in p.stem)
+    content = json.loads(path.read_text())
+    files = {p.name: p for p in coco.rglob("*.jpg") if split in str(p.parent.relative_to(coco))}
+    return content, {image["id"]: files[Path(image["file_name"]).name] for image in content["images"]}
+
+
+def copy_image(path: Path, folder: Path, split: str) -> str:
+    """Copy an image under a name that no other split has, and return that name."""
+    name = f"{split}_{path.name}"
+    (folder / name).write_bytes(path.read_bytes())
+    return name
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], *, rtol: float) -> list[str]:
+    """One sentence for every number that differs; `rtol` 0 compares bits."""
+    sentences = []
+    for page, expected in before.items():
+        for kind in ("losses", "scores"):
+            a, b = expected[kind], now[page][kind]
+            a, b = (list(v.items()) if isinstance(v, dict) else list(enumerate(v, start=1)) for v in (a, b))
+            if [k for k, _ in a] != [k for k, _ in b][: len(a)]:
+                sentences.append(f"{page}: the {kind} are named {b}, expected {a}")
+                continue
+            sentences += [
+                f"{page}: {kind} {k} is {y!r}, was {x!r}"
+                for (k, x), (_, y) in zip(a, b, strict=False)
+                if not (x == y or (rtol and np.isclose(x, y, rtol=rtol, atol=1e-9)))
+            ]
+    return sentences
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, help="JSON file to write")
+    parser.add_argument("--compare", type=Path, help="JSON file of the version before")
+    parser.add_argument("--rtol", type=float, default=0.0, help="largest relative difference; 0: the same bits")
+    parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
+    parser.add_argument("--folder", type=Path, help="where the runs are kept; none: nowhere")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        now = {page: run(page, options.folder or Path(temporary)) for page in options.pages}
+    if options.write:
+        options.write.write_text(json.dumps(now, indent=1) + "\n")
+    if options.compare:
+        before = {page: v for page, v in json.loads(options.compare.read_text()).items() if page in now}
+        different = differences(before, now, rtol=options.rtol)
+        print("\n".join(different) or f"{', '.join(before)}: the same losses and scores")
+        raise SystemExit(bool(different))
+
+
+if __name__ == "__main__":
+    main()

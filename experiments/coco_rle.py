@@ -1,6 +1,7 @@
 """Residual log-likelihood estimation on COCO keypoints (Li 2021, arXiv 2107.11291).
 
   python -m experiments.coco_rle                                      embedded synthetic people, minutes on two cores
+  python -m experiments.coco_rle --data DIR                           your own labelled images, 10 minutes: --preset auto is taken
   python -m experiments.coco_rle --preset official --data DIR         ResNet-50, 256x192, 270 epochs
   python -m experiments.coco_rle --preset mmpose --data DIR           mmpose's recipe: 210 epochs, warm-up
   python -m experiments.coco_rle --preset resnet152_384 --data DIR    ResNet-152, 384x288
@@ -36,15 +37,25 @@ Expected of the default preset: docs/experiments.md.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from experiments.common import families, persons, runner
+import tyro
+
+from experiments.common import auto, families, persons, runner
 from experiments.common.page import Page
+from experiments.common.rules import AnyValue, MayChange, Positive
 from jaxpose import tasks
 
 
+@dataclass(frozen=True)
 class Config(families.RegressionConfig):
     """RLE on COCO keypoints."""
+
+    minutes: Annotated[float | None, Positive, MayChange] = None
+    """Let the data decide what is not given by hand, for a run of about so many minutes on this machine; none: nothing is decided."""
+    by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = field(default=(), compare=False)
+    """Names of the flags that were given by hand."""
 
 
 MMPOSE = tasks.Likelihood(variant="mmpose", flow_init="xavier")
@@ -66,9 +77,11 @@ PRESETS["hrnet_w32"] = replace(
     PRESETS["official"], backbone="hrnet", head="integral", deconvs=(), outside="mask", epochs=210, augment="hrnet"
 )
 PRESETS["auxiliary"] = replace(PRESETS["official"], auxiliary=tasks.MapLoss())
+# The rest follows from the data: experiments/common/auto.py.
+PRESETS["auto"] = Config(minutes=10.0, patience=3, best="skill", log_every=50)
 
 
-PAGE = Page("coco_rle", PRESETS, __doc__, make=families.regression_tasks, load=persons.load)
+PAGE = Page("coco_rle", PRESETS, __doc__, make=families.regression_tasks, load=persons.load, settle=auto.settle)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

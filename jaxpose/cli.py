@@ -12,12 +12,14 @@ from importlib import import_module
 from jaxpose.files import local
 
 COMMANDS = {
+    "new": ("jaxpose.new:main", "Train, evaluate and describe a first model of a labelled set."),
     "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: a table, then the same numbers as one line of JSON."),
     "predict": ("jaxpose.predict.command:main", "Poses of pictures and videos."),
     "view": ("jaxpose.view.tools:view", "Look at data, at predictions beside the truth, at what a net sees; write an evaluation "
              "as one HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "
                "is run."),
+    "suggest": ("jaxpose.suggest:main", "List the pictures whose labels would teach a model most."),
     "export": ("jaxpose.export:main", "Write a trained net to one file that runs without this package."),
     "prepare": ("jaxpose.data.command:prepare", "Prepare one split of a folder once, so that every later run starts at once."),
     "synthetic": ("jaxpose.data.command:synthetic", "Draw the embedded synthetic people: COCO JSON and JPEG files."),

@@ -61,6 +61,7 @@ class Settings:
         test_size: side of a whole image in input pixels, a multiple of 64; None stands for the shorter side of the training images.
         fit: which side of a whole image `test_size` is, "short" or "long".
         scales: scales of a whole image whose heatmaps are averaged, 1 among them.
+        sigma_scale: factor on the predicted sigma of a likelihood, fitted on held-out frames (`jaxpose.calibration`).
 
     Raises:
         ValueError: a value that is outside its range or of another type.
@@ -82,6 +83,7 @@ class Settings:
     test_size: int | None = None
     fit: Fit = "short"
     scales: tuple[float, ...] = (1.0,)
+    sigma_scale: float = 1.0
 
     def __post_init__(self):
         for name, choices in (("decode", Decode), ("rescore", Rescore), ("fit", Fit)):
@@ -89,6 +91,8 @@ class Settings:
         for name in ("flip_test", "soft_nms"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("padding", is_number(self.padding) and self.padding > 0, "a positive factor on the box")
+        scale_holds = is_number(self.sigma_scale) and self.sigma_scale > 0
+        self._check("sigma_scale", scale_holds, "a positive factor on sigma")
         nms_holds = self.nms is None or (is_number(self.nms) and 0 < self.nms <= 1)
         self._check("nms", nms_holds, "an OKS above 0, at most 1, or None")
         side_holds = self.test_size is None or _is_side(self.test_size)

@@ -134,4 +134,5 @@ def test_what_a_resumed_run_may_change():
         "fit", "scales", "group_on", "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator",
         "num_processes", "process_id", "init", "init_layout", "annotations", "images", "val_annotations", "val_images", "sigmas",
         "follow_links",
+        "ema_growth", "patience", "sigma_scale", "calibrate", "minutes", "by_hand",
     }  # fmt: skip

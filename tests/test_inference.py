@@ -21,7 +21,7 @@ from jaxpose.inference import Settings, from_checkpoint
 ROOT = Path(__file__).parents[1]
 CHANGED = Settings(
     flip_test=False, padding=1.5, decode="scaled", rescore="box", nms=None, soft_nms=True, test_size=640, fit="long",
-    scales=(0.5, 1.0, 2.0),
+    scales=(0.5, 1.0, 2.0), sigma_scale=2.0,
 )  # fmt: skip
 
 

@@ -11,7 +11,16 @@ import pytest
 from flax import linen as nn
 
 from jaxpose import heatmap, losses, tasks
-from jaxpose.nets import HeatmapNet, HRNet, IntegralRegressor, MapHead, PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets import (
+    HeatmapNet,
+    HRNet,
+    IntegralRegressor,
+    MapHead,
+    PeakRegressor,
+    PoseRegressor,
+    RegressionHead,
+    ResNet,
+)
 from jaxpose.skeleton import COCO17
 from jaxpose.tasks import JointLoss, Likelihood, MapLoss, Readout
 
@@ -382,3 +391,69 @@ def test_the_mean_of_the_maps_is_the_soft_argmax(rectify):
     np.testing.assert_allclose(mean * 4, task.predict(variables, {"image": images}, flip_test=False)["xy"], rtol=1e-4)
     with pytest.raises(ValueError, match="family 'regression' has no heatmaps"):
         tasks.heatmap_of(task.config | {"family": "regression"}, variables, images, net=net)
+
+
+def test_a_peak_regressor_reads_the_peaks_and_only_its_map_loss_moves_the_maps():
+    """mu is between the peak and the mean place; the likelihood moves sigma and the flow, the map loss the maps."""
+    net = PeakRegressor(HeatmapNet(ResNet(depth=18, width=4, stages=1), 17, deconvs=()), sigma_bias=-1.0)
+    size_wh = (48, 64)
+    task = tasks.regression(net, skeleton=COCO17, size_wh=size_wh, auxiliary=MapLoss(sigma=1.5, target="unbiased"))
+    variables = task.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 255, (2, 64, 48, 3), np.uint8),
+        "joints": rng.uniform(5, 40, (2, 17, 2)).astype(np.float32),
+        "visibility": np.full((2, 17), 2, np.int8),
+    }
+
+    def grads(scale):
+        def loss(params):
+            value, (_, metrics) = task.loss({**variables, "params": params}, batch, key=jax.random.key(1))
+            return value - scale * metrics["map_loss"]
+
+        return jax.grad(loss)(variables["params"])["net"]
+
+    with_maps, without = jax.jit(grads)(0.0), jax.jit(grads)(1.0)
+    final = lambda tree: np.abs(tree["net"]["final_layer"]["kernel"]).max()  # noqa: E731
+    assert final(with_maps) > 0 and final(without) == 0
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(without["net"])) == 0
+    assert np.abs(without["sigma"]["kernel"]).max() > 0
+
+    (mu, sigma, maps), changed = net.apply(
+        {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]},
+        batch["image"].astype(np.float32), train=True, with_maps=True, mutable=["batch_stats"],
+    )  # fmt: skip
+    pixel = np.asarray(maps).reshape(2, -1, 17).argmax(1)
+    peak = np.stack([pixel % 12, pixel // 12], -1) / [12, 16] - 0.5
+    place = np.asarray(changed["batch_stats"]["place"])
+    np.testing.assert_allclose(
+        place, 0.02 * peak.mean(0), atol=0.02 / 12 + 1e-6
+    )  # a hundredth of a step of the running mean
+    low, high = np.minimum(peak, place) - 1 / 12 - 1e-4, np.maximum(peak, place) + 1 / 12 + 1e-4
+    assert ((np.asarray(mu) >= low) & (np.asarray(mu) <= high)).all()
+    assert sigma.shape == mu.shape and tasks.from_config(task.config).config == task.config
+
+
+def test_a_sharp_peak_is_trusted_and_a_flat_map_is_not():
+    """mu is the peak where the map has one, and the mean place of the joint where it has none."""
+
+    class Given(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train=False, with_features=False):
+            return images[:, ::4, ::4, :1], images
+
+    net = PeakRegressor(Given())
+    truth = jnp.array([[[7.0, 9.0]]])
+    sharp = heatmap.gaussian(truth, (16, 16), sigma=1.5)
+    images = jnp.concatenate([sharp, 0.05 * sharp]).repeat(4, 1).repeat(4, 2).repeat(3, 3)
+    variables = net.init(jax.random.key(0), images)
+    variables = {**variables, "batch_stats": {"place": jnp.array([[0.25, 0.25]])}}
+    mu, _ = net.apply(variables, images)
+    np.testing.assert_allclose(mu[0, 0], truth[0, 0] / 16 - 0.5, atol=0.01)
+    assert np.abs(np.asarray(mu[1, 0]) - 0.25).max() < 0.1
+
+
+@pytest.mark.parametrize("kernel", [4, 1])
+def test_a_blur_of_even_size_is_refused(kernel):
+    with pytest.raises(ValueError, match=f"kernel={kernel}: expected an odd number"):
+        PeakRegressor(HeatmapNet(ResNet(depth=18, width=4, stages=1), 17, deconvs=()), kernel=kernel)

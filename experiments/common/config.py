@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import sys
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -26,7 +28,7 @@ from experiments.common.rules import (
     Resume,
     Size,
 )
-from jaxpose import checkpoint, tasks
+from jaxpose import checkpoint, files, tasks
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
 from jaxpose.inference import Settings, from_checkpoint
@@ -115,6 +117,9 @@ class RunConfig:
         float | None, Between(0, 1, "a decay between 0 and 1, or None", open_low=True, open_high=True), Fixed
     ] = None
     """Decay of the moving average of the weights that is evaluated; none: no average."""
+    ema_growth: Annotated[float, AtLeast(0), MayChange] = 9.0
+    """Until it reaches --ema the decay of step t is t / (t + this), so that the average forgets the initial weights at once; 0:
+    --ema from the first step on, as in runs that were started before there was a choice."""
     seed: Annotated[int, AnyValue, Fixed] = 0
     """Seed of the initialisation, the order of the data, and the augmentation."""
 
@@ -126,6 +131,8 @@ class RunConfig:
     """How many of the last checkpoints are kept; the best one is kept besides."""
     flip_test: Annotated[bool, AnyValue, MayChange] = True
     """Average with the prediction on the mirrored crop."""
+    patience: Annotated[int | None, Positive, MayChange] = None
+    """Stop when the best evaluation is this many evaluations old; none: train to the end."""
     eval_only: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate this checkpoint (a run's folder) and stop."""
     plots: Annotated[bool, AnyValue, MayChange] = True
@@ -180,6 +187,10 @@ class RunConfig:
             val_fraction=self.val_fraction,
         )
 
+    def resumed(self, run: Mapping[str, Any]) -> RunConfig:
+        """These settings for going on with a run whose stored ones are `run`: what a run cannot change comes from there."""
+        return dataclasses.replace(self, ema_growth=run.get("ema_growth", 0.0))
+
     def flips(self) -> bool:
         """Whether the prediction is averaged with that of the mirrored image."""
         return self.flip_test
@@ -201,10 +212,16 @@ class RunConfig:
         return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 
 
+AUTO = "auto"  # the preset of pages that have one, for data without another
+
+
 def parse(
     presets: Mapping[str, ConfigT], *, name: str, default: str, description: str, argv: list[str] | None = None
 ) -> ConfigT:
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
+
+    `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
+    is given and neither of them is.
 
     With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
     trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
@@ -219,23 +236,34 @@ def parse(
 
     @dataclass(frozen=True)
     class Defaults:
-        preset: Annotated[str, AnyValue] = default
+        preset: Annotated[str | None, AnyValue] = None
+        config: Annotated[Path | None, LocalPath] = None
         eval_only: Annotated[Path | None, LocalPath] = None
 
-    chosen, rest = tyro.cli(Defaults, args=argv, return_unknown_args=True, add_help=False)
-    if chosen.preset not in presets:
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen, rest = tyro.cli(Defaults, args=words, return_unknown_args=True, add_help=False)
+    given = given_flags(rest)
+    if chosen.preset is not None and chosen.preset not in presets:
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
-    preset = presets[chosen.preset]
+    if chosen.preset is not None and chosen.config is not None:
+        raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
+    follows = AUTO in presets and "data" in given and chosen.eval_only is None
+    named = chosen.preset or (AUTO if follows else default)
+    preset = presets[named]
+    rules.check(chosen)
+    if chosen.config is not None:
+        preset = read_settings(type(preset), chosen.config)
     if chosen.eval_only is not None:
-        rules.check(chosen)
         preset = dataclasses.replace(preset, eval_only=chosen.eval_only)
         preset = preset.as_trained(checkpoint.read_config(chosen.eval_only))
     config = tyro.cli(
         type(preset), default=preset, args=rest,
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
-        f"(shown: {chosen.preset}).",
+        f"(shown: {named}), --config FILE takes them from the config.json of a run.",
     )  # fmt: skip
     rules.check(config)
+    if getattr(config, "minutes", None) is not None:
+        config = dataclasses.replace(config, by_hand=tuple(sorted(given)))
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)
@@ -245,6 +273,70 @@ def parse(
 def _tested(config: RunConfig) -> list[str]:
     """The fields of a config that say how a net is tested."""
     return [field.name for field in dataclasses.fields(Settings) if hasattr(config, field.name)]
+
+
+def given_flags(words: Sequence[str]) -> set[str]:
+    """Names of the fields whose flags stand among the words of a command line.
+
+    >>> sorted(given_flags(["--size-wh", "96", "96", "--no-flip-test", "--own.flip=0.5", "-3"]))
+    ['flip_test', 'own.flip', 'size_wh']
+    """
+    names = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    return {name.removeprefix("no_").replace(".no_", ".") for name in names}
+
+
+def read_settings(kind: type[ConfigT], path: Path) -> ConfigT:
+    """The config that `settings` gave and that a file holds; --out is not taken from it.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, no JSON object, flags that the page does not have, values that it does not take.
+    """
+    values = files.read_json(path, "file of settings (--config)")
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"--config {path} holds a {type(values).__name__}: expected the names of flags with their values"
+        )
+    try:
+        config = from_settings(kind, {k: v for k, v in values.items() if k != "out"})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--config {path}: {error}") from None
+    rules.check(config)
+    return config
+
+
+def from_settings(kind: type[ConfigT], values: Mapping[str, Any], *, default: ConfigT | None = None) -> ConfigT:
+    """The inverse of `settings`.
+
+    Args:
+        kind: class of the settings.
+        values: JSON-able values by field; those that are missing are `default`'s.
+        default: None: a config without flags.
+
+    Raises:
+        ValueError: a name that is no field.
+
+    >>> from_settings(RunConfig, {"size_wh": [64, 96], "data": "mouse"}).size_wh
+    (64, 96)
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"there is no flag {', '.join('--' + name.replace('_', '-') for name in unknown)}")
+    hints = get_type_hints(kind)
+    default = kind() if default is None else default
+    return dataclasses.replace(default, **{name: _typed(value, hints[name]) for name, value in values.items()})
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """A JSON value as the type of its field."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(options[0]):
+        return from_settings(options[0], value)
+    if Path in options:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.common import families, runner
 from experiments.common.config import RunConfig, parse
-from experiments.common.kinds import Load, PyTree
+from experiments.common.kinds import Kind, Load, PyTree
 from jaxpose import checkpoint, tasks
 from jaxpose.skeleton import Skeleton
 
@@ -28,6 +28,7 @@ class Page:
         load: opens the data.
         adjust: turns the page's own flags into those that `make` reads.
         initial: (task, flags) -> host arrays that a fresh run starts from; None: the task's own initialisation.
+        settle: (flags, data, make) -> both with what the flags left open to the data; None: nothing is.
         default: the preset of a run without --preset.
     """
 
@@ -38,6 +39,7 @@ class Page:
     load: Load
     adjust: Callable[[Any], RunConfig] = lambda config: config
     initial: Callable[[tasks.Task, Any], PyTree | None] = families.from_pretrained
+    settle: Callable[[Any, Any, Callable[[Any, Skeleton], Tasks]], tuple[RunConfig, Kind]] | None = None
     default: str = "tiny"
 
     def main(self, argv: list[str] | None = None) -> dict[str, float]:
@@ -47,6 +49,8 @@ class Page:
         if config.eval_only is not None:
             return runner.evaluate_only(config, load=self.load)
         kind = self.load(config)
+        if self.settle is not None:
+            config, kind = self.settle(config, kind, self.make)
         task, first = self.make(config, kind.skeleton)
         # A run that is resumed has its own weights.
         variables = None if checkpoint.exists(config.out) else self.initial(task, config)

@@ -5,32 +5,66 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from experiments.common import kinds
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Positive, Unsaid
-from jaxpose import density, files, geometry, inference, parallel, tasks
+from jaxpose import calibration, checkpoint, density, files, geometry, inference, parallel, tasks
 from jaxpose.data import boxes, crops
+from jaxpose.data.augment import Setting, named
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report, results
+from jaxpose.evaluation.baselines import Baselines, causes, verdict
 from jaxpose.evaluation.coco import with_categories
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import DEFAULT_SIGMA, Skeleton
 
 log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
+FEW_STEPS = 1000
+ORIENTATION = 0x0112  # the tag of EXIF data
 SHEET = 32  # crops on the picture of predictions
 
-Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii"]
+Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
+BASELINES = "baselines.json"  # of a run: what its training set alone says of a pose
+
+
+@dataclass(frozen=True)
+class OwnAugment:
+    """The numbers of --augment own; see `jaxpose.data.augment.Setting`."""
+
+    flip: float = 0.5
+    """Probability of mirroring."""
+    scale: float = 0.12
+    """The size of the region is multiplied by up to 1 +- this."""
+    rotation: float = 12.0
+    """Largest angle, in degrees; 180: every direction is as likely."""
+    rotation_probability: float = 0.5
+    """Probability of turning."""
+    shift: float = 0.0
+    """The centre moves by up to this part of the padded box."""
+    shift_probability: float = 1.0
+    """Probability of moving it, in x and in y."""
+
+    def setting(self) -> Setting:
+        """The augmentation with these numbers, uniform draws, nobody halved."""
+        return Setting("own", **dataclasses.asdict(self))
+
+    def __post_init__(self):
+        self.setting()
 
 
 @dataclass(frozen=True)
@@ -45,7 +79,9 @@ class PersonConfig(RunConfig):
     """Evaluate with ground-truth boxes moved and resized by up to this part of their size, as a detector errs."""
 
     augment: Annotated[Augment, AnyValue, Fixed] = "official"
-    """Augmentation setting; see jaxpose/data/augment.py for its numbers."""
+    """Augmentation setting; see jaxpose/data/augment.py for its numbers. "own": those of --own."""
+    own: Annotated[OwnAugment, AnyValue, Fixed] = OwnAugment()
+    """The numbers of --augment own."""
     padding: Annotated[float, Positive, Fixed, Unsaid(1.25)] = 1.25
     """Factor on the boxes, in training and at test."""
     decode: Annotated[crops.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
@@ -58,6 +94,19 @@ class PersonConfig(RunConfig):
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
+
+    sigma_scale: Annotated[float, Positive, MayChange] = 1.0
+    """Factor on the predicted sigma at test."""
+
+    best: Annotated[Literal["AP", "skill"], AnyValue, Fixed] = "AP"
+    """The score by which the best checkpoint is kept: average precision, or the part of the mean position's error that is gone."""
+    calibrate: Annotated[bool, AnyValue, MayChange] = False
+    """At every evaluation fit --sigma-scale on its samples, so that 90 % regions hold 90 % of their joints; it is stored with the
+    weights."""
+
+    def augmentation(self) -> Setting:
+        """What training crops go through."""
+        return self.own.setting() if self.augment == "own" else named(self.augment)
 
     def decoding(self) -> crops.Decode:
         """How JPEGs are decoded."""
@@ -86,7 +135,10 @@ class Persons:
     mesh: Mesh
     own_scores: OwnScores | None = None
     best: str = "AP"
-    headline: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "EPE", "pearson", "calibration_error")
+    headline: tuple[str, ...] = (
+        "AP", "AP50", "AP75", "AR", "EPE", "EPE_mean_position", "EPE_nearest_pose", "PCK@0.05", "PCK@0.1", "pearson",
+        "calibration_error", "coverage_90",
+    )  # fmt: skip
     samples: ClassVar[str] = "persons"
 
     @property
@@ -114,7 +166,7 @@ class Persons:
         """Global batches of crops, from `start_step` up to `total`; batch t depends on (seed, t) only."""
         config = self.config
         host = crops.train_batches(
-            self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
+            self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augmentation(), seed=config.seed,
             start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
             stop_step=total, threads=config.workers, padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
@@ -136,6 +188,8 @@ class Persons:
         )  # fmt: skip
         predictions = inference.run(inference.on_mesh(step, variables, self.mesh), batches)
         predictions["target"] = geometry.normalize(predictions["joints"], config.size_wh)
+        if "sigma" in predictions and config.sigma_scale != 1:
+            predictions["sigma"] = predictions["sigma"] * np.float32(config.sigma_scale)
         for name in ("joints", "xy"):
             predictions[name] = inference.to_image(predictions[name], predictions["affine"])
         return predictions
@@ -174,17 +228,83 @@ class Persons:
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
-            model = task.density(variables) if last else None
-            details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
-            scores |= details["summary"]
+            details = self._details(predictions, task, variables, scores, last=last)
             if len(by_category) > 1:
                 details["categories"] = by_category
-            if model is not None:
-                details["density"] = density_report(predictions, model)
-                scores["calibration_error"] = details["density"]["all"]["calibration_error"]
             if jax.process_index() == 0:
                 files.write_json(folder / f"{name}_report.json", details, indent=1, allow_nan=True)
         return scores
+
+    def _details(
+        self, predictions: Predictions, task: tasks.Task, variables: PyTree, scores: dict[str, float], *, last: bool
+    ) -> dict[str, Any]:
+        """The report of an evaluation on the boxes of the labels; its numbers are added to the scores."""
+        skeleton = self.val.skeleton
+        details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
+        scores |= details["summary"]
+        if self.baselines is not None:
+            scores |= self.baselines.errors(predictions, nearest=last)
+        if {"EPE", "EPE_mean_position"} <= scores.keys():
+            scores["skill"] = 1 - scores["EPE"] / max(scores["EPE_mean_position"], 1e-9)
+        calibrate = self.config.calibrate and self.train is not None
+        model = task.density(variables) if last or calibrate else None
+        if model is not None and calibrate:
+            scores |= self._calibrate(predictions, model)
+        if model is not None and last:
+            details["density"] = density_report(predictions, model)
+            error = details["density"]["all"]["calibration_error"]
+            scores |= {} if error is None else {"calibration_error": error}
+        if last:
+            details["remarks"] = self.remarks(scores, predictions)
+            for sentence in details["remarks"]:
+                log.warning("%s", sentence)
+        return details
+
+    def _calibrate(self, predictions: Predictions, model: density.Model) -> dict[str, float]:
+        """The factor of sigma that these samples ask for, and the coverage of frames with a factor that they had no part in.
+
+        The predictions' sigma is multiplied by it.
+        """
+        fitted = calibration.cross_fit(
+            predictions["mu"], predictions["sigma"], predictions["target"], model,
+            groups=predictions["image_id"], where=predictions["visibility"] > 0,
+        )  # fmt: skip
+        predictions["sigma"] = predictions["sigma"] * np.float32(fitted["scale"])
+        scores = {"sigma_scale": self.config.sigma_scale * fitted["scale"]}
+        return scores | ({"coverage_90": fitted["coverage"]} if "coverage" in fitted else {})
+
+    @cached_property
+    def baselines(self) -> Baselines | None:
+        """What the training set alone says of a pose; of a run that only evaluates, from the folder of the run. None: unknown."""
+        if self.train is not None:
+            persons = self.train.persons
+            return Baselines.from_training(persons["keypoints"], persons["box"])
+        path = checkpoint.find(self.config.eval_only).parent / BASELINES
+        return Baselines.from_dict(files.read_json(path, "baselines of a run")) if path.is_file() else None
+
+    def remarks(self, scores: Mapping[str, float], predictions: Predictions) -> list[str]:
+        """Sentences about an evaluation that its numbers do not say by themselves."""
+        sentences = []
+        if set(self.skeleton.sigmas) == {DEFAULT_SIGMA}:
+            sentences.append(
+                f"AP is with guessed OKS sigmas ({DEFAULT_SIGMA} for every joint): compare it with runs on this set alone; PCK and EPE "
+                "need none"
+            )
+        if (sentence := verdict(scores)) is not None:
+            reasons = causes(predictions, flip_pairs=self.skeleton.flip_pairs, flipped=self._mirrors())
+            steps = 0 if self.train is None else round(self.config.epochs * len(self.train) / self.config.batch_size)
+            if 0 < steps < FEW_STEPS:
+                reasons.append(f"training had {steps} steps only: more --minutes or --epochs")
+            if turned := turned_images(self.val):
+                reasons.append(
+                    f"{turned} pictures say in their EXIF data that they are to be turned; labels are taken as of the pixels as they "
+                    "are stored"
+                )
+            sentences.append(sentence + (". Likely: " + "; ".join(reasons) if reasons else ""))
+        return sentences
+
+    def _mirrors(self) -> bool:
+        return self.train is not None and self.config.augmentation().flip > 0
 
     def report(self, name: str) -> None:
         """Writes report.html, the page of the evaluation `name`."""
@@ -202,9 +322,9 @@ class Persons:
             # sigma alone is no standard deviation: the flow holds part of the scale.
             deviation = predictions["sigma"] * density.moments(model).standard_deviation * np.asarray(config.size_wh)
         if model is not None and config.detections is None:
-            calibration = density_report(predictions, model)
+            described = density_report(predictions, model)
             view.learned_density(model, plots / "density.png")
-            coverage = {k: np.asarray(calibration[k]["coverage"]) for k in calibration}
+            coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
         count = min(SHEET, len(predictions["xy"]))
         options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
@@ -231,7 +351,23 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
         val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)
     elif config.box_jitter:
         val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
-    return Persons(config, train, val, ground_truth, mesh)
+    if train is not None and jax.process_index() == 0 and len(train) and not checkpoint.exists(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+        baselines = Baselines.from_training(train.persons["keypoints"], train.persons["box"])
+        files.write_json(config.out / BASELINES, baselines.to_dict())
+    return Persons(config, train, val, ground_truth, mesh, best=config.best)
+
+
+def turned_images(source: Source, *, limit: int = 200) -> int:
+    """How many of the first images have EXIF data that turn or mirror them."""
+    count = 0
+    for record in np.unique(source.persons["image"])[:limit]:
+        try:
+            with Image.open(io.BytesIO(source.jpeg(int(record)))) as image:
+                count += image.getexif().get(ORIENTATION, 1) != 1
+        except Exception:  # EXIF data are anything, and this is a remark
+            continue
+    return count
 
 
 def density_report(predictions: Mapping[str, np.ndarray], model: density.Model) -> dict[str, Any]:

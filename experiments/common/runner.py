@@ -85,6 +85,8 @@ def run(
         the scores of the last evaluation.
     """
     _check_run(config, kind)
+    if checkpoint.exists(config.out):
+        config = config.resumed(checkpoint.read_config(config.out, step="latest").get("run") or {})
     samples = kind.count()
     training = build(task, config, samples=samples, mesh=kind.mesh, first=first)
     tested = config.test_settings().to_dict()
@@ -102,6 +104,8 @@ def run(
             eval_steps=steps_of(config.eval_every, config, samples=samples),
             start=int(state.step), state=state, scores=last_scores(run_log),
         )  # fmt: skip
+        if session.is_stale():  # it ended early before
+            session.total = session.start
         _announce(session, samples)
         loop(session, preemption)
         finish(session)
@@ -197,8 +201,29 @@ class Session:
         except Exception:
             self.save()
             raise
+        if "sigma_scale" in self.scores:  # fitted in this evaluation, for these weights
+            tested = {**self.stored["inference"], "sigma_scale": self.scores["sigma_scale"]}
+            self.stored = {**self.stored, "inference": tested}
         self.log.write("eval", step, **self.scores)
         log.info("step %d: %s", step, summary_line(self.scores, self.kind.headline))
+
+    def is_stale(self) -> bool:
+        """Whether the best evaluation is as old as --patience says."""
+        if self.config.patience is None:
+            return False
+        best = [e[self.kind.best] for e in self.log.events() if e["event"] == "eval" and self.kind.best in e]
+        return bool(best) and len(best) - 1 - best.index(max(best)) >= self.config.patience
+
+    def end_early(self, step: int) -> None:
+        """Make this step the last one, and evaluate it as such."""
+        log.info(
+            "step %d is the last one: no better %s in %d evaluations (--patience)",
+            step,
+            self.kind.best,
+            self.config.patience,
+        )
+        self.total = step
+        self.evaluate(step)
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
         """Start saving the newest state, with the scores of its evaluation if there was one."""
@@ -263,6 +288,9 @@ def loop(session: Session, preemption: parallel.Preemption) -> None:
                 session.evaluate(step)
             session.save(session.scores if is_eval else None)
             clock = time.perf_counter()
+            if is_eval and step < total and session.is_stale():
+                session.end_early(step)
+                break
         if preemption.reached(step) and step < total:
             session.stop(step)
     bar.close()
@@ -274,6 +302,9 @@ def finish(session: Session) -> None:
     config, kind, total = session.config, session.kind, session.total
     if session.start < total:
         session.log.write("end", total, **session.scores)
+        best = [(e.get(kind.best, float("-inf")), e["step"]) for e in session.log.events() if e["event"] == "eval"]
+        if best and max(best)[0] > session.scores.get(kind.best, float("inf")):
+            log.info("step %d had the best %s: predict, export and --eval-only take that one", max(best)[1], kind.best)
     # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
     missing = session.start == total and jax.process_count() == 1 and not (config.out / LAST_PICTURE).exists()
     if not config.plots or jax.process_index() != 0 or (session.predictions is None and not missing):

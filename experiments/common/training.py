@@ -51,6 +51,7 @@ class Training:
         mesh: Mesh,
         seed: int,
         ema: float | None = None,
+        ema_growth: float = 0.0,
         first: tuple[int, tasks.Task] | None = None,
         flip_test: bool = True,
     ) -> Training:
@@ -62,11 +63,13 @@ class Training:
             mesh: the devices.
             seed: seeds the initialisation and the randomness on the devices.
             ema: decay of the moving average of the weights; None: there is none.
+            ema_growth: how slowly it grows to that, see `jaxpose.train.growing_decay`; 0: it is that from the first step on.
             first: (updates, task): that many updates come first, with this task's loss over the same variables.
             flip_test: average predictions with those of the mirrored image.
         """
         opening, opening_task = first or (0, task)
-        options = {"mesh": mesh, "ema_decay": ema, "seed": seed}
+        decay = train.growing_decay(ema, growth=ema_growth) if ema is not None and ema_growth else ema
+        options = {"mesh": mesh, "ema_decay": decay, "seed": seed}
         return cls(
             task, tx, mesh, seed, ema,
             train_step=train.make_train_step(task, tx, **options),
@@ -110,7 +113,7 @@ def build(
     epochs, opening = first or (0, task)
     return Training.make(
         task, make_optimizer(config, steps_per_epoch), mesh=mesh, seed=config.seed, ema=config.ema,
-        first=(round(epochs * steps_per_epoch), opening), flip_test=config.flips(),
+        ema_growth=config.ema_growth, first=(round(epochs * steps_per_epoch), opening), flip_test=config.flips(),
     )  # fmt: skip
 
 

@@ -67,12 +67,38 @@ class Baselines:
         chosen = np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MAX_POSES)).round().astype(int))
         return cls(mean, poses[chosen])
 
-    def errors(self, predictions: Mapping[str, ArrayLike]) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able values, to four digits.
+
+        >>> Baselines.from_dict(Baselines(np.zeros((1, 2)), np.ones((3, 1, 2))).to_dict()).poses.shape
+        (3, 1, 2)
+        """
+        return {"mean": self.mean.round(4).tolist(), "poses": self.poses.round(4).tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Baselines:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            mean, poses = (np.asarray(values[name], np.float64) for name in ("mean", "poses"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"these are no baselines of a run ({type(error).__name__}: {error})") from None
+        if mean.ndim != 2 or mean.shape[1] != 2 or poses.shape[1:] != mean.shape:
+            raise ValueError(
+                f"baselines of a run hold a mean (K, 2) and poses (M, K, 2), got {mean.shape} and {poses.shape}"
+            )
+        return cls(mean, poses)
+
+    def errors(self, predictions: Mapping[str, ArrayLike], *, nearest: bool = True) -> dict[str, float]:
         """The errors of both on an evaluation set.
 
         Args:
             predictions: joints ``(N, K, 2)`` in image pixels, visibility ``(N, K)`` and box ``(N, 4)`` of N persons, as in
                 `jaxpose.evaluation.report.details`.
+            nearest: also look for the nearest pose, which takes a millisecond a person.
 
         Returns:
             EPE_mean_position and EPE_nearest_pose, in image pixels over all labelled joints; {} where none is labelled.
@@ -85,8 +111,9 @@ class Baselines:
         where = np.asarray(predictions["visibility"]) > 0
         if joints.shape[1:] != (len(self.mean), 2) or not where.any():
             return {}
-        nearest = nearest_pose(self.poses, joints, boxes, where=where)
-        found = {"EPE_mean_position": mean_position(self.mean, boxes), "EPE_nearest_pose": nearest}
+        found = {"EPE_mean_position": mean_position(self.mean, boxes)}
+        if nearest:
+            found["EPE_nearest_pose"] = nearest_pose(self.poses, joints, boxes, where=where)
         return {name: float(metrics.distance(xy, joints, where=where)[where].mean()) for name, xy in found.items()}
 
 

@@ -1,7 +1,7 @@
 """Images -> features -> raw outputs, as linen modules; channels last throughout."""
 
 from jaxpose.nets.deconv import HeatmapNet, MapHead, Upsampled
-from jaxpose.nets.heads import IntegralRegressor, PoseRegressor, RegressionHead
+from jaxpose.nets.heads import IntegralRegressor, PeakRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.higher_hrnet import HigherHRNet
 from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.mobilenet import MobileNetV2
@@ -9,6 +9,6 @@ from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.resnet import ResNet
 
 __all__ = [
-    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PoseRegressor",
-    "RegressionHead", "ResNet", "Upsampled",
+    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
+    "PoseRegressor", "RegressionHead", "ResNet", "Upsampled",
 ]  # fmt: skip

@@ -131,7 +131,8 @@ class Predictor:
         _check_finite(xy, confidence)
         sigma = None
         if self.density is not None:
-            sigma = outputs.get("sigma", np.zeros((*joints, 2))) * np.array(self.size_wh) / affine[:, :1, None, 0]
+            unit = self.settings.sigma_scale * np.array(self.size_wh) / affine[:, :1, None, 0]
+            sigma = outputs.get("sigma", np.zeros((*joints, 2))) * unit
         area = geometry.fit_box(box, aspect=self.size_wh[0] / self.size_wh[1], padding=padding)[:, 2:].prod(-1)
         total = results.person_score(confidence, score, rule=self.settings.rescore)
         return [

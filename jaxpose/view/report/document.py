@@ -191,7 +191,7 @@ def write(
     joints = [str(joint) for joint in truth["category"]["keypoints"]]
     cards = [card(case, pictures, limbs, joints) for case in shown]
     body = [
-        header(title, own["matched"], truth, pictures, shown),
+        header(title, own["matched"], truth, pictures, shown, remarks=details.get("remarks", ())),
         scores_section(scores),
         charts_section(events, density, found),
         tables_section(details),

@@ -25,12 +25,14 @@ EXPLAINED = {
     "EPE_occluded": "of the occluded joints, px",
     "EPE_mean_position": "of every joint at its mean place in the box, px",
     "EPE_nearest_pose": "of the training pose nearest to the labels, px",
+    "skill": "part of the mean position's error that is gone",
     "PCK@0.05": "joints within 5 % of the box's longer side",
     "PCK@0.1": "joints within 10 % of the box's longer side",
     "OKS": "mean over the people found",
     "pearson": "correlation of confidence and OKS",
     "calibration_error": "mean difference of coverage and level",
     "coverage_90": "truth inside the 90 % regions, on frames that sigma was not fitted on",
+    "sigma_scale": "factor of sigma, fitted on these frames",
     "people_per_image": "found, on average",
     "scale_pearson": "correlation of learned factor and size",
     "people": "matched with a prediction",
@@ -45,6 +47,8 @@ def header(
     truth: Mapping[str, Any],
     pictures: tiles.Pictures,
     shown: Sequence[cases.Case],
+    *,
+    remarks: Sequence[str] = (),
 ) -> str:
     """Heading: how many people and predictions there are, and what could not be read.
 
@@ -54,6 +58,7 @@ def header(
         truth: of `jaxpose.evaluation.coco.read_ground_truth`.
         pictures: from which the cases were drawn.
         shown: the cases on the page.
+        remarks: sentences about the evaluation.
     """
     line = (
         f"{len(truth['images']):,} images, {matched['people']:,} labelled people, {matched['results']:,} predictions; "
@@ -61,6 +66,7 @@ def header(
         f"{len(truth['category']['keypoints'])} joints."
     )
     parts = [f"<header><h1>{escaped(title)}</h1><p>{line}</p>"]
+    parts += [f'<p class="notice">{escaped(remark)}</p>' for remark in remarks]
     if not matched["results"]:
         parts.append('<p class="notice">The result file is empty: nobody was found.</p>')
     if pictures.missing:

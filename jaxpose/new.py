@@ -1,0 +1,218 @@
+"""From a labelled set to a trained model in one command: `jaxpose new NAME --data PATH`.
+
+What is not split yet is split, by video where the file names tell videos apart and by picture otherwise. Preparation, training
+(`python -m experiments.coco_rle --preset auto`), evaluation and the page are those of the experiments, so this command needs a
+checkout of the repository; the last lines say how to go on.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from jaxpose import files
+from jaxpose.data.formats import coco
+
+TRAINER = "experiments.coco_rle"
+SOME = 5  # pictures that must be there for a folder to be the one that a JSON means
+
+
+def main(
+    name: tyro.conf.Positional[str],
+    *,
+    data: Path,
+    minutes: float = 10.0,
+    val_share: float = 0.2,
+    out: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Train, evaluate and describe a first model of a labelled set.
+
+    Args:
+      name: of the run.
+      data: a folder with annotations/{train,val}.json and the pictures; or one COCO-format JSON, or a folder that holds one, which
+        is split here.
+      minutes: for all of it, on this machine.
+      val_share: the part of the pictures that is held out, where the set is not split yet.
+      out: folder of the run; none: runs/NAME.
+      seed: of the split and the training.
+    """
+    if not minutes > 0 or not 0 < val_share < 1:
+        raise ValueError(
+            f"--minutes {minutes} --val-share {val_share}: expected a positive number, and a part between 0 and 1"
+        )
+    if find_spec("experiments") is None and not Path("experiments/coco_rle.py").exists():
+        raise ValueError(
+            "jaxpose new trains with the pages of the repository (experiments/), which the installed package does not hold: "
+            "run it in a checkout"
+        )
+    out = Path("runs") / name if out is None else out
+    folder, message = with_splits(data, out / "data", share=val_share, seed=seed)
+    print(message, flush=True)
+    command = [sys.executable, "-m", TRAINER, "--preset", "auto", "--data", str(folder), "--out", str(out)]
+    code = subprocess.run([*command, "--minutes", f"{minutes:g}", "--seed", str(seed)]).returncode
+    if code:
+        raise SystemExit(code)
+    print(next_steps(out, folder))
+
+
+def next_steps(out: Path, folder: Path) -> str:
+    """The three commands to go on with."""
+    return "\n".join(
+        [
+            f"the evaluation as a page: {out / 'report.html'}. To go on:",
+            f"  jaxpose predict {out} PICTURES/ --region 0.9                        # poses of new pictures",
+            f"  jaxpose suggest {out} UNLABELLED/ --count 20                        # what to label next",
+            f"  python -m {TRAINER} --data {folder} --init {out} --out {out}_2   # train on, after labelling more",
+        ]
+    )
+
+
+def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Path, str]:
+    """A folder with the splits train and val of a labelled set, and a sentence that says how they were made.
+
+    Args:
+      data: a split folder, which is returned as it is; a COCO-format JSON; or a folder with one in it.
+      place: folder to write, where a split has to be made.
+      share: of the pictures to hold out.
+      seed: of the draw.
+
+    Raises:
+      FileNotFoundError: no annotations, or no pictures to them.
+      ValueError: several JSON files, fewer than two labelled pictures.
+    """
+    if data.is_dir() and _has_splits(data):
+        return (
+            data,
+            f"{data} is split already: {_count(data, 'train')} pictures to train on, {_count(data, 'val')} held out",
+        )
+    annotations = _only_json(data)
+    content = files.read_json(annotations, "annotation file (--data)")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
+        raise ValueError(
+            f"{annotations} is no COCO-format annotation file: expected the lists 'images' and 'annotations'"
+        )
+    labelled = {a.get("image_id") for a in content["annotations"] if isinstance(a, Mapping)}
+    names = [str(i.get("file_name")) for i in content["images"] if isinstance(i, Mapping) and i.get("id") in labelled]
+    if len(names) < 2:
+        raise ValueError(
+            f"{annotations} has {len(names)} labelled pictures: at least one to train on and one to hold out"
+        )
+    pictures = _pictures(annotations, names)
+    held_out, how = choose_held_out(names, share=share, seed=seed)
+    for split in ("train", "val"):
+        chosen = [i for i in content["images"] if (str(i.get("file_name")) in held_out) == (split == "val")]
+        ids = {i.get("id") for i in chosen}
+        part = content | {
+            "images": chosen,
+            "annotations": [a for a in content["annotations"] if a.get("image_id") in ids],
+        }
+        path = place / "annotations" / f"{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, part)
+        link = place / split
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(pictures.resolve(), target_is_directory=True)
+    return place, f"{len(names) - len(held_out)} pictures to train on, {len(held_out)} held out {how}"
+
+
+def choose_held_out(names: Sequence[str], *, share: float, seed: int) -> tuple[set[str], str]:
+    """File names to hold out, and by what: whole videos where the names tell three or more apart, else single pictures.
+
+    >>> frames = [f"clip{v}_frame{i:03d}.jpg" for v in range(4) for i in range(10)]
+    >>> held_out, how = choose_held_out(frames, share=0.25, seed=0)
+    >>> len(held_out), len({name[:5] for name in held_out}), how
+    (10, 1, 'by video (4 are told apart by the names)')
+    """
+    videos = video_of(names)
+    kinds = sorted(set(videos.values()))
+    rng = np.random.default_rng(seed)
+    wanted = max(round(share * len(names)), 1)
+    if not 3 <= len(kinds) <= len(names) / 2:
+        order = rng.permutation(sorted(names))
+        return set(order[:wanted].tolist()), "by picture (no videos are told apart by the names)"
+    held_out: set[str] = set()
+    for kind in rng.permutation(kinds):
+        members = {name for name, video in videos.items() if video == kind}
+        if held_out and len(held_out) + len(members) > 1.5 * wanted:
+            continue
+        held_out |= members
+        if len(held_out) >= wanted:
+            break
+    return held_out, f"by video ({len(kinds)} are told apart by the names)"
+
+
+def video_of(names: Sequence[str]) -> dict[str, str]:
+    """Which video a picture is of, by its name: the folder, and the file name without its frame number.
+
+    >>> video_of(["a/img001.png", "a/img002.png", "b/img001.png"])
+    {'a/img001.png': 'a/', 'a/img002.png': 'a/', 'b/img001.png': 'b/'}
+    >>> video_of(["session1_cam2_frame00017.jpg"])
+    {'session1_cam2_frame00017.jpg': 'session1_cam2'}
+    """
+    found = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        stem = file.rsplit(".", 1)[0]
+        bare = re.sub(r"[-_ .]*(frame|img|image|im|f)?[-_ .]*[0-9]+$", "", stem, flags=re.IGNORECASE)
+        found[name] = f"{folder}/{bare}" if folder else bare
+    return found
+
+
+def _has_splits(folder: Path) -> bool:
+    try:
+        for split in ("train", "val"):
+            coco.find(folder, split)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _count(folder: Path, split: str) -> int:
+    content: Any = files.read_json(coco.find(folder, split)[0], f"annotation file of the split {split!r}")
+    return len(content.get("images", [])) if isinstance(content, dict) else 0
+
+
+def _only_json(data: Path) -> Path:
+    if data.is_file():
+        return data
+    if not data.is_dir():
+        raise FileNotFoundError(f"--data {data} does not exist: give a folder or a COCO-format JSON")
+    found = sorted(data.glob("*.json")) + sorted(data.glob("annotations/*.json"))
+    if not found:
+        raise FileNotFoundError(
+            f"--data {data} holds no JSON: expected COCO-format annotations in it, or in annotations/"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"--data {data} holds {', '.join(str(p.relative_to(data)) for p in found)}: name one of them, or call two train.json "
+            "and val.json in annotations/, with their pictures in train/ and val/"
+        )
+    return found[0]
+
+
+def _pictures(annotations: Path, names: Sequence[str]) -> Path:
+    """The folder that the file names of an annotation file are relative to."""
+    home = annotations.parent
+    roots = [
+        home,
+        home / "images",
+        home / annotations.stem,
+        home.parent,
+        home.parent / "images",
+        home.parent / annotations.stem,
+    ]
+    for root in roots:
+        if all((root / name).is_file() for name in names[:SOME]):
+            return root
+    looked = ", ".join(str(root) for root in dict.fromkeys(roots))
+    raise FileNotFoundError(f"{annotations} names {names[0]}, which is in none of {looked}")

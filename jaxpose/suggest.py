@@ -1,0 +1,140 @@
+"""Which pictures to label next: those where a model is unsure, and that differ from each other.
+
+    jaxpose suggest runs/mouse unlabelled/ --count 20
+
+The uncertainty of a picture is the predicted standard deviation of its joints as a part of the crop (of nets without a
+density: 1 - confidence), the mean over the joints of its least certain person. Choosing by that alone gives twenty frames of
+one bad second, so every further picture is the one with the largest product of its uncertainty's rank and its distance to the
+nearest picture that is chosen already (the greedy rule of k-centre coresets, Sener and Savarese 2018, arXiv 1708.00489, on poses and
+thumbnails in place of a net's features).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import ArrayLike
+
+from jaxpose import files
+from jaxpose.data.pixels import opencv
+
+log = logging.getLogger(__name__)
+THUMBNAIL = 8
+"""Grey levels of the whole picture on a square of so many cells: what tells scenes apart."""
+
+
+def choose(uncertainty: ArrayLike, features: ArrayLike, *, count: int) -> np.ndarray:
+    """The order in which to take items that are uncertain and unlike each other.
+
+    Args:
+      uncertainty: (N,) larger where less is known; only the order counts.
+      features: (N, F) whose Euclidean distances say how much two items differ.
+      count: how many to take; all, where there are fewer.
+
+    Returns:
+      (min(count, N),) indices, the most wanted first.
+
+    Raises:
+      ValueError: shapes that do not fit, values that are not finite, a count below 1.
+
+    >>> choose([0.9, 0.8, 0.1, 0.7], [[0.0], [0.1], [5.0], [4.0]], count=3).tolist()
+    [0, 3, 1]
+    """
+    uncertainty, features = np.asarray(uncertainty, np.float64), np.asarray(features, np.float64)
+    if uncertainty.ndim != 1 or features.ndim != 2 or len(features) != len(uncertainty):
+        raise ValueError(f"expected uncertainty (N,) and features (N, F), got {uncertainty.shape} and {features.shape}")
+    if not (np.isfinite(uncertainty).all() and np.isfinite(features).all()):
+        raise ValueError("uncertainty and features must be finite")
+    if count < 1:
+        raise ValueError(f"count={count}: expected 1 or more")
+    if len(uncertainty) == 0:
+        return np.zeros(0, int)
+    rank = (np.argsort(np.argsort(uncertainty, kind="stable")) + 1) / len(uncertainty)
+    order = [int(uncertainty.argmax())]
+    distance = np.linalg.norm(features - features[order[0]], axis=-1)
+    while len(order) < min(count, len(uncertainty)):
+        wanted = rank * (distance + 1e-9 * (1 + distance.max()))  # of copies of chosen items the least certain
+        wanted[order] = -1.0
+        order.append(int(wanted.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(features - features[order[-1]], axis=-1))
+    return np.array(order)
+
+
+def main(
+    run: tyro.conf.Positional[Path],
+    inputs: tyro.conf.Positional[tuple[str, ...]],
+    *,
+    count: int = 20,
+    boxes: Path | None = None,
+    out: Path | None = None,
+    every: int = 10,
+    batch_size: int | None = None,
+) -> None:
+    """List the pictures whose labels would teach a model most.
+
+    Prints a line for each, the most wanted first: file name, frame of a video, and the uncertainty (a part of the crop).
+
+    Args:
+      run: a run's folder, or an imported checkpoint, of a net of persons.
+      inputs: unlabelled pictures, videos, folders of them, and patterns.
+      count: how many to list.
+      boxes: JSON of a detector, as of `jaxpose predict`; none: a picture is one person.
+      out: also write the list into this JSON file.
+      every: of videos, look at one frame of so many.
+      batch_size: crops at a time.
+    """
+    from jaxpose import predict
+    from jaxpose.predict import command, media
+
+    if count < 1 or every < 1:
+        raise ValueError(f"--count {count} --every {every}: expected 1 or more")
+    known = None if boxes is None else command.BoxFile.read(boxes, category=1, min_score=0.0)
+    predictor = predict.load(run, batch_size=batch_size)
+    if predictor.finds_people:
+        raise ValueError(
+            f"{run} holds a net of whole images, which states no uncertainty of a picture: name a run on persons"
+        )
+    rows, features, failed = [], [], []
+    for file in command.found(inputs):
+        try:
+            frames = media.video(file) if file.suffix.lower() in media.VIDEOS else [media.picture(file)]
+            for number, image in enumerate(frames):
+                found = None if known is None else known.of(file, number)
+                if number % every or found == []:  # the detector saw nobody
+                    continue
+                poses = predictor(image, found)
+                rows.append({"file": str(file), "frame": number, "uncertainty": round(_uncertainty(poses), 5)})
+                features.append(_features(image, poses))
+        except (ValueError, OSError) as error:
+            failed.append(str(error))
+    if not rows:
+        raise ValueError(f"no person to look at in the inputs: {'; '.join(failed[:3]) or 'no box lies in them'}")
+    chosen = [rows[i] for i in choose([row["uncertainty"] for row in rows], np.array(features), count=count)]
+    for row in chosen:
+        print(f"{row['uncertainty']:.4f}  {row['file']}" + (f"  frame {row['frame']}" if row["frame"] else ""))
+    if out is not None:
+        files.write_json(out, chosen)
+    if failed:
+        log.warning("%d inputs could not be read: %s", len(failed), "; ".join(failed[:3]))
+
+
+def _uncertainty(poses: Any) -> float:
+    """Of the least certain person of a picture: the mean over the joints, as a part of the crop's side."""
+    if poses.deviation is None or poses.crop_area is None:
+        return float((1 - poses.confidence).mean(-1).max())
+    side = np.sqrt(poses.crop_area)[:, None]
+    return float((np.sqrt(poses.deviation.prod(-1)) / side).mean(-1).max())
+
+
+def _features(image: np.ndarray, poses: Any) -> np.ndarray:
+    """The first person's joints in units of its box, and a thumbnail of the picture; each with a norm of about 1."""
+    cv2 = opencv()
+    box = poses.box[0]
+    joints = ((poses.xy[0] - box[:2]) / box[2:] - 0.5).ravel() / np.sqrt(poses.xy.shape[1])
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel() / 255.0
+    return np.concatenate([np.clip(joints, -2, 2), (small - small.mean()) / THUMBNAIL])

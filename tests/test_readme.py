@@ -71,6 +71,13 @@ def test_commands_parse(command, monkeypatch, capsys):
             pytest.fail(f"no test knows {module}")
 
 
+def test_the_readme_is_an_introduction():
+    lines = README.splitlines()
+    assert len(lines) <= 110 and max(map(len, lines)) <= 120, "the rest belongs into docs/"
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+    assert len(links) > 10 and not [link for link in links if not (ROOT / link).exists()]
+
+
 def test_a_loss_in_your_own_model():
     names: dict = {}
     exec(code("import jax, jax.numpy"), names)

@@ -89,12 +89,27 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
 
 
 def calibration(levels: np.ndarray, coverage: dict[str, np.ndarray], path: str | Path) -> Path:
-    """Share of labels inside the predicted region of each level, against that level; the diagonal is calibrated."""
+    """Draws the share of labels inside the predicted region of each level against that level; the diagonal is calibrated.
+
+    Args:
+        levels: ``(L,)`` levels of the regions, from 0 to 1.
+        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group whose shares are all NaN is left out.
+        path: where the picture is written.
+
+    Returns:
+        The path.
+
+    >>> from tempfile import mkdtemp
+    >>> calibration(np.array([0.5, 0.9]), {"all": np.array([0.4, 0.9])}, Path(mkdtemp()) / "calibration.png").name
+    'calibration.png'
+    """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(4.6, 4.2))
     axis.plot([0, 1], [0, 1], color=INK, lw=0.8)
-    for name, values in coverage.items():
-        axis.plot(levels, values, "o-", ms=3, label=name)
+    for i, (name, values) in enumerate(coverage.items()):
+        if np.isfinite(values).any():  # a group without labels has no curve
+            # The first curve is wider, so that it is visible where another one has the same values.
+            axis.plot(levels, values, "o-", ms=3, lw=1.5 if i else 4, alpha=1 if i else 0.5, label=name)
     axis.set(
         xlabel="level of the region", ylabel="share of labels inside", title="calibration", xlim=(0, 1), ylim=(0, 1)
     )

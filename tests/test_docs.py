@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks import scaling_model
 from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr
-from jaxpose import importer
+from jaxpose import importer, new, suggest
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
 from jaxpose.predict import command
@@ -213,13 +213,22 @@ def test_examples_run(page):
 
 def test_flags_exist(capsys):
     """Every `--flag` that a text names is one of an experiment or of a tool; commands are in tests/test_readme.py."""
-    tools = [data_command.prepare, data_command.synthetic, evaluation.main, importer.main, command.main]
+    tools = [
+        data_command.prepare,
+        data_command.synthetic,
+        evaluation.main,
+        importer.main,
+        command.main,
+        new.main,
+        suggest.main,
+    ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
     for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):
             tyro.cli(kind, args=["--help"])
-    known = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out)) | {"--preset"}
+    known = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out))
+    known |= {"--preset", "--config"}  # which `parse` reads before all others
     for page in DOCS.glob("*.md"):
         text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
         spans = [span for span in re.findall(r"`([^`]*)`", text) if span.startswith("--")]
@@ -245,7 +254,7 @@ def test_every_code_in_the_source_is_a_row_of_the_differences():
     }
     assert not unknown, f"codes that docs/differences.md does not list: {unknown}"
     assert len(set().union(*codes.values())) >= 20
-    private = [str(path) for path in codes if "facts " + "of " in path.read_text().lower()]
+    private = [str(path) for path in codes if "(facts " + "of" in path.read_text().lower()]
     assert not private, "notes to oneself"
 
 

@@ -336,7 +336,7 @@ def only_run_in(out: Path) -> Iterator[None]:
     """Hold the folder of a run against a second one. The lock ends with the process, however that ends.
 
     Raises:
-      ValueError: another process trains into it.
+        ValueError: another process trains into it.
     """
     with ExitStack() as stack:
         parallel.on_first(lambda: stack.enter_context(_locked(out)))

@@ -98,7 +98,7 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
     content = files.read_json(annotations, "annotation file (--data)")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
         raise ValueError(
-            f"{annotations} is no COCO-format annotation file: expected the lists 'images' and 'annotations'"
+            f"{annotations} is not a COCO-format annotation file: expected the lists 'images' and 'annotations'"
         )
     labelled = {a.get("image_id") for a in content["annotations"] if isinstance(a, Mapping)}
     names = [str(i.get("file_name")) for i in content["images"] if isinstance(i, Mapping) and i.get("id") in labelled]

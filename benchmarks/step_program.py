@@ -84,7 +84,7 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
     A collective in the body of a loop runs as often as the loop's known trip count says.
 
     Args:
-      norms: names of the BatchNorm layers, such as "bn1".
+        norms: names of the BatchNorm layers, such as "bn1".
 
     >>> found, chain = collectives('''
     ... ENTRY %main (p: f32[4]) -> f32[4] {

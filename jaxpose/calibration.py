@@ -35,16 +35,16 @@ def fit_scale(
     """The factor of sigma with which the regions of `level` hold that share of the joints.
 
     Args:
-      mu, sigma, target: (..., K, D), same unit.
-      model: of the standardised error.
-      where: (..., K) labelled joints.
-      level: in (0, 1).
+        mu, sigma, target: (..., K, D), same unit.
+        model: of the standardised error.
+        where: (..., K) labelled joints.
+        level: in (0, 1).
 
     Returns:
-      A factor between 1/16 and 64; 1 where fewer than 10 joints are labelled.
+        A factor between 1/16 and 64; 1 where fewer than 10 joints are labelled.
 
     Raises:
-      ValueError: as `jaxpose.density.coverage`; a level outside (0, 1).
+        ValueError: as `jaxpose.density.coverage`; a level outside (0, 1).
 
     >>> truth = np.random.default_rng(0).laplace(scale=0.3, size=(2000, 1, 2))
     >>> model = density.Model(log_g=None, base="laplace")
@@ -71,16 +71,16 @@ def cross_fit(
     """How often the region of `level` holds the truth, each frame counted with a factor fitted on the other frames.
 
     Args:
-      mu, sigma, target: (N, K, D), same unit.
-      model: of the standardised error.
-      groups: (N,) persons of one image, or of one video, have one number and are never parted.
-      where: (N, K) labelled joints.
-      level: in (0, 1).
-      folds: into so many parts the groups are dealt out.
+        mu, sigma, target: (N, K, D), same unit.
+        model: of the standardised error.
+        groups: (N,) persons of one image, or of one video, have one number and are never parted.
+        where: (N, K) labelled joints.
+        level: in (0, 1).
+        folds: into so many parts the groups are dealt out.
 
     Returns:
-      {"scale": fitted on all, "coverage": the cross-fitted share, "raw": the share with the factor 1}; without "coverage"
-      where there are fewer than two groups or 10 labelled joints in some part.
+        {"scale": fitted on all, "coverage": the cross-fitted share, "raw": the share with the factor 1}; without "coverage"
+        where there are fewer than two groups or 10 labelled joints in some part.
 
     >>> rng = np.random.default_rng(0)
     >>> truth = rng.laplace(scale=0.3, size=(1000, 1, 2))

@@ -208,7 +208,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _incomplete(path: Path, error: Exception) -> ValueError:
     shown = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ValueError(
-        f"{path} is no complete checkpoint of this package ({shown:.200}): copy it again, or name another"
+        f"{path} is not a complete checkpoint of this package ({shown:.200}): copy it again, or name another"
     )
 
 

@@ -44,16 +44,16 @@ class Model:
     """What a trained model says of the standardised error.
 
     Attributes:
-      log_g: the flow's log density in the sign it was trained with, (..., dim) -> (...); None for a model without a
-        flow (`laplace_nll`, `gaussian_nll`).
-      base: the density Q. Used where there is no flow, and with log s.
-      variant: the variant of `losses.rle` the flow was trained with: the released codes' sees -e.
-      log_normalizer: log s if the model was trained with it, at the accuracy of a density (`log_normalizer` of this
-        module); None if it was trained without.
-      dim: 1, 2 or 3, number of coordinates of a joint.
+        log_g: the flow's log density in the sign it was trained with, (..., dim) -> (...); None for a model without a
+            flow (`laplace_nll`, `gaussian_nll`).
+        base: the density Q. Used where there is no flow, and with log s.
+        variant: the variant of `losses.rle` the flow was trained with: the released codes' sees -e.
+        log_normalizer: log s if the model was trained with it, at the accuracy of a density (`log_normalizer` of this
+            module); None if it was trained without.
+        dim: 1, 2 or 3, number of coordinates of a joint.
 
     Raises:
-      ValueError: neither a flow nor a base, an unknown base or variant, or log s where no base is.
+        ValueError: neither a flow nor a base, an unknown base or variant, or log s where no base is.
 
     >>> Model(log_g=None, base="laplace").dim
     2
@@ -87,14 +87,14 @@ def log_prob(e: jax.typing.ArrayLike, model: Model) -> jax.Array:
     """Log density of the standardised error e = (x - mu) / sigma, whatever sign the flow was trained with.
 
     Args:
-      e: (..., dim), no unit.
-      model: what was trained.
+        e: (..., dim), no unit.
+        model: what was trained.
 
     Returns:
-      (...) in nats.
+        (...) in nats.
 
     Raises:
-      ValueError: the last axis is not `model.dim`.
+        ValueError: the last axis is not `model.dim`.
 
     >>> round(log_prob(jnp.zeros(2), Model(log_g=None, base="gaussian")).item(), 4)
     -1.8379
@@ -115,15 +115,15 @@ def log_prob_at(
     """Log density of coordinates: log p((x - mu) / sigma) - sum log sigma.
 
     Args:
-      x, mu, sigma: (..., dim), same unit, finite, sigma positive.
-      model: what was trained.
+        x, mu, sigma: (..., dim), same unit, finite, sigma positive.
+        model: what was trained.
 
     Returns:
-      (...) in nats, a density with respect to the unit of x. What is given as JAX arrays is not looked at: a sigma
-      that is not positive gives NaN or infinity there.
+        (...) in nats, a density with respect to the unit of x. What is given as JAX arrays is not looked at: a sigma
+        that is not positive gives NaN or infinity there.
 
     Raises:
-      ValueError: shapes differ; on the host (NumPy, numbers) also values that are not finite, or sigma not positive.
+        ValueError: shapes differ; on the host (NumPy, numbers) also values that are not finite, or sigma not positive.
 
     >>> at = log_prob_at(jnp.ones(2), jnp.ones(2), jnp.full(2, 0.5), Model(log_g=None, base="laplace"))
     >>> round(at.item(), 4)
@@ -153,17 +153,17 @@ def log_normalizer(
     Differentiable in whatever log_g depends on. The paper's [-5, 5], for training, is `flow.log_normalizer`.
 
     Args:
-      log_g: (..., dim) -> (...) log density.
-      base: the density Q.
-      bound: half the side of the box.
-      points: nodes on each axis; 400 in 1D and 2D, 80 in 3D.
-      dim: number of coordinates: 1, 2 or 3.
+        log_g: (..., dim) -> (...) log density.
+        base: the density Q.
+        bound: half the side of the box.
+        points: nodes on each axis; 400 in 1D and 2D, 80 in 3D.
+        dim: number of coordinates: 1, 2 or 3.
 
     Returns:
-      A scalar in nats.
+        A scalar in nats.
 
     Raises:
-      ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
+        ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
 
     >>> flat = lambda e: jnp.zeros(e.shape[:-1])
     >>> round(abs(log_normalizer(flat, "laplace", points=40).item()), 4)
@@ -197,11 +197,11 @@ class Region:
     """The smallest set that holds the mass `level`, of the standardised error.
 
     Attributes:
-      level: the mass, in (0, 1).
-      log_threshold: the set is {e: log density >= log_threshold}.
-      axes: dim arrays of grid coordinates (denser around 0).
-      log_density: log density on the grid of `axes`, for contours at `log_threshold`.
-      mean, covariance: first two moments of the whole density, for `ellipse`.
+        level: the mass, in (0, 1).
+        log_threshold: the set is {e: log density >= log_threshold}.
+        axes: dim arrays of grid coordinates (denser around 0).
+        log_density: log density on the grid of `axes`, for contours at `log_threshold`.
+        mean, covariance: first two moments of the whole density, for `ellipse`.
     """
 
     level: float
@@ -234,13 +234,13 @@ def moments(model: Model) -> Moments:
     """Mean, covariance and mass of the density of e.
 
     Args:
-      model: what was trained.
+        model: what was trained.
 
     Returns:
-      Moments; `.standard_deviation * sigma` is the standard deviation of a coordinate, in the unit of sigma.
+        Moments; `.standard_deviation * sigma` is the standard deviation of a coordinate, in the unit of sigma.
 
     Raises:
-      ValueError: no box around the origin holds the density (mass off 1 by more than 1e-3).
+        ValueError: no box around the origin holds the density (mass off 1 by more than 1e-3).
 
     >>> moments(Model(log_g=None, base="laplace")).standard_deviation.round(3).tolist()
     [1.414, 1.414]
@@ -252,14 +252,14 @@ def region(model: Model, level: float) -> Region:
     """The highest-density region of mass `level`: the contour that a confidence region should follow.
 
     Args:
-      model: what was trained.
-      level: mass, in (0, 1).
+        model: what was trained.
+        level: mass, in (0, 1).
 
     Returns:
-      A Region in units of sigma: scale by sigma and shift by mu for coordinates.
+        A Region in units of sigma: scale by sigma and shift by mu for coordinates.
 
     Raises:
-      ValueError: a level outside (0, 1), or a density that no box holds.
+        ValueError: a level outside (0, 1), or a density that no box holds.
 
     >>> r = region(Model(log_g=None, base="gaussian"), 0.5)  # a disc of radius sqrt(2 log 2)
     >>> round(r.log_threshold, 2), r.ellipse()[1].round(3).tolist()
@@ -282,11 +282,11 @@ def level(e: jax.typing.ArrayLike, model: Model) -> np.ndarray:
     """The mass of the smallest highest-density region that reaches e: uniform on [0, 1] where the model is right.
 
     Args:
-      e: (..., dim) standardised errors.
-      model: what was trained.
+        e: (..., dim) standardised errors.
+        model: what was trained.
 
     Returns:
-      (...) float64; 0 at the mode.
+        (...) float64; 0 at the mode.
 
     >>> level(jnp.array([0.0, 0.0]), Model(log_g=None, base="gaussian")).round(3).item()
     0.0
@@ -299,10 +299,10 @@ class Coverage:
     """How often the truth lies inside the region of each level; NaN where nothing was counted.
 
     Attributes:
-      levels: (L,) nominal mass.
-      overall: (L,) share of all counted joints inside.
-      per_joint: (L, K).
-      count: (K,) number of joints counted.
+        levels: (L,) nominal mass.
+        overall: (L,) share of all counted joints inside.
+        per_joint: (L, K).
+        count: (K,) number of joints counted.
     """
 
     levels: np.ndarray
@@ -323,17 +323,17 @@ def coverage(
     """Empirical coverage of the model's highest-density regions.
 
     Args:
-      mu, sigma, target: (..., K, D), same unit.
-      model: what was trained.
-      levels: nominal masses in (0, 1).
-      where: (..., K) joints to count: labelled ones, or, in a second call, occluded ones. Others may hold anything.
+        mu, sigma, target: (..., K, D), same unit.
+        model: what was trained.
+        levels: nominal masses in (0, 1).
+        where: (..., K) joints to count: labelled ones, or, in a second call, occluded ones. Others may hold anything.
 
     Returns:
-      A Coverage; a calibrated model has `overall` close to `levels`.
+        A Coverage; a calibrated model has `overall` close to `levels`.
 
     Raises:
-      ValueError: shapes differ, D is not `model.dim`, a level outside (0, 1), or a joint to count whose mu or target
-        is not finite, or whose sigma is not positive and finite.
+        ValueError: shapes differ, D is not `model.dim`, a level outside (0, 1), or a joint to count whose mu or target
+            is not finite, or whose sigma is not positive and finite.
 
     >>> truth = np.random.default_rng(0).laplace(scale=0.1, size=(4000, 1, 2))
     >>> c = coverage(np.zeros_like(truth), np.full_like(truth, 0.1), truth, Model(log_g=None, base="laplace"))
@@ -371,15 +371,15 @@ def sigma_quantiles(
     """The distribution of predicted sigma, by joint: a model can be calibrated and say nothing.
 
     Args:
-      sigma: (..., K, D); its mean over D is taken first, as in the confidence.
-      where: (..., K) joints to count.
-      quantiles: in [0, 1].
+        sigma: (..., K, D); its mean over D is taken first, as in the confidence.
+        where: (..., K) joints to count.
+        quantiles: in [0, 1].
 
     Returns:
-      (Q, K) in the unit of sigma; NaN for a joint that was never counted.
+        (Q, K) in the unit of sigma; NaN for a joint that was never counted.
 
     Raises:
-      ValueError: the mask has another shape.
+        ValueError: the mask has another shape.
 
     >>> sigma_quantiles(np.full((10, 3, 2), 0.2), quantiles=[0.5]).round(3).tolist()
     [[0.2, 0.2, 0.2]]
@@ -404,19 +404,19 @@ def calibration(
     """Coverage, calibration error and sigma over an evaluation set, as numbers that go into a JSON file.
 
     Args:
-      mu, sigma, target: (..., K, D), same unit.
-      model: what was trained.
-      levels: nominal masses in (0, 1).
-      where: (..., K) labelled joints.
-      occluded: (..., K) which of them are occluded; splits the result further.
+        mu, sigma, target: (..., K, D), same unit.
+        model: what was trained.
+        levels: nominal masses in (0, 1).
+        where: (..., K) labelled joints.
+        occluded: (..., K) which of them are occluded; splits the result further.
 
     Returns:
-      {"all": ..., "visible": ..., "occluded": ...} (the last two with `occluded` only), each {"count", "levels",
-      "coverage", "coverage_per_joint", "calibration_error", "sigma_quantiles"}; lists, with None where nothing was
-      counted.
+        {"all": ..., "visible": ..., "occluded": ...} (the last two with `occluded` only), each {"count", "levels",
+        "coverage", "coverage_per_joint", "calibration_error", "sigma_quantiles"}; lists, with None where nothing was
+        counted.
 
     Raises:
-      ValueError: as `coverage`.
+        ValueError: as `coverage`.
 
     >>> zero = np.zeros((5, 1, 2))
     >>> calibration(zero, zero + 1, zero, Model(log_g=None, base="laplace"))["all"]["coverage"]

@@ -45,15 +45,15 @@ class RealNVP(nn.Module):
     """Normalising flow of dimension 2 or 3 over standardised errors.
 
     Attributes:
-      dim: 2 or 3.
-      layers: number of couplings; the published flows have 6.
-      hidden: widths of the hidden layers of every net; L_fc x N_n of the paper's table 6 is (N_n,) * (L_fc - 1).
-      scheme: "torch", weights and biases uniform in +-1/sqrt(fan_in), is what the official code trains from (it
-        defines a Xavier initialisation but never calls it); "xavier" is mmpose's, Xavier-uniform weights of gain 0.01
-        and biases as before, close to the identity.
+        dim: 2 or 3.
+        layers: number of couplings; the published flows have 6.
+        hidden: widths of the hidden layers of every net; L_fc x N_n of the paper's table 6 is (N_n,) * (L_fc - 1).
+        scheme: "torch", weights and biases uniform in +-1/sqrt(fan_in), is what the official code trains from (it
+            defines a Xavier initialisation but never calls it); "xavier" is mmpose's, Xavier-uniform weights of gain 0.01
+            and biases as before, close to the identity.
 
     Raises:
-      ValueError: a dimension other than 2 or 3, no coupling, no hidden layer, or an unknown scheme.
+        ValueError: a dimension other than 2 or 3, no coupling, no hidden layer, or an unknown scheme.
 
     >>> flow = RealNVP(hidden=(8, 8))
     >>> variables = flow.init(jax.random.key(0), jnp.zeros((1, 2)), method="log_prob")
@@ -215,17 +215,17 @@ def log_normalizer(
     use `density.log_normalizer`, which is finer and wider.
 
     Args:
-      log_prob: the flow's log density, (..., dim) -> (...).
-      base: the density Q.
-      bound: half the side of the square; [-5, 5] is the paper's.
-      points: nodes on each axis: points^dim evaluations of the flow.
-      dim: 1, 2 or 3.
+        log_prob: the flow's log density, (..., dim) -> (...).
+        base: the density Q.
+        bound: half the side of the square; [-5, 5] is the paper's.
+        points: nodes on each axis: points^dim evaluations of the flow.
+        dim: 1, 2 or 3.
 
     Returns:
-      A scalar in nats.
+        A scalar in nats.
 
     Raises:
-      ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
+        ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
 
     >>> normal = lambda x: -0.5 * (x**2).sum(-1) - 1.837877
     >>> round(log_normalizer(normal, "gaussian").item(), 4)  # 1 / integral of N(0, 1)^2 is 2 sqrt(pi) each axis
@@ -249,13 +249,13 @@ def log_normalizer_latent(
     then looked larger than it was.
 
     Args:
-      forward: f, latent (..., dim) -> errors (..., dim), `net.apply(variables, z, method="forward")`.
-      base: the density Q.
-      points: nodes on each axis: points^dim evaluations of the flow.
-      dim: 2 or 3.
+        forward: f, latent (..., dim) -> errors (..., dim), `net.apply(variables, z, method="forward")`.
+        base: the density Q.
+        points: nodes on each axis: points^dim evaluations of the flow.
+        dim: 2 or 3.
 
     Returns:
-      A scalar in nats.
+        A scalar in nats.
 
     >>> round(log_normalizer_latent(lambda z: z, "gaussian").item(), 4)  # as above
     2.531

@@ -70,22 +70,22 @@ def gaussian(xy: Array, size_hw: tuple[int, int], *, sigma: float | Array, metho
     """Target maps exp(-|p - c|^2 / (2 sigma^2)) with peak 1.
 
     Args:
-      xy: (..., K, 2) joints in heatmap pixels. A joint that is not finite, or whose window misses the map, gives an
-        empty map; see `reaches`.
-      size_hw: height and width of the maps.
-      sigma: standard deviation in heatmap pixels, a number or (..., K).
-      method: where the centre c is and where the Gaussian ends.
-        msra: c is the nearest pixel, a window of 3 sigma to each side (SimpleBaseline, HRNet).
-        unbiased: c = xy, no window (DARK).
-        udp: c = xy, the window of 3 sigma is around the nearest pixel.
-        bottom_up: c = trunc(xy), 3 sigma + 1 to each side (HigherHRNet); a fractional sigma moves the peak off the
-          grid by less than a pixel, as the released code's patch does.
+        xy: (..., K, 2) joints in heatmap pixels. A joint that is not finite, or whose window misses the map, gives an
+            empty map; see `reaches`.
+        size_hw: height and width of the maps.
+        sigma: standard deviation in heatmap pixels, a number or (..., K).
+        method: where the centre c is and where the Gaussian ends.
+            msra: c is the nearest pixel, a window of 3 sigma to each side (SimpleBaseline, HRNet).
+            unbiased: c = xy, no window (DARK).
+            udp: c = xy, the window of 3 sigma is around the nearest pixel.
+            bottom_up: c = trunc(xy), 3 sigma + 1 to each side (HigherHRNet); a fractional sigma moves the peak off the
+              grid by less than a pixel, as the released code's patch does.
 
     Returns:
-      (..., h, w, K).
+        (..., h, w, K).
 
     Raises:
-      ValueError: a wrong shape, size or method.
+        ValueError: a wrong shape, size or method.
 
     >>> gaussian(jnp.array([[1.2, 0.0]]), (2, 4), sigma=1.0)[0, :, 0].round(2).tolist()[:3]
     [0.6100000143051147, 1.0, 0.6100000143051147]
@@ -112,10 +112,10 @@ def reaches(xy: Array, size_hw: tuple[int, int], *, sigma: float | Array, method
     """Whether the target window of 3 sigma meets the map: the published codes give weight 0 to joints beyond.
 
     Args:
-      xy, size_hw, sigma, method: as for `gaussian`.
+        xy, size_hw, sigma, method: as for `gaussian`.
 
     Returns:
-      (..., K) bool; False where xy is not finite. One pixel more than the window counts on the low side, as published.
+        (..., K) bool; False where xy is not finite. One pixel more than the window counts on the low side, as published.
 
     >>> reaches(jnp.array([[-7.0, 3.0], [-9.0, 3.0]]), (8, 8), sigma=2.0).tolist()
     [True, False]
@@ -135,10 +135,10 @@ def one_hot(xy: Array, size_hw: tuple[int, int]) -> jax.Array:
     """1 at the pixel nearest to the joint, 0 elsewhere: the target of H2 (Sun 2018, section 2).
 
     Args:
-      xy: (..., K, 2) in heatmap pixels; size_hw: height and width.
+        xy: (..., K, 2) in heatmap pixels; size_hw: height and width.
 
     Returns:
-      (..., h, w, K); all 0 where the joint is outside or not finite.
+        (..., h, w, K); all 0 where the joint is outside or not finite.
 
     >>> one_hot(jnp.array([[2.4, 0.6]]), (2, 4))[..., 0].tolist()
     [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
@@ -156,10 +156,10 @@ def disc(xy: Array, size_hw: tuple[int, int], *, radius: float) -> jax.Array:
     The paper says 15 pixels without saying of what; with its 256 input and 32 map, 15 input pixels are 1.9 of the map.
 
     Args:
-      xy: (..., K, 2) in heatmap pixels; size_hw: height and width; radius: in heatmap pixels.
+        xy: (..., K, 2) in heatmap pixels; size_hw: height and width; radius: in heatmap pixels.
 
     Returns:
-      (..., h, w, K); all 0 where the joint is not finite or further outside than the radius.
+        (..., h, w, K); all 0 where the joint is not finite or further outside than the radius.
 
     >>> disc(jnp.array([[1.0, 0.0]]), (2, 4), radius=1.0)[..., 0].tolist()
     [[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
@@ -174,13 +174,13 @@ def normalized(maps: Array) -> jax.Array:
     """Every map divided by its sum + 1e-24: the distribution that a softmax is compared with (mmpose's DSNT and IPR).
 
     Args:
-      maps: (..., h, w, K), non-negative, such as `gaussian` gives.
+        maps: (..., h, w, K), non-negative, such as `gaussian` gives.
 
     Returns:
-      (..., h, w, K); an empty map stays empty. The gradient is finite there too (the sum is then held constant).
+        (..., h, w, K); an empty map stays empty. The gradient is finite there too (the sum is then held constant).
 
     Raises:
-      ValueError: a wrong shape.
+        ValueError: a wrong shape.
 
     >>> normalized(jnp.array([[[1.0, 0.0], [3.0, 0.0]]])).tolist()
     [[[0.25, 0.0], [0.75, 0.0]]]
@@ -224,17 +224,17 @@ def argmax(
     """The highest pixel, moved by `shift` towards the higher neighbour along each axis.
 
     Args:
-      maps: (..., h, w, K).
-      shift: in pixels; 0: the pixel itself.
-      border: where the shift is left out, and what stands for "nothing found" (no value above 0).
-        hrnet: no shift unless 1 < x < w - 1 and 1 < y < h - 1; (0, 0).
-        mmpose: x needs 1 < x < w - 1 and 0 < y < h, y needs 1 < y < h - 1 and 0 < x < w; (-1, -1).
+        maps: (..., h, w, K).
+        shift: in pixels; 0: the pixel itself.
+        border: where the shift is left out, and what stands for "nothing found" (no value above 0).
+            hrnet: no shift unless 1 < x < w - 1 and 1 < y < h - 1; (0, 0).
+            mmpose: x needs 1 < x < w - 1 and 0 < y < h, y needs 1 < y < h - 1 and 0 < x < w; (-1, -1).
 
     Returns:
-      xy (..., K, 2) in heatmap pixels, score (..., K), the value of the highest pixel.
+        xy (..., K, 2) in heatmap pixels, score (..., K), the value of the highest pixel.
 
     Raises:
-      ValueError: a wrong shape or border.
+        ValueError: a wrong shape or border.
 
     >>> xy, score = argmax(jnp.zeros((5, 6, 1)).at[2, 3, 0].set(1.0).at[2, 4, 0].set(0.5))
     >>> xy.tolist(), score.tolist()
@@ -257,11 +257,11 @@ def blur(maps: Array, *, kernel: int = 11) -> jax.Array:
     """Gaussian blur as DARK uses it: zeros outside the map, rescaled to the old maximum.
 
     Args:
-      maps: (..., h, w, K); kernel: odd size in pixels; the standard deviation is 0.3 ((kernel - 1) / 2 - 1) + 0.8,
-        that is 2.0 for 11 and 2.9 for 17.
+        maps: (..., h, w, K); kernel: odd size in pixels; the standard deviation is 0.3 ((kernel - 1) / 2 - 1) + 0.8,
+            that is 2.0 for 11 and 2.9 for 17.
 
     Returns:
-      (..., h, w, K).
+        (..., h, w, K).
 
     >>> blur(jnp.zeros((7, 7, 1)).at[3, 3].set(5.0)).max().item()
     5.0
@@ -304,12 +304,12 @@ def dark(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
     """DARK: one Newton step on the logarithm of the blurred map, from its highest pixel (Zhang 2020, equation 9).
 
     Args:
-      maps: (..., h, w, K).
-      kernel: size of the blur; 11 for targets of sigma 2, 17 for sigma 3.
+        maps: (..., h, w, K).
+        kernel: size of the blur; 11 for targets of sigma 2, 17 for sigma 3.
 
     Returns:
-      xy (..., K, 2) in heatmap pixels, score (..., K). Within two pixels of the border the highest pixel itself; (-1, -1)
-      where no value is above 0 (mmpose's rule). The step is not bounded, as published: on noise it may leave the map.
+        xy (..., K, 2) in heatmap pixels, score (..., K). Within two pixels of the border the highest pixel itself; (-1, -1)
+        where no value is above 0 (mmpose's rule). The step is not bounded, as published: on noise it may leave the map.
 
     >>> xy, _ = dark(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=2.0, method="unbiased"))
     >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.01)
@@ -340,12 +340,12 @@ def udp(maps: Array, *, kernel: int = 11) -> tuple[jax.Array, jax.Array]:
     """UDP's variant of DARK: one-pixel differences, the blurred map clipped to [1e-3, 50] (Huang 2020).
 
     Args:
-      maps: (..., h, w, K); kernel: as for `dark`.
+        maps: (..., h, w, K); kernel: as for `dark`.
 
     Returns:
-      xy (..., K, 2) in heatmap pixels, up to the border (edge values repeated), score (..., K); (-1, -1) where no value is
-      above 0. As published, the step is not bounded, the mixed difference looks at one diagonal only (on maps that are no
-      Gaussian a mirror changes the result), and above 50 a peak is a plateau.
+        xy (..., K, 2) in heatmap pixels, up to the border (edge values repeated), score (..., K); (-1, -1) where no value is
+        above 0. As published, the step is not bounded, the mixed difference looks at one diagonal only (on maps that are no
+        Gaussian a mirror changes the result), and above 50 a peak is a plateau.
 
     >>> xy, _ = udp(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=2.0, method="udp"))
     >>> bool(abs(xy - jnp.array([[20.3, 17.6]])).max() < 0.05)
@@ -380,13 +380,13 @@ def softmax(logits: Array, *, beta: float = 1.0) -> jax.Array:
     """softmax(beta H) over the pixels of a map: the distribution whose mean plain `soft_argmax` returns.
 
     Args:
-      logits: H, (..., h, w, K); beta: inverse temperature, positive.
+        logits: H, (..., h, w, K); beta: inverse temperature, positive.
 
     Returns:
-      (..., h, w, K), float32 at least; every map sums to 1.
+        (..., h, w, K), float32 at least; every map sums to 1.
 
     Raises:
-      ValueError: a wrong shape or beta.
+        ValueError: a wrong shape or beta.
 
     >>> softmax(jnp.log(jnp.array([[[1.0], [3.0]]]))).round(2).tolist()
     [[[0.25], [0.75]]]
@@ -427,19 +427,19 @@ def soft_argmax(
     5e-3 at 0.65, 0.02 at 0.5, 0.2 at 0.3. Cut by the border 2 sigma away it is off by 0.09 pixels at beta 1, 6e-4 at 10.
 
     Args:
-      logits: H, (..., h, w, K), or (..., d, h, w, K) with ndim=3; background at 0 for the compensation.
-      beta: inverse temperature; Gu 2021 uses 10.
-      ndim: 2 or 3.
-      compensate: the second form.
-      floor: the compensation is exact while 1 - r, the share of the softmax held by the bump, is at least this; for a
-        Gaussian bump of height 1 it is about 2 pi sigma^2 beta / N while beta is small. Larger: calmer gradients
-        on nearly flat maps.
+        logits: H, (..., h, w, K), or (..., d, h, w, K) with ndim=3; background at 0 for the compensation.
+        beta: inverse temperature; Gu 2021 uses 10.
+        ndim: 2 or 3.
+        compensate: the second form.
+        floor: the compensation is exact while 1 - r, the share of the softmax held by the bump, is at least this; for a
+            Gaussian bump of height 1 it is about 2 pi sigma^2 beta / N while beta is small. Larger: calmer gradients
+            on nearly flat maps.
 
     Returns:
-      xy[z] (..., K, ndim) in heatmap pixels, log_z (..., K) = log Z.
+        xy[z] (..., K, ndim) in heatmap pixels, log_z (..., K) = log Z.
 
     Raises:
-      ValueError: a wrong shape, ndim, beta or floor.
+        ValueError: a wrong shape, ndim, beta or floor.
 
     >>> bump = gaussian(jnp.array([[10.0, 20.0]]), (64, 64), sigma=2.0)
     >>> [round(soft_argmax(bump, beta=10.0, compensate=c)[0][0, 0].item(), 3) for c in (False, True)]
@@ -509,16 +509,16 @@ def compensate_bias(
         less than 0.01 pixel (QUIRKS D1, D2). For comparison only.
 
     Args:
-      xy: J, (..., K, D) in heatmap pixels.
-      log_z: (..., K); for mmpose's C, that of beta = 1.
-      size: of the map in array order, (h, w) or (d, h, w).
-      variant, floor: above.
+        xy: J, (..., K, D) in heatmap pixels.
+        log_z: (..., K); for mmpose's C, that of beta = 1.
+        size: of the map in array order, (h, w) or (d, h, w).
+        variant, floor: above.
 
     Returns:
-      (..., K, D) in heatmap pixels.
+        (..., K, D) in heatmap pixels.
 
     Raises:
-      ValueError: shapes or size do not fit, unknown variant.
+        ValueError: shapes or size do not fit, unknown variant.
 
     >>> bump = gaussian(jnp.array([[10.0, 20.0]]), (64, 64), sigma=2.0)
     >>> pair = soft_argmax(bump, beta=10.0)
@@ -561,16 +561,16 @@ def people(xy: Array, visible: Array, size_hw: tuple[int, int], *, sigma: float 
     One person at a time is drawn, so memory does not grow with the padding.
 
     Args:
-      xy: (..., P, K, 2) joints in heatmap pixels; visible: (..., P, K), 0 where there is no label and for padding.
-      size_hw: height and width of the maps.
-      sigma: in heatmap pixels, a number or (..., P, K); 2 at both resolutions as published.
+        xy: (..., P, K, 2) joints in heatmap pixels; visible: (..., P, K), 0 where there is no label and for padding.
+        size_hw: height and width of the maps.
+        sigma: in heatmap pixels, a number or (..., P, K); 2 at both resolutions as published.
 
     Returns:
-      (..., h, w, K). As published, nothing is drawn of a joint that lies outside, also where its Gaussian would reach in
-      (a coordinate above -1 counts as inside: it is truncated to 0).
+        (..., h, w, K). As published, nothing is drawn of a joint that lies outside, also where its Gaussian would reach in
+        (a coordinate above -1 counts as inside: it is truncated to 0).
 
     Raises:
-      ValueError: a wrong shape or size.
+        ValueError: a wrong shape or size.
 
     >>> xy = jnp.array([[[1.0, 0.0]], [[3.0, 0.0]], [[-5.0, 0.0]]])
     >>> people(xy, jnp.array([[1], [1], [1]]), (1, 5), sigma=1.0)[0, :, 0].round(2).tolist()[:4]
@@ -595,14 +595,14 @@ def read(maps: Array, xy: Array, visible: Array) -> tuple[jax.Array, jax.Array]:
     """What the maps hold at the people's joints, such as their tags: joint k is read in map k at trunc(xy).
 
     Args:
-      maps: (..., h, w, K); xy: (..., P, K, 2) in heatmap pixels; visible: (..., P, K).
+        maps: (..., h, w, K); xy: (..., P, K, 2) in heatmap pixels; visible: (..., P, K).
 
     Returns:
-      values (..., P, K), 0 where there is nothing to read; where (..., P, K) bool: visible and inside, by the rule of
-      `people`.
+        values (..., P, K), 0 where there is nothing to read; where (..., P, K) bool: visible and inside, by the rule of
+        `people`.
 
     Raises:
-      ValueError: shapes do not fit.
+        ValueError: shapes do not fit.
 
     >>> maps = jnp.arange(6.0).reshape(2, 3, 1)
     >>> values, where = read(maps, jnp.array([[[2.0, 1.9]], [[3.0, 0.0]]]), jnp.ones((2, 1)))
@@ -649,16 +649,16 @@ def scale_adaptive(
     exponent would be a pit with infinite walls); there the gradient is 0, and `losses.scale_penalty` leads back.
 
     Args:
-      target: H, (..., h, w, K), 0 to 1, as `people` makes it.
-      alpha: the same shape, predicted; 0 leaves the target as it is.
-      order: 2 as published, None the exact power.
-      exponent: what alpha stands for, above.
+        target: H, (..., h, w, K), 0 to 1, as `people` makes it.
+        alpha: the same shape, predicted; 0 leaves the target as it is.
+        order: 2 as published, None the exact power.
+        exponent: what alpha stands for, above.
 
     Returns:
-      (..., h, w, K); where H is 0: 0, with zero gradient, whatever alpha holds.
+        (..., h, w, K); where H is 0: 0, with zero gradient, whatever alpha holds.
 
     Raises:
-      ValueError: shapes do not fit, an unknown order or exponent.
+        ValueError: shapes do not fit, an unknown order or exponent.
 
     >>> half = jnp.full((1, 1, 1), 0.5)
     >>> [round(scale_adaptive(half, jnp.full((1, 1, 1), 0.3), order=n).item(), 6) for n in (2, None)]

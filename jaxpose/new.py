@@ -37,13 +37,13 @@ def main(
     """Train, evaluate and describe a first model of a labelled set.
 
     Args:
-      name: of the run.
-      data: a folder with annotations/{train,val}.json and the pictures; or one COCO-format JSON, or a folder that holds one, which
-        is split here.
-      minutes: for all of it, on this machine.
-      val_share: the part of the pictures that is held out, where the set is not split yet.
-      out: folder of the run; none: runs/NAME.
-      seed: of the split and the training.
+        name: of the run.
+        data: a folder with annotations/{train,val}.json and the pictures; or one COCO-format JSON, or a folder that holds one, which
+            is split here.
+        minutes: for all of it, on this machine.
+        val_share: the part of the pictures that is held out, where the set is not split yet.
+        out: folder of the run; none: runs/NAME.
+        seed: of the split and the training.
     """
     if not minutes > 0 or not 0 < val_share < 1:
         raise ValueError(
@@ -80,14 +80,14 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
     """A folder with the splits train and val of a labelled set, and a sentence that says how they were made.
 
     Args:
-      data: a split folder, which is returned as it is; a COCO-format JSON; or a folder with one in it.
-      place: folder to write, where a split has to be made.
-      share: of the pictures to hold out.
-      seed: of the draw.
+        data: a split folder, which is returned as it is; a COCO-format JSON; or a folder with one in it.
+        place: folder to write, where a split has to be made.
+        share: of the pictures to hold out.
+        seed: of the draw.
 
     Raises:
-      FileNotFoundError: no annotations, or no pictures to them.
-      ValueError: several JSON files, fewer than two labelled pictures.
+        FileNotFoundError: no annotations, or no pictures to them.
+        ValueError: several JSON files, fewer than two labelled pictures.
     """
     if data.is_dir() and _has_splits(data):
         return (
@@ -98,7 +98,7 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
     content = files.read_json(annotations, "annotation file (--data)")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
         raise ValueError(
-            f"{annotations} is no COCO-format annotation file: expected the lists 'images' and 'annotations'"
+            f"{annotations} is not a COCO-format annotation file: expected the lists 'images' and 'annotations'"
         )
     labelled = {a.get("image_id") for a in content["annotations"] if isinstance(a, Mapping)}
     names = [str(i.get("file_name")) for i in content["images"] if isinstance(i, Mapping) and i.get("id") in labelled]

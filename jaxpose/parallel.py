@@ -33,7 +33,7 @@ def start_multihost(
     collectives between processes go through gloo.
 
     Raises:
-      ValueError: if only some of the three arguments are given, or `process_id` is out of range.
+        ValueError: if only some of the three arguments are given, or `process_id` is out of range.
     """
     given = [argument is not None for argument in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
@@ -50,11 +50,11 @@ def make_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
     """A mesh with the axes `data` and `fsdp` over all devices (of all processes).
 
     Args:
-      devices: None: all.
-      fsdp: how many neighbouring devices share one copy of the optimiser's state (`split_state`); 1: each has its own.
+        devices: None: all.
+        fsdp: how many neighbouring devices share one copy of the optimiser's state (`split_state`); 1: each has its own.
 
     Raises:
-      ValueError: if the groups do not come out even.
+        ValueError: if the groups do not come out even.
 
     >>> make_mesh().axis_names
     ('data', 'fsdp')
@@ -219,7 +219,7 @@ def on_first(work: Callable[[], Any]) -> None:
     """Do `work` on process 0, while the others wait; if it fails there, it fails on every process.
 
     Raises:
-      ValueError: on the others, with the message of what process 0 raises.
+        ValueError: on the others, with the message of what process 0 raises.
 
     >>> on_first(lambda: print("once"))
     once

@@ -31,15 +31,15 @@ def choose(uncertainty: ArrayLike, features: ArrayLike, *, count: int) -> np.nda
     """The order in which to take items that are uncertain and unlike each other.
 
     Args:
-      uncertainty: (N,) larger where less is known; only the order counts.
-      features: (N, F) whose Euclidean distances say how much two items differ.
-      count: how many to take; all, where there are fewer.
+        uncertainty: (N,) larger where less is known; only the order counts.
+        features: (N, F) whose Euclidean distances say how much two items differ.
+        count: how many to take; all, where there are fewer.
 
     Returns:
-      (min(count, N),) indices, the most wanted first.
+        (min(count, N),) indices, the most wanted first.
 
     Raises:
-      ValueError: shapes that do not fit, values that are not finite, a count below 1.
+        ValueError: shapes that do not fit, values that are not finite, a count below 1.
 
     >>> choose([0.9, 0.8, 0.1, 0.7], [[0.0], [0.1], [5.0], [4.0]], count=3).tolist()
     [0, 3, 1]
@@ -79,13 +79,13 @@ def main(
     Prints a line for each, the most wanted first: file name, frame of a video, and the uncertainty (a part of the crop).
 
     Args:
-      run: a run's folder, or an imported checkpoint, of a net of persons.
-      inputs: unlabelled pictures, videos, folders of them, and patterns.
-      count: how many to list.
-      boxes: JSON of a detector, as of `jaxpose predict`; none: a picture is one person.
-      out: also write the list into this JSON file.
-      every: of videos, look at one frame of so many.
-      batch_size: crops at a time.
+        run: a run's folder, or an imported checkpoint, of a net of persons.
+        inputs: unlabelled pictures, videos, folders of them, and patterns.
+        count: how many to list.
+        boxes: JSON of a detector, as of `jaxpose predict`; none: a picture is one person.
+        out: also write the list into this JSON file.
+        every: of videos, look at one frame of so many.
+        batch_size: crops at a time.
     """
     from jaxpose import predict
     from jaxpose.predict import command, media

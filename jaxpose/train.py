@@ -29,12 +29,12 @@ class TrainState(struct.PyTreeNode):
     """Everything that a run must remember, and nothing else.
 
     Attributes:
-      step: number of updates made so far, int32 scalar.
-      variables: {"params", "batch_stats"} of the task, flow included.
-      opt_state: the state of the optax transformation.
-      ema: exponential moving average of `variables`, or None.
-      first_bad: the first update, counted from 1 as in logs and checkpoints, whose loss or gradient was not finite; -1
-        while all were.
+        step: number of updates made so far, int32 scalar.
+        variables: {"params", "batch_stats"} of the task, flow included.
+        opt_state: the state of the optax transformation.
+        ema: exponential moving average of `variables`, or None.
+        first_bad: the first update, counted from 1 as in logs and checkpoints, whose loss or gradient was not finite; -1
+            while all were.
     """
 
     step: jax.Array
@@ -67,7 +67,7 @@ def multi_step(
     Boundaries and warm-up are counted in steps from the start of training.
 
     Raises:
-      ValueError: a rate that is not positive, boundaries that do not increase, a negative warm-up.
+        ValueError: a rate that is not positive, boundaries that do not increase, a negative warm-up.
 
     >>> rate = multi_step(1e-3, boundaries=[100], warmup_steps=10)
     >>> [round(float(rate(t)), 7) for t in (0, 10, 99, 100)]
@@ -92,7 +92,7 @@ def linear_decay(
     """Learning rate that falls linearly to 0 at `steps`, after a linear warm-up from `warmup_start` x the rate: SWAHR's.
 
     Raises:
-      ValueError: a rate that is not positive, a warm-up that is not shorter than the training.
+        ValueError: a rate that is not positive, a warm-up that is not shorter than the training.
 
     >>> rate = linear_decay(1e-3, steps=30, warmup_steps=10)
     >>> [round(float(rate(t)), 7) for t in (0, 10, 20, 30)]
@@ -119,11 +119,11 @@ def growing_decay(decay: float, *, growth: float = 9.0) -> optax.Schedule:
     It is a function of the step alone, so a checkpoint holds nothing more for it.
 
     Args:
-      decay: the limit, in (0, 1).
-      growth: how slowly the decay grows; larger: a shorter average.
+        decay: the limit, in (0, 1).
+        growth: how slowly the decay grows; larger: a shorter average.
 
     Raises:
-      ValueError: a decay outside (0, 1), a growth that is not positive.
+        ValueError: a decay outside (0, 1), a growth that is not positive.
 
     >>> decay = growing_decay(0.998)
     >>> [round(float(decay(t)), 3) for t in (0, 1, 9, 91, 5000)]
@@ -146,8 +146,8 @@ def optimizer(
     """Adam as the published recipes use it (no weight decay), with optional clipping and accumulation.
 
     Args:
-      clip_norm: largest global norm of the gradient, or None.
-      accumulate: number of batches whose gradients are averaged into one update. The schedule counts updates.
+        clip_norm: largest global norm of the gradient, or None.
+        accumulate: number of batches whose gradients are averaged into one update. The schedule counts updates.
 
     >>> tx = optimizer(optax.constant_schedule(1e-3), clip_norm=1.0, accumulate=2)
     """
@@ -254,12 +254,12 @@ def make_train_step(
     The key of step t is `fold_in(key(seed), t)`: randomness on the device depends on (seed, t) only, like the data.
 
     Args:
-      ema_decay: of the moving average, for a state made with `ema=True`; None for one without. A number in (0, 1) is the
-        decay of every step, from the initial weights on; a schedule gives it by the step, as `growing_decay` does, which
-        forgets the initial weights.
+        ema_decay: of the moving average, for a state made with `ema=True`; None for one without. A number in (0, 1) is the
+            decay of every step, from the initial weights on; a schedule gives it by the step, as `growing_decay` does, which
+            forgets the initial weights.
 
     Raises:
-      ValueError: a decay outside (0, 1); in the first call, a state with an average and no decay or the reverse.
+        ValueError: a decay outside (0, 1); in the first call, a state with an average and no decay or the reverse.
     """
     if ema_decay is not None and not callable(ema_decay):
         _check_decay(ema_decay)

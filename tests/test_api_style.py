@@ -2,10 +2,13 @@
 
 import importlib
 import inspect
+import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping")
 
 # Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
@@ -68,3 +71,16 @@ def test_annotated_and_documented(function):
     assert text, "no docstring"
     assert ">>> " in text, "no example"
     assert text.splitlines()[0].strip(), "the first line says what it is"
+
+
+SECTION = re.compile(r"^( *)(?:Args|Returns|Raises|Attributes|Yields):\n\1( +)\S", re.M)
+
+
+def test_the_sections_of_docstrings_are_indented_by_four():
+    assert [len(m[2]) for m in SECTION.finditer("a\n  Args:\n    x: y\n\n  Raises:\n      z\n")] == [2, 4]
+    sources = {
+        path: path.read_text() for folder in ("jaxpose", "experiments") for path in (ROOT / folder).rglob("*.py")
+    }
+    sections = [(path, len(match[2])) for path, text in sources.items() for match in SECTION.finditer(text)]
+    assert len(sections) > 500
+    assert not [f"{path.relative_to(ROOT)}: {indent}" for path, indent in sections if indent != 4]

@@ -139,20 +139,20 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path, mesh):
     with checkpoint.Checkpoints(tmp_path / "run") as checkpoints:
         checkpoints.save(trained(mesh, 1)[0], CONFIG)
     (tmp_path / "foreign" / "7").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"foreign/7 is no complete checkpoint"):
+    with pytest.raises(ValueError, match=r"foreign/7 is not a complete checkpoint"):
         checkpoint.restore_model(tmp_path / "foreign")
     for part in ("model", "config"):
         copy = tmp_path / f"without_{part}"
         shutil.copytree(tmp_path / "run", copy)
         shutil.rmtree(copy / "1" / part)
-        with pytest.raises(ValueError, match=rf"without_{part}/1.* is no complete checkpoint"):
+        with pytest.raises(ValueError, match=rf"without_{part}/1.* is not a complete checkpoint"):
             checkpoint.restore_model(copy)
     copy = tmp_path / "cut"
     shutil.copytree(tmp_path / "run", copy)
     for file in (copy / "1" / "config").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(ValueError, match=r"cut/1 is no complete checkpoint"):
+    with pytest.raises(ValueError, match=r"cut/1 is not a complete checkpoint"):
         checkpoint.restore_model(copy)
 
 
@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path,
             victim.write_bytes(victim.read_bytes()[:-1])
         case _:
             (tmp_path / "2" / checkpoint.CHECKSUMS).write_text("{")
-    with pytest.raises(ValueError, match=r"/2 is no complete checkpoint"):
+    with pytest.raises(ValueError, match=r"/2 is not a complete checkpoint"):
         checkpoint.restore_model(tmp_path)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 1 and "checkpoint 2" in caplog.text and "2.damaged" in caplog.text
@@ -292,5 +292,5 @@ def test_a_copy_without_what_training_needs_can_be_evaluated_and_one_broken_step
     assert checkpoint.restore_model(tmp_path, step=2)[1]["step"] == 2
     shutil.rmtree(tmp_path / "1" / "config")  # as orbax leaves a step that it was deleting
     assert checkpoint.restore_model(tmp_path)[1]["step"] == 2
-    with pytest.raises(ValueError, match="/1 is no complete checkpoint"):
+    with pytest.raises(ValueError, match="/1 is not a complete checkpoint"):
         checkpoint.restore_model(tmp_path, step=1)

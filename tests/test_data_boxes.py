@@ -83,7 +83,7 @@ def test_bad_detections(folder, tmp_path):
     path = write_detections(tmp_path / "boxes.json", [detection(100, 0.9, category="1")])
     with pytest.raises(ValueError, match="'category_id' of detection 0 must be a whole number, got '1'"):
         with_detections(source, path)
-    with pytest.raises(ValueError, match="no detection file: it holds a dict"):
+    with pytest.raises(ValueError, match="not a detection file: it holds a dict"):
         with_detections(source, folder / "annotations" / "train.json")
     for boxes, message in [
         ([{"image_id": 100, "bbox": [1, 2, 3, 4]}], "detection 0 has no number 'score'"),

@@ -273,7 +273,7 @@ def test_a_killed_preparation_is_never_read(own_folder, tmp_path):
 
 
 def test_another_folder_is_not_opened(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no prepared data set"):
+    with pytest.raises(FileNotFoundError, match="is not a prepared data set"):
         builder.PreparedSource(tmp_path)
 
 
@@ -325,7 +325,7 @@ DAMAGES = {
         "record . is image 1.., not 1..",
     ),
     "dataset_info.json": ("dataset_info.json", lambda path: cut(path, 100), "cannot be read"),
-    "source.json": ("source.json", lambda path: cut(path, 300), "no JSON file"),
+    "source.json": ("source.json", lambda path: cut(path, 300), "not a JSON file"),
     "source.json without": ("source.json", lambda path: path.write_text("{}"), "it has no"),
     "source.json a number": ("source.json", lambda path: path.write_text("3"), "it has no"),
     "source.json of another": (
@@ -419,7 +419,7 @@ def test_tables_from_before_there_were_checksums_are_looked_at(folder, sharded):
     (sharded / "source.json").write_text(json.dumps(facts))
     assert len(builder.open(sharded.parents[2], "train")) == 24
     images = np.load(sharded / "images.npy")
-    for content, reason in ((images[:-1], "lists 11 images, the shards 12"), (None, "it is no table")):
+    for content, reason in ((images[:-1], "lists 11 images, the shards 12"), (None, "it is not a table")):
         np.save(sharded / "images.npy", content) if content is not None else cut(sharded / "images.npy", 90)
         with pytest.raises(DamagedData, match=rf"images\.npy is damaged \(.*{reason}"):
             builder.open(sharded.parents[2], "train")

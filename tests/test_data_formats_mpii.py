@@ -191,7 +191,7 @@ def test_what_is_not_found(tmp_path):
     ],
 )
 def test_a_file_that_is_not_mpii(tmp_path, data, words):
-    with pytest.raises(ValueError, match=rf"valid\.json is no MPII annotation file \(that is a list.*{words}"):
+    with pytest.raises(ValueError, match=rf"valid\.json is not an MPII annotation file \(that is a list.*{words}"):
         mpii.read(*mpii.find(write(tmp_path, data), "valid"), on_bad="skip")
 
 
@@ -309,7 +309,7 @@ def test_a_set_prepared_in_one_format_is_not_opened_as_another(tmp_path):
     folder = tiny_coco.write(tmp_path / "people")
     files = {"annotations": folder / "annotations" / "train.json", "images": folder / "train"}
     builder.prepare(None, data_dir=tmp_path / "data", progress=False, **files)
-    with pytest.raises(ValueError, match="no MPII annotation file"):
+    with pytest.raises(ValueError, match="not an MPII annotation file"):
         prepare(None, tmp_path / "data", split="train", **files)
 
 
@@ -353,5 +353,5 @@ def test_real_sample(data_dir, tmp_path):
         assert (inside > 0).all() and (inside < 255).all()  # the crop holds the person
     crop = crops.sample(prepared, 0, size_wh=(256, 256))["image"]
     assert crop.shape == (256, 256, 3) and crop.std() > 10
-    with pytest.raises(ValueError, match=r"test_mpii_trb\.json is no MPII.*COCO's format"):
+    with pytest.raises(ValueError, match=r"test_mpii_trb\.json is not an MPII.*COCO's format"):
         mpii.read(folder / "test_mpii_trb.json", folder)

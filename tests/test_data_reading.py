@@ -539,7 +539,7 @@ def test_whole_body_is_read_from_its_fields(tmp_path, data, caplog):
     with pytest.raises(ValueError, match="needs 399"):
         coco_wholebody.read(path, images)
     path.write_text(json.dumps(tiny_coco.content()))
-    with pytest.raises(ValueError, match="no COCO-WholeBody file.*--format coco"):
+    with pytest.raises(ValueError, match="not a COCO-WholeBody file.*--format coco"):
         coco_wholebody.read(path, images)
 
 

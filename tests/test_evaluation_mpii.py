@@ -200,7 +200,7 @@ def test_no_such_file(tmp_path):
         mpii.load_truth(tmp_path / "gt_valid.mat")
     for content in (b"", b"no MATLAB", b"MATLAB 7.3 MAT-file" + b" " * 105 + b"\x00\x02IM" + bytes(600)):
         (tmp_path / "gt_valid.mat").write_bytes(content)
-        with pytest.raises(ValueError, match=r"gt_valid\.mat is (no MATLAB file|a MATLAB file of version 7\.3)"):
+        with pytest.raises(ValueError, match=r"gt_valid\.mat is (not a MATLAB file|a MATLAB file of version 7\.3)"):
             mpii.load_truth(tmp_path / "gt_valid.mat")
 
 

@@ -98,7 +98,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="names 1.png, which is in none of"):
         new.with_splits(path, tmp_path / "data", share=0.2, seed=0)
     path.write_text("[]")
-    with pytest.raises(ValueError, match="no COCO-format annotation file"):
+    with pytest.raises(ValueError, match="not a COCO-format annotation file"):
         new.with_splits(path, tmp_path / "data", share=0.2, seed=0)
 
 

@@ -161,7 +161,7 @@ def test_boxes_and_ids_of_a_coco_data_set(run, tmp_path, capsys):
         ("{", "is not JSON"),
         ("3", "expected a list of boxes"),
         ({"images": []}, "expected a list of boxes"),
-        ({"images": [], "annotations": [{"image_id": 1}]}, "no COCO data set"),
+        ({"images": [], "annotations": [{"image_id": 1}]}, "not a COCO data set"),
         ([3], "expected .*bbox"),
         ([{"image_id": 1}], "expected .*bbox"),
         ([{"image_id": 1, "bbox": [1, 2, 3]}], "expected x, y, w, h"),

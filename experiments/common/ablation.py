@@ -123,11 +123,11 @@ def train_one(
     """Train one row with one seed; the learning curve and the final numbers.
 
     Args:
-      data: its "train" holds the arrays of a batch, and perhaps more.
-      measure: (predict function, task, variables) -> numbers of a point of the curve.
-      finish: (task, variables) -> numbers of the end alone.
-      flip_test: of the predict function.
-      first: (steps, task): the first so many steps are trained with this task over the same variables.
+        data: its "train" holds the arrays of a batch, and perhaps more.
+        measure: (predict function, task, variables) -> numbers of a point of the curve.
+        finish: (task, variables) -> numbers of the end alone.
+        flip_test: of the predict function.
+        first: (steps, task): the first so many steps are trained with this task over the same variables.
     """
     schedule = train.multi_step(
         config.learning_rate, boundaries=sorted({int(config.steps * 0.75), int(config.steps * 0.92)}), warmup_steps=100

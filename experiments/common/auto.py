@@ -43,15 +43,15 @@ class Facts:
     """What the labels of a training set say.
 
     Attributes:
-      persons, images: how many.
-      joints: K, and `pairs`, how many of them have a partner on the other side.
-      labelled: the share of the joints that is labelled.
-      never: names of the joints that are labelled nowhere.
-      box_wh: median width and height of the boxes, image pixels.
-      turned: the share of bodies more than 60 degrees from the usual direction; None where no two joints tell.
-      angle: degrees within which 95 % of the bodies lie of the usual direction; None likewise.
-      spread: standard deviation of the logarithm of a pose's extent in its box.
-      outside: the share of the labelled joints outside their box.
+        persons, images: how many.
+        joints: K, and `pairs`, how many of them have a partner on the other side.
+        labelled: the share of the joints that is labelled.
+        never: names of the joints that are labelled nowhere.
+        box_wh: median width and height of the boxes, image pixels.
+        turned: the share of bodies more than 60 degrees from the usual direction; None where no two joints tell.
+        angle: degrees within which 95 % of the bodies lie of the usual direction; None likewise.
+        spread: standard deviation of the logarithm of a pose's extent in its box.
+        outside: the share of the labelled joints outside their box.
     """
 
     persons: int
@@ -104,10 +104,10 @@ def usual_direction(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> 
     """Degrees by which each body is turned from the usual direction, by the pair of joints whose direction varies least.
 
     Args:
-      xy: (N, K, 2) image pixels; labelled: (N, K); boxes: (N, 4) xywh.
+        xy: (N, K, 2) image pixels; labelled: (N, K); boxes: (N, 4) xywh.
 
     Returns:
-      (M,) in (-180, 180] of the M bodies with both joints; None where no pair is labelled on five bodies and far enough apart.
+        (M,) in (-180, 180] of the M bodies with both joints; None where no pair is labelled on five bodies and far enough apart.
 
     >>> xy = np.array([[[0.0, 0.0], [0.0, 9.0]]] * 6)  # six upright bodies
     >>> usual_direction(xy, np.ones((6, 2), bool), np.array([[0, 0, 9, 9]] * 6)).tolist()
@@ -143,11 +143,11 @@ def choose(facts: Facts, *, largest: int = SIDES[-1]) -> list[Choice]:
     """The settings for a training set, but the number of steps.
 
     Args:
-      facts: of the labels.
-      largest: longest side of the input that there is time for.
+        facts: of the labels.
+        largest: longest side of the input that there is time for.
 
     Raises:
-      ValueError: nobody to train on.
+        ValueError: nobody to train on.
     """
     if facts.persons < 1:
         raise ValueError("nobody to train on: no person of the training split has a labelled joint")
@@ -251,8 +251,8 @@ def steps_for(facts: Facts, *, seconds: float, step_seconds: float) -> tuple[int
     """The number of steps, and why: what the set needs, or what the time allows.
 
     Args:
-      seconds: that are left for training.
-      step_seconds: of one step, measured.
+        seconds: that are left for training.
+        step_seconds: of one step, measured.
 
     >>> upright = Facts(100, 100, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
     >>> steps_for(upright, seconds=100, step_seconds=0.1)[0], steps_for(upright, seconds=1000, step_seconds=0.1)[0]
@@ -278,9 +278,9 @@ def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any
     ordinary config without --minutes, in config.json of the run's folder, with the reasons in reasons.json.
 
     Args:
-      config: the flags; returned as it is where it has no --minutes.
-      kind: `experiments.common.persons.Persons`.
-      make: (flags, skeleton) -> the task, and what comes first.
+        config: the flags; returned as it is where it has no --minutes.
+        kind: `experiments.common.persons.Persons`.
+        make: (flags, skeleton) -> the task, and what comes first.
     """
     if config.minutes is None:
         return config, kind
@@ -381,8 +381,8 @@ def apply(config: Any, choices: Sequence[Choice], *, by_hand: Collection[str]) -
     """The config with these settings, and those that were taken: what was given by hand stays.
 
     Args:
-      config: a dataclass, perhaps with dataclasses in it ("own.flip" is the field flip of its field own).
-      by_hand: names of fields that the user gave.
+        config: a dataclass, perhaps with dataclasses in it ("own.flip" is the field flip of its field own).
+        by_hand: names of fields that the user gave.
     """
     taken = [choice for choice in choices if choice.name not in by_hand]
     nested: dict[str, dict[str, Any]] = {}

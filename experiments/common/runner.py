@@ -34,21 +34,21 @@ PREEMPTED = 75  # exit code of a run that was asked to stop, and saved: start th
 
 
 def command(main: Callable[[], Any]) -> None:
-    """Run `main` as a program: what the user can mend ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
+    """Run `main` as a program: what the user can correct ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
     try:
         main()
     except Exception as error:
-        mendable = isinstance(error, (ValueError, OSError, ImportError)) and not os.environ.get("JAXPOSE_TRACEBACK")
+        correctable = isinstance(error, (ValueError, OSError, ImportError)) and not os.environ.get("JAXPOSE_TRACEBACK")
         if jax.distributed.is_initialized():
-            _end_at_once(error, mendable)
-        if mendable:
+            _end_at_once(error, correctable)
+        if correctable:
             raise SystemExit(f"{type(error).__name__}: {error}") from None
         raise
 
 
-def _end_at_once(error: Exception, mendable: bool) -> NoReturn:
+def _end_at_once(error: Exception, correctable: bool) -> NoReturn:
     """Say why and end: an orderly end waits for the other processes, which may be gone, or wait for this one."""
-    if mendable:
+    if correctable:
         shown = f"{type(error).__name__}: {error}"
     elif isinstance(error, jax.errors.JaxRuntimeError):
         shown = (
@@ -336,7 +336,7 @@ def only_run_in(out: Path) -> Iterator[None]:
     """Hold the folder of a run against a second one. The lock ends with the process, however that ends.
 
     Raises:
-      ValueError: another process trains into it.
+        ValueError: another process trains into it.
     """
     with ExitStack() as stack:
         parallel.on_first(lambda: stack.enter_context(_locked(out)))

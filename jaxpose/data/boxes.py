@@ -129,7 +129,7 @@ def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
 def _load_detections(path: Path) -> list[dict[str, Any]]:
     boxes = read_json(path, "detection JSON")
     if not isinstance(boxes, list):
-        raise ValueError(f"{path} is no detection file: it holds a {type(boxes).__name__}, not a list of boxes")
+        raise ValueError(f"{path} is not a detection file: it holds a {type(boxes).__name__}, not a list of boxes")
     for row, entry in enumerate(boxes):
         missing = [k for k in ("image_id", "bbox", "score") if not isinstance(entry, dict) or k not in entry]
         if missing or not is_number(entry["score"]):
@@ -375,4 +375,4 @@ def _annotated_boxes(
         sizes = {image["file_name"]: (int(image["width"]), int(image["height"])) for image in content["images"]}
         return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}, sizes
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--boxes {path} is no COCO data set ({type(error).__name__}: {error})") from None
+        raise ValueError(f"--boxes {path} is not a COCO data set ({type(error).__name__}: {error})") from None

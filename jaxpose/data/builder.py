@@ -233,7 +233,7 @@ class PreparedSource(Source):
         self.directory = files.local(directory)
         missing = [name for name in FILES if not (self.directory / name).is_file()]
         if len(missing) == len(FILES):
-            raise FileNotFoundError(f"{directory} is no prepared data set: name one, or prepare it")
+            raise FileNotFoundError(f"{directory} is not a prepared data set: name one, or prepare it")
         if missing:
             raise _damaged(self.directory / missing[0], "it is missing")
         facts = _facts(self.directory)
@@ -515,7 +515,7 @@ def _facts(place: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise _damaged(path, "it is missing") from None
     except ValueError as error:
-        raise _damaged(path, f"it is no JSON file: {str(error).removeprefix(f'{path} ')}") from None
+        raise _damaged(path, f"it is not a JSON file: {str(error).removeprefix(f'{path} ')}") from None
     missing = {"fingerprint", "image_files", "split", "category_id", "skeleton", "skipped"}
     missing -= set(facts) if isinstance(facts, dict) else set()
     if missing:
@@ -534,7 +534,7 @@ def _table(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
-        raise _damaged(path, f"it is no table: {error}") from None
+        raise _damaged(path, f"it is not a table: {error}") from None
 
 
 def _check_shard(path: Path, count: int) -> None:

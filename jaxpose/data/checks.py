@@ -53,7 +53,7 @@ class Problems:
         """
         if self.on_bad == "error":
             raise error(
-                f"{self.path}: {message}. Mend the file, or leave such cases out (on_bad='skip', or --on-bad skip)"
+                f"{self.path}: {message}. Correct the file, or leave such cases out (on_bad='skip', or --on-bad skip)"
             )
         self.counts[kind] += 1
         if self.counts[kind] <= self.EXAMPLES:
@@ -205,6 +205,6 @@ def _places(joints: np.ndarray, labelled: np.ndarray, box: np.ndarray, size: np.
     if in_box < 0.5 * count:
         line = f"{count - in_box} of {count} labelled joints lie outside their person's box"
         if len(box) >= MANY and in_box < 0.02 * count:
-            raise ValueError(f"{line}: boxes and joints belong to other persons, or count otherwise; mend the file")
+            raise ValueError(f"{line}: boxes and joints belong to other persons, or count otherwise; correct the file")
         return f"{line}: do both count in pixels of the image?"
     return ""

@@ -248,7 +248,7 @@ def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = No
             raise ValueError(f"{name}: annotation {annotation['id']} has no 'category_id', of the ids {sorted(wanted)}")
     repeated = [number for number, count in Counter(a["id"] for a in annotations).items() if count > 1]
     if repeated:
-        raise ValueError(f"{name}: annotation id {repeated[0]!r} occurs more than once; mend the file")
+        raise ValueError(f"{name}: annotation id {repeated[0]!r} occurs more than once; correct the file")
     return {
         "images": list(ground_truth["images"]),
         "annotations": annotations,

@@ -243,7 +243,7 @@ def _load_mat(path: Path) -> dict[str, Any]:
     except NotImplementedError:
         raise ValueError(f"{path} is a MATLAB file of version 7.3: save it as version 7 (save -v7)") from None
     except Exception as error:  # what loadmat raises on other files depends on the bytes
-        raise ValueError(f"{path} is no MATLAB file ({error}): is it complete?") from None
+        raise ValueError(f"{path} is not a MATLAB file ({error}): is it complete?") from None
 
 
 def _check_names(names: Any, path: str | Path) -> None:

@@ -35,16 +35,16 @@ def group_batch(
     of 2^-20 and up to 30; there sums that differ by less, which single tags (T = 1) often have, may be settled otherwise.
 
     Args:
-      heatmaps: (B, h, w, K); tags: (B, h, w, K, T).
-      max_people, ..., refine: as for `group`. Changing max_people, joint_order or a switch compiles again.
+        heatmaps: (B, h, w, K); tags: (B, h, w, K, T).
+        max_people, ..., refine: as for `group`. Changing max_people, joint_order or a switch compiles again.
 
     Returns:
-      poses (B, max_people, K, 3 + T), scores (B, max_people), valid (B, max_people) bool, in the order of `group`; 0 where
-      not valid. People beyond max_people, whom `group` lists with one joint each, are not there. Around values that
-      are not finite there are no peaks.
+        poses (B, max_people, K, 3 + T), scores (B, max_people), valid (B, max_people) bool, in the order of `group`; 0 where
+        not valid. People beyond max_people, whom `group` lists with one joint each, are not there. Around values that
+        are not finite there are no peaks.
 
     Raises:
-      ValueError: shapes do not fit, an option out of its range.
+        ValueError: shapes do not fit, an option out of its range.
 
     >>> heatmaps = jnp.zeros((1, 8, 8, 2)).at[0, (2, 6), (1, 5)].set(0.5)
     >>> tags = jnp.zeros((1, 8, 8, 2, 1)).at[0, 6, 5].set(4.0)

@@ -37,26 +37,26 @@ def group(
     that solver; here it is what scipy's `linear_sum_assignment` meets first.
 
     Args:
-      heatmaps: (h, w, K).
-      tags: (h, w, K, T), T tags a joint (2 with a flipped image).
-      max_people: peaks a joint that are looked at, and people that can be matched.
-      detection_threshold: a peak has to be above it; 0 or more. SWAHR tests with 0.12 (W32) and 0.1 (W48).
-      tag_threshold: largest distance of tags.
-      use_detection_value: False: the cost is d alone.
-      ignore_too_much: leave joints out once there are max_people people.
-      joint_order: a permutation of the joints; None: `JOINT_ORDER`.
-      adjust: move every peak by 1/4 towards its larger neighbour along each axis (to the lower side where they are equal),
-        and by 1/2.
-      refine: give a person the joints that it lacks: where heatmap - round(d) is largest in the whole map, if the heatmap
-        is positive there, with the same 1/4 and 1/2. Their tag stays 0.
+        heatmaps: (h, w, K).
+        tags: (h, w, K, T), T tags a joint (2 with a flipped image).
+        max_people: peaks a joint that are looked at, and people that can be matched.
+        detection_threshold: a peak has to be above it; 0 or more. SWAHR tests with 0.12 (W32) and 0.1 (W48).
+        tag_threshold: largest distance of tags.
+        use_detection_value: False: the cost is d alone.
+        ignore_too_much: leave joints out once there are max_people people.
+        joint_order: a permutation of the joints; None: `JOINT_ORDER`.
+        adjust: move every peak by 1/4 towards its larger neighbour along each axis (to the lower side where they are equal),
+            and by 1/2.
+        refine: give a person the joints that it lacks: where heatmap - round(d) is largest in the whole map, if the heatmap
+            is positive there, with the same 1/4 and 1/2. Their tag stays 0.
 
     Returns:
-      poses (P, K, 3 + T): x, y, score, tags; a joint that was not found is all 0. P may exceed max_people: a peak that
-      matches nobody always starts a person.
-      scores (P,): mean over all K joints of the scores before `refine`.
+        poses (P, K, 3 + T): x, y, score, tags; a joint that was not found is all 0. P may exceed max_people: a peak that
+        matches nobody always starts a person.
+        scores (P,): mean over all K joints of the scores before `refine`.
 
     Raises:
-      ValueError: shapes do not fit; maps that are not finite; an option out of its range.
+        ValueError: shapes do not fit; maps that are not finite; an option out of its range.
 
     >>> heatmaps, tags = np.zeros((8, 8, 2)), np.zeros((8, 8, 2, 1))
     >>> heatmaps[2, 1] = heatmaps[6, 5] = 0.9
@@ -93,14 +93,14 @@ def peaks(
     """The highest pixels of each map that are the maximum of the 5 x 5 pixels around them.
 
     Args:
-      heatmaps: (h, w, K); max_people, detection_threshold: as for `group`.
+        heatmaps: (h, w, K); max_people, detection_threshold: as for `group`.
 
     Returns:
-      xy (K, max_people, 2) int, highest first, -1 where there is no further peak; scores (K, max_people), 0 there. Every
-      pixel of a plateau is a peak; equal ones come in row order.
+        xy (K, max_people, 2) int, highest first, -1 where there is no further peak; scores (K, max_people), 0 there. Every
+        pixel of a plateau is a peak; equal ones come in row order.
 
     Raises:
-      ValueError: a wrong shape, maps that are not finite, an option out of its range.
+        ValueError: a wrong shape, maps that are not finite, an option out of its range.
 
     >>> heatmaps = np.zeros((6, 6, 1))
     >>> heatmaps[1, 4], heatmaps[5, 1], heatmaps[2, 3] = 0.5, 0.7, 0.4

@@ -26,14 +26,14 @@ def l1(
     """|d| with d = pred - target: the coordinate loss of integral regression (Sun et al. 2018, section 3).
 
     Args:
-      pred, target: (..., K, D), same unit.
-      where: (..., K) mask; masked joints give zero loss and zero gradient.
+        pred, target: (..., K, D), same unit.
+        where: (..., K) mask; masked joints give zero loss and zero gradient.
 
     Returns:
-      (..., K, D) in the unit of the coordinates.
+        (..., K, D) in the unit of the coordinates.
 
     Raises:
-      ValueError: shapes differ.
+        ValueError: shapes differ.
 
     >>> l1(jnp.array([[1.0, -2.0]]), jnp.zeros((1, 2))).tolist()
     [[1.0, 2.0]]
@@ -47,14 +47,14 @@ def l2(
     """d^2 with d = pred - target, without a factor 1/2 (RLE paper, section 3.1).
 
     Args:
-      pred, target: (..., K, D), same unit.
-      where: (..., K) mask; masked joints give zero loss and zero gradient.
+        pred, target: (..., K, D), same unit.
+        where: (..., K) mask; masked joints give zero loss and zero gradient.
 
     Returns:
-      (..., K, D) in the squared unit of the coordinates.
+        (..., K, D) in the squared unit of the coordinates.
 
     Raises:
-      ValueError: shapes differ.
+        ValueError: shapes differ.
 
     >>> l2(jnp.array([[1.0, -2.0]]), jnp.zeros((1, 2))).tolist()
     [[1.0, 4.0]]
@@ -75,15 +75,15 @@ def smooth_l1(
     loss is then d^2 / 2, not an L1 loss.
 
     Args:
-      pred, target: (..., K, D), same unit.
-      where: (..., K) mask; masked joints give zero loss and zero gradient.
-      beta: where the parabola turns into the line, in the unit of the coordinates; positive (not checked if traced).
+        pred, target: (..., K, D), same unit.
+        where: (..., K) mask; masked joints give zero loss and zero gradient.
+        beta: where the parabola turns into the line, in the unit of the coordinates; positive (not checked if traced).
 
     Returns:
-      (..., K, D).
+        (..., K, D).
 
     Raises:
-      ValueError: shapes differ, or beta is not positive.
+        ValueError: shapes differ, or beta is not positive.
 
     >>> smooth_l1(jnp.array([[0.5, -2.0]]), jnp.zeros((1, 2))).tolist()
     [[0.125, 1.5]]

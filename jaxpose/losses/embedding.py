@@ -24,19 +24,19 @@ def associative_embedding(
         push = 1/2 (sum_ij exp(-(m_i - m_j)^2) - N) / (N (N - 1)),     the sum over all pairs, i = j too.
 
     Args:
-      tags: (..., P, K), read at the joints of P persons, some of them padding.
-      where: (..., P, K) visible joints; a person without any is not counted, a masked tag has no effect, whatever it holds.
-      variant: QUIRK S7.
-        official: as above (HigherHRNet, SWAHR).
-        mmpose: N is not subtracted, which adds 1 / (2 (N - 1)) to the push and nothing to the gradient.
-        max: official with the hinge max(0, 1 - |m_i - m_j|) for the exponential, the other form in the published code.
+        tags: (..., P, K), read at the joints of P persons, some of them padding.
+        where: (..., P, K) visible joints; a person without any is not counted, a masked tag has no effect, whatever it holds.
+        variant: QUIRK S7.
+            official: as above (HigherHRNet, SWAHR).
+            mmpose: N is not subtracted, which adds 1 / (2 (N - 1)) to the push and nothing to the gradient.
+            max: official with the hinge max(0, 1 - |m_i - m_j|) for the exponential, the other form in the published code.
 
     Returns:
-      pull, push: (...) each. One person: push 0. Nobody: both 0. The published recipes weigh both by 1e-3 and average over
-      the images of a batch.
+        pull, push: (...) each. One person: push 0. Nobody: both 0. The published recipes weigh both by 1e-3 and average over
+        the images of a batch.
 
     Raises:
-      ValueError: shapes do not fit, an unknown variant.
+        ValueError: shapes do not fit, an unknown variant.
 
     >>> tags = jnp.array([[1.0, 1.2], [-0.5, jnp.nan]])
     >>> pull, push = associative_embedding(tags, where=jnp.array([[True, True], [True, False]]))

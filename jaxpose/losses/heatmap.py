@@ -42,15 +42,15 @@ def heatmap_mse(pred: Array, target: Array, *, where: Array | None = None, weigh
     """(w (pred - target))^2 at every pixel (Xiao 2018; H1 of Sun 2018): the target weight is squared, as in HRNet's code.
 
     Args:
-      pred, target: (..., h, w, K).
-      where: (..., K) mask; masked joints give zero loss and zero gradient, whatever they hold.
-      weight: (..., K) target weights; None: 1.
+        pred, target: (..., h, w, K).
+        where: (..., K) mask; masked joints give zero loss and zero gradient, whatever they hold.
+        weight: (..., K) target weights; None: 1.
 
     Returns:
-      (..., h, w, K).
+        (..., h, w, K).
 
     Raises:
-      ValueError: shapes do not fit.
+        ValueError: shapes do not fit.
 
     >>> heatmap_mse(jnp.full((1, 2, 1), 3.0), jnp.ones((1, 2, 1)), weight=jnp.array([0.5]))[..., 0].tolist()
     [[1.0, 1.0]]
@@ -68,14 +68,14 @@ def heatmap_ohkm(
     """The mean squared error of the `top` joints of a sample that have the largest (online hard keypoint mining).
 
     Args:
-      pred, target, where, weight: as for `heatmap_mse`.
-      top: joints that count, 1 to K.
+        pred, target, where, weight: as for `heatmap_mse`.
+        top: joints that count, 1 to K.
 
     Returns:
-      (...): one number a sample; HRNet's code takes half the mean of it over the batch.
+        (...): one number a sample; HRNet's code takes half the mean of it over the batch.
 
     Raises:
-      ValueError: shapes do not fit, or `top` is not 1 to K.
+        ValueError: shapes do not fit, or `top` is not 1 to K.
 
     >>> pred = jnp.array([1.0, 2.0, 3.0]).reshape(1, 1, 3)
     >>> heatmap_ohkm(pred, jnp.zeros((1, 1, 3)), top=2).item()
@@ -91,11 +91,11 @@ def heatmap_cross_entropy(logits: Array, target: Array, *, where: Array | None =
     """-sum_p target_p log softmax(logits)_p over the pixels of a map: H2 of Sun 2018, with `heatmap.one_hot` targets.
 
     Args:
-      logits, target: (..., h, w, K); a target of zeros (a joint outside the map) gives 0.
-      where: (..., K) mask.
+        logits, target: (..., h, w, K); a target of zeros (a joint outside the map) gives 0.
+        where: (..., K) mask.
 
     Returns:
-      (..., K) in nats.
+        (..., K) in nats.
 
     >>> target = jnp.zeros((2, 2, 1)).at[0, 1].set(1.0)
     >>> round(heatmap_cross_entropy(jnp.zeros((2, 2, 1)), target)[0].item(), 4)
@@ -111,13 +111,13 @@ def heatmap_bce(
     """Binary cross-entropy at the positive pixels and at `negatives` times as many random others: H3 of Sun 2018.
 
     Args:
-      logits: (..., h, w, K); target: the same shape, positive above 1/2 (`heatmap.disc`).
-      key: of the draw.
-      negatives: negative pixels per positive one of the same map; as many as there are, where that is less.
-      where: (..., K) mask.
+        logits: (..., h, w, K); target: the same shape, positive above 1/2 (`heatmap.disc`).
+        key: of the draw.
+        negatives: negative pixels per positive one of the same map; as many as there are, where that is less.
+        where: (..., K) mask.
 
     Returns:
-      (..., h, w, K) in nats, 0 at pixels that were not drawn. A map without positives gives 0 everywhere.
+        (..., h, w, K) in nats, 0 at pixels that were not drawn. A map without positives gives 0 everywhere.
 
     >>> target = jnp.zeros((4, 4, 1)).at[1, 1].set(1.0)
     >>> values = heatmap_bce(jnp.zeros((4, 4, 1)), target, key=jax.random.key(0))
@@ -154,10 +154,10 @@ def heatmap_kl(prob: Array, target: Array, *, where: Array | None = None) -> jax
     """KL(target || prob) = sum_p target_p log(target_p / prob_p) of two maps that each sum to 1.
 
     Args:
-      prob, target: (..., h, w, K), non-negative; where: (..., K) mask.
+        prob, target: (..., h, w, K), non-negative; where: (..., K) mask.
 
     Returns:
-      (..., K) in nats; a pixel with target 0 counts 0, one with prob 0 is bounded by 1e-24 under the logarithm.
+        (..., K) in nats; a pixel with target 0 counts 0, one with prob 0 is bounded by 1e-24 under the logarithm.
 
     >>> round(heatmap_kl(jnp.full((1, 2, 1), 0.5), jnp.array([[[1.0], [0.0]]]))[0].item(), 4)
     0.6931
@@ -170,10 +170,10 @@ def heatmap_js(prob: Array, target: Array, *, where: Array | None = None) -> jax
     """Jensen-Shannon divergence, (KL(prob || m) + KL(target || m)) / 2 with m their mean: DSNT's regularisation.
 
     Args:
-      prob, target: (..., h, w, K), each map summing to 1; where: (..., K) mask.
+        prob, target: (..., h, w, K), each map summing to 1; where: (..., K) mask.
 
     Returns:
-      (..., K) in nats, 0 to log 2.
+        (..., K) in nats, 0 to log 2.
 
     >>> a = jnp.array([[[1.0], [0.0]]])
     >>> round(heatmap_js(a, a[:, ::-1])[0].item(), 4)
@@ -200,18 +200,18 @@ def weight_adaptive_mse(
     (`base_target`), and lets gradients through the weight.
 
     Args:
-      pred: P, (..., h, w, K).
-      target: H', the same shape, scaled or not.
-      base_target: H of the weight, the same shape, not negative; None: the target.
-      gamma: 0.01 as published; positive.
-      where: (..., h, w) pixels that count (crowds and unlabelled people do not); the others give zero loss and zero
-        gradient, whatever they hold.
+        pred: P, (..., h, w, K).
+        target: H', the same shape, scaled or not.
+        base_target: H of the weight, the same shape, not negative; None: the target.
+        gamma: 0.01 as published; positive.
+        where: (..., h, w) pixels that count (crowds and unlabelled people do not); the others give zero loss and zero
+            gradient, whatever they hold.
 
     Returns:
-      (..., h, w, K). The published recipe takes the mean over all pixels, those that do not count included.
+        (..., h, w, K). The published recipe takes the mean over all pixels, those that do not count included.
 
     Raises:
-      ValueError: shapes do not fit, gamma is not positive.
+        ValueError: shapes do not fit, gamma is not positive.
 
     >>> pred, target = (jnp.array(x).reshape(1, 2, 1) for x in ([0.9, 0.2], [1.0, 0.0]))
     >>> weight_adaptive_mse(pred, target).ravel().round(6).tolist()  # 0.1 * 0.1^2, 0.2 * 0.2^2
@@ -231,16 +231,16 @@ def scale_penalty(alpha: Array, target: Array, *, where: Array | None = None) ->
     """alpha^2 where the target is above 0: the regulariser of the scale maps (Luo 2021, equation 9).
 
     Args:
-      alpha: (..., h, w, K), predicted.
-      target: the same shape, unscaled. (The paper's region is that of the scaled target, which is the same.)
-      where: (..., h, w) pixels that count.
+        alpha: (..., h, w, K), predicted.
+        target: the same shape, unscaled. (The paper's region is that of the scaled target, which is the same.)
+        where: (..., h, w) pixels that count.
 
     Returns:
-      (..., h, w, K). The published recipe takes the mean over all pixels, as for `weight_adaptive_mse`, and adds it with
-      factor 1.
+        (..., h, w, K). The published recipe takes the mean over all pixels, as for `weight_adaptive_mse`, and adds it with
+        factor 1.
 
     Raises:
-      ValueError: shapes do not fit.
+        ValueError: shapes do not fit.
 
     >>> scale_penalty(jnp.array([[[0.5], [3.0]]]), jnp.array([[[0.1], [0.0]]])).ravel().tolist()
     [0.25, 0.0]

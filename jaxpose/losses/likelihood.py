@@ -72,14 +72,14 @@ def base_log_prob(e: jax.typing.ArrayLike, *, base: Base) -> jax.Array:
     """log Q: the standard Laplace (scale 1) or standard Gaussian log density, each coordinate on its own.
 
     Args:
-      e: (...) standardised errors, no unit.
-      base: "laplace" or "gaussian".
+        e: (...) standardised errors, no unit.
+        base: "laplace" or "gaussian".
 
     Returns:
-      (...) log densities; sum over the last axis for the joint one.
+        (...) log densities; sum over the last axis for the joint one.
 
     Raises:
-      ValueError: `base` is neither.
+        ValueError: `base` is neither.
 
     >>> [round(x, 4) for x in base_log_prob(jnp.array([0.0, 1.0]), base="laplace").tolist()]
     [-0.6931, -1.6931]
@@ -103,14 +103,14 @@ def laplace_nll(
     Its standard deviation is sqrt(2) sigma.
 
     Args:
-      mu, sigma, target: (..., K, D), same unit; sigma positive.
-      where: (..., K) mask; masked joints give zero loss and zero gradient whatever they hold.
+        mu, sigma, target: (..., K, D), same unit; sigma positive.
+        where: (..., K) mask; masked joints give zero loss and zero gradient whatever they hold.
 
     Returns:
-      (..., K, D) negative log density in nats.
+        (..., K, D) negative log density in nats.
 
     Raises:
-      ValueError: shapes differ.
+        ValueError: shapes differ.
 
     >>> laplace_nll(jnp.zeros((1, 2)), jnp.full((1, 2), 0.5), jnp.ones((1, 2))).tolist()
     [[2.0, 2.0]]
@@ -129,14 +129,14 @@ def gaussian_nll(
     """log(2 pi)/2 + log sigma + (d / sigma)^2 / 2: the Gaussian with a learned sigma (RLE paper, equation 2).
 
     Args:
-      mu, sigma, target: (..., K, D), same unit; sigma positive, the standard deviation.
-      where: (..., K) mask; masked joints give zero loss and zero gradient whatever they hold.
+        mu, sigma, target: (..., K, D), same unit; sigma positive, the standard deviation.
+        where: (..., K) mask; masked joints give zero loss and zero gradient whatever they hold.
 
     Returns:
-      (..., K, D) negative log density in nats.
+        (..., K, D) negative log density in nats.
 
     Raises:
-      ValueError: shapes differ.
+        ValueError: shapes differ.
 
     >>> round(gaussian_nll(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.ones((1, 2)))[0, 0].item(), 4)
     1.4189
@@ -172,28 +172,28 @@ def rle(
     Both codes sum the result over joints and divide by the size of the global batch, visible joints or not.
 
     Args:
-      mu, sigma, target: (..., K, D), same unit; sigma positive. In all published recipes coordinates are fractions of
-        the image, sigma a sigmoid (3D official: plus 1e-9).
-      log_prob: the flow's log density, (..., D) -> (...): `lambda e: flow.apply(variables, e, method="log_prob")`.
-      base: the density Q; None is DLE (equation 5), the flow without Q. Official code has no Gaussian: there
-        `gaussian` takes the term that its constant belongs to, log(sigma sqrt(2 pi)) + (d / sigma)^2 / 2.
-      variant: "paper", or "official" / "mmpose": exactly as those code bases.
-      log_normalizer: log s of equation 16, paper variant with a base only.
-      where: (..., K) mask. Masked joints, and joints of weight 0, give exactly zero loss and zero gradient whatever
-        they hold (NaN, infinity, sigma 0): the released codes multiply by 0 afterwards, which keeps NaN.
-      weight: (..., K), or (..., K, D) for a weight each coordinate. Per coordinate, log G has no coordinate to belong
-        to: paper takes the mean weight of the joint, mmpose and official 3D every coordinate's (the sum), official 2D
-        weighs its whole first bracket, log sigma and log G of both coordinates, by the weight of x. A coordinate of
-        weight 0 in a joint that counts is still read by log G, as in the released codes; where its mu, sigma or target
-        is no number, or sigma is not positive, log G is given an error of 0 for it.
+        mu, sigma, target: (..., K, D), same unit; sigma positive. In all published recipes coordinates are fractions of
+            the image, sigma a sigmoid (3D official: plus 1e-9).
+        log_prob: the flow's log density, (..., D) -> (...): `lambda e: flow.apply(variables, e, method="log_prob")`.
+        base: the density Q; None is DLE (equation 5), the flow without Q. Official code has no Gaussian: there
+            `gaussian` takes the term that its constant belongs to, log(sigma sqrt(2 pi)) + (d / sigma)^2 / 2.
+        variant: "paper", or "official" / "mmpose": exactly as those code bases.
+        log_normalizer: log s of equation 16, paper variant with a base only.
+        where: (..., K) mask. Masked joints, and joints of weight 0, give exactly zero loss and zero gradient whatever
+            they hold (NaN, infinity, sigma 0): the released codes multiply by 0 afterwards, which keeps NaN.
+        weight: (..., K), or (..., K, D) for a weight each coordinate. Per coordinate, log G has no coordinate to belong
+            to: paper takes the mean weight of the joint, mmpose and official 3D every coordinate's (the sum), official 2D
+            weighs its whole first bracket, log sigma and log G of both coordinates, by the weight of x. A coordinate of
+            weight 0 in a joint that counts is still read by log G, as in the released codes; where its mu, sigma or target
+            is no number, or sigma is not positive, log G is given an error of 0 for it.
 
     Returns:
-      (..., K) in nats. It becomes negative as training goes on, and that is no fault: it is a negative log density,
-      and a density is above 1 where sigma is small (coordinates are fractions of the image, so sigma falls far below
-      1). Lower is better; compare runs by their error or AP, not by how far the loss is from 0.
+        (..., K) in nats. It becomes negative as training goes on, and that is no fault: it is a negative log density,
+        and a density is above 1 where sigma is small (coordinates are fractions of the image, so sigma falls far below
+        1). Lower is better; compare runs by their error or AP, not by how far the loss is from 0.
 
     Raises:
-      ValueError: shapes differ, an unknown variant or base, or log_normalizer where there is no log s.
+        ValueError: shapes differ, an unknown variant or base, or log_normalizer where there is no log s.
 
     >>> standard_normal = lambda e: -0.5 * (e**2).sum(-1) - 1.837877
     >>> mu, sigma, target = jnp.array([[.10, -.20]]), jnp.array([[.05, .04]]), jnp.array([[.13, -.26]])
@@ -241,18 +241,18 @@ def rle_mixture(
     to its sigma here; so give sigma = sigmoid(raw) + 1e-9.
 
     Args:
-      mu, sigma, target: (..., K, 3), z in its own normalised unit.
-      log_prob_2d: (..., 2) -> (...).
-      log_prob_3d: (..., 3) -> (...).
-      weight: (..., K, 3); the third one, 0 or positive, says whether depth is labelled. Coordinates of weight 0 are
-        never read, so an unlabelled depth may hold anything.
-      where: (..., K) mask.
+        mu, sigma, target: (..., K, 3), z in its own normalised unit.
+        log_prob_2d: (..., 2) -> (...).
+        log_prob_3d: (..., 3) -> (...).
+        weight: (..., K, 3); the third one, 0 or positive, says whether depth is labelled. Coordinates of weight 0 are
+            never read, so an unlabelled depth may hold anything.
+        where: (..., K) mask.
 
     Returns:
-      (..., K) in nats. Masked joints give zero and zero gradient whatever they hold.
+        (..., K) in nats. Masked joints give zero and zero gradient whatever they hold.
 
     Raises:
-      ValueError: shapes differ, or the last axis is not 3.
+        ValueError: shapes differ, or the last axis is not 3.
 
     >>> normal = lambda e: -0.5 * (e**2).sum(-1) - 0.918939 * e.shape[-1]
     >>> x, weight = jnp.full((1, 3), 0.1), jnp.array([[1.0, 1.0, 0.0]])

@@ -15,15 +15,15 @@ def mean(values: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = N
     joints or not (official code and mmpose alike).
 
     Args:
-      values: (...) any shape.
-      where: None, or a mask of the shape of `values`, or of that shape without its last axis (one entry a joint for
-        values (..., K, D)).
+        values: (...) any shape.
+        where: None, or a mask of the shape of `values`, or of that shape without its last axis (one entry a joint for
+            values (..., K, D)).
 
     Returns:
-      A scalar. 0 with zero gradient where nothing is kept, whatever `values` holds.
+        A scalar. 0 with zero gradient where nothing is kept, whatever `values` holds.
 
     Raises:
-      ValueError: the mask has another shape.
+        ValueError: the mask has another shape.
 
     >>> mean(jnp.array([[1.0, 3.0], [jnp.nan, 7.0]]), where=jnp.array([True, False])).item()
     2.0

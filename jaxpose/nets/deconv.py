@@ -63,11 +63,11 @@ class HeatmapNet(nn.Module):
     Published parameters: 33,999,697 (ResNet-50), 28,536,113 (HRNet-W32), 63,595,745 (W48).
 
     Attributes:
-      backbone: images -> features (B, h, w, C).
-      num_joints: K.
-      deconvs: channels of the deconvolutions, each of which doubles the map.
-      dtype: of the deconvolutions; the maps are float32 at least.
-      batch_groups: of BatchNorm, as for `ResNet`.
+        backbone: images -> features (B, h, w, C).
+        num_joints: K.
+        deconvs: channels of the deconvolutions, each of which doubles the map.
+        dtype: of the deconvolutions; the maps are float32 at least.
+        batch_groups: of BatchNorm, as for `ResNet`.
 
     >>> from jaxpose.nets import ResNet
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))

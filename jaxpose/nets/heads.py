@@ -26,14 +26,14 @@ class RegressionHead(nn.Module):
     other f the value is the published one. Their 3D code adds 1e-9 to sigma; here sigma is the sigmoid alone.
 
     Attributes:
-      num_joints, dim: K and D (2 or 3).
-      kind: "linear" or "normalized".
-      sigma_bias: added to the initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
-      weight_init: "official": weights Xavier-uniform with gain 0.01, biases U(+-1 / sqrt(C)); "mmpose": weights
-        N(0, 0.01^2), biases 0; None: that of the code base which has this kind.
+        num_joints, dim: K and D (2 or 3).
+        kind: "linear" or "normalized".
+        sigma_bias: added to the initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
+        weight_init: "official": weights Xavier-uniform with gain 0.01, biases U(+-1 / sqrt(C)); "mmpose": weights
+            N(0, 0.01^2), biases 0; None: that of the code base which has this kind.
 
     Raises:
-      ValueError: for an unknown option, dim outside 2 and 3, or features that are not (B, h, w, C).
+        ValueError: for an unknown option, dim outside 2 and 3, or features that are not (B, h, w, C).
 
     >>> head = RegressionHead(num_joints=17)
     >>> (mu, sigma), _ = head.init_with_output(jax.random.key(0), jnp.ones((2, 8, 6, 64)))
@@ -90,10 +90,10 @@ class PoseRegressor(nn.Module):
     """A backbone and a head: images (B, H, W, 3) -> mu, sigma (B, K, D).
 
     Attributes:
-      backbone: a module with `__call__(images, *, train)` -> features (B, h, w, C); `jaxpose.nets.ResNet` or yours.
-      head: a module features -> (mu, sigma), such as `RegressionHead`.
-      maps: a module `__call__(features, *, train)` -> heatmaps, such as `MapHead`, for an auxiliary loss (table 14 of the
-        RLE paper): called with_maps=True the net gives (mu, sigma, heatmaps). Prediction leaves it out.
+        backbone: a module with `__call__(images, *, train)` -> features (B, h, w, C); `jaxpose.nets.ResNet` or yours.
+        head: a module features -> (mu, sigma), such as `RegressionHead`.
+        maps: a module `__call__(features, *, train)` -> heatmaps, such as `MapHead`, for an auxiliary loss (table 14 of the
+            RLE paper): called with_maps=True the net gives (mu, sigma, heatmaps). Prediction leaves it out.
 
     >>> from jaxpose.nets import ResNet
     >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(num_joints=17))
@@ -125,10 +125,10 @@ class IntegralRegressor(nn.Module):
     over the mean of the features that the maps are made of, as in `RegressionHead`; mu is x / W - 0.5, so never outside.
 
     Attributes:
-      net: a `HeatmapNet`; its maps are also those of an auxiliary loss (with_maps=True).
-      beta, compensate, floor: of the soft-argmax, see `jaxpose.heatmap.soft_argmax`; the floor is calmer than there, since
-        initial maps are flat.
-      sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
+        net: a `HeatmapNet`; its maps are also those of an auxiliary loss (with_maps=True).
+        beta, compensate, floor: of the soft-argmax, see `jaxpose.heatmap.soft_argmax`; the floor is calmer than there, since
+            initial maps are flat.
+        sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
 
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = IntegralRegressor(HeatmapNet(HRNet(width=4), 17, deconvs=()))
@@ -167,11 +167,11 @@ class PeakRegressor(nn.Module):
     of a small set are worse (docs/few_frames.md). Ours, not in a paper.
 
     Attributes:
-      net: a `HeatmapNet`.
-      kernel: of DARK's blur, odd: about 5 sigma of the targets.
-      beta: of w, for targets of height 1.
-      momentum: of the running mean.
-      sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
+        net: a `HeatmapNet`.
+        kernel: of DARK's blur, odd: about 5 sigma of the targets.
+        beta: of w, for targets of height 1.
+        momentum: of the running mean.
+        sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> net = PeakRegressor(HeatmapNet(ResNet(depth=18, width=4, stages=2), 17, deconvs=(8,)))
@@ -217,11 +217,11 @@ def mass_around(maps: jax.Array, xy: jax.Array, *, beta: float, reach: float = 2
     """The part of softmax(beta maps) within `reach` pixels of xy in x and y.
 
     Args:
-      maps: (..., h, w, K).
-      xy: (..., K, 2) map pixels.
+        maps: (..., h, w, K).
+        xy: (..., K, 2) map pixels.
 
     Returns:
-      (..., K) in [0, 1].
+        (..., K) in [0, 1].
 
     >>> from jaxpose.heatmap import gaussian
     >>> xy = jnp.array([[20.0, 17.0]])

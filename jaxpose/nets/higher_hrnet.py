@@ -29,14 +29,14 @@ class HigherHRNet(nn.Module):
     Published parameters, with HRNet(32) and K = 17: 28,645,331; with `scale`: 28,649,309.
 
     Attributes:
-      backbone: images -> features (B, H/4, W/4, C); `HRNet(32)` or `HRNet(48)` as published.
-      num_joints: K.
-      tags: whether there are tags (associative embedding).
-      scale: whether there are scale maps (SWAHR).
-      dilations: of the basic blocks at 1/2, one number a block; (1, 1, 2, 2) and (2, 2, 2, 2) are those of table 7 of Luo
-        2021. The parameters are the same.
-      dtype: of the blocks at 1/2; the maps are float32 at least.
-      batch_groups: of BatchNorm, as for `ResNet`.
+        backbone: images -> features (B, H/4, W/4, C); `HRNet(32)` or `HRNet(48)` as published.
+        num_joints: K.
+        tags: whether there are tags (associative embedding).
+        scale: whether there are scale maps (SWAHR).
+        dilations: of the basic blocks at 1/2, one number a block; (1, 1, 2, 2) and (2, 2, 2, 2) are those of table 7 of Luo
+            2021. The parameters are the same.
+        dtype: of the blocks at 1/2; the maps are float32 at least.
+        batch_groups: of BatchNorm, as for `ResNet`.
 
     >>> from jaxpose.nets import HRNet
     >>> net = HigherHRNet(HRNet(4), 17, scale=True)

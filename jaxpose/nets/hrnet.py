@@ -22,8 +22,8 @@ class HRNet(nn.Module):
     transition{s}_..., stage{s}_{module} / branches_{b}_{i}, fuse_layers_{to}_{from}_...
 
     Attributes:
-      width: 32 or 48 in the published nets.
-      dtype, batch_groups: as for `ResNet`.
+        width: 32 or 48 in the published nets.
+        dtype, batch_groups: as for `ResNet`.
 
     >>> net = HRNet(width=4)
     >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3))).shape

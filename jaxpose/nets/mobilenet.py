@@ -56,11 +56,11 @@ class MobileNetV2(nn.Module):
     conv2, bn2.
 
     Attributes:
-      width: multiplier of the channels of every layer, each rounded to a multiple of 8.
-      dtype, batch_groups: as for `ResNet`.
+        width: multiplier of the channels of every layer, each rounded to a multiple of 8.
+        dtype, batch_groups: as for `ResNet`.
 
     Raises:
-      ValueError: a width that is not positive, batch_groups below 1, or images that are not (B, H, W, 3).
+        ValueError: a width that is not positive, batch_groups below 1, or images that are not (B, H, W, 3).
 
     >>> net = MobileNetV2(width=0.35)
     >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 48, 3))).shape

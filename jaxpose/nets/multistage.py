@@ -31,13 +31,13 @@ class MultiStageNet(nn.Module):
     Parameter names: conv1, bn1, layer{1,2}_{i}, then stage{s} / layer{3,4}_{i}, deconv_layers_{i}, final_layer.
 
     Attributes:
-      num_joints: K.
-      stages: 1 to 4.
-      deconvs: channels of the two deconvolutions.
-      depth, width, dtype, batch_groups: as for `ResNet`; the maps are float32 at least.
+        num_joints: K.
+        stages: 1 to 4.
+        deconvs: channels of the two deconvolutions.
+        depth, width, dtype, batch_groups: as for `ResNet`; the maps are float32 at least.
 
     Raises:
-      ValueError: an attribute out of range, or images of another shape.
+        ValueError: an attribute out of range, or images of another shape.
 
     >>> net = MultiStageNet(17, stages=3, deconvs=(8, 8), depth=18, width=4)
     >>> maps = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3)))

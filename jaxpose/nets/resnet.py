@@ -65,13 +65,13 @@ class ResNet(nn.Module):
     layer{1-4}_{i} / conv{1-3}, bn{1-3}, downsample_conv, downsample_bn.
 
     Attributes:
-      depth: 18, 34, 50, 101 or 152.
-      width: channels of the stem, 64 in the published nets; the stages have width, 2, 4, 8 width.
-      dtype: of the convolutions; bfloat16 halves traffic and uses the matrix units. Parameters and the statistics
-        of BatchNorm are float32 all the same. Features come out in this dtype (float64 images or parameters are
-        not cast down).
-      batch_groups: in training BatchNorm sees the whole (global) batch; g > 1: g consecutive parts of it apart.
-      stages: how many of the four there are; each that is left out halves stride and channels, which suits small images.
+        depth: 18, 34, 50, 101 or 152.
+        width: channels of the stem, 64 in the published nets; the stages have width, 2, 4, 8 width.
+        dtype: of the convolutions; bfloat16 halves traffic and uses the matrix units. Parameters and the statistics
+            of BatchNorm are float32 all the same. Features come out in this dtype (float64 images or parameters are
+            not cast down).
+        batch_groups: in training BatchNorm sees the whole (global) batch; g > 1: g consecutive parts of it apart.
+        stages: how many of the four there are; each that is left out halves stride and channels, which suits small images.
 
     >>> net = ResNet(depth=18, width=8)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 48, 3)))

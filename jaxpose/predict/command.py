@@ -70,29 +70,29 @@ def main(
     poses.csv, a row for every joint.
 
     Args:
-      checkpoint: a run's folder, or an imported checkpoint.
-      inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as 0; the
-        address of a stream, such as rtsp://camera/1.
-      out: folder for what is written.
-      boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
-        "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
-        images find people themselves.
-      category: id of the persons in that JSON; boxes without category_id count too.
-      min_box_score: boxes with a lower score are left out.
-      overlay: draw the poses.
-      draw_above: joints of a lower confidence are not drawn; files have them all.
-      region: also draw the region that holds each joint with this probability (of nets with a likelihood).
-      flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
-      batch_size: crops, or whole images, at a time.
-      test_size: of whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
-      fit: of whole images: which side that is; None: as the run was evaluated.
-      scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
-      max_pixels: larger pictures are refused.
-      recursive: look into the folders within folders too.
-      max_frames: of each camera and stream, stop after so many frames; None: when it ends, or with Ctrl-C.
-      exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
-        COCO data set (--boxes) as its sizes of the images show.
-      step: which checkpoint of the run.
+        checkpoint: a run's folder, or an imported checkpoint.
+        inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as 0; the
+            address of a stream, such as rtsp://camera/1.
+        out: folder for what is written.
+        boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
+            "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
+            images find people themselves.
+        category: id of the persons in that JSON; boxes without category_id count too.
+        min_box_score: boxes with a lower score are left out.
+        overlay: draw the poses.
+        draw_above: joints of a lower confidence are not drawn; files have them all.
+        region: also draw the region that holds each joint with this probability (of nets with a likelihood).
+        flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
+        batch_size: crops, or whole images, at a time.
+        test_size: of whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
+        fit: of whole images: which side that is; None: as the run was evaluated.
+        scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
+        max_pixels: larger pictures are refused.
+        recursive: look into the folders within folders too.
+        max_frames: of each camera and stream, stop after so many frames; None: when it ends, or with Ctrl-C.
+        exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
+            COCO data set (--boxes) as its sizes of the images show.
+        step: which checkpoint of the run.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     files = found(inputs, recursive=recursive)

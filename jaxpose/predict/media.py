@@ -165,11 +165,11 @@ def stream(source: int | str, name: Any) -> Video:
     """Open a camera, by its number, or the address of a stream (rtsp://, http://, ...); iterate it once for its frames.
 
     Args:
-      source: what to open.
-      name: what stands for it in messages and results.
+        source: what to open.
+        name: what stands for it in messages and results.
 
     Raises:
-      ValueError: it does not open, or sends no picture.
+        ValueError: it does not open, or sends no picture.
     """
     cv2, reader = opencv(), _reader(source)
     there, first = reader.read() if reader.isOpened() else (False, None)

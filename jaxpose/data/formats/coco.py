@@ -450,15 +450,17 @@ def load(path: Path) -> dict[str, Any]:
     data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
         raise ValueError(
-            f"{path} is no COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "
+            f"{path} is not a COCO annotation file: it holds a {type(data).__name__}, not an object with 'images', 'annotations' "
             "and 'categories' (a list is the format of detections and results, and of MPII, which jaxpose.data.formats.mpii "
             "reads, or jaxpose prepare --format mpii)"
         )
     for key in ("images", "categories"):
         if not isinstance(data.get(key), list):
-            raise ValueError(f"{path} is no COCO annotation file: it has no list {key!r}; its keys are {sorted(data)}")
+            raise ValueError(
+                f"{path} is not a COCO annotation file: it has no list {key!r}; its keys are {sorted(data)}"
+            )
     if not isinstance(data.get("annotations", []), list):
-        raise ValueError(f"{path} is no COCO annotation file: 'annotations' is not a list")
+        raise ValueError(f"{path} is not a COCO annotation file: 'annotations' is not a list")
     if not data["images"]:
         raise ValueError(f"{path} names no images")
     return data
@@ -479,7 +481,7 @@ def _categories(
     for wrong in (
         c["id"] for c in data["categories"] if isinstance(c, dict) and "id" in c and not is_id(labels.whole(c["id"]))
     ):
-        raise ValueError(f"{path}: the id of a category must be a whole number, got {wrong!r}; mend the file")
+        raise ValueError(f"{path}: the id of a category must be a whole number, got {wrong!r}; correct the file")
     chosen = _chosen(categories, path, wanted)
     count = 0
     if not chosen or not chosen[0].get("keypoints"):
@@ -501,7 +503,7 @@ def _categories(
     try:
         own = Skeleton.from_coco_category(chosen[0], num_joints=count, notes=notes)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; mend the file, or give the skeleton (skeleton=)") from None
+        raise ValueError(f"{path}: {error}; correct the file, or give the skeleton (skeleton=)") from None
     if not chosen[0].get("keypoints"):
         chosen = [{**c, "keypoints": list(own.joints)} for c in chosen]
     return chosen, own, notes

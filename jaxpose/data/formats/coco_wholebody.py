@@ -155,7 +155,7 @@ def contents(data: dict[str, Any], path: Path) -> dict[str, Any]:
     people = data.get("annotations", [])
     if people and not any(isinstance(person, dict) and key in person for person in people for key in coco.WHOLE_BODY):
         raise ValueError(
-            f"{path} is no COCO-WholeBody file ({CONTENT}): no annotation has one of these; read it as COCO's (--format coco)"
+            f"{path} is not a COCO-WholeBody file ({CONTENT}): no annotation has one of these; read it as COCO's (--format coco)"
         )
     categories = [
         {**c, "keypoints": list(COCO_WHOLEBODY133.joints), "skeleton": None} if c.get("keypoints") else c

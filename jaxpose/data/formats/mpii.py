@@ -236,15 +236,15 @@ def _load(path: Path) -> list[Any]:
     expected = f"that is {CONTENT}"
     if isinstance(data, dict) and "annotations" in data:
         raise ValueError(
-            f"{path} is no MPII annotation file ({expected}): it is an object with {sorted(data)}, which is COCO's format; "
+            f"{path} is not an MPII annotation file ({expected}): it is an object with {sorted(data)}, which is COCO's format; "
             "read it with jaxpose.data.formats.coco, or jaxpose prepare without --format mpii"
         )
     if not isinstance(data, list) or not data:
         what = f"an object with the keys {sorted(data)}" if isinstance(data, dict) else f"{data!r:.100}"
-        raise ValueError(f"{path} is no MPII annotation file ({expected}): it holds {what}")
+        raise ValueError(f"{path} is not an MPII annotation file ({expected}): it holds {what}")
     if not any(isinstance(entry, dict) and set(PERSON_KEYS) <= set(entry) for entry in data):
         what = f"the keys {sorted(data[0])}" if isinstance(data[0], dict) else f"{data[0]!r:.100}"
-        raise ValueError(f"{path} is no MPII annotation file ({expected}): its first entry has {what}")
+        raise ValueError(f"{path} is not an MPII annotation file ({expected}): its first entry has {what}")
     return data
 
 

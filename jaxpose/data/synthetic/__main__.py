@@ -38,13 +38,13 @@ def main(
     """Write synthetic people in COCO's layout.
 
     Args:
-      out: folder to make (reused when it already holds the same data set).
-      train: number of training pictures.
-      val: number of held-out pictures.
-      seed: of the data set.
-      size_wh: width and height of the pictures in pixels.
-      workers: processes; by default one per CPU.
-      sheet: also write the first pictures with their labels to this file.
+        out: folder to make (reused when it already holds the same data set).
+        train: number of training pictures.
+        val: number of held-out pictures.
+        seed: of the data set.
+        size_wh: width and height of the pictures in pixels.
+        workers: processes; by default one per CPU.
+        sheet: also write the first pictures with their labels to this file.
     """
     print(write_dataset(out, train=train, val=val, seed=seed, size_wh=size_wh, workers=workers))
     if sheet is not None:

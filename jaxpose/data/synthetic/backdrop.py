@@ -217,9 +217,9 @@ def draw_backdrop(
     """The empty scene (h, w, 3) uint8.
 
     Args:
-      camera: without roll, looking along z (pitch only).
-      wall: depth in metres at which the ground ends.
-      shadows: (point (3,), radius) of what stands on the ground, metres.
+        camera: without roll, looking along z (pitch only).
+        wall: depth in metres at which the ground ends.
+        shadows: (point (3,), radius) of what stands on the ground, metres.
     """
     view = _view(camera, size_wh, wall)
     image = _landscape(rng, view, size_wh) if outdoors else _interior(rng, view, size_wh, wall)

@@ -158,19 +158,19 @@ def write_dataset(
     somebody who is very small or almost hidden has a box with `num_keypoints` 0.
 
     Args:
-      out_dir: folder to make.
-      train, val: number of pictures.
-      seed: of the data set; pixels and labels depend on it alone, whatever the number of workers.
-      size_wh: width and height of the pictures in pixels.
-      workers: processes; None: one per available CPU. With more than one, a script that calls this needs the usual
-        `if __name__ == "__main__":` guard.
-      progress: show a progress bar.
+        out_dir: folder to make.
+        train, val: number of pictures.
+        seed: of the data set; pixels and labels depend on it alone, whatever the number of workers.
+        size_wh: width and height of the pictures in pixels.
+        workers: processes; None: one per available CPU. With more than one, a script that calls this needs the usual
+            `if __name__ == "__main__":` guard.
+        progress: show a progress bar.
 
     Returns:
-      the folder.
+        the folder.
 
     Raises:
-      ValueError: the folder holds something else, or a number is out of range.
+        ValueError: the folder holds something else, or a number is out of range.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:

@@ -28,7 +28,7 @@ def visibility(
     """COCO visibility (17,): 0 outside the picture, 2 where the depth buffer shows the joint's own limb, else 1.
 
     Args:
-      pixel: true projections (17, 2). depth: of the joints, metres (17,).
+        pixel: true projections (17, 2). depth: of the joints, metres (17,).
     """
     inside = (pixel >= 0).all(1) & (pixel <= np.array(size_wh) - 1).all(1) & (depth > 0)
     sub = np.rint((np.where(inside[:, None], pixel, 0.0) + 0.5) * supersample - 0.5).astype(int)
@@ -92,11 +92,11 @@ def overlay(image: np.ndarray, people: list[dict], *, zoom: int = 2, clean: bool
     """The picture with boxes, limbs and joints.
 
     Args:
-      image: (h, w, 3) uint8. people: annotations as `render` gives them.
-      zoom: enlargement. clean: draw the true positions instead of the noisy labels.
+        image: (h, w, 3) uint8. people: annotations as `render` gives them.
+        zoom: enlargement. clean: draw the true positions instead of the noisy labels.
 
     Returns:
-      a picture; joints of the left are green, of the right orange, in the middle magenta; red rings are occluded ones.
+        a picture; joints of the left are green, of the right orange, in the middle magenta; red rings are occluded ones.
     """
     size = image.shape[1] * zoom, image.shape[0] * zoom
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)

@@ -62,16 +62,16 @@ def noise_log_prob(error, *, visibility, scale, joint) -> np.ndarray:
     """Exact log density of a label's error, in pixels: what the best possible model would reach.
 
     Args:
-      error: label minus true position, pixels, (..., 2).
-      visibility: 1 occluded or 2 visible, broadcastable to (...,); where it is 0 there is no label: the result is 0.
-      scale: square root of the person's `area`, pixels, broadcastable to (...,).
-      joint: index of the joint in `COCO17`, broadcastable to (...,).
+        error: label minus true position, pixels, (..., 2).
+        visibility: 1 occluded or 2 visible, broadcastable to (...,); where it is 0 there is no label: the result is 0.
+        scale: square root of the person's `area`, pixels, broadcastable to (...,).
+        joint: index of the joint in `COCO17`, broadcastable to (...,).
 
     Returns:
-      log density in nats per joint (x and y together, per square pixel), (...,) float64.
+        log density in nats per joint (x and y together, per square pixel), (...,) float64.
 
     Raises:
-      ValueError: a wrong last dimension, shapes that do not broadcast, an unknown visibility or joint, a scale that is not positive.
+        ValueError: a wrong last dimension, shapes that do not broadcast, an unknown visibility or joint, a scale that is not positive.
 
     >>> float(noise_log_prob([0.0, 0.0], visibility=2, scale=100.0, joint=0).round(4))
     -0.0784
@@ -96,11 +96,11 @@ def sample_noise(rng: np.random.Generator, *, visibility, scale, joint) -> np.nd
     """Draw label errors from the density of `noise_log_prob`.
 
     Args:
-      rng: NumPy generator.
-      visibility: (...,). scale, joint: broadcastable to it. All as in `noise_log_prob`.
+        rng: NumPy generator.
+        visibility: (...,). scale, joint: broadcastable to it. All as in `noise_log_prob`.
 
     Returns:
-      errors in pixels, (..., 2) float64; zero where visibility is 0.
+        errors in pixels, (..., 2) float64; zero where visibility is 0.
 
     >>> sample_noise(np.random.default_rng(0), visibility=[2, 0], scale=100.0, joint=[0, 5]).round(2)
     array([[-0.35, -0.39],

@@ -184,11 +184,11 @@ def draw(primitives: Primitives, *, rotation, position, focal, centre_xy, size_w
     """Nearest primitive, depth, local coordinates and normal of every pixel.
 
     Args:
-      primitives: in world coordinates.
-      rotation, position: camera = rotation @ (world - position).
-      focal: pixels. centre_xy: principal point, pixels.
-      size_wh: of the image; the arrays are `supersample` times as large, and sub-pixel j has its centre at
-        (j + 0.5) / supersample - 0.5.
+        primitives: in world coordinates.
+        rotation, position: camera = rotation @ (world - position).
+        focal: pixels. centre_xy: principal point, pixels.
+        size_wh: of the image; the arrays are `supersample` times as large, and sub-pixel j has its centre at
+            (j + 0.5) / supersample - 0.5.
     """
     width, height = size_wh[0] * supersample, size_wh[1] * supersample
     x = (((np.arange(width) + 0.5) / supersample - 0.5 - centre_xy[0]) / focal).astype(np.float32)

@@ -124,14 +124,14 @@ def render(seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256)) -> t
     """Picture `index` of the data set with this seed: a function of these numbers only.
 
     Args:
-      seed, index: integers from 0.
-      size_wh: width and height in pixels.
+        seed, index: integers from 0.
+        size_wh: width and height in pixels.
 
     Returns:
-      image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
+        image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
 
     Raises:
-      ValueError: a negative seed or index, a picture smaller than 32 x 32.
+        ValueError: a negative seed or index, a picture smaller than 32 x 32.
 
     >>> image, people = render(0, 0, size_wh=(160, 128))
     >>> image.shape, len(people[0]["keypoints"])

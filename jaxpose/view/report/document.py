@@ -216,7 +216,7 @@ def _read_details(path: Path) -> dict[str, Any]:
     missing = [key for key in wanted if not isinstance(details, dict) or not isinstance(details.get(key), dict)]
     if missing:
         raise ValueError(
-            f"{path} is no report of an evaluation: it has no {missing[0]!r}; remove it, or evaluate again"
+            f"{path} is not a report of an evaluation: it has no {missing[0]!r}; remove it, or evaluate again"
         )
     return details
 

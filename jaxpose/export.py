@@ -56,7 +56,7 @@ UNITS = {
     "image": "RGB, 0 to 255",
     "xy": "pixels of the input, x to the right and y down",
     "confidence": "the higher the surer; 1 - mean sigma of a regression, the peak or what else is read off a heatmap",
-    "sigma": "learned scale of x and y, as parts of the input's width and height",
+    "sigma": 'learned scale of x and y, as parts of the input\'s width and height; times sigma_scale of "inference" it is calibrated',
     "heatmap": "near 1 at a joint",
     "tag": "no unit: near one another within a person; the last axis is the mirror image's, with the flip test",
 }

@@ -659,10 +659,11 @@ def test_the_reason_why_annotations_give_no_skeleton_is_told(tmp_path, capsys):
     category = {"id": 1, "name": "mouse", "keypoints": ["nose", "left_ear", "right_ear"]}
     content = {"images": [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}], "annotations": []}
     annotations, command = tmp_path / "mice.json", ["import", str(path), "--annotations", str(tmp_path / "mice.json")]
+    rat = category | {"id": 2, "name": "rat", "keypoints": ["nose", "left_paw", "right_paw"]}
     for categories, message in (
         (
-            [category, category | {"id": 2, "name": "rat"}],
-            r"several categories .*'mouse' \(id 1\), 'rat' \(id 2\): choose one",
+            [category, rat],
+            r"several categories .*'mouse' \(id 1\), 'rat' \(id 2\), whose joints differ: choose one",
         ),
         ([category | {"keypoints": ["nose", "nose", "ear"]}], r"mice\.json: .*nose"),
         ([{"id": 1, "name": "mouse"}], "no category with a list 'keypoints'"),
@@ -670,9 +671,12 @@ def test_the_reason_why_annotations_give_no_skeleton_is_told(tmp_path, capsys):
         annotations.write_text(json.dumps(content | {"categories": categories}))
         with pytest.raises(SystemExit, match=f"--annotations .*{message}"):
             cli.main([*command, "--out", str(tmp_path / "run")])
-    annotations.write_text(json.dumps(content | {"categories": [category, category | {"id": 2, "name": "rat"}]}))
+    annotations.write_text(json.dumps(content | {"categories": [category, rat]}))
     said = run_import(capsys, path, tmp_path / "run", "--annotations", str(annotations), "--category", "rat")
     assert said["skeleton"] == "rat"
+    # Categories of the same joints are trained together, so that there is nothing to choose.
+    annotations.write_text(json.dumps(content | {"categories": [category, rat | {"keypoints": category["keypoints"]}]}))
+    assert run_import(capsys, path, tmp_path / "both", "--annotations", str(annotations))["skeleton"]
     with pytest.raises(SystemExit, match="--category rat: it chooses among those of --annotations"):
         cli.main(["import", str(path), "--out", str(tmp_path / "x"), "--category", "rat"])
 

@@ -79,7 +79,7 @@ def test_checkpoints_from_before_there_were_settings():
         "flip_test": False, "decode": "scaled", "rescore": "box", "nms": None, "soft_nms": True, "test_size": 640, "fit": "long",
         "scales": [0.5, 1.0, 2.0], "epochs": 3, "augment": "official", "padded_people": None, "group_on": "device",
     }  # fmt: skip
-    assert from_checkpoint({"run": run}, default=default) == replace(CHANGED, padding=1.25)
+    assert from_checkpoint({"run": run}, default=default) == replace(CHANGED, padding=1.25, sigma_scale=1.0)
     for nothing in ({}, {"run": {}}, {"run": None}, {"run": {"flip_test": None, "decode": None, "test_size": None}}):
         assert from_checkpoint(nothing, default=default) == default
     with pytest.raises(ValueError, match="decode='half'"):

@@ -304,15 +304,34 @@ def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any
 
 
 def as_started(config: Any) -> Any:
-    """The settings of the run in --out, but for the flags that were given by hand."""
-    run = checkpoint.read_config(config.out, step="latest").get("run") or {}
-    names = {field.name for field in dataclasses.fields(config)}
-    by_hand = {name.partition(".")[0] for name in config.by_hand} | {"out", "data", "data_dir"}
-    known = {name: value for name, value in run.items() if name in names - by_hand}
-    config = dataclasses.replace(config, minutes=None, by_hand=())
-    return from_settings(
-        type(config), {k: v for k, v in known.items() if k not in ("minutes", "by_hand")}, default=config
-    )
+    """Returns the settings of the run in --out, but for the flags that were given by hand.
+
+    What the run does not state, because it was started before there was such a flag, is the flag's default and not what the preset
+    "auto" has.
+
+    Args:
+        config: the flags, with the names of those that were given in `by_hand`; "own.flip" replaces that number alone.
+    """
+    stored = checkpoint.read_config(config.out, step="latest")
+    names = {field.name for field in dataclasses.fields(config)} - {"minutes", "by_hand"}
+    given = {name for name in config.by_hand if "." not in name} | {"out", "data", "data_dir"}
+    run = {name: value for name, value in (stored.get("run") or {}).items() if name in names - given}
+    if "best" not in run and stored.get("best") in ("AP", "skill"):
+        run["best"] = stored["best"]
+    now = settings(config)
+    for name in config.by_hand:
+        if "." in name and name.partition(".")[0] in names - given:
+            run = _with_nested(run, now, name.split("."))
+    default = dataclasses.replace(type(config)(), **{name: getattr(config, name) for name in names & given})
+    return from_settings(type(config), run, default=default)
+
+
+def _with_nested(values: Mapping[str, Any], given: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The values with the one at this path from `given`; the dictionaries on the way are copied."""
+    name, *inner = path
+    if inner and isinstance(values.get(name), Mapping) and isinstance(given[name], Mapping):
+        return {**values, name: _with_nested(values[name], given[name], inner)}
+    return {**values, name: given[name]}
 
 
 def _with_steps(config: Any, kind: Any, make: Callable, facts: Facts) -> tuple[Any, list[Choice]]:

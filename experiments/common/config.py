@@ -221,7 +221,7 @@ def parse(
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
 
     `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
-    is given and neither of them is.
+    or --annotations is given and neither of them is.
 
     With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
     trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
@@ -247,7 +247,7 @@ def parse(
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
     if chosen.preset is not None and chosen.config is not None:
         raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
-    follows = AUTO in presets and "data" in given and chosen.eval_only is None
+    follows = AUTO in presets and bool(given & {"data", "annotations"}) and chosen.eval_only is None
     named = chosen.preset or (AUTO if follows else default)
     preset = presets[named]
     rules.check(chosen)

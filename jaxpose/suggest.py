@@ -70,6 +70,8 @@ def main(
     *,
     count: int = 20,
     boxes: Path | None = None,
+    category: int = 1,
+    min_box_score: float = 0.0,
     out: Path | None = None,
     every: int = 10,
     batch_size: int | None = None,
@@ -83,30 +85,37 @@ def main(
         inputs: unlabelled pictures, videos, folders of them, and patterns.
         count: how many to list.
         boxes: JSON of a detector, as of `jaxpose predict`; none: a picture is one person.
+        category: id of the persons in that JSON; boxes without category_id count too.
+        min_box_score: boxes with a lower score are left out.
         out: also write the list into this JSON file.
         every: of videos, look at one frame of so many.
         batch_size: crops at a time.
     """
     from jaxpose import predict
-    from jaxpose.predict import command, media
+    from jaxpose.data.boxes import BoxFile
+    from jaxpose.predict import media
+    from jaxpose.predict.inputs import Live, found, is_video
 
     if count < 1 or every < 1:
         raise ValueError(f"--count {count} --every {every}: expected 1 or more")
-    known = None if boxes is None else command.BoxFile.read(boxes, category=1, min_score=0.0)
+    paths = found(inputs)
+    if live := [str(path) for path in paths if isinstance(path, Live)]:
+        raise ValueError(f"{live[0]} is a camera or a stream: name pictures, recorded videos or folders of them")
+    known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
     predictor = predict.load(run, batch_size=batch_size)
     if predictor.finds_people:
         raise ValueError(
             f"{run} holds a net of whole images, which states no uncertainty of a picture: name a run on persons"
         )
     rows, features, failed = [], [], []
-    for file in command.found(inputs):
+    for file in paths:
         try:
-            frames = media.video(file) if file.suffix.lower() in media.VIDEOS else [media.picture(file)]
+            frames = media.video(file) if is_video(file) else [media.picture(file)]
             for number, image in enumerate(frames):
-                found = None if known is None else known.of(file, number)
-                if number % every or found == []:  # the detector saw nobody
+                people = None if known is None else known.of(file, number)
+                if number % every or people == []:  # the detector saw nobody
                     continue
-                poses = predictor(image, found)
+                poses = predictor(image, people)
                 rows.append({"file": str(file), "frame": number, "uncertainty": round(_uncertainty(poses), 5)})
                 features.append(_features(image, poses))
         except (ValueError, OSError) as error:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxpose import suggest
+from jaxpose.predict import media
 from tests import tiny_run
 
 RNG = np.random.default_rng(0)
@@ -89,6 +90,31 @@ def test_pictures_without_a_box_are_left_out(run, pictures, tmp_path, capsys):
     boxes.write_text(json.dumps([{"file_name": "other.png", "bbox": [5, 5, 20, 30], "score": 1.0}]))
     with pytest.raises(ValueError, match="no person to look at"):
         suggest.main(run, (str(pictures),), boxes=boxes)
+
+
+def test_boxes_of_another_category(run, pictures, tmp_path, capsys):
+    boxes = tmp_path / "boxes.json"
+    mice = [{"file_name": f"{i}.png", "bbox": [5, 5, 20, 30], "score": 0.2 + 0.5 * i, "category_id": 7} for i in (0, 1)]
+    boxes.write_text(json.dumps(mice))
+    with pytest.raises(ValueError, match=r"categories \['7'\], --category is 1"):
+        suggest.main(run, (str(pictures),), boxes=boxes)
+    suggest.main(run, (str(pictures),), boxes=boxes, category=7, min_box_score=0.5)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [str(pictures / "1.png")]
+
+
+@pytest.mark.parametrize("name", ["0", "rtsp://camera/1"])
+def test_cameras_and_streams_are_refused(run, name):
+    with pytest.raises(ValueError, match=f"{name} is a camera or a stream"):
+        suggest.main(run, (name,))
+
+
+def test_a_video_is_known_by_its_content(run, tmp_path, capsys):
+    with media.VideoWriter(tmp_path / "clip.mp4", size_wh=(48, 64), rate=5) as writer:
+        for level in (0, 80, 160):
+            writer.write(np.full((64, 48, 3), level, np.uint8))
+    clip = (tmp_path / "clip.mp4").rename(tmp_path / "clip.dat")
+    suggest.main(run, (str(clip),), every=2)
+    assert sorted("frame 2" in line for line in capsys.readouterr().out.splitlines()) == [False, True]
 
 
 def test_nets_of_whole_images_are_refused(tmp_path, pictures):

@@ -14,6 +14,7 @@ from PIL import Image
 from jaxpose import checkpoint, cli, density, geometry, tasks
 from jaxpose.data import crops, feed, whole_images
 from jaxpose.data.formats import coco
+from jaxpose.inference import Settings
 from jaxpose.skeleton import COCO17
 from jaxpose.view import figures, palette
 from jaxpose.view import maps as tool
@@ -75,6 +76,14 @@ def test_regions_of_a_regression(tmp_path, folder, monkeypatch, capsys):
             line = np.concatenate(joints[k])
             e = (line - np.asarray(outputs["xy"][0, k])) / (np.asarray(outputs["sigma"][0, k]) * size)
             np.testing.assert_allclose(density.log_prob(jnp.asarray(e), model), threshold, atol=0.05)
+    # A calibrated run's regions and deviations are larger by its factor.
+    calibrated = tiny_run.write(tmp_path / "calibrated", task, variables=variables, inference=Settings(sigma_scale=2.0))
+    raw = seen[0]
+    seen.clear()
+    told(capsys, calibrated, "--data", folder, "--count", "3")
+    np.testing.assert_allclose(seen[0]["deviation"], 2 * raw["deviation"], rtol=1e-5)
+    wide, narrow = (np.concatenate(entry["outlines"][0][0]) - entry["xy"][0] for entry in (seen[0], raw))
+    np.testing.assert_allclose(wide, 2 * narrow, atol=1e-3)
     # A sigma that is not trained is not drawn.
     monkeypatch.setattr(tasks.Regression, "density", lambda *_, **__: None)
     seen.clear()

@@ -39,8 +39,8 @@ def maps(
     """Draw what a run's net says before coordinates are made of it: heatmaps, tags, scale maps, densities.
 
     Of heatmaps: each joint's map over the crop. Of a bottom-up net: heatmaps, tags and scale maps over the whole image. Of a
-    regression: every joint's standard deviation, and the regions that hold 50 % and 90 % of its predictive density. Without the
-    flip test.
+    regression: every joint's standard deviation, and the regions that hold 50 % and 90 % of its predictive density, with the
+    run's calibration of sigma. Without the flip test.
 
     Args:
         run: a run's folder.
@@ -144,7 +144,7 @@ def _regions(task, variables, settings, source, *, count: int, seed: int, out: P
     curves = [] if model is None else [outlines(model, level) for level in LEVELS]  # of the standardised error
     drawn = []
     for i, sample in enumerate(samples):
-        xy, sigma = outputs["xy"][i].astype(np.float64), outputs["sigma"][i] * size
+        xy, sigma = outputs["xy"][i].astype(np.float64), outputs["sigma"][i] * (settings.sigma_scale * size)
         title = f"person {sample['annotation_id']}" + ("" if model is not None else "\nits sigma is not trained")
         entry = {"image": sample["image"], "truth": sample["truth"], "xy": xy, "title": title}
         if model is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import closing
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from experiments.common import auto, config
 from experiments.common.config import RunConfig, from_settings, given_flags, parse, settings
 from experiments.common.log import Log, evaluations
 from experiments.common.persons import OwnAugment
+from experiments.common.runner import with_fitted_scale
 from jaxpose import checkpoint, predict
 from jaxpose.data import synthetic
 
@@ -215,3 +218,33 @@ def test_evaluations_after_the_restored_step_do_not_count(tmp_path):
     with closing(Log(tmp_path)) as run_log:
         assert evaluations(run_log, until=20) == {10: {"AP": 0.1}, 20: {"AP": 0.2}}
         assert evaluations(run_log, until=9) == {}
+
+
+def test_the_fitted_factor_of_sigma_is_kept_until_the_next_evaluation():
+    stored, restored = {"inference": {"sigma_scale": 1.0, "nms": 0.9}}, {"inference": {"sigma_scale": 2.5, "nms": 0.5}}
+    kept = with_fitted_scale(stored, restored, coco_rle.Config(calibrate=True))
+    assert kept == {"inference": {"sigma_scale": 2.5, "nms": 0.9}}
+    assert with_fitted_scale(stored, restored, coco_rle.Config()) == stored
+    assert with_fitted_scale(stored, {}, coco_rle.Config(calibrate=True)) == stored
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(("--calibrate",), "--calibrate --detections"), (("--best", "skill"), "--best skill")]
+)
+def test_detections_go_neither_with_calibration_nor_with_skill(flags, message):
+    taken = lambda *words: parse(coco_rle.PRESETS, name="x", default="tiny", description="", argv=list(words))  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        taken("--preset", "tiny", "--detections", "boxes.json", *flags)
+    assert taken("--preset", "auto", "--detections", "boxes.json").best == "skill", "until the data decide"
+
+
+def test_several_processes_hear_that_minutes_do_not_count(monkeypatch):
+    lines = []
+    monkeypatch.setattr(auto.log, "warning", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    start = dataclasses.replace(coco_rle.PRESETS["auto"], detections=Path("boxes.json"))
+    facts = auto.Facts(10, 10, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
+    settled, choices = auto._with_steps(start, None, None, facts)
+    assert "--minutes 10 does not count with 2 processes" in lines[0]
+    assert {c.name: c.reason for c in choices}["epochs"] == "2,040 steps: what 10 persons need"
+    assert settled.best == "AP" and settled.calibrate is False

@@ -104,6 +104,23 @@ class PersonConfig(RunConfig):
     """At every evaluation fit --sigma-scale on its samples, so that 90 % regions hold 90 % of their joints; it is stored with the
     weights."""
 
+    def check(self) -> None:
+        """Raises a ValueError where flags do not go together."""
+        super().check()
+        open_to_data = getattr(self, "minutes", None) is not None
+        if self.detections is None or self.eval_only is not None or open_to_data:
+            return
+        if self.calibrate:
+            raise ValueError(
+                f"--calibrate --detections {self.detections}: sigma is fitted on the boxes of the labels; give --no-calibrate, or "
+                "evaluate on the detections with --eval-only when the run is complete"
+            )
+        if self.best == "skill":
+            raise ValueError(
+                f"--best skill --detections {self.detections}: skill needs the boxes of the labels; give --best AP, or evaluate on "
+                "the detections with --eval-only when the run is complete"
+            )
+
     def augmentation(self) -> Setting:
         """What training crops go through."""
         return self.own.setting() if self.augment == "own" else named(self.augment)

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,8 @@ def run(
         run_log = stack.enter_context(closing(Log(config.out)))
         state = restore_or_init(training, config, checkpoints, stored, variables)
         start = int(state.step)
+        if start:
+            stored = with_fitted_scale(stored, checkpoints.config(), config)
         # Process 0 alone writes the log, and all must decide alike what --patience means.
         past = parallel.from_first([*evaluations(run_log, until=start).items()])
         session = Session(
@@ -152,6 +154,25 @@ def restore_or_init(
     state = checkpoints.restore(training.abstract_state(), stored)
     log.info("resumed at step %d from %s", int(state.step), checkpoints.last_good)
     return state
+
+
+def with_fitted_scale(stored: dict[str, Any], restored: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """What is saved beside the weights of a resumed run, with the factor of sigma that its last evaluation fitted.
+
+    Without it a checkpoint that is saved before the next evaluation would have the factor of the flags.
+
+    Args:
+        stored: what this run saves beside its weights.
+        restored: what the checkpoint has that the run goes on from.
+        config: the flags; only a run with --calibrate fits the factor.
+
+    Returns:
+        `stored`, or a copy with the factor of the checkpoint.
+    """
+    fitted = (restored.get("inference") or {}).get("sigma_scale")
+    if fitted is None or not getattr(config, "calibrate", False):
+        return stored
+    return {**stored, "inference": {**stored["inference"], "sigma_scale": fitted}}
 
 
 @dataclass

@@ -122,6 +122,12 @@ def test_the_page_says_what_the_evaluation_says(tmp_path):
     assert shown == sorted(shown) and len(shown) == details["matched"]["pairs"]
     assert {a["data-kind"] for a in page.all("figure")} == {"matched", "missed", "unmatched"}
     assert page.text.count("<It>") == 2, "title and heading"
+    assert "coverage_90" not in page.text, "no factor of sigma was fitted on these frames"
+    options = {"ground_truth": truth, "results": results, "images": images, "density": density}
+    tool.write(path, **options, scores=numbers | {"sigma_scale": 1.5, "calibration_error": 0.1})
+    text = check_closed(path.read_text()).text
+    assert "The factor of sigma was fitted on these same frames" in text
+    assert "coverage and level, on the frames that sigma was fitted on" in text
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):

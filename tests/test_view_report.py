@@ -236,7 +236,7 @@ def test_bad_input_is_one_line(tmp_path):
     refused("no annotations for split 'val'", run, "--data", tmp_path)
     refused("--count -1: expected 0 or more", truth, results, "--images", images, "--count=-1")
     (run / "results" / "step_10_report.json").write_text("[]")
-    refused("step_10_report.json is no report", run, "--data", tmp_path, "--split", "train")
+    refused("step_10_report.json is not a report of an evaluation", run, "--data", tmp_path, "--split", "train")
 
 
 def test_charts_have_round_ticks_and_finite_places():

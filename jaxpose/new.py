@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,6 +129,8 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
 def choose_held_out(names: Sequence[str], *, share: float, seed: int) -> tuple[set[str], str]:
     """File names to hold out, and by what: whole videos where the names tell three or more apart, else single pictures.
 
+    Videos that would hold out more than 1.5 times the share are passed over; if all of them would, the shortest is held out.
+
     >>> frames = [f"clip{v}_frame{i:03d}.jpg" for v in range(4) for i in range(10)]
     >>> held_out, how = choose_held_out(frames, share=0.25, seed=0)
     >>> len(held_out), len({name[:5] for name in held_out}), how
@@ -135,6 +138,7 @@ def choose_held_out(names: Sequence[str], *, share: float, seed: int) -> tuple[s
     """
     videos = video_of(names)
     kinds = sorted(set(videos.values()))
+    sizes = Counter(videos.values())
     rng = np.random.default_rng(seed)
     wanted = max(round(share * len(names)), 1)
     if not 3 <= len(kinds) <= len(names) / 2:
@@ -143,11 +147,14 @@ def choose_held_out(names: Sequence[str], *, share: float, seed: int) -> tuple[s
     held_out: set[str] = set()
     for kind in rng.permutation(kinds):
         members = {name for name, video in videos.items() if video == kind}
-        if held_out and len(held_out) + len(members) > 1.5 * wanted:
+        if len(held_out) + len(members) > 1.5 * wanted:
             continue
         held_out |= members
         if len(held_out) >= wanted:
             break
+    if not held_out:
+        shortest = min(kinds, key=sizes.__getitem__)
+        held_out = {name for name, video in videos.items() if video == shortest}
     return held_out, f"by video ({len(kinds)} are told apart by the names)"
 
 

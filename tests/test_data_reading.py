@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -82,6 +83,16 @@ def test_confidences_are_visibilities(read, data, caplog):
     assert (found[..., 2] == [0, 0, 2, 1, *[2] * 13]).all() and (found[:, 1] == 0).all() and caplog.text == ""
     only_visible = read(data, reading=Reading(visible_above=1)).persons["keypoints"][..., 2]
     assert (only_visible == [0, 0, 0, 0, *[2] * 13]).all()
+
+
+@pytest.mark.parametrize("one", [1, 1.0])
+def test_the_surest_confidence_is_visible(read, data, one):
+    for person in people_of(data):
+        person["keypoints"][2::3] = [0.0, 0.05, one, *[0.7] * 14]
+    assert (read(data).persons["keypoints"][..., 2] == [0, 2, 2, *[2] * 14]).all()
+    for person in people_of(data):
+        person["keypoints"][2::3] = [0, one] * 8 + [0]  # no fraction: COCO's flags
+    assert (read(data).persons["keypoints"][..., 2] == [0, 1] * 8 + [0]).all()
 
 
 @pytest.mark.parametrize("value", [3, -0.5, 1.5, "2", None, float("nan")])
@@ -506,6 +517,37 @@ def test_a_part_of_the_images_is_held_out(tmp_path):
     path.write_text(json.dumps({"images": images[::-1][:100], "annotations": [], "categories": [tiny_coco.CATEGORY]}))
     again = set(coco.read(path, tmp_path, reading=parts["val"]).images["image_id"])
     assert again == ids["val"] & set(range(100, 200)), "whatever else is in the file"
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.98])
+def test_neither_part_is_without_a_labelled_image(tmp_path, fraction):
+    """All draws of these fall on one side; the images without labels do not count."""
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 9, "height": 9} for i in range(5)]
+    person = {"category_id": 1, "bbox": [0, 0, 9, 9], "keypoints": [3, 3, 2] * 17}
+    people = [{**person, "id": i, "image_id": i} for i in range(3)]
+    people.append({**person, "id": 3, "image_id": 3, "keypoints": [0, 0, 0] * 17})
+    for image in images:
+        (tmp_path / image["file_name"]).write_bytes(b"")
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"images": images, "annotations": people, "categories": [tiny_coco.CATEGORY]}))
+    for _ in range(2):  # the same ones again
+        train, val = (
+            coco.read(path, tmp_path, reading=Reading(part=part, val_fraction=fraction)) for part in ("train", "val")
+        )
+        ids = [set(source.images["image_id"].tolist()) for source in (train, val)]
+        assert ids[0] | ids[1] == set(range(5)) and not ids[0] & ids[1]
+        assert sorted((len(train), len(val))) == [1, 2] and len(val) == (1 if fraction < 0.5 else 2)
+    path.write_text(json.dumps({"images": images, "annotations": people[:1], "categories": [tiny_coco.CATEGORY]}))
+    with pytest.raises(ValueError, match="has 1 labelled image: --val-fraction .* needs at least two"):
+        coco.read(path, tmp_path, reading=Reading(part="val", val_fraction=fraction))
+
+
+def test_sigmas_and_pairs_count_with_a_skeleton_too(read, data):
+    """A checkpoint's skeleton, which is not the one that the file names."""
+    skeleton = dataclasses.replace(COCO17, sigmas=(0.1,) * 17)
+    source = read(data, skeleton=skeleton, reading=Reading(sigmas=(0.3,), flip_pairs=("nose:left_eye",)))
+    assert source.skeleton.sigmas == (0.3,) * 17 and source.skeleton.flip_pairs == ((0, 1),)
+    assert read(data, skeleton=skeleton, reading=Reading(exif="ignore")).skeleton == skeleton
 
 
 def whole_body(data):

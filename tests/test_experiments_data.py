@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -46,8 +47,9 @@ def test_files_that_lie_elsewhere(folder, tmp_path):
     assert len(train) == len(evaluation) == 24
     none, evaluation = kinds.open_splits(config(tmp_path, **files, eval_only=tmp_path))
     assert none is None and len(evaluation) == 24
-    with pytest.raises(ValueError, match="--annotations .*--val-annotations, or --val-fraction"):
-        config(tmp_path, **files)
+    for more in ({}, {"val_images": folder / "val"}):
+        with pytest.raises(ValueError, match="--annotations .*--val-annotations, or --val-fraction"):
+            config(tmp_path, **files, **more)
 
 
 def test_a_part_of_the_images_is_held_out(folder, tmp_path):
@@ -73,6 +75,20 @@ def test_a_name_that_was_prepared(folder, tmp_path):
         kinds.open_splits(config(tmp_path, data="rats"))
     with pytest.raises(ValueError, match="which --val-fraction cannot divide"):
         kinds.open_splits(config(tmp_path, data="mice", val_fraction=0.1))
+
+
+def test_a_prepared_set_takes_pairs_and_sigmas_and_refuses_what_is_read_from_files(folder, tmp_path):
+    for split in ("train", "val"):
+        builder.prepare(None, annotations=folder / "annotations" / f"{split}.json", images=folder / split, split=split,
+                        name="mice", data_dir=tmp_path / "data", progress=False)  # fmt: skip
+    for source in kinds.open_splits(config(tmp_path, data="mice", sigmas=(0.2,), flip_pairs=("nose:left_eye",))):
+        assert source.skeleton.sigmas == (0.2,) * 17 and source.skeleton.flip_pairs == ((0, 1),)
+    for name, value in {"category": 1, "visible_above": 0.5, "exif": "apply", "follow_links": "all"}.items():
+        with pytest.raises(ValueError, match=f"mice is a prepared data set.*--{name.replace('_', '-')} {value} would"):
+            kinds.open_splits(config(tmp_path, data="mice", **{name: value}))
+    backwards = dataclasses.replace(COCO17, joints=COCO17.joints[::-1])
+    with pytest.raises(ValueError, match="--reorder-joints orders the joints while label files are read"):
+        kinds.open_splits(config(tmp_path, data="mice", reorder_joints=True), skeleton=backwards)
 
 
 def test_joints_in_another_order_stop_the_run_before_it_starts(folder, tmp_path):

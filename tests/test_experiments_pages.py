@@ -271,6 +271,8 @@ def test_mpii_wants_its_folder_and_its_own_boxes(tmp_path):
         mpii_integral.main(["--out", str(tmp_path)])
     with pytest.raises(ValueError, match="--detections: MPII is evaluated on its own boxes"):
         mpii_integral.main(["--out", str(tmp_path), "--data", str(tmp_path), "--detections", "d.json"])
+    with pytest.raises(ValueError, match="--val-fraction 0.1: PCKh is counted with the head boxes of --val-split"):
+        mpii_integral.main(["--out", str(tmp_path), "--data", str(tmp_path), "--val-fraction", "0.1"])
 
 
 @pytest.mark.slow

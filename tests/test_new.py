@@ -61,6 +61,15 @@ def test_a_video_is_never_parted():
         assert len(held_out) == 12 * len(videos) and 12 <= len(held_out) <= 24
 
 
+def test_a_video_that_is_too_large_is_not_held_out():
+    """One clip with most of the frames; and clips that are all larger than the share, of which the shortest is taken."""
+    for sizes, largest in (((80, 10, 10), 20), ((40, 50, 60), 40)):
+        names = [f"clip{chr(97 + v)}_frame{i:05d}.jpg" for v, size in enumerate(sizes) for i in range(size)]
+        for seed in range(6):
+            held_out, how = new.choose_held_out(names, share=0.2, seed=seed)
+            assert 10 <= len(held_out) <= largest and how.startswith("by video (3 ")
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -165,7 +165,8 @@ class RunConfig:
             raise ValueError(
                 "--val-fraction takes a part of the training images: leave out --val-annotations and --val-images"
             )
-        if self.annotations is not None and self.data is None and not (own_val or self.val_fraction or self.eval_only):
+        evaluates = self.val_annotations is not None or self.val_fraction or self.eval_only
+        if self.annotations is not None and self.data is None and not evaluates:
             raise ValueError(
                 f"--annotations {self.annotations}: what to evaluate on is missing: give --val-annotations, or --val-fraction 0.1"
             )

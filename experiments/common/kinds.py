@@ -20,6 +20,7 @@ from jaxpose.data import builder, formats, synthetic
 from jaxpose.data.source import Source
 from jaxpose.skeleton import Skeleton
 
+READ_ANEW = ("category", "visible_above", "exif", "follow_links")  # flags that say how the files of a data set are read
 LAST_PICTURE = "plots/predictions.png"  # of a run, drawn last: where it is, all are
 
 PyTree = Any
@@ -187,6 +188,7 @@ def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Sourc
         raise ValueError(
             f"--data {config.data} is a prepared data set, which --val-fraction cannot divide: give its files"
         )
+    _check_read_anew(config)
     try:
         source = builder.open(config.data_dir, split, name=str(config.data))
     except FileNotFoundError:
@@ -195,11 +197,30 @@ def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Sourc
             f"of this name with a split {split!r} prepared in --data-dir {config.data_dir}"
         ) from None
     if skeleton is not None and source.skeleton.joints != skeleton.joints:
+        same = config.reorder_joints and sorted(source.skeleton.joints) == sorted(skeleton.joints)
         raise ValueError(
-            f"{source.name} has the joints {list(source.skeleton.joints)}, the checkpoint {list(skeleton.joints)}: give data "
-            "with the joints of the checkpoint"
+            f"{source.name} has the joints {list(source.skeleton.joints)}, the checkpoint or the training data have "
+            f"{list(skeleton.joints)}: "
+            + (
+                "--reorder-joints orders the joints while label files are read, and this data set is prepared: give its files"
+                if same
+                else "give data with the joints of the checkpoint"
+            )
         )
+    source.skeleton = config.reading("val").applied_to(source.skeleton)
     return source
+
+
+def _check_read_anew(config: RunConfig) -> None:
+    """Raises a ValueError where a flag says how label files and pictures are read, which was done when the data were prepared."""
+    default = RunConfig()
+    given = [name for name in READ_ANEW if getattr(config, name) != getattr(default, name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')} {getattr(config, name)}" for name in given)
+        raise ValueError(
+            f"--data {config.data} is a prepared data set, whose files are not read again, so that {flags} would change nothing: "
+            "give it to jaxpose prepare, or give the files here"
+        )
 
 
 def _other_joints(config: RunConfig, train: Source, val: Source) -> str:

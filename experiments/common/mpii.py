@@ -21,6 +21,11 @@ def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> p
         )
     if config.detections is not None:
         raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
+    if config.val_fraction:
+        raise ValueError(
+            f"--val-fraction {config.val_fraction:g}: PCKh is counted with the head boxes of --val-split, whose persons are not "
+            "those of the training file; leave --val-fraction out"
+        )
     kind = persons.load(config, skeleton=skeleton)
     try:
         truth = evaluation.load_truth(evaluation.find_truth(config.data, config.val_split))

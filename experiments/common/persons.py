@@ -342,7 +342,9 @@ class Persons:
             described = density_report(predictions, model)
             view.learned_density(model, plots / "density.png")
             coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
-            view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
+            is_in_sample = config.calibrate and self.train is not None
+            title = "calibration, sigma fitted on these frames" if is_in_sample else "calibration"
+            view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png", title=title)
         count = min(SHEET, len(predictions["xy"]))
         options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
         images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]

@@ -37,7 +37,7 @@ class Reading:
         reorder_joints: Bring the joints of a file into the order of the skeleton that is given, by their names.
         part: "train" or "val" with `val_fraction`: the images of that part of one file. None: all.
         val_fraction: The fraction of the images that is "val". Which ones is drawn from their file names alone, so it is
-            the same in every run.
+            the same in every run. Each part has at least one labelled image.
 
     >>> Reading(flip_pairs=("a:b",)).to_dict()
     {'flip_pairs': ['a:b']}

@@ -342,6 +342,7 @@ def from_contents(
         notes = [line for line in notes if line not in lines]
     else:
         order = check_joints(categories[0], skeleton, path, reorder=reading.reorder_joints)
+        skeleton = reading.applied_to(skeleton)
         categories = (
             [{**c, "keypoints": list(skeleton.joints)} for c in categories] if order is not None else categories
         )
@@ -393,6 +394,8 @@ def assemble(
     notes = notes or Notes(problems.path)
     reader = _People(categories, skeleton, problems, reading, notes, order)
     entries = _read_images(data["images"], folder, problems, reading, notes)
+    if reading.part is not None:
+        entries = _part(entries, data.get("annotations", []), reading, problems.path)
     people = reader.by_image(data.get("annotations", []), data["images"], entries)
     problems.report()
     notes.report()
@@ -605,22 +608,55 @@ def _read_images(
                 continue
             near[file] = name
             notes.add(f"{{n}} image files were found {how}", f"{name!r} as {file!r}")
-        if _is_in(reading, file):
-            same = number is entry["id"] and width is entry["width"] and height is entry["height"] and not how
-            entries.append(
-                entry if same else {**entry, "id": number, "width": width, "height": height, "file_name": file}
-            )
+        same = number is entry["id"] and width is entry["width"] and height is entry["height"] and not how
+        entries.append(entry if same else {**entry, "id": number, "width": width, "height": height, "file_name": file})
     for file in names.outside:
         notes.add("{n} image files are reached through links that lead out of the image folder", repr(file))
     return entries
 
 
-def _is_in(reading: Reading, file: str) -> bool:
-    """Whether an image belongs to the part that is read: drawn from the file's name alone."""
-    if reading.part is None:
-        return True
-    draw = int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
-    return (draw < reading.val_fraction) == (reading.part == "val")
+def _part(
+    entries: list[dict[str, Any]], annotations: Iterable[Any], reading: Reading, path: Path
+) -> list[dict[str, Any]]:
+    """The images of the part that is read: each is drawn from its file name alone, whatever else the file holds.
+
+    Few images can all be drawn into one part. The labelled image whose draw is nearest then goes to the other part, which
+    depends on the file names too, so that both parts are the same in every run and neither is empty.
+
+    Args:
+        entries: the images of the whole file.
+        annotations: those of the whole file.
+        reading: names the part and the fraction.
+        path: of the file, for the message.
+
+    Raises:
+        ValueError: there are fewer than two images to divide.
+    """
+    named = {labels.whole(a.get("image_id")) for a in annotations if isinstance(a, dict) and _has_joints(a)}
+    draws = {entry["file_name"]: _draw(entry["file_name"]) for entry in entries}
+    labelled = {e["file_name"] for e in entries if e["id"] in named} or set(draws)
+    if len(labelled) < 2:
+        raise ValueError(
+            f"{path} has {len(labelled)} labelled image{'' if len(labelled) == 1 else 's'}: --val-fraction "
+            f"{reading.val_fraction:g} needs at least two, one to train on and one to evaluate on; give --val-annotations"
+        )
+    held_out = {name for name, draw in draws.items() if draw < reading.val_fraction}
+    if held_out.isdisjoint(labelled):
+        held_out.add(min(labelled, key=draws.__getitem__))
+    elif held_out.issuperset(labelled):
+        held_out.remove(max(labelled, key=draws.__getitem__))
+    return [entry for entry in entries if (entry["file_name"] in held_out) == (reading.part == "val")]
+
+
+def _has_joints(annotation: Mapping[str, Any]) -> bool:
+    """Whether an annotation has a joint that is labelled, as far as can be told before it is checked."""
+    keypoints = labels.flat(annotation.get("keypoints"))
+    return isinstance(keypoints, list) and any(is_number(v) and v > 0 for v in keypoints[2::3])
+
+
+def _draw(file: str) -> float:
+    """A number from 0 to below 1 that follows from the name of a file."""
+    return int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
 
 
 # --------------------------------------------------------------------------------------------------------------- persons
@@ -782,7 +818,10 @@ class _People:
                 "{n} annotations have visibilities between 0 and 1, taken as confidences: a joint is labelled above 0 "
                 "(--visible-above gives another threshold)"
             )
-        return [(int(v) if v in (1, 2) else 2) if v > (above or 0) else 0 for v in values]
+        # Beside fractions, 1 is the surest confidence; beside a 2 (COCO-WholeBody's body), or without fractions, it is COCO's
+        # hidden joint.
+        confidences = 2 not in values and not all(v in (0, 1) for v in values)
+        return [(1 if v == 1 and not confidences else 2) if v > (above or 0) else 0 for v in values]
 
 
 def _is_label(value: Any) -> bool:

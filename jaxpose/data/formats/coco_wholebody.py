@@ -123,7 +123,7 @@ def read(
         contents(coco.load(path), path),
         path,
         images,
-        skeleton=skeleton or reading.applied_to(COCO_WHOLEBODY133),
+        skeleton=skeleton or COCO_WHOLEBODY133,
         category=category,
         on_bad=on_bad,
         reading=reading,

@@ -138,8 +138,9 @@ def read(
     Traceback (most recent call last):
     FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of json/crowdpose_test.json
     """
-    skeleton = skeleton or reading.applied_to(CROWDPOSE14)
-    source = coco.read(annotations, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading)
+    source = coco.read(
+        annotations, images, skeleton=skeleton or CROWDPOSE14, category=category, on_bad=on_bad, reading=reading
+    )
     unknown = sum(not is_number(entry.get("crowdIndex")) for entry in source.entries)
     if unknown:
         logger.warning(

@@ -193,7 +193,7 @@ def read(
     source = coco.assemble(
         _to_coco(entries, folder, problems, reading),
         folder,
-        skeleton=skeleton or reading.applied_to(MPII16),
+        skeleton=reading.applied_to(skeleton or MPII16),
         category=CATEGORY,
         problems=problems,
         clip_boxes=False,

@@ -73,7 +73,7 @@ def scale_maps(
         left, right = axes.flat[2 * i], axes.flat[2 * i + 1]
         height, width = image.shape[:2]
         left.imshow(image)
-        shown = right.imshow(maps[i], cmap="RdBu", norm=norm, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+        factor_image = right.imshow(maps[i], cmap="RdBu", norm=norm, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
         if joints is not None:
             dots = np.asarray(joints[i], np.float64).reshape(-1, 3)
             dots = dots[dots[:, 2] > 0]
@@ -85,7 +85,7 @@ def scale_maps(
         right.set(xticks=[], yticks=[])
         for ax in (left, right):
             limit_to_image(ax, image)
-    figure.colorbar(shown, ax=axes, extend="both", shrink=0.8, label=r"learned factor of $\sigma$")
+    figure.colorbar(factor_image, ax=axes, extend="both", shrink=0.8, label=r"learned factor of $\sigma$")
     return save(figure, path)
 
 
@@ -207,10 +207,10 @@ def joint_regions(
     aspect = median_aspect([sample["image"] for sample in samples])
     across = panels * max(1, min(len(samples), 6 // panels))
     figure, axes = grid(panels * len(samples), across, aspect=aspect, width=2.6, layout="constrained")
-    said = " and ".join(f"{level:.0%}" for level in levels)
+    percentages = " and ".join(f"{level:.0%}" for level in levels)
     colors = sides(skeleton)
     for sample, row in zip(samples, axes.reshape(-1, panels), strict=False):
-        titles = (sample["title"], "standard deviation", f"regions of {said}")
+        titles = (sample["title"], "standard deviation", f"regions of {percentages}")
         for ax, title in zip(row, titles, strict=False):
             ax.imshow(sample["image"])
             ax.set_title(printable(title), fontsize=7, parse_math=False)

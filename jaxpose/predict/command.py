@@ -116,7 +116,7 @@ def main(
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
-    exif = _exif_of(predictor.config) if exif is None else exif
+    exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
         predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
         max_frames=max_frames, exif=exif,
@@ -132,9 +132,9 @@ def main(
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
 
 
-def _exif_of(config: Mapping[str, Any]) -> Exif:
+def exif_of_run(config: Mapping[str, Any]) -> Exif:
     """Returns the --exif that the run of a checkpoint was given; auto for imported checkpoints and runs from before the flag."""
-    exif = config.get("run", {}).get("exif", "auto")
+    exif = (config.get("run") or {}).get("exif", "auto")
     if exif == "ignore":
         logger.warning("pictures are not turned as their EXIF data say: the run was trained with --exif ignore")
     return exif

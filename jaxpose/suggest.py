@@ -94,6 +94,7 @@ def main(
     from jaxpose import predict
     from jaxpose.data.boxes import BoxFile
     from jaxpose.predict import media
+    from jaxpose.predict.command import exif_of_run
     from jaxpose.predict.inputs import Live, found, is_video
 
     if count < 1 or every < 1:
@@ -107,10 +108,11 @@ def main(
         raise ValueError(
             f"{run} holds a net of whole images, which states no uncertainty of a picture: name a run on persons"
         )
+    upright = exif_of_run(predictor.config) != "ignore"
     rows, features, failed = [], [], []
     for file in paths:
         try:
-            frames = media.video(file) if is_video(file) else [media.picture(file)]
+            frames = media.video(file) if is_video(file) else [media.picture(file, upright=upright)]
             for number, image in enumerate(frames):
                 people = None if known is None else known.of(file, number)
                 if number % every or people == []:  # the detector saw nobody

@@ -136,3 +136,28 @@ def test_what_was_given_by_hand_stays():
     assert [choice.name for choice in taken] == ["size_wh", "own.scale"]
     text = auto.explained(taken)
     assert "--size-wh 96 96" in text and "--own.scale 0.2" in text and text.endswith("c")
+
+
+def test_what_follows_from_the_size_of_the_maps_follows_from_flags_given_by_hand():
+    facts = auto.measure(source(np.zeros(20)))
+    chosen = {c.name: c for c in auto.choose(facts, given={"size_wh": (64, 32)})}
+    assert chosen["auxiliary.weight"].value == facts.joints * 16 * 8 and chosen["deconvs"].reason == "maps of 16x8"
+    weight = lambda **given: values(auto.choose(facts, given={"size_wh": (64, 64), **given}))["auxiliary.weight"]  # noqa: E731
+    assert weight() == facts.joints * 16**2
+    assert weight(deconvs=()) == weight(resnet_stages=1, deconvs=(8,)) / 64 == facts.joints * 4**2
+    assert weight(backbone="hrnet") == facts.joints * 16**2
+    assert values(auto.choose(facts, given={"backbone": "hrnet"}))["deconvs"] == ()
+
+
+def test_detections_are_judged_by_average_precision():
+    facts = auto.measure(source(np.zeros(20)))
+    chosen = values(auto.choose(facts, detections=True))
+    assert chosen["best"] == "AP" and chosen["calibrate"] is False
+    chosen = values(auto.choose(facts))
+    assert "best" not in chosen and chosen["calibrate"] is True
+
+
+def test_the_reason_names_no_time_where_time_does_not_count():
+    facts = auto.measure(source(np.zeros(20)))
+    steps, reason = auto.steps_for(facts, seconds=float("inf"), step_seconds=0.0)
+    assert steps == 2080 and reason == "what 20 persons need"

@@ -28,6 +28,16 @@ def test_former_names_are_the_present_ones(former, name):
     assert getattr(importlib.import_module(f"jaxpose.data.{former}"), attribute) is present
 
 
+@pytest.mark.parametrize(
+    "former, name",
+    [("torch_file", "weights.torch_file.load"), ("media", "predict.media.picture"), ("media", "view.overlay.draw")],
+)
+def test_former_names_outside_of_the_data_package(former, name):
+    module, _, attribute = name.rpartition(".")
+    present = getattr(importlib.import_module(f"jaxpose.{module}"), attribute)
+    assert getattr(importlib.import_module(f"jaxpose.{former}"), attribute) is present
+
+
 @pytest.mark.parametrize("name", ["coco", "mpii", "crowdpose"])
 def test_a_folder_prepared_before_the_move_keeps_its_name(name):
     """The reader's name is part of the hash in a prepared folder's name, so it may not follow the file."""

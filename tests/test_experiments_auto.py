@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from contextlib import closing
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +14,9 @@ import pytest
 from experiments import coco_rle
 from experiments.common import auto, config
 from experiments.common.config import RunConfig, from_settings, given_flags, parse, settings
+from experiments.common.log import Log, evaluations
+from experiments.common.persons import OwnAugment
+from experiments.common.runner import with_fitted_scale
 from jaxpose import checkpoint, predict
 from jaxpose.data import synthetic
 
@@ -84,6 +90,7 @@ def test_the_preset_is_taken_for_data_alone(people):
     taken = lambda *words: parse(coco_rle.PRESETS, name="x", default="tiny", description="", argv=list(words))  # noqa: E731
     assert taken("--data", str(people), "--seed", "3").minutes == 10
     assert taken("--data", str(people), "--seed", "3").by_hand == ("data", "seed")
+    assert taken("--annotations", "all.json", "--val-fraction", "0.1").minutes == 10
     assert taken().minutes is None and taken("--preset", "tiny", "--data", str(people)).minutes is None
     assert taken("--preset", "official", "--data", str(people)) == taken("--data", str(people), "--preset", "official")
     assert taken("--preset", "auto", "--minutes", "3", "--data", str(people)).minutes == 3
@@ -152,25 +159,92 @@ def test_a_resumed_run_keeps_what_it_was_started_with(run):
 
 
 def test_patience(run):
-    """A run whose best evaluation is old ends; the numbers are those that a log would hold."""
+    """A run whose best evaluation is old ends; the numbers are the scores of its evaluations."""
     from experiments.common.runner import Session
-
-    class Log:
-        def __init__(self, values):
-            self.values = values
-
-        def events(self):
-            return [{"event": "eval", "step": i, "skill": v} for i, v in enumerate(self.values)]
 
     class Kind:
         best = "skill"
 
     def stale(values, patience):
         session = Session.__new__(Session)
-        session.log, session.kind = Log(values), Kind()
+        session.evaluations, session.kind = {i: {"skill": v} for i, v in enumerate(values)}, Kind()
         session.config = RunConfig(patience=patience)
         return session.is_stale()
 
     assert not stale([], 2) and not stale([0.1, 0.2, 0.3], 2) and not stale([0.1, 0.3, 0.2], 2)
     assert stale([0.3, 0.2, 0.1], 2) and stale([0.1, 0.3, 0.3, 0.2], 2)
     assert not stale([0.3, 0.2, 0.1], None)
+
+
+def stored_run(tmp_path, monkeypatch, config_of_run, words, **beside):
+    """What the flags `words` make of a stored run, without a checkpoint's arrays."""
+    stored = {"run": config_of_run, **beside}
+    monkeypatch.setattr(checkpoint, "read_config", lambda *_, **__: stored)
+    start = parse(coco_rle.PRESETS, name="x", default="tiny", description="", argv=[*words, "--out", str(tmp_path)])
+    resumed = auto.as_started(start)
+    config.check_same_run(type(resumed), config_of_run, settings(resumed), tmp_path)
+    return resumed
+
+
+def test_a_run_from_before_the_preset_is_resumed_as_it_was(tmp_path, monkeypatch):
+    """The command that trained the preset "tiny" then; flags that came later have their defaults, not those of "auto"."""
+    before = settings(coco_rle.PRESETS["tiny"]) | {"data": "mouse", "epochs": 200, "milestones": [140, 180]}
+    for later in ("best", "patience", "calibrate", "minutes", "by_hand", "ema_growth", "own", "decay"):
+        del before[later]
+    words = ["--data", "mouse", "--epochs", "200", "--milestones", "140", "180"]
+    resumed = stored_run(tmp_path, monkeypatch, before, words, best="AP")
+    assert (resumed.patience, resumed.best, resumed.calibrate, resumed.decay) == (None, "AP", False, "milestones")
+    assert (resumed.epochs, resumed.milestones, resumed.width, resumed.augment) == (200, (140, 180), 16, "light")
+    assert stored_run(tmp_path, monkeypatch, before, words, best="skill").best == "skill"
+
+
+def test_a_nested_flag_given_by_hand_replaces_its_number_alone(tmp_path, monkeypatch):
+    start = coco_rle.Config(augment="own", data="mouse", own=OwnAugment(flip=0.0, rotation=180.0, scale=0.3))
+    resumed = stored_run(tmp_path, monkeypatch, settings(start), ["--data", "mouse", "--own.flip", "0"])
+    assert resumed.own == start.own
+    again = stored_run(tmp_path, monkeypatch, settings(start), ["--data", "mouse", "--likelihood.flow-layers", "6"])
+    assert again.likelihood == start.likelihood and again.own == start.own
+    with pytest.raises(ValueError, match="--own was"):
+        stored_run(tmp_path, monkeypatch, settings(start), ["--data", "mouse", "--own.flip", "0.5"])
+
+
+def test_evaluations_after_the_restored_step_do_not_count(tmp_path):
+    lines = [
+        {"event": kind, "step": step, "time": 0, "AP": step / 100}
+        for step in (10, 20, 30)
+        for kind in ("eval", "train")
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with closing(Log(tmp_path)) as run_log:
+        assert evaluations(run_log, until=20) == {10: {"AP": 0.1}, 20: {"AP": 0.2}}
+        assert evaluations(run_log, until=9) == {}
+
+
+def test_the_fitted_factor_of_sigma_is_kept_until_the_next_evaluation():
+    stored, restored = {"inference": {"sigma_scale": 1.0, "nms": 0.9}}, {"inference": {"sigma_scale": 2.5, "nms": 0.5}}
+    kept = with_fitted_scale(stored, restored, coco_rle.Config(calibrate=True))
+    assert kept == {"inference": {"sigma_scale": 2.5, "nms": 0.9}}
+    assert with_fitted_scale(stored, restored, coco_rle.Config()) == stored
+    assert with_fitted_scale(stored, {}, coco_rle.Config(calibrate=True)) == stored
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(("--calibrate",), "--calibrate --detections"), (("--best", "skill"), "--best skill")]
+)
+def test_detections_go_neither_with_calibration_nor_with_skill(flags, message):
+    taken = lambda *words: parse(coco_rle.PRESETS, name="x", default="tiny", description="", argv=list(words))  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        taken("--preset", "tiny", "--detections", "boxes.json", *flags)
+    assert taken("--preset", "auto", "--detections", "boxes.json").best == "skill", "until the data decide"
+
+
+def test_several_processes_hear_that_minutes_do_not_count(monkeypatch):
+    lines = []
+    monkeypatch.setattr(auto.log, "warning", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    start = dataclasses.replace(coco_rle.PRESETS["auto"], detections=Path("boxes.json"))
+    facts = auto.Facts(10, 10, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
+    settled, choices = auto._with_steps(start, None, None, facts)
+    assert "--minutes 10 does not count with 2 processes" in lines[0]
+    assert {c.name: c.reason for c in choices}["epochs"] == "2,040 steps: what 10 persons need"
+    assert settled.best == "AP" and settled.calibrate is False

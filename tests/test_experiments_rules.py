@@ -136,3 +136,17 @@ def test_what_a_resumed_run_may_change():
         "follow_links",
         "ema_growth", "patience", "sigma_scale", "calibrate", "minutes", "by_hand",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("flag", "value"), [
+    ("val_fraction", 0.1), ("flip_pairs", ["a:b"]), ("category", "mouse"), ("visible_above", 0.5), ("reorder_joints", True),
+    ("exif", "apply"),
+])  # fmt: skip
+def test_a_run_from_before_a_flag_had_its_default(flag, value):
+    now = config.settings(coco_rle.Config())
+    before = {name: old for name, old in now.items() if name != flag}
+    config.check_same_run(coco_rle.Config, before, now, Path("run"))
+    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} was "):
+        config.check_same_run(coco_rle.Config, before, now | {flag: value}, Path("run"))
+    if flag == "exif":  # the stored pixels are what it took
+        config.check_same_run(coco_rle.Config, before, now | {flag: "ignore"}, Path("run"))

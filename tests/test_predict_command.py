@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 
 from jaxpose import cli, predict
 from jaxpose.predict import media
+from jaxpose.skeleton import COCO17
 from tests import tiny_coco, tiny_run
 from tests.test_predict import weights
 
@@ -249,6 +250,40 @@ def test_boxes_of_a_data_set_are_of_the_stored_pixels(run, tmp_path, capsys):
     }
     for boxes, size in ((["--boxes", boxes_file(tmp_path, truth)], (120, 80)), ([], (80, 120))):
         assert command(capsys, run, tmp_path / "turned.jpg", *boxes, "--out", tmp_path / "o")["people"] == 1
+        (image,) = json.loads((tmp_path / "o" / "images.json").read_text())["images"]
+        assert (image["width"], image["height"]) == size
+
+
+def test_labelled_poses_tell_what_equal_sizes_do_not(run, tmp_path, capsys):
+    """Of a picture that is stored upside down only the labels know whether they are of the stored or of the turned one."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(tiny_coco.picture((120, 80))).save(path, exif=exif)
+    predictor, box = predict.load(run), [[20, 10, 39, 49]]  # as the evaluation of COCO cleans a box of 40x50
+    stored, turned = predictor(media.picture(path, upright=False), box), predictor(media.picture(path), box)
+    assert np.abs(stored.xy - turned.xy).max() > 1e-3
+    names = list(COCO17.joints)
+    for bottom, expected in ((15, stored), (55, turned)):  # the ankle lies above the nose, or below it
+        pose = {"nose": (30, 35, 2), "left_ankle": (30, bottom, 2)}
+        person = {"image_id": 7, "bbox": [20, 10, 40, 50], "category_id": 1}
+        truth = {
+            "images": [{"id": 7, "file_name": "photo.jpg", "width": 120, "height": 80}],
+            "annotations": [person | {"keypoints": [v for joint in names for v in pose.get(joint, (0, 0, 0))]}],
+            "categories": [{"id": 1, "name": "person", "keypoints": names}],
+        }
+        command(capsys, run, path, "--boxes", boxes_file(tmp_path, truth), "--out", tmp_path / "o", "--no-overlay")
+        (record,) = json.loads((tmp_path / "o" / "results.json").read_text())
+        np.testing.assert_allclose(record["keypoints"][::3], expected.xy[0, :, 0], atol=2e-2)
+
+
+def test_pictures_are_turned_as_those_of_the_training_were(tmp_path, capsys):
+    run = tiny_run.write(tmp_path / "run", tiny_run.regression_task(), run={"exif": "ignore"})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(tiny_coco.picture((120, 80))).save(tmp_path / "photo.jpg", exif=exif)
+    for flags, size in (([], (120, 80)), (["--exif", "auto"], (80, 120))):
+        command(capsys, run, tmp_path / "photo.jpg", "--out", tmp_path / "o", "--no-overlay", *flags)
         (image,) = json.loads((tmp_path / "o" / "images.json").read_text())["images"]
         assert (image["width"], image["height"]) == size
 

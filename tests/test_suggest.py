@@ -117,6 +117,19 @@ def test_a_video_is_known_by_its_content(run, tmp_path, capsys):
     assert sorted("frame 2" in line for line in capsys.readouterr().out.splitlines()) == [False, True]
 
 
+def test_pictures_are_turned_as_those_of_the_training_were(tmp_path, monkeypatch, capsys):
+    exif, shapes, features = Image.Exif(), [], suggest._features
+    exif[0x0112] = 6
+    Image.fromarray(RNG.integers(0, 255, (60, 50, 3), np.uint8)).save(tmp_path / "photo.jpg", exif=exif)
+    monkeypatch.setattr(suggest, "_features", lambda image, poses: shapes.append(image.shape) or features(image, poses))
+    for name in ("auto", "ignore"):
+        suggest.main(
+            tiny_run.write(tmp_path / name, tiny_run.regression_task(), run={"exif": name}),
+            (str(tmp_path / "photo.jpg"),),
+        )
+    assert shapes == [(50, 60, 3), (60, 50, 3)] and capsys.readouterr().out.count("photo.jpg") == 2
+
+
 def test_nets_of_whole_images_are_refused(tmp_path, pictures):
     run = tiny_run.write(tmp_path / "people", tiny_run.bottom_up_task())
     with pytest.raises(ValueError, match="net of whole images"):

@@ -122,6 +122,12 @@ def test_the_page_says_what_the_evaluation_says(tmp_path):
     assert shown == sorted(shown) and len(shown) == details["matched"]["pairs"]
     assert {a["data-kind"] for a in page.all("figure")} == {"matched", "missed", "unmatched"}
     assert page.text.count("<It>") == 2, "title and heading"
+    assert "coverage_90" not in page.text, "no factor of sigma was fitted on these frames"
+    options = {"ground_truth": truth, "results": results, "images": images, "density": density}
+    tool.write(path, **options, scores=numbers | {"sigma_scale": 1.5, "calibration_error": 0.1})
+    text = check_closed(path.read_text()).text
+    assert "The factor of sigma was fitted on these same frames" in text
+    assert "coverage and level, on the frames that sigma was fitted on" in text
 
 
 def test_names_are_text_whatever_they_hold(tmp_path):
@@ -230,7 +236,7 @@ def test_bad_input_is_one_line(tmp_path):
     refused("no annotations for split 'val'", run, "--data", tmp_path)
     refused("--count -1: expected 0 or more", truth, results, "--images", images, "--count=-1")
     (run / "results" / "step_10_report.json").write_text("[]")
-    refused("step_10_report.json is no report", run, "--data", tmp_path, "--split", "train")
+    refused("step_10_report.json is not a report of an evaluation", run, "--data", tmp_path, "--split", "train")
 
 
 def test_charts_have_round_ticks_and_finite_places():

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.common import rules
 from experiments.common.config import from_settings, settings
 from experiments.common.training import build, steps_of
 from jaxpose import checkpoint, files
@@ -27,7 +28,11 @@ from jaxpose.data.source import Source
 log = logging.getLogger(__name__)
 STARTED = time.monotonic()  # of this program, nearly
 CONFIG, REASONS = "config.json", "reasons.json"  # in the folder of a run
-STRIDE = 4  # of the maps: sizes are multiples of 32, so that each stage of the net divides them
+STAGES, DECONVS = (
+    3,
+    (32, 32),
+)  # of the net, whose maps have stride 4; sizes are multiples of 32, so that each stage divides them
+BY_NET = ("size_wh", "backbone", "resnet_stages", "deconvs")  # flags that say how large the maps are
 PADDING = 1.25  # of a box in its crop
 SIDES = (96, 128, 160)  # of the input's longer side
 PER_INPUT_PIXEL = 1.6  # image pixels that an input pixel may stand for before a larger input is worth its time
@@ -139,34 +144,42 @@ def _spread(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> float:
     return float(np.std(np.log(np.maximum(extent, 0.05))))
 
 
-def choose(facts: Facts, *, largest: int = SIDES[-1]) -> list[Choice]:
+def choose(
+    facts: Facts, *, largest: int = SIDES[-1], given: Mapping[str, Any] | None = None, detections: bool = False
+) -> list[Choice]:
     """The settings for a training set, but the number of steps.
 
     Args:
         facts: of the labels.
         largest: longest side of the input that there is time for.
+        given: values of the flags in `BY_NET` that were given by hand: others follow from them.
+        detections: whether the run is evaluated on the boxes of a detector.
 
     Raises:
         ValueError: nobody to train on.
     """
     if facts.persons < 1:
         raise ValueError("nobody to train on: no person of the training split has a labelled joint")
-    size = input_size(facts, largest=largest)
-    cells = size[0] * size[1] // STRIDE**2
+    given = given or {}
+    size = tuple(given.get("size_wh") or input_size(facts, largest=largest))
+    deconvs = () if given.get("backbone") == "hrnet" else DECONVS
+    maps = map_size(size, given={"deconvs": deconvs, **given})
     return [
         Choice("size_wh", size, _why_size(facts, size)),
         *_augmentation(facts),
         Choice("backbone", "resnet", "a small net trains within minutes"),
         Choice("depth", 18, "the same"),
         Choice("width", 16, "the same"),
-        Choice("resnet_stages", 3, "stride 16 is enough for crops this small"),
-        Choice("deconvs", (32, 32), f"maps of {size[0] // STRIDE}x{size[1] // STRIDE}"),
+        Choice("resnet_stages", STAGES, "stride 16 is enough for crops this small"),
+        Choice("deconvs", deconvs, f"maps of {maps[0]}x{maps[1]}"),
         Choice("head", "peak", "peaks of heatmaps need a fraction of the steps of a pooled head"),
         Choice("auxiliary.kind", "mse", "trains the maps"),
         Choice("auxiliary.target", "unbiased", "peaks between pixels"),
         Choice("auxiliary.sigma", 1.5, "of maps this small"),
         Choice(
-            "auxiliary.weight", float(facts.joints * cells), "half the squared error, summed over joints and pixels"
+            "auxiliary.weight",
+            float(facts.joints * maps[0] * maps[1]),
+            "half the squared error, summed over joints and pixels",
         ),
         Choice("sigma_bias", -1.0, "sigma starts small"),
         Choice("batch_size", BATCH, "enough for the statistics of BatchNorm"),
@@ -174,8 +187,36 @@ def choose(facts: Facts, *, largest: int = SIDES[-1]) -> list[Choice]:
         Choice("decay", "linear", "to 0 at the end, so every step counts"),
         Choice("clip_norm", 100.0, "only a gradient that explodes is cut"),
         Choice("ema", 0.98, "the average of about 50 steps"),
-        Choice("calibrate", True, "the width of the predicted regions comes from held-out frames"),
+        *_judged(detections),
     ]
+
+
+def _judged(detections: bool) -> list[Choice]:
+    """How the evaluations are used: skill and the factor of sigma need the boxes of the labels."""
+    if detections:
+        reason = "with --detections there is no error on the boxes of the labels"
+        return [Choice("best", "AP", reason), Choice("calibrate", False, reason)]
+    return [Choice("calibrate", True, "the width of the predicted regions comes from held-out frames")]
+
+
+def map_size(size_wh: tuple[int, int], *, given: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of the heatmaps of an input of this size.
+
+    Args:
+        size_wh: of the input.
+        given: flags of `BY_NET`; those that are missing are as `choose` has them.
+
+    >>> map_size((96, 128), given={}), map_size((96, 128), given={"deconvs": ()})
+    ((24, 32), (6, 8))
+    """
+    deconvs = given.get("deconvs", DECONVS)
+    if given.get("backbone") == "hrnet":
+        stride, doublings = 4, 0
+    else:
+        stages = 4 if given.get("backbone") == "mobilenet_v2" else given.get("resnet_stages", STAGES)
+        stride, doublings = 2 ** (stages + 1), 3 if deconvs is None else len(deconvs)
+    width, height = (-(-side // stride) * 2**doublings for side in size_wh)
+    return width, height
 
 
 def input_size(facts: Facts, *, largest: int = SIDES[-1]) -> tuple[int, int]:
@@ -251,15 +292,17 @@ def steps_for(facts: Facts, *, seconds: float, step_seconds: float) -> tuple[int
     """The number of steps, and why: what the set needs, or what the time allows.
 
     Args:
-        seconds: that are left for training.
+        seconds: that are left for training; infinity where the time does not count.
         step_seconds: of one step, measured.
 
     >>> upright = Facts(100, 100, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
     >>> steps_for(upright, seconds=100, step_seconds=0.1)[0], steps_for(upright, seconds=1000, step_seconds=0.1)[0]
     (1000, 2400)
     """
-    possible = max(int(min(seconds / max(step_seconds, 1e-9), 1e9)), MIN_STEPS)
     wanted = wanted_steps(facts)
+    if seconds == float("inf"):
+        return wanted, f"what {facts.persons} persons need"
+    possible = max(int(min(seconds / max(step_seconds, 1e-9), 1e9)), MIN_STEPS)
     if wanted <= possible:
         return wanted, f"what {facts.persons} persons need; the time would allow {possible:,}"
     return possible, f"what the time allows, at {step_seconds:.3f} s a step ({wanted:,} would be better: --minutes)"
@@ -286,11 +329,13 @@ def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any
         return config, kind
     if checkpoint.exists(config.out):
         config = as_started(config)
+        rules.check(config)
         return config, dataclasses.replace(kind, config=config, best=config.best)
     kind.check()
     facts = measure(kind.train)
     config, choices = _with_steps(config, kind, make, facts)
     config = dataclasses.replace(config, minutes=None, by_hand=())
+    rules.check(config)
     if jax.process_index() == 0:
         log.info("%d persons in %d images, %d joints: the settings follow from the data (--preset auto)", facts.persons,
                  facts.images, facts.joints)  # fmt: skip
@@ -304,20 +349,43 @@ def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any
 
 
 def as_started(config: Any) -> Any:
-    """The settings of the run in --out, but for the flags that were given by hand."""
-    run = checkpoint.read_config(config.out, step="latest").get("run") or {}
-    names = {field.name for field in dataclasses.fields(config)}
-    by_hand = {name.partition(".")[0] for name in config.by_hand} | {"out", "data", "data_dir"}
-    known = {name: value for name, value in run.items() if name in names - by_hand}
-    config = dataclasses.replace(config, minutes=None, by_hand=())
-    return from_settings(
-        type(config), {k: v for k, v in known.items() if k not in ("minutes", "by_hand")}, default=config
-    )
+    """Returns the settings of the run in --out, but for the flags that were given by hand.
+
+    What the run does not state, because it was started before there was such a flag, is the flag's default and not what the preset
+    "auto" has.
+
+    Args:
+        config: the flags, with the names of those that were given in `by_hand`; "own.flip" replaces that number alone.
+    """
+    stored = checkpoint.read_config(config.out, step="latest")
+    names = {field.name for field in dataclasses.fields(config)} - {"minutes", "by_hand"}
+    given = {name for name in config.by_hand if "." not in name} | {"out", "data", "data_dir"}
+    run = {name: value for name, value in (stored.get("run") or {}).items() if name in names - given}
+    if "best" not in run and stored.get("best") in ("AP", "skill"):
+        run["best"] = stored["best"]
+    now = settings(config)
+    for name in config.by_hand:
+        if "." in name and name.partition(".")[0] in names - given:
+            run = _with_nested(run, now, name.split("."))
+    default = dataclasses.replace(type(config)(), **{name: getattr(config, name) for name in names & given})
+    return from_settings(type(config), run, default=default)
+
+
+def _with_nested(values: Mapping[str, Any], given: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The values with the one at this path from `given`; the dictionaries on the way are copied."""
+    name, *inner = path
+    if inner and isinstance(values.get(name), Mapping) and isinstance(given[name], Mapping):
+        return {**values, name: _with_nested(values[name], given[name], inner)}
+    return {**values, name: given[name]}
 
 
 def _with_steps(config: Any, kind: Any, make: Callable, facts: Facts) -> tuple[Any, list[Choice]]:
     """The config with everything chosen: the size and the number of steps by the time of a step on this machine."""
-    config, choices = apply(config, choose(facts), by_hand=config.by_hand)
+    options = {
+        "given": {name: getattr(config, name) for name in BY_NET if name in config.by_hand},
+        "detections": config.detections is not None,
+    }
+    config, choices = apply(config, choose(facts, **options), by_hand=config.by_hand)
     if "epochs" in config.by_hand:
         return _with_rest(config, choices, steps_of(config.epochs, config, samples=facts.persons))
     compile_seconds, step_seconds = 0.0, 0.0
@@ -325,11 +393,16 @@ def _with_steps(config: Any, kind: Any, make: Callable, facts: Facts) -> tuple[A
     if jax.process_count() == 1:  # several processes would measure different times
         compile_seconds, step_seconds = probe(config, kind, make)
         seconds = seconds_left(config, facts, len(kind.val), compile_seconds=compile_seconds, step_seconds=step_seconds)
+    else:
+        log.warning(
+            "--minutes %g does not count with %d processes: the number of steps is what the persons need; give --epochs for another",
+            config.minutes, jax.process_count(),
+        )  # fmt: skip
     side = max(config.size_wh)
     smaller = [s for s in SIDES if s < side]
     while "size_wh" not in config.by_hand and smaller and seconds < ENOUGH * wanted_steps(facts) * step_seconds:
         before = config.size_wh
-        config, choices = apply(config, choose(facts, largest=smaller.pop()), by_hand=config.by_hand)
+        config, choices = apply(config, choose(facts, largest=smaller.pop(), **options), by_hand=config.by_hand)
         step_seconds *= config.size_wh[0] * config.size_wh[1] / (before[0] * before[1])
     steps, reason = steps_for(facts, seconds=seconds, step_seconds=step_seconds)
     epochs = steps * config.batch_size / facts.persons

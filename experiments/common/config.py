@@ -27,6 +27,7 @@ from experiments.common.rules import (
     Positive,
     Resume,
     Size,
+    Unsaid,
 )
 from jaxpose import checkpoint, files, tasks
 from jaxpose.data.formats import Choice
@@ -56,25 +57,25 @@ class RunConfig:
     """Annotation file to evaluate on, where it is not found in --data."""
     val_images: Annotated[Path | None, LocalPath, MayChange] = None
     """Its image folder; none: that of --images, or found in --data or beside the file."""
-    val_fraction: Annotated[float, Between(0, 1, "a part of the images, from 0 to below 1", open_high=True), Fixed] = (
-        0.0
-    )
+    val_fraction: Annotated[
+        float, Between(0, 1, "a part of the images, from 0 to below 1", open_high=True), Fixed, Unsaid(0.0)
+    ] = 0.0
     """Evaluate on this part of the training images, and train on the others; drawn from their file names, so it is always the same."""
     format: Annotated[Choice, AnyValue, Fixed] = "auto"
     """Format of the annotations, as `jaxpose prepare` has it; auto: the one that their content shows."""
-    category: Annotated[int | str | None, AnyValue, Fixed] = None
+    category: Annotated[int | str | None, AnyValue, Fixed, Unsaid(None)] = None
     """Name or id of the category, or "all"; none: the one with keypoints, or all that have the same joints."""
-    flip_pairs: Annotated[tuple[str, ...] | None, AnyValue, Fixed] = None
+    flip_pairs: Annotated[tuple[str, ...] | None, AnyValue, Fixed, Unsaid(None)] = None
     """Pairs of left and right joints, such as left_ear:right_ear, or "none"; none given: those of the category or of the names."""
     sigmas: Annotated[tuple[float, ...] | None, AllPositive, MayChange] = None
     """OKS sigmas, one for each joint, or one for all; none: those of the category or of the names."""
-    visible_above: Annotated[float | None, AnyValue, Fixed] = None
+    visible_above: Annotated[float | None, AnyValue, Fixed, Unsaid(None)] = None
     """A joint is labelled where its visibility is above this, as for confidences; none: above 0."""
-    exif: Annotated[Literal["auto", "apply", "ignore"], AnyValue, Fixed] = "auto"
+    exif: Annotated[Literal["auto", "apply", "ignore"], AnyValue, Fixed, Unsaid("auto", also=("ignore",))] = "auto"
     """Turn pictures as their EXIF orientation says, or take the stored pixels; auto: as annotated sizes and poses show."""
     follow_links: Annotated[Literal["files", "all", "none"], AnyValue, MayChange] = "files"
     """Symbolic links out of the image folder that are followed: those of image files, of folders too, or none."""
-    reorder_joints: Annotated[bool, AnyValue, Fixed] = False
+    reorder_joints: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
     """Bring the joints of the evaluation file into the order of the training file (or of the checkpoint), by their names."""
     train_split: Annotated[str, AnyValue, Fixed] = "train"
     """Name of the training split: COCO's train2017 is found under "train"."""
@@ -222,7 +223,7 @@ def parse(
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
 
     `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
-    is given and neither of them is.
+    or --annotations is given and neither of them is.
 
     With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
     trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
@@ -248,7 +249,7 @@ def parse(
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
     if chosen.preset is not None and chosen.config is not None:
         raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
-    follows = AUTO in presets and "data" in given and chosen.eval_only is None
+    follows = AUTO in presets and bool(given & {"data", "annotations"}) and chosen.eval_only is None
     named = chosen.preset or (AUTO if follows else default)
     preset = presets[named]
     rules.check(chosen)

@@ -44,10 +44,19 @@ class Log:
             self.board.close()
 
 
-def last_scores(run_log: Log) -> dict[str, float]:
-    """The scores of the newest evaluation in the log, {} before the first."""
-    evals = [e for e in run_log.events() if e["event"] == "eval"]
-    return {k: v for k, v in evals[-1].items() if k not in ("event", "step", "time")} if evals else {}
+def evaluations(run_log: Log, *, until: int) -> dict[int, dict[str, float]]:
+    """Reads the scores of the evaluations in the log by step.
+
+    Args:
+        run_log: the log of the run.
+        until: the last step that counts. A run that was killed can have evaluated later steps than its newest checkpoint has; they
+            are trained and evaluated again.
+
+    Returns:
+        The scores in the order of the steps, {} before the first evaluation.
+    """
+    events = [e for e in run_log.events() if e["event"] == "eval" and e["step"] <= until]
+    return {e["step"]: {k: v for k, v in e.items() if k not in ("event", "step", "time")} for e in events}
 
 
 def summary_line(scores: Mapping[str, float], names: Sequence[str]) -> str:

@@ -104,6 +104,23 @@ class PersonConfig(RunConfig):
     """At every evaluation fit --sigma-scale on its samples, so that 90 % regions hold 90 % of their joints; it is stored with the
     weights."""
 
+    def check(self) -> None:
+        """Raises a ValueError where flags do not go together."""
+        super().check()
+        open_to_data = getattr(self, "minutes", None) is not None
+        if self.detections is None or self.eval_only is not None or open_to_data:
+            return
+        if self.calibrate:
+            raise ValueError(
+                f"--calibrate --detections {self.detections}: sigma is fitted on the boxes of the labels; give --no-calibrate, or "
+                "evaluate on the detections with --eval-only when the run is complete"
+            )
+        if self.best == "skill":
+            raise ValueError(
+                f"--best skill --detections {self.detections}: skill needs the boxes of the labels; give --best AP, or evaluate on "
+                "the detections with --eval-only when the run is complete"
+            )
+
     def augmentation(self) -> Setting:
         """What training crops go through."""
         return self.own.setting() if self.augment == "own" else named(self.augment)
@@ -325,7 +342,9 @@ class Persons:
             described = density_report(predictions, model)
             view.learned_density(model, plots / "density.png")
             coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
-            view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png")
+            is_in_sample = config.calibrate and self.train is not None
+            title = "calibration, sigma fitted on these frames" if is_in_sample else "calibration"
+            view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png", title=title)
         count = min(SHEET, len(predictions["xy"]))
         options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
         images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]

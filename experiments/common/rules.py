@@ -111,18 +111,24 @@ MayMove = Resume(_same_name)  # a folder of the same name in another place
 
 @dataclass(frozen=True)
 class Unsaid:
-    """What a flag means where it is None, or where the run was started before there was such a flag."""
+    """What a flag means where it is None, or where the run was started before there was such a flag.
+
+    Attributes:
+        value: the meaning; None where the flag has no value then.
+        also: other values that such a run from before may be resumed with, because it did the same as they do.
+    """
 
     value: Any
+    also: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class Flag:
-    """What stands at a field: its rule, whether a resumed run may change it (None: nothing is resumed), and what None means."""
+    """What stands at a field: its rule, whether a resumed run may change it (None: nothing is resumed), and what its absence means."""
 
     rule: Rule
     resume: Resume | None
-    unsaid: Any = None
+    unsaid: Unsaid | None = None
 
 
 @cache
@@ -153,7 +159,7 @@ def _flag(name: str, hint: Any) -> Flag:
             f"{name} declares {'more than one' if metadata else 'no'} rule: annotate it, Annotated[int, Positive, Fixed]; "
             "see experiments/common/rules.py"
         )
-    return Flag(rules[0], resumes[0] if resumes else None, unsaid[0].value if unsaid else None)
+    return Flag(rules[0], resumes[0] if resumes else None, unsaid[0] if unsaid else None)
 
 
 def check(config: Any) -> None:
@@ -199,9 +205,10 @@ def changes(
     unsaid = {name: flag.unsaid for name, flag in flags(kind).items() if flag.unsaid is not None}
     different = {}
     for name in now:
-        if name not in stored and name not in unsaid:
+        meaning = unsaid.get(name, Unsaid(None))
+        if name not in stored and (name not in unsaid or now[name] in meaning.also):
             continue
-        pair = tuple(unsaid.get(name) if run.get(name) is None else run[name] for run in (stored, now))
+        pair = tuple(meaning.value if run.get(name) is None else run[name] for run in (stored, now))
         if not allowed.get(name, Fixed).allows(*pair):
             different[name] = pair
     return different

@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ import tqdm
 
 from experiments.common.config import RunConfig, check_same_run, settings
 from experiments.common.kinds import LAST_PICTURE, Kind, Load, Predictions, PyTree
-from experiments.common.log import Log, last_scores, summary_line
+from experiments.common.log import Log, evaluations, summary_line
 from experiments.common.training import Training, build, steps_of
 from jaxpose import checkpoint, parallel, tasks, train
 from jaxpose.train import TrainState
@@ -98,11 +98,16 @@ def run(
         checkpoints = stack.enter_context(checkpoint.Checkpoints(folder, keep=config.keep, best=kind.best))
         run_log = stack.enter_context(closing(Log(config.out)))
         state = restore_or_init(training, config, checkpoints, stored, variables)
+        start = int(state.step)
+        if start:
+            stored = with_fitted_scale(stored, checkpoints.config(), config)
+        # Process 0 alone writes the log, and all must decide alike what --patience means.
+        past = parallel.from_first([*evaluations(run_log, until=start).items()])
         session = Session(
             training, config, kind, checkpoints, run_log, stored,
             total=steps_of(config.epochs, config, samples=samples),
             eval_steps=steps_of(config.eval_every, config, samples=samples),
-            start=int(state.step), state=state, scores=last_scores(run_log),
+            start=start, state=state, scores=past[-1][1] if past else {}, evaluations=dict(past),
         )  # fmt: skip
         if session.is_stale():  # it ended early before
             session.total = session.start
@@ -151,6 +156,25 @@ def restore_or_init(
     return state
 
 
+def with_fitted_scale(stored: dict[str, Any], restored: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """What is saved beside the weights of a resumed run, with the factor of sigma that its last evaluation fitted.
+
+    Without it a checkpoint that is saved before the next evaluation would have the factor of the flags.
+
+    Args:
+        stored: what this run saves beside its weights.
+        restored: what the checkpoint has that the run goes on from.
+        config: the flags; only a run with --calibrate fits the factor.
+
+    Returns:
+        `stored`, or a copy with the factor of the checkpoint.
+    """
+    fitted = (restored.get("inference") or {}).get("sigma_scale")
+    if fitted is None or not getattr(config, "calibrate", False):
+        return stored
+    return {**stored, "inference": {**stored["inference"], "sigma_scale": fitted}}
+
+
 @dataclass
 class Session:
     """A run under way: what it trains, where it is kept, and how far it has come.
@@ -167,6 +191,7 @@ class Session:
         start: number of the step that it goes on from.
         state: the newest state.
         scores: those of the newest evaluation, {} before the first.
+        evaluations: the scores of all evaluations up to the newest state, by step; the same on every process.
         predictions: those of the newest evaluation; None before the first of this session.
     """
 
@@ -181,6 +206,7 @@ class Session:
     start: int
     state: TrainState
     scores: dict[str, float]
+    evaluations: dict[int, dict[str, float]]
     predictions: Predictions | None = None
 
     def predict(self) -> None:
@@ -201,6 +227,7 @@ class Session:
         except Exception:
             self.save()
             raise
+        self.evaluations[step] = self.scores
         if "sigma_scale" in self.scores:  # fitted in this evaluation, for these weights
             tested = {**self.stored["inference"], "sigma_scale": self.scores["sigma_scale"]}
             self.stored = {**self.stored, "inference": tested}
@@ -211,7 +238,7 @@ class Session:
         """Whether the best evaluation is as old as --patience says."""
         if self.config.patience is None:
             return False
-        best = [e[self.kind.best] for e in self.log.events() if e["event"] == "eval" and self.kind.best in e]
+        best = [scores[self.kind.best] for scores in self.evaluations.values() if self.kind.best in scores]
         return bool(best) and len(best) - 1 - best.index(max(best)) >= self.config.patience
 
     def end_early(self, step: int) -> None:
@@ -302,7 +329,7 @@ def finish(session: Session) -> None:
     config, kind, total = session.config, session.kind, session.total
     if session.start < total:
         session.log.write("end", total, **session.scores)
-        best = [(e.get(kind.best, float("-inf")), e["step"]) for e in session.log.events() if e["event"] == "eval"]
+        best = [(scores.get(kind.best, float("-inf")), step) for step, scores in session.evaluations.items()]
         if best and max(best)[0] > session.scores.get(kind.best, float("inf")):
             log.info("step %d had the best %s: predict, export and --eval-only take that one", max(best)[1], kind.best)
     # A run that was killed between its last checkpoint and its pictures draws them when it is started again.

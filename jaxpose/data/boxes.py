@@ -167,11 +167,13 @@ class BoxFile:
         rows: by name or number of a picture and by frame, a list of (x, y, width, height, score).
         ids: by file name, the image id.
         sizes: by file name, width and height in the data set.
+        poses: by file name, the annotated joints of each person in the data set, (x, y, visibility) by name.
     """
 
     rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
     ids: Mapping[str, int]
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    poses: Mapping[str, list[Mapping[str, Sequence[float]]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
@@ -197,6 +199,7 @@ class BoxFile:
                 f"--boxes {path}: expected a list of boxes, or a COCO data set with images and annotations"
             )
         rows: dict[str | int, dict[int, list]] = {}
+        poses: dict[str, list[Mapping[str, Sequence[float]]]] = {}
         others, weak = set(), 0
         for i, entry in enumerate(entries):
             key, frame, row = _box_of_picture(entry, f"--boxes {path}: box {i}")
@@ -206,12 +209,14 @@ class BoxFile:
                 weak += 1
             else:
                 rows.setdefault(key, {}).setdefault(frame, []).append(row)
+                if sizes and entry["joints"]:
+                    poses.setdefault(key, []).append(entry["joints"])
         if entries and not rows:
             raise ValueError(
                 f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
                 f"others are of the categories {sorted(others)[:10]}, --category is {category}"
             )
-        return cls(rows, ids, sizes)
+        return cls(rows, ids, sizes, poses)
 
     def matched(self, paths: Sequence[Path], path: Path) -> BoxFile:
         """Returns this file if it has boxes of one of the pictures; otherwise with names without their folders and endings.
@@ -247,13 +252,34 @@ class BoxFile:
         return BoxFile(
             *(
                 {once[name]: value for name, value in of.items() if name in once}
-                for of in (self.rows, self.ids, self.sizes)
+                for of in (self.rows, self.ids, self.sizes, self.poses)
             )
         )
 
     def size_of(self, path: Path) -> tuple[int, int] | None:
         """Returns the data set's width and height of a picture, or None where the data set does not hold it."""
         return next((self.sizes[name] for name in _names_of(path) if name in self.sizes), None)
+
+    def persons_in(self, paths: Sequence[Path], joints: Sequence[str]) -> np.ndarray:
+        """Returns the annotated keypoints of the data set's persons in these pictures.
+
+        Args:
+            paths: The pictures; a person's "image" is the place of its picture here.
+            joints: Names of the joints, in the order of the keypoints; those that the data set does not name stay 0.
+
+        Returns:
+            Table of `jaxpose.data.source.person_dtype` with "image" and "keypoints" filled in.
+        """
+        people = [
+            (image, pose)
+            for image, path in enumerate(paths)
+            for pose in next((self.poses[name] for name in _names_of(path) if name in self.poses), [])
+        ]
+        table = np.zeros(len(people), person_dtype(len(joints)))
+        for row, (image, pose) in zip(table, people, strict=True):
+            row["image"] = image
+            row["keypoints"] = [pose.get(joint, (0, 0, 0)) for joint in joints]
+        return table
 
     def id_of(self, path: Path) -> int | None:
         """Returns the data set's id of a picture, or None where the data set does not hold it."""
@@ -358,6 +384,26 @@ def _box_of_picture(entry: Any, name: str) -> tuple[str | int, int, tuple[float,
     return key, frame, tuple(float(v) for v in numbers)
 
 
+def _names_of_joints(categories: Any) -> dict[int, list[str]]:
+    """Returns the names of the joints of each category id of a COCO data set, as far as it names them."""
+    listed = [category for category in categories if isinstance(category, dict)] if isinstance(categories, list) else []
+    named = [(category.get("id"), category.get("keypoints")) for category in listed]
+    return {
+        number: joints
+        for number, joints in named
+        if isinstance(number, int) and isinstance(joints, list) and all(isinstance(joint, str) for joint in joints)
+    }
+
+
+def _pose_by_joint(keypoints: Any, joints: Sequence[str]) -> dict[str, list[float]]:
+    """Returns (x, y, visibility) by the name of the joint; nothing for keypoints that do not fit the names."""
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * len(joints):
+        return {}
+    if not all(files.is_number(value, most=FARTHEST) for value in keypoints):
+        return {}
+    return {joint: keypoints[3 * k : 3 * k + 3] for k, joint in enumerate(joints)}
+
+
 def _annotated_boxes(
     content: dict[str, Any], path: Path
 ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, tuple[int, int]]]:
@@ -365,12 +411,15 @@ def _annotated_boxes(
     ids and the sizes of its images, by file name."""
     try:
         images = {image["id"]: image for image in content["images"]}
+        joints_of = _names_of_joints(content.get("categories"))
         entries = []
         for person in content["annotations"]:
             image = images[person["image_id"]]
             box = clip_box(np.asarray(person["bbox"], np.float64), np.array([image["width"], image["height"]])).tolist()
             if min(box[2:]) > 0 and not person.get("iscrowd", 0):
-                entry = {"file_name": image["file_name"], "bbox": box}
+                joints = joints_of.get(person.get("category_id"), ())
+                pose = _pose_by_joint(person.get("keypoints"), joints)
+                entry = {"file_name": image["file_name"], "bbox": box, "joints": pose}
                 entries.append(entry | {k: person[k] for k in ("category_id",) if k in person})
         sizes = {image["file_name"]: (int(image["width"]), int(image["height"])) for image in content["images"]}
         return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}, sizes

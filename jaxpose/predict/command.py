@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,6 @@ import tyro
 from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
-from jaxpose.data.source import person_dtype
 from jaxpose.evaluation import results
 from jaxpose.files import write_json
 from jaxpose.predict import media
@@ -60,7 +59,7 @@ def main(
     max_pixels: int = media.MAX_PIXELS,
     recursive: bool = False,
     max_frames: int | None = None,
-    exif: Exif = "auto",
+    exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
     """Poses of pictures and videos.
@@ -91,7 +90,7 @@ def main(
         recursive: look into the folders within folders too.
         max_frames: of each camera and stream, stop after so many frames; None: when it ends, or with Ctrl-C.
         exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
-            COCO data set (--boxes) as its sizes of the images show.
+            COCO data set (--boxes) as its image sizes and labelled poses show; None: as the run was trained (its --exif).
         step: which checkpoint of the run.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -117,6 +116,7 @@ def main(
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
+    exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
         predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
         max_frames=max_frames, exif=exif,
@@ -130,6 +130,14 @@ def main(
     if work.failed:
         shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
+
+
+def exif_of_run(config: Mapping[str, Any]) -> Exif:
+    """Returns the --exif that the run of a checkpoint was given; auto for imported checkpoints and runs from before the flag."""
+    exif = (config.get("run") or {}).get("exif", "auto")
+    if exif == "ignore":
+        logger.warning("pictures are not turned as their EXIF data say: the run was trained with --exif ignore")
+    return exif
 
 
 class _Work:
@@ -190,15 +198,19 @@ class _Work:
         if self.exif != "auto":
             return set(files) if self.exif == "ignore" else set()
         sizes = {file: size for file in files if self.boxes and (size := self.boxes.size_of(file)) is not None}
-        mine = list(sizes)
-        tagged = orientation.scan(mine)
-        nobody = np.zeros(0, person_dtype(self.predictor.skeleton.num_joints))
+        if not sizes:
+            return set()
+        skeleton, pictures = self.predictor.skeleton, list(sizes)
+        tagged = orientation.scan(pictures)
         turned, line = orientation.decide(
-            tagged, sizes=np.array(list(sizes.values())), persons=nobody, skeleton=self.predictor.skeleton
+            tagged,
+            sizes=np.array(list(sizes.values())),
+            persons=self.boxes.persons_in(pictures, skeleton.joints),
+            skeleton=skeleton,
         )
         if line:
             logger.warning("--boxes: %s", line)
-        return {mine[i] for i in tagged if i not in turned}
+        return {pictures[i] for i in tagged if i not in turned}
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]

@@ -88,13 +88,16 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     return save(figure, path)
 
 
-def calibration(levels: np.ndarray, coverage: dict[str, np.ndarray], path: str | Path) -> Path:
+def calibration(
+    levels: np.ndarray, coverage: dict[str, np.ndarray], path: str | Path, *, title: str = "calibration"
+) -> Path:
     """Draws the share of labels inside the predicted region of each level against that level; the diagonal is calibrated.
 
     Args:
         levels: ``(L,)`` levels of the regions, from 0 to 1.
         coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group whose shares are all NaN is left out.
         path: where the picture is written.
+        title: of the picture.
 
     Returns:
         The path.
@@ -110,9 +113,7 @@ def calibration(levels: np.ndarray, coverage: dict[str, np.ndarray], path: str |
         if np.isfinite(values).any():  # a group without labels has no curve
             # The first curve is wider, so that it is visible where another one has the same values.
             axis.plot(levels, values, "o-", ms=3, lw=1.5 if i else 4, alpha=1 if i else 0.5, label=name)
-    axis.set(
-        xlabel="level of the region", ylabel="share of labels inside", title="calibration", xlim=(0, 1), ylim=(0, 1)
-    )
+    axis.set(xlabel="level of the region", ylabel="share of labels inside", title=title, xlim=(0, 1), ylim=(0, 1))
     axis.legend(fontsize=8)
     return save(figure, path)
 

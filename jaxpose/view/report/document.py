@@ -193,7 +193,7 @@ def write(
     body = [
         header(title, own["matched"], truth, pictures, shown, remarks=details.get("remarks", ())),
         scores_section(scores),
-        charts_section(events, density, found),
+        charts_section(events, density, found, is_in_sample="sigma_scale" in scores),
         tables_section(details),
         cases_section(cards, found),
     ]

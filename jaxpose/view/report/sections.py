@@ -87,6 +87,8 @@ def scores_section(scores: Mapping[str, Any]) -> str:
             continue
         undefined = value == -1 and re.match(r"A[PR]", str(name))  # pycocotools' word for "there is no ground truth"
         meaning = EXPLAINED.get(name, "")
+        if name == "calibration_error" and "sigma_scale" in scores:
+            meaning += ", on the frames that sigma was fitted on"
         shown = "–" if undefined else _number(value, 2 if str(name).startswith("EPE") else 3)
         rows.append(
             f'<div class="score"><dt>{escaped(name)}</dt><dd>{shown}</dd><small>{escaped(meaning)}</small></div>'
@@ -95,9 +97,21 @@ def scores_section(scores: Mapping[str, Any]) -> str:
 
 
 def charts_section(
-    events: Sequence[Mapping[str, Any]], density: Mapping[str, Any] | None, found: Sequence[cases.Case]
+    events: Sequence[Mapping[str, Any]],
+    density: Mapping[str, Any] | None,
+    found: Sequence[cases.Case],
+    *,
+    is_in_sample: bool = False,
 ) -> str:
-    chart, said = _calibration(density)
+    """The charts of a training and of an evaluation; "" where there is nothing to draw.
+
+    Args:
+        events: of the run's log.
+        density: calibration of the predictive density by group of joints.
+        found: the cases of the evaluation.
+        is_in_sample: whether the factor of sigma was fitted on the evaluated frames.
+    """
+    chart, said = _calibration(density, is_in_sample)
     drawn = [*_curves(events), *_similarity(found), *chart]
     return f'<section><h2>Charts</h2><div class="charts">{"".join(drawn)}</div>{said}</section>' if drawn else ""
 
@@ -125,7 +139,7 @@ def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
     return drawn
 
 
-def _calibration(density: Mapping[str, Any] | None) -> tuple[list[str], str]:
+def _calibration(density: Mapping[str, Any] | None, is_in_sample: bool) -> tuple[list[str], str]:
     """Draws the calibration chart, and says how to read it."""
     if not density:
         return [], ""
@@ -141,9 +155,13 @@ def _calibration(density: Mapping[str, Any] | None) -> tuple[list[str], str]:
         diagonal=True, dots=True,
     )  # fmt: skip
     numbers = ", ".join(f"{escaped(name)} {_number(part['calibration_error'])}" for name, part in density.items())
+    in_sample = (
+        " The factor of sigma was fitted on these same frames, so the curves flatter it; coverage_90 is of frames that "
+        "had no part in their factor."
+    )
     return [chart], (
         "<p>Calibration: on the diagonal, the density says what is true; above it, its regions are too large, below, too "
-        f"small. Mean difference: {numbers}.</p>"
+        f"small. Mean difference: {numbers}.{in_sample if is_in_sample else ''}</p>"
     )
 
 

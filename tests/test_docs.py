@@ -271,6 +271,7 @@ def test_notebook_is_committed_with_its_outputs(path):
     assert len(text) < 200_000 and not re.search(r'"[^"]*/(home|root|tmp|work|Users)/', text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, monkeypatch):
     pytest.importorskip("matplotlib")

@@ -43,6 +43,7 @@ def run(people, tmp_path_factory):
     return out, words, scores, "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_every_choice_is_printed_with_its_reason_and_stored(run):
     out, _, _, text = run
     reasons = {row["name"]: row for row in json.loads((out / auto.REASONS).read_text())}
@@ -55,6 +56,7 @@ def test_every_choice_is_printed_with_its_reason_and_stored(run):
     assert values["size_wh"] == [32, 32] and values["head"] == "peak" and values["augment"] == "own"
 
 
+@pytest.mark.slow
 def test_the_evaluation_stands_beside_knowing_nothing(run):
     out, _, scores, _ = run
     assert scores["skill"] == pytest.approx(1 - scores["EPE"] / scores["EPE_mean_position"])
@@ -66,6 +68,7 @@ def test_the_evaluation_stands_beside_knowing_nothing(run):
     assert any("knowing nothing" in sentence and "training had" in sentence for sentence in remarks)
 
 
+@pytest.mark.slow
 def test_the_factor_of_sigma_is_stored_with_the_weights_and_used(run):
     out, words, _, _ = run
     stored = checkpoint.read_config(out)
@@ -77,6 +80,7 @@ def test_the_factor_of_sigma_is_stored_with_the_weights_and_used(run):
     assert evaluated["EPE_mean_position"] == pytest.approx(stored["metrics"]["EPE_mean_position"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_and_the_config_gives_the_same_bits(run, tmp_path):
     out, words, scores, _ = run
     again = coco_rle.main([*words, "--out", str(out)])
@@ -148,6 +152,7 @@ def test_a_run_from_before_keeps_its_moving_average():
     assert RunConfig().resumed({"ema": 0.998, "ema_growth": 9.0}).ema_growth == 9
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_it_was_started_with(run):
     out, words, _, _ = run
     start = parse(
@@ -158,6 +163,7 @@ def test_a_resumed_run_keeps_what_it_was_started_with(run):
     config.check_same_run(type(resumed), checkpoint.read_config(out)["run"], settings(resumed), out)
 
 
+@pytest.mark.slow
 def test_patience(run):
     """A run whose best evaluation is old ends; the numbers are the scores of its evaluations."""
     from experiments.common.runner import Session

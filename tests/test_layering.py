@@ -253,6 +253,7 @@ def test_a_package_is_unimportable_for_one_thread_only(tmp_path, monkeypatch):
     assert importlib.import_module("hidden_package").answer == 42
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("tensorflow"), reason="needs TensorFlow")
 def test_the_flow_loads_no_tensorflow_and_leaves_tensorflow_probability_whole():
     code = """

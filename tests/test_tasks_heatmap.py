@@ -393,6 +393,7 @@ def test_the_mean_of_the_maps_is_the_soft_argmax(rectify):
         tasks.heatmap_of(task.config | {"family": "regression"}, variables, images, net=net)
 
 
+@pytest.mark.slow
 def test_a_peak_regressor_reads_the_peaks_and_only_its_map_loss_moves_the_maps():
     """mu is between the peak and the mean place; the likelihood moves sigma and the flow, the map loss the maps."""
     net = PeakRegressor(HeatmapNet(ResNet(depth=18, width=4, stages=1), 17, deconvs=()), sigma_bias=-1.0)

@@ -42,7 +42,7 @@ def choose(uncertainty: ArrayLike, features: ArrayLike, *, count: int) -> np.nda
         ValueError: shapes that do not fit, values that are not finite, a count below 1.
 
     >>> choose([0.9, 0.8, 0.1, 0.7], [[0.0], [0.1], [5.0], [4.0]], count=3).tolist()
-    [0, 3, 1]
+    [0, 3, 2]
     """
     uncertainty, features = np.asarray(uncertainty, np.float64), np.asarray(features, np.float64)
     if uncertainty.ndim != 1 or features.ndim != 2 or len(features) != len(uncertainty):

@@ -227,7 +227,7 @@ def mass_around(maps: jax.Array, xy: jax.Array, *, beta: float, reach: float = 2
     >>> xy = jnp.array([[20.0, 17.0]])
     >>> sharp = gaussian(xy, (40, 48), sigma=1.5)
     >>> [round(float(mass_around(height * sharp, xy, beta=15.0)[0]), 2) for height in (1.0, 0.2)]
-    [1.0, 0.09]
+    [1.0, 0.07]
     """
     h, w = maps.shape[-3:-1]
     near_x = jnp.abs(jnp.arange(w)[:, None] - xy[..., None, :, 0]) <= reach + 0.5

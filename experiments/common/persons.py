@@ -295,7 +295,8 @@ class Persons:
         """What the training set alone says of a pose; of a run that only evaluates, from the folder of the run. None: unknown."""
         if self.train is not None:
             persons = self.train.persons
-            return Baselines.from_training(persons["keypoints"], persons["box"])
+            # As it is stored, so that an evaluation of the checkpoint gives the same numbers as the training.
+            return Baselines.from_dict(Baselines.from_training(persons["keypoints"], persons["box"]).to_dict())
         path = checkpoint.find(self.config.eval_only).parent / BASELINES
         return Baselines.from_dict(files.read_json(path, "baselines of a run")) if path.is_file() else None
 

@@ -52,9 +52,7 @@ def as_mask(mask: jax.Array, *, name: str = "where") -> jax.Array:
             weigh. Values that are traced (inside `jax.jit` or `jax.grad`) cannot be checked; there, every number
             other than 0 keeps an entry.
     """
-    if mask.dtype == bool:
-        return mask
-    if not isinstance(mask, jax.core.Tracer):
+    if mask.dtype != bool and not isinstance(mask, jax.core.Tracer):
         values = np.asarray(mask).ravel()
         wrong = values[~((values == 0) | (values == 1) | np.isnan(values.astype(np.float32)))]
         if wrong.size:
@@ -62,6 +60,7 @@ def as_mask(mask: jax.Array, *, name: str = "where") -> jax.Array:
                 f"{name} is a mask of True and False, or 1 and 0, but holds {wrong[0]:g}: compare first, as in "
                 f"{name}=visibility > 0; numbers that weigh an entry are weights, not a mask"
             )
+    # Masks of bool too: without the comparison the compiler sums a loss in another order, and its last bit changes.
     return (mask > 0) | (mask < 0)
 
 

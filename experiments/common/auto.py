@@ -24,6 +24,7 @@ from experiments.common.config import from_settings, settings
 from experiments.common.training import build, steps_of
 from jaxpose import checkpoint, files
 from jaxpose.data.source import Source
+from jaxpose.inference import Settings
 
 log = logging.getLogger(__name__)
 STARTED = time.monotonic()  # of this program, nearly
@@ -33,7 +34,7 @@ STAGES, DECONVS = (
     (32, 32),
 )  # of the net, whose maps have stride 4; sizes are multiples of 32, so that each stage divides them
 BY_NET = ("size_wh", "backbone", "resnet_stages", "deconvs")  # flags that say how large the maps are
-PADDING = 1.25  # of a box in its crop
+PADDING = Settings.padding  # of a box in its crop
 SIDES = (96, 128, 160)  # of the input's longer side
 PER_INPUT_PIXEL = 1.6  # image pixels that an input pixel may stand for before a larger input is worth its time
 LONG = 0.3  # of the box: joints that far apart tell how a body is turned

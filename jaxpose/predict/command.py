@@ -65,6 +65,8 @@ def main(
     formats: tuple[Format, ...] = (),
     within: float = 5.0,
     fps: float = 25.0,
+    track: bool = False,
+    people: int | None = None,
     exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -101,12 +103,14 @@ def main(
         within: the likelihood in those files is the probability that a joint's error is below this many image pixels (of nets with
             a likelihood; of others it is their confidence).
         fps: frames per second of folders of frames; a video says its own.
+        track: give the persons of a video, or of a folder of frames, their identities (jaxpose track) before trajectories are written.
+        people: how many persons there are, where it is known; --track goes without saying then.
         exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
             COCO data set (--boxes) as its image sizes and labelled poses show; None: as the run was trained (its --exif).
         step: which checkpoint of the run.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    options = Options(formats=formats, radius=within, fps=fps)
+    options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     files = found(inputs, recursive=recursive)
     known = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -136,8 +140,7 @@ def main(
     )  # fmt: skip
     with work:
         work.run(files)
-    people = len(work.records)
-    counts = {"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}
+    counts = {"pictures": len(work.images), "people": len(work.records), "failed": len(work.failed), "out": str(out)}
     print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
     if known is not None and (unused := known.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)

@@ -96,7 +96,7 @@ def calibration(
 
     Args:
         levels: ``(L,)`` levels of the regions, from 0 to 1.
-        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group whose shares are all NaN or None is left out.
+        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group of NaN or None alone is left out.
         path: where the picture is written.
         title: of the picture.
 

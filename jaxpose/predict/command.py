@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,8 +20,10 @@ from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
 from jaxpose.evaluation import results
 from jaxpose.files import write_json
+from jaxpose.interchange import Format
 from jaxpose.predict import media
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
+from jaxpose.predict.sequences import Options, Sequences
 from jaxpose.view.overlay import draw
 
 logger = logging.getLogger(__name__)
@@ -59,15 +62,19 @@ def main(
     max_pixels: int = media.MAX_PIXELS,
     recursive: bool = False,
     max_frames: int | None = None,
+    formats: tuple[Format, ...] = (),
+    within: float = 5.0,
+    fps: float = 25.0,
     exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
     """Predict the poses of pictures and videos.
 
     Writes into OUT: NAME_poses.jpg (.mp4 for a video) for every input; results.json, COCO result records; images.json,
-        the
-    pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);
-    poses.csv, a row for every joint.
+    the pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);
+    poses.csv, a row for every joint. With --formats also the trajectories of every video, and of every folder of frames
+    of one size: NAME_poses.npz (mean and covariance of every joint), NAME_poses_dlc.csv, NAME_poses.slp,
+    NAME_poses.analysis.h5.
 
     Args:
         checkpoint: A run's folder, or an imported checkpoint.
@@ -90,13 +97,19 @@ def main(
         max_pixels: Pictures with more pixels are refused.
         recursive: Look into nested folders too.
         max_frames: Stop each camera and stream after this number of frames; None: when it ends, or with Ctrl-C.
+        formats: Also write trajectories of videos and folders of frames: npz (mean, covariance and score of every joint,
+            jaxpose.trajectories), dlc (the CSV of DeepLabCut), slp and h5 (SLEAP and its analysis file; they need the
+            extra labels).
+        within: The likelihood in those files is the probability that a joint's error is below this number of image pixels
+            (nets with a likelihood; others write their confidence).
+        fps: Frames per second of folders of frames; a video has its own.
         exif: Turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned,
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
-            trained (its
-            --exif).
+            trained (its --exif).
         step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
+    options = Options(formats=formats, radius=within, fps=fps)
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -122,12 +135,13 @@ def main(
     exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
         predictor, out, box_file, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
-        max_frames=max_frames, exif=exif,
+        max_frames=max_frames, exif=exif, options=options,
     )  # fmt: skip
     with work:
         work.run(files)
     people = len(work.records)
-    print(json.dumps({"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}))
+    counts = {"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}
+    print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
     if box_file is not None and (unused := box_file.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
@@ -148,7 +162,7 @@ class _Work:
 
     def __init__(
         self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels,
-        max_frames, exif
+        max_frames, exif, options
     ):  # fmt: skip
         self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
         self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
@@ -156,6 +170,8 @@ class _Work:
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
+        self.sequences = Sequences(out, options, predictor.skeleton)
+        self.trajectories: list[Path] = []
 
     def run(self, files: list[Path | Live]) -> None:
         import tqdm
@@ -163,6 +179,7 @@ class _Work:
         self.ids, self.targets = self._ids(files), _targets(files, self.out)
         pictures = [f for f in files if not is_video(f)]
         self.stored = self._stored(pictures)
+        self.places = _places(pictures)
         with tqdm.tqdm(total=len(files), unit="file") as bar:
             for group in self._groups(pictures, bar):
                 everyone = self._poses([(file, image, 0) for file, image in group])
@@ -170,6 +187,9 @@ class _Work:
                     if self.overlay:
                         media.save_picture(self._draw(image, poses), self.targets[file])
                     self._keep(file, image, poses)
+                    folder, frame = self.places[file]
+                    name, size = f"{folder.resolve().name or 'frames'}_poses", image.shape[1::-1]
+                    self.sequences.add(str(folder), poses, name=name, frame=frame, size_wh=size)
             for file in (f for f in files if is_video(f)):
                 try:
                     self._video(media.stream(file.source, file) if isinstance(file, Live) else media.video(file))
@@ -247,11 +267,10 @@ class _Work:
             leave=False,
         )
         at_once = max(1, min(self.predictor.batch_size, AT_ONCE // (video.size_wh[0] * video.size_wh[1])))
-        done = 0
+        done, target = 0, self.targets[video.path]
         with ExitStack() as stack:
             writer = None
             if self.overlay:
-                target = self.targets[video.path]
                 writer = stack.enter_context(media.VideoWriter(target, size_wh=video.size_wh, rate=video.rate))
             for chunk in _batched(enumerate(frames), at_once):
                 everyone = self._poses([(video.path, image, i) for i, image in chunk])
@@ -259,6 +278,9 @@ class _Work:
                     if writer is not None:
                         writer.write(self._draw(image, poses))
                     self._keep(video.path, image, poses, frame=i)
+                    self.sequences.add(
+                        str(video.path), poses, name=target.stem, frame=i, size_wh=video.size_wh, fps=video.rate
+                    )
                     done += 1
         if done + video.rate < video.frames:  # some containers know only their length: a missing second is tolerated
             self.failed.append(
@@ -321,6 +343,8 @@ class _Work:
         kind = joints.to_coco_category(category_id=self.category)
         images = {"images": self.images, "annotations": [], "categories": [kind]}
         write_json(self.out / "images.json", images)
+        self.trajectories = self.sequences.write()
+        self.failed += self.sequences.failed
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
@@ -334,6 +358,16 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
         targets[file] = next(place for place in places if place not in taken)
         taken.add(targets[file])
     return targets
+
+
+def _places(pictures: list[Path]) -> dict[Path, tuple[Path, int]]:
+    """The folder of each picture and its number among the pictures of that folder, in their order."""
+    counts: Counter[Path] = Counter()
+    places = {}
+    for picture in pictures:
+        places[picture] = picture.parent, counts[picture.parent]
+        counts[picture.parent] += 1
+    return places
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -53,6 +53,20 @@ class Poses:
             return None
         return self.sigma * density.moments(self.density).standard_deviation
 
+    @cached_property
+    def covariance(self) -> np.ndarray | None:
+        """(P, K, 2, 2) pixels squared: diag(sigma) C diag(sigma), C the covariance of the standardised error.
+
+        The crop's affine is a scaling and a shift, which sigma contains already. None where the net has no density.
+        """
+        if self.density is None:
+            return None
+        return self.sigma[..., :, None] * density.moments(self.density).covariance * self.sigma[..., None, :]
+
+    def within(self, radius: float) -> np.ndarray | None:
+        """(P, K): the probability that a joint's error is below `radius` pixels, under the predicted density; None without one."""
+        return None if self.density is None else density.within(self.sigma, self.density, radius=radius)
+
     def regions(self, level: float) -> list[np.ndarray]:
         """Returns outlines of the smallest region that holds each joint with probability `level`.
 

@@ -12,8 +12,9 @@ or px^2 per frame^3 (velocity); `estimate_process_noise` finds it by maximum lik
 
 The state before the first observation is a Gaussian about ``initial``, where None stands for the mean and the variance over
 time of what is observed, as in the ensemble Kalman smoother EKS (Biderman et al. 2024), the variance being at least the
-harmonic mean of the observations' own; and in a causal filter, which may not look ahead, and for a joint that is seen once,
-for the first observation and 100 times its covariance. The velocity starts at 0 with the same variance per frame^2. Frames before the first observation are extrapolated backwards.
+harmonic mean of the observations' own. In a causal filter, which may not look ahead, and for a joint that is seen once, it
+stands for the first observation and 100 times its covariance. The velocity starts at 0 with the same variance per frame^2.
+Frames before the first observation are extrapolated backwards.
 
 The filter is that of Kalman 1960 in Joseph's form, the smoother that of Rauch, Tung and Striebel 1965 in a form that only
 adds positive matrices, so that both hold in float32. The time-parallel form is that of Särkkä and García-Fernández 2021,

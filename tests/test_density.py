@@ -263,3 +263,30 @@ def test_a_mask_of_nan_masks():
     mu, sigma, target, occluded = evaluation(10)
     found = density.coverage(mu, sigma, target, LAPLACE, where=np.where(occluded, np.nan, 1.0))
     assert found.count.tolist() == [10, 5]
+
+
+def test_the_mass_of_a_disc():
+    """Of a Gaussian in closed form, of the skewed flow beside draws from it; monotonous in the radius."""
+    sigma = np.geomspace(0.05, 40, 30)
+    got = density.within(np.stack([sigma, sigma], -1), GAUSSIAN, radius=2.0)
+    np.testing.assert_allclose(got, 1 - np.exp(-((2 / sigma) ** 2) / 2), atol=5e-3)
+    z = np.random.default_rng(0).multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 200_000)
+    e = np.array([0.5, -1.0]) + z / np.array([1.0, 2.0])
+    model = density.Model(log_g=shifted)
+    for sx, sy in ((1.0, 1.0), (4.0, 0.5), (0.3, 6.0)):
+        counted = (np.hypot(e[:, 0] * sx, e[:, 1] * sy) < 3).mean()
+        assert density.within([sx, sy], model, radius=3.0) == pytest.approx(counted, abs=6e-3)
+    assert np.all(np.diff([density.within([1.0, 2.0], model, radius=r) for r in np.geomspace(1e-4, 1e4, 50)]) > -1e-12)
+
+
+@pytest.mark.parametrize(
+    "sigma, options, message",
+    [
+        ([1.0, 0.0], {"radius": 1.0}, "sigma.* is 0.0"),
+        ([1.0, 1.0, 1.0], {"radius": 1.0}, r"\(3,\)"),
+        ([1.0, 1.0], {"radius": 0.0}, "radius=0.0"),
+    ],
+)
+def test_discs_that_are_none(sigma, options, message):
+    with pytest.raises(ValueError, match=message):
+        density.within(sigma, GAUSSIAN, **options)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from jaxpose import cli, predict
+from jaxpose import cli, interchange, predict, trajectories
 from jaxpose.predict import media
 from jaxpose.skeleton import COCO17
 from tests import tiny_coco, tiny_run
@@ -312,3 +312,35 @@ def test_a_run_that_does_nothing_keeps_the_results_of_the_one_before(run, photos
         cli.main(["predict", str(broken), str(photos / "grey.png"), "--out", str(tmp_path / "o")])
     assert len(json.loads((tmp_path / "o" / "results.json").read_text())) == 1
     assert not list((tmp_path / "o").glob(".*"))
+
+
+def test_trajectories_of_a_video_and_of_a_folder_of_frames(run, tmp_path, capsys):
+    frames = [np.roll(tiny_coco.picture((64, 48)), 3 * i, 1) for i in range(4)]
+    with media.VideoWriter(tmp_path / "walk.mp4", size_wh=(64, 48), rate=20) as writer:
+        for frame in frames:
+            writer.write(frame)
+    for i, frame in enumerate(frames):
+        media.save_picture(frame, tmp_path / "walk" / f"img{i:03}.png")
+    boxes = [{"file_name": "walk.mp4", "frame": i, "bbox": [8, 4, 24, 40]} for i in (0, 0, 1, 3)]
+    boxes += [{"file_name": f"img{i:03}.png", "bbox": [8, 4, 24, 40]} for i in range(4)]
+    said = command(
+        capsys, run, tmp_path / "walk.mp4", tmp_path / "walk", "--out", tmp_path / "o", "--no-overlay", "--fps", "10",
+        "--within", "7", "--boxes", boxes_file(tmp_path, boxes), "--formats", "npz", "dlc",
+    )  # fmt: skip
+    assert [path.rsplit("/", 1)[1] for path in said["trajectories"]] == [
+        "walk_poses.npz", "walk_poses_dlc.csv", "walk_poses_2.npz", "walk_poses_2_dlc.csv",
+    ]  # fmt: skip
+    folder, video = (trajectories.read(tmp_path / "o" / f"walk_poses{extra}.npz") for extra in ("", "_2"))
+    assert video.mean.shape == (4, 2, 17, 2) and video.present.sum(1).tolist() == [2, 1, 0, 1]
+    assert folder.mean.shape == (4, 1, 17, 2) and folder.present.all()
+    assert (folder.fps, video.fps, folder.radius, video.size_wh) == (10.0, pytest.approx(20), 7.0, (64, 48))
+    with open(tmp_path / "o" / "poses.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["file"].endswith("img002.png")]
+    table = np.array([[float(row[name]) for name in ("x", "y", "deviation_x", "deviation_y")] for row in rows])
+    np.testing.assert_allclose(folder.mean[2, 0], table[:, :2], atol=1e-3)
+    deviation = np.sqrt(np.diagonal(folder.covariance[2, 0], axis1=-2, axis2=-1))
+    np.testing.assert_allclose(deviation, table[:, 2:], atol=1e-3)
+    assert 0 < folder.score.min() < folder.score.max() < 1
+    read = interchange.read_dlc(tmp_path / "o" / "walk_poses_2_dlc.csv", fps=20.0, size_wh=(64, 48))
+    np.testing.assert_allclose(read.mean, video.mean, atol=1e-4)
+    np.testing.assert_allclose(read.score, video.score, atol=1e-4)

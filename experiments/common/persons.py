@@ -167,7 +167,9 @@ class Persons:
         """Raises a ValueError where there is nobody to train on or to evaluate on."""
         for split, source in ((self.config.train_split, self.train), (self.config.val_split, self.val)):
             if len(source) == 0:
-                raise ValueError(f"split {split!r} of {self.config.data} has no person with labelled keypoints")
+                raise ValueError(
+                    f"split {split!r} of {self.config.labels or self.config.data} has no person with labelled keypoints"
+                )
 
     def count(self) -> int:
         """Persons of an epoch."""
@@ -342,7 +344,7 @@ class Persons:
         if model is not None and config.detections is None:
             described = density_report(predictions, model)
             view.learned_density(model, plots / "density.png")
-            coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
+            coverage = {k: described[k]["coverage"] for k in described}
             is_in_sample = config.calibrate and self.train is not None
             title = "calibration, sigma fitted on these frames" if is_in_sample else "calibration"
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png", title=title)

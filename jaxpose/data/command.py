@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Exif, Links
 
@@ -21,6 +22,10 @@ def prepare(
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
+    labels: Path | None = None,
+    labels_format: tools.Choice = "auto",
+    names: tuple[str, ...] | None = None,
+    corner: bool = False,
     category: int | str | None = None,
     flip_pairs: tuple[str, ...] | None = None,
     sigmas: tuple[float, ...] | None = None,
@@ -46,6 +51,11 @@ def prepare(
         data_dir: The folder of prepared data sets.
         annotations: The annotation JSON; by default it is searched for.
         images: The image folder; by default it is searched for.
+        labels: A project of a labelling tool in place of the folder: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose,
+            Label Studio's export, CVAT's XML, labelme, COCO. If the tool does not split it, all of it is the split train.
+        labels_format: The tool; auto: the one that the content shows.
+        names: Names of the joints in order, if the project does not list them, or to change their order.
+        corner: The tool counts pixels from the corner of the first pixel, not its centre: subtract half a pixel.
         category: Name or id of a category, if several categories of the file have keypoints, or all, which is the
             default if they have the same joints.
         flip_pairs: Pairs of left and right joints, such as left_ear:right_ear, or none; by default those of the category
@@ -70,6 +80,19 @@ def prepare(
 
     if not 0 <= val_fraction < 1:
         raise ValueError(f"--val-fraction {val_fraction}: expected a fraction of the images, from 0 to below 1")
+    if labels is not None:
+        if folder is not None or annotations is not None or images is not None:
+            raise ValueError(
+                f"--labels {labels} names labels and pictures: leave out the folder, --annotations and --images"
+            )
+        options = tools.Options(names, category=category, on_bad=on_bad)
+        place = tools.folder_for(labels, data_dir, format=labels_format, options=options, corner=corner)
+        converted = tools.convert(labels, place, format=labels_format, options=options, corner=corner)
+        annotations, images = converted.of_split(split, divided=val_fraction > 0)
+        format, name = "coco", name or place.name.rpartition("-")[0]
+        print(json.dumps(converted.to_dict()))
+    elif names is not None or corner or labels_format != "auto":
+        raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
     source = builder.prepare(
         folder,
         data_dir=data_dir,

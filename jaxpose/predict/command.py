@@ -208,9 +208,7 @@ class _Work:
             bar.update()
             try:
                 image = media.picture(file, max_pixels=self.max_pixels, upright=file not in self.stored)
-            except (
-                Exception
-            ) as error:  # decoders raise many exception types, and the other pictures still have to be done
+            except Exception as error:  # decoders raise many types, and the other pictures still have to be done
                 named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
                 self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
                 continue

@@ -608,7 +608,7 @@ def test_mpiis_joints_walk_to_its_page(prepared, tmp_path, capsys):
 
 def test_imported_weights_are_not_resumed(people, prepared, tmp_path, capsys):
     run_import(capsys, save(tmp_path / "net.pth", official()), tmp_path / "run", "--size-wh", "64", "64")
-    with pytest.raises(ValueError, match="run holds imported weights, which no run can resume: .*--init"):
+    with pytest.raises(ValueError, match="run holds imported weights, which cannot be resumed: .*--init"):
         coco_rle.main(["--out", str(tmp_path / "run"), "--data", str(people), "--train-split", "val", "--data-dir",
                        str(prepared), "--no-plots", "--batch-size", "8", "--width", "8"])  # fmt: skip
 

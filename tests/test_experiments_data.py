@@ -107,7 +107,7 @@ def test_joints_in_another_order_stop_the_run_before_it_starts(folder, tmp_path)
 def test_other_joints_stop_the_run_before_it_starts(folder, tmp_path):
     reordered(folder, names=[*COCO17.joints[:16], "tail"])
     with pytest.raises(
-        ValueError, match=r"other joints: .*only in the first: \['right_ankle'\], only in the second: \['tail'\]"
+        ValueError, match=r"different joints: .*only in the first: \['right_ankle'\], only in the second: \['tail'\]"
     ):
         kinds.open_splits(config(tmp_path, data=folder, reorder_joints=True))
 

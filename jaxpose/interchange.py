@@ -1,10 +1,10 @@
 """Trajectories in the files of other tools: DeepLabCut's CSV, SLEAP's .slp and analysis .h5.
 
-The CSV opens in DeepLabCut, Lightning Pose, movement, Anipose and keypoint-MoSeq. The files of SLEAP are written by sleap-io (the
-extra `labels`). None of them holds a covariance: that is in the .npz of `jaxpose.trajectories`. Coordinates are written as they are,
-with pixel centres at integers, as DeepLabCut and SLEAP count them. The likelihood of the CSV and the point scores of SLEAP are
-`score` of the trajectories: where the net states a density, the probability that the error is below `radius` pixels, which the
-name of the scorer says (``jaxpose_P_error_below_5px``).
+The CSV opens in DeepLabCut, Lightning Pose, movement, Anipose and keypoint-MoSeq. The files of SLEAP are written by
+sleap-io (the extra `labels`). None of them holds a covariance: that is in the .npz of `jaxpose.trajectories`.
+Coordinates are written as they are, with pixel centres at integers, as in DeepLabCut and SLEAP. The likelihood of the
+CSV and the point scores of SLEAP are `score` of the trajectories: if the net has a density, the probability that the
+error is below `radius` pixels, which the name of the scorer states (``jaxpose_P_error_below_5px``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COORDS = ("x", "y", "likelihood")
 
 
 def scorer(poses: Trajectories) -> str:
-    """Returns the name of the scorer in DeepLabCut's header, which says what the likelihood is.
+    """Returns the name of the scorer in DeepLabCut's header, which states the meaning of the likelihood.
 
     >>> walk = Trajectories(np.zeros((1, 1, 1, 2)), np.zeros((1, 1, 1, 2, 2)), np.ones((1, 1, 1)), [0], 25.0, ["nose"], (9, 9))
     >>> scorer(walk), scorer(walk.replace(radius=5.0))
@@ -47,18 +47,18 @@ def write(
     """Writes trajectories in several formats.
 
     Args:
-        base: path without its ending: BASE.npz, BASE_dlc.csv, BASE.slp and BASE.analysis.h5.
-        poses: what to write.
-        formats: some of "npz", "dlc", "slp", "h5".
-        video: the video that SLEAP's files name.
+        base: The path without its ending, for BASE.npz, BASE_dlc.csv, BASE.slp and BASE.analysis.h5.
+        poses: The trajectories to write.
+        formats: Some of "npz", "dlc", "slp", "h5".
+        video: The video that SLEAP's files name.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        ValueError: an unknown format.
-        ImportError: "slp" or "h5" without sleap-io.
-        OSError: a file cannot be written.
+        ValueError: A format is unknown.
+        ImportError: sleap-io is missing, for "slp" or "h5".
+        OSError: A file cannot be written.
 
     >>> from tempfile import mkdtemp
     >>> walk = Trajectories(np.zeros((1, 1, 1, 2)), np.zeros((1, 1, 1, 2, 2)), np.ones((1, 1, 1)), [0], 25.0, ["nose"], (9, 9))
@@ -81,7 +81,7 @@ def write(
 
 
 def require(formats: Sequence[Format]) -> None:
-    """Raises an ImportError where a format needs a package that is not installed, before anything is computed."""
+    """Raises an ImportError if a format needs a package that is not installed, before anything is computed."""
     if {"slp", "h5"} & set(formats):
         _sleap_io()
 
@@ -89,15 +89,15 @@ def require(formats: Sequence[Format]) -> None:
 def write_dlc(path: str | os.PathLike, poses: Trajectories) -> None:
     """Writes predictions as DeepLabCut's CSV: x, y and likelihood of every joint, one row for each frame.
 
-    The header has three rows (scorer, bodyparts, coords), and a row of individuals after the first where there are several
+    The header has three rows (scorer, bodyparts, coords), and a row of individuals after the first if there are several
     persons. Absent joints are empty cells.
 
     Args:
-        path: the file.
-        poses: what to write.
+        path: The file.
+        poses: The trajectories to write.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
 
     >>> from tempfile import mkdtemp
     >>> walk = Trajectories(np.ones((1, 1, 1, 2)), np.zeros((1, 1, 1, 2, 2)), np.ones((1, 1, 1)), [7], 25.0, ["nose"], (9, 9))
@@ -128,16 +128,16 @@ def read_dlc(path: str | os.PathLike, *, fps: float, size_wh: tuple[int, int]) -
     """Reads predictions from a CSV of DeepLabCut, Lightning Pose or `write_dlc`.
 
     Args:
-        path: a file with three or four rows of header, whose first column is the number of the frame.
-        fps: frames per second, which the file does not say.
-        size_wh: width and height of a frame, likewise.
+        path: A file with three or four header rows, whose first column is the number of the frame.
+        fps: Frames per second, which the file does not state.
+        size_wh: The width and height of a frame, which the file does not state either.
 
     Returns:
-        Trajectories without covariances (NaN). Persons that are named in the file count as the same ones in all frames.
+        Trajectories without covariances (NaN). Persons that the file names count as the same ones in all frames.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file has another header, or a row that does not fit it.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file has another header, or a row that does not fit it.
 
     >>> read_dlc("absent.csv", fps=25.0, size_wh=(64, 48))
     Traceback (most recent call last):
@@ -185,9 +185,9 @@ def write_slp(path: str | os.PathLike, poses: Trajectories, *, video: str | os.P
     """Writes predicted instances as SLEAP's .slp, through sleap-io.
 
     Args:
-        path: the file, which ends in .slp.
-        poses: what to write; persons become tracks where they are the same ones in all frames.
-        video: the video that the file names; it is not opened.
+        path: The file, which ends in .slp.
+        poses: The trajectories to write; persons become tracks if they are the same ones in all frames.
+        video: The video that the file names; it is not opened.
 
     Raises:
         ImportError: sleap-io is not installed.
@@ -201,9 +201,9 @@ def write_analysis_h5(path: str | os.PathLike, poses: Trajectories, *, video: st
     Frames are counted from 0 up to the last one; those that are not in the trajectories are NaN.
 
     Args:
-        path: the file, which ends in .h5.
-        poses: what to write.
-        video: the video that the file names; it is not opened.
+        path: The file, which ends in .h5.
+        poses: The trajectories to write.
+        video: The video that the file names; it is not opened.
 
     Raises:
         ImportError: sleap-io is not installed.
@@ -212,7 +212,7 @@ def write_analysis_h5(path: str | os.PathLike, poses: Trajectories, *, video: st
 
 
 def _labels(poses: Trajectories, video: str | os.PathLike, *, tracks: bool = False) -> Any:
-    """What sleap-io writes. Tracks are named where `tracks` says so, or where persons are the same ones in all frames."""
+    """Returns the labels for sleap-io. Tracks are named if `tracks` is set, or if persons are the same ones in all frames."""
     sio = _sleap_io()
     names = list(poses.names)  # a copy: sleap-io changes it
     skeleton = sio.Skeleton(nodes=names, edges=[(poses.names[a], poses.names[b]) for a, b in poses.edges])

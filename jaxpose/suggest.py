@@ -3,10 +3,10 @@
     jaxpose suggest runs/mouse unlabelled/ --count 20
 
 The uncertainty of a picture is the predicted standard deviation of its joints as a part of the crop (of nets without a
-density: 1 - confidence), the mean over the joints of its least certain person. Choosing by that alone gives twenty frames of
-one bad second, so every further picture is the one with the largest product of its uncertainty's rank and its distance to the
-nearest picture that is chosen already (the greedy rule of k-centre coresets, Sener and Savarese 2018, arXiv 1708.00489, on poses and
-thumbnails in place of a net's features).
+density: 1 - confidence), the mean over the joints of its least certain person. Choosing by that alone gives twenty
+frames of one bad second, so every further picture is the one with the largest product of its uncertainty's rank and its
+distance to the nearest picture that is chosen already (the greedy rule of k-centre coresets, Sener and Savarese 2018,
+arXiv 1708.00489, on poses and thumbnails in place of a net's features).
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ def main(
     from jaxpose.data.boxes import BoxFile
     from jaxpose.predict import media
     from jaxpose.predict.command import exif_of_run
-    from jaxpose.predict.inputs import Live, found, is_video
+    from jaxpose.predict.inputs import Live, expand_inputs, is_video
 
     if count < 1 or every < 1:
         raise ValueError(f"--count {count} --every {every}: expected 1 or more")
-    paths = found(inputs)
+    paths = expand_inputs(inputs)
     if live := [str(path) for path in paths if isinstance(path, Live)]:
         raise ValueError(f"{live[0]} is a camera or a stream: name pictures, recorded videos or folders of them")
     known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)

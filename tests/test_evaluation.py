@@ -649,9 +649,9 @@ def changed(**changes):
         (changed(bbox=[0, 0, 10**400, 1]), "annotation 2: 'bbox'"),
         (changed(iscrowd="0"), "annotation 2: 'iscrowd' must be 0 or 1, got '0'"),
         (changed(keypoints="abc"), "annotation 2: 'keypoints' must be a list of numbers, got 'abc'"),
-        (changed(keypoints=[1, 2, None] * 4), "annotation 2: a visibility is no number"),
+        (changed(keypoints=[1, 2, None] * 4), "annotation 2: a visibility is not a number"),
         (changed(keypoints=["x", 2, 2] * 4), "annotation 2 has a labelled keypoint that is not finite"),
-        (make_truth() | {"images": [1, 2]}, "entry 0 of 'images' is 1, no object"),
+        (make_truth() | {"images": [1, 2]}, "entry 0 of 'images' is 1, expected an object"),
         (make_truth() | {"images": [{"id": [1]}]}, r"id of entry 0 of 'images' must be a whole number, got \[1\]"),
         (make_truth() | {"annotations": None}, "'annotations' is a NoneType, expected a list"),
         (make_truth() | {"annotations": [3]}, "entry 0 of 'annotations' is 3"),
@@ -699,7 +699,7 @@ def test_bad_options():
             average_precision(truth, records, max_people=max_people)
     with pytest.raises(ValueError, match="crowdIndex"):
         crowdpose_average_precision(truth, records)
-    with pytest.raises(ValueError, match="number 'crowdIndex' for every image; image .* has 'much'"):
+    with pytest.raises(ValueError, match="number 'crowdIndex' for every image .*; image .* has 'much'"):
         crowded = [image | {"crowdIndex": "much"} for image in truth["images"]]
         crowdpose_average_precision(truth | {"images": crowded}, records)
 

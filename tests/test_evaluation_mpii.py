@@ -238,4 +238,4 @@ def test_on_the_command_line_without_jax(tmp_path):
     assert json.loads(line)["PCKh@0.5"] == 1 and header.split() == list(json.loads(line))
     assert len(values.split()) == len(header.split())
     done = command("--errors")
-    assert done.returncode == 1 and "PCKh, which has no options" in done.stderr
+    assert done.returncode == 1 and "PCKh, which takes no options" in done.stderr

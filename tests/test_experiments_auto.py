@@ -100,6 +100,12 @@ def test_the_preset_is_taken_for_data_alone(people):
     assert taken("--preset", "auto", "--minutes", "3", "--data", str(people)).minutes == 3
 
 
+def test_minutes_and_epochs_exclude_each_other(people):
+    words = ["--data", str(people), "--minutes", "3", "--epochs", "20"]
+    with pytest.raises(ValueError, match="--minutes 3 --epochs 20: both say how long the run is; leave one out"):
+        parse(coco_rle.PRESETS, name="x", default="tiny", description="", argv=words)
+
+
 def test_epochs_given_by_hand_stay(people, tmp_path):
     """The README's earlier command: 200 epochs with milestones, which the linear decay would ignore."""
     words = ["--data", str(people), "--epochs", "200", "--milestones", "140", "180", "--out", str(tmp_path)]

@@ -17,7 +17,7 @@ from PIL import Image
 from jaxpose.data import pixels
 from jaxpose.data.boxes import BoxFile
 from jaxpose.predict import media
-from jaxpose.predict.inputs import Live, found, is_live, is_video, limited
+from jaxpose.predict.inputs import Live, expand_inputs, is_live, is_video, limited
 from tests import tiny_coco
 
 HEIC = b"\0\0\0\x18ftypheic" + bytes(40)
@@ -40,18 +40,18 @@ def test_every_file_of_a_folder_is_taken_or_named(tmp_path, caplog):
     (tmp_path / ".hidden").write_text("")
     picture(tmp_path / "more" / "g.jpg")
     caplog.clear()
-    files = found([str(tmp_path)])
+    files = expand_inputs([str(tmp_path)])
     assert set(files) == {*taken, tmp_path / "clip"} and is_video(tmp_path / "clip") and not is_video(tmp_path / "d")
     assert "1 files are left out, being no pictures or videos: notes.txt" in caplog.text
     assert "1 HEIC pictures are left out, such as x.heic" in caplog.text and "pip install pillow-heif" in caplog.text
     assert "1 folders in it are left out (--recursive looks into them): more" in caplog.text
-    assert tmp_path / "more" / "g.jpg" in found([str(tmp_path)], recursive=True)
+    assert tmp_path / "more" / "g.jpg" in expand_inputs([str(tmp_path)], recursive=True)
     caplog.clear()
-    assert len(found([str(tmp_path / "more")])) == 1 and caplog.text == ""
-    assert found([str(tmp_path / "*.jfif"), str(tmp_path / "b.jfif")]) == [tmp_path / "b.jfif"]
+    assert len(expand_inputs([str(tmp_path / "more")])) == 1 and caplog.text == ""
+    assert expand_inputs([str(tmp_path / "*.jfif"), str(tmp_path / "b.jfif")]) == [tmp_path / "b.jfif"]
     for nothing in ("*.txt", "absent", "notes"):
         with pytest.raises(FileNotFoundError, match="no such file, and no folder or pattern"):
-            found([str(tmp_path / nothing)])
+            expand_inputs([str(tmp_path / nothing)])
 
 
 def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
@@ -70,7 +70,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
     try:
-        assert found([str(tmp_path)]) == [tmp_path / "x.heic"]
+        assert expand_inputs([str(tmp_path)]) == [tmp_path / "x.heic"]
         assert media.picture(tmp_path / "x.heic").shape == (3, 4, 3)
         assert pixels.load_jpeg(tmp_path / "x.heic", size_wh=(4, 3)).startswith(b"\xff\xd8\xff")
     finally:
@@ -92,14 +92,14 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, monkeypatch):
 def test_cameras_and_addresses(name, live, stem):
     assert is_live(name) is live
     if live:
-        (source,) = found([name])
+        (source,) = expand_inputs([name])
         assert source == Live(name) and source.stem == stem and "secret" not in str(source) and is_video(source)
 
 
 def test_a_file_named_like_a_camera_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "0")
-    assert not is_live("0") and str(found(["0"])[0]) == "0"
+    assert not is_live("0") and str(expand_inputs(["0"])[0]) == "0"
 
 
 @pytest.fixture

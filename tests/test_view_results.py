@@ -125,7 +125,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     short = [good[0] | {"keypoints": good[0]["keypoints"][:6]}]
     refused("result 0 has 2 keypoints, the ground truth's category has 17", results=other("s.json", json.dumps(short)))
     nan = json.dumps([good[0] | {"score": float("nan")}])
-    refused("'score' holds nan, no finite Python number", results=other("n.json", nan))
+    refused("'score' holds nan, expected a finite Python number", results=other("n.json", nan))
     refused("is not JSON", results=other("cut.json", results.read_text()[:50]))
     (tmp_path / "empty").mkdir()
     refused(

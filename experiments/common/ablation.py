@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
+import optax
 import tqdm
 import tyro
 
 from experiments.common import whole_images
+from experiments.common.config import RunConfig
 from experiments.common.kinds import Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
 from experiments.common.training import Training
 from jaxpose import files, inference, parallel, tasks, train
 from jaxpose.data import crops as persons
 from jaxpose.data import synthetic
+from jaxpose.data.augment import Setting
 from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
@@ -88,7 +91,9 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
     return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
 
 
-def crops(source: Source, config: AblationConfig, *, seed: int, augment: str, copies: int) -> dict[str, np.ndarray]:
+def crops(
+    source: Source, config: AblationConfig, *, seed: int, augment: str | Setting, copies: int
+) -> dict[str, np.ndarray]:
     """Returns `copies` crops of every person as arrays, each augmented differently."""
 
     def cut(i: int) -> dict[str, Any]:
@@ -120,6 +125,9 @@ def train_one(
     first: tuple[int, tasks.Task] | None = None,
     finish: Callable[[tasks.Task, PyTree], dict[str, Any]] | None = None,
     flip_test: bool = True,
+    tx: optax.GradientTransformation | None = None,
+    ema: float | None = None,
+    variables: PyTree | None = None,
 ) -> dict[str, Any]:
     """Trains one row with one seed and returns the learning curve and the final numbers.
 
@@ -127,16 +135,21 @@ def train_one(
         data: the data; its "train" holds the arrays of a batch, and possibly others.
         measure: function (predict function, task, variables) -> numbers of a point of the curve.
         finish: function (task, variables) -> numbers that are computed only at the end.
-        flip_test: whether the predict function averages with the mirrored image.
+        clip_norm: the largest norm of the gradient, if no `tx` is given.
         first: (steps, task): the first `steps` updates are trained with this task over the same variables.
+        flip_test: whether predictions are averaged with those of the mirrored image.
+        tx: the optimiser; None: Adam, whose learning rate falls to a tenth after 75 % and 92 % of the steps.
+        ema: decay of a moving average of the weights, which is then measured; None: no average.
+        variables: the initial variables, as host arrays; None: drawn from the seed.
     """
-    schedule = train.multi_step(
-        config.learning_rate, boundaries=sorted({int(config.steps * 0.75), int(config.steps * 0.92)}), warmup_steps=100
-    )
-    tx = train.optimizer(schedule, clip_norm=clip_norm)
+    if tx is None:
+        boundaries = sorted({int(config.steps * 0.75), int(config.steps * 0.92)})
+        schedule = train.multi_step(config.learning_rate, boundaries=boundaries, warmup_steps=100)
+        tx = train.optimizer(schedule, clip_norm=clip_norm)
     mesh = parallel.make_mesh()
-    training = Training.make(task, tx, mesh=mesh, seed=seed, first=first, flip_test=flip_test)
-    state = training.init_state()
+    growth = {} if ema is None else {"ema": ema, "ema_growth": RunConfig.ema_growth}
+    training = Training.make(task, tx, mesh=mesh, seed=seed, first=first, flip_test=flip_test, **growth)
+    state = training.init_state(variables)
     arrays = {k: data["train"][k] for k in whole_images.USED if k in data["train"]}
     order = np.random.default_rng(seed)
     count, curve, started = len(arrays["image"]), [], time.perf_counter()
@@ -148,12 +161,12 @@ def train_one(
         state, metrics = training.step(step)(state, batch)
         if step in marks:
             point = {"step": step, "epoch": step * config.batch_size / persons, "loss": float(metrics["loss"])}
-            numbers = measure(training.predict_step, task, state.variables)
+            numbers = measure(training.predict_step, task, state.eval_variables)
             curve.append({**point, "diverged": int(state.first_bad), **numbers})
             if int(state.first_bad) >= 0:
                 break
     seconds = time.perf_counter() - started
-    last = finish(task, state.variables) if finish is not None and int(state.first_bad) < 0 else {}
+    last = finish(task, state.eval_variables) if finish is not None and int(state.first_bad) < 0 else {}
     return {"row": name, "seed": seed, "seconds": seconds, "curve": curve, **curve[-1], **last}
 
 
@@ -228,7 +241,7 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     """Returns the settings that a run of a row depends on, except its seed."""
     fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
     shared = {name: value for name, value in asdict(config).items() if name in fixed}
-    return json.loads(json.dumps(shared | asdict(row)))
+    return json.loads(json.dumps(shared | asdict(row), default=str))
 
 
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -267,6 +267,10 @@ def parse(
     )  # fmt: skip
     rules.check(config)
     if getattr(config, "minutes", None) is not None:
+        if {"minutes", "epochs"} <= given:
+            raise ValueError(
+                f"--minutes {config.minutes:g} --epochs {config.epochs:g}: both say how long the run is; leave one out"
+            )
         config = dataclasses.replace(config, by_hand=tuple(sorted(given)))
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name

@@ -251,25 +251,41 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig) -> PyTree | None:
     """Returns fresh variables with the backbone of --init (a run of this package, or a PyTorch file); None without --init."""
     if config.init is None:
         return None
-    pretrained = backbone_of(config)
+    return with_backbone(task, backbone_of(config), config, source=config.init)
+
+
+def with_backbone(
+    task: tasks.Task, backbone: Mapping[str, PyTree], config: BackboneConfig, *, source: Path | str
+) -> PyTree:
+    """Returns fresh variables of a task with these weights in its backbone.
+
+    Args:
+        task: the task, whose net has the backbone of `config`.
+        backbone: {"params", "batch_stats"} of the backbone.
+        config: the flags that describe the backbone; its seed draws the other variables.
+        source: origin of the weights, for messages.
+
+    Raises:
+        ValueError: the weights are those of a different backbone.
+    """
     variables = jax.device_get(task.init(jax.random.key(config.seed)))
     for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
         place = tree["net"] if "net" in tree else tree  # IntegralRegressor wraps the heatmap net
         if "backbone" not in place:
-            graft(place, pretrained[collection], config.init)
+            graft(place, backbone[collection], source)
             continue
         place = place["backbone"] if "backbone" in place["backbone"] else place  # Upsampled wraps the backbone
-        shapes, pretrained_shapes = (jax.tree.map(np.shape, t) for t in (place["backbone"], pretrained[collection]))
+        shapes, pretrained_shapes = (jax.tree.map(np.shape, t) for t in (place["backbone"], backbone[collection]))
         if shapes != pretrained_shapes:
             raise ValueError(
-                f"{config.init} is not the {config.backbone} of --depth {config.depth}, --resnet-stages "
+                f"{source} is not the {config.backbone} of --depth {config.depth}, --resnet-stages "
                 f"{config.resnet_stages} and --width {config.width}: its {collection} differ"
             )
-        place["backbone"] = pretrained[collection]
+        place["backbone"] = backbone[collection]
     return variables
 
 
-def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path) -> None:
+def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path | str) -> None:
     """Copies a ResNet's weights into the multi-stage net: conv1 to conv3 once, conv4 and conv5 into every stage.
 
     The first block of a later stage has K more input channels, so its first convolution and its shortcut are not replaced.

@@ -342,7 +342,7 @@ class Persons:
         if model is not None and config.detections is None:
             described = density_report(predictions, model)
             view.learned_density(model, plots / "density.png")
-            coverage = {k: np.asarray(described[k]["coverage"]) for k in described}
+            coverage = {k: described[k]["coverage"] for k in described}
             is_in_sample = config.calibrate and self.train is not None
             title = "calibration, sigma fitted on these frames" if is_in_sample else "calibration"
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png", title=title)

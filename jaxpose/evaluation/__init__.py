@@ -1,8 +1,8 @@
-"""From predictions to numbers. A result JSON is the border: whatever writes one can be scored, without JAX.
+"""From predictions to scores. The interface is a result JSON: whatever writes one can be scored, without JAX.
 
-``results`` builds, checks, rescores, thins out, writes and reads result records; ``coco`` gives average precision and
-recall; ``mpii`` PCKh; ``cases`` pairs predictions with people; ``report`` says where the errors are; ``nms`` is OKS
-non-maximum suppression. On the command line: ``jaxpose evaluate GROUND_TRUTH.json RESULTS.json``.
+``results`` builds, checks, rescores, suppresses, writes and reads result records; ``coco`` computes average precision and
+recall; ``mpii`` computes PCKh; ``cases`` pairs predictions with people; ``report`` breaks the errors down; ``nms`` is OKS
+non-maximum suppression. The command is ``jaxpose evaluate GROUND_TRUTH.json RESULTS.json``.
 """
 
 from jaxpose.evaluation import cases, mpii, report, results

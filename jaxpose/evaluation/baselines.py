@@ -1,8 +1,8 @@
-"""What an evaluation is held against: the errors of predictors that never look at a pixel.
+"""The baselines of an evaluation: the errors of predictors that never look at a pixel.
 
-`mean_position` puts every joint at its mean place in the box, which is to know nothing but the box. `nearest_pose` puts the
-training pose there that fits the labels best: nobody can choose it without the labels, so its error is what copying from the
-training set could reach at most, and a model below it has learned more than to copy. Both see poses in units of their box.
+`mean_position` puts every joint at its mean place in the box, so it knows nothing but the box. `nearest_pose` takes the
+training pose that fits the labels best. Choosing it requires the labels, so its error is the least that copying from the
+training set could reach, and a model below it has learned more than to copy. Both see poses in units of their box.
 NumPy only.
 """
 
@@ -20,19 +20,19 @@ from jaxpose import metrics
 __all__ = ["CLEARLY_BETTER", "Baselines", "causes", "mean_position", "nearest_pose", "verdict"]
 
 MAX_POSES = 1000
-"""So many training poses are compared at most, evenly chosen: COCO has 150,000."""
+"""At most this number of training poses is compared, evenly spaced in the training set: COCO has 150,000."""
 CLEARLY_BETTER = 0.5
-"""A model is clearly better than the mean position where its error is below this part of that."""
+"""A model is clearly better than the mean position if its error is below this fraction of that one's."""
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """What the training set alone says of a pose: made by `from_training`, kept with a run, asked by every evaluation.
+    """What the training set alone tells about a pose: made by `from_training`, stored with a run, read by evaluations.
 
     Attributes:
         mean: ``(K, 2)`` mean place of every joint in units of the box, (0, 0) its upper left and (1, 1) its lower right
-            corner; the centre for a joint that is labelled nowhere.
-        poses: ``(M, K, 2)`` training poses in the same unit; unlabelled joints at their mean place.
+            corner; the centre for a joint that is never labelled.
+        poses: ``(M, K, 2)`` training poses in the same unit, with unlabelled joints at their mean place.
     """
 
     mean: np.ndarray
@@ -40,14 +40,14 @@ class Baselines:
 
     @classmethod
     def from_training(cls, keypoints: ArrayLike, boxes: ArrayLike) -> Baselines:
-        """The baselines of a training set.
+        """Computes the baselines of a training set.
 
         Args:
             keypoints: ``(N, K, 3)`` x, y in image pixels and visibility (0: unlabelled).
             boxes: ``(N, 4)`` x, y, width, height in image pixels.
 
         Raises:
-            ValueError: shapes that do not fit, or nobody.
+            ValueError: The shapes do not fit, or there is nobody.
 
         >>> keypoints = np.array([[[10, 10, 2], [30, 10, 2]], [[10, 30, 2], [0, 0, 0]]])
         >>> Baselines.from_training(keypoints, np.array([[0, 0, 40, 40], [0, 0, 40, 40]])).mean.tolist()
@@ -64,11 +64,11 @@ class Baselines:
         total = np.where(labelled[..., None], places, 0.0).sum(0)
         mean = np.where(count > 0, total / np.maximum(count, 1), 0.5)
         poses = np.where(labelled[..., None], places, mean)
-        chosen = np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MAX_POSES)).round().astype(int))
-        return cls(mean, poses[chosen])
+        rows = np.unique(np.linspace(0, len(poses) - 1, min(len(poses), MAX_POSES)).round().astype(int))
+        return cls(mean, poses[rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able values, to four digits.
+        """Returns JSON-able values, rounded to four digits.
 
         >>> Baselines.from_dict(Baselines(np.zeros((1, 2)), np.ones((3, 1, 2))).to_dict()).poses.shape
         (3, 1, 2)
@@ -77,15 +77,15 @@ class Baselines:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Baselines:
-        """The inverse of `to_dict`.
+        """Inverts `to_dict`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: The values are not those of `to_dict`.
         """
         try:
             mean, poses = (np.asarray(values[name], np.float64) for name in ("mean", "poses"))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"these are no baselines of a run ({type(error).__name__}: {error})") from None
+            raise ValueError(f"Invalid baselines of a run ({type(error).__name__}: {error})") from None
         if mean.ndim != 2 or mean.shape[1] != 2 or poses.shape[1:] != mean.shape:
             raise ValueError(
                 f"baselines of a run hold a mean (K, 2) and poses (M, K, 2), got {mean.shape} and {poses.shape}"
@@ -93,15 +93,15 @@ class Baselines:
         return cls(mean, poses)
 
     def errors(self, predictions: Mapping[str, ArrayLike], *, nearest: bool = True) -> dict[str, float]:
-        """The errors of both on an evaluation set.
+        """Returns the errors of both baselines on an evaluation set.
 
         Args:
-            predictions: joints ``(N, K, 2)`` in image pixels, visibility ``(N, K)`` and box ``(N, 4)`` of N persons, as in
-                `jaxpose.evaluation.report.details`.
-            nearest: also look for the nearest pose, which takes a millisecond a person.
+            predictions: joints ``(N, K, 2)`` in image pixels, visibility ``(N, K)`` and box ``(N, 4)`` of N persons, as
+                in `jaxpose.evaluation.report.details`.
+            nearest: Also compute the nearest pose, which takes a millisecond per person.
 
         Returns:
-            EPE_mean_position and EPE_nearest_pose, in image pixels over all labelled joints; {} where none is labelled.
+            EPE_mean_position and EPE_nearest_pose, in image pixels over all labelled joints; {} if none is labelled.
 
         >>> b = Baselines(mean=np.array([[0.5, 0.5]]), poses=np.array([[[0.0, 0.0]], [[1.0, 1.0]]]))
         >>> b.errors({"joints": np.array([[[30.0, 40.0]]]), "visibility": np.array([[2]]), "box": np.array([[0, 0, 60, 80]])})
@@ -111,14 +111,14 @@ class Baselines:
         where = np.asarray(predictions["visibility"]) > 0
         if joints.shape[1:] != (len(self.mean), 2) or not where.any():
             return {}
-        found = {"EPE_mean_position": mean_position(self.mean, boxes)}
+        predicted = {"EPE_mean_position": mean_position(self.mean, boxes)}
         if nearest:
-            found["EPE_nearest_pose"] = nearest_pose(self.poses, joints, boxes, where=where)
-        return {name: float(metrics.distance(xy, joints, where=where)[where].mean()) for name, xy in found.items()}
+            predicted["EPE_nearest_pose"] = nearest_pose(self.poses, joints, boxes, where=where)
+        return {name: float(metrics.distance(xy, joints, where=where)[where].mean()) for name, xy in predicted.items()}
 
 
 def mean_position(mean: ArrayLike, boxes: ArrayLike) -> np.ndarray:
-    """Every joint at its mean place: ``(K, 2)`` in units of the box and ``(N, 4)`` boxes -> ``(N, K, 2)`` image pixels.
+    """Puts joints at their mean place: ``(K, 2)`` in units of the box, ``(N, 4)`` boxes -> ``(N, K, 2)`` image pixels.
 
     >>> mean_position(np.array([[0.5, 0.25]]), np.array([[10, 20, 40, 80]])).tolist()
     [[[30.0, 40.0]]]
@@ -127,25 +127,27 @@ def mean_position(mean: ArrayLike, boxes: ArrayLike) -> np.ndarray:
 
 
 def nearest_pose(poses: ArrayLike, joints: ArrayLike, boxes: ArrayLike, *, where: ArrayLike) -> np.ndarray:
-    """The pose of the training set that lies nearest to the labels, in each person's box.
+    """Returns the training pose that is nearest to the labels, in each person's box.
 
     Args:
-        poses: ``(M, K, 2)`` in units of the box.
-        joints: ``(N, K, 2)`` labels, image pixels.
-        boxes: ``(N, 4)`` xywh, image pixels.
-        where: ``(N, K)`` labelled joints. A person without any gets the first pose.
+        poses: ``(M, K, 2)`` poses in units of the box.
+        joints: ``(N, K, 2)`` labels in image pixels.
+        boxes: ``(N, 4)`` x, y, width, height in image pixels.
+        where: ``(N, K)`` labelled joints. A person without labelled joints gets the first pose.
 
     Returns:
         ``(N, K, 2)`` image pixels.
     """
     poses, joints, boxes = (np.asarray(array, np.float64) for array in (poses, joints, boxes))
     where = np.asarray(where, bool)
-    found = np.empty_like(joints)
-    for i, (label, box, counted) in enumerate(zip(joints, boxes, where, strict=True)):  # (M, K, 2) at a time
+    nearest = np.empty_like(joints)
+    for i, (label, box, counted) in enumerate(
+        zip(joints, boxes, where, strict=True)
+    ):  # one person at a time: (M, K, 2)
         placed = _place(poses, box[None])
         error = np.linalg.norm(np.where(counted[:, None], placed - label, 0.0), axis=-1).sum(-1)
-        found[i] = placed[error.argmin()]
-    return found
+        nearest[i] = placed[error.argmin()]
+    return nearest
 
 
 def _place(poses: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -153,10 +155,10 @@ def _place(poses: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def verdict(scores: Mapping[str, Any]) -> str | None:
-    """One sentence where a model is not clearly better than the mean position, None where it is, or where that is unknown.
+    """Returns one sentence if a model is not clearly better than the mean position; None if it is, or if unknown.
 
     Args:
-        scores: of an evaluation: EPE and EPE_mean_position, and perhaps EPE_nearest_pose.
+        scores: The scores of an evaluation: EPE and EPE_mean_position, and perhaps EPE_nearest_pose.
 
     >>> verdict({"EPE": 5.0, "EPE_mean_position": 28.0})
     >>> verdict({"EPE": 121.0, "EPE_mean_position": 40.0})[:94]
@@ -176,12 +178,12 @@ def verdict(scores: Mapping[str, Any]) -> str | None:
 
 
 def causes(predictions: Mapping[str, ArrayLike], *, flip_pairs: ArrayLike, flipped: bool) -> list[str]:
-    """Likely causes of a bad evaluation that show in the labels and the predictions, one sentence each.
+    """Lists likely causes of a bad evaluation that show in the labels and the predictions, one sentence each.
 
     Args:
         predictions: xy, joints ``(N, K, 2)``, visibility ``(N, K)``, box ``(N, 4)``, in image pixels.
-        flip_pairs: index pairs of left and right joints.
-        flipped: whether training mirrored the images.
+        flip_pairs: Index pairs of left and right joints.
+        flipped: True if training mirrored the images.
 
     >>> people = dict(xy=np.zeros((1, 2, 2)), joints=np.full((1, 2, 2), 90.0), visibility=np.ones((1, 2)), box=np.array([[0, 0, 9, 9]]))
     >>> causes(people, flip_pairs=[], flipped=True)[0][:66]
@@ -189,35 +191,35 @@ def causes(predictions: Mapping[str, ArrayLike], *, flip_pairs: ArrayLike, flipp
     """
     xy, joints, box = (np.asarray(predictions[name], np.float64) for name in ("xy", "joints", "box"))
     where = np.asarray(predictions["visibility"]) > 0
-    found = []
+    sentences = []
     if not where.any():
         return ["no joint is labelled in the evaluation split"]
     margin = 0.25 * box[:, None, 2:]
     outside = ((joints < box[:, None, :2] - margin) | (joints > box[:, None, :2] + box[:, None, 2:] + margin)).any(-1)
     share = outside[where].mean()
     if share > 0.05:
-        found.append(
+        sentences.append(
             f"{share:.0%} of the labelled joints lie outside their boxes: are the boxes x, y, width, height?".replace(
                 "%", " %"
             )
         )
     pairs = np.asarray(flip_pairs, int).reshape(-1, 2)
     if flipped and len(pairs) == 0:
-        found.append(
+        sentences.append(
             "training mirrored the images, but no joint of the skeleton has a partner on the other side: left and right "
             "cannot be told apart (--augment without flips, or names such as left_ear and right_ear)"
         )
     swapped = _swapped(xy, joints, where, pairs)
     if swapped > 0.1:
-        found.append(
+        sentences.append(
             f"in {swapped:.0%} of the pairs the prediction fits better with left and right exchanged: are they labelled in two "
             "orders?".replace("%", " %")
         )
-    return found
+    return sentences
 
 
 def _swapped(xy: np.ndarray, joints: np.ndarray, where: np.ndarray, pairs: np.ndarray) -> float:
-    """The share of the labelled pairs that fit at most half as badly when left and right are exchanged."""
+    """Returns the share of labelled pairs that fit at most half as badly when left and right are exchanged."""
     if len(pairs) == 0:
         return 0.0
     left, right = pairs.T

@@ -1,6 +1,6 @@
-"""Who was found, and how well: every labelled person beside its prediction, who was missed, and what was found besides.
+"""Pairs predictions with labelled people: matched pairs, missed people and false positives.
 
-`jaxpose.evaluation.report` makes its numbers of the pairs, `jaxpose.view` its pictures.
+`jaxpose.evaluation.report` computes its numbers from the pairs, `jaxpose.view` draws them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Case:
 
     Attributes:
         kind: "matched": `person` and `record` belong together; "missed": a labelled person without a prediction;
-            "unmatched": a prediction without a person.
-        image: the entry of the image in the ground truth.
-        person: the annotation (as `jaxpose.evaluation.coco.read_ground_truth` completes it), or None.
-        record: the result record, or None.
-        row: of the record in the results, from 0, or None.
-        oks: of a matched pair, else None.
-        excused: of an unmatched prediction: most of its joints lie in the box of a crowd or of somebody unlabelled,
-            where COCO's evaluation does not count it (it decides by OKS; this is nearly that).
+            "unmatched": a prediction without a person, a false positive.
+        image: The entry of the image in the ground truth.
+        person: The annotation (as `jaxpose.evaluation.coco.read_ground_truth` completes it), or None.
+        record: The result record, or None.
+        row: The row of the record in the results, from 0, or None.
+        oks: The OKS of a matched pair, else None.
+        excused: True for an unmatched prediction most of whose joints lie in the box of a crowd or of an unlabelled
+            person, where COCO's evaluation ignores it. (COCO decides by OKS, which nearly always agrees.)
     """
 
     kind: Kind
@@ -47,17 +47,17 @@ class Case:
 
     @property
     def truth(self) -> np.ndarray | None:
-        """``(K, 3)`` x, y, visibility (0: unlabelled, and x, y hold nothing), or None."""
+        """The labels ``(K, 3)``: x, y, visibility (0: unlabelled, and x, y are meaningless), or None."""
         return None if self.person is None else np.asarray(self.person["keypoints"], np.float64).reshape(-1, 3)
 
     @property
     def found(self) -> np.ndarray | None:
-        """``(K, 3)`` x, y, confidence, or None."""
+        """The prediction ``(K, 3)``: x, y, confidence, or None."""
         return None if self.record is None else np.asarray(self.record["keypoints"], np.float64).reshape(-1, 3)
 
     @property
     def errors(self) -> np.ndarray | None:
-        """``(K,)`` pixels between the labelled joints and their predictions, NaN where unlabelled; None if not matched."""
+        """Pixels between labelled joints and their predictions ``(K,)``, NaN where unlabelled; None if not matched."""
         if self.kind != "matched":
             return None
         distance = np.hypot(*(self.found[:, :2] - self.truth[:, :2]).T)
@@ -65,12 +65,12 @@ class Case:
 
     @property
     def score(self) -> float | None:
-        """Of the record."""
+        """The score of the record, or None."""
         return None if self.record is None else float(self.record["score"])
 
     @property
     def size(self) -> float:
-        """The square root of the area of the box, of the person's or, of an unmatched prediction, of its joints: pixels."""
+        """The square root of the area of the person's box, or of the box around the joints of a false positive: pixels."""
         if self.person is not None:
             width, height = self.person["bbox"][2:]
         else:
@@ -79,7 +79,7 @@ class Case:
 
     @property
     def occluded(self) -> float | None:
-        """Share of the labelled joints that are hidden (visibility 1); None without a person."""
+        """The share of the labelled joints that are hidden (visibility 1); None without a person."""
         if self.person is None:
             return None
         visibility = self.truth[:, 2]
@@ -94,23 +94,23 @@ def compare(
     category_id: int | None = None,
     min_oks: float = 0.1,
 ) -> tuple[list[Case], dict[str, Any]]:
-    """Every labelled person and every record of a result file once, whoever wrote it.
+    """Lists every labelled person and every record of a result file once, whatever wrote the file.
 
-    Records that all carry an ``annotation_id`` are held against that annotation (of several for one, the best-scored).
-    Otherwise each record takes, best score first, the free person of its image and category to whom its OKS is largest; below
-    `min_oks` it takes none. Crowds and persons without labels take no part.
+    Records that all have an ``annotation_id`` are compared with that annotation (if several have the same, the
+    best-scored one). Otherwise each record takes, best score first, the free person of its image and category with the
+    largest OKS, unless that is below `min_oks`. Crowds and persons without labels are left out.
 
     Args:
-        ground_truth, results, sigmas, category_id: as in `jaxpose.evaluation.average_precision`.
-        min_oks: the least that makes a pair.
+        ground_truth, results, sigmas, category_id: The same as in `jaxpose.evaluation.average_precision`.
+        min_oks: The smallest OKS that makes a pair.
 
     Returns:
-        cases: the pairs, best score first; then who was missed, in the order of the file; then the other records.
-        truth: the ground truth as `jaxpose.evaluation.coco.read_ground_truth` gives it.
+        cases: The pairs, best score first; then the missed people, in the order of the file; then the other records.
+        truth: The ground truth as `jaxpose.evaluation.coco.read_ground_truth` returns it.
 
     Raises:
-        FileNotFoundError, ValueError: as `average_precision`; an annotation_id that the ground truth does not have in
-            that image.
+        FileNotFoundError, ValueError: The same as for `average_precision`, or the ground truth has no such annotation_id
+            in that image.
 
     >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
     >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
@@ -132,9 +132,9 @@ def compare(
 
     cases = []
     for row, person in pairs:
-        found, joints = (np.array(x["keypoints"], np.float64).reshape(-1, 3) for x in (records[row], person))
+        predicted, joints = (np.array(x["keypoints"], np.float64).reshape(-1, 3) for x in (records[row], person))
         similarity = metrics.oks(
-            found[:, :2], joints[:, :2], area=coco.area_of(person), sigmas=sigmas, where=joints[:, 2] > 0
+            predicted[:, :2], joints[:, :2], area=coco.area_of(person), sigmas=sigmas, where=joints[:, 2] > 0
         )
         cases.append(Case("matched", images[person["image_id"]], person, records[row], row, float(similarity)))
     paired = {person["id"] for _, person in pairs}
@@ -188,7 +188,7 @@ def _by_oks(records, order, people, sigmas: np.ndarray, min_oks: float) -> list[
 
 
 def _ignored(annotations, people: set) -> dict[Any, list]:
-    """image -> boxes of the crowds and of the unlabelled."""
+    """Maps each image to the boxes of its crowds and unlabelled persons."""
     boxes: dict[Any, list] = {}
     for annotation in annotations:
         if annotation["id"] not in people:

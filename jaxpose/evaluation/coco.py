@@ -1,4 +1,4 @@
-"""Average precision and recall of result records, by pycocotools (or hotcoco, faster); and CrowdPose's numbers."""
+"""Average precision and recall of result records, by pycocotools or the faster hotcoco, and CrowdPose's numbers."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ def average_precision(
     image_ids: Iterable[int | str] | None = None,
     engine: Engine = "auto",
 ) -> dict[str, float]:
-    """The ten numbers of COCO's keypoint evaluation, as pycocotools computes them.
+    """Computes the ten numbers of COCO's keypoint evaluation, as pycocotools does.
 
     Args:
-        ground_truth: a COCO keypoint file, or its contents.
-        results: a result file, or records (`jaxpose.evaluation.results`).
+        ground_truth: A COCO keypoint file, or its contents.
+        results: A result file, or records (`jaxpose.evaluation.results`).
         sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`: the category's own ``sigmas``, else
             published ones for COCO, CrowdPose and MPII, a uniform value for other skeletons.
-        area: which area of a person OKS and the size classes use: "auto", the annotated one, and where an annotation
-            has none (or one that is not positive and finite) 0.53 w h of its box; "box", 0.53 w h for all.
-        max_people: the best so many results of an image count (20 in COCO), at least 1.
-        category_id: score this category only, and leave out the results of the file's other categories, as pycocotools
-            does with ``params.catIds``. None: the one that has keypoints, or all of those that have them, where they have
-            the same joints: the numbers are then means over the categories, as pycocotools counts.
-        image_ids: evaluate on these images only; with none at all every number is -1.
-        engine: "pycocotools"; "hotcoco", the same numbers sooner; "auto": hotcoco where it is installed.
+        area: The area of a person in the OKS and the size classes: "auto" is the annotated one, or 0.53 w h of the box if
+            an annotation has none (or none that is positive and finite); "box" is 0.53 w h for all.
+        max_people: The number of best results per image that count (20 in COCO), at least 1.
+        category_id: Score this category only, and leave out the results of the file's other categories, as pycocotools
+            does with ``params.catIds``. None takes all categories with keypoints, which must have the same joints; the
+            numbers are then means over the categories, as in pycocotools.
+        image_ids: Evaluate on these images only; without any image every number is -1.
+        engine: "pycocotools"; "hotcoco", which gives the same numbers faster; "auto", hotcoco if it is installed.
 
     Returns:
-        AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL: fractions; medium is an area of 32^2 to 96^2 pixels, large
-        above. A number for which there is no ground truth is -1, as in pycocotools; without results the others are 0.
+        AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL as fractions; medium is an area of 32^2 to 96^2 pixels, large
+        above. A number without ground truth is -1, as in pycocotools; without results the others are 0.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no COCO keypoint file (says what is missing or of another kind), repeated annotation ids, NaN among
-            labelled keypoints, a keypoint count that does not fit the category, results for images or categories that
-            the ground truth does not have.
+        FileNotFoundError: A file does not exist.
+        ValueError: The ground truth is not a COCO keypoint file (the message says what is missing or of the wrong
+            type), has repeated annotation ids, NaN among labelled keypoints, or a keypoint count that does not fit the
+            category; or the results have images or categories that the ground truth does not have.
 
     >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
     >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
@@ -90,17 +90,17 @@ def average_precision(
 def average_precision_by_category(
     ground_truth: GroundTruth, results: Results, *, sigmas: ArrayLike | None = None, engine: Engine = "auto"
 ) -> dict[str, dict[str, float]]:
-    """The ten numbers of every category that has keypoints, such as the species of AP-10K.
+    """Computes the ten numbers of every category that has keypoints, such as the species of AP-10K.
 
     Args:
-        ground_truth, results, sigmas, engine: as in `average_precision`, whose numbers are the means of these over the
-            categories that have somebody in them.
+        ground_truth, results, sigmas, engine: The same as in `average_precision`, whose numbers are the means of these
+            over the categories with people.
 
     Returns:
-        The numbers by the category's name; with its id where two have the same name.
+        The numbers by the category's name, with its id if two have the same name.
 
     Raises:
-        FileNotFoundError, ValueError: as `average_precision`.
+        FileNotFoundError, ValueError: The same as for `average_precision`.
 
     >>> person = {"id": 1, "image_id": 7, "category_id": 2, "bbox": [0, 0, 50, 50], "keypoints": [10, 20, 2]}
     >>> categories = [{"id": i, "name": name, "keypoints": ["nose"]} for i, name in ((2, "cow"), (3, "dog"))]
@@ -123,7 +123,7 @@ def with_categories(
     image_ids: Iterable[int | str] | None = None,
     engine: Engine = "auto",
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The numbers of `average_precision` and those of `average_precision_by_category`, from one evaluation."""
+    """Returns the numbers of `average_precision` and of `average_precision_by_category`, from one evaluation."""
     truth, records = load(ground_truth, results, category_id=category_id)
     coco_eval = _evaluate(
         truth, records, sigmas=sigmas, area=area, max_people=max_people, image_ids=image_ids, engine=engine
@@ -137,10 +137,10 @@ def with_categories(
 
 
 def _ten_numbers(coco_eval: Any, categories: slice | list[int]) -> dict[str, float]:
-    """COCO's numbers over some of the categories that were evaluated, in the order of their ids."""
+    """Returns COCO's numbers over some of the evaluated categories, in the order of their ids."""
     precision, recall = coco_eval.eval["precision"], coco_eval.eval["recall"]  # (T, R, C, A, 1), (T, C, A, 1)
     precision, recall = precision[:, :, categories], recall[:, categories]
-    every, half, three_quarters = slice(None), 0, 5  # of the thresholds 0.50, 0.55, ..., 0.95
+    every, half, three_quarters = slice(None), 0, 5  # indices of the thresholds 0.50, 0.55, ..., 0.95
     all_sizes, medium, large = 0, 1, 2
     pick = [(every, all_sizes), (half, all_sizes), (three_quarters, all_sizes), (every, medium), (every, large)]
     numbers = [_mean(array[t, ..., size, :]) for array in (precision, recall) for t, size in pick]
@@ -150,32 +150,32 @@ def _ten_numbers(coco_eval: Any, categories: slice | list[int]) -> dict[str, flo
 def crowdpose_average_precision(
     ground_truth: GroundTruth, results: Results, *, sigmas: ArrayLike | None = None, engine: Engine = "auto"
 ) -> dict[str, float]:
-    """CrowdPose's nine numbers as its published API counts them, and beside them the classes' without placeholders.
+    """Computes CrowdPose's nine numbers as its published API does, and those of its classes without placeholders.
 
     The published rules, where they differ from COCO's: a person's area is 0.53 w h of the box, whatever is annotated,
-    and there are no size classes; a person counts unless the file's ``num_keypoints`` is 0 (COCO's: unless no joint is
-    labelled), and where the file does not say, its labelled joints are counted; images are easy with a ``crowdIndex``
-    below 0.2, hard from 0.8 on, medium between.
+    and there are no size classes. A person counts unless the file's ``num_keypoints`` is 0 (COCO's: unless no joint is
+    labelled); if the file does not state it, its labelled joints are counted. Images are easy with a ``crowdIndex`` below
+    0.2, hard from 0.8 on, medium between.
 
-    The API's AP of a class is the mean of its whole precision array, the -1 of what has no ground truth included,
-    rounded to 4 decimals; AP and AR are means of what exists, unrounded. The array holds -1 for every category of the
-    file without persons in that class. So in a file whose only category are the persons, as CrowdPose publishes it, a
-    class has no -1 or nothing else, and the two ways to count differ by the rounding alone; a file that names a second
-    category, of which nothing is annotated, gets (AP - 1) / 2 for each class from the API.
+    The API's AP of a class is the mean of its whole precision array, rounded to 4 decimals, including the -1 of entries
+    without ground truth; AP and AR are means of the existing entries, unrounded. The array holds -1 for every category of
+    the file without persons in that class. CrowdPose publishes a file whose only category is the persons, so there a
+    class has either no -1 or nothing else, and the two ways of counting differ by the rounding alone. A file with a
+    second category without annotations gets (AP - 1) / 2 for each class from the API.
 
     Args:
-        ground_truth: a COCO keypoint file, or its contents, with a ``crowdIndex`` for every image.
-        results: a result file, or records (`jaxpose.evaluation.results`).
+        ground_truth: A COCO keypoint file, or its contents, with a ``crowdIndex`` for every image.
+        results: A result file, or records (`jaxpose.evaluation.results`).
         sigmas: ``(K,)`` OKS sigmas; None for those of `Skeleton.from_coco_category`.
-        engine: as in `average_precision`.
+        engine: The same as in `average_precision`.
 
     Returns:
-        AP, AP50, AP75, AR, AR50, AR75 (over all images); AP_easy, AP_medium, AP_hard, as the API counts;
-        AP_easy_existing, AP_medium_existing, AP_hard_existing, the same over what exists, unrounded. -1 where there is
-        nobody.
+        AP, AP50, AP75, AR, AR50, AR75 (over all images); AP_easy, AP_medium, AP_hard, as the API computes them;
+        AP_easy_existing, AP_medium_existing, AP_hard_existing, the same over existing entries, unrounded. A number
+        without any person is -1.
 
     Raises:
-        FileNotFoundError, ValueError: as `average_precision`; an image without a number ``crowdIndex``.
+        FileNotFoundError, ValueError: The same as for `average_precision`, or an image has no numeric ``crowdIndex``.
 
     Source: CrowdPose (Li et al. 2019) and the evaluation code published with it.
 
@@ -190,7 +190,7 @@ def crowdpose_average_precision(
     missing = [image for image in truth["images"] if not files.is_number(image.get("crowdIndex"))]
     if missing:
         got = f"image {missing[0]['id']} has {missing[0].get('crowdIndex', 'none')!r:.100}"
-        raise ValueError(f"a CrowdPose file has a number 'crowdIndex' for every image; {got}")
+        raise ValueError(f"Expected a number 'crowdIndex' for every image of a CrowdPose file; {got}")
     options = dict(sigmas=sigmas, area="box", max_people=20, crowdpose=True, engine=engine)
     coco_eval = _evaluate(truth, records, image_ids=None, **options)
     numbers = {
@@ -208,16 +208,16 @@ def crowdpose_average_precision(
 
 
 def read_ground_truth(ground_truth: GroundTruth, *, category_id: int | None = None) -> dict[str, Any]:
-    """The images, the keypoint categories, and their annotations, checked and completed.
+    """Reads the images, the keypoint categories and their annotations, checked and completed.
 
-    A category whose ``keypoints`` are an empty list gets numbered names, where the annotations say how many; nested
-    keypoints are made flat; an annotation without ``bbox`` gets one around its joints (`jaxpose.labels`).
+    A category with an empty list of ``keypoints`` gets numbered names, if the annotations show how many; nested keypoints
+    are flattened; an annotation without ``bbox`` gets one around its joints (`jaxpose.labels`).
 
     Returns:
         images, annotations (of the categories; each with id, image_id, category_id, keypoints (0 where unlabelled),
-        num_keypoints (counted), iscrowd, bbox, where it is annotated also a positive area, and stated_keypoints: what
-        the file says of num_keypoints), ``category``: the first one, ``categories``: all of them, in the order of their
-        ids, which have the same joints, and ``category_ids``, of all categories of the file.
+        num_keypoints (counted), iscrowd, bbox, a positive area if one is annotated, and stated_keypoints, the file's own
+        num_keypoints), ``category``: the first one, ``categories``: all of them, which have the same joints, in the order
+        of their ids, and ``category_ids``: the ids of all categories of the file.
     """
     name = "the ground truth"
     if not isinstance(ground_truth, Mapping):
@@ -264,7 +264,9 @@ def _check_entries(entries: Any, key: str, name: str) -> None:
         raise ValueError(f"{name} is not a COCO keypoint file: {key!r} is a {kind}, expected a list")
     for i, entry in enumerate(entries):
         if not isinstance(entry, Mapping):
-            raise ValueError(f"{name} is not a COCO keypoint file: entry {i} of {key!r} is {entry!r:.100}, no object")
+            raise ValueError(
+                f"{name} is not a COCO keypoint file: entry {i} of {key!r} is {entry!r:.100}, expected an object"
+            )
         if "id" not in entry:
             raise ValueError(f"{name} is not a COCO keypoint file: entry {i} of {key!r} has no 'id': {entry!r:.200}")
         if not result_records.is_id(entry["id"]):
@@ -272,25 +274,25 @@ def _check_entries(entries: Any, key: str, name: str) -> None:
 
 
 def _keypoint_categories(ground_truth: Mapping[str, Any], category_id: int | None, name: str) -> list[dict[str, Any]]:
-    """The category that is asked for, or all that have keypoints, if these are the same joints."""
+    """Returns the requested category, or all that have keypoints if these are the same joints."""
     named = [_with_names(category, ground_truth["annotations"]) for category in ground_truth["categories"]]
-    chosen = [c for c in named if c.get("keypoints") and category_id in (None, c["id"])]
+    selected = [c for c in named if c.get("keypoints") and category_id in (None, c["id"])]
     wanted = "" if category_id is None else f" with id {category_id}"
-    if not chosen:
+    if not selected:
         raise ValueError(f"{name} is not a COCO keypoint file: no category{wanted} names its 'keypoints'")
-    for joints in (category["keypoints"] for category in chosen):
+    for joints in (category["keypoints"] for category in selected):
         if not isinstance(joints, Sequence) or not all(isinstance(joint, str) for joint in joints):
             raise ValueError(f"{name}: 'keypoints' of the category must be a list of joint names, got {joints!r:.100}")
-    if any(list(category["keypoints"]) != list(chosen[0]["keypoints"]) for category in chosen):
+    if any(list(category["keypoints"]) != list(selected[0]["keypoints"]) for category in selected):
         raise ValueError(
-            f"{name}: category_id must say which category is meant, of the ids {[c.get('id') for c in chosen]}: they have "
-            "other joints"
+            f"{name}: category_id must say which category is meant, of the ids {[c.get('id') for c in selected]}: they have "
+            "different joints"
         )
-    return sorted(chosen, key=lambda category: (isinstance(category["id"], str), category["id"]))
+    return sorted(selected, key=lambda category: (isinstance(category["id"], str), category["id"]))
 
 
 def _with_names(category: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The category, with numbered joints if its list of them is empty and the annotations have some."""
+    """Returns the category, with numbered joints if its list of joints is empty and the annotations have some."""
     if category.get("keypoints") == []:
         count = labels.joint_count(a for a in annotations if a.get("category_id", category["id"]) == category["id"])
         return {**category, "keypoints": [f"joint_{i}" for i in range(count)]}
@@ -298,7 +300,7 @@ def _with_names(category: Mapping[str, Any], annotations: Sequence[Mapping[str, 
 
 
 def _annotation(annotation: Mapping[str, Any], num_joints: int, images: Mapping, name: str) -> dict[str, Any]:
-    """One person with everything that the evaluation reads; persons without labels are all zeros."""
+    """Returns one person with everything that the evaluation reads; a person without labels has zeros."""
     label = f"{name}: annotation {annotation['id']}"
     if "image_id" not in annotation:
         raise ValueError(f"{label} has no 'image_id'")
@@ -332,16 +334,16 @@ def _annotation(annotation: Mapping[str, Any], num_joints: int, images: Mapping,
 
 
 def _keypoints(keypoints: Any, num_joints: int, label: str) -> list[float]:
-    """Checked; what unlabelled joints hold is replaced by 0."""
+    """Checks keypoints and replaces unlabelled joints by 0."""
     if not isinstance(keypoints, Sequence) or isinstance(keypoints, str):
         raise ValueError(f"{label}: 'keypoints' must be a list of numbers, got {keypoints!r:.100}")
     if len(keypoints) != 3 * num_joints:
         raise ValueError(f"{label} has {len(keypoints) / 3:g} keypoints, its category has {num_joints}")
     if not _are_numbers(keypoints[2::3]):
-        raise ValueError(f"{label}: a visibility is no number: {keypoints[2::3]!r:.200}")
+        raise ValueError(f"{label}: a visibility is not a number: {keypoints[2::3]!r:.200}")
     checked = [value if keypoints[3 * (i // 3) + 2] > 0 else 0 for i, value in enumerate(keypoints)]
     if not _are_numbers(checked):
-        raise ValueError(f"{label} has a labelled keypoint that is not finite numbers: {keypoints!r:.200}")
+        raise ValueError(f"{label} has a labelled keypoint that is not finite: {keypoints!r:.200}")
     return checked
 
 
@@ -350,7 +352,7 @@ def _are_numbers(values: Any) -> bool:
 
 
 def area_of(annotation: Mapping[str, Any], *, rule: Literal["auto", "box"] = "auto") -> float:
-    """The area of a person of `read_ground_truth`, as `average_precision` describes."""
+    """Returns the area of a person of `read_ground_truth`, as `average_precision` describes."""
     if rule not in ("auto", "box"):
         raise ValueError(f"area must be 'auto' or 'box', got {rule!r}")
     if rule == "auto" and "area" in annotation:
@@ -359,7 +361,7 @@ def area_of(annotation: Mapping[str, Any], *, rule: Literal["auto", "box"] = "au
 
 
 def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None = None) -> tuple[dict[str, Any], list]:
-    """The ground truth as `read_ground_truth` and the records, checked on their own and against each other."""
+    """Returns the ground truth of `read_ground_truth` and the records, each checked and compared with the other."""
     truth = read_ground_truth(ground_truth, category_id=category_id)
     num_joints = len(truth["category"]["keypoints"])
     if isinstance(results, (str, os.PathLike)):
@@ -368,17 +370,17 @@ def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None
         records = list(results)
         result_records.check(records, num_joints=num_joints)
     file = f"{results}: " if isinstance(results, (str, os.PathLike)) else ""
-    known = {image["id"] for image in truth["images"]}
-    records = _same_ids(records, "image_id", known)
-    unknown = sorted({record["image_id"] for record in records} - known, key=str)
+    existing = {image["id"] for image in truth["images"]}
+    records = _same_ids(records, "image_id", existing)
+    unknown = sorted({record["image_id"] for record in records} - existing, key=str)
     if unknown:
         raise ValueError(
-            f"{file}{len(unknown)} images of the results are not in the ground truth ({len(known)} images): "
+            f"{file}{len(unknown)} images of the results are not in the ground truth ({len(existing)} images): "
             f"image_id {', '.join(map(repr, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}"
         )
     wanted = {category["id"] for category in truth["categories"]}
     records = _same_ids(records, "category_id", set(truth["category_ids"]))
-    if category_id is not None:  # the results of the others are not asked for
+    if category_id is not None:  # results of the other categories are not wanted
         records = [record for record in records if record["category_id"] not in set(truth["category_ids"]) - wanted]
     others = sorted({record["category_id"] for record in records} - wanted, key=str)
     if others:
@@ -387,31 +389,31 @@ def load(ground_truth: GroundTruth, results: Results, *, category_id: int | None
     return truth, records
 
 
-def _same_ids(records: list, key: str, known: set) -> list:
-    """The records with the ids that the ground truth has, where one writes 7 and the other "7"."""
-    if all(record[key] in known for record in records):
+def _same_ids(records: list, key: str, existing: set) -> list:
+    """Returns the records with the ids as the ground truth writes them, if one writes 7 and the other "7"."""
+    if all(record[key] in existing for record in records):
         return records
-    spelling = {labels.whole(name): name for name in known}
+    spelling = {labels.whole(name): name for name in existing}
     return [
-        record if record[key] in known else {**record, key: spelling.get(labels.whole(record[key]), record[key])}
+        record if record[key] in existing else {**record, key: spelling.get(labels.whole(record[key]), record[key])}
         for record in records
     ]
 
 
 def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, crowdpose=False):
-    """A COCOeval after evaluate() and accumulate(), without what it prints.
+    """Returns a COCOeval after evaluate() and accumulate(), without printing its output.
 
-    With `crowdpose`, as CrowdPose's API has it: the file's word on who has keypoints, and all its categories.
+    With `crowdpose` it follows CrowdPose's API: the file's num_keypoints, and all categories of the file.
     """
     if engine not in get_args(Engine):
         raise ValueError(f"engine must be one of {', '.join(get_args(Engine))}, got {engine!r}")
     if max_people < 1:
         raise ValueError(f"max_people must be at least 1, got {max_people}")
-    known = {image["id"] for image in truth["images"]}
-    wanted = known if image_ids is None else _known_images(image_ids, known)
-    # pycocotools writes into what it gets, hence copies. All ids are numbered anew, in their order: pycocotools takes a match with
-    # the annotation of id 0 for none, and hotcoco knows no names and no negative or large numbers.
-    number = {name: i for i, name in enumerate(_in_order(known), start=1)}
+    existing = {image["id"] for image in truth["images"]}
+    wanted = existing if image_ids is None else _known_images(image_ids, existing)
+    # pycocotools writes into its input, hence the copies. All ids are renumbered in order: pycocotools takes a match
+    # with the annotation of id 0 for no match, and hotcoco accepts no names and no negative or large numbers.
+    number = {name: i for i, name in enumerate(_in_order(existing), start=1)}
     evaluated = truth["category_ids"] if crowdpose else [category["id"] for category in truth["categories"]]
     categories = {name: i for i, name in enumerate(evaluated, start=1)}
     annotations = [
@@ -436,7 +438,7 @@ def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, cr
     datasets = [{**shared, "annotations": a} for a in (annotations, detections)]
     with contextlib.redirect_stdout(io.StringIO()):
         fast = engine == "hotcoco" or (engine == "auto" and find_spec("hotcoco") is not None)
-        fast &= len(wanted) > 0  # hotcoco takes no images for all of them
+        fast &= len(wanted) > 0  # hotcoco takes an empty list for all images
         coco_eval = (_hotcoco if fast else _pycocotools)(*datasets)
         coco_eval.params.kpt_oks_sigmas = category_sigmas(sigmas, *truth["categories"])
         coco_eval.params.maxDets = [max_people]
@@ -447,7 +449,7 @@ def _evaluate(truth, records, *, sigmas, area, max_people, image_ids, engine, cr
 
 
 def _pycocotools(*datasets: dict[str, Any]):
-    """A COCOeval over ground truth and detections."""
+    """Returns a COCOeval over ground truth and detections."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -459,7 +461,7 @@ def _pycocotools(*datasets: dict[str, Any]):
 
 
 def _hotcoco(*datasets: dict[str, Any]):
-    """As `_pycocotools`, whose numbers it gives: a test holds them equal."""
+    """Does the same as `_pycocotools`, with equal numbers, which a test checks."""
     try:
         from hotcoco import COCO, COCOeval
     except ImportError as error:
@@ -468,7 +470,7 @@ def _hotcoco(*datasets: dict[str, Any]):
 
 
 def _detection(record: Mapping[str, Any], identifier: int, *, image_id: int, category_id: int) -> dict[str, Any]:
-    """A record as pycocotools' loadRes makes it: its area is that of the joints' bounding box."""
+    """Returns a record as pycocotools' loadRes makes it: its area is that of the joints' bounding box."""
     x, y = record["keypoints"][0::3], record["keypoints"][1::3]
     return {
         "id": identifier,
@@ -481,14 +483,14 @@ def _detection(record: Mapping[str, Any], identifier: int, *, image_id: int, cat
 
 
 def category_sigmas(sigmas: ArrayLike | None, category: Mapping[str, Any], *others: Mapping[str, Any]) -> np.ndarray:
-    """The sigmas given, checked, or those of the category: its own, or those that belong to its joints' names, ``(K,)``.
+    """Returns the given sigmas ``(K,)``, checked, or the categories' own, or those that belong to their joints' names.
 
     Raises:
-        ValueError: not K positive numbers; categories that have sigmas of their own, which differ.
+        ValueError: The sigmas are not K positive numbers, or the categories have different sigmas of their own.
     """
     if sigmas is None:
-        known = ("keypoints", "sigmas")
-        own = {Skeleton.from_coco_category({k: c[k] for k in known if k in c}).sigmas for c in (category, *others)}
+        keys = ("keypoints", "sigmas")
+        own = {Skeleton.from_coco_category({k: c[k] for k in keys if k in c}).sigmas for c in (category, *others)}
         if len(own) > 1:
             raise ValueError(
                 "the categories have different 'sigmas': give those to use (sigmas=, or --sigmas), or one category"
@@ -502,19 +504,21 @@ def category_sigmas(sigmas: ArrayLike | None, category: Mapping[str, Any], *othe
     return sigmas
 
 
-def _known_images(image_ids: Iterable[int | str], known: set[int | str]) -> set[int | str]:
+def _known_images(image_ids: Iterable[int | str], existing: set[int | str]) -> set[int | str]:
     wanted = set(image_ids)
-    if wanted - known:
-        raise ValueError(f"image_ids names images that the ground truth does not have: {_in_order(wanted - known)[:5]}")
+    if wanted - existing:
+        raise ValueError(
+            f"image_ids names images that the ground truth does not have: {_in_order(wanted - existing)[:5]}"
+        )
     return wanted
 
 
 def _in_order(ids: Iterable[int | str]) -> list[int | str]:
-    """Numbers by size, then names by their letters."""
+    """Sorts numbers by size, then names alphabetically."""
     return sorted(ids, key=lambda name: (isinstance(name, str), name))
 
 
 def _mean(values: np.ndarray) -> float:
-    """Over what exists: pycocotools writes -1 where there is no ground truth."""
+    """Averages the existing values: pycocotools writes -1 where there is no ground truth."""
     existing = values[values > -1]
     return float(existing.mean()) if existing.size else -1.0

@@ -1,4 +1,4 @@
-"""The command `jaxpose evaluate GROUND_TRUTH.json RESULTS.json`: the numbers of a result file, without JAX."""
+"""The command `jaxpose evaluate GROUND_TRUTH.json RESULTS.json`: the scores of a result file, without JAX."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ def main(
     crowdpose: bool = False,
     errors: bool = False,
 ) -> None:
-    """Score a result file: a table, then the same numbers as one line of JSON.
+    """Score a result file: print a table, then the same numbers as one line of JSON.
 
     Args:
-        ground_truth: COCO keypoint file; or MPII's gt_valid.mat, for PCKh, without options. Then the results need an
-            annotation_id each.
-        results: result file: a list of image_id, category_id, keypoints, score.
-        sigmas: OKS sigmas, one per keypoint; by default the category's own, else the published ones for COCO, CrowdPose and
-            MPII, else uniform.
-        area: area of a person: "auto", annotated where it is, else 0.53 of the box; "box", 0.53 of the box for all.
-        category_id: the category to score; the results of the file's others are left out. By default all that have
-            keypoints, if they have the same joints: the mean over them, and a table of each.
-        max_people: so many results of an image count.
-        crowdpose: CrowdPose's nine numbers instead of COCO's ten, and its classes' without placeholders for what is not
-            there; not with area, max_people, category_id.
-        errors: also where the errors are: by joint, by labelled joints, by occlusion, by size.
+        ground_truth: COCO keypoint file; or MPII's gt_valid.mat for PCKh, which takes no options and needs an
+            annotation_id in every result.
+        results: Result file: a list of image_id, category_id, keypoints, score.
+        sigmas: OKS sigmas, one per keypoint; by default the category's own, else the published ones for COCO, CrowdPose
+            and MPII, else uniform.
+        area: Area of a person: "auto" takes the annotated area, or 0.53 of the box if there is none; "box" takes 0.53 of
+            the box for all.
+        category_id: The category to score; results of the file's other categories are left out. By default all categories
+            with keypoints, if they have the same joints: their mean, and a table of each.
+        max_people: The largest number of results per image that count.
+        crowdpose: CrowdPose's nine numbers instead of COCO's ten, and those of its crowding classes without placeholders
+            for missing values; not with area, max_people, category_id.
+        errors: Also break the errors down by joint, by number of labelled joints, by occlusion and by size.
     """
     is_mpii = ground_truth.suffix == ".mat"
     if is_mpii and (sigmas, area, max_people, category_id, crowdpose, errors) != (None, "auto", 20, None, False, False):
-        raise ValueError(f"{ground_truth} is for PCKh, which has no options: leave them out")
+        raise ValueError(f"{ground_truth} is for PCKh, which takes no options: leave them out")
     if crowdpose and (area, max_people, category_id) != ("auto", 20, None):
         raise ValueError(
             "--crowdpose has its own rules for --area (box), --max-people (20) and --category-id (the only one): "

@@ -1,10 +1,10 @@
 """PCKh, MPII's metric, from predictions and ``gt_valid.mat``; without JAX.
 
-A joint is found where it is within a part of the head size of its label. The labels in the file count pixels from 1,
-predictions here count from 0 as everywhere in the library: the evaluation adds the pixel. The pelvis and the thorax
+A joint is correct if it lies within a fraction of the head size of its label. The labels in the file count pixels from 1,
+predictions here count from 0 as everywhere in the library, so the evaluation adds one pixel. The pelvis and the thorax
 take no part in means. Rates are fractions: PCKh@0.5 = 0.9 is what papers write as 90.
 
-Source: the evaluation of HRNet, which agrees with that of Integral Regression but for the threshold below.
+Source: the evaluation of HRNet, which agrees with that of Integral Regression except for the threshold below.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GROUPS = {
 """The rows of published tables, as indices of `jaxpose.skeleton.MPII16`: the rate of a pair is the mean of the two."""
 
 THRESHOLDS = np.arange(0, 0.51, 0.01)
-"""Of the curve, in head sizes: 0, 0.01, ..., 0.5. Index 10 is 0.10; HRNet's "Mean@0.1" is index 11."""
+"""The thresholds of the curve, in head sizes: 0, 0.01, ..., 0.5. Index 10 is 0.10; HRNet's "Mean@0.1" is index 11."""
 THRESHOLDS.setflags(write=False)
 
 JOINTS_OF_FILE = dict(
@@ -51,9 +51,9 @@ class Truth:
 
     Attributes:
         joints: ``(N, 16, 2)`` pixels counted from 1, as in the file.
-        where: ``(N, 16)`` bool: labelled.
+        where: ``(N, 16)`` bool, True for labelled joints.
         head_size: ``(N,)`` pixels: 0.6 of the diagonal of the head's box.
-        name: of the file, for messages.
+        name: The name of the file, for messages.
     """
 
     joints: np.ndarray
@@ -69,15 +69,15 @@ class Truth:
 
 
 def find_truth(folder: str | Path, split: str) -> Path:
-    """The file with the labels and head sizes of a split.
+    """Returns the path of the file with the labels and head sizes of a split.
 
     Args:
-        folder: of MPII: with S the split, ``annot/gt_S.mat`` (HRNet, Integral Regression), ``annotations/mpii_gt_S.mat``
-            (mmpose), or either in the folder itself. "val" and "valid" are one split.
-        split: published is the file of the validation split only.
+        folder: The folder of MPII: with S the split, ``annot/gt_S.mat`` (HRNet, Integral Regression),
+            ``annotations/mpii_gt_S.mat`` (mmpose), or either in the folder itself. "val" and "valid" are one split.
+        split: The split; only the file of the validation split is published.
 
     Raises:
-        FileNotFoundError: what was looked for, and what can be measured without it.
+        FileNotFoundError: There is no such file; the message lists the paths tried, and what can be measured without it.
 
     >>> find_truth("no_such_folder", "trainval")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -98,12 +98,13 @@ def find_truth(folder: str | Path, split: str) -> Path:
 
 
 def load_truth(path: str | Path) -> Truth:
-    """Read ``gt_valid.mat`` (``mpii_gt_val.mat`` is the same): pos_gt_src, jnt_missing, headboxes_src, dataset_joints.
+    """Reads ``gt_valid.mat`` (``mpii_gt_val.mat`` is the same): pos_gt_src, jnt_missing, headboxes_src, dataset_joints.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no MATLAB file (of version 5 to 7.2); an array that is missing or of another shape; other joints; no
-            labelled joint; a labelled person with joints or a head box that are not finite, or no head.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a MATLAB file (of version 5 to 7.2); an array is missing or has another shape; the
+            joints are not MPII's; no joint is labelled; a labelled person has no head, or joints or a head box that are
+            not finite.
 
     >>> load_truth("annot/gt_valid.mat")
     Traceback (most recent call last):
@@ -112,10 +113,10 @@ def load_truth(path: str | Path) -> Truth:
     arrays = _load_mat(Path(path))
     for field, shape in FIELDS.items():
         if field not in arrays:
-            there = sorted(name for name in arrays if not name.startswith("__"))
-            raise ValueError(f"{path} has no array {field!r} {shape}: it holds {there}; give MPII's gt_valid.mat")
+            names = sorted(name for name in arrays if not name.startswith("__"))
+            raise ValueError(f"{path} has no array {field!r} {shape}: it holds {names}; give MPII's gt_valid.mat")
     labels, missing, boxes = (np.asarray(arrays[field]) for field in FIELDS)
-    if labels.ndim == 2 and boxes.ndim == 2:  # of one person: MATLAB drops a last dimension of 1
+    if labels.ndim == 2 and boxes.ndim == 2:  # the file of one person: MATLAB drops a last dimension of 1
         labels, boxes = labels[..., None], boxes[..., None]
     people = labels.shape[-1]
     if labels.shape != (16, 2, people) or missing.shape != (16, people) or boxes.shape != (2, 2, people):
@@ -140,28 +141,28 @@ def load_truth(path: str | Path) -> Truth:
 def pckh(
     truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, *, on_missing: Literal["error", "wrong"] = "error"
 ) -> dict[str, float]:
-    """The numbers of MPII's tables, as fractions.
+    """Computes the numbers of MPII's tables, as fractions.
 
     Args:
-        truth: of `load_truth`.
+        truth: The labels, from `load_truth`.
         xy: ``(P, 16, 2)`` predictions in pixels of the image, counted from 0.
-        annotation_id: ``(P,)`` integers: whose they are, counted from 1 (`jaxpose.data.formats.mpii`).
-        on_missing: what becomes of labelled persons without a prediction: "error", or "wrong": their joints count as
-            not found, so the numbers can only be lower than those of a complete evaluation.
+        annotation_id: ``(P,)`` integers, the person of each prediction, counted from 1 (`jaxpose.data.formats.mpii`).
+        on_missing: The treatment of labelled persons without a prediction: "error", or "wrong", which counts their joints
+            as incorrect, so that the numbers can only be lower than those of a complete evaluation.
 
     Returns:
-        ``PCKh@0.5``: the mean over the labels of all joints but pelvis and thorax.
-        ``PCKh@0.5_head``, ``_shoulder``, ``_elbow``, ``_wrist``, ``_hip``, ``_knee``, ``_ankle``: by `GROUPS`; one
-        without any label is left out.
-        ``PCKh@0.1``: at 0.10, a distance of exactly that included; as Integral Regression. (mmpose: not included.)
-        ``hrnet_mean_at_0.1``: PCKh at 0.11, which is what HRNet's evaluation prints as "Mean@0.1"; to compare with
-        tables made by that code, and with nothing else.
-        ``AUC``: the mean of PCKh over the 51 thresholds 0, 0.01, ..., 0.5. The papers define it as the mean over 0 to
+        ``PCKh@0.5``: The mean over the labels of all joints but pelvis and thorax.
+        ``PCKh@0.5_head``, ``_shoulder``, ``_elbow``, ``_wrist``, ``_hip``, ``_knee``, ``_ankle``: The rates of
+        `GROUPS`; a group without labels is left out.
+        ``PCKh@0.1``: The rate at 0.10, including a distance of exactly that, as Integral Regression. (mmpose excludes
+        it.) ``hrnet_mean_at_0.1``: PCKh at 0.11, which HRNet's evaluation prints as "Mean@0.1"; compare it only with
+        tables made by that code.
+        ``AUC``: The mean of PCKh over the 51 thresholds 0, 0.01, ..., 0.5. The papers define it as the mean over 0 to
         0.5; no published code prints it.
 
     Raises:
-        ValueError: wrong shapes; predictions that are not finite; an annotation that the truth does not have, or twice;
-            labelled persons without a prediction.
+        ValueError: Shapes are wrong; predictions are not finite; an annotation occurs twice or is not in the truth; or
+            labelled persons have no prediction.
 
     >>> truth = Truth(joints=np.full((2, 16, 2), 11.0), where=np.ones((2, 16), bool), head_size=np.array([10.0, 10.0]))
     >>> scores = pckh(truth, np.stack([np.full((16, 2), 10.0), np.full((16, 2), 12.0)]), [1, 2])
@@ -183,9 +184,10 @@ def pckh(
 def pckh_curve(
     truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, *, on_missing: Literal["error", "wrong"] = "error"
 ) -> dict[str, np.ndarray]:
-    """PCKh over the threshold, to draw: "threshold" (`THRESHOLDS`), "mean", and one entry for each of `GROUPS`.
+    """Computes PCKh over the threshold, to plot: "threshold" (`THRESHOLDS`), "mean", and one entry for each of `GROUPS`.
 
-    Arguments and errors as `pckh`. All ``(51,)``, NaN where a group has no label; the mean of "mean" is the AUC.
+    Arguments and errors are those of `pckh`. All are ``(51,)``, NaN if a group has no label; the mean of "mean" is the
+    AUC.
 
     >>> truth = Truth(joints=np.full((1, 16, 2), 1.0), where=np.ones((1, 16), bool), head_size=np.array([10.0]))
     >>> pckh_curve(truth, np.full((1, 16, 2), [3.0, 0.0]), [1])["mean"][[29, 31]]
@@ -202,13 +204,13 @@ def pckh_curve(
 def from_results(
     truth: Truth, records: Iterable[Mapping[str, Any]], *, on_missing: Literal["error", "wrong"] = "error"
 ) -> dict[str, float]:
-    """`pckh` of result records (`jaxpose.evaluation.results`), which have to say whose they are: annotation_id.
+    """Computes `pckh` of result records (`jaxpose.evaluation.results`), which must have an annotation_id.
 
-    Of several records for one person the best-scored counts. OKS-NMS must not have thinned them out: PCKh is of given
-    persons.
+    Of several records for one person the best-scored counts. The records must not have passed OKS-NMS, because PCKh
+    needs a prediction for every person.
 
     Raises:
-        ValueError: as `pckh`; a record without annotation_id, or with another number of keypoints than 16.
+        ValueError: The same as for `pckh`, or a record has no annotation_id, or not 16 keypoints.
 
     >>> truth = Truth(joints=np.full((1, 16, 2), 1.0), where=np.ones((1, 16), bool), head_size=np.array([10.0]))
     >>> from_results(truth, [{"annotation_id": 1, "score": 1.0, "keypoints": [0.0, 0.0, 1.0] * 16}])["PCKh@0.5"]
@@ -218,13 +220,13 @@ def from_results(
     for row, record in enumerate(records):
         if "annotation_id" not in record:
             raise ValueError(
-                f"record {row} has no annotation_id: PCKh needs to know whose each prediction is, so the boxes must be those "
+                f"record {row} has no annotation_id: PCKh needs the person of each prediction, so the boxes must be those "
                 "of the annotations, not a detector's"
             )
         if len(record["keypoints"]) != 3 * MPII16.num_joints:
             raise ValueError(f"record {row} has {len(record['keypoints'])} numbers in 'keypoints', MPII needs 48")
-        kept = best.setdefault(record["annotation_id"], record)
-        if record["score"] > kept["score"]:
+        best_so_far = best.setdefault(record["annotation_id"], record)
+        if record["score"] > best_so_far["score"]:
             best[record["annotation_id"]] = record
     points = np.array([record["keypoints"] for record in best.values()], np.float64).reshape(-1, MPII16.num_joints, 3)
     return pckh(truth, points[..., :2], np.array(list(best), np.int64), on_missing=on_missing)
@@ -234,7 +236,7 @@ def from_results(
 
 
 def _load_mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat  # scipy comes with jax; here, so that the other evaluations do without
+    from scipy.io import loadmat  # scipy comes with jax; imported here so that other evaluations do not need it
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)")
@@ -242,12 +244,12 @@ def _load_mat(path: Path) -> dict[str, Any]:
         return loadmat(path)
     except NotImplementedError:
         raise ValueError(f"{path} is a MATLAB file of version 7.3: save it as version 7 (save -v7)") from None
-    except Exception as error:  # what loadmat raises on other files depends on the bytes
+    except Exception as error:  # loadmat raises different errors, depending on the bytes
         raise ValueError(f"{path} is not a MATLAB file ({error}): is it complete?") from None
 
 
 def _check_names(names: Any, path: str | Path) -> None:
-    """The joints are those of `JOINTS_OF_FILE`, each in its place; a file that does not name them is believed."""
+    """Checks that the joints are those of `JOINTS_OF_FILE`, in order; a file without names is accepted."""
     if names is None:
         return
     got = [str(np.asarray(name).squeeze()).strip() for name in np.asarray(names).ravel()]
@@ -257,7 +259,7 @@ def _check_names(names: Any, path: str | Path) -> None:
 
 
 def _aligned(truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, on_missing: str) -> dict[str, np.ndarray]:
-    """What `jaxpose.metrics.pckh` takes, one row for each labelled person."""
+    """Returns the arguments of `jaxpose.metrics.pckh`, one row for each labelled person."""
     if on_missing not in ("error", "wrong"):
         raise ValueError(f"on_missing must be 'error' or 'wrong', got {on_missing!r}")
     xy, ids = np.asarray(xy, np.float64), np.asarray(annotation_id)
@@ -276,7 +278,9 @@ def _aligned(truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, on_missing: 
         )
     numbers, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"annotation_id {numbers[counts > 1][0]} occurs {counts.max()} times: one prediction for each")
+        raise ValueError(
+            f"annotation_id {numbers[counts > 1][0]} occurs {counts.max()} times: expected one prediction each"
+        )
     finite = np.isfinite(xy).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"the prediction of annotation_id {ids[~finite][0]} is not finite")
@@ -287,8 +291,8 @@ def _aligned(truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, on_missing: 
     if absent.any() and on_missing == "error":
         raise ValueError(
             f"{int(absent.sum())} of {int(labelled.sum())} labelled persons of {truth.name} have no prediction (the first: "
-            f"annotation_id {np.flatnonzero(absent)[0] + 1}). PCKh is of all of them: predict the whole split, without "
-            "OKS-NMS and with no sample left out, or count them as not found (on_missing='wrong')"
+            f"annotation_id {np.flatnonzero(absent)[0] + 1}). PCKh counts all of them: predict the whole split, without "
+            "OKS-NMS and without leaving out samples, or count them as incorrect (on_missing='wrong')"
         )
     pred[absent] = np.inf
     return {
@@ -300,6 +304,6 @@ def _aligned(truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, on_missing: 
 
 
 def _of_group(rates: metrics.JointRates, joints: tuple[int, ...]) -> float:
-    """The mean of the rates of its joints, NaN where none is labelled."""
+    """Returns the mean of the rates of some joints, NaN if none is labelled."""
     values = [float(rates.per_joint[k]) for k in joints if rates.count[k]]
     return float(np.mean(values)) if values else float("nan")

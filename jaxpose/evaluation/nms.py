@@ -1,4 +1,4 @@
-"""OKS non-maximum suppression: of two poses that are nearly the same, the one with the lower score goes."""
+"""OKS non-maximum suppression: of two poses that are nearly the same, the one with the lower score is removed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def oks_nms(
     visibility_threshold: float | None = None,
     variant: Variant = "mmpose",
 ) -> np.ndarray:
-    """Greedy suppression: the best pose stays, those with an OKS above `threshold` to it go; again with what is left.
+    """Greedy suppression: keep the best pose, remove poses whose OKS with it exceeds `threshold`, repeat with the rest.
 
     Args:
-        poses: ``(N, K, 3)``: x, y in image pixels, confidence. One image, one category.
-        scores: ``(N,)``.
-        areas: ``(N,)`` square pixels; the OKS of two poses uses the mean of theirs. The published pipelines take the
-            area of the padded crop.
-        sigmas: ``(K,)``.
-        threshold: an OKS; 0.9 in the published configurations.
-        visibility_threshold: None: all joints count in the OKS, whatever their confidence, as in the published
-            configurations. A number: those with a confidence above it.
-        variant: which joints `visibility_threshold` leaves: "mmpose", those confident in both poses; "hrnet", those
-            confident in the pose under test only, as HRNet's and RLE's code does by joining two lists with ``and``.
+        poses: ``(N, K, 3)``: x, y in image pixels, confidence; one image, one category.
+        scores: ``(N,)`` scores of the poses.
+        areas: ``(N,)`` areas in square pixels; the OKS of two poses uses the mean of theirs. The published pipelines take
+            the area of the padded crop.
+        sigmas: ``(K,)`` OKS sigmas.
+        threshold: The OKS above which a pose is removed; 0.9 in the published configurations.
+        visibility_threshold: The confidence above which a joint counts in the OKS. With None all joints count, whatever
+            their confidence, as in the published configurations.
+        variant: The rule for joints above `visibility_threshold`: "mmpose" counts those confident in both poses; "hrnet"
+            those confident in the pose under test only, as HRNet's and RLE's code does by joining two lists with ``and``.
 
     Returns:
-        Indices of the poses that stay, best score first (of equal scores, the first).
+        Indices of the remaining poses, best score first (among equal scores, the first).
 
     >>> poses = np.zeros((2, 17, 3))
     >>> oks_nms(poses, [0.3, 0.7], [100.0, 100.0], sigmas=np.full(17, 0.1))
@@ -45,13 +45,13 @@ def oks_nms(
     """
     poses, scores, areas, sigmas = _checked(poses, scores, areas, sigmas, threshold, variant)
     order = np.argsort(-scores, kind="stable")
-    kept = []
+    remaining = []
     while order.size:
         best, order = order[0], order[1:]
-        kept.append(best)
+        remaining.append(best)
         overlap = _oks_to(poses, areas, best, order, sigmas, visibility_threshold, variant)
         order = order[overlap <= threshold]
-    return np.asarray(kept, np.int64)
+    return np.asarray(remaining, np.int64)
 
 
 def soft_oks_nms(
@@ -66,18 +66,19 @@ def soft_oks_nms(
     visibility_threshold: float | None = None,
     variant: Variant = "mmpose",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Soft suppression: each chosen pose lowers the scores of the poses that overlap it, none is dropped outright.
+    """Soft suppression: each selected pose lowers the scores of the poses that overlap it; none is removed outright.
 
     "gaussian": score * exp(-OKS^2 / threshold). "linear": score * (1 - OKS) where OKS >= threshold.
 
-    What is not named here is as in `oks_nms`.
+    Arguments that are not listed here are the same as in `oks_nms`.
 
     Args:
-        max_people: how many poses are chosen at most.
+        max_people: The largest number of poses to select.
+        decay: The rule above, "gaussian" or "linear".
 
     Returns:
-        ``(indices, scores)``: the chosen poses in the order of choice, and the lowered score that each was chosen at.
-        The published pipelines keep the indices only and write the scores that the poses came with.
+        ``(indices, scores)``: the selected poses in the order of selection, and the lowered score of each at that time.
+        The published pipelines keep the indices only and write the original scores.
 
     >>> poses = np.zeros((2, 17, 3))
     >>> indices, lowered = soft_oks_nms(poses, [0.3, 0.7], [100.0, 100.0], sigmas=np.full(17, 0.1))
@@ -87,23 +88,23 @@ def soft_oks_nms(
     poses, scores, areas, sigmas = _checked(poses, scores, areas, sigmas, threshold, variant)
     if max_people < 1:
         raise ValueError(f"max_people must be at least 1, got {max_people}")
-    left, chosen, chosen_scores = np.argsort(-scores, kind="stable"), [], []
+    left, selected, selected_scores = np.argsort(-scores, kind="stable"), [], []
     scores = scores[left]
-    while left.size and len(chosen) < max_people:
+    while left.size and len(selected) < max_people:
         best, left = left[0], left[1:]
-        chosen.append(best)
-        chosen_scores.append(scores[0])
+        selected.append(best)
+        selected_scores.append(scores[0])
         overlap = _oks_to(poses, areas, best, left, sigmas, visibility_threshold, variant)
         scores = lower_scores(overlap, scores[1:], threshold=threshold, decay=decay)
         order = np.argsort(-scores, kind="stable")
         left, scores = left[order], scores[order]
-    return np.asarray(chosen, np.int64), np.asarray(chosen_scores, np.float64)
+    return np.asarray(selected, np.int64), np.asarray(selected_scores, np.float64)
 
 
 def lower_scores(
     overlap: np.ndarray, scores: np.ndarray, *, threshold: float, decay: Literal["gaussian", "linear"]
 ) -> np.ndarray:
-    """The scores after a pose was chosen that has these overlaps with theirs; both ``(N,)``, as `soft_oks_nms` says.
+    """Lowers scores ``(N,)`` after a selected pose with these overlaps ``(N,)``, as in `soft_oks_nms`.
 
     >>> lower_scores(np.array([0.2, 0.5]), np.array([1.0, 1.0]), threshold=0.3, decay="linear")
     array([1. , 0.5])
@@ -123,10 +124,10 @@ def pairwise_oks(
     visibility_threshold: float | None = None,
     variant: Variant = "mmpose",
 ) -> np.ndarray:
-    """OKS of each of N poses (rows) to each (columns), as the suppression sees it; arguments as `oks_nms`.
+    """OKS of each of N poses (rows) with each (columns), as the suppression computes it; arguments as in `oks_nms`.
 
     Returns:
-        ``(N, N)``.
+        ``(N, N)`` OKS.
 
     >>> pairwise_oks(np.zeros((2, 17, 3)), [100.0, 100.0], sigmas=np.full(17, 0.1))
     array([[1., 1.],
@@ -140,7 +141,7 @@ def pairwise_oks(
 
 
 def _oks_to(poses, areas, one: int, others: np.ndarray, sigmas, visibility_threshold, variant: str) -> np.ndarray:
-    """OKS of pose `one` to each of `others`, (len(others),); 0 where no joint counts."""
+    """Returns the OKS of pose `one` with each of `others`, (len(others),); 0 where no joint counts."""
     squared = ((poses[others, :, :2] - poses[one, :, :2]) ** 2).sum(axis=-1)
     area = (areas[one] + areas[others]) / 2 + np.spacing(1)
     similarity = np.exp(-squared / (2 * sigmas) ** 2 / area[:, None] / 2)
@@ -164,7 +165,7 @@ def _checked(poses, scores, areas, sigmas, threshold, variant) -> tuple[np.ndarr
             raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
     finite = np.isfinite(poses).all(axis=(1, 2))
     if not finite.all():
-        raise ValueError(f"pose {np.flatnonzero(~finite)[0]} holds what is no finite number")
+        raise ValueError(f"pose {np.flatnonzero(~finite)[0]} holds a number that is not finite")
     if not (areas >= 0).all() or not (sigmas > 0).all():
         raise ValueError("areas must not be negative and sigmas must be positive")
     if not threshold > 0:

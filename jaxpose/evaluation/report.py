@@ -1,8 +1,8 @@
-"""Where the errors are: EPE by joint, by number of labelled joints, by occlusion and by size; confidence against OKS.
+"""A breakdown of the errors: EPE by joint, by number of labelled joints, by occlusion and by size; confidence against OKS.
 
 `from_results` works on files, `details` on arrays. The groups are those of Gu et al. 2021 (Removing the Bias of
-Integral Pose Regression), table 1; the correlation is that of Li et al. 2021 (RLE), table 4. A prediction is held
-against the person it is meant for, so these numbers belong to evaluation on ground-truth boxes (or to matched ones).
+Integral Pose Regression), table 1; the correlation is that of Li et al. 2021 (RLE), table 4. A prediction is compared
+with the person it is meant for, so these numbers belong to evaluation on ground-truth boxes (or to matched ones).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["details", "from_results", "of_cases", "text"]
 
 # Bins as name -> (lower, upper): lower <= value < upper.
 JOINT_BINS = {"1-5 joints": (1, 6), "6-10 joints": (6, 11), "11+ joints": (11, np.inf)}
-"""By the number of labelled joints; table 1 has [0, 5], [6, 10], [11, 17], and a person without any has no error."""
+"""Bins of the number of labelled joints. Table 1 has [0, 5], [6, 10], [11, 17]; without labelled joints there is no error."""
 SIZE_BINS = {
     "below 32^2": (0, 32),
     "32^2 to 64^2": (32, 64),
@@ -28,41 +28,42 @@ SIZE_BINS = {
     "96^2 to 128^2": (96, 128),
     "from 128^2": (128, np.inf),
 }
-"""By the square root of the area of the person's box, in image pixels."""
+"""Bins of the square root of the area of the person's box, in image pixels."""
 OCCLUSION_BINS = {
     "below 10% occluded": (0, 0.1),
     "10% to 50% occluded": (0.1, np.nextafter(0.5, 1)),
     "above 50% occluded": (np.nextafter(0.5, 1), np.inf),
 }
-"""By the share of occluded joints (visibility 1) among the labelled ones."""
+"""Bins of the share of occluded joints (visibility 1) among the labelled ones."""
 BOX_PARTS = (0.05, 0.1)
-"""Of the box's longer side: errors that count as right in PCK, which needs no OKS sigmas."""
+"""Errors below these fractions of the box's longer side count as correct in PCK, which needs no OKS sigmas."""
 
 
 def details(
     predictions: Mapping[str, ArrayLike], *, sigmas: ArrayLike, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Errors of N predictions, each beside the person it is meant for.
+    """Errors of N predictions, each compared with the person it is meant for.
 
     Args:
-        predictions: in image pixels,
-            xy ``(N, K, 2)`` and confidence ``(N, K)``: predicted;
-            joints ``(N, K, 2)``, visibility ``(N, K)`` (0 unlabelled, 1 occluded, 2 visible), box ``(N, 4)`` x, y, w,
-            h, area ``(N,)``: annotated. Other entries are not read.
+        predictions: Arrays in image pixels; other entries are not read.
+            Predicted: xy ``(N, K, 2)`` and confidence ``(N, K)``.
+            Annotated: joints ``(N, K, 2)``, visibility ``(N, K)`` (0 unlabelled, 1 occluded, 2 visible), box ``(N, 4)``
+            x, y, w, h, and area ``(N,)``.
         sigmas: ``(K,)`` OKS sigmas.
-        names: K names of the joints.
+        names: The K names of the joints; None numbers them.
 
     Returns:
         Plain numbers, ready for JSON:
-        summary: people, joints, EPE (the mean over labelled joints, image pixels), EPE_visible, EPE_occluded, PCK@0.05 and
-            PCK@0.1 (the share of the labelled joints with an error below that part of the box's longer side), OKS (the
-            mean over people), pearson (of a person's mean confidence with the OKS). What is undefined is left out.
+        summary: people, joints, EPE (the mean over labelled joints, image pixels), EPE_visible, EPE_occluded, PCK@0.05
+            and PCK@0.1 (the share of the labelled joints with an error below that fraction of the box's longer side),
+            OKS (the mean over people), pearson (of a person's mean confidence with the OKS). Undefined numbers are left
+            out.
         per_joint: name -> count, EPE.
-        size_by_joints, occlusion_by_joints: row -> column -> people, joints, EPE (None where there is nothing), with
-            "all" as the last row and column; table 1 of Gu et al.
+        size_by_joints, occlusion_by_joints: row -> column -> people, joints, EPE (None for an empty cell), with "all" as
+            the last row and column; table 1 of Gu et al.
 
     Raises:
-        ValueError: an array is missing, shapes do not fit, a prediction is not finite.
+        ValueError: An array is missing, shapes do not fit, or a prediction is not finite.
 
     >>> people = dict(xy=np.zeros((1, 2, 2)), confidence=np.ones((1, 2)), joints=np.full((1, 2, 2), [3.0, 4.0]))
     >>> people |= dict(visibility=np.array([[2, 1]]), box=np.array([[0, 0, 40, 40]]), area=np.array([1600]))
@@ -111,25 +112,25 @@ def from_results(
     category_id: int | None = None,
     min_oks: float = 0.1,
 ) -> dict[str, Any]:
-    """`details` of a result file against a COCO keypoint file, of the pairs that `jaxpose.evaluation.cases.compare` finds.
+    """Returns `details` of the pairs that `jaxpose.evaluation.cases.compare` makes of a result file and a ground truth.
 
-    Args and errors as there.
+    Arguments and errors are those of `compare`.
 
     Returns:
-        `details`, and ``matched``: how many of ``people`` and of ``results`` were held against one another.
+        `details`, and ``matched``: the numbers of ``people``, ``results`` and ``pairs``.
     """
-    found, truth = cases.compare(ground_truth, results, sigmas=sigmas, category_id=category_id, min_oks=min_oks)
-    return of_cases(found, truth, sigmas=sigmas)
+    all_cases, truth = cases.compare(ground_truth, results, sigmas=sigmas, category_id=category_id, min_oks=min_oks)
+    return of_cases(all_cases, truth, sigmas=sigmas)
 
 
 def of_cases(
-    found: Sequence[cases.Case], truth: Mapping[str, Any], *, sigmas: ArrayLike | None = None
+    all_cases: Sequence[cases.Case], truth: Mapping[str, Any], *, sigmas: ArrayLike | None = None
 ) -> dict[str, Any]:
-    """As `from_results`, of what `jaxpose.evaluation.cases.compare` returned.
+    """Returns the same as `from_results`, from the pairs of `jaxpose.evaluation.cases.compare`.
 
     Args:
-        found, truth: what it returned.
-        sigmas: as there.
+        all_cases, truth: The two values that `compare` returned.
+        sigmas: The same as for `compare`.
 
     >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "keypoints": [10, 20, 2]}
     >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
@@ -137,7 +138,7 @@ def of_cases(
     {'people': 1, 'results': 0, 'pairs': 0}
     """
     sigmas = coco.category_sigmas(sigmas, *truth["categories"])
-    pairs = [case for case in found if case.kind == "matched"]
+    pairs = [case for case in all_cases if case.kind == "matched"]
     num_joints = len(sigmas)
     predicted = np.array([case.found for case in pairs], np.float64).reshape(-1, num_joints, 3)
     annotated = np.array([case.truth for case in pairs], np.float64).reshape(-1, num_joints, 3)
@@ -149,14 +150,14 @@ def of_cases(
         "box": np.array([case.person["bbox"] for case in pairs], np.float64).reshape(-1, 4),
         "area": np.array([coco.area_of(case.person) for case in pairs], np.float64),
     }
-    missed = sum(case.kind == "missed" for case in found)
-    besides = sum(case.kind == "unmatched" for case in found)
-    matched = {"people": len(pairs) + missed, "results": len(pairs) + besides, "pairs": len(pairs)}
+    missed = sum(case.kind == "missed" for case in all_cases)
+    unmatched = sum(case.kind == "unmatched" for case in all_cases)
+    matched = {"people": len(pairs) + missed, "results": len(pairs) + unmatched, "pairs": len(pairs)}
     return details(arrays, sigmas=sigmas, names=truth["category"]["keypoints"]) | {"matched": matched}
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """A report of `details` or `from_results` as lines to read."""
+    """Formats a report of `details` or `from_results` as text."""
     lines = []
     if "matched" in report:
         lines.append("{pairs} of {people} people and {results} results matched".format(**report["matched"]))
@@ -165,7 +166,9 @@ def text(report: Mapping[str, Any]) -> str:
         rows = report[title]
         columns = list(next(iter(rows.values())))
         lines += ["", "EPE in pixels (people)".ljust(24) + "".join(f"{column:>18s}" for column in columns)]
-        lines += [f"{row:24s}" + "".join(f"{_shown(cells[c]):>18s}" for c in columns) for row, cells in rows.items()]
+        lines += [
+            f"{row:24s}" + "".join(f"{_format_cell(cells[c]):>18s}" for c in columns) for row, cells in rows.items()
+        ]
     lines += ["", "joint".ljust(24) + f"{'EPE':>10s}{'labels':>10s}"]
     for name, joint in report["per_joint"].items():
         epe = "-" if joint["EPE"] is None else f"{joint['EPE']:.2f}"
@@ -173,7 +176,7 @@ def text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shown(cell: Mapping[str, Any]) -> str:
+def _format_cell(cell: Mapping[str, Any]) -> str:
     return "-" if cell["EPE"] is None else f"{cell['EPE']:.2f} ({cell['people']})"
 
 
@@ -199,7 +202,7 @@ def _arrays(predictions: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
 
 
 def _bins(values: np.ndarray, bins: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
-    """name -> which rows (N,) bool; and "all"."""
+    """Maps each bin, and "all", to a mask of its rows (N,)."""
     return {name: (values >= low) & (values < high) for name, (low, high) in bins.items()} | {
         "all": np.ones(len(values), bool)
     }
@@ -212,7 +215,7 @@ def _table(error, labelled, rows: Mapping[str, np.ndarray], columns: Mapping[str
 
 
 def _within(error: np.ndarray, labelled: np.ndarray, box: np.ndarray, part: float) -> float | None:
-    """The share of the labelled joints whose error is below `part` of the longer side of their box."""
+    """Returns the share of the labelled joints whose error is below `part` of the longer side of their box."""
     right = error < part * box[:, None, 2:].max(-1)
     return float(right[labelled].mean()) if labelled.any() else None
 

@@ -1,18 +1,18 @@
-"""Result records, as the COCO server takes them: a list with one dictionary per predicted person.
+"""Result records in the form that the COCO server takes: a list with one dictionary per predicted person.
 
-    image_id, category_id   whose
+    image_id, category_id   the image and category of the person
     keypoints               [x1, y1, c1, ..., xK, yK, cK]: image pixels, pixel centres at integers; confidence
-    score                   of the person: what average precision sorts by
+    score                   the score of the person, by which average precision sorts
 
-and, where known,
+and, if known,
 
-    bbox_score              of the box, before rescoring
-    box                     [x, y, w, h] that the person was found in
-    area                    of the crop in square image pixels, for OKS-NMS
-    annotation_id           of the ground truth whose box was used
+    bbox_score              the score of the box, before rescoring
+    box                     [x, y, w, h] of the box that was given to the net
+    area                    the area of the crop in square image pixels, for OKS-NMS
+    annotation_id           the annotation of the ground truth whose box was used
 
-The server reads the first four. ``box`` is not called ``bbox`` on purpose: pycocotools takes a list whose first record
-has a ``bbox`` for box detections and then measures the persons' sizes otherwise.
+The server reads the first four. ``box`` is deliberately not called ``bbox``: pycocotools takes a list whose first record
+has a ``bbox`` for box detections and then measures the persons' sizes differently.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ def from_predictions(
     category_id: ArrayLike = 1,
     rescore: Rule = "box+mean+max",
 ) -> list[Record]:
-    """Records of N persons.
+    """Builds the records of N persons.
 
     Args:
         xy: ``(N, K, 2)`` image pixels.
-        confidence: ``(N, K)``.
+        confidence: ``(N, K)`` confidences of the joints.
         image_id: ``(N,)`` integers.
-        box_score: ``(N,)``, or None for 1 (ground-truth boxes).
+        box_score: ``(N,)`` scores of the boxes, or None for 1 (ground-truth boxes).
         box: ``(N, 4)`` x, y, w, h, or None.
-        area: ``(N,)`` area of the crop, needed by `suppress`, or None.
-        annotation_id: ``(N,)`` integers, or None; only where the boxes are those of annotations.
-        category_id: of the persons in the ground truth (1 in COCO): one, or ``(N,)``.
-        rescore: how the person's score is made, see `person_score`.
+        area: ``(N,)`` areas of the crops, needed by `suppress`, or None.
+        annotation_id: ``(N,)`` integers, or None; only if the boxes are those of annotations.
+        category_id: The category of the persons in the ground truth (1 in COCO): one number, or ``(N,)``.
+        rescore: The rule for the person's score, see `person_score`.
 
     Raises:
-        ValueError: shapes that do not fit; anything that is NaN or infinite, naming the image.
+        ValueError: Shapes do not fit, or a value is NaN or infinite; the message names the image.
 
     >>> records = from_predictions(np.zeros((1, 2, 2)), np.full((1, 2), 0.5), image_id=[7])
     >>> records[0]["keypoints"], records[0]["score"]
@@ -112,18 +112,20 @@ def from_predictions(
 def person_score(
     confidence: ArrayLike, box_score: ArrayLike, *, rule: Rule = "box+mean+max", threshold: float = 0.2
 ) -> np.ndarray:
-    """The score of a person from those of the joints and of the box.
+    """Computes the score of a person from those of the joints and of the box.
 
         box+mean+max   box + mean of the joints + largest of the joints: official RLE, mmpose's "bbox_rle"
         box*mean       box * mean of the joints above `threshold` (0 if there is none): HRNet, mmpose's "bbox_keypoint"
         box            box alone
 
     Args:
-        confidence: ``(..., K)``.
-        box_score: ``(...)``.
+        confidence: ``(..., K)`` confidences of the joints.
+        box_score: ``(...)`` scores of the boxes.
+        rule: The rule, one of those above.
+        threshold: The confidence above which a joint counts in "box*mean".
 
     Returns:
-        ``(...)``.
+        ``(...)`` scores.
 
     >>> float(person_score([0.1, 0.5, 0.7], 0.5, rule="box*mean")), float(person_score([0.1, 0.5, 0.6], 0.5))
     (0.3, 1.5)
@@ -145,7 +147,7 @@ def person_score(
 
 
 def rescore(records: Sequence[Mapping[str, Any]], *, rule: Rule, threshold: float = 0.2) -> list[Record]:
-    """New records whose score follows `rule`, from the joints and the ``bbox_score`` in them (`person_score`).
+    """Returns new records whose score follows `rule`, from their joints and their ``bbox_score`` (`person_score`).
 
     >>> record = {"image_id": 1, "category_id": 1, "keypoints": [0.0, 0.0, 0.5], "score": 0.0, "bbox_score": 0.8}
     >>> rescore([record], rule="box*mean")[0]["score"]
@@ -154,7 +156,7 @@ def rescore(records: Sequence[Mapping[str, Any]], *, rule: Rule, threshold: floa
     rescored = []
     for i, record in enumerate(records):
         if "bbox_score" not in record:
-            raise ValueError(f"result {i} has no 'bbox_score' to make a score from; keys {sorted(record)}")
+            raise ValueError(f"result {i} has no 'bbox_score', which rescoring needs; keys {sorted(record)}")
         confidence = np.asarray(record["keypoints"], np.float64)[2::3]
         score = person_score(confidence, record["bbox_score"], rule=rule, threshold=threshold)
         rescored.append({**record, "score": float(score)})
@@ -169,17 +171,18 @@ def suppress(
     soft: bool = False,
     max_people: int = 20,
 ) -> list[Record]:
-    """OKS-NMS in every image: `jaxpose.evaluation.oks_nms`, or `soft_oks_nms` with `soft`.
+    """Applies OKS-NMS in every image: `jaxpose.evaluation.oks_nms`, or `soft_oks_nms` with `soft`.
 
     Args:
-        records: with ``area``.
-        sigmas: ``(K,)``.
-        threshold: an OKS.
-        soft: choose at most `max_people` by decaying scores. The records keep the scores that they came with, as in the
-            published pipelines.
+        records: Records with an ``area``.
+        sigmas: ``(K,)`` OKS sigmas.
+        threshold: The OKS above which a pose is removed.
+        soft: Select at most `max_people` by decaying scores. The records keep their original scores, as in the published
+            pipelines.
+        max_people: The largest number of records per image, with `soft`.
 
     Returns:
-        The records that stay: images in the order of their first record, best first within an image.
+        The remaining records: images in the order of their first record, best first within an image.
 
     >>> twice = from_predictions(np.zeros((2, 1, 2)), [[0.5], [0.9]], image_id=[7, 7], area=[100, 100])
     >>> [record["score"] for record in suppress(twice, sigmas=[0.1])]
@@ -190,7 +193,7 @@ def suppress(
         if "area" not in record:
             raise ValueError(f"result {i} has no 'area', which OKS-NMS needs; keys {sorted(record)}")
         by_image.setdefault((record["image_id"], record["category_id"]), []).append(record)
-    kept = []
+    remaining = []
     for group in by_image.values():
         poses = np.array([record["keypoints"] for record in group], np.float64).reshape(len(group), -1, 3)
         scores, areas = ([record[name] for record in group] for name in ("score", "area"))
@@ -199,15 +202,15 @@ def suppress(
             indices, _ = soft_oks_nms(poses, scores, areas, **options)
         else:
             indices = oks_nms(poses, scores, areas, sigmas=sigmas, threshold=threshold)
-        kept += [dict(group[i]) for i in indices]
-    return kept
+        remaining += [dict(group[i]) for i in indices]
+    return remaining
 
 
 def write(records: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Checks records and writes them as JSON, atomically: readers see either the old file or the complete new one.
 
     Raises:
-        ValueError: a record that the COCO server would not take (`check`).
+        ValueError: A record would not be accepted by the COCO server (`check`).
     """
     records = list(records)
     check(records)
@@ -218,12 +221,12 @@ def read(path: str | os.PathLike, *, num_joints: int | None = None) -> list[Reco
     """Reads records from a JSON file and checks them.
 
     Args:
-        path: the result file.
-        num_joints: K of the ground truth, which every record must have; None accepts any.
+        path: The result file.
+        num_joints: The number of joints in the ground truth, which every record must have; None accepts any.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is not JSON, not a list, or has a bad record (`check`); the message names the file.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not JSON, not a list, or has a bad record (`check`); the message names the file.
     """
     records = files.read_json(path, "result file")
     try:
@@ -234,7 +237,7 @@ def read(path: str | os.PathLike, *, num_joints: int | None = None) -> list[Reco
 
 
 def check(records: Any, *, num_joints: int | None = None) -> None:
-    """Raise ValueError, naming the record and the fault, unless these are records that COCO's evaluation can read.
+    """Raises a ValueError that names the record and the fault, unless COCO's evaluation can read these records.
 
     >>> check([{"image_id": 7, "category_id": 1, "keypoints": [0.0, 0.0, 0.5], "score": 1.0}], num_joints=1)
     """
@@ -260,12 +263,12 @@ def check(records: Any, *, num_joints: int | None = None) -> None:
             bad = [value for value in values if not files.is_number(value)]
             if bad:
                 raise ValueError(
-                    f"result {i} (image {record['image_id']}): '{name}' holds {bad[0]!r:.100}, no finite Python number"
+                    f"result {i} (image {record['image_id']}): '{name}' holds {bad[0]!r:.100}, expected a finite Python number"
                 )
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value can name an image, a category or an annotation. Some files write them as text, or as 1.0."""
+    """Tells whether a value can be the id of an image, category or annotation; some files write ids as text, or as 1.0."""
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, (Integral, str)) and not isinstance(value, bool)
@@ -276,5 +279,5 @@ def _check_finite(name: str, array: np.ndarray, image_id: np.ndarray) -> None:
     if not finite.all():
         row, count = int(np.flatnonzero(~finite)[0]), int((~finite).sum())
         raise ValueError(
-            f"{name} of person {row} (image {image_id[row]}) is not finite, nor are {count - 1} more of {len(array)}"
+            f"{name} of person {row} (image {image_id[row]}) is not finite, and {count - 1} others of {len(array)}"
         )

@@ -1,8 +1,9 @@
 """The linear assignment problem on the device: jitted, batched by `jax.vmap`, with scipy's choice among equal costs.
 
-`scipy.optimize.linear_sum_assignment` runs on the host only. `assign` takes the same decisions inside a compiled program, so that
-`grouping.group` and `grouping.group_batch` find the same people. Costs are whole numbers in levels, which are compared one after
-the other: the sums of float32 costs would depend on their order, and could not settle ties as scipy's float64 does.
+`scipy.optimize.linear_sum_assignment` runs on the host only. `assign` takes the same decisions inside a compiled
+program, so that `grouping.group` and `grouping.group_batch` return the same people. Costs are integers in levels that
+are compared one after another: sums of float32 costs would depend on their order and could not break ties as scipy's
+float64 does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 
 class _Matching(NamedTuple):
-    """An assignment of the rows so far, with the prices that prove it optimal: cost >= u + v, equal where assigned."""
+    """The assignment of the rows so far, with the prices that prove it optimal: cost >= u + v, equal where assigned."""
 
     column_of: jax.Array  # (M,), -1: none
     row_of: jax.Array  # (P,), -1: none
@@ -23,32 +24,32 @@ class _Matching(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """The shortest augmenting path from one row, while it is looked for (Dijkstra's algorithm over the columns)."""
+    """The search for the shortest augmenting path from one row (Dijkstra's algorithm over the columns)."""
 
-    far: jax.Array  # (P, L), length of the shortest path to a column that was seen
-    seen: jax.Array  # (P,)
+    far: jax.Array  # (P, L), length of the shortest path to each column that was reached
+    seen: jax.Array  # (P,), the columns that were reached
     done: jax.Array  # (P,), the columns whose length is final
     parent: jax.Array  # (P,), the row before a column on its path
-    order: jax.Array  # (P,), place of a column in scipy's list of those that are left, -1 once it is done
-    left: jax.Array  # how many are left
-    row: jax.Array  # whose costs are looked at next
-    length: jax.Array  # (L,), of the path to that row
-    sink: jax.Array  # the free column at the end, -1 until it is found
+    order: jax.Array  # (P,), place of a column in scipy's list of remaining columns, -1 once it is done
+    left: jax.Array  # number of remaining columns
+    row: jax.Array  # the row whose costs are examined next
+    length: jax.Array  # (L,), length of the path to that row
+    sink: jax.Array  # the free column at the end of the path, -1 until it is reached
 
 
 def assign(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """The column of each row in an assignment of least cost.
+    """Returns the column of each row in an assignment of least cost.
 
-    Shortest augmenting paths (Crouse 2016), row after row. Where paths are equally short the choice is that of scipy's
-    `linear_sum_assignment`: a free column before others, and in scipy's order of the columns that are left.
+    It follows shortest augmenting paths (Crouse 2016), one row after another. Among equally short paths it takes the
+    one that scipy's `linear_sum_assignment` takes: free columns first, then scipy's order of the remaining columns.
 
     Args:
-        cost: (M, P, L) whole numbers, compared level by level; sums along a path must not overflow their dtype.
-        rows: (M,) bool, which rows count: the first few.
-        columns: (P,) bool, which columns count: the first few, no fewer than rows.
+        cost: (M, P, L) integers, compared level by level; sums along a path must not overflow their dtype.
+        rows: (M,) bool, the rows that count; they come first.
+        columns: (P,) bool, the columns that count; they come first and are at least as many as the rows.
 
     Returns:
-        (M,) whole numbers, -1 for rows that do not count.
+        (M,) integers, -1 for rows that do not count.
 
     >>> cost = jnp.array([[4, 1, 3], [2, 0, 5], [3, 2, 2]])[..., None]
     >>> assign(cost, jnp.array([True, True, True]), jnp.array([True, True, True])).tolist()
@@ -61,7 +62,8 @@ def assign(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
     def one_more(state):
         start, matching = state
-        # Under vmap the loop runs until every problem of the batch is solved; one that has no more rows must not search.
+        # Under vmap the loop runs until every problem of the batch is solved; a problem without rows left must not
+        # search.
         idle = start >= count
         search = _shortest_path(cost, columns, matching, start, idle)
         slack = jnp.where(search.done[:, None], search.length - search.far, 0)
@@ -74,9 +76,9 @@ def assign(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def _uncontested(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[jax.Array, _Matching]:
-    """The first row whose cheapest column is another's already, and the matching of those before it.
+    """Returns the first row whose cheapest column is already taken, and the matching of the rows before it.
 
-    Most often each row has its cheapest column to itself, and nothing is to be searched.
+    Most often each row has its cheapest column to itself, and there is nothing to search.
     """
     m, n, levels = cost.shape
     place = jnp.arange(m)
@@ -92,7 +94,7 @@ def _uncontested(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> tuple[
 def _shortest_path(
     cost: jax.Array, columns: jax.Array, matching: _Matching, start: jax.Array, idle: jax.Array
 ) -> _Search:
-    """The search from row `start`, finished; `idle`: without a step."""
+    """Returns the finished search from row `start`; if `idle`, no step is taken."""
     _, n, levels = cost.shape
 
     def spread(search: _Search) -> _Search:
@@ -105,7 +107,7 @@ def _shortest_path(
         ends = free.any()
         last_free, first_least = jnp.where(free, search.order, -1), jnp.where(least, search.order, n)
         column = jnp.where(ends, jnp.argmax(last_free), jnp.argmin(first_least))
-        # The last of those left takes the place of the one that goes.
+        # The last remaining column takes the place of the one that is done.
         left = search.left - 1
         order = jnp.where(search.order == left, search.order[column], search.order).at[column].set(-1)
         done, sink = search.done.at[column].set(True), jnp.where(ends, column, -1)
@@ -127,7 +129,7 @@ def _shortest_path(
 
 
 def _flip(matching: _Matching, search: _Search, start: jax.Array, idle: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(column_of, row_of) after every row along the path has taken the column that follows it."""
+    """Returns (column_of, row_of) after every row along the path has taken the column that follows it."""
 
     def back(path):
         column, column_of, row_of, _ = path
@@ -139,7 +141,7 @@ def _flip(matching: _Matching, search: _Search, start: jax.Array, idle: jax.Arra
 
 
 def _least(values: jax.Array, where: jax.Array) -> jax.Array:
-    """values (..., n, L), where (..., n) -> which of them are least, (..., n)."""
+    """Marks the least of values (..., n, L) among where (..., n) as a mask (..., n)."""
     for level in range(values.shape[-1]):
         value = values[..., level]
         where &= value == jnp.min(value, axis=-1, keepdims=True, where=where, initial=jnp.iinfo(value.dtype).max)
@@ -147,7 +149,7 @@ def _least(values: jax.Array, where: jax.Array) -> jax.Array:
 
 
 def _less(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Level by level, (..., L) -> (...)."""
+    """Compares a and b level by level, (..., L) -> (...)."""
     less = jnp.zeros(jnp.broadcast_shapes(a.shape, b.shape)[:-1], bool)
     for level in reversed(range(a.shape[-1])):
         x, y = a[..., level], b[..., level]

@@ -1,4 +1,4 @@
-"""A batch of maps -> people, on the device, compiled: `group_batch` (off by default; see `tasks.FindPeople`)."""
+"""Groups a batch of maps into people on the device, in a compiled program (off by default; see `tasks.FindPeople`)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ def group_batch(
     adjust: bool = True,
     refine: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The people of every image of a batch, compiled, without leaving the device. The groups are those of `group`.
+    """Returns the people of every image of a batch, on the device. The groups are those of `group`.
 
-    The assignment is exact, in whole numbers: by the sum of round(d), then by the scores of the peaks in steps of 2^-20, which
-    decide who is left out where there are more peaks than people. That is the order of `group` while the scores of a
-    joint sum to less than 100. Equal costs are settled as in `group`. With use_detection_value=False it is by d, in steps
-    of 2^-20 and up to 30; there sums that differ by less, which single tags (T = 1) often have, may be settled otherwise.
+    The assignment is exact, in integers: by the sum of round(d), then by the scores of the peaks in steps of 2^-20,
+        which
+    decide who is left out if there are more peaks than people. That is the order of `group` while the scores of a joint
+    sum to less than 100. Ties are broken as in `group`. With use_detection_value=False the cost is d in steps of 2^-20
+    and up to 30; sums that differ by less, which is common with single tags (T = 1), may be resolved differently.
 
     Args:
-        heatmaps: (B, h, w, K); tags: (B, h, w, K, T).
-        max_people, ..., refine: as for `group`. Changing max_people, joint_order or a switch compiles again.
+        heatmaps: (B, h, w, K) heatmaps.
+        tags: (B, h, w, K, T) tags.
+        max_people, ..., refine: The same as for `group`. Changing max_people, joint_order or a switch compiles again.
 
     Returns:
-        poses (B, max_people, K, 3 + T), scores (B, max_people), valid (B, max_people) bool, in the order of `group`; 0 where
-        not valid. People beyond max_people, whom `group` lists with one joint each, are not there. Around values that
-        are not finite there are no peaks.
+        poses (B, max_people, K, 3 + T), scores (B, max_people), valid (B, max_people) bool, in the order of `group`; 0
+        where not valid. People beyond max_people, whom `group` lists with one joint each, are left out. There are no
+        peaks around values that are not finite.
 
     Raises:
-        ValueError: shapes do not fit, an option out of its range.
+        ValueError: The shapes do not fit, or an option is out of its range.
 
     >>> heatmaps = jnp.zeros((1, 8, 8, 2)).at[0, (2, 6), (1, 5)].set(0.5)
     >>> tags = jnp.zeros((1, 8, 8, 2, 1)).at[0, 6, 5].set(4.0)
@@ -56,7 +58,7 @@ def group_batch(
     if heatmaps.ndim != 4 or 0 in heatmaps.shape[1:] or tags.ndim != 5 or tags.shape[:4] != heatmaps.shape:
         raise ValueError(f"heatmaps {heatmaps.shape}, tags {tags.shape}: expected (B, h, w, K) and (B, h, w, K, T)")
     if not tags.shape[4]:
-        raise ValueError(f"tags {tags.shape}: expected at least one tag a joint")
+        raise ValueError(f"tags {tags.shape}: expected at least one tag per joint")
     dtype = jnp.promote_types(jnp.promote_types(heatmaps.dtype, tags.dtype), jnp.float32)
     order = check_options(heatmaps.shape[-1], max_people, detection_threshold, tag_threshold, joint_order)
     return _group_batch(
@@ -83,7 +85,7 @@ def _group_batch(
 ):  # fmt: skip
     b, h, w, k = heatmaps.shape
     t = tags.shape[-1]
-    # One map after the other: every later step looks at single maps.
+    # The maps come one after another, because every later step works on single maps.
     flat = heatmaps.transpose(0, 3, 1, 2).reshape(b, k, h * w)
     flat_tags = tags.transpose(0, 3, 4, 1, 2).reshape(b, k, t, h * w)
 
@@ -105,18 +107,18 @@ def _group_batch(
     poses, count = jax.vmap(match)(peak, usable)
     valid = jnp.arange(max_people) < count[:, None]
     scores = poses[..., 2].mean(-1)
-    there = poses[..., 2] > 0
+    is_present = poses[..., 2] > 0
     pixel = (poses[..., 1] * w + poses[..., 0]).astype(int)  # (B, P, K)
     if adjust:
         moved = _quarter_pixels(flat[:, None], pixel, h, w)
-        poses = poses.at[..., :2].set(jnp.where(there[..., None], moved, poses[..., :2]))
+        poses = poses.at[..., :2].set(jnp.where(is_present[..., None], moved, poses[..., :2]))
     if refine:
-        poses = _refine_batch(flat, flat_tags, poses, pixel, there, valid, h, w)
+        poses = _refine_batch(flat, flat_tags, poses, pixel, is_present, valid, h, w)
     return poses, scores, valid
 
 
 def _only_peaks(maps: jax.Array) -> jax.Array:
-    """(B, K, h, w), -inf wherever another pixel of the window is higher."""
+    """Returns the maps (B, K, h, w) with -inf wherever another pixel of the window is higher."""
     highest = maps
     for axis in (2, 3):
         size = maps.shape[axis]
@@ -128,46 +130,46 @@ def _only_peaks(maps: jax.Array) -> jax.Array:
 
 
 def _match_image(peak, usable, *, order, people, tag_threshold, use_detection_value, ignore_too_much):
-    """peak (K, M, 3 + T) and usable (K, M) of one image -> poses (P, K, 3 + T) and how many people there are."""
+    """Matches peak (K, M, 3 + T) and usable (K, M) of one image; returns poses (P, K, 3 + T) and how many are people."""
     k, m, width = peak.shape
     row = jnp.arange(m)
 
     def step(state, joint):
-        poses, keys, totals, counts, found = state
+        poses, keys, totals, counts, count = state
         peaks, use = peak[joint], usable[joint]
-        use &= ~(ignore_too_much & (found == people))
+        use &= ~(ignore_too_much & (count == people))
         score, tag = peaks[:, 2], peaks[:, 3:]
-        known = jnp.arange(people) < found
+        exists = jnp.arange(people) < count
         apart = jnp.sqrt(jnp.square(tag[:, None] - (totals / jnp.maximum(counts, 1)[:, None])[None]).sum(-1))  # (M, P)
-        # As many columns as there are people, or peaks if these are more.
-        columns = jnp.arange(people) < jnp.maximum(found, use.sum())
-        mine = assign(_levels(apart, score, known, use_detection_value), use & (found > 0), columns)
-        close = jnp.take_along_axis(apart, jnp.maximum(mine, 0)[:, None], 1)[:, 0] < tag_threshold
-        matched = (mine >= 0) & (mine < found) & close
+        # There are as many columns as people, or as peaks if these are more.
+        columns = jnp.arange(people) < jnp.maximum(count, use.sum())
+        person = assign(_levels(apart, score, exists, use_detection_value), use & (count > 0), columns)
+        close = jnp.take_along_axis(apart, jnp.maximum(person, 0)[:, None], 1)[:, 0] < tag_threshold
+        matched = (person >= 0) & (person < count) & close
         fresh = use & ~matched
 
-        # Whom a fresh peak belongs to: who has its key already, the first fresh peak with that key, or a new person.
+        # A fresh peak belongs to the person who has its key, to the first fresh peak with that key, or to a new person.
         key = tag[:, 0]
-        of_known = (key[:, None] == keys) & known  # (M, P)
+        of_existing = (key[:, None] == keys) & exists  # (M, P)
         same = (key[:, None] == key) & fresh  # (M, M)
         first = jnp.argmax(same, 1)
-        new = fresh & ~of_known.any(1) & (first == row)
-        slot = jnp.where(of_known.any(1), jnp.argmax(of_known, 1), (found + jnp.cumsum(new) - 1)[first])
-        slot = jnp.where(matched, mine, jnp.where(fresh, slot, people))
+        new = fresh & ~of_existing.any(1) & (first == row)
+        slot = jnp.where(of_existing.any(1), jnp.argmax(of_existing, 1), (count + jnp.cumsum(new) - 1)[first])
+        slot = jnp.where(matched, person, jnp.where(fresh, slot, people))
         belongs = slot[:, None] == jnp.arange(people)  # (M, P)
 
-        # In the order of the peaks, the last one counts; a fresh one makes a person forget earlier tags.
+        # In the order of the peaks, the last one counts; a fresh one resets the earlier tags of its person.
         last = jnp.max(jnp.where(belongs, row[:, None], -1), 0)  # (P,)
         last_fresh = jnp.max(jnp.where(belongs & fresh[:, None], row[:, None], -1), 0)
-        added = belongs & matched[:, None] & (row[:, None] > last_fresh)  # at most one a person
+        added = belongs & matched[:, None] & (row[:, None] > last_fresh)  # at most one per person
         restart = last_fresh >= 0
         start = tag[jnp.maximum(last_fresh, 0)]
         totals = jnp.where(restart[:, None], start, totals) + jnp.where(added[..., None], tag[:, None], 0).sum(0)
         counts = jnp.where(restart, 1, counts) + added.sum(0)
-        keys = jnp.where(restart & ~known, start[:, 0], keys)
+        keys = jnp.where(restart & ~exists, start[:, 0], keys)
         joints = jnp.where((last >= 0)[:, None], peaks[jnp.maximum(last, 0)], poses[:, joint])
-        found = jnp.minimum(found + new.sum(), people)
-        return (poses.at[:, joint].set(joints), keys, totals, counts, found), None
+        count = jnp.minimum(count + new.sum(), people)
+        return (poses.at[:, joint].set(joints), keys, totals, counts, count), None
 
     nobody = (
         jnp.zeros((people, k, width), peak.dtype),
@@ -176,14 +178,14 @@ def _match_image(peak, usable, *, order, people, tag_threshold, use_detection_va
         jnp.zeros(people, int),
         jnp.zeros((), int),
     )
-    (poses, *_, found), _ = jax.lax.scan(step, nobody, jnp.asarray(order))
-    return poses, found
+    (poses, *_, count), _ = jax.lax.scan(step, nobody, jnp.asarray(order))
+    return poses, count
 
 
-def _levels(apart: jax.Array, score: jax.Array, known: jax.Array, use_detection_value: bool) -> jax.Array:
-    """Costs (M, P, L) in whole numbers, one level before the next; sums along a path stay below 2^31.
+def _levels(apart: jax.Array, score: jax.Array, exists: jax.Array, use_detection_value: bool) -> jax.Array:
+    """Returns costs (M, P, L) as integers, most significant level first; sums along a path stay below 2^31.
 
-    Columns that are not known people stand for nobody: they cost more than everybody else, and all the same.
+    Columns beyond the existing people stand for nobody: they all cost the same, and more than any person.
     """
     if use_detection_value:
         tag = jnp.round(jnp.minimum(apart, 2.0**20))
@@ -191,13 +193,13 @@ def _levels(apart: jax.Array, score: jax.Array, known: jax.Array, use_detection_
         levels = jnp.stack([tag, jnp.broadcast_to(-gain[:, None], tag.shape)], -1)
     else:
         levels = jnp.round(jnp.minimum(apart, 30) * 2**20)[..., None]
-    levels = jnp.where(known[:, None], levels, 0).astype(jnp.int32)
-    nobody = jnp.broadcast_to(~known, apart.shape).astype(jnp.int32)
+    levels = jnp.where(exists[:, None], levels, 0).astype(jnp.int32)
+    nobody = jnp.broadcast_to(~exists, apart.shape).astype(jnp.int32)
     return jnp.concatenate([nobody[..., None], levels], -1)
 
 
 def _quarter_pixels(flat: jax.Array, pixel: jax.Array, h: int, w: int) -> jax.Array:
-    """`_quarter` of pixels (..., K) in maps (..., K, h w)."""
+    """Returns `host._quarter` of pixels (..., K) in maps (..., K, h w)."""
     x, y = pixel % w, pixel // w
 
     def at(x, y):
@@ -208,13 +210,13 @@ def _quarter_pixels(flat: jax.Array, pixel: jax.Array, h: int, w: int) -> jax.Ar
     return jnp.stack([x + jnp.where(right, 0.75, 0.25), y + jnp.where(below, 0.75, 0.25)], -1).astype(flat.dtype)
 
 
-def _refine_batch(flat, flat_tags, poses, pixel, there, valid, h, w):
-    """Fill in what is not there, `PAIRS` pairs of a person and a joint at a time, as many as the batch needs."""
-    b, people, k = there.shape
+def _refine_batch(flat, flat_tags, poses, pixel, is_present, valid, h, w):
+    """Fills in missing joints, `PAIRS` pairs of a person and a joint at a time, as often as the batch needs."""
+    b, people, k = is_present.shape
     t = flat_tags.shape[2]
     own = jnp.take_along_axis(flat_tags[:, None], pixel[..., None, None], -1)[..., 0]  # (B, P, K, T)
-    means = jnp.where(there[..., None], own, 0).sum(2) / jnp.maximum(there.sum(2), 1)[..., None]
-    missing = (~there & valid[..., None]).ravel()
+    means = jnp.where(is_present[..., None], own, 0).sum(2) / jnp.maximum(is_present.sum(2), 1)[..., None]
+    missing = (~is_present & valid[..., None]).ravel()
     pairs = jnp.argsort(~missing, stable=True)
     pairs = jnp.pad(pairs, (0, -len(pairs) % PAIRS))
     maps, embedded = flat.reshape(b * k, h * w), flat_tags.reshape(b * k, t, h * w)
@@ -229,8 +231,8 @@ def _refine_batch(flat, flat_tags, poses, pixel, there, valid, h, w):
 
     count = missing.sum()
     _, best = jax.lax.while_loop(lambda s: s[0] < count, fill, (jnp.array(0), jnp.zeros(b * people * k, int)))
-    best = best.reshape(there.shape)
+    best = best.reshape(is_present.shape)
     value = jnp.take_along_axis(flat[:, None], best[..., None], -1)[..., 0]
     filled = jnp.concatenate([_quarter_pixels(flat[:, None], best, h, w), value[..., None]], -1)
-    use = missing.reshape(there.shape) & (value > 0)
+    use = missing.reshape(is_present.shape) & (value > 0)
     return poses.at[..., :3].set(jnp.where(use[..., None], filled, poses[..., :3]))

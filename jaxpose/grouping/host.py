@@ -1,4 +1,4 @@
-"""The maps of one image -> people, on the host, in NumPy: the published parser, step by step."""
+"""Groups the maps of one image into people on the host, in NumPy: the published parser, step by step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 JOINT_ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
-"""The published order, head and trunk first in COCO's numbering; with fewer joints its entries below K. For CrowdPose's 14
-joints that is no order of body parts (QUIRK S12)."""
+"""The published order, head and trunk first in COCO's numbering; with fewer joints, its entries below K.
+
+For CrowdPose's 14 joints that order does not follow the body parts (QUIRK S12)."""
 WINDOW = 2  # a peak is the maximum of a square of 2 * 2 + 1 pixels
-SPARE = 1e10  # the cost of matching nobody, where there are more peaks than people
+SPARE = 1e10  # the cost of matching nobody, used if there are more peaks than people
 
 
 def group(
@@ -28,35 +29,35 @@ def group(
     adjust: bool = True,
     refine: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The people of one image, as the published parser finds them.
+    """Returns the people of one image, as the published parser groups them.
 
-    A peak matches a person at the cost round(d) * 100 - score, d the distance between its tag and the mean tag of the
-    person's joints (round half to even); the assignment of least total cost is taken, and those of its pairs with
-    d < tag_threshold. The rounding makes assignments of equal cost common (QUIRK S10), wherever tags are close and wherever a
-    peak's tag is far from everybody's. The published code then takes what its solver meets first, which differs between versions of
-    that solver; here it is what scipy's `linear_sum_assignment` meets first.
+    A peak matches a person at the cost round(d) * 100 - score (round half to even), where d is the distance between its
+    tag and the mean tag of the person's joints. The assignment of least total cost is taken, and those of its pairs
+    with d < tag_threshold. The rounding makes assignments of equal cost common (QUIRK S10), wherever tags are close and
+    wherever a peak's tag is far from everybody's. The published code takes the first that its solver meets, which
+    differs between versions of that solver; here it is the first that scipy's `linear_sum_assignment` meets.
 
     Args:
-        heatmaps: (h, w, K).
-        tags: (h, w, K, T), T tags a joint (2 with a flipped image).
-        max_people: peaks a joint that are looked at, and people that can be matched.
-        detection_threshold: a peak has to be above it; 0 or more. SWAHR tests with 0.12 (W32) and 0.1 (W48).
-        tag_threshold: largest distance of tags.
-        use_detection_value: False: the cost is d alone.
-        ignore_too_much: leave joints out once there are max_people people.
-        joint_order: a permutation of the joints; None: `JOINT_ORDER`.
-        adjust: move every peak by 1/4 towards its larger neighbour along each axis (to the lower side where they are equal),
-            and by 1/2.
-        refine: give a person the joints that it lacks: where heatmap - round(d) is largest in the whole map, if the heatmap
-            is positive there, with the same 1/4 and 1/2. Their tag stays 0.
+        heatmaps: (h, w, K) heatmaps.
+        tags: (h, w, K, T), T tags per joint (2 with a flipped image).
+        max_people: The largest number of peaks per joint that are examined, and of people that can be matched.
+        detection_threshold: The height that a peak has to exceed; 0 or more. SWAHR tests with 0.12 (W32) and 0.1 (W48).
+        tag_threshold: The largest distance between tags.
+        use_detection_value: Include the score in the cost. If False, the cost is d alone.
+        ignore_too_much: Leave joints out once there are max_people people.
+        joint_order: A permutation of the joints; None takes `JOINT_ORDER`.
+        adjust: Move every peak by 1/4 towards its larger neighbour along each axis (to the lower side if they are
+            equal), and by 1/2.
+        refine: Give a person the joints that it lacks: at the maximum of heatmap - round(d) in the whole map, if the
+            heatmap is positive there, with the same 1/4 and 1/2. Their tag stays 0.
 
     Returns:
-        poses (P, K, 3 + T): x, y, score, tags; a joint that was not found is all 0. P may exceed max_people: a peak that
+        poses (P, K, 3 + T): x, y, score, tags; all 0 for a missing joint. P may exceed max_people, because a peak that
         matches nobody always starts a person.
-        scores (P,): mean over all K joints of the scores before `refine`.
+        scores (P,): The mean over all K joints of the scores before `refine`.
 
     Raises:
-        ValueError: shapes do not fit; maps that are not finite; an option out of its range.
+        ValueError: The shapes do not fit, the maps are not finite, or an option is out of its range.
 
     >>> heatmaps, tags = np.zeros((8, 8, 2)), np.zeros((8, 8, 2, 1))
     >>> heatmaps[2, 1] = heatmaps[6, 5] = 0.9
@@ -71,12 +72,12 @@ def group(
             f"heatmaps {heatmaps.shape}, tags {tags.shape}: expected (h, w, K) and (h, w, K, T), one image"
         )
     if not tags.shape[3]:
-        raise ValueError(f"tags {tags.shape}: expected at least one tag a joint")
+        raise ValueError(f"tags {tags.shape}: expected at least one tag per joint")
     order = check_options(heatmaps.shape[-1], max_people, detection_threshold, tag_threshold, joint_order)
     _check_finite(heatmaps=heatmaps, tags=tags)
 
-    found = _peaks(heatmaps, max_people, detection_threshold)
-    poses = _match(heatmaps, tags, found, order, max_people, tag_threshold, use_detection_value, ignore_too_much)
+    peaks_xy = _peaks(heatmaps, max_people, detection_threshold)
+    poses = _match(heatmaps, tags, peaks_xy, order, max_people, tag_threshold, use_detection_value, ignore_too_much)
     scores = poses[:, :, 2].mean(1)
     if adjust:
         person, joint = np.nonzero(poses[:, :, 2] > 0)
@@ -90,17 +91,18 @@ def group(
 def peaks(
     heatmaps: np.ndarray, *, max_people: int = 30, detection_threshold: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The highest pixels of each map that are the maximum of the 5 x 5 pixels around them.
+    """Returns the highest pixels of each map that are the maximum of the 5 x 5 pixels around them.
 
     Args:
-        heatmaps: (h, w, K); max_people, detection_threshold: as for `group`.
+        heatmaps: (h, w, K) heatmaps.
+        max_people, detection_threshold: The same as for `group`.
 
     Returns:
-        xy (K, max_people, 2) int, highest first, -1 where there is no further peak; scores (K, max_people), 0 there. Every
-        pixel of a plateau is a peak; equal ones come in row order.
+        xy (K, max_people, 2) int, highest first, -1 beyond the last peak; scores (K, max_people), 0 there. Every pixel
+        of a plateau is a peak; equal ones come in row order.
 
     Raises:
-        ValueError: a wrong shape, maps that are not finite, an option out of its range.
+        ValueError: The shape is wrong, the maps are not finite, or an option is out of its range.
 
     >>> heatmaps = np.zeros((6, 6, 1))
     >>> heatmaps[1, 4], heatmaps[5, 1], heatmaps[2, 3] = 0.5, 0.7, 0.4
@@ -122,12 +124,12 @@ def peaks(
 
 
 def _peaks(heatmaps: np.ndarray, most: int, threshold: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """x, y of the peaks of every joint, highest first, then in row order."""
+    """Returns x, y of the peaks of every joint, highest first, then in row order."""
     h, w, k = heatmaps.shape
     flat = heatmaps.reshape(-1)
     index = np.flatnonzero(flat > threshold)
-    # The four nearest neighbours first: they leave few pixels for the others. An offset that would leave the map is cut at
-    # its border, where it meets another pixel of the window.
+    # The four nearest neighbours come first, because they leave few pixels for the others. An offset that would leave
+    # the map is cut at its border, where it meets another pixel of the window.
     window = [(dy, dx) for dy in range(-WINDOW, WINDOW + 1) for dx in range(-WINDOW, WINDOW + 1)]
     for dy, dx in sorted(window, key=lambda offset: (abs(offset[0]) + abs(offset[1]), offset))[1:]:
         pixel, joint = np.divmod(index, k)
@@ -142,36 +144,36 @@ def _peaks(heatmaps: np.ndarray, most: int, threshold: float) -> list[tuple[np.n
     return [(p % w, p // w) for p in rows]
 
 
-def _match(heatmaps, tags, found, order, most, tag_threshold, use_detection_value, ignore_too_much) -> np.ndarray:
-    """(P, K, 3 + T): x, y, score and tags of the peaks, person by person."""
+def _match(heatmaps, tags, peaks_xy, order, most, tag_threshold, use_detection_value, ignore_too_much) -> np.ndarray:
+    """Returns x, y, score and tags of the peaks, person by person, (P, K, 3 + T)."""
     k, t = tags.shape[2:]
     poses: list[np.ndarray] = []
-    # A person is known by the first value of its first tag: a new peak with exactly this value replaces its joint and its
-    # tags, as published.
+    # A person is identified by the first value of its first tag: a new peak with exactly this value replaces its joint
+    # and its tags, as published.
     slots: dict[float, int] = {}
     totals, counts = np.zeros((most, t), tags.dtype), np.zeros((most, 1), tags.dtype)
     for joint in order:
-        x, y = found[joint]
+        x, y = peaks_xy[joint]
         if not len(x):
             continue
         score, tag = heatmaps[y, x, joint], tags[y, x, joint]
         people = min(len(poses), most)
         if ignore_too_much and people == most:
             continue
-        mine = np.full(len(x), -1)
+        persons = np.full(len(x), -1)
         if people:
             means = totals[:people] / counts[:people]
-            # In float64, as published: the rounding to whole numbers of what float32 would have rounded before differs.
+            # In float64, as published: distances that float32 has rounded can round to other integers.
             apart = np.sqrt(np.square(tag[:, None].astype(np.float64) - means).sum(-1))
             cost = np.round(apart) * 100 - score[:, None].astype(np.float64) if use_detection_value else apart
-            # Padded to a square as published, so that equal costs are settled alike.
+            # The cost is padded to a square, as published, so that ties are broken alike.
             spare = np.full((len(x), max(len(x) - people, 0)), SPARE)
             rows, columns = linear_sum_assignment(np.concatenate([cost, spare], 1))
             rows, columns = rows[columns < people], columns[columns < people]
             close = apart[rows, columns] < tag_threshold
-            mine[rows[close]] = columns[close]
+            persons[rows[close]] = columns[close]
         keys = tag[:, 0].tolist()
-        for i, slot in enumerate(mine.tolist()):
+        for i, slot in enumerate(persons.tolist()):
             matched = slot >= 0
             if not matched:
                 slot = slots.setdefault(keys[i], len(poses))
@@ -186,7 +188,7 @@ def _match(heatmaps, tags, found, order, most, tag_threshold, use_detection_valu
 
 
 def _quarter(heatmaps: np.ndarray, x: np.ndarray, y: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    """(N, 2): the pixels moved by 1/2, and by 1/4 towards the larger neighbour (the map is continued by its border)."""
+    """Returns the pixels (N, 2) moved by 1/2, and by 1/4 towards the larger neighbour (the border continues the map)."""
     h, w = heatmaps.shape[:2]
     right = heatmaps[y, np.minimum(x + 1, w - 1), joint] > heatmaps[y, np.maximum(x - 1, 0), joint]
     below = heatmaps[np.minimum(y + 1, h - 1), x, joint] > heatmaps[np.maximum(y - 1, 0), x, joint]
@@ -194,19 +196,19 @@ def _quarter(heatmaps: np.ndarray, x: np.ndarray, y: np.ndarray, joint: np.ndarr
 
 
 def _refine(heatmaps: np.ndarray, tags: np.ndarray, poses: np.ndarray, threshold: float) -> None:
-    """Fill in the joints that are not there, in place."""
+    """Fills in the missing joints, in place."""
     w = heatmaps.shape[1]
-    there = poses[:, :, 2] > 0
-    person, joint = np.nonzero(there)
+    is_present = poses[:, :, 2] > 0
+    person, joint = np.nonzero(is_present)
     x, y = (poses[person, joint, i].astype(int) for i in (0, 1))
     means = np.zeros((len(poses), tags.shape[-1]), tags.dtype)
     np.add.at(means, person, tags[y, x, joint])
-    means /= np.maximum(there.sum(1, keepdims=True), 1).astype(tags.dtype)
-    for joint in np.flatnonzero(~there.all(0)):
+    means /= np.maximum(is_present.sum(1, keepdims=True), 1).astype(tags.dtype)
+    for joint in np.flatnonzero(~is_present.all(0)):
         values = heatmaps[:, :, joint].ravel()
         embedded = np.moveaxis(tags[:, :, joint].reshape(-1, tags.shape[-1]), -1, 0)
-        open_people = np.flatnonzero(~there[:, joint])
-        # heatmap - round(d) is at most the heatmap: a result above a level is found among the pixels above that level.
+        open_people = np.flatnonzero(~is_present[:, joint])
+        # heatmap - round(d) is at most the heatmap, so a result above a level lies among the pixels above that level.
         for level in (threshold, threshold / 16, -np.inf):
             pixels = np.flatnonzero(values > level) if level > -np.inf else slice(None)
             some, some_tags = values[pixels], np.ascontiguousarray(embedded[:, pixels])
@@ -229,7 +231,7 @@ def _refine(heatmaps: np.ndarray, tags: np.ndarray, poses: np.ndarray, threshold
 
 
 def _distance(tags: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(T, N) and (T,) -> (N,)."""
+    """Returns the distances of tags (T, N) from a mean tag (T,), as (N,)."""
     if len(tags) == 1:
         return np.abs(tags[0] - mean[0])
     return np.sqrt(np.square(tags - mean[:, None]).sum(0))
@@ -242,7 +244,7 @@ def _float(x: Any) -> np.ndarray:
 
 def _check_finite(**maps: np.ndarray) -> None:
     for name, values in maps.items():
-        # A sum tells of most maps that they are finite, at a third of the price.
+        # A finite sum proves most maps finite at a third of the cost.
         if not np.isfinite(values.sum()) and not np.isfinite(values).all():
             bad = np.argwhere(~np.isfinite(values))
             raise ValueError(

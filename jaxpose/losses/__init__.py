@@ -1,8 +1,9 @@
-"""Losses as pure functions of arrays: import one into any JAX project, it costs `jax` only.
+"""Losses as pure functions of arrays. They need `jax` only, so any JAX project can import one.
 
 Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which says where papers and codes differ.
 
-Elementwise, data first and options by keyword, `where=` for masks; reduce with `mean` or as your recipe says.
+All losses are elementwise and take data first, options by keyword and masks as `where=`. Reduce the result with `mean`,
+or as your recipe says.
 """
 
 from jaxpose.losses.coordinate import l1, l2, smooth_l1

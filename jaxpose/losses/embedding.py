@@ -1,6 +1,6 @@
-"""Associative embedding (Newell 2017): the tags of a person are pulled together, those of different people pushed apart.
+"""Associative embedding (Newell 2017): tags of one person are pulled together, those of different people pushed apart.
 
-Only the tags at labelled joints take part, so the loss is a function of those alone: `heatmap.read` reads them from a map.
+The loss depends on the tags at labelled joints only; `heatmap.read` reads them from a map.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ Array = jax.typing.ArrayLike
 def associative_embedding(
     tags: Array, *, where: Array, variant: Literal["official", "mmpose", "max"] = "official"
 ) -> tuple[jax.Array, jax.Array]:
-    """Pull and push of an image. With the mean tag m_i of each of the N persons that have a visible joint:
+    """Pull and push terms of an image. With the mean tag m_i of each of the N persons that have a visible joint:
 
         pull = mean_i mean_k (tag_ik - m_i)^2
-        push = 1/2 (sum_ij exp(-(m_i - m_j)^2) - N) / (N (N - 1)),     the sum over all pairs, i = j too.
+        push = 1/2 (sum_ij exp(-(m_i - m_j)^2) - N) / (N (N - 1)),     summed over all pairs, i = j included.
 
     Args:
-        tags: (..., P, K), read at the joints of P persons, some of them padding.
-        where: (..., P, K) visible joints; a person without any is not counted, a masked tag has no effect, whatever it holds.
-        variant: QUIRK S7.
-            official: as above (HigherHRNet, SWAHR).
+        tags: (..., P, K) tags read at the joints of P persons, some of whom are padding.
+        where: (..., P, K) visible joints. A person without visible joints is not counted; a masked tag has no effect,
+            whatever it holds.
+        variant: Which published code is followed (QUIRK S7).
+            official: the equations above (HigherHRNet, SWAHR).
             mmpose: N is not subtracted, which adds 1 / (2 (N - 1)) to the push and nothing to the gradient.
-            max: official with the hinge max(0, 1 - |m_i - m_j|) for the exponential, the other form in the published code.
+            max: official with the hinge max(0, 1 - |m_i - m_j|) in place of the exponential, the other form in the
+                published code.
 
     Returns:
-        pull, push: (...) each. One person: push 0. Nobody: both 0. The published recipes weigh both by 1e-3 and average over
-        the images of a batch.
+        pull, push: (...) each. With one person the push is 0, with nobody both are 0. The published recipes weigh both
+        by 1e-3 and average over the images of a batch.
 
     Raises:
-        ValueError: shapes do not fit, an unknown variant.
+        ValueError: The shapes do not fit, or the variant is unknown.
 
     >>> tags = jnp.array([[1.0, 1.2], [-0.5, jnp.nan]])
     >>> pull, push = associative_embedding(tags, where=jnp.array([[True, True], [True, False]]))

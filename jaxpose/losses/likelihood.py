@@ -19,7 +19,7 @@ G(e) = g(e / r) / r^D, one sigma for all D coordinates, d = target - mu. Then
 depends on the product r sigma only: whatever sigma does, r undoes at no cost. What is left of sigma is
 -log Q(d / sigma), for Laplace |d| / sigma + const, which falls as sigma grows. The infimum lies at sigma -> infinity,
 r -> 0. A net's sigma drifts up until its sigmoid ends at 1 or the flow can shrink no further (RealNVP's s nets end in
-tanh: e^-3 with three couplings a coordinate), and it is then that limit, not the error alone, which sets its scale.
+tanh: e^-3 with three couplings per coordinate), and it is then that limit, not the error alone, which sets its scale.
 
  -  With log s, s Q G is a density of e and the loss a likelihood of the target: a large sigma is no longer rewarded as
     such, only where it fits the errors better. (It is not punished as such either: for every sigma at which P / Q is
@@ -27,7 +27,7 @@ tanh: e^-3 with three couplings a coordinate), and it is then that limit, not th
     tails like Q's or heavier, the tails settle sigma.)
  -  The released codes drop log s and count log sigma twice: once with the flow and once with Q, where |d| / sigma +
     log sigma is a complete negative log density of the *coordinate*, not of e. With log G counted once that would tie
-    sigma to the mean error; `2 log sigma, 1 log G` in the experiment below. But the codes also add log G once a
+    sigma to the mean error; `2 log sigma, 1 log G` in the experiment below. But the codes also add log G once per
     coordinate. In 2D their sum is 2 [-log G(e) + sum log sigma] + |d| terms: the doubled log G uses up both log sigma,
     and half of it is the paper's form with a weaker Q. In 3D log G counts three times against two log sigma, and
     growing sigma is rewarded outright. So neither code holds sigma down by its form; the flow's limits and the sigmoid
@@ -42,8 +42,8 @@ The published codes differ from the paper and from each other; `variant` selects
     official    (mu - target)/sigma       2         D          log(sigma sqrt(2 pi)) + |d| / (sqrt(2) sigma + 1e-9)
     mmpose      (mu - target)/(sigma+1e-9) 2        D          log(2 sigma) + |e|
 
-(the multiplicities are per coordinate for log sigma and per joint for log G: both codes broadcast the flow's one
-number a joint over the D coordinates before they sum). The official Q term is not a normalised Laplace density.
+(The multiplicities are per coordinate for log sigma and per joint for log G: both codes broadcast the flow's one
+number per joint over the D coordinates before they sum.) The official Q term is not a normalised Laplace density.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def base_log_prob(e: jax.typing.ArrayLike, *, base: Base) -> jax.Array:
-    """log Q: the standard Laplace (scale 1) or standard Gaussian log density, each coordinate on its own.
+    """log Q: the standard Laplace (scale 1) or standard Gaussian log density of each coordinate.
 
     Args:
         e: (...) standardised errors, no unit.
@@ -103,14 +103,14 @@ def laplace_nll(
     Its standard deviation is sqrt(2) sigma.
 
     Args:
-        mu, sigma, target: (..., K, D), same unit; sigma positive.
+        mu, sigma, target: (..., K, D) in the same unit; sigma positive.
         where: (..., K) mask; masked joints give zero loss and zero gradient whatever they hold.
 
     Returns:
         (..., K, D) negative log density in nats.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: The shapes differ.
 
     >>> laplace_nll(jnp.zeros((1, 2)), jnp.full((1, 2), 0.5), jnp.ones((1, 2))).tolist()
     [[2.0, 2.0]]
@@ -129,14 +129,14 @@ def gaussian_nll(
     """log(2 pi)/2 + log sigma + (d / sigma)^2 / 2: the Gaussian with a learned sigma (RLE paper, equation 2).
 
     Args:
-        mu, sigma, target: (..., K, D), same unit; sigma positive, the standard deviation.
+        mu, sigma, target: (..., K, D) in the same unit; sigma positive, the standard deviation.
         where: (..., K) mask; masked joints give zero loss and zero gradient whatever they hold.
 
     Returns:
         (..., K, D) negative log density in nats.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: The shapes differ.
 
     >>> round(gaussian_nll(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.ones((1, 2)))[0, 0].item(), 4)
     1.4189
@@ -157,7 +157,7 @@ def rle(
     where: jax.typing.ArrayLike | None = None,
     weight: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Residual log-likelihood estimation (Li et al. 2021, equation 8), a number for each joint.
+    r"""Residual log-likelihood estimation (Li et al. 2021, equation 8), one number per joint.
 
         paper:     -log Q(e) - log G(e) - log s + sum_c log sigma_c                    e = (target - mu) / sigma
         official:  sum_c [log sigma_c - log G(-e)] + sum_c [log(sigma_c sqrt(2 pi)) + |d_c| / (sqrt(2) sigma_c + 1e-9)]
@@ -165,35 +165,35 @@ def rle(
 
     `paper` with log_normalizer=0 is the paper's own training loss. It does not hold sigma down: a flow that rescales
     makes -log G + log sigma independent of sigma, and -log Q falls as sigma grows. log s, from `flow.log_normalizer`,
-    takes that reward away. The second log sigma of the released codes would too, Q being a density of the coordinate
-    there and not of e, if they did not count log G once a coordinate as well (the head of this module has the
-    argument; `experiments/sigma_collapse.py` shows it).
+    takes that reward away. The second log sigma of the released codes would do so too, because Q there is a density of
+    the coordinate and not of e, if they did not count log G once per coordinate as well (the head of this module has
+    the argument; `experiments/sigma_collapse.py` shows it).
 
-    Both codes sum the result over joints and divide by the size of the global batch, visible joints or not.
+    Both codes sum the result over joints and divide by the size of the global batch, whether joints are visible or not.
 
     Args:
-        mu, sigma, target: (..., K, D), same unit; sigma positive. In all published recipes coordinates are fractions of
-            the image, sigma a sigmoid (3D official: plus 1e-9).
-        log_prob: the flow's log density, (..., D) -> (...): `lambda e: flow.apply(variables, e, method="log_prob")`.
-        base: the density Q; None is DLE (equation 5), the flow without Q. Official code has no Gaussian: there
+        mu, sigma, target: (..., K, D) in the same unit; sigma positive. In all published recipes coordinates are
+            fractions of the image and sigma is a sigmoid (3D official: plus 1e-9).
+        log_prob: The flow's log density, (..., D) -> (...): `lambda e: flow.apply(variables, e, method="log_prob")`.
+        base: The density Q; None is DLE (equation 5), the flow without Q. The official code has no Gaussian: there
             `gaussian` takes the term that its constant belongs to, log(sigma sqrt(2 pi)) + (d / sigma)^2 / 2.
-        variant: "paper", or "official" / "mmpose": exactly as those code bases.
-        log_normalizer: log s of equation 16, paper variant with a base only.
+        variant: The form of the loss: "paper", or exactly that of the "official" or "mmpose" code.
+        log_normalizer: log s of equation 16, for the paper variant with a base only.
         where: (..., K) mask. Masked joints, and joints of weight 0, give exactly zero loss and zero gradient whatever
-            they hold (NaN, infinity, sigma 0): the released codes multiply by 0 afterwards, which keeps NaN.
-        weight: (..., K), or (..., K, D) for a weight each coordinate. Per coordinate, log G has no coordinate to belong
-            to: paper takes the mean weight of the joint, mmpose and official 3D every coordinate's (the sum), official 2D
-            weighs its whole first bracket, log sigma and log G of both coordinates, by the weight of x. A coordinate of
-            weight 0 in a joint that counts is still read by log G, as in the released codes; where its mu, sigma or target
-            is no number, or sigma is not positive, log G is given an error of 0 for it.
+            they hold (NaN, infinity, sigma 0); the released codes multiply by 0 afterwards, which keeps NaN.
+        weight: (..., K), or (..., K, D) for one weight per coordinate. Then log G belongs to no single coordinate:
+            paper weighs it by the mean weight of the joint, mmpose and official 3D by every coordinate's (the sum), and
+            official 2D weighs its whole first bracket, log sigma and log G of both coordinates, by the weight of x. A
+            coordinate of weight 0 in a joint that counts is still read by log G, as in the released codes; where its
+            mu, sigma or target is not finite, or sigma is not positive, log G is given an error of 0 for it.
 
     Returns:
-        (..., K) in nats. It becomes negative as training goes on, and that is no fault: it is a negative log density,
-        and a density is above 1 where sigma is small (coordinates are fractions of the image, so sigma falls far below
-        1). Lower is better; compare runs by their error or AP, not by how far the loss is from 0.
+        (..., K) in nats. It becomes negative during training, which is right: it is a negative log density, and a
+        density is above 1 where sigma is small (coordinates are fractions of the image, so sigma falls far below 1).
+        Lower is better; compare runs by their error or AP, not by the distance of the loss from 0.
 
     Raises:
-        ValueError: shapes differ, an unknown variant or base, or log_normalizer where there is no log s.
+        ValueError: The shapes differ, a variant or base is unknown, or log_normalizer is given where there is no log s.
 
     >>> standard_normal = lambda e: -0.5 * (e**2).sum(-1) - 1.837877
     >>> mu, sigma, target = jnp.array([[.10, -.20]]), jnp.array([[.05, .04]]), jnp.array([[.13, -.26]])
@@ -205,8 +205,8 @@ def rle(
         _check_choice("base", base, BASES)
     _check_log_normalizer(log_normalizer, base, variant)
     mu, sigma, target, weight, keep = _prepare(mu, sigma, target, where, weight)
-    # The flow reads all coordinates of a joint, unless its term counts for nothing (official 2D, x-weight 0): also one
-    # of weight 0, where it holds numbers.
+    # The flow reads all coordinates of a joint, including finite ones of weight 0, unless its term does not count
+    # (official 2D, x-weight 0).
     flow_weight = _flow_weight(weight, variant)
     in_flow = keep & (flow_weight != 0).any(-1)
     read = (weight != 0) | (in_flow[..., None] & _usable(mu, sigma, target))
@@ -236,23 +236,23 @@ def rle_mixture(
 ) -> jax.Array:
     """The official loss for a batch that mixes 3D labels with 2D ones (Human3.6M with MPII; RLE paper, section 5).
 
-    A joint whose z-weight is positive is scored by the 3D flow on (x, y, z), any other by the 2D flow on (x, y); the
-    flow's number then counts once a weighted coordinate, as in `rle(variant="official")`. The official code adds 1e-9
-    to its sigma here; so give sigma = sigmoid(raw) + 1e-9.
+    A joint whose z-weight is positive is scored by the 3D flow on (x, y, z), any other by the 2D flow on (x, y). The
+    flow's number counts once per weighted coordinate, as in `rle(variant="official")`. The official code adds 1e-9 to
+    its sigma here, so pass sigma = sigmoid(raw) + 1e-9.
 
     Args:
         mu, sigma, target: (..., K, 3), z in its own normalised unit.
-        log_prob_2d: (..., 2) -> (...).
-        log_prob_3d: (..., 3) -> (...).
+        log_prob_2d: The log density of the 2D flow, (..., 2) -> (...).
+        log_prob_3d: The log density of the 3D flow, (..., 3) -> (...).
         weight: (..., K, 3); the third one, 0 or positive, says whether depth is labelled. Coordinates of weight 0 are
             never read, so an unlabelled depth may hold anything.
         where: (..., K) mask.
 
     Returns:
-        (..., K) in nats. Masked joints give zero and zero gradient whatever they hold.
+        (..., K) in nats. Masked joints give zero loss and zero gradient whatever they hold.
 
     Raises:
-        ValueError: shapes differ, or the last axis is not 3.
+        ValueError: The shapes differ, or the last axis is not 3.
 
     >>> normal = lambda e: -0.5 * (e**2).sum(-1) - 0.918939 * e.shape[-1]
     >>> x, weight = jnp.full((1, 3), 0.1), jnp.array([[1.0, 1.0, 0.0]])
@@ -278,7 +278,7 @@ def rle_mixture(
 
 
 def _prepare(mu, sigma, target, where, weight):
-    """One dtype, equal shapes, weights (..., K, D), and what is masked or of weight 0 replaced: sigma 1, error 0."""
+    """Casts to one dtype, checks shapes, makes weights (..., K, D); masked or zero-weight entries get sigma 1, error 0."""
     if weight is None:
         mu, sigma, target = as_float(mu, sigma, target)
         weight = jnp.ones_like(mu)
@@ -295,18 +295,18 @@ def _prepare(mu, sigma, target, where, weight):
 
 
 def _usable(mu, sigma, target) -> jax.Array:
-    """Where all three are finite and sigma is positive."""
+    """Tells where all three are finite and sigma is positive."""
     return jnp.isfinite(mu) & jnp.isfinite(target) & jnp.isfinite(sigma) & (sigma > 0)
 
 
 def _masked_difference(mu, sigma, target, where):
-    """(mu - target, sigma, mask) with masked joints at error 0 and sigma 1."""
+    """Returns (mu - target, sigma, mask) with masked joints at error 0 and sigma 1."""
     mu, sigma, target, _, keep = _prepare(mu, sigma, target, where, None)
     return mu - target, sigma, keep
 
 
 def _error(mu, sigma, target, variant) -> tuple[jax.Array, jax.Array]:
-    """(d, e): the error in coordinates and the standardised error, with the sign that the variant feeds to its flow."""
+    """Returns the error d in coordinates and the standardised error e, with the sign that the variant's flow reads."""
     if variant == "paper":
         return target - mu, (target - mu) / sigma
     guard = EPSILON if variant == "mmpose" else 0.0
@@ -314,14 +314,14 @@ def _error(mu, sigma, target, variant) -> tuple[jax.Array, jax.Array]:
 
 
 def _flow_weight(weight, variant) -> jax.Array:
-    """The weights (..., K, D) of the terms that hold log G."""
+    """Returns the weights (..., K, D) of the terms that hold log G."""
     if variant == "official" and weight.shape[-1] == 2:
         return jnp.broadcast_to(weight[..., :1], weight.shape)
     return weight
 
 
 def _coordinate_nll(d, e, sigma, base, variant) -> jax.Array:
-    """The Q term of the released codes, a negative log density of the coordinate: it holds the second log sigma."""
+    """Returns the Q term of the released codes, a negative log density of the coordinate with the second log sigma."""
     if base == "gaussian":
         return jnp.log(sigma) + LOG_SQRT_2PI + 0.5 * jnp.square(e)
     if variant == "mmpose":
@@ -330,10 +330,10 @@ def _coordinate_nll(d, e, sigma, base, variant) -> jax.Array:
 
 
 def _call(log_prob: LogProb, e: jax.Array) -> jax.Array:
-    """log_prob(e), checked: a density returned as (..., 1) would silently broadcast over joints."""
+    """Returns log_prob(e) after a check: a density of shape (..., 1) would silently broadcast over joints."""
     out = jnp.asarray(log_prob(e))
     if out.shape != e.shape[:-1]:
-        raise ValueError(f"log_prob maps {e.shape} to {out.shape}, expected {e.shape[:-1]}: one log density a joint")
+        raise ValueError(f"log_prob maps {e.shape} to {out.shape}, expected {e.shape[:-1]}: one log density per joint")
     return out
 
 

@@ -1,4 +1,4 @@
-"""From elementwise losses to the scalar that is differentiated."""
+"""The reduction from elementwise losses to the scalar that is differentiated."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from jaxpose.losses._inputs import as_float, as_mask
 def mean(values: jax.typing.ArrayLike, *, where: jax.typing.ArrayLike | None = None) -> jax.Array:
     """Mean over the entries that `where` keeps.
 
-    The published RLE recipes do not use it: they sum over joints and divide by the size of the global batch, visible
-    joints or not (official code and mmpose alike).
+    The published RLE recipes do not use it: they sum over joints and divide by the size of the global batch, whether
+    joints are visible or not (both the official code and mmpose).
 
     Args:
-        values: (...) any shape.
-        where: None, or a mask of the shape of `values`, or of that shape without its last axis (one entry a joint for
+        values: (...) of any shape.
+        where: None, or a mask of the shape of `values`, or of that shape without its last axis (one entry per joint for
             values (..., K, D)).
 
     Returns:
-        A scalar. 0 with zero gradient where nothing is kept, whatever `values` holds.
+        A scalar. It is 0 with zero gradient if nothing is kept, whatever `values` holds.
 
     Raises:
-        ValueError: the mask has another shape.
+        ValueError: The mask has another shape.
 
     >>> mean(jnp.array([[1.0, 3.0], [jnp.nan, 7.0]]), where=jnp.array([True, False])).item()
     2.0

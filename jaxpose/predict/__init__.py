@@ -1,13 +1,13 @@
-"""Poses of pictures, from a checkpoint: `load` gives a `Predictor`, a `Predictor` gives `Poses`.
+"""Poses of pictures, from a checkpoint: `load` returns a `Predictor`, a `Predictor` returns `Poses`.
 
     predictor = load("runs/coco_rle")
     poses = predictor("photo.jpg", boxes=[[x, y, w, h]])    # or a list of images, with a list of boxes
     poses.xy, poses.confidence, poses.score, poses.deviation
 
-Nets of persons see a crop around each box; without boxes the whole picture is taken for one person. Nets of whole images find
-the people themselves. Both go through the same geometry, decoding and test-time averaging as the evaluation of an experiment; two
+Top-down nets see a crop around each box; without boxes the whole picture is treated as one person. Nets of whole images
+detect the people themselves. Both use the geometry, decoding and test-time averaging of an experiment's evaluation. Two
 poses of one person, from overlapping boxes, are both kept (`jaxpose.evaluation.results.suppress` drops the weaker one).
-A person detector is not part of this package: boxes come from any.
+This package has no person detector: boxes can come from any.
 """
 
 from jaxpose.predict.poses import Poses

@@ -22,7 +22,7 @@ from jaxpose.evaluation import results
 from jaxpose.files import write_json
 from jaxpose.interchange import Format
 from jaxpose.predict import media
-from jaxpose.predict.inputs import Live, found, is_video, limited
+from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
 from jaxpose.predict.sequences import Options, Sequences
 from jaxpose.view.overlay import draw
 
@@ -68,47 +68,50 @@ def main(
     exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
-    """Poses of pictures and videos.
+    """Predict the poses of pictures and videos.
 
-    Writes into OUT: NAME_poses.jpg (of a video .mp4) for every input; results.json, COCO result records; images.json, the
-    pictures that their image ids stand for, which pycocotools loads as a data set (results of nobody, [], it does not load);
-    poses.csv, a row for every joint. With --formats also the trajectories of every video, and of every folder of frames of one
-    size: NAME_poses.npz (mean and covariance of every joint), NAME_poses_dlc.csv, NAME_poses.slp, NAME_poses.analysis.h5.
+    Writes into OUT: NAME_poses.jpg (.mp4 for a video) for every input; results.json, COCO result records; images.json,
+    the pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);
+    poses.csv, a row for every joint. With --formats also the trajectories of every video, and of every folder of frames
+    of one size: NAME_poses.npz (mean and covariance of every joint), NAME_poses_dlc.csv, NAME_poses.slp,
+    NAME_poses.analysis.h5.
 
     Args:
-        checkpoint: a run's folder, or an imported checkpoint.
-        inputs: pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as 0; the
-            address of a stream, such as rtsp://camera/1.
-        out: folder for what is written.
-        boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], of a video with
-            "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture is one person. Nets of whole
-            images find people themselves.
-        category: id of the persons in that JSON; boxes without category_id count too.
-        min_box_score: boxes with a lower score are left out.
-        overlay: draw the poses.
-        draw_above: joints of a lower confidence are not drawn; files have them all.
-        region: also draw the region that holds each joint with this probability (of nets with a likelihood).
-        flip_test: average with the mirrored picture, at twice the time; None: as the run was evaluated.
-        batch_size: crops, or whole images, at a time.
-        test_size: of whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
-        fit: of whole images: which side that is; None: as the run was evaluated.
-        scales: of whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
-        max_pixels: larger pictures are refused.
-        recursive: look into the folders within folders too.
-        max_frames: of each camera and stream, stop after so many frames; None: when it ends, or with Ctrl-C.
-        formats: of videos and folders of frames, write trajectories too: npz (mean, covariance and score of every joint,
-            jaxpose.trajectories), dlc (the CSV of DeepLabCut), slp and h5 (SLEAP and its analysis file; need the extra labels).
-        within: the likelihood in those files is the probability that a joint's error is below this many image pixels (of nets with
-            a likelihood; of others it is their confidence).
-        fps: frames per second of folders of frames; a video says its own.
-        exif: turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned, but of a
-            COCO data set (--boxes) as its image sizes and labelled poses show; None: as the run was trained (its --exif).
-        step: which checkpoint of the run.
+        checkpoint: A run's folder, or an imported checkpoint.
+        inputs: Pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as
+            0; the address of a stream, such as rtsp://camera/1.
+        out: The folder for the output files.
+        boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], for
+            a video with "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture
+            is one person. Nets of whole images detect people themselves.
+        category: Id of the persons in that JSON; boxes without category_id count too.
+        min_box_score: Boxes with a lower score are left out.
+        overlay: Draw the poses.
+        draw_above: Joints with a lower confidence are not drawn; the output files have them all.
+        region: Also draw the region that holds each joint with this probability (nets with a likelihood).
+        flip_test: Average with the mirrored picture, at twice the time; None: as the run was evaluated.
+        batch_size: The number of crops, or whole images, at a time.
+        test_size: For whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
+        fit: For whole images: the side that test_size refers to; None: as the run was evaluated.
+        scales: For whole images: scales whose heatmaps are averaged, 1 among them; None: as the run was evaluated.
+        max_pixels: Pictures with more pixels are refused.
+        recursive: Look into nested folders too.
+        max_frames: Stop each camera and stream after this number of frames; None: when it ends, or with Ctrl-C.
+        formats: Also write trajectories of videos and folders of frames: npz (mean, covariance and score of every joint,
+            jaxpose.trajectories), dlc (the CSV of DeepLabCut), slp and h5 (SLEAP and its analysis file; they need the
+            extra labels).
+        within: The likelihood in those files is the probability that a joint's error is below this number of image pixels
+            (nets with a likelihood; others write their confidence).
+        fps: Frames per second of folders of frames; a video has its own.
+        exif: Turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned,
+            except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
+            trained (its --exif).
+        step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps)
-    files = found(inputs, recursive=recursive)
-    known = (
+    files = expand_inputs(inputs, recursive=recursive)
+    box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
     )
     from jaxpose import predict
@@ -123,15 +126,15 @@ def main(
         scales=scales,
         max_pixels=max_pixels,
     )
-    if known is not None and predictor.finds_people:
+    if box_file is not None and predictor.finds_people:
         raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
     if region is not None:
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
-        predict.outlines(predictor.density, region)  # whether it can be drawn, before anything is
+        predict.outlines(predictor.density, region)  # fails before anything is drawn if it cannot be drawn
     exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
-        predictor, out, known, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
+        predictor, out, box_file, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
         max_frames=max_frames, exif=exif, options=options,
     )  # fmt: skip
     with work:
@@ -139,15 +142,15 @@ def main(
     people = len(work.records)
     counts = {"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}
     print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
-    if known is not None and (unused := known.unused(work.images)):
+    if box_file is not None and (unused := box_file.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
-        shown = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
-        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {shown}")
+        examples = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
+        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {examples}")
 
 
 def exif_of_run(config: Mapping[str, Any]) -> Exif:
-    """Returns the --exif that the run of a checkpoint was given; auto for imported checkpoints and runs from before the flag."""
+    """Returns the --exif of the checkpoint's run; auto for imported checkpoints and for runs from before the flag."""
     exif = (config.get("run") or {}).get("exif", "auto")
     if exif == "ignore":
         logger.warning("pictures are not turned as their EXIF data say: the run was trained with --exif ignore")
@@ -155,7 +158,7 @@ def exif_of_run(config: Mapping[str, Any]) -> Exif:
 
 
 class _Work:
-    """Inputs one after the other, and what becomes of them."""
+    """Processes inputs one after another and collects their outputs."""
 
     def __init__(
         self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels,
@@ -182,7 +185,7 @@ class _Work:
                 everyone = self._poses([(file, image, 0) for file, image in group])
                 for (file, image), poses in zip(group, everyone, strict=True):
                     if self.overlay:
-                        media.save_picture(self._drawn(image, poses), self.targets[file])
+                        media.save_picture(self._draw(image, poses), self.targets[file])
                     self._keep(file, image, poses)
                     folder, frame = self.places[file]
                     name, size = f"{folder.resolve().name or 'frames'}_poses", image.shape[1::-1]
@@ -195,13 +198,15 @@ class _Work:
                 bar.update()
 
     def _groups(self, files: list[Path], bar) -> Iterator[list[tuple[Path, np.ndarray]]]:
-        """Pictures, as many at a time as memory allows; bad ones are noted."""
+        """Yields pictures, as many at a time as memory allows; unreadable ones are noted."""
         group, pixels = [], 0
         for file in files:
             bar.update()
             try:
                 image = media.picture(file, max_pixels=self.max_pixels, upright=file not in self.stored)
-            except Exception as error:  # decoders raise anything, and the other pictures are to be done
+            except (
+                Exception
+            ) as error:  # decoders raise many exception types, and the other pictures still have to be done
                 named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
                 self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
                 continue
@@ -214,7 +219,7 @@ class _Work:
             yield group
 
     def _stored(self, files: list[Path]) -> set[Path]:
-        """The pictures that are not turned as their EXIF data say: those of a data set whose boxes are of the stored pixels."""
+        """Returns the pictures that are not turned by EXIF: those of a data set whose boxes refer to the stored pixels."""
         if self.exif != "auto":
             return set(files) if self.exif == "ignore" else set()
         sizes = {file: size for file in files if self.boxes and (size := self.boxes.size_of(file)) is not None}
@@ -239,15 +244,15 @@ class _Work:
         return self.predictor(images, [self._boxes(*item) for item in items])
 
     def _boxes(self, file: Path, image: np.ndarray, frame: int) -> list[tuple[float, ...]]:
-        """Those of a picture that show anything of it; the others are noted."""
+        """Returns the boxes of a picture that overlap it; the others are noted."""
         height, width = image.shape[:2]
-        kept = []
+        rows = []
         for row in self.boxes.of(file, frame):
             if min(row[2:4]) > 0 and touches(row[:4], (width, height)):
-                kept.append(row)
+                rows.append(row)
             else:
                 self.failed.append(f"{file}: box {list(row[:4])} is empty or outside the {width}x{height} pixels")
-        return kept
+        return rows
 
     def _video(self, video: media.Video) -> None:
         import tqdm
@@ -271,24 +276,24 @@ class _Work:
                 everyone = self._poses([(video.path, image, i) for i, image in chunk])
                 for (i, image), poses in zip(chunk, everyone, strict=True):
                     if writer is not None:
-                        writer.write(self._drawn(image, poses))
+                        writer.write(self._draw(image, poses))
                     self._keep(video.path, image, poses, frame=i)
                     self.sequences.add(
                         str(video.path), poses, name=target.stem, frame=i, size_wh=video.size_wh, fps=video.rate
                     )
                     done += 1
-        if done + video.rate < video.frames:  # some containers know their length only: within a second it is whole
+        if done + video.rate < video.frames:  # some containers know only their length: a missing second is tolerated
             self.failed.append(
-                f"video {video.path} says {video.frames} frames, {done} could be read: it is truncated or damaged"
+                f"video {video.path} has {video.frames} frames by its header, {done} could be read: it is truncated or damaged"
             )
 
-    def _drawn(self, image: np.ndarray, poses) -> np.ndarray:
-        shown = poses.confidence > self.draw_above
+    def _draw(self, image: np.ndarray, poses) -> np.ndarray:
+        is_drawn = poses.confidence > self.draw_above
         curves = []
         if self.region is not None:
-            curves = [curve for part in poses.regions(self.region) for curve in part[shown]]
+            curves = [curve for part in poses.regions(self.region) for curve in part[is_drawn]]
         return draw(
-            image, poses.xy, shown, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
+            image, poses.xy, is_drawn, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
         )
 
     def _keep(self, file: Path, image: np.ndarray, poses, *, frame: int | None = None) -> None:
@@ -305,7 +310,7 @@ class _Work:
                 self.rows.writerow([*person, joint, *numbers])
 
     def _ids(self, files: list[Path]) -> dict[Path, int]:
-        """Those of the data set that the boxes are of; then the number that a name is, as COCO's are; then the next that is free."""
+        """Returns the ids of the boxes' data set; else the number in a name, as in COCO's; else the next free number."""
         taken = set(self.boxes.ids.values()) if self.boxes else set()
         first = {self.boxes.id_of(file): file for file in reversed(files)} if self.boxes else {}
         ids = {file: number for number, file in first.items() if number is not None}
@@ -320,16 +325,16 @@ class _Work:
     def __enter__(self) -> _Work:
         self.out.mkdir(parents=True, exist_ok=True)
         self.partial = self.out / ".poses.csv.partial"
-        # Names of files may be bytes that are no text.
+        # File names may contain bytes that are not text.
         self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
         self.rows = csv.writer(self.table)
         self.rows.writerow(COLUMNS)
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        """results.json, images.json and poses.csv of what was done, whatever came then; each is the old one or the whole new one."""
+        """Writes results.json, images.json and poses.csv of the inputs so far, even after an error; each file atomically."""
         self.table.close()
-        if not self.images:  # of nothing: what an earlier run wrote stays
+        if not self.images:  # nothing was done: the files of an earlier run stay
             self.partial.unlink()
             return
         self.partial.replace(self.out / "poses.csv")
@@ -343,7 +348,7 @@ class _Work:
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
-    """Where each overlay goes: by the name of its input, with a number where two have the same or an input has that name."""
+    """Returns the path of each overlay: by the name of its input, with a number if the name is taken."""
     targets: dict[Path, Path] = {}
     taken = {file.resolve() for file in files}
     for file in files:

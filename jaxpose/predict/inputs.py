@@ -1,4 +1,4 @@
-"""The inputs of `jaxpose predict`: names, folders, patterns, cameras and addresses -> pictures and videos."""
+"""The inputs of `jaxpose predict`: expands names, folders, patterns, cameras and addresses into pictures and videos."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image
 from jaxpose.data.pixels import know_heic
 from jaxpose.predict import media
 
-__all__ = ["Live", "found", "is_live", "is_video"]
+__all__ = ["Live", "expand_inputs", "is_live", "is_video"]
 
 log = logging.getLogger("jaxpose")
 ADDRESS = re.compile(r"(rtsp|rtsps|rtmp|http|https|udp|tcp)://", re.IGNORECASE)
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 PICTURE_BRANDS = (*HEIC_BRANDS, b"avif", b"avis")
 VIDEO_SIGNS = {0: (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"FLV"), 4: (b"ftyp", b"moov", b"mdat"), 8: (b"AVI ",)}
-SHOWN = 5
+MAX_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Live:
 
     @property
     def source(self) -> int | str:
-        """What OpenCV opens."""
+        """The value that OpenCV opens."""
         return int(self.address) if self.address.isdecimal() else self.address
 
     @property
     def stem(self) -> str:
-        """What its files are called after."""
+        """The beginning of the names of its output files."""
         if self.address.isdecimal():
             return f"camera_{self.address}"
         place = re.sub(r"[?#].*", "", ADDRESS.sub("", self.address)).rstrip("/")
@@ -59,11 +59,11 @@ class Live:
         return self
 
     def __str__(self) -> str:
-        return re.sub(r"//[^/@]*@", "//", self.address)  # without name and password
+        return re.sub(r"//[^/@]*@", "//", self.address)  # without user name and password
 
 
 def is_live(name: str) -> bool:
-    """Whether an input is a camera's number or an address, not a file.
+    """Tells whether an input is a camera's number or an address, not a file.
 
     >>> is_live("rtsp://camera/1"), is_live("photo.jpg")
     (True, False)
@@ -72,23 +72,23 @@ def is_live(name: str) -> bool:
 
 
 def is_video(file: Path | Live) -> bool:
-    """Whether an input is a video, by its suffix, or by its content where the suffix says nothing."""
+    """Tells whether an input is a video, by its suffix, or by its content if the suffix is not known."""
     return isinstance(file, Live) or _kind(file) == "video"
 
 
-def found(inputs: Iterable[str], *, recursive: bool = False) -> list[Path | Live]:
-    """The pictures and videos that names, folders and patterns stand for, each once; cameras and addresses.
+def expand_inputs(inputs: Iterable[str], *, recursive: bool = False) -> list[Path | Live]:
+    """Expands names, folders and patterns into pictures and videos, each listed once; cameras and addresses are kept.
 
-    In a folder every file is taken that is a picture or a video, whatever its suffix. The others, and the folders within it,
-    are named in a warning.
+    In a folder every file is taken that is a picture or a video, whatever its suffix. A warning lists the other files and
+    the folders within it.
 
     Args:
         inputs: Names of files or folders, patterns, numbers of cameras, addresses of streams.
-        recursive: Look into the folders within folders too.
+        recursive: Look into nested folders too.
 
     Raises:
-        FileNotFoundError: One that stands for nothing.
-        ValueError: None given.
+        FileNotFoundError: An input matches no picture or video.
+        ValueError: There are no inputs.
     """
     files: dict[Path | Live, None] = {}
     for name in inputs:
@@ -111,9 +111,9 @@ def found(inputs: Iterable[str], *, recursive: bool = False) -> list[Path | Live
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:
-    """Its pictures and videos; what else there is, is named."""
-    there = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    files = [path for path in there if path.is_file() and not path.name.startswith(".")]
+    """Returns the pictures and videos of a folder; a warning lists everything else."""
+    paths = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
     kinds = {path: _kind(path) for path in files}
     others = [path for path in files if kinds[path] is None]
     heic = [path for path in others if _is_heic(path)]
@@ -126,17 +126,17 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
         )
     rest = [path for path in others if path not in heic]
     if rest:
-        names = ", ".join(path.name for path in rest[:SHOWN]) + (", ..." if len(rest) > SHOWN else "")
+        names = ", ".join(path.name for path in rest[:MAX_NAMES]) + (", ..." if len(rest) > MAX_NAMES else "")
         log.warning("%s: %d files are left out, being no pictures or videos: %s", folder, len(rest), names)
-    folders = [] if recursive else [path.name for path in there if path.is_dir()]
+    folders = [] if recursive else [path.name for path in paths if path.is_dir()]
     if folders:
-        names = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
+        names = ", ".join(folders[:MAX_NAMES]) + (", ..." if len(folders) > MAX_NAMES else "")
         log.warning("%s: %d folders in it are left out (--recursive looks into them): %s", folder, len(folders), names)
     return [path for path in files if kinds[path] is not None]
 
 
 def _kind(path: Path) -> str | None:
-    """ "picture", "video", or None."""
+    """Returns "picture", "video", or None."""
     suffix = path.suffix.lower()
     if suffix in media.PICTURES | media.VIDEOS:
         return "video" if suffix in media.VIDEOS else "picture"
@@ -149,7 +149,7 @@ def _kind(path: Path) -> str | None:
             return "video"
         with Image.open(path):
             return "picture"
-    except Exception:  # of many types: the file may be anything
+    except Exception:  # many exception types: the file may be anything
         return None
 
 
@@ -163,11 +163,11 @@ def _is_heic(path: Path) -> bool:
 
 
 def limited(frames: Iterable, count: int | None) -> Iterator:
-    """The first so many frames of a stream; all of them for None. Ctrl-C ends a stream without an error."""
+    """Yields the first `count` frames of a stream, or all of them for None. Ctrl-C ends a stream without an error."""
     try:
         for i, frame in enumerate(frames):
             if count is not None and i >= count:
                 return
             yield frame
     except KeyboardInterrupt:
-        log.warning("stopped; what was read until now is kept")
+        log.warning("stopped; frames that were read so far are kept")

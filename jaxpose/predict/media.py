@@ -1,8 +1,8 @@
-"""Pictures and videos in and out. Needs OpenCV (the extra `data`). Poses are drawn on them by `jaxpose.view.overlay`.
+"""Reads and writes pictures and videos with OpenCV (the extra `data`). `jaxpose.view.overlay` draws poses on them.
 
 A picture is (h, w, 3) uint8 RGB, the way that a person sees it: turned as its EXIF data say, transparent parts white.
 Data sets are decoded by the same function, `jaxpose.data.pixels.rgb`; whether their pictures are turned depends on which
-picture was labelled (`jaxpose.data.orientation`).
+version was labelled (`jaxpose.data.orientation`).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from jaxpose.data.pixels import decode_picture, opencv, over_white, rgb
 log = logging.getLogger("jaxpose")
 
 MAX_PIXELS = 100_000_000
-MAX_SIDE = 32_766  # OpenCV's warp
+MAX_SIDE = 32_766  # the limit of OpenCV's warp
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 VIDEOS = frozenset((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".gif"))
 
 
 def picture(source: Any, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> np.ndarray:
-    """A file, a PIL image or an array as (h, w, 3) uint8 RGB.
+    """Converts a file, a PIL image or an array to (h, w, 3) uint8 RGB.
 
     Args:
-        source: a path; a PIL image; or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16, RGB(A). 16 bits
-            keep their upper 8; grey becomes RGB; what is transparent becomes white.
-        max_pixels: more of them are refused, before they are decoded.
-        upright: turn a file as its EXIF data say; no: its pixels as they are stored, which is what COCO's annotations are of.
+        source: A path; a PIL image; or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), uint8 or uint16, RGB(A). Of 16
+            bits the upper 8 are kept; grey becomes RGB; transparent parts become white.
+        max_pixels: The largest number of pixels; larger pictures raise an error before they are decoded.
+        upright: Turn a file as its EXIF data say. False takes the stored pixels, to which COCO's annotations refer.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no image, a truncated or a huge one; an array of another shape or dtype.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not an image, or is truncated or too large; the array has another shape or dtype.
 
     >>> picture(np.full((2, 3), 65535, np.uint16))[0, 0].tolist()
     [255, 255, 255]
@@ -82,7 +82,7 @@ def _from_file(path: Path, max_pixels: int, upright: bool) -> np.ndarray:
             with Image.open(path) as header:
                 size = header.size
         except (OSError, SyntaxError, ValueError):
-            size = (0, 0)  # what is wrong is said when it is decoded
+            size = (0, 0)  # decoding reports the error
         _check_pixels(*size, f"image {path}", max_pixels)
         return _from_pillow(decode_picture(path.read_bytes(), path), f"image {path}", max_pixels, upright)
 
@@ -106,7 +106,7 @@ def _check_pixels(width: int, height: int, name: str, max_pixels: int) -> None:
 
 @contextmanager
 def _our_limit() -> Iterator[None]:
-    """Without Pillow's own limit of pixels, and its warnings of strange metadata."""
+    """Disables Pillow's own limit of pixels, and its warnings about strange metadata."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
@@ -118,24 +118,24 @@ def _our_limit() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Video:
-    """What the header of a video says, or a camera or a stream that is open. frames: 0 where it is not known how many."""
+    """The header of a video, or an open camera or stream. `frames` is 0 if their number is not known."""
 
     path: Any
     size_wh: tuple[int, int]
     rate: float
     frames: int
     opened: Any = None
-    """Of a camera or a stream, which cannot be opened twice: its reader, and the first frame."""
+    """The reader and the first frame of a camera or a stream, which cannot be opened twice."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Its frames (h, w, 3) uint8 RGB, turned as a player would."""
+        """Yields the frames (h, w, 3) uint8 RGB, turned as a player would."""
         cv2 = opencv()
         reader, first = self.opened or (_reader(str(self.path)), None)
         try:
             while True:
-                there, frame = (True, first) if first is not None else reader.read()
+                success, frame = (True, first) if first is not None else reader.read()
                 first = None
-                if not there:
+                if not success:
                     return
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         finally:
@@ -143,62 +143,62 @@ class Video:
 
 
 def video(path: str | Path) -> Video:
-    """Open a video; iterate it for its frames.
+    """Opens a video; iterate over it for its frames.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a video, or one without a frame.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a video, or has no frame.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"video {path} does not exist")
     cv2, reader = opencv(), _reader(str(path))
-    there, first = reader.read()
+    success, first = reader.read()
     rate, count = reader.get(cv2.CAP_PROP_FPS), reader.get(cv2.CAP_PROP_FRAME_COUNT)
     reader.release()
-    if not there:
-        raise ValueError(f"video {path} cannot be read: it is truncated, damaged or no video that OpenCV knows")
-    return Video(path, (first.shape[1], first.shape[0]), _known_rate(rate), max(int(count), 0))
+    if not success:
+        raise ValueError(f"video {path} cannot be read: it is truncated, damaged or not a video that OpenCV can decode")
+    return Video(path, (first.shape[1], first.shape[0]), _valid_rate(rate), max(int(count), 0))
 
 
 def stream(source: int | str, name: Any) -> Video:
-    """Open a camera, by its number, or the address of a stream (rtsp://, http://, ...); iterate it once for its frames.
+    """Opens a camera by its number, or a stream by its address (rtsp://, http://, ...); iterate once over its frames.
 
     Args:
-        source: what to open.
-        name: what stands for it in messages and results.
+        source: The number or the address to open.
+        name: The name in messages and results.
 
     Raises:
-        ValueError: it does not open, or sends no picture.
+        ValueError: The source does not open, or sends no picture.
     """
     cv2, reader = opencv(), _reader(source)
-    there, first = reader.read() if reader.isOpened() else (False, None)
-    if not there:
+    success, first = reader.read() if reader.isOpened() else (False, None)
+    if not success:
         reader.release()
         kind = f"camera {source}" if isinstance(source, int) else f"stream {name}"
         raise ValueError(f"{kind} sends no picture: is it there, is the address right, and may this machine reach it?")
     size = (first.shape[1], first.shape[0])
-    return Video(name, size, _known_rate(reader.get(cv2.CAP_PROP_FPS)), 0, (reader, first))
+    return Video(name, size, _valid_rate(reader.get(cv2.CAP_PROP_FPS)), 0, (reader, first))
 
 
-def _known_rate(rate: float) -> float:
-    """Frames in a second; 25 where a header says nonsense."""
+def _valid_rate(rate: float) -> float:
+    """Returns frames per second; 25 if the header's value is invalid."""
     return float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else 25.0
 
 
 def _reader(source: int | str) -> Any:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what it would print is said in the error
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our errors already report its messages
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     cv2 = opencv()
     return cv2.VideoCapture(source) if isinstance(source, int) else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
 
 
 class VideoWriter:
-    """Frames -> an MP4 file. A context manager.
+    """Writes frames to an MP4 file; a context manager.
 
-    H.264, which browsers play, where the program ffmpeg is installed and can encode it; otherwise MPEG-4 part 2, which
-    OpenCV's wheels can write and browsers do not play. The file has its name when it is complete: until then it ends in
-    .partial.mp4.
+    The codec is H.264, which browsers play, if the program ffmpeg is installed and can encode it; otherwise MPEG-4 part
+    2, which OpenCV's wheels can write and browsers do not play. The file name ends in .partial.mp4 until the file is
+    complete.
     """
 
     def __init__(self, path: str | Path, *, size_wh: Sequence[int], rate: float):
@@ -215,7 +215,7 @@ class VideoWriter:
             )
 
     def write(self, frame: np.ndarray) -> None:
-        """One frame (h, w, 3) uint8 RGB."""
+        """Appends one frame (h, w, 3) uint8 RGB."""
         if frame.shape != (self.size_wh[1], self.size_wh[0], 3):
             raise ValueError(f"a frame is {frame.shape}, the video is {self.size_wh[0]}x{self.size_wh[1]}")
         self.writer.write(np.ascontiguousarray(frame[..., ::-1]))
@@ -233,12 +233,12 @@ class VideoWriter:
 
 
 def as_h264(path: Path) -> bool:
-    """Encodes an MP4 file as H.264, in its place; returns whether that was done. A hint is logged once where it cannot be."""
+    """Encodes an MP4 file as H.264, in place; returns whether that was done. If it cannot be, a hint is logged once."""
     program = h264_program()
     if program is None:
         return False
     encoded = path.with_suffix(".h264.mp4")
-    # Half of the chroma needs an even number of pixels each way; a last row or column is repeated.
+    # Chroma at half resolution needs an even number of pixels each way; a last row or column is repeated.
     even = "pad=ceil(iw/2)*2:ceil(ih/2)*2"
     command = [program, "-y", "-v", "error", "-i", str(path), "-vf", even, "-c:v", "libx264", "-pix_fmt", "yuv420p"]
     command += ["-crf", "18", "-movflags", "+faststart", str(encoded)]
@@ -254,7 +254,7 @@ def as_h264(path: Path) -> bool:
 
 @lru_cache(maxsize=1)
 def h264_program() -> str | None:
-    """The program ffmpeg, if it is installed and encodes H.264; else None, and a hint in the log."""
+    """Returns the path of ffmpeg if it is installed and encodes H.264; else None, after a hint in the log."""
     program = shutil.which("ffmpeg")
     if program is not None:
         listed = subprocess.run([program, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False)
@@ -267,7 +267,7 @@ def h264_program() -> str | None:
 
 
 def save_picture(image: np.ndarray, path: str | Path) -> Path:
-    """Write (h, w, 3) uint8 RGB; the suffix chooses the format."""
+    """Writes (h, w, 3) uint8 RGB; the suffix selects the format."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, **({"quality": 92} if path.suffix in (".jpg", ".jpeg") else {}))

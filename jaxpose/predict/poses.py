@@ -16,18 +16,18 @@ from jaxpose.view.overlay import outlines
 
 @dataclass(frozen=True)
 class Poses:
-    """The people of one picture, P of them, best first where the net finds them itself, in the order of the boxes otherwise.
+    """The P people of one picture: best first if the net detects them itself, else in the order of the boxes.
 
     Attributes:
         xy: (P, K, 2) picture pixels; pixel centres are at integers.
-        confidence: (P, K): 1 - sigma of a likelihood, the height of a heatmap; 0 for a joint that was not found.
-        score: (P,), what average precision sorts by; of a likelihood box + mean + maximum, so up to 3.
-        skeleton: names, limbs and mirror pairs of the K joints.
-        box: (P, 4) x, y, w, h; None where the net finds people itself.
-        box_score: (P,); 1 where the boxes came without.
-        crop_area: (P,) pixels; what OKS-NMS measures by, or None.
-        sigma: (P, K, 2) pixels, the scale of a likelihood; None of other nets. See `deviation`.
-        density: of the standardised error, or None.
+        confidence: (P, K): 1 - sigma of a likelihood, or the height of a heatmap; 0 for a missing joint.
+        score: (P,) scores by which average precision sorts; for a likelihood box + mean + maximum, so up to 3.
+        skeleton: The names, limbs and mirror pairs of the K joints.
+        box: (P, 4) x, y, w, h; None if the net detects people itself.
+        box_score: (P,) scores of the boxes; 1 for boxes without a score.
+        crop_area: (P,) areas in square pixels, which OKS-NMS uses, or None.
+        sigma: (P, K, 2) pixels, the scale of a likelihood; None for other nets. See `deviation`.
+        density: The model of the standardised error, or None.
     """
 
     xy: np.ndarray
@@ -47,7 +47,7 @@ class Poses:
     def deviation(self) -> np.ndarray | None:
         """(P, K, 2) standard deviation of each coordinate in pixels: sigma times that of the standardised error.
 
-        sigma by itself is none: the flow holds a part of the scale. None where the net has no density.
+        Sigma alone is not a standard deviation: the flow holds a part of the scale. None if the net has no density.
         """
         if self.density is None:
             return None
@@ -68,14 +68,14 @@ class Poses:
         return None if self.density is None else density.within(self.sigma, self.density, radius=radius)
 
     def regions(self, level: float) -> list[np.ndarray]:
-        """Outlines of the smallest region that holds each joint with probability `level`.
+        """Returns outlines of the smallest region that holds each joint with probability `level`.
 
         Returns:
-            closed curves (P, K, n, 2) in pixels; several where the region has several parts.
+            Closed curves (P, K, n, 2) in pixels; several if the region has several parts.
 
         Raises:
-            ValueError: a net without a density; a level outside (0, 1).
-            ImportError: without contourpy, which matplotlib brings (the extra `plot`).
+            ValueError: The net has no density, or the level is outside (0, 1).
+            ImportError: contourpy is missing, which matplotlib installs (the extra `plot`).
         """
         if self.density is None:
             raise ValueError(
@@ -84,7 +84,7 @@ class Poses:
         return [self.xy[:, :, None] + self.sigma[:, :, None] * curve for curve in outlines(self.density, level)]
 
     def records(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO result records, see `jaxpose.evaluation.results`."""
+        """Returns COCO result records, see `jaxpose.evaluation.results`."""
         rows = results.from_predictions(
             self.xy, self.confidence, image_id=np.full(len(self), image_id), box=self.box, box_score=self.box_score,
             area=self.crop_area, category_id=category_id, rescore="box",

@@ -24,15 +24,15 @@ from jaxpose.predict.poses import Poses
 
 
 class Predictor:
-    """What `load` gives: pictures -> poses. Programs are compiled once for each shape and kept.
+    """Predicts the poses of pictures; made by `load`. Programs are compiled once per shape and reused.
 
     Attributes:
-        task: the task of the checkpoint.
-        config: what the checkpoint stores beside the weights.
-        settings: `jaxpose.inference.Settings`, how pictures are predicted: as the checkpoint says, changed by the arguments.
-        skeleton: of the poses.
-        finds_people: whether the net finds people itself, so that boxes are not needed.
-        flip_test: whether predictions are averaged with those of the mirrored picture.
+        task: The task of the checkpoint.
+        config: The values that the checkpoint stores beside the weights.
+        settings: `jaxpose.inference.Settings`, the prediction settings of the checkpoint, changed by the arguments.
+        skeleton: The skeleton of the poses.
+        finds_people: True if the net detects people itself, so that boxes are not needed.
+        flip_test: True if predictions are averaged with those of the mirrored picture.
     """
 
     def __init__(
@@ -70,45 +70,48 @@ class Predictor:
         self.device = device or jax.local_devices()[0]
         self.density = task.density(variables)
         flip_test = self.flip_test
-        if self.finds_people:  # a program for each shape of picture: they share the weights
+        if self.finds_people:  # one program per shape of picture; all share the weights
             program = jax.jit(lambda weights, batch: task.predict(weights, batch, flip_test=flip_test))
             self._predict = partial(program, jax.device_put(variables, self.device))
         else:
-            # Constants of the program: its convolutions are laid out for them, which is 10 % of the time of one crop on a processor.
+            # The weights are constants of the program, which lays out its convolutions for them: 10 % of the time of
+            # one crop on a processor.
             weights = jax.device_get(variables)
             self._predict = jax.jit(lambda batch: task.predict(weights, batch, flip_test=flip_test))
 
     def __call__(self, images: Any, boxes: Any = None) -> Poses | list[Poses]:
-        """Poses of one picture, or of a list of them.
+        """Returns the poses of one picture, or of each picture in a list.
 
         Args:
-            images: a path, a PIL image, an array (h, w[, 3]) RGB uint8 (see `jaxpose.predict.media.picture`), or a list of such.
-            boxes: of one picture: (P, 4) x, y, w, h in pixels, or (P, 5) with a score; None: the whole picture. Of a list: a list
-                of them. A picture with an empty list has no poses.
+            images: A path, a PIL image, an array (h, w[, 3]) RGB uint8 (see `jaxpose.predict.media.picture`), or a list
+                of these.
+            boxes: For one picture (P, 4) x, y, w, h in pixels, or (P, 5) with a score; None takes the whole picture.
+                For a list of pictures, a list of these. A picture with an empty list has no poses.
 
         Returns:
             Poses, or a list of them.
 
         Raises:
-            ValueError: a bad picture (`jaxpose.predict.media.picture`); boxes of another shape, not finite, empty, or outside the
-                picture; boxes for a net that finds people itself; weights that are not finite.
-            FileNotFoundError: no such file.
+            ValueError: A picture is invalid (`jaxpose.predict.media.picture`); boxes have another shape, are not
+                finite, empty, or outside the picture; boxes are given for a net that detects people itself; weights are
+                not finite.
+            FileNotFoundError: A file does not exist.
         """
         if not isinstance(images, (list, tuple)):
             return self([images], [boxes])[0]
         boxes = [None] * len(images) if boxes is None else boxes
         if len(boxes) != len(images):
             raise ValueError(
-                f"{len(images)} images and {len(boxes)} entries of boxes: expected one entry an image, None or (P, 4)"
+                f"{len(images)} images and {len(boxes)} entries of boxes: expected one entry per image, None or (P, 4)"
             )
         if self.finds_people and any(entry is not None for entry in boxes):
             raise ValueError("this net finds the people itself: leave boxes out")
         poses: list[Poses] = []
-        for start in range(0, len(images), self.batch_size):  # decoded when they are needed
-            mine = slice(start, start + self.batch_size)
-            pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[mine]]
+        for start in range(0, len(images), self.batch_size):  # decoded when needed
+            batch = slice(start, start + self.batch_size)
+            pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[batch]]
             poses += (
-                self._in_whole(pictures) if self.finds_people else self._in_boxes(pictures, boxes[mine], first=start)
+                self._in_whole(pictures) if self.finds_people else self._in_boxes(pictures, boxes[batch], first=start)
             )
         return poses
 
@@ -137,10 +140,10 @@ class Predictor:
         total = results.person_score(confidence, score, rule=self.settings.rescore)
         return [
             Poses(
-                xy[mine], confidence[mine], total[mine], self.skeleton, box=box[mine], box_score=score[mine],
-                crop_area=area[mine], sigma=None if sigma is None else sigma[mine], density=self.density,
+                xy[rows], confidence[rows], total[rows], self.skeleton, box=box[rows], box_score=score[rows],
+                crop_area=area[rows], sigma=None if sigma is None else sigma[rows], density=self.density,
             )
-            for mine in (owner == i for i in range(len(pictures)))
+            for rows in (owner == i for i in range(len(pictures)))
         ]  # fmt: skip
 
     def _in_whole(self, pictures: list[np.ndarray]) -> list[Poses]:
@@ -182,26 +185,28 @@ def load(
     max_pixels: int = media.MAX_PIXELS,
     device: jax.Device | None = None,
 ) -> Predictor:
-    """Builds a predictor from a run's folder or an imported checkpoint. TensorFlow is not needed, OpenCV is (the extra `data`).
+    """Builds a predictor from a run's folder or an imported checkpoint. It needs OpenCV (the extra `data`), not TensorFlow.
 
-    What is not given is as the checkpoint was evaluated (`jaxpose.inference.from_checkpoint`). Two things are not done here: poses
-    are not suppressed (`jaxpose.evaluation.results.suppress` does that), and pictures are always decoded in full.
+    Settings that are not given are those of the checkpoint's evaluation (`jaxpose.inference.from_checkpoint`), with two
+    exceptions: poses are not suppressed (`jaxpose.evaluation.results.suppress` does that), and pictures are always
+        decoded
+    in full.
 
     Args:
-        directory: the run's folder, or its checkpoints folder.
-        step: which checkpoint; see `checkpoint.restore_model`.
-        net: the net, where the checkpoint was trained with one that is not this package's.
-        flip_test: average with the mirrored picture, at twice the time.
-        batch_size: crops or whole images per call of the net; None stands for 32 or 4.
-        test_size: side of a whole image in input pixels, a multiple of 64.
-        fit: which side of a whole image that is; "long" needs one program for all shapes.
-        scales: scales of a whole image whose heatmaps are averaged, 1 among them.
-        max_pixels: larger pictures are refused.
-        device: where the net runs; None stands for the first local device.
+        directory: The run's folder, or its checkpoints folder.
+        step: The checkpoint to load; see `checkpoint.restore_model`.
+        net: The net, if the checkpoint was trained with one that is not this package's.
+        flip_test: Average with the mirrored picture, at twice the time.
+        batch_size: The number of crops or whole images per call of the net; None stands for 32 or 4.
+        test_size: The side of a whole image in input pixels, a multiple of 64.
+        fit: The side of a whole image that `test_size` refers to; "long" needs one program for all shapes.
+        scales: The scales of a whole image whose heatmaps are averaged, 1 among them.
+        max_pixels: The largest number of pixels of a picture; larger ones raise an error.
+        device: The device that the net runs on; None stands for the first local device.
 
     Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: the checkpoint is damaged or does not fit its net; an argument is out of range.
+        FileNotFoundError: There is no checkpoint.
+        ValueError: The checkpoint is damaged or does not fit its net, or an argument is out of range.
     """
     variables, config = checkpoint.restore_model(directory, step=step)
     task = tasks.from_config(config["task"], net=net)

@@ -22,16 +22,16 @@ __all__ = ["Options", "Recording", "Sequences", "rows_of"]
 
 @dataclass(frozen=True)
 class Options:
-    """What is written of sequences.
+    """The output options of sequences.
 
     Attributes:
-        formats: some of `jaxpose.interchange.FORMATS`; none: nothing is written.
-        radius: pixels; the likelihood that is written is the probability that the error of a joint is below it.
-        fps: frames per second of folders of frames.
+        formats: Some of `jaxpose.interchange.FORMATS`; with none, nothing is written.
+        radius: Pixels; the written likelihood is the probability that the error of a joint is below this.
+        fps: Frames per second of folders of frames.
 
     Raises:
-        ValueError: a radius or a rate that is not positive.
-        ImportError: a format needs a package that is not installed.
+        ValueError: A radius or a rate is not positive.
+        ImportError: A format needs a package that is not installed.
     """
 
     formats: tuple[interchange.Format, ...] = ()
@@ -46,15 +46,15 @@ class Options:
 
 
 def rows_of(poses: Poses, *, radius: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The people of one frame as trajectories hold them.
+    """Converts the people of one frame to the arrays of trajectories.
 
     Args:
         poses: P people with K joints.
-        radius: pixels.
+        radius: Pixels, see below.
 
     Returns:
-        mean (P, K, 2), NaN where a net of whole images found no joint; covariance (P, K, 2, 2), NaN without a density; score
-        (P, K), the probability that the error is below `radius`, or, without a density, the confidence in [0, 1].
+        mean (P, K, 2), NaN where a net of whole images has no joint; covariance (P, K, 2, 2), NaN without a density;
+        score (P, K), the probability that the error is below `radius`, or, without a density, the confidence in [0, 1].
 
     >>> from jaxpose.skeleton import COCO17
     >>> poses = Poses(np.ones((1, 17, 2)), np.eye(1, 17), np.ones(1), COCO17)
@@ -74,12 +74,12 @@ class Recording:
     """The poses of one video, frame by frame.
 
     Attributes:
-        name: what its files are called after.
-        source: the video, or the folder of frames.
-        size_wh: of a frame.
-        fps: frames per second.
-        skeleton: of the poses.
-        radius: see `rows_of`.
+        name: The beginning of the names of its files.
+        source: The video, or the folder of frames.
+        size_wh: The size of a frame.
+        fps: Frames per second.
+        skeleton: The skeleton of the poses.
+        radius: Pixels, see `rows_of`.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Recording:
         self.has_density |= poses.density is not None
 
     def trajectories(self) -> Trajectories:
-        """All frames as arrays. A person of one frame is not the same as that of another one: see `jaxpose.tracking`."""
+        """Returns all frames as arrays. Persons of different frames are not matched: see `jaxpose.tracking`."""
         people, joints = max((len(mean) for mean, _, _ in self.rows), default=0), self.skeleton.num_joints
         shape = (len(self.rows), people, joints)
         mean, covariance, score = np.full((*shape, 2), np.nan), np.full((*shape, 2, 2), np.nan), np.zeros(shape)
@@ -115,9 +115,9 @@ class Sequences:
     """The recordings of one call of `jaxpose predict`, by video and by folder.
 
     Args:
-        out: folder of the files.
-        options: what is written.
-        skeleton: of the poses.
+        out: The folder of the files.
+        options: The output options.
+        skeleton: The skeleton of the poses.
     """
 
     def __init__(self, out: Path, options: Options, skeleton: Skeleton):
@@ -131,12 +131,12 @@ class Sequences:
         """Adds the poses of one frame.
 
         Args:
-            source: the video, or the folder of frames, which are one sequence.
-            poses: of the frame.
-            name: what the files are called after, where no other sequence is.
-            frame: its number.
-            size_wh: of the frame; those of one sequence are equal.
-            fps: of the video; None: of a folder of frames, as the options say.
+            source: The video, or the folder of frames, which are one sequence.
+            poses: The poses of the frame.
+            name: The beginning of the names of the files, unless another sequence has it.
+            frame: The number of the frame.
+            size_wh: The size of the frame; all frames of a sequence have the same.
+            fps: The rate of the video; None for a folder of frames, whose rate is in the options.
         """
         if not self.options.formats:
             return
@@ -154,7 +154,7 @@ class Sequences:
 
     @property
     def failed(self) -> list[str]:
-        """What was left out, a sentence for each sequence."""
+        """Descriptions of frames that were left out, one sentence per sequence."""
         return [
             f"{source}: {len(frames)} pictures are not {'x'.join(map(str, self.recordings[source].size_wh))} pixels large as the "
             f"first one is: they are not in its trajectories ({self.recordings[source].name})"

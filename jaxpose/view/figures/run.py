@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxpose.view.figures.base import pyplot, save
 from jaxpose.view.palette import INK, LEFT, RIGHT
@@ -89,13 +90,13 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
 
 
 def calibration(
-    levels: np.ndarray, coverage: dict[str, np.ndarray], path: str | Path, *, title: str = "calibration"
+    levels: np.ndarray, coverage: Mapping[str, ArrayLike], path: str | Path, *, title: str = "calibration"
 ) -> Path:
     """Draws the share of labels inside the predicted region of each level against that level; the diagonal is calibrated.
 
     Args:
         levels: ``(L,)`` levels of the regions, from 0 to 1.
-        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group whose shares are all NaN is left out.
+        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group of NaN or None alone is left out.
         path: where the picture is written.
         title: of the picture.
 
@@ -109,7 +110,8 @@ def calibration(
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(4.6, 4.2))
     axis.plot([0, 1], [0, 1], color=INK, lw=0.8)
-    for i, (name, values) in enumerate(coverage.items()):
+    for i, (name, shares) in enumerate(coverage.items()):
+        values = np.asarray(shares, np.float64)  # None, as JSON has it, becomes NaN
         if np.isfinite(values).any():  # a group without labels has no curve
             # The first curve is wider, so that it is visible where another one has the same values.
             axis.plot(levels, values, "o-", ms=3, lw=1.5 if i else 4, alpha=1 if i else 0.5, label=name)

@@ -1,7 +1,7 @@
 """Residual log-likelihood estimation on COCO keypoints (Li 2021, arXiv 2107.11291).
 
   python -m experiments.coco_rle                                      embedded synthetic people, minutes on two cores
-  python -m experiments.coco_rle --data DIR                           your own labelled images, 10 minutes (--preset auto)
+  python -m experiments.coco_rle --data DIR                           your own labelled images, 10 minutes: --preset auto is the default
   python -m experiments.coco_rle --preset official --data DIR         ResNet-50, 256x192, 270 epochs
   python -m experiments.coco_rle --preset mmpose --data DIR           mmpose's recipe: 210 epochs, warm-up
   python -m experiments.coco_rle --preset resnet152_384 --data DIR    ResNet-152, 384x288

@@ -466,7 +466,7 @@ def test_whatever_is_wrong_inside_names_the_file(tmp_path):
         (resnet18(4), r"net\.pth: layout resnet: a backbone"),
         (
             bottom_up() | {"deconv_layers.0.999999999.conv1.weight": np.ones(1)},
-            r"net\.pth: .*999999999 blocks: expected 32",
+            r"net\.pth: .*999999999 blocks: expected at most 32",
         ),
         (with_joints(17) | {"deconv_layers.999999999.weight": np.ones(1)}, r"net\.pth: .*left over"),
         (official() | {"flow.s.999999999.0.weight": np.ones(1)}, r"net\.pth: flow of 1000000000 couplings .*: missing"),

@@ -30,6 +30,7 @@ from experiments.common.rules import (
     Unsaid,
 )
 from jaxpose import checkpoint, files, tasks
+from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
 from jaxpose.inference import Settings, from_checkpoint
@@ -49,6 +50,15 @@ class RunConfig:
     data: Annotated[Path | None, LocalPath, MayMove] = None
     """Folder with images and annotations, or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
     the embedded synthetic people."""
+    labels: Annotated[Path | None, LocalPath, MayMove] = None
+    """Project of a labelling tool instead of --data: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose, Label Studio's export,
+    CVAT's XML, labelme, COCO. A project without a split is split by video, or by picture, with a fifth for evaluation."""
+    labels_format: Annotated[tools.Choice, AnyValue, Fixed, Unsaid("auto")] = "auto"
+    """The tool that wrote --labels; auto: detected from the content."""
+    names: Annotated[tuple[str, ...] | None, AnyValue, Fixed, Unsaid(None)] = None
+    """With --labels: names of the joints in order, if the project does not list them, or to change the order."""
+    corner: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
+    """With --labels: subtract half a pixel, for tools that count pixels from the corner of the first one instead of its centre."""
     annotations: Annotated[Path | None, LocalPath, MayMove] = None
     """Annotation file to train on (with --eval-only: to evaluate on), if it is not in the usual place in --data."""
     images: Annotated[Path | None, LocalPath, MayMove] = None
@@ -160,6 +170,12 @@ class RunConfig:
             raise ValueError(
                 f"--warmup-epochs {self.warmup_epochs}: expected 0 or more, and below --epochs with --decay linear"
             )
+        places = ("data", "annotations", "images", "val_annotations", "val_images")
+        given = [f"--{name.replace('_', '-')}" for name in places if getattr(self, name) is not None]
+        if self.labels is not None and given:
+            raise ValueError(f"--labels {self.labels} names labels and pictures: leave out {', '.join(given)}")
+        if self.labels is None and (self.names is not None or self.corner or self.labels_format != "auto"):
+            raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
         own_val = self.val_annotations is not None or self.val_images is not None
         if self.val_fraction and own_val:
             raise ValueError(
@@ -223,7 +239,7 @@ def parse(
     """Parses the command line: `--preset NAME` selects the defaults, and every other flag overrides one of them.
 
     `--config FILE` takes the defaults from a file that a run wrote (config.json). On a page with the preset "auto" it is the default
-    if --data or --annotations is given without --preset and --config.
+    if --data, --labels or --annotations is given without --preset and --config.
 
     With `--eval-only RUN` the run's checkpoint gives the defaults of the test settings, so that the net is tested as during training;
     flags override these too. The checkpoint's config is read as a file, without using a device.
@@ -251,7 +267,7 @@ def parse(
         raise ValueError(
             f"--preset {defaults.preset} --config {defaults.config}: both give the defaults; leave one out"
         )
-    follows = AUTO in presets and bool(given & {"data", "annotations"}) and defaults.eval_only is None
+    follows = AUTO in presets and bool(given & {"data", "labels", "annotations"}) and defaults.eval_only is None
     named = defaults.preset or (AUTO if follows else default)
     preset = presets[named]
     rules.check(defaults)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Exif, Links
 
@@ -21,6 +22,10 @@ def prepare(
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
+    labels: Path | None = None,
+    labels_format: tools.Choice = "auto",
+    names: tuple[str, ...] | None = None,
+    corner: bool = False,
     category: int | str | None = None,
     flip_pairs: tuple[str, ...] | None = None,
     sigmas: tuple[float, ...] | None = None,
@@ -45,6 +50,11 @@ def prepare(
         data_dir: where prepared data sets are kept.
         annotations: the annotation JSON, where it is not to be looked for.
         images: the image folder, where it is not to be looked for.
+        labels: a project of a labelling tool in place of the folder: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose, Label
+            Studio's export, CVAT's XML, labelme, COCO. Where the tool does not split it is all of the split train.
+        labels_format: the tool; auto: the one that the content shows.
+        names: names of the joints in order, where the project does not list them, or another order.
+        corner: the tool counts pixels from the corner of the first one, not its centre: subtract half a pixel.
         category: name or id, where several categories of the file have keypoints, or all, which is the default where they have
             the same joints.
         flip_pairs: pairs of left and right joints, such as left_ear:right_ear, or none; by default those that the category gives
@@ -67,6 +77,19 @@ def prepare(
 
     if not 0 <= val_fraction < 1:
         raise ValueError(f"--val-fraction {val_fraction}: expected a part of the images, from 0 to below 1")
+    if labels is not None:
+        if folder is not None or annotations is not None or images is not None:
+            raise ValueError(
+                f"--labels {labels} names labels and pictures: leave out the folder, --annotations and --images"
+            )
+        options = tools.Options(names, category=category, on_bad=on_bad)
+        place = tools.folder_for(labels, data_dir, format=labels_format, options=options, corner=corner)
+        converted = tools.convert(labels, place, format=labels_format, options=options, corner=corner)
+        annotations, images = converted.of_split(split, divided=val_fraction > 0)
+        format, name = "coco", name or place.name.rpartition("-")[0]
+        print(json.dumps(converted.to_dict()))
+    elif names is not None or corner or labels_format != "auto":
+        raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
     source = builder.prepare(
         folder,
         data_dir=data_dir,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from jaxpose.files import local
 
-__all__ = ["NoAnnotations", "edges", "folder_of", "images_of", "locate", "only_one"]
+__all__ = ["NoAnnotations", "edges", "folder_of", "images_of", "locate", "only_one", "pictures_of"]
 
 EDGE = 1 << 16  # bytes from which a format is recognised
+SOME = 5  # pictures that must be there for a folder to be the one that a JSON means
 
 
 class NoAnnotations(FileNotFoundError):
@@ -169,3 +170,32 @@ def images_of(folder: Path, split: str, annotations: Path) -> Path:
         f"{annotations} has no image folder: looked for {folder / 'images'}; rename the folder, or give its path "
         "(images=..., or jaxpose prepare --images)"
     )
+
+
+def pictures_of(annotations: Path, names: Sequence[str]) -> Path:
+    """Returns the folder that the file names of an annotation file are relative to, among those near it.
+
+    Args:
+        annotations: the JSON.
+        names: the file names in it, of which the first few are looked for.
+
+    Raises:
+        FileNotFoundError: no folder holds them.
+
+    >>> pictures_of(Path("no_such_folder/labels.json"), [])
+    PosixPath('no_such_folder')
+    """
+    home = annotations.parent
+    roots = [
+        home,
+        home / "images",
+        home / annotations.stem,
+        home.parent,
+        home.parent / "images",
+        home.parent / annotations.stem,
+    ]
+    for root in roots:
+        if all((root / name).is_file() for name in names[:SOME]):
+            return root
+    looked = ", ".join(str(root) for root in dict.fromkeys(roots))
+    raise FileNotFoundError(f"{annotations} names {names[0]}, which is in none of {looked}")

@@ -95,6 +95,6 @@ def _check_masks(masks: np.ndarray, dim: int, couplings: int, *, name: str) -> N
     expected = [MASKS[dim][i % 2] for i in range(couplings)]
     if not np.array_equal(masks, expected):
         raise ValueError(
-            f"{name} is {masks.tolist()}: expected the published, alternating {expected}, one per coupling "
-            f"({couplings} couplings)"
+            f"{name} is {masks.tolist()}: expected the published, alternating {expected}, one for each of the "
+            f"{couplings} couplings"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import coco_rle
+from experiments.common import kinds
 from jaxpose import new
-from jaxpose.data import labels
+from jaxpose.data import command, labels
 from jaxpose.data.formats import coco
 from jaxpose.data.labels.project import order_of, read_xml, read_yaml
 
@@ -318,13 +321,14 @@ def test_a_bad_data_yaml_is_refused(tmp_path, old, new_, message):
         ("0 0.5", "3 0.5", "is of class 3"),
         ("0 0.5", "0 7.5", "has the value 7.5: expected fractions"),
         ("0 0.5", "0 nan", "not a finite number"),
+        ("0.5 0.25 ", "0 0.25 ", "has no extent inside the image"),
         (" 2 ", " 0.7 ", "has the visibility 0.7"),
     ],
 )
 def test_a_bad_yolo_line_is_refused_or_left_out(tmp_path, old, new_, message):
     file = write_yolo(tmp_path / "p")
     edit(tmp_path / "p/labels/val/img2.txt", old, new_)
-    with pytest.raises(ValueError, match=rf"img2.txt, line . .*{message}"):
+    with pytest.raises(ValueError, match=rf"img2\..*{message}"):
         convert(file, tmp_path)
     converted, people, _ = convert(file, tmp_path, on_bad="skip")
     assert len(people["images/val/img2.png"]) == 1 and sum(converted.left_out.values()) == 1
@@ -535,7 +539,7 @@ def test_cvat_bare_points(tmp_path):
     converted, people, categories = convert(file, tmp_path)
     assert [person for person in people["img1.png"] if person] == PEOPLE["img1.png"]
     assert people["img2.png"] == PEOPLE["img2.png"]
-    assert {c["name"] for c in categories} <= {"person", "box"} and categories[0]["keypoints"] == list(JOINTS)
+    assert [c["name"] for c in categories] == ["box"] and categories[0]["keypoints"] == list(JOINTS)
     boxes = [a["bbox"] for a in json.loads(converted.files["train"][0].read_text())["annotations"]]
     assert [1, 2, 10, 20] in boxes
     file.write_text(file.read_text().replace(' group_id="1"', "").replace(' group_id="2"', "").replace("tail", "snout"))
@@ -646,7 +650,7 @@ def test_labelme(tmp_path, image_path, embed):
     like(people, PEOPLE)
     boxes = [a["bbox"] for a in json.loads(converted.files["train"][0].read_text())["annotations"]]
     assert boxes[0] == [1, 2, 19, 23]
-    assert {c["name"] for c in categories} == {"mouse", "person"}
+    assert [c["name"] for c in categories] == ["mouse"]
     (tmp_path / "p/labels.txt").write_text("__ignore__\nmouse\n" + "\n".join(JOINTS))
     assert convert(tmp_path / "p", tmp_path)[2][0]["keypoints"] == list(JOINTS)
 
@@ -784,3 +788,54 @@ def test_new_splits_a_project_by_video(tmp_path):
     parts = {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
     assert len(parts["train"]) == 4 and len(parts["val"]) == 2
     assert len({Path(parts["val"].file_name(i)).parent for i in range(2)}) == 1
+
+
+def test_new_takes_a_project(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr(new.subprocess, "run", lambda command: calls.append(command) or Done())
+    new.main("mouse", labels=write_labelme(tmp_path / "p"), names=JOINTS, out=tmp_path / "run")
+    data = Path(calls[0][calls[0].index("--data") + 1])
+    assert data == tmp_path / "run/data"
+    sources = [coco.read(*coco.find(data, split)) for split in ("train", "val")]
+    assert [source.skeleton.joints for source in sources] == [JOINTS, JOINTS]
+    assert "labelme: 2 pictures, 3 persons; labelled joints: snout 2" in capsys.readouterr().out
+    new.main("mouse", labels=write_yolo(tmp_path / "y"), out=tmp_path / "run2")  # split by its tool
+    assert Path(calls[1][calls[1].index("--data") + 1]) == tmp_path / "run2/labels"
+    with pytest.raises(ValueError, match="give the labelled set: --data"):
+        new.main("mouse")
+    with pytest.raises(ValueError, match="belong to --labels"):
+        new.main("mouse", data=tmp_path, corner=True)
+
+
+def test_prepare_takes_a_project(tmp_path, capsys):
+    path = write_labelme(tmp_path / "p")
+    command.prepare(labels=path, data_dir=tmp_path / "data", split="val", val_fraction=0.5, corner=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert lines[0]["persons"] == 3 and lines[1]["split"] == "val" and lines[1]["persons"] in (1, 2)
+    with pytest.raises(FileNotFoundError, match="has no split 'val', only train: .* --val-fraction"):
+        command.prepare(labels=path, data_dir=tmp_path / "data", split="val")
+    with pytest.raises(ValueError, match="leave out the folder"):
+        command.prepare(tmp_path, labels=path, data_dir=tmp_path / "data")
+    with pytest.raises(ValueError, match="belong to --labels"):
+        command.prepare(tmp_path, names=("a",), data_dir=tmp_path / "data")
+
+
+def test_pages_take_a_project(tmp_path):
+    path = write_labelme(tmp_path / "p")
+    config = coco_rle.Config(labels=path, names=JOINTS, data_dir=tmp_path / "data", out=tmp_path / "run")
+    config.check()
+    train, val = kinds.open_splits(config)
+    assert (len(train.images), len(val.images)) == (1, 1) and train.skeleton.joints == JOINTS
+    again = kinds.open_splits(config)
+    assert [source.directory for source in again] == [train.directory, val.directory]  # prepared once
+    train, val = kinds.open_splits(dataclasses.replace(config, val_fraction=0.4))
+    assert (len(train.images), len(val.images)) == (1, 1)
+    train, val = kinds.open_splits(dataclasses.replace(config, labels=write_yolo(tmp_path / "y"), eval_only=tmp_path))
+    assert train is None and val.file_name(0) == "images/val/img2.png"
+    for changes, message in (({"data": tmp_path}, "leave out --data"), ({"labels": None}, "belong to --labels")):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(config, **changes).check()

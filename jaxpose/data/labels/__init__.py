@@ -170,6 +170,8 @@ def guess(path: str | Path) -> Format:
         raise ValueError(
             f"{path} holds labels of several formats ({', '.join(formats)}): choose one with --labels-format, or name its file"
         )
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"{path} is empty: give the project's folder or its label file (--labels)")
     known = "; ".join(f"{name}: {reader(name).CONTENT}" for name in get_args(Format))
     raise ValueError(f"{path} is in no format of labels that is known. Read are {known}")
 

@@ -24,6 +24,7 @@ from jaxpose.data.labels.project import (
     Project,
     Skeleton,
     number,
+    one_kind,
     picture_files,
     picture_size,
     read_xml,
@@ -147,16 +148,12 @@ class _Reader:
                 continue
             found = files.get(frame)
             if found is None:
-                self.project.missing(f"frame_{frame:06d}.png")
+                self.project.missing(f"images/frame_{frame:06d}.png")
                 continue
             name = found.relative_to(self.project.root).as_posix()
             if stated is None:
                 stated = picture_size(found)
             self.project.add(Picture(name, stated, people), entry=f"frame {frame}")
-        if frames and not self.project.pictures:
-            self.project.notes.say(
-                "frames of the video are expected in images/ as frame_000000.png, and on (in CVAT: save images)"
-            )
 
     def finish(self) -> None:
         """Sets the skeletons of the kinds that occur."""
@@ -164,8 +161,7 @@ class _Reader:
         for kind, skeleton in self.skeletons.items():
             project.skeletons[kind] = skeleton if names is None else Skeleton(names, skeleton.edges)
         bare = [name for name in self.bare if name not in self.box_labels]
-        kinds = dict.fromkeys(person.kind for picture in project.pictures for person in picture.people)
-        for kind in kinds:
+        for kind in one_kind(project, default=KIND):
             if kind not in project.skeletons:
                 project.skeletons[kind] = Skeleton(tuple(names or bare))
                 if names is None and not bare:
@@ -267,7 +263,7 @@ class _Reader:
                 )  # fmt: skip
                 return None
             own = boxes.get(group, [])
-            kind, box = own[0] if len(own) == 1 else (KIND, None)
+            kind, box = own[0] if len(own) == 1 else ("", None)
             people.append(Person(dict(joints), kind, box=box))
         for group, own in boxes.items():
             if group not in groups and self.bare:

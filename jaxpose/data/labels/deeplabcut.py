@@ -144,6 +144,8 @@ def _table(file: Path) -> tuple[list[tuple[str, str]], list[tuple[int, str, list
                 f"{file}: the row {name!r} has {len(head[name])} columns, 'scorer' has {len(head['scorer'])}: expected as many"
             )
     scorers = list(dict.fromkeys(head["scorer"][index:]))
+    if not scorers:
+        raise ValueError(f"{file}: has no body part: expected columns after the {index} of the picture's name")
     if len(scorers) != 1:
         raise ValueError(
             f"{file}: has labels of {len(scorers)} scorers ({', '.join(scorers)}): expected one; keep one's columns"

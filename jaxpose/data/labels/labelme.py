@@ -62,8 +62,7 @@ def read(path: Path, options: Options) -> Project:
     project = Project(path, folder.resolve().parent if outside else folder.resolve(), options)
     for file, entry in entries:
         _add(project, file, entry, places[file])
-    kinds = [person.kind for picture in project.pictures for person in picture.people]
-    in_order(project, dict.fromkeys(kinds or [KIND]), listed=_listed(folder))
+    in_order(project, default=KIND, listed=_listed(folder))
     return project
 
 
@@ -187,5 +186,5 @@ def _grouped(
         for kind, box in own[:1] if joints else own:
             people.append(Person(dict(joints), kind, box=box))
         if not own:
-            people.append(Person(dict(joints), KIND))
+            people.append(Person(dict(joints), ""))
     return people

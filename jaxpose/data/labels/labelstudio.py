@@ -82,8 +82,7 @@ def read(path: Path, options: Options) -> Project:
     pictures = Pictures(file.parent, project)
     for task in _latest(tasks, project):
         _add_task(task, project, pictures)
-    kinds = [person.kind for picture in project.pictures for person in picture.people]
-    in_order(project, dict.fromkeys(kinds or [KIND]), listed=_configured(file.parent))
+    in_order(project, default=KIND, listed=_configured(file.parent))
     return project
 
 
@@ -236,7 +235,7 @@ def _people(
         if result.get("parentID") is not None:
             links.append((key, result["parentID"]))
         if kind == "rectanglelabels":
-            boxes[key] = (name or KIND, values)
+            boxes[key] = (name or "", values)
         elif name:
             points.append((key, name, (*values[:2], 2)))
         else:
@@ -353,5 +352,5 @@ def _person(
             "children) and export JSON, not JSON-MIN, which leaves the links out",
         )
         return None
-    kind, box = boxes[0] if boxes else (KIND, None)
+    kind, box = boxes[0] if boxes else ("", None)
     return Person(dict(joints), kind, box=box)

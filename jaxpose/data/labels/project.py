@@ -11,7 +11,7 @@ import heapq
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +20,18 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from jaxpose import labels
-from jaxpose.data.checks import Problems, is_number, is_size
+from jaxpose.data.checks import Problems, bad_box, is_number, is_size
 from jaxpose.data.names import ImageFiles
 from jaxpose.data.reading import Notes
 
 __all__ = [
-    "Options", "Person", "Picture", "Pictures", "Project", "Skeleton", "contents", "in_order", "number", "order_of",
+    "Options", "Person", "Picture", "Pictures", "Project", "Skeleton", "contents", "in_order", "number", "one_kind", "order_of",
     "picture_size", "read_xml", "read_yaml",
 ]  # fmt: skip
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 HALF_PIXEL = 0.5
+NOBODY = "{n} persons have no labelled joint: they are not trained on"
 MOST_YAML = 10_000_000
 """Bytes of the largest YAML file that is read: those of the tools have some kilobytes."""
 
@@ -71,7 +72,7 @@ class Person:
 
     Attributes:
         joints: x, y in pixels and the visibility (1 occluded, 2 visible) of each labelled joint, by name.
-        kind: The key of its skeleton.
+        kind: The key of its skeleton; "" where nothing says it.
         box: x, y, width, height in pixels; None where the tool has no box.
         individual: The name by which the tool knows it again in other pictures.
     """
@@ -264,14 +265,34 @@ def order_of(sequences: Iterable[Sequence[str]]) -> list[str]:
     return order
 
 
-def in_order(project: Project, kinds: Collection[str], *, listed: Sequence[str] | None = None) -> None:
+def one_kind(project: Project, *, default: str) -> list[str]:
+    """Names the kind of people of whom nothing says it (""): that of the others' boxes, where these are of one kind only.
+
+    Args:
+        project: With all its pictures; kinds with a skeleton of their own are no kinds of boxes.
+        default: The kind, where there is no other or there are several.
+
+    Returns:
+        All kinds, at least one.
+    """
+    people = [person for picture in project.pictures for person in picture.people]
+    others = list(
+        dict.fromkeys(person.kind for person in people if person.kind and person.kind not in project.skeletons)
+    )
+    for person in people:
+        person.kind = person.kind or (others[0] if len(others) == 1 else default)
+    return list(dict.fromkeys(person.kind for person in people)) or [default]
+
+
+def in_order(project: Project, *, default: str, listed: Sequence[str] | None = None) -> None:
     """Sets the skeletons of a project whose people are read, for tools whose label files need not list the joints.
 
     Args:
         project: With all its pictures; each kind gets the same joints.
-        kinds: The kinds of person.
+        default: The kind of person of which nothing says the kind.
         listed: The joints that the project lists somewhere; None: there is no list.
     """
+    kinds = one_kind(project, default=default)
     people = [person for picture in project.pictures for person in picture.people]
     if project.options.names is not None:
         joints = list(project.options.names)
@@ -312,14 +333,19 @@ def contents(project: Project) -> dict[str, dict[str, Any]]:
         width, height = picture.size_wh
         of["images"].append({"id": image_id, "file_name": picture.name, "width": width, "height": height})
         for person in picture.people:
-            if person.kind not in ids or (keypoints := _keypoints(project, picture, person)) is None:
+            if person.kind not in ids:
+                project.notes.add(NOBODY, repr(picture.name))
+                continue
+            if (keypoints := _keypoints(project, picture, person)) is None:
+                continue
+            labelled = sum(v > 0 for v in keypoints[2::3])
+            box = person.box or labels.box_around(keypoints, picture.size_wh)
+            if bad := bad_box([*box], picture.size_wh, strict=labelled > 0):
+                made = "" if person.box else "the extent of its joints, as "
+                project.problems.add(bad[0], f"a person in {picture.name!r}: {made}{bad[1]}")
                 continue
             people_count += 1
-            labelled = sum(v > 0 for v in keypoints[2::3])
-            box = person.box
-            if box is None:
-                boxes_made += 1
-                box = labels.box_around(keypoints, picture.size_wh)
+            boxes_made += person.box is None
             annotation = {
                 "id": people_count, "image_id": image_id, "category_id": ids[person.kind], "bbox": list(box),
                 "keypoints": keypoints, "num_keypoints": labelled, "iscrowd": 0,
@@ -385,7 +411,7 @@ def _keypoints(project: Project, picture: Picture, person: Person) -> list[float
         flat += (x, y, v)
     if any(flat[2::3]):
         return flat
-    project.notes.add("{n} persons have no labelled joint: they are not trained on", repr(picture.name))
+    project.notes.add(NOBODY, repr(picture.name))
     return flat if person.box is not None else None  # with a box it masks its place in whole pictures
 
 

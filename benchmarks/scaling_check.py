@@ -247,7 +247,7 @@ def work_apart(options) -> Work:
     )
     work = json.loads(done.stdout.splitlines()[-1])["work"]
     collectives = [Collective(**c) for c in work.pop("collectives")]
-    return Work(**work, collectives=found)
+    return Work(**work, collectives=collectives)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def train_one(
         finish: function (task, variables) -> numbers that are computed only at the end.
         clip_norm: the largest norm of the gradient, if no `tx` is given.
         first: (steps, task): the first `steps` updates are trained with this task over the same variables.
-        flip_test: whether predictions are averaged with those of the mirrored image.
+        flip_test: True if predictions are averaged with those of the mirrored image.
         tx: the optimiser; None: Adam, whose learning rate falls to a tenth after 75 % and 92 % of the steps.
         ema: decay of a moving average of the weights, which is then measured; None: no average.
         variables: the initial variables, as host arrays; None: drawn from the seed.

@@ -65,7 +65,7 @@ class Training:
             ema: decay of the moving average of the weights; None: there is none.
             ema_growth: the slowness with which the decay grows to `ema`, see `jaxpose.train.growing_decay`; 0: it is constant.
             first: (updates, task): the task whose loss is trained over the same variables in the first updates.
-            flip_test: whether to average predictions with those of the mirrored image.
+            flip_test: if True, average predictions with those of the mirrored image.
         """
         opening, opening_task = first or (0, task)
         decay = train.growing_decay(ema, growth=ema_growth) if ema is not None and ema_growth else ema

@@ -31,8 +31,8 @@ class HigherHRNet(nn.Module):
     Attributes:
         backbone: a module from images to features (B, H/4, W/4, C); `HRNet(32)` or `HRNet(48)` as published.
         num_joints: the number of joints, K.
-        tags: whether there are tags (associative embedding).
-        scale: whether there are scale maps (SWAHR).
+        tags: True if there are tags (associative embedding).
+        scale: True if there are scale maps (SWAHR).
         dilations: dilation of each basic block at 1/2; (1, 1, 2, 2) and (2, 2, 2, 2) are those of table 7 of Luo 2021. They do not
             change the parameters.
         dtype: compute dtype of the blocks at 1/2; the maps are float32 at least.

@@ -101,7 +101,7 @@ class Task(Protocol):
 
         Args:
             variables: the variables, with the structure that `init` returns.
-            required: whether to raise a ValueError if the task defines a density but its weights lack a part of it.
+            required: if True, raise a ValueError for weights that lack a part of the task's density.
         """
         ...
 

@@ -81,10 +81,10 @@ class FindPeople:
         max_people: largest number of people in an image.
         detection_threshold: least height of a joint's peak; SWAHR tests with 0.12 (W32) and 0.1 (W48), QUIRK S8.
         tag_threshold: largest distance between a joint's tag and the mean tag of its person.
-        refine: whether to search the whole map for the joints that a person lacks.
+        refine: if True, search the whole map for the joints that a person lacks.
         maps: the maps that are searched: "both": the mean of both resolutions; "half": the maps at 1/2 alone, as in tables 7
             and 8 of Luo 2021.
-        project: whether to enlarge the maps to the size of the image before the search, as published, instead of searching at 1/2.
+        project: if True, enlarge the maps to the size of the image before the search, as published, instead of searching at 1/2.
     """
 
     max_people: int = 30
@@ -174,7 +174,7 @@ class BottomUp(NetTask):
         Args:
             variables: the variables, with the structure that `init` returns.
             batch: the image and any number of further scales of it, see `bottom_up`.
-            flip_test: whether to average the heatmaps with those of the mirrored images, and to append their tags.
+            flip_test: if True, average the heatmaps with those of the mirrored images, and append their tags.
 
         Returns:
             heatmap (B, h, w, K) and tag (B, h, w, K, T), with T = 2 in the flip test; `people` groups them into people.
@@ -202,7 +202,7 @@ class BottomUp(NetTask):
         Args:
             outputs: the output of `predict`.
             stride: input pixels per map pixel.
-            device: whether to group with the jitted `grouping.group_batch`; by default `grouping.group` runs on the host.
+            device: if True, group with the jitted `grouping.group_batch`; by default `grouping.group` runs on the host.
 
         Returns:
             poses (B, max_people, K, 3), scores (B, max_people) and valid (B, max_people).
@@ -364,7 +364,7 @@ def find_people(
         maps: "heatmap" (B, h, w, K) and "tag" (B, h, w, K, T).
         settings: settings of the search.
         stride: input pixels per map pixel.
-        device: whether to group with the jitted `grouping.group_batch` on the device that holds the maps; by default
+        device: if True, group with the jitted `grouping.group_batch` on the device that holds the maps; by default
             `grouping.group` runs on the host, image by image, which is faster on a CPU.
 
     Returns:

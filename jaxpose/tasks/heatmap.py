@@ -56,12 +56,12 @@ class Readout:
     Attributes:
         decode: the decoder: "argmax" (with the quarter shift), "dark", "udp" or "soft_argmax".
         beta: factor of the maps in the soft-argmax, which a joint loss uses too; see `jaxpose.heatmap.soft_argmax`.
-        compensate: whether to compensate the bias of the soft-argmax.
+        compensate: if True, compensate the bias of the soft-argmax.
         floor: bound of the compensation. It is larger than the default of `soft_argmax`, because initial maps are flat, exactly
             where the compensation is singular; a distance from the centre is multiplied by at most 1 / floor. A Gaussian of
             height 1 and sigma 2 on a 64x48 map holds 1.1 % of the softmax at beta 1 and 95 % at beta 10, and is compensated
             exactly.
-        rectify: whether to replace negative values of the maps by 0, the background that the compensation assumes. Without a map
+        rectify: if True, replace negative values of the maps by 0, the background that the compensation assumes. Without a map
             loss nothing keeps the background at 0, and a pixel below 0 counts with a negative weight. The paper does not do this.
         border: rule of the quarter shift at the border, "hrnet" or "mmpose".
         kernel: width of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
@@ -159,7 +159,7 @@ class Heatmaps(NetTask):
         Args:
             variables: the variables, with the structure that `init` returns.
             batch: image (B, H, W, 3) in 0..255.
-            flip_test: whether to average the maps with the mirrored maps of the mirrored crop (the coordinates, for a soft-argmax).
+            flip_test: if True, average the maps with the mirrored maps of the mirrored crop (the coordinates, for a soft-argmax).
 
         Returns:
             xy (B, K, 2) in input pixels; confidence (B, K).

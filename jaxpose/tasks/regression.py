@@ -36,7 +36,7 @@ class Likelihood:
             coordinates themselves); "laplace" and "gaussian" (learned sigma); "l1" and "l2" (constant sigma).
         base: the density Q of RLE.
         variant: the formula, "paper", "official" or "mmpose".
-        log_s: whether to add log s of equation 16 (paper variant only).
+        log_s: if True, add log s of equation 16 (paper variant only).
         flow_layers: number of coupling layers of the RealNVP.
         flow_hidden: widths of the flow's hidden layers; (64, 64) is the paper's 3 x 64.
         flow_init: initialisation of the flow, see `jaxpose.flow.RealNVP`.
@@ -78,7 +78,7 @@ class Likelihood:
         Args:
             variables: the task's variables; only params/flow is read, and only by the losses with a flow.
             dim: number of coordinates of a joint.
-            required: whether to raise an error if the weights lack the flow (imported without it, or left out), instead of
+            required: if True, raise an error if the weights lack the flow (imported without it, or left out), instead of
                 returning None.
 
         Raises:
@@ -221,7 +221,7 @@ class Regression(NetTask):
         Args:
             variables: the variables, with the structure that `init` returns; the flow may be missing, unless the loss is "basic".
             batch: image (B, H, W, 3) in 0..255.
-            flip_test: whether to average mu and sigma with those of the mirrored crop.
+            flip_test: if True, average mu and sigma with those of the mirrored crop.
 
         Returns:
             mu and sigma (B, K, D), normalised; xy (B, K, D) in input pixels; confidence (B, K), which is 1 - the mean of sigma, or

@@ -66,7 +66,7 @@ def predictive_density(config: dict[str, Any], variables: PyTree, *, required: b
     Args:
         config: the task's config, as stored in the checkpoint.
         variables: the task's variables; only params/flow is read, and only by the losses with a flow.
-        required: whether weights without the flow (imported without it, or left out) are an error; if False, the result
+        required: True if weights without the flow (imported without it, or left out) are an error; if False, the result
             for them is None.
 
     Returns:

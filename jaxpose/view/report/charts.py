@@ -48,9 +48,9 @@ def lines(
         title, x: title of the chart, and label of the x axis.
         low, high: ends of the y axis; None: those of the values.
         x_range: ends of the x axis; None: those of the values.
-        log: whether the y axis is logarithmic; values that are not positive are left out.
-        dots: whether to draw a dot at every value.
-        diagonal: whether to draw a line from corner to corner.
+        log: True if the y axis is logarithmic; values that are not positive are left out.
+        dots: if True, draw a dot at every value.
+        diagonal: if True, draw a line from corner to corner.
 
     >>> lines({"a": ([0], [1]), "<b>": ([0, 1], [2.0, 1.0])}, title="loss", x="step").count("&lt;b&gt;")
     1

@@ -109,7 +109,7 @@ def charts_section(
         events: events of the run's log.
         density: calibration of the predictive density by group of joints.
         all_cases: the cases of the evaluation.
-        is_in_sample: whether the factor of sigma was fitted on the evaluated frames.
+        is_in_sample: True if the factor of sigma was fitted on the evaluated frames.
     """
     chart, explanation = _calibration(density, is_in_sample)
     svgs = [*_curves(events), *_similarity(all_cases), *chart]

@@ -152,7 +152,7 @@ def rle_loss(mu, sigma, target, flow, weight):
 class Step:
     """`Step(...)()` makes one training step on new data and blocks until it is complete.
 
-    `amp`: the net under autocast to bfloat16, the loss in float32. `compiled`: net and loss with torch.compile. `branch`: HRNet's width.
+    `amp`: the net under autocast to bfloat16, the loss in float32. `compiled`: both with torch.compile. `branch`: HRNet's width.
     """
 
     def __init__(self, *, batch: int, height: int, width: int, joints: int, channels_last: bool, net: str = "resnet", depth: int = 50,

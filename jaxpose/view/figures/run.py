@@ -71,7 +71,7 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     figure, axes = plt.subplots(1, 4, figsize=(16, 3.8), layout="constrained")
     for ax, values, title in zip(axes, (learned, laplace, gaussian), ("learned", "Laplace", "Gaussian"), strict=False):
         ax.imshow(values, origin="lower", extent=(-bound, bound, -bound, bound), cmap="viridis")
-        ax.set(title=title, xlabel="$e_x$ / its deviation", ylabel="$e_y$ / its deviation")
+        ax.set(title=title, xlabel="$e_x$ / standard deviation", ylabel="$e_y$ / standard deviation")
     step = float(axis[1] - axis[0])
     for values, label, style, color in (
         (learned.sum(0), "learned, $e_x$", "-", RIGHT),
@@ -81,8 +81,8 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     ):
         axes[3].plot(axis, values * step, style, label=label, color=color)
     axes[3].set(
-        title=f"marginals\nlearned deviations {deviation[0]:.3f}, {deviation[1]:.3f}",
-        xlabel="e / its deviation",
+        title=f"marginals\nlearned standard deviations {deviation[0]:.3f}, {deviation[1]:.3f}",
+        xlabel="$e$ / standard deviation",
         ylabel="density",
     )
     axes[3].legend(fontsize=8)

@@ -43,7 +43,7 @@ def test_curves_density_and_calibration(tmp_path):
     for path in (
         view.curves(events, tmp_path / "curves.png"),
         view.learned_density(density.Model(log_g=None, base="laplace"), tmp_path / "density.png", points=41),
-        view.calibration(levels, {"all": levels - 0.1}, tmp_path / "calibration.png"),
+        view.calibration(levels, {"all": levels - 0.1, "occluded": [None] * len(levels)}, tmp_path / "calibration.png"),
     ):
         assert np.asarray(Image.open(path).convert("L")).std() > 5
 

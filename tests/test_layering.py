@@ -24,7 +24,7 @@ LAYERS = {
     "tracking": 1,
     "tasks": 2, "inference": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,
-    "smooth": 4, "triangulate": 4, "importer": 4, "interchange": 4, "media": 4, "torch_file": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
+    "importer": 4, "interchange": 4, "media": 4, "torch_file": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
 }  # fmt: skip
 ALLOWED = {0: {0}, 1: {0, 1}, 2: {0, 1, 2}, 3: {0, 3}, 4: {0, 1, 2, 3, 4}}
 

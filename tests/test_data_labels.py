@@ -798,7 +798,7 @@ def test_new_takes_a_project(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(new.subprocess, "run", lambda command: calls.append(command) or Done())
     new.main("mouse", labels=write_labelme(tmp_path / "p"), names=JOINTS, category="mouse", out=tmp_path / "run")
-    assert calls[0][-2:] == ["--category", "mouse"]
+    assert calls[0][calls[0].index("--category") + 1] == "mouse"
     data = Path(calls[0][calls[0].index("--data") + 1])
     assert data == tmp_path / "run/data"
     sources = [coco.read(*coco.find(data, split)) for split in ("train", "val")]

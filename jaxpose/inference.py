@@ -30,7 +30,7 @@ from jaxpose.files import is_number
 PyTree = Any
 Rows = dict[str, np.ndarray]
 Decode = Literal["exact", "scaled"]
-Rescore = Literal["box+mean+max", "box*mean", "box"]
+Rescore = Literal["box+mean+max", "box*mean", "mean", "box"]
 Fit = Literal["short", "long"]
 
 GRID = 64  # the side of an image at test is a multiple of this
@@ -57,6 +57,7 @@ class Settings:
         rescore: how a person's score comes from the score of the box and the confidences of the joints; see
             `jaxpose.evaluation.results.person_score`.
         nms: OKS above which the weaker of two poses is dropped; None keeps every pose.
+        nms_annotated: suppress also where the boxes are those of the labels (HRNet's code does, that of RLE does not: QUIRK R21).
         soft_nms: decay the scores of overlapping poses instead of dropping them.
         test_size: side of a whole image in input pixels, a multiple of 64; None stands for the shorter side of the training images.
         fit: which side of a whole image `test_size` is, "short" or "long".
@@ -79,6 +80,7 @@ class Settings:
     decode: Decode = "exact"
     rescore: Rescore = "box+mean+max"
     nms: float | None = 0.9
+    nms_annotated: bool = True
     soft_nms: bool = False
     test_size: int | None = None
     fit: Fit = "short"
@@ -88,7 +90,7 @@ class Settings:
     def __post_init__(self):
         for name, choices in (("decode", Decode), ("rescore", Rescore), ("fit", Fit)):
             self._check(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
-        for name in ("flip_test", "soft_nms"):
+        for name in ("flip_test", "soft_nms", "nms_annotated"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("padding", is_number(self.padding) and self.padding > 0, "a positive factor on the box")
         scale_holds = is_number(self.sigma_scale) and self.sigma_scale > 0

@@ -31,9 +31,10 @@ class MapCodec:
     Attributes:
         target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" is also the other grid.
         sigma: standard deviation of the Gaussian in map pixels.
-        search: how the peak is found, one of `heatmap.argmax` (with the quarter shift), `heatmap.dark` and `heatmap.udp`.
+        search: how the peak is found, one of `heatmap.argmax` (moved by `shift`), `heatmap.dark` and `heatmap.udp`.
         kernel: width of the blur of "dark" and "udp": 11 for a sigma of 2, 17 for 3.
-        border: of the quarter shift of "argmax".
+        border: of the shift of "argmax".
+        shift: of "argmax", in map pixels towards the higher neighbour; 0 is the pixel itself.
 
     >>> codec = MapCodec(target="udp", search="udp")
     >>> joints = jnp.array([[[95.0, 127.5]]])
@@ -50,6 +51,7 @@ class MapCodec:
     search: Search = "argmax"
     kernel: int = 11
     border: Literal["hrnet", "mmpose"] = "hrnet"
+    shift: float = 0.25
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -113,7 +115,7 @@ class MapCodec:
         """
         match self.search:
             case "argmax":
-                xy, peak = heatmap.argmax(maps, border=self.border)
+                xy, peak = heatmap.argmax(maps, shift=self.shift, border=self.border)
             case "dark":
                 xy, peak = heatmap.dark(maps, kernel=self.kernel)
             case "udp":

@@ -190,6 +190,8 @@ def from_checkpoint(config: Mapping[str, Any], *, default: Settings = Settings()
         return Settings.from_dict(config["inference"])
     run = config.get("run") or {}
     stated = {name: run[name] for name in _names(Settings) if name in run}
+    if run:  # of such a version, which always suppressed on annotated boxes
+        stated.setdefault("nms_annotated", True)
     for name in ("flip_test", "decode", "test_size"):  # None: not stated
         if stated.get(name) is None:
             stated.pop(name, None)

@@ -360,7 +360,7 @@ def as_started(config: Any) -> Any:
     """
     stored = checkpoint.read_config(config.out, step="latest")
     names = {field.name for field in dataclasses.fields(config)} - {"minutes", "by_hand"}
-    given = {name for name in config.by_hand if "." not in name} | {"out", "data", "data_dir"}
+    given = {name for name in config.by_hand if "." not in name} | {"out", "data", "labels", "data_dir"}
     run = {name: value for name, value in (stored.get("run") or {}).items() if name in names - given}
     if "best" not in run and stored.get("best") in ("AP", "skill"):
         run["best"] = stored["best"]

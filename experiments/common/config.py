@@ -30,6 +30,7 @@ from experiments.common.rules import (
     Unsaid,
 )
 from jaxpose import checkpoint, files, tasks
+from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
 from jaxpose.inference import Settings, from_checkpoint
@@ -49,6 +50,15 @@ class RunConfig:
     data: Annotated[Path | None, LocalPath, MayMove] = None
     """Folder with images and annotations, or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
     the embedded synthetic people."""
+    labels: Annotated[Path | None, LocalPath, MayMove] = None
+    """In place of --data a project of a labelling tool: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose, Label Studio's export,
+    CVAT's XML, labelme, COCO. What its tool does not split is split by video, or by picture, a fifth to evaluate on."""
+    labels_format: Annotated[tools.Choice, AnyValue, Fixed, Unsaid("auto")] = "auto"
+    """The tool of --labels; auto: the one that the content shows."""
+    names: Annotated[tuple[str, ...] | None, AnyValue, Fixed, Unsaid(None)] = None
+    """With --labels: names of the joints in order, where the project does not list them, or another order."""
+    corner: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
+    """With --labels: the tool counts pixels from the corner of the first one, not its centre, so half a pixel is subtracted."""
     annotations: Annotated[Path | None, LocalPath, MayMove] = None
     """Annotation file to train on (with --eval-only: to evaluate on), where it is not found in --data."""
     images: Annotated[Path | None, LocalPath, MayMove] = None
@@ -160,6 +170,12 @@ class RunConfig:
             raise ValueError(
                 f"--warmup-epochs {self.warmup_epochs}: expected 0 or more, and below --epochs where the rate falls in a line"
             )
+        places = ("data", "annotations", "images", "val_annotations", "val_images")
+        given = [f"--{name.replace('_', '-')}" for name in places if getattr(self, name) is not None]
+        if self.labels is not None and given:
+            raise ValueError(f"--labels {self.labels} names labels and pictures: leave out {', '.join(given)}")
+        if self.labels is None and (self.names is not None or self.corner or self.labels_format != "auto"):
+            raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
         own_val = self.val_annotations is not None or self.val_images is not None
         if self.val_fraction and own_val:
             raise ValueError(
@@ -261,8 +277,8 @@ def parse(
 ) -> ConfigT:
     """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
 
-    `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
-    or --annotations is given and neither of them is.
+    `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data,
+    --labels or --annotations is given and neither of them is.
 
     With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
     trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
@@ -288,7 +304,7 @@ def parse(
         raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
     if chosen.preset is not None and chosen.config is not None:
         raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
-    follows = AUTO in presets and bool(given & {"data", "annotations"}) and chosen.eval_only is None
+    follows = AUTO in presets and bool(given & {"data", "labels", "annotations"}) and chosen.eval_only is None
     named = chosen.preset or (AUTO if follows else default)
     preset = presets[named]
     rules.check(chosen)

@@ -6,6 +6,8 @@ and 3D poses, columns of a scan, images with boxes) is one more module with a cl
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,12 +18,16 @@ from jax.sharding import Mesh
 
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
-from jaxpose.data import builder, formats, synthetic
+from jaxpose.data import builder, formats, labels, synthetic
 from jaxpose.data.source import Source
+from jaxpose.new import with_splits
 from jaxpose.skeleton import Skeleton
 
+HELD_OUT = 0.2  # of the pictures of a labelling tool's project that is not split
 READ_ANEW = ("category", "visible_above", "exif", "follow_links")  # flags that say how the files of a data set are read
 LAST_PICTURE = "plots/predictions.png"  # of a run, drawn last: where it is, all are
+
+log = logging.getLogger(__name__)
 
 PyTree = Any
 Batch = dict[str, jax.Array]  # of global arrays, split over the devices
@@ -131,8 +137,42 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple
     Raises:
         ValueError: the two splits have other joints, or the same in another order.
     """
-    parallel.on_first(lambda: _open_splits(config, skeleton))
-    return _open_splits(config, skeleton)
+    with_data: list[RunConfig] = []
+
+    def first() -> None:
+        with_data.append(with_labels(config))
+        _open_splits(with_data[0], skeleton)
+
+    parallel.on_first(first)
+    return _open_splits(with_data[0] if with_data else with_labels(config), skeleton)
+
+
+def with_labels(config: RunConfig) -> RunConfig:
+    """Returns the config with the files of --labels, a labelling tool's project, which is converted into a folder of --data-dir.
+
+    A project that its tool does not split is split by video where its names tell three or more apart, else by picture; which ones are
+    held out is the same in every run, whatever its seed.
+
+    Args:
+        config: the settings of the run; returned as it is without --labels.
+
+    Raises:
+        FileNotFoundError, ValueError: as `jaxpose.data.labels.convert`.
+    """
+    if config.labels is None:
+        return config
+    options = labels.Options(config.names, category=config.category, on_bad=config.on_bad)
+    choices = {"format": config.labels_format, "options": options, "corner": config.corner}
+    folder = labels.folder_for(config.labels, config.data_dir, **choices)
+    converted = labels.convert(config.labels, folder, **choices)
+    log.info("%s", converted)
+    if config.val_fraction:
+        annotations, images = converted.of_split(config.train_split, divided=True)
+        return dataclasses.replace(config, labels=None, annotations=annotations, images=images)
+    if not converted.is_split:
+        folder, how = with_splits(converted.to_split, folder / "split", share=HELD_OUT, seed=0)
+        log.info("%s", how)
+    return dataclasses.replace(config, labels=None, data=folder)
 
 
 def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source | None, Source]:

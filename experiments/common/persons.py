@@ -174,7 +174,9 @@ class Persons:
         """Raises a ValueError where there is nobody to train on or to evaluate on."""
         for split, source in ((self.config.train_split, self.train), (self.config.val_split, self.val)):
             if len(source) == 0:
-                raise ValueError(f"split {split!r} of {self.config.data} has no person with labelled keypoints")
+                raise ValueError(
+                    f"split {split!r} of {self.config.labels or self.config.data} has no person with labelled keypoints"
+                )
 
     def count(self) -> int:
         """Persons of an epoch."""

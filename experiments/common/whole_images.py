@@ -106,7 +106,9 @@ class WholeImages:
     def check(self) -> None:
         """Raises a ValueError where there is nothing to evaluate on."""
         if len(self.val) == 0:
-            raise ValueError(f"split {self.config.val_split!r} of {self.config.data} has no images")
+            raise ValueError(
+                f"split {self.config.val_split!r} of {self.config.labels or self.config.data} has no images"
+            )
 
     def count(self) -> int:
         """Images of an epoch."""

@@ -89,7 +89,9 @@ class PersonConfig(RunConfig):
     """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
     other pixels); none: exact, or as the run that is evaluated."""
 
-    colour: Annotated[float, Between(0, 1, "a part of a channel, from 0 to below 1", open_high=True), Fixed, Unsaid(0.0)] = 0.0
+    colour: Annotated[
+        float, Between(0, 1, "a part of a channel, from 0 to below 1", open_high=True), Fixed, Unsaid(0.0)
+    ] = 0.0
     """In training each channel of a crop is multiplied by a factor of its own, uniform in 1 +- this; 0: none."""
 
     rescore: Annotated[Literal["box+mean+max", "box*mean", "mean", "box"], AnyValue, MayChange] = "box+mean+max"

@@ -102,18 +102,12 @@ class Setting:
         rotation_probability: The probability of a rotation.
         shift: The centre moves by shift * u times the side of the padded box, in x and in y, each with probability
             `shift_probability`.
-<<<<<<< HEAD
-        distribution: of u. "uniform" in [-1, 1]; "normal": clipped to [-1, 1] for the scale and [-2, 2] for the
-            rotation; "truncated": a standard normal drawn again until it is in [-1, 1].
-        half_body: or None.
-        colour: each channel is multiplied by a factor of its own, uniform in 1 +- colour (`colour_factors`), and cut to
-            0..255. Drawn apart from the others, which it leaves as they are.
-=======
         shift_probability: The probability of a shift along an axis.
         distribution: The distribution of u. "uniform" in [-1, 1]; "normal": clipped to [-1, 1] for the scale and [-2, 2]
             for the rotation; "truncated": a standard normal drawn again until it is in [-1, 1].
         half_body: The setting of half bodies, or None.
->>>>>>> main
+        colour: Each channel is multiplied by its own factor, uniform in 1 +- colour (`colour_factors`), and clipped to
+            0..255. The factors are drawn apart from the other numbers, which do not change.
     """
 
     name: str
@@ -413,13 +407,8 @@ def move_joints(
     return visibility, np.where(flip[:, None, None], joints[:, flip_index], joints)
 
 
-<<<<<<< HEAD
 # Purposes of random numbers: the augmentation of persons, the order of the pipeline, the augmentation of images, colours.
 DRAWS, PERMUTATIONS, WHOLE_DRAWS, COLOURS = 1, 2, 3, 4
-=======
-# Purposes of random numbers: augmentation of persons, order of the pipeline, augmentation of images.
-DRAWS, PERMUTATIONS, WHOLE_DRAWS = 1, 2, 3
->>>>>>> main
 _UNIT = {"uniform": _uniform, "normal": _clipped_normal, "truncated": _truncated_normal}
 
 NONE = Setting("none")

@@ -84,7 +84,14 @@ PRESETS["resnet152_384"] = replace(PRESETS["mmpose"], depth=152, size_wh=(288, 3
 PRESETS["mobilenet_v2"] = replace(PRESETS["mmpose"], backbone="mobilenet_v2")
 # What the paper leaves open of table 2b is decided in `jaxpose.nets.IntegralRegressor`, and here: HRNet's schedule.
 PRESETS["hrnet_w32"] = replace(
-    PRESETS["official"], backbone="hrnet", head="integral", deconvs=(), outside="mask", epochs=210, augment="hrnet"
+    PRESETS["official"],
+    backbone="hrnet",
+    head="integral",
+    deconvs=(),
+    outside="mask",
+    epochs=210,
+    augment="hrnet",
+    kernel_init="narrow",
 )
 PRESETS["auxiliary"] = replace(PRESETS["official"], auxiliary=tasks.MapLoss())
 # The rest follows from the data: experiments/common/auto.py.

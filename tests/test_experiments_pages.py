@@ -173,7 +173,7 @@ def test_the_authors_rle_sees_their_colours_and_suppresses_nobody_who_is_annotat
     config = mpii_rle.PRESETS["official"] if preset == "mpii" else coco_rle.PRESETS[preset]
     task = families.regression_task(small(config), COCO17)
     assert task.config["preprocess"] == "rle_official" and not config.test_settings().nms_annotated
-    grey = tasks.preprocessor(task.preprocess)(np.full((1, 1, 3), 255, np.uint8))
+    grey = tasks.base.preprocessor(task.preprocess)(np.full((1, 1, 3), 255, np.uint8))
     np.testing.assert_allclose(grey[0, 0], 1 - np.array([0.406, 0.457, 0.480]), atol=1e-6)
     for other in ("tiny", "mmpose", "resnet152_384", "mobilenet_v2", "auto"):
         assert coco_rle.PRESETS[other].preprocess == "imagenet" and coco_rle.PRESETS[other].nms_annotated

@@ -132,7 +132,7 @@ def test_what_a_resumed_run_may_change():
         "out", "data", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones",
         "eval_every", "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size",
         "fit", "scales", "group_on", "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator",
-        "num_processes", "process_id", "nms_annotated", "init", "init_layout", "annotations", "images", "val_annotations", "val_images", "sigmas",
+        "num_processes", "process_id", "init", "init_layout", "annotations", "images", "val_annotations", "val_images", "sigmas",
         "follow_links", "labels",
         "ema_growth", "patience", "sigma_scale", "calibrate", "minutes", "by_hand",
     }  # fmt: skip

@@ -77,7 +77,8 @@ def test_checkpoints_from_before_there_were_settings():
     default = Settings(rescore="box*mean", nms=0.5)
     run = {
         "flip_test": False, "decode": "scaled", "rescore": "box", "nms": None, "soft_nms": True, "test_size": 640, "fit": "long",
-        "nms_annotated": False, "scales": [0.5, 1.0, 2.0], "epochs": 3, "augment": "official", "padded_people": None, "group_on": "device",
+        "scales": [0.5, 1.0, 2.0], "epochs": 3, "augment": "official", "padded_people": None, "group_on": "device",
+        "nms_annotated": False,
     }  # fmt: skip
     assert from_checkpoint({"run": run}, default=default) == replace(CHANGED, padding=1.25, sigma_scale=1.0)
     for nothing in ({}, {"run": {}}, {"run": None}, {"run": {"flip_test": None, "decode": None, "test_size": None}}):

@@ -1,4 +1,4 @@
-"""Integral regression and what it was compared with (Sun 2018, arXiv 1711.08229), on COCO keypoints.
+"""Integral regression and its baselines (Sun 2018, arXiv 1711.08229), on COCO keypoints.
 
   python -m experiments.coco_integral                                              I1 on embedded synthetic people
   python -m experiments.coco_integral --preset paper --data DIR --method I1 --init resnet101.pth
@@ -8,20 +8,21 @@
 --method, the paper's names:
   H1, H2, H3   heatmaps alone: squared error to a Gaussian, cross-entropy over the pixels, binary cross-entropy in a disc
   R1           average pooling and a linear layer, L1
-  I1, I2, I3   trained by the loss of H1, H2, H3 alone, then by that and the L1 of the soft-argmax
+  I1, I2, I3   trained with the loss of H1, H2, H3 alone, then with that and the L1 of the soft-argmax
   I*           the L1 of the soft-argmax alone
-H1 to H3 are read as equation 1 says, at the highest pixel itself (--read.shift 0.25 moves it by a quarter pixel, as SimpleBaseline
-does). What a method decides is refused when it is given by hand; the other settings of the maps, --maps.sigma and --read.compensate
-among them, hold for every method that reads them.
+H1 to H3 are decoded as equation 1 of the paper says, at the highest pixel itself (--read.shift 0.25 moves it by a quarter pixel, as in
+SimpleBaseline). A flag that the method decides or does not use is refused; other settings of the maps, such as --maps.sigma and
+--read.compensate, hold for every method that reads them.
 --size-wh 128 128, --deconvs 256 256 (two: stride 8, as on MPII), --depth 18 50 101 and --stages 2 3 4 give the other tables;
 `mpii_integral` is the same on MPII.
 
 Published: COCO test-dev, ResNet-101, 256x256: H1 AP 66.3, I1 AP 67.8. The paper drops the rate from 1e-3 to 1e-5 when the
-validation loss stops, and trains heatmaps out before the joint loss comes; the balance of the two losses it leaves open. Ours:
-140 epochs with HRNet's milestones, half of them of heatmaps alone (--alone), --map-weight. Poses are rescored with the heatmap score
-as section 6.2 says, by the rule of G-RMI that it cites, the mean of the joints' scores (--rescore mean): the peak of each map; of I*,
-whose maps have no loss, the highest probability of the softmax; of R1, which has no map, the box's score. Each channel of a crop
-is multiplied by up to 1 +- 0.2 (--colour), as the authors' code does.
+validation loss stops decreasing, and trains heatmaps to convergence before the joint loss; it does not state the weights of the
+two losses. Our choices: 140 epochs with HRNet's milestones, half of them with heatmaps alone (--alone), --map-weight.
+Poses are rescored with the heatmap score (section 6.2 of the paper) by the rule of G-RMI, which it cites: the mean of the joints'
+scores (--rescore mean). A joint's score is the peak of its map; for I*, whose maps have no loss, the highest probability of the
+softmax; R1 has no maps, so the box's score counts. Each channel of a crop is multiplied by a factor in 1 +- 0.2 (--colour), as in
+the authors' code.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Config(families.HeatmapConfig, Methodical):
     method: Annotated[Literal["H1", "H2", "H3", "R1", "I1", "I2", "I3", "I*"], AnyValue, Fixed] = "I1"
     """The paper's name; it sets --maps.kind, --maps.weight, --joints.kind, --read.decode and --first-epochs."""
     map_weight: Annotated[float | None, AtLeast(0), Fixed] = None
-    """Weight of the heatmap loss beside the joint loss of I1, I2, I3; none: 100, 0.01, 0.1."""
+    """Weight of the heatmap loss next to the joint loss of I1, I2, I3; none: 100, 0.01, 0.1."""
     alone: Annotated[float, Between(0, 1, "a share of the epochs, from 0 to below 1", open_high=True), Fixed] = 0.5
     """Share of the epochs in which I1, I2 and I3 train heatmaps alone."""
 
 
-# Gaussians of sigma 1; the weights bring the map losses to the size of the joint loss, a sum of fractions of the image.
+# Gaussians of sigma 1; the weights scale the map losses to the joint loss, which is a sum of fractions of the image.
 MAPS = {
     "*": NO_MAP_LOSS,
     "1": MapLoss(sigma=1.0, weight=100.0),
@@ -68,7 +69,7 @@ UNREAD = {
 
 
 def with_method(config: Config) -> Config:
-    """The losses and the reading that the method stands for.
+    """Applies the losses and the decoding of the method.
 
     Raises:
         ValueError: a flag given by hand that the method decides, or does not use.
@@ -126,7 +127,7 @@ PRESETS = {
 
 
 def make(config: Config, skeleton: Skeleton) -> Tasks:
-    """The task of the method, and what comes first."""
+    """Returns the task of the method, and the task that comes first."""
     if config.method != "R1":
         return families.heatmap_tasks(config, skeleton)
     shared = {f.name: getattr(config, f.name) for f in fields(families.BackboneConfig)}

@@ -9,6 +9,7 @@ import importlib
 import json
 import operator
 import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -291,6 +292,39 @@ def test_integral_regression_changes_colours_and_nobody_else_does():
             assert getattr(config, "colour", 0.0) == expected, (name, preset)
     assert with_flags(coco_integral).augmentation().colour == 0.2
     assert coco_rle.PRESETS["official"].augmentation() == named("official")
+
+
+def commands_of_coverage() -> list[list[str]]:
+    """The commands of docs/coverage.md that start a page with a preset."""
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    commands = [shlex.split(c) for c in re.findall(r"`([^`]+)`", text)]
+    return [c for c in commands if c[0] in PAGES and "--preset" in c]
+
+
+@pytest.mark.parametrize("command", commands_of_coverage(), ids=" ".join)
+def test_every_command_of_the_coverage_page_is_taken(command):
+    here = page(command[0]).PAGE
+    config = here.adjust(here.parse(command[1:]))
+    rules.check(config)
+
+
+def test_the_coverage_page_has_every_table_and_figure():
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    sections = dict(re.findall(r"^## (\w+).*?\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    expected = {
+        "RLE": (18, (3, 4, 5, 6, 7, 8)),
+        "Removing": (6, range(1, 7)),
+        "Integral": (8, (1, 2, 3)),
+        "SWAHR": (9, (1, 5)),
+    }
+    for section, (tables, figures) in expected.items():
+        first_cells = " ".join(line.split("|")[1] for line in sections[section].splitlines() if line.startswith("| "))
+        numbers = {"table": set(), "figure": set()}
+        for kind, rest in re.findall(r"(table|figure)s? ([0-9][0-9a-d, ]*(?: to [0-9]+)?)", first_cells):
+            low = [int(n) for n in re.findall(r"\d+", rest)]
+            numbers[kind] |= set(range(low[0], low[-1] + 1)) if " to " in rest else set(low)
+        assert numbers["table"] | {1} == set(range(1, tables + 1)), section  # table 1 of Sun 2018 lists methods
+        assert numbers["figure"] == set(figures), section
 
 
 def test_a_resnet_is_grafted_into_every_stage():

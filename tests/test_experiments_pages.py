@@ -320,7 +320,7 @@ def test_the_coverage_page_has_every_table_and_figure():
     for section, (tables, figures) in expected.items():
         first_cells = " ".join(line.split("|")[1] for line in sections[section].splitlines() if line.startswith("| "))
         numbers = {"table": set(), "figure": set()}
-        for kind, rest in re.findall(r"(table|figure)s? ([0-9][0-9a-d, ]*(?: to [0-9]+)?)", first_cells):
+        for kind, rest in re.findall(r"(table|figure)s? ([0-9](?:[0-9a-d, ]*[0-9a-d])?(?: to [0-9]+)?)", first_cells):
             low = [int(n) for n in re.findall(r"\d+", rest)]
             numbers[kind] |= set(range(low[0], low[-1] + 1)) if " to " in rest else set(low)
         assert numbers["table"] | {1} == set(range(1, tables + 1)), section  # table 1 of Sun 2018 lists methods

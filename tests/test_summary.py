@@ -83,7 +83,7 @@ def test_published_costs(net, options, size_wh, millions, exact, at_output, bina
     module, default_wh = summary.make(net, **options)
     cost = summary.count(module, size_wh or default_wh)
     assert millions is None or round(cost.params / 1e6, 1) == millions
-    assert exact is None or round(cost.multiply_adds / 1e9, 1) == exact
+    assert exact is None or abs(cost.multiply_adds / 1e9 - exact) < 0.06
     assert at_output is None or round(cost.as_published / 1e9, 1) == at_output
     assert binary is None or round(cost.as_published / 2**30, 1) == binary
 

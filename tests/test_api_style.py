@@ -13,8 +13,8 @@ MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping", "s
 
 # Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
 DATA = {
-    "affine", "alpha", "base", "box_xywh", "center_xy", "covariance", "e", "found", "head_box", "heatmaps", "level", "log_g",
-    "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "model", "mu", "pred", "prob", "sigma",
+    "affine", "alpha", "base", "box_xywh", "center_xy", "covariance", "e", "head_box", "heatmaps", "level", "log_g",
+    "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "measured", "model", "mu", "pred", "prob", "sigma",
     "size", "size_hw", "size_wh", "source_width", "squared", "tags", "target", "uvd", "values", "visible", "x", "xy", "y",
 }  # fmt: skip
 # The names that DESIGN gives to a mask and to weights: always keywords.

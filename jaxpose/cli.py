@@ -15,6 +15,7 @@ COMMANDS = {
     "new": ("jaxpose.new:main", "Train, evaluate and describe a first model of a labelled set."),
     "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: print a table, then the same numbers as one line of JSON."),
     "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos."),
+    "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
     "view": ("jaxpose.view.tools:view", "Look at data, at predictions beside the truth, at what a net sees; write an evaluation "
              "as one HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "

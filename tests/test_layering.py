@@ -21,6 +21,7 @@ LAYERS = {
     "density": 0, "trajectories": 0,
     "quadrature": 0,
     "_distrax": 1, "flow": 1, "grouping": 1, "nets": 1, "weights": 1, "smoothing": 1,
+    "tracking": 1,
     "tasks": 2, "inference": 2, "parallel": 2, "train": 2, "checkpoint": 2,
     "data": 3, "evaluation": 3,
     "importer": 4, "interchange": 4, "media": 4, "torch_file": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,

@@ -65,6 +65,8 @@ def main(
     formats: tuple[Format, ...] = (),
     within: float = 5.0,
     fps: float = 25.0,
+    track: bool = False,
+    people: int | None = None,
     exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -103,13 +105,16 @@ def main(
         within: The likelihood in those files is the probability that a joint's error is below this number of image pixels
             (nets with a likelihood; others write their confidence).
         fps: Frames per second of folders of frames; a video has its own.
+        track: Give the persons of a video, or of a folder of frames, their identities before trajectories are written (the
+            command track).
+        people: The number of persons, if it is known; it implies --track.
         exif: Turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned,
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
             trained (its --exif).
         step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    options = Options(formats=formats, radius=within, fps=fps)
+    options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -139,8 +144,7 @@ def main(
     )  # fmt: skip
     with work:
         work.run(files)
-    people = len(work.records)
-    counts = {"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}
+    counts = {"pictures": len(work.images), "people": len(work.records), "failed": len(work.failed), "out": str(out)}
     print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
     if box_file is not None and (unused := box_file.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)

@@ -1,11 +1,13 @@
 """CVAT's XML: "CVAT for images 1.1" and "CVAT for video 1.1".
 
-People are skeletons, whose points come in any order, or bare points: those of one ``group_id`` are one person, with the box of the
-same group; a points shape with several points is a person by itself. ``outside`` is not labelled, ``occluded`` is hidden. The order of
-joints is that of the labels in the file's ``meta``, the edges are those of the skeleton's drawing.
+People are skeletons, whose points come in any order, or bare points: those of one ``group_id`` are one person, with the
+box of the same group; a points shape with several points is a person by itself. ``outside`` is not labelled,
+``occluded`` is hidden. The order of joints is that of the labels in the file's ``meta``, the edges are those of the
+skeleton's drawing.
 
-Pictures lie in ``images/``, where CVAT's export has them, or beside the XML; those of a video are its frames, with their numbers in
-their names (``frame_000012.png``), as the export with images has them. A project's subsets Train, Validation and Test are splits.
+Pictures lie in ``images/``, where CVAT's export has them, or beside the XML; those of a video are its frames, with
+their numbers in their names (``frame_000012.png``), as the export with images has them. A project's subsets Train,
+Validation and Test are splits.
 """
 
 from __future__ import annotations
@@ -104,12 +106,12 @@ class _Reader:
                 self.project.unlabelled(name)
                 continue
             subset = image.get("subset", "")
-            found = pictures.find(name, anywhere=True)
-            if found is None:
+            file = pictures.find(name, anywhere=True)
+            if file is None:
                 self.project.missing(name)
                 continue
             split = SPLITS.get(subset.lower(), "")
-            self.project.add(Picture(found, _size(image), people, split=split), entry=f"image id {image.get('id')}")
+            self.project.add(Picture(file, _size(image), people, split=split), entry=f"image id {image.get('id')}")
         if len({picture.split for picture in self.project.pictures}) > 1:
             for picture in self.project.pictures:
                 picture.split = picture.split or "train"
@@ -146,13 +148,13 @@ class _Reader:
             )
             if not people:
                 continue
-            found = files.get(frame)
-            if found is None:
+            path = files.get(frame)
+            if path is None:
                 self.project.missing(f"images/frame_{frame:06d}.png")
                 continue
-            name = found.relative_to(self.project.root).as_posix()
+            name = path.relative_to(self.project.root).as_posix()
             if stated is None:
-                stated = picture_size(found)
+                stated = picture_size(path)
             self.project.add(Picture(name, stated, people), entry=f"frame {frame}")
 
     def finish(self) -> None:

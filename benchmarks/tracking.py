@@ -74,42 +74,42 @@ def video(frames: int, people: int, *, seed: int) -> tuple[Trajectories, np.ndar
     mean = np.concatenate([seen, false], 1)
     covariance = 2 * np.concatenate([predicted, np.full((frames, 1, JOINTS), HIDDEN_SIGMA)], 1)[..., None, None] ** 2
     covariance = covariance * np.eye(2)
-    there = np.concatenate(
+    is_detected = np.concatenate(
         [~(behind & (rng.random(behind.shape) < MISSED)), rng.random((frames, 1)) < FALSE_POSITIVES], 1
     )
-    mean[~there], covariance[~there] = np.nan, np.nan
-    person = np.where(there, np.append(np.arange(people), -1), -1)
+    mean[~is_detected], covariance[~is_detected] = np.nan, np.nan
+    person = np.where(is_detected, np.append(np.arange(people), -1), -1)
     order = rng.permuted(np.tile(np.arange(people + 1), (frames, 1)), axis=1)
     rows = np.arange(frames)[:, None]
     poses = Trajectories(
-        mean[rows, order], covariance[rows, order], there[rows, order, None] * np.ones(JOINTS), np.arange(frames), FPS,
+        mean[rows, order], covariance[rows, order], is_detected[rows, order, None] * np.ones(JOINTS), np.arange(frames), FPS,
         tuple(f"joint{k}" for k in range(JOINTS)), SIZE_WH,
     )  # fmt: skip
     return poses, person[rows, order]
 
 
 def with_one_covariance(poses: Trajectories) -> Trajectories:
-    """Every joint with the mean of all covariances."""
+    """Returns the poses with the mean of all covariances for every joint."""
     typical = np.nanmean(poses.covariance, (0, 1, 2))
     return poses.replace(covariance=np.where(np.isnan(poses.covariance), np.nan, typical))
 
 
 def compare(options: Options, people: int) -> list[dict]:
-    """The scores of every measure, mean over the seeds."""
+    """Returns the scores of every measure, averaged over the seeds."""
     rows = []
     for measure in MEASURES:
-        for known in (False, True):
+        for is_known in (False, True):
             scores, start = [], time.perf_counter()
             for seed in range(options.seeds):
                 poses, truth = video(options.frames, people, seed=seed)
                 poses = with_one_covariance(poses) if measure == "constant" else poses
                 how = tracking.Options(
-                    measure="density" if measure == "constant" else measure, people=people if known else None
+                    measure="density" if measure == "constant" else measure, people=people if is_known else None
                 )
                 scores.append(tracking.identity_scores(tracking.assign(poses, options=how), truth))
             means = {name: round(float(np.mean([one[name] for one in scores])), 3) for name in scores[0]}
             spent = (time.perf_counter() - start) / options.seeds
-            rows.append({"people": people, "measure": measure, "known": known, **means, "seconds": round(spent, 2)})
+            rows.append({"people": people, "measure": measure, "known": is_known, **means, "seconds": round(spent, 2)})
     return rows
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import logging
 import os
 import re
 from collections import Counter
@@ -37,8 +36,6 @@ UNSPLIT = "train"
 """The split of projects whose tool does not split."""
 PLAIN = ("data", "annotations", "labels", "config", "export", "default")
 """Names of label files that say less than that of their folder."""
-
-logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):

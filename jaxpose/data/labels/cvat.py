@@ -1,9 +1,9 @@
 """CVAT's XML: "CVAT for images 1.1" and "CVAT for video 1.1".
 
-People are skeletons, whose points come in any order, or bare points: those of one ``group_id`` are one person, with the
-box of the same group; a points shape with several points is a person by itself. ``outside`` is not labelled,
-``occluded`` is hidden. The order of joints is that of the labels in the file's ``meta``, the edges are those of the
-skeleton's drawing.
+People are skeletons, whose points come in any order, or bare points: those of one ``group_id`` are one person, and a
+points shape with several points is a person by itself. The box of the same group is the person's. ``outside`` is not
+labelled, ``occluded`` is hidden. The order of joints is that of the labels in the file's ``meta``, the edges are those
+of the skeleton's drawing.
 
 Pictures lie in ``images/``, where CVAT's export has them, or beside the XML; those of a video are its frames, with
 their numbers in their names (``frame_000012.png``), as the export with images has them. A project's subsets Train,
@@ -178,6 +178,7 @@ class _Reader:
         """The people of a picture; None where a shape is wrong."""
         people: list[Person] = []
         groups: dict[str, list[Joint]] = defaultdict(list)
+        skeletons: dict[str, list[Person]] = defaultdict(list)
         boxes: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = defaultdict(list)
         for i, shape in enumerate(shapes):
             individual = tracks[i] if i < len(tracks) else None
@@ -187,6 +188,8 @@ class _Reader:
                 if joints is None:
                     return None
                 people.append(Person(joints, label, individual=individual))
+                if group != "0":
+                    skeletons[group].append(people[-1])
             elif shape.tag == "points" and ";" in shape.get("points", ""):
                 person = self._ordered(shape, where)
                 if person is None:
@@ -210,6 +213,9 @@ class _Reader:
                 self.project.notes.add(
                     "{n} shapes are neither skeletons, points nor boxes, and were left out", f"{shape.tag} of {where}"
                 )
+        for group, members in skeletons.items():
+            if len(members) == len(boxes.get(group, ())) == 1:
+                members[0].box = boxes.pop(group)[0][1]
         grouped = self._grouped(groups, boxes, where)
         return None if grouped is None else people + grouped
 

@@ -29,6 +29,7 @@ from jaxpose.data.labels.project import (
     picture_size,
     read_yaml,
 )
+from jaxpose.data.reading import Notes
 
 CONTENT = (
     "a DeepLabCut project or a Lightning Pose folder (config.yaml, labeled-data/, CollectedData*.csv), or such a CSV"
@@ -48,6 +49,8 @@ def recognises(path: Path) -> bool:
         return (config.is_file() and (path / "labeled-data").is_dir()) or bool(_csvs(path))
     if path.suffix.lower() in (".yaml", ".yml"):
         return (path.parent / "labeled-data").is_dir()
+    if path.suffix.lower() == ".h5":
+        return path.name.startswith("CollectedData")
     if path.suffix.lower() != ".csv":
         return False
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -74,7 +77,7 @@ def read(path: Path, options: Options) -> Project:
     pictures = Pictures(root, project)
     header_order: list[str] = []
     unique = str(options.category) == UNIQUE
-    for file in _of_one_scorer(csvs, config.get("scorer"), path):
+    for file in _of_one_scorer(csvs, config.get("scorer"), path, project.notes):
         columns, rows = _table(file)
         header_order += [part for who, part in columns if (who == UNIQUE) == unique and part not in header_order]
         for row_number, name, cells in rows:
@@ -89,9 +92,9 @@ def _csvs(folder: Path) -> list[Path]:
 
 def _locate(path: Path) -> tuple[Path, list[Path]]:
     """The project's folder and its CSV files."""
-    if path.suffix.lower() == ".csv" and path.is_file():
-        home = path.parent
-        return (home.parent.parent if home.parent.name == "labeled-data" else home), [path]
+    if path.suffix.lower() in (".csv", ".h5") and path.is_file():
+        home, file = path.parent, path.with_suffix(".csv")  # the .h5 holds what the CSV beside it does
+        return (home.parent.parent if home.parent.name == "labeled-data" else home), [file] if file.is_file() else []
     folder = path if path.is_dir() else path.parent
     csvs = _csvs(folder)
     if folder.parent.name == "labeled-data":  # one video's folder
@@ -109,7 +112,7 @@ def _no_labels(path: Path, root: Path) -> str:
     return f"{path} has no labels: looked for labeled-data/VIDEO/{CSVS} and {CSVS} in {root}; label some frames first"
 
 
-def _of_one_scorer(csvs: Sequence[Path], scorer: Any, path: Path) -> list[Path]:
+def _of_one_scorer(csvs: Sequence[Path], scorer: Any, path: Path, notes: Notes) -> list[Path]:
     """One CSV of every folder: the only one, or that of the project's scorer."""
     files = []
     for folder in dict.fromkeys(file.parent for file in csvs):
@@ -121,6 +124,10 @@ def _of_one_scorer(csvs: Sequence[Path], scorer: Any, path: Path) -> list[Path]:
                 "count (scorer in config.yaml): give the path of one CSV"
             )
         files.append((own or here)[0])
+        if isinstance(scorer, str) and not own and here[0].stem != "CollectedData":
+            notes.add(
+                f"{{n}} CSV files are not of the scorer that config.yaml names ({scorer}), and were read", here[0].name
+            )
     return files
 
 

@@ -140,9 +140,9 @@ def _people(project: Project, file: Path, shapes: list[Any]) -> list[Person] | N
                 "{n} shapes are neither points nor rectangles, and were left out", f"{kind!r} of {file.name}"
             )
             continue
-        corners = shape.get("points")
+        corners = shape.get("points") if isinstance(shape.get("points"), list) else []
         wanted = 1 if kind == "point" else 2
-        pairs = [[number(v) for v in p] if isinstance(p, list) and len(p) == 2 else [None] for p in corners or ()]
+        pairs = [[number(v) for v in p] if isinstance(p, list) and len(p) == 2 else [None] for p in corners]
         if len(pairs) == 4 and kind == "rectangle":  # some versions write the four corners
             pairs = (
                 [[f(p[0] for p in pairs), f(p[-1] for p in pairs)] for f in (min, max)]
@@ -155,6 +155,12 @@ def _people(project: Project, file: Path, shapes: list[Any]) -> list[Person] | N
             )
             return None
         group = shape.get("group_id")
+        if not isinstance(group, (int, str, type(None))):
+            project.problems.add(
+                "group wrong",
+                f"{file}: shape {i + 1} has the group_id {str(group)[:50]}: expected a whole number or null",
+            )
+            return None
         if kind == "point":
             flags = shape.get("flags") if isinstance(shape.get("flags"), Mapping) else {}
             hidden = any(flags.get(word) is True for word in HIDDEN)

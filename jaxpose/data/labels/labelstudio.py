@@ -219,9 +219,9 @@ def _people(
     links: list[tuple[Any, Any]] = []
     size = None
     for i, result in enumerate(results):
-        kind, key = result.get("type"), result.get("id", f"#{i}")
+        kind, key = result.get("type"), _key(result.get("id"), f"#{i}")
         if kind == "relation":
-            links.append((result.get("from_id"), result.get("to_id")))
+            links.append((_key(result.get("from_id")), _key(result.get("to_id"))))
         if kind not in ("keypointlabels", "rectanglelabels"):
             if kind not in NOT_REGIONS:
                 project.notes.add(
@@ -233,7 +233,7 @@ def _people(
             return None, None
         size, name, values = region
         if result.get("parentID") is not None:
-            links.append((key, result["parentID"]))
+            links.append((key, _key(result["parentID"])))
         if kind == "rectanglelabels":
             boxes[key] = (name or "", values)
         elif name:
@@ -241,6 +241,11 @@ def _people(
         else:
             project.notes.add("{n} keypoints have no name, and were left out", where)
     return _grouped(points, boxes, links, project, where), size
+
+
+def _key(value: Any, default: str = "") -> str:
+    """An id as a text; the default where it is none."""
+    return str(value) if isinstance(value, (str, int)) else default
 
 
 def _region(
@@ -310,7 +315,7 @@ def _grouped(
         return key
 
     for first, second in links:
-        if isinstance(first, str) and isinstance(second, str):
+        if first and second:
             leader[head(first)] = head(second)
     members: dict[Any, list[tuple[str, tuple[float, float, int]]]] = {head(key): [] for key in boxes}
     for key, name, values in points:

@@ -8,6 +8,7 @@ inside it, or frames of a video that sleap-io can open, are written out. Pixels 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -68,7 +69,12 @@ def _load(file: Path) -> Any:
             f"{file} is read through sleap-io, which is not installed: pip install 'jaxpose[labels]'"
         ) from None
     try:
-        return sleap_io.load_slp(str(file))
+        content = sleap_io.load_slp(str(file))
+        for video in content.videos:  # a video that was moved together with the file
+            beside = file.parent / re.split(r"[/\\]", video.filename)[-1] if isinstance(video.filename, str) else file
+            if beside != file and beside.is_file() and not os.path.exists(video.filename):
+                video.replace_filename(str(beside))
+        return content
     except Exception as error:  # HDF5 and JSON raise many types
         raise ValueError(
             f"{file} cannot be read as a SLEAP file ({type(error).__name__}: {str(error)[:200]}): save it again"

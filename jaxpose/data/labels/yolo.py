@@ -8,9 +8,10 @@ viewers show it, turned by its EXIF orientation.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from jaxpose import sides
@@ -78,8 +79,9 @@ def read(path: Path, options: Options) -> Project:
     count, dims = _shape(file, config)
     classes = _classes(file, config)
     home = _home(file, config)
+    absent: list[str] = []
     lists = {
-        split: _pictures(file, config, key, home)
+        split: _pictures(file, config, key, home, absent)
         for key, split in SPLITS.items()
         if config.get(key) not in (None, "", "null")
     }
@@ -88,6 +90,8 @@ def read(path: Path, options: Options) -> Project:
     everything = [picture for pictures in lists.values() for picture in pictures]
     root = _common(home, everything)
     project = Project(file, root, options)
+    for entry in absent:
+        project.notes.add("{n} folders of test pictures are missing", repr(entry))
     joints = _joint_names(file, config, classes, count, options)
     extra = _flips(file, config, count, next(iter(joints.values())))
     for number_, kind in classes.items():
@@ -146,8 +150,11 @@ def _home(file: Path, config: dict[str, Any]) -> Path:
     return folder if folder.is_dir() else file.parent
 
 
-def _pictures(file: Path, config: dict[str, Any], key: str, home: Path) -> list[Path]:
-    """The picture files of a split: of a folder, of a text file that lists them, or of several of these."""
+def _pictures(file: Path, config: dict[str, Any], key: str, home: Path, absent: list[str]) -> list[Path]:
+    """The picture files of a split: of a folder, of a text file that lists them, or of several of these.
+
+    Test pictures need not be there, as they are not in many downloads: what is missing is added to `absent`.
+    """
     entries = config[key] if isinstance(config[key], list) else [config[key]]
     pictures: list[Path] = []
     for entry in entries:
@@ -156,6 +163,9 @@ def _pictures(file: Path, config: dict[str, Any], key: str, home: Path) -> list[
         inner = re.sub(r"^(\.\./)+", "", entry)  # Roboflow writes ../train/images for train/images
         places = [home / entry, file.parent / entry, home / inner, file.parent / inner]
         place = next((p for p in places if p.exists()), None)
+        if place is None and key == "test":
+            absent.append(entry)
+            continue
         if place is None:
             raise FileNotFoundError(f"{file}: {key!r} is {entry!r}, which is not in {home}: correct the path")
         if place.is_dir():
@@ -170,11 +180,16 @@ def _pictures(file: Path, config: dict[str, Any], key: str, home: Path) -> list[
 
 def _common(home: Path, pictures: Sequence[Path]) -> Path:
     """The folder that file names are relative to: the data set's, or one above it that holds all pictures."""
-    home = home.resolve()
+    home = _absolute(home)
     for picture in pictures:
-        while not picture.resolve().is_relative_to(home) and home != home.parent:
+        while not _absolute(picture).is_relative_to(home) and home != home.parent:
             home = home.parent
     return home
+
+
+def _absolute(path: Path) -> Path:
+    """The path without ``..``; links stay, since label files lie beside the links."""
+    return Path(os.path.abspath(path))
 
 
 def _joint_names(
@@ -240,7 +255,7 @@ def _add(
     project: Project, picture: Path, split: str, classes: dict[int, str], joints: dict[int, list[str]], dims: int
 ) -> None:
     """One picture with its people."""
-    name = PurePosixPath(picture.resolve().relative_to(project.root)).as_posix() if picture.is_file() else str(picture)
+    name = _absolute(picture).relative_to(project.root).as_posix()
     if not picture.is_file():
         project.missing(name)
         return
@@ -306,7 +321,7 @@ def _person(
 
 def _count_pictureless(project: Project, pictures: Sequence[Path]) -> None:
     """Counts label files, in folders called labels, without a picture."""
-    label_files = {label_file(picture.resolve()) for picture in pictures}
+    label_files = {label_file(_absolute(picture)) for picture in pictures}
     folders = {file.parent for file in label_files if "labels" in file.parts}
     if not pictures:
         folders = {file.parent for file in project.root.rglob("*.txt") if "labels" in file.parts}

@@ -34,6 +34,7 @@ def main(
     labels_format: tools.Choice = "auto",
     names: tuple[str, ...] | None = None,
     corner: bool = False,
+    category: int | str | None = None,
     minutes: float = 10.0,
     val_share: float = 0.2,
     out: Path | None = None,
@@ -50,6 +51,7 @@ def main(
         labels_format: The tool; auto: the one that the content shows.
         names: Names of the joints in order, if the project does not list them, or to change their order.
         corner: The tool counts pixels from the corner of the first pixel, not its centre: subtract half a pixel.
+        category: Name or id, if a set has several kinds of person or animal.
         minutes: Time for everything, on this machine.
         val_share: The fraction of the pictures to hold out, if the set is not split yet.
         out: Folder of the run; none: runs/NAME.
@@ -73,13 +75,14 @@ def main(
     out = Path("runs") / name if out is None else out
     if labels is not None:
         converted = tools.convert(
-            labels, out / "labels", format=labels_format, options=tools.Options(names), corner=corner
+            labels, out / "labels", format=labels_format, options=tools.Options(names, category=category), corner=corner
         )
         print(converted, flush=True)
         data = converted.folder if converted.is_split else converted.to_split
     folder, message = with_splits(data, out / "data", share=val_share, seed=seed)
     print(message, flush=True)
     command = [sys.executable, "-m", TRAINER, "--preset", "auto", "--data", str(folder), "--out", str(out)]
+    command += [] if category is None else ["--category", str(category)]
     code = subprocess.run([*command, "--minutes", f"{minutes:g}", "--seed", str(seed)]).returncode
     if code:
         raise SystemExit(code)

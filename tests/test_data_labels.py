@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import coco_rle
+from experiments import coco_rle, coco_swahr
 from experiments.common import kinds
 from jaxpose import new
 from jaxpose.data import command, labels
@@ -797,7 +797,8 @@ def test_new_takes_a_project(tmp_path, monkeypatch, capsys):
         returncode = 0
 
     monkeypatch.setattr(new.subprocess, "run", lambda command: calls.append(command) or Done())
-    new.main("mouse", labels=write_labelme(tmp_path / "p"), names=JOINTS, out=tmp_path / "run")
+    new.main("mouse", labels=write_labelme(tmp_path / "p"), names=JOINTS, category="mouse", out=tmp_path / "run")
+    assert calls[0][calls[0].index("--category") + 1] == "mouse"
     data = Path(calls[0][calls[0].index("--data") + 1])
     assert data == tmp_path / "run/data"
     sources = [coco.read(*coco.find(data, split)) for split in ("train", "val")]
@@ -824,9 +825,10 @@ def test_prepare_takes_a_project(tmp_path, capsys):
         command.prepare(tmp_path, names=("a",), data_dir=tmp_path / "data")
 
 
-def test_pages_take_a_project(tmp_path):
+@pytest.mark.parametrize("page", [coco_rle, coco_swahr])
+def test_pages_take_a_project(tmp_path, page):
     path = write_labelme(tmp_path / "p")
-    config = coco_rle.Config(labels=path, names=JOINTS, data_dir=tmp_path / "data", out=tmp_path / "run")
+    config = page.Config(labels=path, names=JOINTS, data_dir=tmp_path / "data", out=tmp_path / "run")
     config.check()
     train, val = kinds.open_splits(config)
     assert (len(train.images), len(val.images)) == (1, 1) and train.skeleton.joints == JOINTS

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 SHEET = 32  # number of crops in the picture of predictions
 
 Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
+EVALUATION = re.compile(r"(?:step|eval)_([0-9]+)")  # the start of an evaluation's name
 BASELINES = "baselines.json"  # in a run's folder: predictions from its training labels alone
 
 
@@ -247,7 +249,7 @@ class Persons:
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
-            details = self._details(predictions, task, variables, scores, last=last)
+            details = self._details(predictions, task, variables, scores, name=name, last=last)
             if len(by_category) > 1:
                 details["categories"] = by_category
             if jax.process_index() == 0:
@@ -255,7 +257,14 @@ class Persons:
         return scores
 
     def _details(
-        self, predictions: Predictions, task: tasks.Task, variables: PyTree, scores: dict[str, float], *, last: bool
+        self,
+        predictions: Predictions,
+        task: tasks.Task,
+        variables: PyTree,
+        scores: dict[str, float],
+        *,
+        name: str,
+        last: bool,
     ) -> dict[str, Any]:
         """Returns the report of an evaluation on the boxes of the labels; its numbers are added to the scores."""
         skeleton = self.val.skeleton
@@ -266,9 +275,12 @@ class Persons:
         if {"EPE", "EPE_mean_position"} <= scores.keys():
             scores["skill"] = 1 - scores["EPE"] / max(scores["EPE_mean_position"], 1e-9)
         calibrate = self.config.calibrate and self.train is not None
-        model = task.density(variables) if last or calibrate else None
+        model = task.density(variables) if last or self.config.calibrate else None
         if model is not None and calibrate:
             scores |= self._calibrate(predictions, model)
+        if model is not None and self.config.calibrate:
+            factor = scores.get("sigma_scale", self.config.sigma_scale)
+            self._store_conformal(predictions, model, name=name, sigma_scale=factor)
         if model is not None and last:
             details["density"] = density_report(predictions, model)
             error = details["density"]["all"]["calibration_error"]
@@ -291,6 +303,26 @@ class Persons:
         predictions["sigma"] = predictions["sigma"] * np.float32(fitted["scale"])
         scores = {"sigma_scale": self.config.sigma_scale * fitted["scale"]}
         return scores | ({"coverage_90": fitted["coverage"]} if "coverage" in fitted else {})
+
+    def _store_conformal(
+        self, predictions: Predictions, model: density.Model, *, name: str, sigma_scale: float
+    ) -> None:
+        """Writes the scores of these samples beside the results of the run, for `jaxpose predict --region 0.9 --guarantee`.
+
+        Sigma is multiplied by the fitted factor already, as that of predictions from the checkpoint will be.
+        """
+        config, where = self.config, predictions["visibility"] > 0
+        scores = density.conformal(predictions["mu"], predictions["sigma"], predictions["target"], model, where=where)
+        step = EVALUATION.match(name)[1]
+        folder = config.out if self.train is not None else checkpoint.find(config.eval_only).parent
+        if jax.process_index() == 0:
+            stored = {
+                "persons": int(where.any(1).sum()),
+                "flip_test": config.flips(),
+                "sigma_scale": sigma_scale,
+                "scores": scores.to_dict(),
+            }
+            files.write_json(folder / "results" / f"step_{step}_conformal.json", stored, allow_nan=True)
 
     @cached_property
     def baselines(self) -> Baselines | None:

@@ -17,7 +17,7 @@ from jaxpose.view.palette import LIGHT, PEOPLE, limbs_shown
 if TYPE_CHECKING:
     from jaxpose import density
 
-__all__ = ["draw", "outlines"]
+__all__ = ["draw", "outlines", "region_outlines"]
 
 SHIFT = 4
 """Number of bits for the fraction of a pixel in OpenCV's coordinates."""
@@ -110,11 +110,15 @@ def outlines(model: density.Model, level: float) -> list[np.ndarray]:
     """
     from jaxpose import density
 
+    return region_outlines(density.region(model, level))
+
+
+def region_outlines(region: density.Region) -> list[np.ndarray]:
+    """Finds the boundary of a region; see `outlines`."""
     try:
         import contourpy
     except ImportError as error:
         raise ImportError("outlines of regions need contourpy: pip install 'jaxpose[plot]'") from error
-    region = density.region(model, level)
     heights = np.maximum(region.log_density, region.log_threshold - 50).T  # no -inf
     lines = contourpy.contour_generator(*region.axes, heights).lines(region.log_threshold)
     return [line for line in lines if len(line) > 3]

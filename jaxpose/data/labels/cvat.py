@@ -148,13 +148,17 @@ class _Reader:
             )
             if not people:
                 continue
-            path = files.get(frame)
-            if path is None:
+            paths = files.get(frame, ())
+            if len(paths) > 1:
+                message = f"frame {frame} is {', '.join(map(str, paths[:2]))}: expected the pictures of one video; export task by task"
+                self.project.problems.add("picture of a frame ambiguous", message)
+                continue
+            if not paths:
                 self.project.missing(f"images/frame_{frame:06d}.png")
                 continue
-            name = path.relative_to(self.project.root).as_posix()
+            name = paths[0].relative_to(self.project.root).as_posix()
             if stated is None:
-                stated = picture_size(path)
+                stated = picture_size(paths[0])
             self.project.add(Picture(name, stated, people), entry=f"frame {frame}")
 
     def finish(self) -> None:
@@ -367,11 +371,11 @@ def _root(folder: Path, names: Sequence[str]) -> Path:
     return folder
 
 
-def _frames(folder: Path) -> dict[int, Path]:
+def _frames(folder: Path) -> dict[int, list[Path]]:
     """The frames of a video among the pictures of a folder, by the numbers that their names end in."""
-    frames: dict[int, Path] = {}
+    frames: dict[int, list[Path]] = defaultdict(list)
     place = next((folder / name for name in ("images", "frames") if (folder / name).is_dir()), folder)
     for path in picture_files(place):
         if match := re.search(r"([0-9]+)$", path.stem):
-            frames.setdefault(int(match.group(1)[-15:]), path)
+            frames[int(match.group(1)[-15:])].append(path)
     return frames

@@ -283,17 +283,17 @@ def region(model: Model, level: float) -> Region:
 
 
 def region_above(model: Model, *, log_threshold: float) -> Region:
-    """The region {e: log density >= log_threshold}, whose level is the mass that the model gives it.
+    """Returns the region {e: log density >= log_threshold}, whose level is its mass under the model.
 
     Args:
-        model: what was trained.
-        log_threshold: finite; such as `conformal` finds it.
+        model: The trained model.
+        log_threshold: The threshold, finite, such as that of `conformal`.
 
     Returns:
         A Region in units of sigma.
 
     Raises:
-        ValueError: a threshold that is not finite, or a density that no box holds.
+        ValueError: The threshold is not finite, or no box holds the density.
 
     >>> r = region_above(Model(log_g=None, base="gaussian"), log_threshold=-2.531)
     >>> round(r.level, 2), r.extent().round(1).tolist()
@@ -553,7 +553,7 @@ def conformal(
 
     Args:
         mu, sigma, target: (N, K, D), same unit, of persons that the net was not trained on.
-        model: what was trained.
+        model: The trained model.
         where: (N, K) labelled joints. Others may hold anything.
 
     Returns:

@@ -17,6 +17,8 @@ COMMANDS = {
     "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos."),
     "live": ("jaxpose.predict.live:main", "Predict the poses of a camera or a stream while it runs."),
     "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
+    "smooth": ("jaxpose.predict.smooth:main", "Smooth the trajectories of joints by their predicted covariances."),
+    "triangulate": ("jaxpose.predict.triangulate:main", "Joints in space from the trajectories of several calibrated cameras."),
     "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, or a net's maps; write an evaluation as one "
              "HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "

@@ -1,7 +1,7 @@
 """Parameters and operations of the papers' nets and of the flow: tables 5 and 11 of RLE (Li 2021), 3, 4 and 7 of integral
 regression (Sun 2018), 1 of SWAHR (Luo 2021).
 
-Nothing is computed: shapes are traced, and the operations are read off the trace.
+Nothing is computed: shapes are traced, and the operations are counted in the trace.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-if TYPE_CHECKING:  # loaded by the functions: the other tools of the console script do without
+if TYPE_CHECKING:  # imported by the functions, because other tools of the console script do not need them
     import jax
     from flax import linen as nn
 
@@ -23,11 +23,11 @@ class Cost:
     """Size and work of a module.
 
     Attributes:
-        params: number of trained parameters.
-        multiply_adds: of convolutions and matrix products; what the paper calls FLOPs of a network.
-        sums: terms of plain sums, such as the average pooling of the head.
-        more_at_output: what the multiply-adds of transposed convolutions come to beyond that if every output pixel is said to take a
-            whole kernel, stride^2 times as many as there are; the papers count so, but for Sun 2018.
+        params: The number of trained parameters.
+        multiply_adds: Those of convolutions and matrix products, which the paper calls FLOPs of a network.
+        sums: Terms of plain sums, such as the average pooling of the head.
+        more_at_output: Further multiply-adds of transposed convolutions if each output pixel is said to take a whole kernel,
+            stride^2 times as many as are needed; the papers count so, except Sun 2018.
 
     >>> Cost(3, 5, 1) - Cost(1, 2, 1)
     Cost(params=2, multiply_adds=3, sums=0)
@@ -53,14 +53,14 @@ class Cost:
 
 
 def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
-    """Cost of a net for one image.
+    """Counts the cost of a net for one image.
 
     Args:
-        net: a module images (B, H, W, 3) -> anything, such as `ResNet` or `PoseRegressor`.
-        size_wh: width and height of the input, px.
+        net: A module images (B, H, W, 3) -> anything, such as `ResNet` or `PoseRegressor`.
+        size_wh: The width and height of the input, px.
 
     Raises:
-        ValueError: a size that is not positive.
+        ValueError: The size is not positive.
 
     >>> from jaxpose.nets import ResNet
     >>> count(ResNet(depth=18), (192, 256))
@@ -76,10 +76,10 @@ def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
 
 
 def count_flow(*, dim: int = 2, hidden: tuple[int, ...] = (64, 64), layers: int = 6) -> Cost:
-    """Cost of log G for one joint of one image (the sums are those of log det and of the prior).
+    """Counts the cost of log G for one joint of one image (the sums are those of log det and of the prior).
 
-    Table 11's FLOPs are those of 17 joints, with two for a multiply-add and one for the addition of a bias: 17 (parameters
-    + multiply_adds) gives all five of its rows.
+    Table 11's FLOPs are those of 17 joints, with two for a multiply-add and one for the addition of a bias: 17
+    (parameters + multiply_adds) gives all five of its rows.
 
     >>> cost = count_flow(hidden=(64, 64))  # "3 x 64" in the paper
     >>> cost.params, cost.multiply_adds, round(17 * (cost.params + cost.multiply_adds) / 1e6, 1)
@@ -123,19 +123,19 @@ def main(
     Args:
         net: "rle" (a ResNet, its regression head and the flow), "hrnet_rle", "simple_baseline", "hrnet", "integral" (Sun 2018: two
             deconvolutions, or several stages), "higher_hrnet" or "swahr".
-        run: folder of a run, whose net and input size are taken in place of all other options.
-        depth: of the ResNet: 18, 34, 50, 101 or 152.
-        width: channels of the first layer of a ResNet (64), or of the finest branch of an HRNet (32).
-        size_wh: width and height of the input in px; by default 192 x 256, for integral 256 x 256, and for whole images 512 x 512.
-        joints: number of joints.
-        dim: coordinates of a joint, 2 or 3.
-        deconvs: channels of the deconvolutions.
-        stages: of Sun 2018's net, 1 to 4.
-        flow_hidden: widths of the hidden layers of every net in the flow.
-        flow_layers: couplings of the flow.
+        run: Folder of a run; its net and input size replace all other options.
+        depth: Depth of the ResNet: 18, 34, 50, 101 or 152.
+        width: Channels of the first layer of a ResNet (64), or of the finest branch of an HRNet (32).
+        size_wh: Width and height of the input in px; by default 192 x 256, for integral 256 x 256, and for whole images 512 x 512.
+        joints: Number of joints.
+        dim: Coordinates of a joint, 2 or 3.
+        deconvs: Channels of the deconvolutions.
+        stages: Stages of Sun 2018's net, 1 to 4.
+        flow_hidden: Widths of the hidden layers of every net in the flow.
+        flow_layers: Number of couplings of the flow.
 
     Raises:
-        ValueError: an option that the net does not have.
+        ValueError: The net does not have an option that was given.
     """
     given = {"depth": depth != 50, "dim": dim != 2, "deconvs": deconvs is not None, "stages": stages != 1}
     given |= {"flow_hidden": tuple(flow_hidden) != (64, 64), "flow_layers": flow_layers != 6}
@@ -163,15 +163,17 @@ def main(
         rows["head"] = total - rows["backbone"]
     rows["total"] = total
     if net in USED_BY["flow_layers"]:
-        rows["flow, a joint, training only"] = count_flow(dim=dim, hidden=flow_hidden, layers=flow_layers)
+        rows["flow, per joint, training"] = count_flow(dim=dim, hidden=flow_hidden, layers=flow_layers)
     _print_rows(rows)
     if "head" in rows:
         ratio = rows["backbone"].operations / rows["head"].operations
         print(f"The head takes 1/{ratio:,.0f} of the backbone's operations.")
     if net in USED_BY["flow_layers"]:
-        flow = rows["flow, a joint, training only"]
+        flow = rows["flow, per joint, training"]
         flops = joints * (flow.params + flow.multiply_adds)
-        print(f"RLE table 11 counts the flow as {flops / 1e6:.1f}M FLOPs: {joints} joints, 2 a multiply-add, 1 a bias.")
+        print(
+            f"RLE table 11 counts the flow as {flops / 1e6:.1f}M FLOPs: {joints} joints, 2 per multiply-add, 1 per bias."
+        )
 
 
 def make(
@@ -184,19 +186,19 @@ def make(
     stages: int = 1,
     dim: int = 2,
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """Builds a net of the papers, and says the size (W, H) of its input there.
+    """Returns a net of the papers and the size (W, H) of its input there.
 
     Args:
-        net: the name, as for `main`.
-        depth: of the ResNet.
-        width: channels of the first layer of a ResNet (64), or of the finest branch of an HRNet (32).
-        joints: number of joints.
-        deconvs: channels of the deconvolutions.
-        stages: of Sun 2018's net.
-        dim: coordinates of a joint.
+        net: The name, as for `main`.
+        depth: Depth of the ResNet.
+        width: Channels of the first layer of a ResNet (64), or of the finest branch of an HRNet (32).
+        joints: Number of joints.
+        deconvs: Channels of the deconvolutions.
+        stages: Stages of Sun 2018's net.
+        dim: Coordinates of a joint.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: The name is unknown.
     """
     from jaxpose import nets
 
@@ -221,7 +223,7 @@ def make(
 
 
 def _print_run(run: Path) -> None:
-    """The net of a run, and its flow where its loss has one."""
+    """Prints the cost of a run's net, and of its flow if its loss has one."""
     from jaxpose import checkpoint, tasks
 
     task = tasks.from_config(checkpoint.read_config(run)["task"])
@@ -231,12 +233,12 @@ def _print_run(run: Path) -> None:
     likelihood = getattr(task, "likelihood", None)
     if likelihood is not None and likelihood.has_flow:
         widths = {"hidden": likelihood.flow_hidden, "layers": likelihood.flow_layers}
-        rows["flow, a joint, training only"] = count_flow(dim=task.dim, **widths)
+        rows["flow, per joint, training"] = count_flow(dim=task.dim, **widths)
     _print_rows(rows)
 
 
 def _print_rows(rows: dict[str, Cost]) -> None:
-    """The table, and what its columns count."""
+    """Prints the table and an explanation of its columns."""
     columns = ("parameters", "multiply-adds", "at output size", "plain sums", "GFLOPs (RLE table 5)")
     print(f"{'':28}" + "".join(f"{title:>{max(18, len(title) + 2)}}" for title in columns))
     for name, cost in rows.items():
@@ -265,7 +267,7 @@ def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
 
 
 def _recorder(transposed: list[tuple[int, int]]):
-    """An interceptor that notes of every `Deconv` its multiply-adds, and those of the padded product that it is traced as."""
+    """Returns an interceptor that records for each `Deconv` its multiply-adds, and those of the padded product in the trace."""
     from jaxpose.nets.deconv import Deconv
 
     def intercept(call, args, kwargs, context):
@@ -279,7 +281,7 @@ def _recorder(transposed: list[tuple[int, int]]):
 
 
 def _operations(jaxpr) -> np.ndarray:
-    """(multiply-adds, terms of sums) of a trace and of the traces in it; a loop's body as often as it runs."""
+    """Returns (multiply-adds, terms of sums) of a trace and of the traces in it; a loop's body counts as often as it runs."""
     import jax
 
     total = np.zeros(2, np.int64)

@@ -1,10 +1,10 @@
-"""Every benchmark, one after the other, each in a process of its own: their JSON lines, and a table of ratios at the end.
+"""Runs every benchmark, one after another, each in its own process: their JSON lines, and a table of ratios at the end.
 
-    python -m benchmarks.all                   # as each script does by default, a quarter of an hour or more
+        python -m benchmarks.all                   # with each script's defaults, a quarter of an hour or more
     python -m benchmarks.all --quick           # small repeats, three minutes on two cores
 
-What a script compares, and with what, stands at its head. PyTorch's sides need PyTorch (pip install torch). Figures of a quick
-run are rough.
+The docstring of a script says what it compares. The PyTorch sides need PyTorch (pip install torch). Figures of a quick run are
+rough.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import tyro
 
-# Script: what a quick run asks of it. Not among them: the soak and the model of scaling, which measure nothing.
+# Script -> arguments of a quick run. The soak and the model of scaling are not included, because they measure nothing.
 SCRIPTS = {
     "loss_throughput": "--repeats 8",
     "heatmap_throughput": "--batch 64 --repeats 4",
@@ -31,7 +31,7 @@ SCRIPTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to run."""
+    """Which benchmarks to run."""
 
     quick: bool = False
     only: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Options:
 
 
 def run(script: str, arguments: str) -> list[dict]:
-    """The JSON lines of one script, printed as they come; raises where it fails or measures nothing."""
+    """Returns the JSON lines of one script, printed as they arrive; raises an error if it fails or measures nothing."""
     command = [sys.executable, "-m", f"benchmarks.{script}", *arguments.split()]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -53,7 +53,7 @@ def run(script: str, arguments: str) -> list[dict]:
 
 
 def table(results: dict[str, list[dict]], seconds: dict[str, float]) -> str:
-    """Markdown: a row for every result."""
+    """Returns a Markdown table with a row per result."""
     rows = ["| script | what | median | ratios | time of the script |", "|---|---|---|---|---|"]
     for script, lines in results.items():
         for i, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Timing and reporting shared by the benchmarks: warm up, alternate the rivals, one JSON line each."""
+"""Timing and reporting shared by the benchmarks: warm up, alternate the sides, one JSON line each."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PAUSE_S = 0.2
 
 
 def seconds(f: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call. `f` must block until its result is there."""
+    """Returns the wall-clock seconds of one call. `f` must block until its result is complete."""
     start = time.perf_counter()
     f()
     return time.perf_counter() - start
 
 
 def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1, settle: int = 0) -> list[list[float]]:
-    """Times every function `repeats` times, taking turns, so that a busy machine slows them all alike.
+    """Times every function `repeats` times in turn, so that a busy machine slows all of them down equally.
 
-    Every turn starts with a pause and `settle` untimed calls: a step follows a step of its own kind in real use, not one
-    of a rival whose threads keep a core busy for a while and whose data fills the caches.
+    Every turn starts with a pause and `settle` untimed calls: in real use a step follows a step of the same kind, not one
+    of another side whose threads keep a core busy for a while and whose data fills the caches.
 
     >>> a, b = interleave(lambda: None, lambda: None, repeats=3)
     >>> len(a), len(b)
@@ -47,7 +47,7 @@ def interleave(*functions: Callable[[], object], repeats: int, warmup: int = 1, 
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median over the rounds of `interleave` of theirs / ours: above 1, we are faster.
+    """Returns the median over the rounds of `interleave` of theirs / ours: above 1, ours is faster.
 
     >>> ratio([1.0, 2.0], [2.0, 4.0])
     2.0
@@ -56,7 +56,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def report(name: str, times: list[float], **fields) -> dict:
-    """Print one JSON line: the name, the fields, median and spread of `times` in seconds, device and versions.
+    """Prints one JSON line: the name, the fields, median and spread of `times` in seconds, device and versions.
 
     `spread_s` is the range from the lower to the upper quartile; `median_s` is over `runs` values.
     """
@@ -76,7 +76,7 @@ def report(name: str, times: list[float], **fields) -> dict:
 
 
 def device() -> str:
-    """The accelerator that JAX uses, or the processor and how many of its cores this process may use."""
+    """Returns the accelerator that JAX uses, or the CPU and the number of its cores that this process may use."""
     if "jax" in sys.modules:
         import jax
 
@@ -100,17 +100,17 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the numerical packages that this process has imported."""
+    """Returns the versions of the numerical packages that this process has imported."""
     names = {"jax": "jax", "flax": "flax", "numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow",
              "cv2": "opencv-python-headless"}  # fmt: skip
-    found = {"python": platform.python_version()}
+    imported = {"python": platform.python_version()}
     for module, distribution in names.items():
         if module in sys.modules:
             try:
-                found[module] = metadata.version(distribution)
+                imported[module] = metadata.version(distribution)
             except metadata.PackageNotFoundError:
-                found[module] = getattr(sys.modules[module], "__version__", "unknown")
-    return found
+                imported[module] = getattr(sys.modules[module], "__version__", "unknown")
+    return imported
 
 
 def _short(x: float) -> float:

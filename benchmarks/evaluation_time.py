@@ -1,10 +1,11 @@
 """Seconds of COCO's keypoint evaluation: pycocotools and hotcoco, from records in memory to the ten numbers.
 
-    python -m benchmarks.evaluation_time                       # 5,000 images, 100,000 detections, as val2017 has
+        python -m benchmarks.evaluation_time                       # 5,000 images, 100,000 detections, as in val2017
     python -m benchmarks.evaluation_time --images 500
 
-People and detections are made up: two people an image, detections of half of them near, the rest anywhere. Both take turns on the
-same records, whose numbers must be equal. Prints one JSON line a side; times are of a whole evaluation, checks included.
+People and detections are synthetic: two people per image, half of the detections near them, the others anywhere. Both sides take
+turns on the same records, and their numbers must be equal. Prints one JSON line per side; times are of a whole evaluation,
+including its checks.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ class Options:
 
     images: int = 5000
     people: int = 2
-    """Labelled people an image."""
+    """Labelled people per image."""
     detections: int = 20
-    """Detections an image."""
+    """Detections per image."""
     repeats: int = 3
     seed: int = 0
 
 
 def data_set(options: Options) -> tuple[dict, list[dict]]:
-    """Ground truth and records."""
+    """Returns ground truth and records."""
     rng = np.random.default_rng(options.seed)
     annotations, records = [], []
     for image in range(1, options.images + 1):
@@ -57,19 +58,19 @@ def data_set(options: Options) -> tuple[dict, list[dict]]:
 
 def main(options: Options) -> list[dict]:
     truth, records = data_set(options)
-    found = {}
+    scores = {}
 
     def side(engine: str):
         def run():
-            found[engine] = average_precision(truth, records, engine=engine)
+            scores[engine] = average_precision(truth, records, engine=engine)
 
         return run
 
     engines = ("pycocotools", "hotcoco")
     turns = interleave(*map(side, engines), repeats=options.repeats)
-    if found["pycocotools"] != found["hotcoco"]:
-        raise ValueError(f"the numbers differ: {found}")
-    fields = {"images": options.images, "detections": len(records), "AP": round(found["hotcoco"]["AP"], 4)}
+    if scores["pycocotools"] != scores["hotcoco"]:
+        raise ValueError(f"the scores differ: {scores}")
+    fields = {"images": options.images, "detections": len(records), "AP": round(scores["hotcoco"]["AP"], 4)}
     fields["pycocotools_over_hotcoco"] = round(ratio(turns[1], turns[0]), 2)
     return [
         report("evaluation_time", times, side=engine, **fields) for engine, times in zip(engines, turns, strict=True)

@@ -1,10 +1,10 @@
-"""Images a second of grouping: `grouping.group` on the host, one image after the other, and `grouping.group_batch`.
+"""Images per second of grouping: `grouping.group` on the host, one image after another, and `grouping.group_batch`.
 
     python -m benchmarks.grouping_throughput                  # 5 and 25 people, maps of 256 x 256, 17 joints
     python -m benchmarks.grouping_throughput --no-refine
 
-The maps are made up: people at random places, 15 % of the joints missing, noise in between. Both sides take turns on the
-same images. Prints one JSON line a side and number of people; times are of one batch.
+The maps are synthetic: people at random places, 15 % of the joints missing, noise in between. Both sides take turns on the
+same images. Prints one JSON line per side and number of people; times are of one batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tyro
 from benchmarks.common import interleave, report
 from jaxpose import grouping
 
-REACH = 7  # pixels on each side of a joint that are drawn
+REACH = 7  # pixels to draw on each side of a joint
 DISTANCE = 2.0  # between the tags of two people
 
 
@@ -33,14 +33,14 @@ class Options:
     """Height and width of the maps."""
     joints: int = 17
     tags: int = 1
-    """Tags a joint: 2 with a flipped image."""
+    """Tags per joint: 2 with a flipped image."""
     refine: bool = True
     repeats: int = 10
     seed: int = 0
 
 
 def scene(rng: np.random.Generator, people: int, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """heatmaps (h, w, K) and tags (h, w, K, T) of one image."""
+    """Returns heatmaps (h, w, K) and tags (h, w, K, T) of one image."""
     shape = (options.size, options.size, options.joints)
     heatmaps = rng.normal(0, 0.01, shape).astype(np.float32)
     tags = rng.normal(0, 0.3, (*shape, options.tags)).astype(np.float32)

@@ -1,17 +1,17 @@
-"""Time of targets and decoders, jitted for a batch, beside NumPy's, one image and one joint at a time.
+"""Time of targets and decoders, jitted for a batch, compared with NumPy, one image and one joint at a time.
 
     python -m benchmarks.heatmap_throughput                    # batch 256, 17 joints, maps of 64x48
     python -m benchmarks.heatmap_throughput --share            # and their share of a SimpleBaseline-50 step
 
-The NumPy side does what data loaders and evaluation scripts of the published codes do (`benchmarks/peers/numpy_targets.py`);
-both are held equal before anything is timed. Every call gets data that it has not seen, compilation is not counted, the
-sides take turns. Prints a JSON line a part: ours, theirs, and the ratio (above 1: we are faster).
+The NumPy side does what data loaders and evaluation scripts of the published code do (`benchmarks/peers/numpy_targets.py`);
+both are checked to be equal before anything is timed. Every call gets new data, compilation is not counted, and the
+sides take turns. Prints a JSON line per part: ours, theirs, and the ratio (above 1: ours is faster).
 
-Targets of 256 images are 53 MB, and a processor spends most of "targets" on getting fresh memory for them. In a training step
-they are never written: "targets in the loss" makes them within the squared error, beside NumPy making them alone.
+Targets of 256 images take 53 MB, and a CPU spends most of "targets" on allocating memory for them. In a training step
+they are never written: "targets in the loss" computes them within the squared error, compared with NumPy computing only them.
 
-`--share`: the loss (targets, squared error and its gradient by the maps) and the flip-free decoding, as parts of the
-time of a training step at the same batch; on the processor with batch 8.
+`--share`: the loss (targets, squared error and its gradient with respect to the maps) and the decoding without flip test, as
+parts of the time of a training step at the same batch size; on a CPU with batch size 8.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxpose import heatmap, losses
 
 SIGMA, BETA, KERNEL = 2.0, 10.0, 11
 PARTS = ("targets in the loss", "targets", "argmax", "dark", "soft_argmax")
-OF_JOINTS = PARTS[:2]  # their input is joints; the others' is maps
+OF_JOINTS = PARTS[:2]  # the input of these is joints, that of the others maps
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Options:
     size_hw: tuple[int, int] = (64, 48)
     repeats: int = 10
     rival: bool = True
-    """Time NumPy too."""
+    """Also time NumPy."""
     share: bool = False
-    """Also time a training step of SimpleBaseline, and these parts of it."""
+    """Also time a training step of SimpleBaseline, and the share of these parts in it."""
     depth: int = 50
     width: int = 64
     share_batch: int = 8
@@ -52,7 +52,7 @@ class Options:
 
 
 def ours(part: str, options: Options) -> Callable:
-    """xy or maps (channels last) -> result, jitted."""
+    """Returns the jitted function from xy or maps (channels last) to the result."""
     pred = jnp.full((options.batch, *options.size_hw, options.joints), 0.1)
 
     def in_the_loss(xy):
@@ -69,7 +69,7 @@ def ours(part: str, options: Options) -> Callable:
 
 
 def theirs(part: str, options: Options) -> Callable:
-    """xy or maps (channels first) -> result, in NumPy."""
+    """Returns the NumPy function from xy or maps (channels first) to the result."""
 
     def targets(xy: np.ndarray) -> np.ndarray:
         return np.stack([numpy_targets.targets(one, options.size_hw, sigma=SIGMA) for one in xy])
@@ -84,10 +84,10 @@ def theirs(part: str, options: Options) -> Callable:
 
 
 def draw(part: str, options: Options, seed: int) -> np.ndarray:
-    """Joints (B, K, 2), or maps (B, h, w, K): Gaussians at sub-pixel places with a little noise."""
+    """Returns joints (B, K, 2), or maps (B, h, w, K): Gaussians at sub-pixel places with a little noise."""
     rng = np.random.default_rng((options.seed, seed))
     h, w = options.size_hw
-    # Targets: some joints outside. Maps: interior bumps, which every decoder finds.
+    # Targets: some joints are outside. Maps: peaks inside, which every decoder locates.
     margin = -6 if part in OF_JOINTS else 8
     xy = rng.uniform((margin, margin), (w - 1 - margin, h - 1 - margin), (options.batch, options.joints, 2))
     xy = xy.astype(np.float32)
@@ -98,7 +98,7 @@ def draw(part: str, options: Options, seed: int) -> np.ndarray:
 
 
 class Side:
-    """`Side(...)()` computes the next input and blocks until the result is there."""
+    """`Side(...)()` computes the next input and blocks until the result is complete."""
 
     def __init__(self, function: Callable, inputs: list):
         self.function, self.inputs = function, iter(inputs)
@@ -112,19 +112,19 @@ def channels_first(part: str, x: np.ndarray) -> np.ndarray:
 
 
 def check_equal(part: str, options: Options) -> None:
-    """Raise unless both sides give the same numbers."""
+    """Raises an error unless both sides return the same numbers."""
     x = draw(part, options, 10**6)
-    here, there = ours(part, options)(jnp.asarray(x)), theirs(part, options)(channels_first(part, x))
+    result, expected = ours(part, options)(jnp.asarray(x)), theirs(part, options)(channels_first(part, x))
     if part == "targets":
-        here = jnp.moveaxis(here, -1, 1)
+        result = jnp.moveaxis(result, -1, 1)
     if part == "targets in the loss":
-        there = np.square(there - 0.1).mean()
-    for a, b in zip(*(y if isinstance(y, tuple) else (y,) for y in (here, there)), strict=True):
+        expected = np.square(expected - 0.1).mean()
+    for a, b in zip(*(y if isinstance(y, tuple) else (y,) for y in (result, expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3, err_msg=part)
 
 
 def measure(part: str, options: Options) -> dict:
-    """The line of one part."""
+    """Measures one part and returns its line."""
     calls = 2 * (options.repeats + 2)
     inputs = [draw(part, options, seed) for seed in range(calls)]
     sides = [Side(ours(part, options), jax.block_until_ready([jnp.asarray(x) for x in inputs]))]
@@ -141,7 +141,7 @@ def measure(part: str, options: Options) -> dict:
 
 
 def share(options: Options) -> dict:
-    """Time of targets, loss and its gradient by the maps, and of the decoding, over that of a training step."""
+    """Measures targets, loss and its gradient with respect to the maps, and the decoding, as a share of a training step."""
     from jaxpose import parallel, tasks, train
     from jaxpose.nets import HeatmapNet, ResNet
     from jaxpose.skeleton import COCO17

@@ -1,12 +1,12 @@
-"""Time of the RLE loss with its gradient, beside PyTorch's in the same process.
+"""Time of the RLE loss with its gradient, compared with PyTorch in the same process.
 
     python -m benchmarks.loss_throughput                       # batch 256, 17 joints, the official form
     python -m benchmarks.loss_throughput --variant paper --log-s
 
-The gradient is with respect to mu, the logits of sigma and the parameters of the flow. Every call gets data that it has
-not seen. The two sides take turns; a turn begins with a pause and a call that is not counted, because the threads of
-either library keep a core busy for a while after their last call. On an accelerator, and without PyTorch, ours alone is
-measured. Prints one JSON line a side, and the ratio in ours (above 1: we are faster).
+The gradient is with respect to mu, the logits of sigma and the parameters of the flow. Every call gets new data. The two
+sides take turns; a turn begins with a pause and a call that is not counted, because the threads of either library keep
+a core busy for a while after their last call. On an accelerator, and without PyTorch, only ours is measured. Prints one
+JSON line per side, and the ratio in ours (above 1: ours is faster).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Options:
     repeats: int = 30
     variant: Literal["official", "mmpose", "paper"] = "official"
     log_s: bool = False
-    """Train with log s (paper variant)."""
+    """Include log s (paper variant)."""
     rival: bool = True
-    """Measure PyTorch too, where it is installed and JAX runs on the processor."""
+    """Also measure PyTorch, if it is installed and JAX runs on the CPU."""
     seed: int = 0
 
 
 class Loss:
-    """`Loss(...)()` computes the loss of data not seen before and its gradient, and blocks until both are there."""
+    """`Loss(...)()` computes the loss of new data and its gradient, and blocks until both are complete."""
 
     def __init__(self, options: Options):
         flow = RealNVP()
@@ -74,7 +74,7 @@ class Loss:
 
 
 def draws(options: Options) -> int:
-    """Inputs of one side: two a turn, and two to warm up."""
+    """Returns the number of inputs of one side: two per turn, and two to warm up."""
     return 2 * (options.repeats + 1)
 
 

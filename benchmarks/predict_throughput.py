@@ -1,6 +1,6 @@
 """Time of a prediction: uint8 crops -> normalisation, net, decoding -> pixels and confidences on the host.
 
-    python -m benchmarks.predict_throughput                                # ResNet-50 with RLE, 256x192, beside PyTorch
+        python -m benchmarks.predict_throughput                                # ResNet-50 with RLE, 256x192, and PyTorch
     python -m benchmarks.predict_throughput --batch 1 64 256 --dtype bfloat16                             # on a GPU
 
 The net is `jaxpose.export.served` (the weights are constants of the program, as in an exported file), and once more with the
@@ -41,14 +41,14 @@ class Options:
     dtype: Literal["float32", "bfloat16"] = "float32"
     repeats: int = 20
     rival: bool = True
-    """Time PyTorch too, where it is installed and JAX runs on the processor."""
+    """Also time PyTorch, if it is installed and JAX runs on the CPU."""
     seed: int = 0
 
 
 class Predict:
-    """`Predict(...)(images)` takes crops (B, H, W, 3) uint8 and blocks until (xy, confidence) are there.
+    """`Predict(...)(images)` takes crops (B, H, W, 3) uint8 and blocks until (xy, confidence) are complete.
 
-    `inside`: the weights are constants of the program.
+    `inside`: whether the weights are constants of the program.
     """
 
     def __init__(self, options: Options, batch: int, *, inside: bool):
@@ -67,18 +67,18 @@ class Predict:
         self.compile_s = time.perf_counter() - start
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = self.predict(images)
-        return np.asarray(found["xy"]), np.asarray(found["confidence"])
+        outputs = self.predict(images)
+        return np.asarray(outputs["xy"]), np.asarray(outputs["confidence"])
 
 
 def without_zeros(variables, seed: int):
-    """The same variables; biases and running means, which start at 0, drawn from N(0, 0.1^2)."""
+    """Returns the same variables, with biases and running means, which start at 0, drawn from N(0, 0.1^2)."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: x if np.any(x) else rng.normal(0, 0.1, x.shape).astype(x.dtype), variables)
 
 
 def crops(options: Options, batch: int) -> Iterator[np.ndarray]:
-    """Random crops without end; the same seed gives the same ones."""
+    """Yields random crops endlessly; the same seed gives the same ones."""
     rng = np.random.default_rng(options.seed)
     width, height = options.size_wh
     while True:
@@ -86,7 +86,7 @@ def crops(options: Options, batch: int) -> Iterator[np.ndarray]:
 
 
 class OnFresh:
-    """`f` on the next crops at every call; drawn beforehand, so that the timer does not see it."""
+    """Calls `f` on the next crops; they are drawn beforehand, so that the timer does not include it."""
 
     def __init__(self, f, images: Iterator[np.ndarray], calls: int):
         self.f, self.pool = f, [next(images) for _ in range(calls)]
@@ -96,7 +96,7 @@ class OnFresh:
 
 
 def measure(options: Options, batch: int) -> list[dict]:
-    """The lines of one batch size."""
+    """Measures one batch size and returns its lines."""
     sides = {
         "jaxpose": Predict(options, batch, inside=True),
         "jaxpose, weights as arguments": Predict(options, batch, inside=False),

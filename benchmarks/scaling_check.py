@@ -209,8 +209,8 @@ def on_loopback(n: int, options, repeats: int) -> dict:
             process.kill()
     if any(process.returncode for process in started):
         raise RuntimeError(f"a process of {n} failed: {[process.returncode for process in started]}")
-    found = [json.loads(next(line for line in o.splitlines() if line.startswith('{"all'))) for o in outputs]
-    return {key: np.max([one[key] for one in found], 0).tolist() for key in found[0]}
+    results = [json.loads(next(line for line in o.splitlines() if line.startswith('{"all'))) for o in outputs]
+    return {key: np.max([one[key] for one in results], 0).tolist() for key in results[0]}
 
 
 def worker(*, n: int, index: int, port: int, repeats: int, options: dict) -> None:
@@ -226,11 +226,11 @@ def worker(*, n: int, index: int, port: int, repeats: int, options: dict) -> Non
         sys.stdin.readline()
 
     try:
-        found = measure(jax.devices(), StepOptions(**options), repeats, ready=ready)
+        results = measure(jax.devices(), StepOptions(**options), repeats, ready=ready)
     except Exception:
         traceback.print_exc()
         os._exit(1)  # an orderly exit would wait for the others, which wait for this one
-    print("\n" + json.dumps(found), flush=True)
+    print("\n" + json.dumps(results), flush=True)
 
 
 def work_apart(options) -> Work:
@@ -246,8 +246,8 @@ def work_apart(options) -> Work:
         [sys.executable, "-c", code, given], stdout=subprocess.PIPE, env=environment, text=True, check=True
     )
     work = json.loads(done.stdout.splitlines()[-1])["work"]
-    found = [Collective(**c) for c in work.pop("collectives")]
-    return Work(**work, collectives=found)
+    collectives = [Collective(**c) for c in work.pop("collectives")]
+    return Work(**work, collectives=collectives)
 
 
 if __name__ == "__main__":

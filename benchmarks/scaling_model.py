@@ -189,7 +189,7 @@ def table(rows: list[dict]) -> str:
 
 
 def check(options: Options) -> None:
-    """Raise a ValueError for what cannot be predicted."""
+    """Raises a ValueError for options that cannot be predicted."""
     if min(options.devices) < 2 or max(options.devices) > HOST_DEVICES:
         raise ValueError(f"devices={options.devices}: expected 2 to {HOST_DEVICES}")
     if odd := [n for n in options.chips if n < 1 or n & (n - 1)]:
@@ -209,8 +209,8 @@ def main(options: Options) -> list[dict]:
     check(options)
     force_host_devices()
     work = work_of(options)
-    kept = {k: v for k, v in asdict(options).items() if k not in ("check", "chip", "chips", "batch", "devices")}
-    program = {"benchmark": "scaling_model", "part": "program", **kept, "params": work.params, "chain": work.chain,
+    settings = {k: v for k, v in asdict(options).items() if k not in ("check", "chip", "chips", "batch", "devices")}
+    program = {"benchmark": "scaling_model", "part": "program", **settings, "params": work.params, "chain": work.chain,
                "gflops_per_image": short(work.flops / 1e9), "mb_per_image": short(work.bytes / 1e6),
                "mb_per_step": short(work.bytes_of_step / 1e6), **totals(work.collectives), **work.notes,
                "versions": versions()}  # fmt: skip

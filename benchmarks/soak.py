@@ -1,12 +1,12 @@
-"""Kill a training again and again, start it again each time, and compare its end with that of one that was left alone.
+"""Kills a training repeatedly, restarts it each time, and compares its final state with that of an undisturbed run.
 
     python -m benchmarks.soak                 # 50 kills
     python -m benchmarks.soak --kills 3
 
-A run of the main job, tiny, as a process of its own. It is killed by SIGKILL or SIGTERM: at a random moment, as soon as a
-checkpoint is being written, or while the data set is being prepared, which it then has to do again. A run that gets to its end
-is compared, bit by bit, with one that nobody killed, and the next starts from nothing. Prints a line a kill and one JSON line:
-what was under way when the signal was sent ("save", "prepare", or anything else: "any") and how it ended.
+A tiny run of the main job is started as a separate process. It is killed by SIGKILL or SIGTERM: at a random moment, as soon as
+a checkpoint is being written, or while the data set is being prepared, which it then has to repeat. A run that completes is
+compared, bit by bit, with one that was never killed, and the next one starts from nothing. Prints a line per kill and one JSON
+line: the activity when the signal was sent ("save", "prepare", or anything else: "any") and how the process ended.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ LONGEST_S = 300.0
 
 @dataclass(frozen=True)
 class Options:
-    """How much to kill."""
+    """How often to kill the run."""
 
     kills: int = 50
     epochs: int = 60
-    """Of the run, of two or three steps each."""
+    """Epochs of the run, of two or three steps each."""
     checkpoint_every: int = 5
     seed: int = 0
-    """Of the moments and signals."""
+    """Seed of the moments and signals."""
     folder: Path | None = None
-    """Where the runs are; None: a temporary folder, removed at the end."""
+    """Folder of the runs; None: a temporary folder, removed at the end."""
 
 
 def start(folder: Path, options: Options) -> subprocess.Popen:
-    """A run into folder/run with its data in folder/data."""
+    """Starts a run into folder/run with its data in folder/data."""
     command = [sys.executable, "-m", "experiments.coco_rle", "--out", folder / "run", "--data-dir", folder / "data", *TINY,
                "--epochs", options.epochs, "--checkpoint-every", options.checkpoint_every]  # fmt: skip
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -62,12 +62,12 @@ def start(folder: Path, options: Options) -> subprocess.Popen:
 
 
 def saving(folder: Path) -> bool:
-    """Whether a checkpoint is being written."""
+    """Returns whether a checkpoint is being written."""
     return any("tmp" in path.name for path in (folder / "run" / "checkpoints").glob("*"))
 
 
 def preparing(folder: Path) -> bool:
-    """Whether a data set is being prepared: it gets its name when it is whole."""
+    """Returns whether a data set is being prepared: it gets its name when it is complete."""
     try:
         return any("partial" in path.name or "incomplete" in path.name for path in (folder / "data").rglob("*"))
     except FileNotFoundError:  # renamed meanwhile
@@ -75,14 +75,14 @@ def preparing(folder: Path) -> bool:
 
 
 def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    """Until the condition holds, or the process has ended."""
+    """Waits until the condition holds, or the process has ended."""
     deadline = time.monotonic() + LONGEST_S
     while process.poll() is None and not condition() and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
 def kill(folder: Path, options: Options, rng: random.Random, *, moment: str, duration: float) -> tuple[str, str, int]:
-    """Start the run and kill it at that moment: (signal's name, what was under way, exit code)."""
+    """Starts the run and kills it at that moment; returns the signal's name, the activity at that time, and the exit code."""
     number = rng.choice([signal.SIGKILL, signal.SIGTERM])
     if moment == "prepare":
         shutil.rmtree(folder / "data", ignore_errors=True)
@@ -95,21 +95,21 @@ def kill(folder: Path, options: Options, rng: random.Random, *, moment: str, dur
         while process.poll() is None:
             wait_for(process, lambda: under_way(folder))
             time.sleep(rng.uniform(0, longest))
-            if under_way(folder) or moment == "prepare":  # there is a next save, and no next preparation
+            if under_way(folder) or moment == "prepare":  # there is another save later, but no other preparation
                 break
     alive = process.poll() is None
-    found = "save" if alive and saving(folder) else "prepare" if alive and preparing(folder) else "any"
+    activity = "save" if alive and saving(folder) else "prepare" if alive and preparing(folder) else "any"
     process.send_signal(number)
     _, errors = process.communicate(timeout=LONGEST_S)
     if process.returncode not in (0, 75, -number):
         raise RuntimeError(
             f"killed by {number.name} at {moment!r}, the run ended with {process.returncode}:\n{errors[-3000:]}"
         )
-    return number.name, found, process.returncode
+    return number.name, activity, process.returncode
 
 
 def finish(folder: Path, options: Options) -> float:
-    """Let the run come to its end; the seconds that it took."""
+    """Lets the run complete, and returns the seconds that it took."""
     clock = time.monotonic()
     process = start(folder, options)
     _, errors = process.communicate(timeout=LONGEST_S)
@@ -119,7 +119,7 @@ def finish(folder: Path, options: Options) -> float:
 
 
 def compare(folder: Path, whole: Path) -> int:
-    """The last step; raises unless parameters, statistics and flow have the same bits in both runs."""
+    """Returns the last step; raises an error unless parameters, statistics and flow have the same bits in both runs."""
     (ours, config), (theirs, stored) = (checkpoint.restore_model(f / "run", step="latest") for f in (folder, whole))
     if config["step"] != stored["step"]:
         raise ValueError(f"the killed run ends at step {config['step']}, the other at {stored['step']}")
@@ -142,7 +142,7 @@ def main(options: Options) -> dict:
             f"kill {i + 1}: {name} at {moment}, exit {code}, newest checkpoint {max(steps, default='none')}",
             file=sys.stderr,
         )
-        if code == 0:  # it was at its end already: the next run
+        if code == 0:  # it had completed already: start the next run
             compare(killed, whole)
             compared += 1
             shutil.rmtree(killed)

@@ -1,10 +1,10 @@
-"""What one step of training does, read off its program: FLOPs, memory traffic, and every collective. Nothing is run.
+"""Reads the work of one training step off its program: FLOPs, memory traffic, and every collective. Nothing is run.
 
-The step is compiled for 2, 4 and 8 forced host devices. From the program come the FLOPs and every collective, with its bytes, how
-often it runs and what it carries: gradients, or BatchNorm's statistics and their gradients. Memory traffic is counted from the
-trace (`traffic`): XLA's own count is that of the processor's fusions, several times what an accelerator moves.
+The step is compiled for 2, 4 and 8 forced host devices. The program gives the FLOPs and every collective, with its bytes, the
+number of its executions and its content: gradients, or BatchNorm's statistics and their gradients. Memory traffic is counted from
+the trace (`traffic`), because XLA's own count is that of the CPU's fusions, several times what an accelerator moves.
 
-`benchmarks.scaling_model` predicts with it, `benchmarks.scaling_check` compares it with what this machine does.
+`benchmarks.scaling_model` predicts with it, `benchmarks.scaling_check` compares the prediction with this machine.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ HOST_DEVICES = 8
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Which step."""
+    """The step to analyse."""
 
     net: Literal["resnet", "hrnet"] = "resnet"
     depth: Literal[18, 34, 50, 101, 152] = 50
-    """Of the ResNet."""
+    """Depth of the ResNet."""
     width: int | None = None
-    """Channels of the first layer, or of HRNet's first branch; as published: 64 and 32."""
+    """Channels of the first layer, or of HRNet's first branch; None: as published, 64 and 32."""
     size_wh: tuple[int, int] = (192, 256)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     batch: tuple[int, ...] = (32,)
-    """Images a chip."""
+    """Images per chip."""
     local_statistics: bool = False
-    """BatchNorm over the rows of each chip (`batch_groups` = chips), as the PyTorch references have it."""
+    """BatchNorm over the rows of each chip (`batch_groups` = chips), as in the PyTorch references."""
     devices: tuple[int, ...] = (2, 4, 8)
-    """Numbers of devices to compile for; the collectives have to be the same."""
+    """Numbers of devices to compile for; their collectives must be the same."""
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of the program: bytes of its result by what they are, and how often it runs in a step.
+    """One collective of the program: the bytes of its result by role, and the number of its executions per step.
 
-    Roles: "gradient", "statistics", "statistics' gradient" (which BatchNorm's own parameters get theirs from), "other".
+    Roles: "gradient", "statistics", "statistics' gradient" (from which BatchNorm's own parameters get theirs), "other".
     """
 
     kind: str
     bytes: dict[str, int]
     times: int = 1
     waited_for: bool = False
-    """Whether the next layer needs it."""
+    """Whether the next layer needs its result."""
     buffers: int = 1
-    """Arrays that it carries: one message on a GPU or TPU, but on CPUs gloo sends one for each."""
+    """Number of arrays in it: one message on a GPU or TPU, but on CPUs gloo sends one per array."""
 
     @property
     def size(self) -> int:
@@ -79,26 +79,26 @@ ITEM_BYTES = {
 
 
 def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
-    """Collectives of an optimised program (HLO text), and how many of them wait for one another at the longest.
+    """Returns the collectives of an optimised program (HLO text), and the length of the longest chain of dependent ones.
 
-    A collective in the body of a loop runs as often as the loop's known trip count says.
+    A collective in the body of a loop counts once per iteration, by the loop's known trip count.
 
     Args:
         norms: names of the BatchNorm layers, such as "bn1".
 
-    >>> found, chain = collectives('''
+    >>> located, chain = collectives('''
     ... ENTRY %main (p: f32[4]) -> f32[4] {
     ...   %p = f32[4]{0} parameter(0)
     ...   %a = (f32[1,4]{1,0}, f32[1,4]{1,0}) all-reduce(%p, %p), metadata={op_name="jit(step)/jvp(Net)/bn1/reduce_sum"}
     ...   %g = f32[4]{0} get-tuple-element(%a), index=0
     ...   ROOT %b = f32[4]{0} all-reduce(%g), metadata={op_name="jit(step)/transpose(jvp(Net))/conv1/dot_general"}
     ... }''', {"bn1"})
-    >>> [c.bytes for c in found], chain
+    >>> [c.bytes for c in located], chain
     ([{'statistics': 32}, {'gradient': 16}], 2)
     """
     callers: dict[str, tuple[str, int]] = {}  # computation -> (who calls it, how often a call)
     chains: dict[str, int] = {}
-    found: list[tuple[str, Collective]] = []
+    located: list[tuple[str, Collective]] = []
     name, depth = "", {}
     for line in hlo.splitlines():
         if line.endswith("{") and (header := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", line)):
@@ -113,7 +113,7 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
         called_by = re.findall(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)", text)
         for called in called_by + re.findall(r"[\w.\-]+", " ".join(branches)):
             if " while(" in text and not trip and chains.get(called):
-                raise RuntimeError(f"the loop {match[1]} has collectives and nobody knows how often it runs")
+                raise RuntimeError(f"the loop {match[1]} has collectives and an unknown number of iterations")
             callers[called] = (name, trips)
             own = max(own, trips * chains.get(called, 0))  # in HLO text the callee comes first
         if is_one := COLLECTIVE.search(text):
@@ -122,7 +122,7 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
                 shapes = shapes[len(shapes) // 2 :]  # operands, then results
             roles = by_role(shapes, metadata[1] if metadata else "", norms)
             waited_for = any("statistics" in role for role in roles)
-            found.append((name, Collective(is_one[1], roles, waited_for=waited_for, buffers=len(shapes))))
+            located.append((name, Collective(is_one[1], roles, waited_for=waited_for, buffers=len(shapes))))
             own += 1
         depth[match[1]] = own + max((depth.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", text)), default=0)
         chains[name] = max(chains[name], depth[match[1]])
@@ -131,11 +131,11 @@ def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:
         caller, trips = callers.get(computation, ("", 1))
         return trips * times(caller) if caller else 1
 
-    return [replace(c, times=times(where)) for where, c in found], chains[name]
+    return [replace(c, times=times(where)) for where, c in located], chains[name]
 
 
 def by_role(shapes: list[tuple[str, str]], op_name: str, norms: set[str]) -> dict[str, int]:
-    """Bytes of a collective's results by role. XLA names a merged one "prefix(a:b:c)", a name for every result."""
+    """Returns the bytes of a collective's results by role. XLA names a merged one "prefix(a:b:c)", with a name per result."""
     merged = re.match(r"(.*?/)\((.*:.*)\)$", op_name)
     names = [merged[1] + part for part in merged[2].split(":")] if merged else [op_name]
     if len(names) != len(shapes):
@@ -153,7 +153,7 @@ def by_role(shapes: list[tuple[str, str]], op_name: str, norms: set[str]) -> dic
 
 @dataclass(frozen=True)
 class Work:
-    """One step of one chip, as functions of its batch: FLOPs a image, bytes a image and a step, collectives."""
+    """One step of one chip, as functions of its batch size: FLOPs per image, bytes per image and per step, collectives."""
 
     params: int
     flops: float
@@ -171,7 +171,7 @@ class Work:
 
 
 def shapes_of(task, options, batch: int):
-    """(optimiser, state, batch) of a step, as shapes."""
+    """Returns (optimiser, state, batch) of a step, as shapes."""
     tx = train.optimizer(train.multi_step(1e-3, boundaries=[]))
     mesh = parallel.make_mesh(jax.devices("cpu")[:1])
     state = jax.eval_shape(lambda key: train.init_state(task, tx, key, mesh=mesh), jax.random.key(0))
@@ -183,7 +183,7 @@ def shapes_of(task, options, batch: int):
 
 
 def compiled(options, batch: int, devices: int):
-    """The training step for `devices` host devices with `batch` images each."""
+    """Returns the training step compiled for `devices` host devices with `batch` images each."""
     _, task = task_of(options, batch_groups=devices if options.local_statistics else 1)
     mesh = parallel.make_mesh(jax.devices("cpu")[:devices])
     tx, state, rows = shapes_of(task, options, batch * devices)
@@ -192,19 +192,19 @@ def compiled(options, batch: int, devices: int):
 
 
 def norm_layers(options) -> set[str]:
-    """Names of the modules that keep running statistics."""
+    """Returns the names of the modules that hold running statistics."""
     _, task = task_of(options)
     stats = jax.eval_shape(task.init, jax.random.key(0))["batch_stats"]
     return {str(path[-2].key) for path, _ in jax.tree_util.tree_flatten_with_path(stats)[0]}
 
 
 def traffic(options, batch: int) -> float:
-    """Bytes that one device moves in a step, if every elementwise operation is fused into its neighbour.
+    """Returns the bytes that one device moves in a step, if every elementwise operation is fused into its neighbour.
 
-    A convolution or matrix product, forward or in the gradient, reads its operands and writes its result once: that is read
-    off the trace. BatchNorm cannot be fused away, because its sums need the whole map: forward it reads the map for the
+    A convolution or matrix product, forward or in the gradient, reads its operands and writes its result once: this is counted
+    in the trace. BatchNorm cannot be fused away, because its sums need the whole map: forward it reads the map for the
     sums, reads it again and writes it normalised; backward it reads map and gradient for the sums, reads both again and
-    writes the gradient: 8 passes. Adam reads gradient, parameter and two moments, and writes three: 28 bytes a
+    writes the gradient: 8 passes. Adam reads gradient, parameter and two moments, and writes three: 28 bytes per
     parameter. Residual sums, pooling and the image are left out.
     """
     _, task = task_of(options)
@@ -224,13 +224,13 @@ def traffic(options, batch: int) -> float:
 
 
 def traffic_of(options) -> tuple[float, float]:
-    """(bytes a image, bytes a step) of `traffic`."""
+    """Returns (bytes per image, bytes per step) of `traffic`."""
     two, four = traffic(options, 2), traffic(options, 4)
     return (four - two) / 2, 2 * two - four
 
 
 def equations(jaxpr):
-    """Equations of a trace and of the traces in it; a loop's body as often as it runs."""
+    """Yields the equations of a trace and of its inner traces; those of a loop's body once per iteration."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
@@ -240,37 +240,37 @@ def equations(jaxpr):
 
 
 def work_of(options) -> Work:
-    """The work of a step, from programs for `options.devices`; raises where their collectives differ."""
+    """Returns the work of a step, from programs for `options.devices`; raises an error if their collectives differ."""
     batch, norms = options.batch[0], norm_layers(options)
     programs = {n: compiled(options, batch, n) for n in options.devices}
-    seen = {n: collectives(program.as_text(), norms) for n, program in programs.items()}
-    kept, chain = seen[max(seen)]
-    if others := {c.kind for c in kept} - {"all-reduce"}:
+    by_devices = {n: collectives(program.as_text(), norms) for n, program in programs.items()}
+    located, chain = by_devices[max(by_devices)]
+    if others := {c.kind for c in located} - {"all-reduce"}:
         raise RuntimeError(f"the program has {sorted(others)}, which the model does not know")
     if options.local_statistics:  # only the running ones, which no layer waits for, are of all chips
-        kept = [replace(c, waited_for=False) for c in kept]
-    sizes = {n: sum(c.size * c.times for c in found) for n, (found, _) in seen.items()}
+        located = [replace(c, waited_for=False) for c in located]
+    sizes = {n: sum(c.size * c.times for c in parts) for n, (parts, _) in by_devices.items()}
     if len(set(sizes.values())) > 1:
         raise RuntimeError(f"bytes of the collectives depend on the number of devices: {sizes}")
-    cost = programs[max(seen)].cost_analysis()
+    cost = programs[max(by_devices)].cost_analysis()
     net, task = task_of(options)
     params = train.count_parameters(jax.eval_shape(task.init, jax.random.key(0))["params"])
     each, fixed = traffic_of(options)
     analytic = 2 * 3 * summary.count(net, options.size_wh).multiply_adds * batch
-    notes = {"compiled_for": list(seen), "compiled_batch": batch, "flops_over_analytic": short(cost["flops"] / analytic),
+    notes = {"compiled_for": list(by_devices), "compiled_batch": batch, "flops_over_analytic": short(cost["flops"] / analytic),
              "xla_bytes_over_ours": short(cost["bytes accessed"] / (each * batch + fixed))}  # fmt: skip
-    return Work(params, cost["flops"] / batch, each, fixed, kept, chain, notes)
+    return Work(params, cost["flops"] / batch, each, fixed, located, chain, notes)
 
 
-def totals(found: list[Collective]) -> dict:
-    """How many collectives a step runs, and their bytes, by role."""
+def totals(located: list[Collective]) -> dict:
+    """Returns the number of collectives per step, and their bytes, by role."""
     sizes: dict[str, int] = {}
-    for c in found:
+    for c in located:
         for role, size in c.bytes.items():
             sizes[role] = sizes.get(role, 0) + c.times * size
-    waited = [c for c in found if c.waited_for]
-    return {"collectives": sum(c.times for c in found), "waited_for": sum(c.times for c in waited),
-            "kinds": sorted({c.kind for c in found}), "bytes": sizes}  # fmt: skip
+    waited = [c for c in located if c.waited_for]
+    return {"collectives": sum(c.times for c in located), "waited_for": sum(c.times for c in waited),
+            "kinds": sorted({c.kind for c in located}), "bytes": sizes}  # fmt: skip
 
 
 def short(x: float) -> float:
@@ -278,7 +278,7 @@ def short(x: float) -> float:
 
 
 def force_host_devices() -> None:
-    """Have JAX pretend to have several processors; without effect once it has looked for devices."""
+    """Makes JAX emulate several CPU devices; it has no effect once JAX has started."""
     try:
         jax.config.update("jax_num_cpu_devices", HOST_DEVICES)
     except RuntimeError:

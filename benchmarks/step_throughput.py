@@ -1,14 +1,14 @@
 """Time of a whole training step: normalisation, net, loss, gradient, Adam.
 
-    python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, beside PyTorch
+        python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, and PyTorch
     python -m benchmarks.step_throughput --net hrnet --batch 4             # HRNet-W32 with the squared error of heatmaps
     python -m benchmarks.step_throughput --batch 64 256 1024 --dtype bfloat16 --peak-tflops 989    # on a GPU
 
-On one device: PyTorch's side uses one. Compilation is timed apart; the batches are fresh and random. Where PyTorch is installed
-the same step written in PyTorch takes turns with ours: on a CPU in both memory layouts, and by torch.compile with
-`--torch-compile`; on a GPU, if PyTorch has CUDA, channels last, eager and by torch.compile. With bfloat16 its net runs under
+One device is used, because PyTorch's side uses one. Compilation is timed separately; the batches are new and random. If PyTorch
+is installed, the same step written in PyTorch takes turns with ours: on a CPU in both memory layouts, and with torch.compile by
+`--torch-compile`; on a GPU, if PyTorch has CUDA, channels last, eager and with torch.compile. With bfloat16 its net runs under
 autocast. With `--peak-tflops` the line has MFU: the multiply-adds of three forward passes, twice, over the peak. `loss_share` is
-the part of the step that goes when the flow's loss becomes L1. Prints one JSON line a side and batch size.
+the part of the step that is saved when the flow's loss is replaced by L1. Prints one JSON line per side and batch size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jaxpose import parallel, summary, tasks, train
 from jaxpose.nets import HeatmapNet, HRNet, PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import COCO17
 
-POOL = 4  # batches in turn, so that none is the one just seen
+POOL = 4  # number of batches, used in turn, so that none is used twice in a row
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,27 @@ class Options:
     net: Literal["resnet", "hrnet"] = "resnet"
     """A ResNet with RLE, or an HRNet with the squared error of its heatmaps."""
     depth: Literal[18, 34, 50, 101, 152] = 50
-    """Of the ResNet."""
+    """Depth of the ResNet."""
     width: int | None = None
-    """Channels of the first layer, or of HRNet's first branch; as published: 64 and 32."""
+    """Channels of the first layer, or of HRNet's first branch; None: as published, 64 and 32."""
     size_wh: tuple[int, int] = (192, 256)
     dtype: Literal["float32", "bfloat16"] = "float32"
     repeats: int = 8
     peak_tflops: float | None = None
-    """Peak of the device for this dtype, for MFU."""
+    """Peak TFLOP/s of the device for this dtype, for MFU."""
     loss_share: bool = True
-    """Also time the step with L1 in place of RLE (ResNet)."""
+    """Also time the step with L1 instead of RLE (ResNet)."""
     ours: bool = True
-    """Time ours. What does not fit into a GPU beside the rival: --no-rival, then --no-ours."""
+    """Time ours. If both sides do not fit into a GPU together: --no-rival, then --no-ours."""
     rival: bool = True
-    """Time PyTorch too, where it is installed and runs on what JAX runs on."""
+    """Also time PyTorch, if it is installed and supports the device of JAX."""
     torch_compile: bool = False
-    """On a CPU: PyTorch by torch.compile, too. On a GPU it always is."""
+    """On a CPU: also time PyTorch with torch.compile. On a GPU this is always timed."""
     seed: int = 0
 
 
 class Step:
-    """`Step(...)()` makes one training step on the next batch and blocks until it is done."""
+    """`Step(...)()` makes one training step on the next batch and blocks until it is complete."""
 
     def __init__(self, options: Options, batch: int, loss: str):
         mesh = parallel.make_mesh(jax.devices()[:1])
@@ -82,7 +82,7 @@ class Step:
 
 
 def task_of(options, *, loss: str = "rle", batch_groups: int = 1) -> tuple[nn.Module, tasks.Task]:
-    """The net that `options` names (net, depth, width, size_wh, dtype) and its task; `loss` is of the ResNet's likelihood."""
+    """Returns the net that `options` names (net, depth, width, size_wh, dtype) and its task; `loss` is the ResNet's likelihood."""
     shared = {"dtype": jnp.dtype(options.dtype), "batch_groups": batch_groups}
     if options.net == "hrnet":
         net = HeatmapNet(HRNet(options.width or 32, **shared), 17, deconvs=(), **shared)
@@ -94,7 +94,7 @@ def task_of(options, *, loss: str = "rle", batch_groups: int = 1) -> tuple[nn.Mo
 
 
 def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:
-    """A random batch."""
+    """Returns a random batch."""
     rng = np.random.default_rng(seed)
     width, height = options.size_wh
     return {
@@ -105,7 +105,7 @@ def draw(options: Options, batch: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def rivals(options: Options, batch: int) -> dict[str, Callable[[], float]]:
-    """PyTorch's sides, on the device that JAX uses: none where PyTorch is not installed or has not that device."""
+    """Returns PyTorch's sides on the device that JAX uses; none if PyTorch is not installed or does not support it."""
     on = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend())
     published = options.net == "hrnet" or options.width in (None, 64)
     if not (on and published and find_spec("torch")):
@@ -127,7 +127,7 @@ def rivals(options: Options, batch: int) -> dict[str, Callable[[], float]]:
 
 
 def measure(options: Options, batch: int) -> list[dict]:
-    """The lines of one batch size."""
+    """Measures one batch size and returns its lines."""
     share = options.loss_share and options.net == "resnet"
     sides = {"jaxpose": Step(options, batch, "rle")} if options.ours else {}
     if options.ours and share:
@@ -135,7 +135,7 @@ def measure(options: Options, batch: int) -> list[dict]:
     if options.rival:
         sides |= rivals(options, batch)
     if not sides:
-        raise ValueError("nothing to time: ours is left out, and PyTorch is not here for this device and net")
+        raise ValueError("nothing to time: --no-ours is given, and PyTorch is missing for this device and net")
     times = dict(zip(sides, interleave(*sides.values(), repeats=options.repeats, settle=1), strict=True))
     lines = []
     for side, values in times.items():

@@ -4,13 +4,13 @@
   python -m experiments.ablation_few_frames --images 100               100 pictures of the synthetic people
   python -m experiments.ablation_few_frames --data FOLDER --init RUN   the backbone starts from another run's, or from a file
 
-Input size, aspect and augmentation are those that `--preset auto` chooses for the set (`experiments/common/auto.py`), and so
-are the schedule, the moving average and the loss of the maps; a row changes the head and its losses. How runs are kept and
-shared between processes: `experiments/common/ablation.py`.
+Input size, aspect, augmentation, schedule, moving average and the loss of the maps are those that `--preset auto` chooses for the
+set (`experiments/common/auto.py`); a row changes the head and its losses. `experiments/common/ablation.py` describes how runs are
+stored and shared between processes.
 
-Columns: mean error of the held-out joints in image pixels; the same over that of the mean position in the box; the part of
+Columns: mean error of the held-out joints in image pixels; its ratio to the error of the mean position in the box; the part of
 the joints within 5 % of the box's longer side; and for rows with a density the part of the held-out joints in the predicted
-90 % regions, as trained (no factor of sigma is fitted).
+90 % regions, as trained (without a fitted factor of sigma).
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 HELD_OUT = 200
 """Held-out pictures of the synthetic people."""
 LEVEL = 0.9
-"""Mass of the regions whose coverage is counted."""
+"""Probability mass of the regions whose coverage is measured."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        head: "pooled" (a linear layer on pooled features), "soft_argmax" or "peak" (a likelihood around what the heatmaps
-            say), "maps" (heatmaps alone).
+        head: the head: "pooled" (a linear layer on pooled features), "soft_argmax" or "peak" (a likelihood around the
+            coordinates of heatmaps), "maps" (heatmaps alone).
         likelihood: the loss of the coordinates; not used by "maps".
         kind: the loss of the maps.
-        read: how "maps" are read.
+        read: the decoding of "maps".
         joints: the coordinate loss of "maps".
-        maps_first: share of the steps in which a net of heatmaps is trained, whose backbone then starts this one.
+        maps_first: share of the steps in which a heatmap net is trained first, whose backbone initialises this net.
     """
 
     head: str
@@ -81,13 +81,13 @@ class Config(ablation.AblationConfig):
     """Methods side by side on few labelled frames."""
 
     rows: Annotated[tuple[str, ...], AnyValue, MayChange] = tuple(ROWS)
-    """Lines of the table; see ROWS in this file for all."""
+    """Rows of the table; ROWS in this file lists all."""
     data: Annotated[Path | None, LocalPath, Fixed] = None
     """A folder in COCO layout with the splits train and val; none: synthetic people."""
     images: Annotated[int, Positive, Fixed] = 100
-    """Synthetic training pictures where no --data is given; 200 more are held out."""
+    """Number of synthetic training pictures without --data; 200 more are held out."""
     init: Annotated[Path | None, LocalPath, Fixed] = None
-    """The folder of a run, or a PyTorch file, whose backbone every row starts from."""
+    """Source of every row's initial backbone: the folder of a run, or a PyTorch file."""
     steps: Annotated[int, Positive, Fixed] = 600
     copies: Annotated[int, Positive, Fixed] = 32
     largest: Annotated[int, Positive, Fixed] = 96
@@ -97,7 +97,7 @@ class Config(ablation.AblationConfig):
 
 
 def load(config: Config, seed: int) -> dict[str, Any]:
-    """The set as arrays, the settings that follow from it, and its baselines."""
+    """Returns the set as arrays, the settings that follow from it, and its baselines."""
     folder = config.data or synthetic.write_dataset(
         config.out / f"people_{seed}_{config.images}", train=config.images, val=HELD_OUT, seed=1000 + seed,
         workers=config.workers,
@@ -122,7 +122,7 @@ def load(config: Config, seed: int) -> dict[str, Any]:
 def make_task(
     row: Row, config: Config, *, skeleton: Skeleton, size_wh: tuple[int, int], map_weight: float
 ) -> tasks.Task:
-    """Makes the task of a row: one backbone and one map head for all, another readout and other losses."""
+    """Returns the task of a row: backbone and map head are the same for all rows, readout and losses differ."""
     joints = skeleton.num_joints
     backbone = ResNet(depth=config.depth, width=config.width, stages=auto.STAGES)
     maps = HeatmapNet(backbone, joints, deconvs=auto.DECONVS)
@@ -144,7 +144,7 @@ def make_task(
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Trains one row with one seed; the numbers on the held-out joints."""
+    """Trains one row with one seed and returns the numbers on the held-out joints."""
     row = ROWS[name]
     options = {key: data[key] for key in ("skeleton", "size_wh", "map_weight")}
     task = make_task(row, config, **options)
@@ -161,7 +161,7 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
 
 
 def flags(config: Config, seed: int) -> families.RegressionConfig:
-    """The flags of a page that name this backbone and its start."""
+    """Returns the flags of a page that name this backbone and its initial weights."""
     return families.RegressionConfig(
         depth=config.depth, width=config.width, resnet_stages=auto.STAGES, init=config.init, seed=seed
     )
@@ -182,7 +182,7 @@ def _fit(
 def measure(
     step: PredictStep, task: tasks.Task, variables: PyTree, config: Config, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The numbers of one row on the held-out joints."""
+    """Returns the numbers of one row on the held-out joints."""
     val = data["val"]
     predictions = ablation.predict_in_memory(step, variables, val["image"], config.batch_size)
     where = val["visibility"] > 0

@@ -1,24 +1,24 @@
-"""Does the compensation of the integral's bias speed training up? Gu 2021, figure 6 and table 6, on the embedded people.
+"""Does the compensation of the integral's bias accelerate training? Gu 2021, figure 6 and table 6, on the embedded people.
 
-  python -m experiments.ablation_integral                        the table and the curves, on whatever device JAX finds
+  python -m experiments.ablation_integral                        the table and the curves, on JAX's default device
   python -m experiments.ablation_integral --rows ipr_10 comp_10 --seeds 0 --steps 300
 
 Rows, all with the same net (a ResNet-18 without its last stage, and two deconvolutions: maps of 16x24 from crops of 64x96) and
 the same schedule; B is beta, 1, 10 or 20:
 
-  heatmap    detection: mean squared error of the maps, read by argmax and a quarter shift
+    heatmap    detection: mean squared error of the maps, decoded by argmax and a quarter shift
   ipr_B      integral regression: L1 of the soft-argmax at beta B
   comp_B     the same with the bias compensated, in training and in prediction
-  relu_B     comp_B with negative values of the maps taken as 0, the background that the compensation assumes (ours)
-  joint_B    comp_B and the heatmap loss in the first 30 % of the steps: the joint framework, L_aug
-  always_B   comp_B and the heatmap loss throughout: L_de
-  plain_B    ipr_B and the heatmap loss in the first 30 % (table 6 has it, at beta 10)
+    relu_B     comp_B with negative values of the maps replaced by 0, the background that the compensation assumes (ours)
+    joint_B    comp_B, plus the heatmap loss in the first 30 % of the steps: the joint framework, L_aug
+    always_B   comp_B, plus the heatmap loss in all steps: L_de
+    plain_B    ipr_B, plus the heatmap loss in the first 30 % (in table 6 at beta 10)
 
-How runs are kept and shared between processes: `experiments/common/ablation.py`.
+`experiments/common/ablation.py` describes how runs are stored and shared between processes.
 
 Columns: AP with the softmax's highest probability (of `heatmap`: the highest value) as confidence; AP with all confidences
-1; EPE in input pixels; the first epoch with an EPE of 6 pixels; and the epoch at which a run is for the first time as good as
-ipr_B of the same seed is at its end, in EPE ("reached"; the schedule's last epoch is "of").
+1; EPE in input pixels; the first epoch with an EPE of at most 6 pixels; and the first epoch at which a run is as good as the
+final ipr_B of the same seed, in EPE ("reached"; "of" is the schedule's last epoch).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ NONE = MapLoss("none")
 L1 = JointLoss("l1")
 OPENING = 0.3  # of the steps; the paper says "initial epochs" and no number (QUIRK D4)
 BETAS = (1, 10, 20)
-GOAL_PX = 6.0  # of EPE: where the curves are steep, half way from the mean pose to the end
+GOAL_PX = 6.0  # an EPE where the curves are steep, half way from the mean pose to the end
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     maps: MapLoss
     joints: JointLoss
@@ -77,7 +77,7 @@ class Config(ablation.AblationConfig):
     """Heatmap, integral, compensated and joint training side by side."""
 
     rows: Annotated[tuple[str, ...], AnyValue, MayChange] = DEFAULT_ROWS
-    """Lines of the table; see ROWS in this file for all."""
+    """Rows of the table; ROWS in this file lists all."""
     steps: Annotated[int, Positive, Fixed] = 1200
     """Updates per run."""
     learning_rate: Annotated[float, Positive, Fixed] = 6e-3
@@ -94,7 +94,7 @@ class Config(ablation.AblationConfig):
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train one row with one seed; the learning curve and the final numbers."""
+    """Trains one row with one seed and returns the learning curve and the final numbers."""
     row = ROWS[name]
 
     def task(maps: MapLoss) -> tasks.Task:
@@ -115,26 +115,26 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
 
 
 def first_epoch(run: Mapping[str, Any], goal: float) -> float | None:
-    """The first epoch of the curve whose EPE is at most `goal`, or None."""
+    """Returns the first epoch of the curve whose EPE is at most `goal`, or None."""
     return next((point["epoch"] for point in run["curve"] if point["EPE"] <= goal), None)
 
 
 def add_convergence(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs with "reached", the first epoch whose EPE is at most the last one of ipr_B with the same seed and beta, and "to 6 px"."""
+    """Adds "reached", the first epoch with at most the final EPE of ipr_B of the same seed and beta, and "to 6 px" to the runs."""
     final = {(run["row"], run["seed"]): run["EPE"] for run in runs if run.get("diverged", -1) < 0}
-    found = []
+    extended = []
     for run in runs:
         kind, _, beta = run["row"].partition("_")
         goal = final.get((f"ipr_{beta}", run["seed"]))
         if goal is not None and kind != "ipr":
             epoch = first_epoch(run, goal)
             run = {**run, "reached": epoch, "never": float(epoch is None)}
-        found.append({**run, "to 6 px": first_epoch(run, GOAL_PX), "of": run["curve"][-1]["epoch"]})
-    return found
+        extended.append({**run, "to 6 px": first_epoch(run, GOAL_PX), "of": run["curve"][-1]["epoch"]})
+    return extended
 
 
 def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Figure 6 of the paper: AP against the epoch, the mean over the seeds with its range; EPE below; one column a beta."""
+    """Draws figure 6 of the paper: AP against the epoch, mean and range over the seeds; EPE below; one column per beta."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -144,12 +144,14 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     kinds = list(dict.fromkeys(run["row"].partition("_")[0] for run in runs))
     for column, beta in enumerate(BETAS):
         for i, kind in enumerate(kinds):
-            mine = [run for run in runs if run["row"] in (f"{kind}_{beta}", "heatmap" if kind == "heatmap" else "")]
-            points = min((len(run["curve"]) for run in mine), default=0)
+            runs_of_row = [
+                run for run in runs if run["row"] in (f"{kind}_{beta}", "heatmap" if kind == "heatmap" else "")
+            ]
+            points = min((len(run["curve"]) for run in runs_of_row), default=0)
             for row, key in enumerate(("AP", "EPE")):
                 if points:
-                    values = np.array([[p[key] for p in run["curve"][:points]] for run in mine])
-                    epochs = [p["epoch"] for p in mine[0]["curve"][:points]]
+                    values = np.array([[p[key] for p in run["curve"][:points]] for run in runs_of_row])
+                    epochs = [p["epoch"] for p in runs_of_row[0]["curve"][:points]]
                     axes[row, column].plot(epochs, values.mean(0), color=f"C{i}", label=kind)
                     axes[row, column].fill_between(epochs, values.min(0), values.max(0), color=f"C{i}", alpha=0.2)
         axes[0, column].set(title=f"beta {beta}")

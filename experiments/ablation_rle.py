@@ -1,13 +1,13 @@
 """Which likelihood? Regression losses side by side on the embedded synthetic people (RLE tables 1, 4, 6, 17).
 
-  python -m experiments.ablation_rle                       the table, on whatever device JAX finds
+  python -m experiments.ablation_rle                       the table, on JAX's default device
   python -m experiments.ablation_rle --rows l1 rle --seeds 0 1 --steps 500
 
-How runs are kept and shared between processes: `experiments/common/ablation.py`.
+`experiments/common/ablation.py` describes how runs are stored and shared between processes.
 
-Columns: AP with the row's own confidences; AP with all confidences 1 (what localisation alone gives; L1 and L2 have no
+Columns: AP with the row's own confidences; AP with all confidences 1 (the effect of localisation alone; L1 and L2 have no
 trained sigma); PCK at 0.05 of the crop's height; EPE in input pixels; Pearson correlation of confidence and OKS; NLL of
-the held-out labels in nats a joint, per image pixel squared, beside the oracle's, which knows the clean joint and the
+the held-out labels in nats per joint, per image pixel squared, next to that of the oracle, which knows the clean joint and the
 noise that was added to it.
 """
 
@@ -32,7 +32,7 @@ from jaxpose.tasks import Likelihood
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     likelihood: Likelihood
     head: str = "normalized"
@@ -54,7 +54,7 @@ ROWS: dict[str, Row] = {
     "rle_paper": Row(PAPER),
     "rle_paper_log_s": Row(Likelihood(variant="paper", log_s=True)),
     "rle_gaussian": Row(Likelihood(base="gaussian", variant="mmpose", flow_init="xavier")),
-    # What keeps RLE from diverging: the head, the start of sigma, the clipping.
+    # Rows that show what keeps RLE from diverging: the head, the initial sigma, the clipping.
     "rle_linear": Row(RLE, head="linear", sigma_bias=0.0, clip_norm=None),
     "rle_linear_bias": Row(RLE, head="linear", clip_norm=None),
     "rle_linear_clip": Row(RLE, head="linear", sigma_bias=0.0),
@@ -73,12 +73,12 @@ class Config(ablation.AblationConfig):
     """Regression losses side by side."""
 
     rows: Annotated[tuple[str, ...], AnyValue, MayChange] = DEFAULT_ROWS
-    """Lines of the table; see ROWS in this file for all."""
+    """Rows of the table; ROWS in this file lists all."""
     out: Annotated[Path, LocalPath, MayChange] = Path("runs/ablation_rle")
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train one row with one seed; the learning curve and the final numbers."""
+    """Trains one row with one seed and returns the learning curve and the final numbers."""
     row = ROWS[name]
     net = PoseRegressor(
         ResNet(depth=config.depth, width=config.width),
@@ -94,7 +94,7 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
 def measure(
     step: PredictStep, task: tasks.Task, variables: PyTree, config: Config, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The numbers of one row on the held-out people."""
+    """Returns the numbers of one row on the held-out people."""
     val = data["val"]
     predictions = ablation.predict_in_memory(step, variables, val["image"], config.batch_size)
     numbers = ablation.localisation(predictions, config, data)
@@ -113,7 +113,7 @@ def measure(
         model = task.density(variables, required=True)
         if model is not None:
             numbers |= density_numbers(model, predictions, val, where, config)
-    except ValueError as error:  # a density that quadrature cannot hold is a finding, not the end of the table
+    except ValueError as error:  # a density that quadrature cannot integrate is a result, not the end of the table
         numbers["density_error"] = str(error)
     return numbers
 
@@ -121,17 +121,17 @@ def measure(
 def density_numbers(
     model: density.Model, predictions: Predictions, val: Mapping[str, np.ndarray], where: np.ndarray, config: Config
 ) -> dict[str, float]:
-    """NLL of the held-out labels per image pixel squared, and the calibration error."""
+    """Returns the NLL of the held-out labels per image pixel squared, and the calibration error."""
     target = geometry.normalize(val["joints"], config.size_wh)
     log_p = np.asarray(density.log_prob_at(target, predictions["mu"], predictions["sigma"], model))
     # From input units to image pixels: du = |det A| / (W H) dx.
     jacobian = np.log(np.abs(np.linalg.det(val["affine"][:, :, :2])) / np.prod(config.size_wh))[:, None]
-    found = density.coverage(predictions["mu"], predictions["sigma"], target, model, where=where)
-    return {"NLL": float(-(log_p + jacobian)[where].mean()), "calibration_error": density.calibration_error(found)}
+    coverage = density.coverage(predictions["mu"], predictions["sigma"], target, model, where=where)
+    return {"NLL": float(-(log_p + jacobian)[where].mean()), "calibration_error": density.calibration_error(coverage)}
 
 
 def oracle_nll(val: Mapping[str, np.ndarray], truth: np.ndarray, where: np.ndarray) -> float:
-    """NLL of the labels under the noise that made them."""
+    """Returns the NLL of the labels under the noise that generated them."""
     log_p = synthetic.noise_log_prob(
         truth - val["clean"], visibility=val["visibility"], scale=np.sqrt(val["area"])[:, None],
         joint=np.arange(truth.shape[1]),
@@ -143,12 +143,12 @@ COLUMNS = ("AP", "AP_constant", "PCK", "EPE", "pearson", "NLL", "oracle_NLL", "c
 
 
 def settings(config: Config, name: str) -> dict[str, Any]:
-    """What a run of a row depends on besides its seed."""
+    """Returns the settings that a run of a row depends on, except its seed."""
     return ablation.settings(config, ROWS[name])
 
 
 def done(path: Path, config: Config) -> dict[tuple[str, int], dict[str, Any]]:
-    """The runs of these settings that `path` holds, by (row, seed)."""
+    """Returns the runs with these settings in `path`, by (row, seed)."""
     return ablation.done(path, config, ROWS)
 
 

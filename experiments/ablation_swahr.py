@@ -1,6 +1,6 @@
 """Do scale-adaptive targets and the weight-adaptive loss help? Tables 3 to 6 of Luo 2021, on the embedded people.
 
-  python -m experiments.ablation_swahr                             the table and the curves, on whatever device JAX finds
+  python -m experiments.ablation_swahr                             the table and the curves, on JAX's default device
   python -m experiments.ablation_swahr --rows none both --seeds 0 --steps 300
 
 Rows, all with the same net (HigherHRNet's head on the first half of a small ResNet) and the same schedule:
@@ -9,16 +9,17 @@ Rows, all with the same net (HigherHRNet's head on the first half of a small Res
   sahr             scale-adaptive targets, lambda 1
   wahr             the weight-adaptive loss, gamma 0.01
   both             SWAHR
-  shr              sigma by the size of the person's box (the naive way, table 4), in whole pixels as released: 1 to 3, and 1.5
-                   on average, for no smaller one can be drawn
+    shr              sigma by the size of the person's box (the simple way, table 4), in whole pixels as released: 1 to 3, and 1.5
+                     on average, because no smaller one can be drawn
   sahr_lambda_L    lambda 0.1, 0.5 (table 5)
   wahr_gamma_G     gamma 1, 0.1, 0.001 (table 6)
-  sahr_std         ours: the exact power, alpha the change of the standard deviation (QUIRK S1)
-  none_half        `none`, the heatmaps at 1/2 alone (as tables 7 and 8 are measured)
+    sahr_std         ours: the exact power, with alpha the change of the standard deviation (QUIRK S1)
+    none_half        `none`, with the heatmaps at 1/2 alone (as measured in tables 7 and 8)
 
-How runs are kept and shared between processes: `experiments/common/ablation.py`. Images are augmented once and kept in memory.
+`experiments/common/ablation.py` describes how runs are stored and shared between processes. Images are augmented once and kept
+in memory.
 
-Columns: AP; AP of persons of an area of 32^2 to 96^2 pixels of the picture (M) and above (L); AR; and of rows with scale maps
+Columns: AP; AP of persons with an area of 32^2 to 96^2 pixels of the picture (M) and above (L); AR; and for rows with scale maps
 Pearson's r between the learned factor of the standard deviation at a person's joints and the person's size.
 """
 
@@ -44,7 +45,7 @@ from jaxpose.tasks import PeopleLoss
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     loss: PeopleLoss
     maps: str = "both"
@@ -71,7 +72,7 @@ class Config(ablation.AblationConfig):
     """Settings of the ablation."""
 
     rows: Annotated[tuple[str, ...], AnyValue, MayChange] = tuple(ROWS)
-    """Lines of the table; see ROWS in this file for all."""
+    """Rows of the table; ROWS in this file lists all."""
     steps: Annotated[int, Positive, Fixed] = 800
     """Updates per run."""
     batch_size: Annotated[int, Positive, Fixed] = 8
@@ -79,18 +80,18 @@ class Config(ablation.AblationConfig):
     images: Annotated[int, AtLeast(2, "one to train on, one to hold out"), Fixed] = 1200
     """Synthetic images per seed, a fifth of them held out."""
     copies: Annotated[int, Positive, Fixed] = 6
-    """Augmented ones of every training image."""
+    """Augmented versions of every training image."""
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (128, 128)
     depth: Annotated[int, AnyValue, Fixed] = 18
     width: Annotated[int, Positive, Fixed] = 32
     resnet_stages: Annotated[int, AnyValue, Fixed] = 2
-    """Stages of the ResNet: of small pictures a stride of 32 leaves too little."""
+    """Stages of the ResNet; for small pictures a stride of 32 would leave too few pixels."""
     deconvs: Annotated[tuple[int, ...], AllPositive, Fixed] = (32,)
     """Channels of the deconvolutions that bring its features to stride 4."""
     dilations: Annotated[tuple[int, ...], AllPositive, Fixed] = (1, 1)
-    """Of the basic blocks at 1/2."""
+    """Dilations of the basic blocks at 1/2."""
     sigma: Annotated[float, Positive, Fixed] = 1.0
-    """Of the Gaussians, map pixels; the published 2 is for maps of 256."""
+    """Standard deviation of the Gaussians in map pixels; the published 2 is for maps of 256."""
     embedding: Annotated[float, AtLeast(0), Fixed] = 0.01
     """Factor of pull and push; the published 0.001 is for 300 epochs."""
     evaluations: Annotated[int, Positive, Fixed] = 4
@@ -98,7 +99,7 @@ class Config(ablation.AblationConfig):
 
 
 def load(config: Config, seed: int) -> dict[str, Any]:
-    """Synthetic people of one seed as arrays: augmented training images, held-out ones by shape, and what is known of them."""
+    """Returns the synthetic people of one seed as arrays: augmented training images, held-out ones by shape, and annotations."""
     sources = {split: source.at_level("image") for split, source in ablation.people(config, seed).items()}
     people = sources["train"].persons
     return {
@@ -111,7 +112,7 @@ def load(config: Config, seed: int) -> dict[str, Any]:
 
 
 def augmented(source: Source, config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Every image `copies` times, each time augmented anew, as arrays."""
+    """Returns `copies` versions of every image as arrays, each augmented differently."""
 
     def make(i: int) -> dict[str, Any]:
         epoch, index = divmod(i, len(source))
@@ -121,10 +122,10 @@ def augmented(source: Source, config: Config, seed: int) -> dict[str, np.ndarray
 
 
 def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train one row with one seed; the learning curve and the final numbers."""
+    """Trains one row with one seed and returns the learning curve and the final numbers."""
     row = ROWS[name]
     loss = replace(row.loss, sigma=config.sigma, embedding=config.embedding)
-    if loss.targets == "box":  # a person of mean size gets the fixed sigma, before it is made whole
+    if loss.targets == "box":  # a person of mean size gets the fixed sigma, before rounding
         loss = replace(loss, base=data["extent"])
     settings = replace(
         coco_swahr.PRESETS["tiny"], size_wh=config.size_wh, depth=config.depth, width=config.width,
@@ -147,14 +148,14 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
         size, factor = kind.scale_against_size(task, variables)
         return {"pearson": metrics.pearson(size, factor)}
 
-    # Trained without mirror images (jaxpose/data/augment.py says why), so tested without them.
+    # The training has no mirror images (jaxpose/data/augment.py says why), so the test has none either.
     return ablation.train_one(
         task, config, data, seed=seed, name=name, measure=measure, finish=finish, flip_test=settings.flips()
     )
 
 
 def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """AP against the step, the mean over the seeds with its range."""
+    """Draws AP against the step, mean and range over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,10 +163,10 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     figure, axis = plt.subplots(figsize=(9, 6))
     for i, name in enumerate(dict.fromkeys(run["row"] for run in runs)):
-        mine = [run for run in runs if run["row"] == name]
-        points = min(len(run["curve"]) for run in mine)
-        values = np.array([[point["AP"] for point in run["curve"][:points]] for run in mine])
-        steps = [point["step"] for point in mine[0]["curve"][:points]]
+        runs_of_row = [run for run in runs if run["row"] == name]
+        points = min(len(run["curve"]) for run in runs_of_row)
+        values = np.array([[point["AP"] for point in run["curve"][:points]] for run in runs_of_row])
+        steps = [point["step"] for point in runs_of_row[0]["curve"][:points]]
         axis.plot(steps, values.mean(0), color=f"C{i % 10}", ls="-" if i < 10 else "--", label=name)
         axis.fill_between(steps, values.min(0), values.max(0), color=f"C{i % 10}", alpha=0.15)
     axis.set(title="AP on held-out images", xlabel="step")

@@ -1,22 +1,23 @@
-"""What hiding parts of a person does to a trained net: occlusion, truncation, and whether its confidence tells.
+"""How hiding parts of a person affects a trained net: occlusion, truncation, and whether its confidence reflects the error.
 
   python -m experiments.analyse runs/coco_rle --data coco --count 500
   python -m experiments.analyse runs/coco_rle --data coco --patch 40 --stride 20 --out runs/analysis
 
-For nets that look at one person (regression and heatmaps), on annotated boxes. Printed, written to OUT/analysis.json, and drawn:
+For nets that take one person (regression and heatmaps), on annotated boxes. The results are printed, written to
+OUT/analysis.json, and drawn:
 
   as it is     EPE by joint, size and occlusion, and the correlation of confidence and OKS (tables 1 of Gu 2021, 4 of Li 2021)
   occlusion    a square is painted over the crop: centred on every labelled joint in turn, as in tables 15 and 16 of Li 2021
-               (rows: the covered part, columns: whose error), and slid over the whole crop. A joint is covered itself, another
-               labelled joint is, or background alone. Left and right are taken together in the printed table.
-  truncation   the box becomes a part of itself, and what is outside is painted over too, as in figure 5 of Li 2021 (only what
-               the box holds is fed); errors of the joints inside and outside of that part
+               (rows: the covered part, columns: the joint with the error), and moved over the whole crop. A joint is covered
+               itself, or another labelled joint is, or only background. The printed table pools left and right.
+  truncation   the box is replaced by a part of itself, and everything outside of it is painted over, as in figure 5 of Li
+               2021 (which feeds only the content of the box); errors of the joints inside and outside of that part
 
-Errors of occlusion and truncation are in pixels of the whole person's crop, so that people of all sizes count alike, and parts
-compare with the whole. A heatmap cannot show a joint outside of the crop; a regression can.
+Errors of occlusion and truncation are in pixels of the whole person's crop, so that people of all sizes have the same weight,
+and parts can be compared with the whole. A heatmap cannot show a joint outside of the crop; a regression can.
 
-Printed of `coco_rle --preset tiny --epochs 20 --milestones 14 18 --synthetic-images 1000` (crops of 72x96 px, a short training:
-the figures show what the page tells, not what RLE can) with --count 0 --patch 16 --stride 16, in 10 s on two cores:
+Output for `coco_rle --preset tiny --epochs 20 --milestones 14 18 --synthetic-images 1000` (crops of 72x96 px, a short training:
+the figures illustrate the page, not the accuracy of RLE) with --count 0 --patch 16 --stride 16, in 10 s on two cores:
 
                          labels  EPE, whole   confidence, whole
   covered: itself         11083   8.60  7.02       0.566  0.601
@@ -52,7 +53,7 @@ from jaxpose.inference import Settings
 from jaxpose.skeleton import Skeleton
 
 FILLS = {"grey": (128, 128, 128), "mean": (124, 116, 104), "black": (0, 0, 0)}
-PARTS = {  # x, y, w, h as parts of the box; left and right are the picture's
+PARTS = {  # x, y, w, h as parts of the box; left and right refer to the picture
     "upper half": (0, 0, 1, 1 / 2),
     "lower half": (0, 1 / 2, 1, 1 / 2),
     "upper two thirds": (0, 0, 1, 2 / 3),
@@ -73,23 +74,23 @@ class Config:
     split: Annotated[str, AnyValue] = "val"
     """Name of the split."""
     count: Annotated[int, AtLeast(0)] = 200
-    """How many persons, evenly spread over the split; 0: all."""
+    """Number of persons, evenly spread over the split; 0: all."""
     out: Annotated[Path | None, LocalPath] = None
-    """Folder for analysis.json and the pictures; none: the run's folder / analysis."""
+    """Folder for analysis.json and the pictures; none: analysis in the run's folder."""
     format: Annotated[formats.Choice, AnyValue] = "coco"
-    """Of the annotations, as `jaxpose prepare` has it."""
+    """Format of the annotations, as for `jaxpose prepare`."""
     data_dir: Annotated[Path, LocalPath] = Path("runs/data")
-    """Where prepared data sets are kept."""
+    """Folder of prepared data sets."""
     patch: Annotated[int, AtLeast(1)] = 40
-    """Side of the square, pixels of the crop."""
+    """Side of the square, in pixels of the crop."""
     stride: Annotated[int, AtLeast(1)] = 40
-    """From one position of the sliding square to the next."""
+    """Distance from one position of the moving square to the next, in pixels of the crop."""
     fill: Annotated[Literal["grey", "mean", "black"], AnyValue] = "grey"
-    """Colour of what is painted: grey as in the paper, or the mean of ImageNet."""
+    """Colour of the painted area: grey as in the paper, or the mean of ImageNet."""
     flip_test: Annotated[bool, AnyValue] = False
-    """Average with the prediction on the mirrored crop."""
+    """Average with the prediction for the mirrored crop."""
     batch_size: Annotated[int, AtLeast(1)] = 32
-    """Crops at a time."""
+    """Number of crops per batch."""
     workers: Annotated[int | None, Positive] = None
     """Threads of the input pipeline; none: one per core."""
     plots: Annotated[bool, AnyValue] = True
@@ -97,7 +98,7 @@ class Config:
 
 
 class Sums:
-    """Means over labels of error and confidence, beside those of the same labels with nothing hidden."""
+    """Means over labels of error and confidence, with those of the same labels when nothing is hidden."""
 
     NAMES = ("EPE", "EPE_whole", "confidence", "confidence_whole")
 
@@ -110,14 +111,14 @@ class Sums:
         self.totals += np.stack([np.where(where, v, 0).sum(0) for v in values])
 
     def mean(self, joints: Any = slice(None)) -> dict[str, Any]:
-        """Over some joints: labels and the four means, None where there is no label."""
+        """Returns, over some joints, the number of labels and the four means (None without labels)."""
         count = int(self.count[joints].sum())
         means = self.totals[:, joints].sum(1) / max(count, 1)
         return {"labels": count} | {n: float(m) if count else None for n, m in zip(self.NAMES, means, strict=True)}
 
 
 def paint(images: jax.Array, low: jax.Array, high: jax.Array, fill: Sequence[int], *, inside: bool = True) -> jax.Array:
-    """Images (B, H, W, 3) with the pixels from low to below high (B, 2), x and y, filled; inside=False: all others.
+    """Fills the pixels of images (B, H, W, 3) from low to below high (B, 2), x and y; inside=False: all other pixels.
 
     >>> paint(jnp.zeros((1, 2, 3, 1), jnp.uint8), jnp.array([[1, 0]]), jnp.array([[3, 1]]), (7,))[0, :, :, 0].tolist()
     [[0, 7, 7], [0, 0, 0]]
@@ -129,7 +130,7 @@ def paint(images: jax.Array, low: jax.Array, high: jax.Array, fill: Sequence[int
 
 
 def covered(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which points (B, K, 2) have their pixel from low to below high (B, 2).
+    """Returns which points (B, K, 2) have their pixel from low to below high (B, 2).
 
     >>> covered(np.array([[[0.6, 0.0], [2.0, 0.0]]]), np.array([[1, 0]]), np.array([[2, 1]])).tolist()
     [[True, False]]
@@ -139,7 +140,7 @@ def covered(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
 
 
 def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int]]:
-    """Top-left corners (x, y) of squares that cover an image, the last ones flush with its border.
+    """Returns top-left corners (x, y) of squares that cover an image, the last ones flush with its border.
 
     >>> grid((5, 3), 3, 2)
     [(0, 0), (2, 0)]
@@ -149,7 +150,7 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
 
 
 class CropPredictor:
-    """Crops of a source, and what a net predicts on them with something painted over."""
+    """Cuts the crops of a source, and predicts on them with an area painted over."""
 
     def __init__(self, task: tasks.Task, variables: Any, config: Config, *, settings: Settings | None = None):
         self.size_wh, self.settings = task.size_wh, settings or Settings()
@@ -172,28 +173,30 @@ class CropPredictor:
     def predict(
         self, batch: dict[str, np.ndarray], low: np.ndarray, high: np.ndarray, *, inside: bool = True
     ) -> dict[str, np.ndarray]:
-        """xy, confidence, and error in pixels of this crop."""
+        """Returns xy, confidence, and error in pixels of this crop."""
         xy, confidence = jax.device_get(self._predict(batch["image"], low, high, inside))
         labelled = labels(batch)
         return {"xy": xy, "confidence": confidence, "error": metrics.distance(xy, batch["joints"], where=labelled)}
 
     def whole(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """With nothing painted over."""
+        """Returns the prediction with nothing painted over."""
         nothing = np.zeros((len(batch["image"]), 2), np.int32)
         return self.predict(batch, nothing, nothing)
 
 
 def labels(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """(B, K): labelled, in a row that is no padding."""
+    """Returns (B, K): True for a labelled joint in a row that is not padding."""
     return (batch["visibility"] > 0) & batch["valid"][:, None]
 
 
 def as_it_is(
-    batches: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]], skeleton: Skeleton
+    batches: list[dict[str, np.ndarray]], outputs_whole: list[dict[str, np.ndarray]], skeleton: Skeleton
 ) -> dict[str, Any]:
-    """`jaxpose.evaluation.report.details` in image pixels, and the correlation joint by joint."""
+    """Returns `jaxpose.evaluation.report.details` in image pixels, with the correlation per joint."""
     names = ("joints", "visibility", "box", "area", "affine", "valid")
-    rows = inference.merged({n: b[n] for n in names} | outputs for b, outputs in zip(batches, found, strict=True))
+    rows = inference.merged(
+        {n: b[n] for n in names} | outputs for b, outputs in zip(batches, outputs_whole, strict=True)
+    )
     rows |= {name: inference.to_image(rows[name], rows["affine"]) for name in ("joints", "xy")}
     details = report.details(rows, sigmas=skeleton.sigmas, names=skeleton.joints)
     single = np.stack([
@@ -210,16 +213,16 @@ def as_it_is(
 def occlusion(
     predictor: CropPredictor,
     batches: list[dict[str, np.ndarray]],
-    found: list[dict[str, np.ndarray]],
+    outputs_whole: list[dict[str, np.ndarray]],
     skeleton: Skeleton,
 ) -> dict[str, Any]:
-    """Relations and the table of the module's docstring."""
+    """Returns the errors by relation and the table, see the docstring of this module."""
     joints, patch = skeleton.num_joints, predictor.config.patch
     by_relation = {relation: Sums(joints) for relation in RELATIONS}
     by_covered = [Sums(joints) for _ in range(joints)]
     corners = grid(predictor.size_wh, patch, predictor.config.stride)
     bar = tqdm.tqdm(total=len(batches) * (joints + len(corners)), desc="occlusion", unit="batch")
-    for batch, whole in zip(batches, found, strict=True):
+    for batch, whole in zip(batches, outputs_whole, strict=True):
         labelled = labels(batch)
         in_crop = np.all((batch["joints"] >= 0) & (batch["joints"] <= np.array(predictor.size_wh) - 1), -1)
         for place in [*range(joints), *corners]:
@@ -262,7 +265,7 @@ def _pooled(sums: list[Sums], joints: list[int]) -> dict[str, Any]:
 
 
 def merged(names: Sequence[str]) -> dict[str, list[int]]:
-    """Joints by name, left and right together.
+    """Returns the indices of joints by name, left and right together.
 
     >>> merged(["nose", "left_eye", "right_eye"])
     {'nose': [0], 'eye': [1, 2]}
@@ -277,14 +280,14 @@ def truncation(
     predictor: CropPredictor,
     source: Source,
     batches: list[dict[str, np.ndarray]],
-    found: list[dict[str, np.ndarray]],
+    outputs_whole: list[dict[str, np.ndarray]],
 ) -> dict[str, Any]:
-    """Errors of the joints inside and outside of every part of the box."""
+    """Returns the errors of the joints inside and outside of every part of the box."""
     result = {}
     for name, part in tqdm.tqdm(PARTS.items(), desc="truncation", unit="part"):
         cut = with_parts(source, part)
         inside, outside = Sums(source.skeleton.num_joints), Sums(source.skeleton.num_joints)
-        for before, whole, batch in zip(batches, found, predictor.batches(cut), strict=True):
+        for before, whole, batch in zip(batches, outputs_whole, predictor.batches(cut), strict=True):
             box = batch["box"].astype(np.float64)
             corners = np.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1)
             corners = geometry.apply_affine(batch["affine"].astype(np.float64), corners)
@@ -292,15 +295,15 @@ def truncation(
             hidden = predictor.predict(batch, low, high, inside=False)
             # Pixels of the part's crop are smaller than those of the whole person's.
             hidden["error"] *= (before["affine"][:, 0, 0] / batch["affine"][:, 0, 0])[:, None]
-            kept = covered(batch["joints"], low, high)
-            inside.add(hidden, whole, labels(batch) & kept)
-            outside.add(hidden, whole, labels(batch) & ~kept)
+            is_inside = covered(batch["joints"], low, high)
+            inside.add(hidden, whole, labels(batch) & is_inside)
+            outside.add(hidden, whole, labels(batch) & ~is_inside)
         result[name] = {"inside": inside.mean(), "outside": outside.mean()}
     return result
 
 
 def with_parts(source: Source, part: tuple[float, float, float, float]) -> Source:
-    """The same persons, their boxes a part of themselves: x, y, w, h in widths and heights of the box."""
+    """Returns the same persons with parts of their boxes: x, y, w, h in widths and heights of the box."""
     other = copy.copy(source)
     other.persons = source.persons.copy()
     boxes = source.persons["box"].astype(np.float64)
@@ -312,8 +315,8 @@ def with_parts(source: Source, part: tuple[float, float, float, float]) -> Sourc
     return other
 
 
-def chosen(source: Source, count: int) -> Source:
-    """`count` persons, evenly spread; 0: all."""
+def select_persons(source: Source, count: int) -> Source:
+    """Returns `count` persons, evenly spread; 0: all."""
     if count == 0 or count >= len(source):
         return source
     other = copy.copy(source)
@@ -322,7 +325,7 @@ def chosen(source: Source, count: int) -> Source:
 
 
 def analyse(config: Config) -> dict[str, Any]:
-    """The whole page, as JSON-able numbers."""
+    """Runs all analyses and returns values that JSON can hold."""
     check(config)
     variables, stored = checkpoint.restore_model(config.checkpoint)
     task = tasks.from_config(stored["task"])
@@ -331,28 +334,28 @@ def analyse(config: Config) -> dict[str, Any]:
         raise ValueError(f"{config.checkpoint} holds a task of the family {task.family!r}: expected {expected}")
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
     if config.patch > min(task.size_wh):
-        raise ValueError(f"--patch {config.patch}: expected no more than the crop, {list(task.size_wh)}")
+        raise ValueError(f"--patch {config.patch}: expected at most the size of the crop, {list(task.size_wh)}")
     reader = formats.choose(config.format, config.data, config.split)
     source = builder.prepare(
         config.data, split=config.split, data_dir=config.data_dir, skeleton=task.skeleton, reader=reader
     )
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
-    source = chosen(source, config.count)
+    source = select_persons(source, config.count)
     predictor = CropPredictor(task, variables, config, settings=inference.from_checkpoint(stored))
     batches = list(predictor.batches(source))
-    found = [predictor.whole(batch) for batch in batches]
+    outputs_whole = [predictor.whole(batch) for batch in batches]
     return {
         "checkpoint": {"folder": str(config.checkpoint), "step": stored["step"], "family": task.family},
         "settings": json.loads(json.dumps(vars(config), default=str)),
-        "as_it_is": as_it_is(batches, found, source.skeleton),
-        "occlusion": occlusion(predictor, batches, found, source.skeleton),
-        "truncation": truncation(predictor, source, batches, found),
+        "as_it_is": as_it_is(batches, outputs_whole, source.skeleton),
+        "occlusion": occlusion(predictor, batches, outputs_whole, source.skeleton),
+        "truncation": truncation(predictor, source, batches, outputs_whole),
     }
 
 
 def text(result: dict[str, Any]) -> str:
-    """What is printed."""
+    """Formats the results for printing."""
     rows = {("covered: " + name): row for name, row in result["occlusion"]["relations"].items()}
     for part, sides in result["truncation"].items():
         rows |= {f"{part}, {side}": row for side, row in sides.items()}
@@ -363,12 +366,12 @@ def text(result: dict[str, Any]) -> str:
     ]
     for name, row in rows.items():
         values = [row[key] for key in Sums.NAMES]
-        shown = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, (2, 2, 3, 3), strict=True)]
+        cells = ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, (2, 2, 3, 3), strict=True)]
         lines.append(
-            f"{name:28}{row['labels']:>8}" + "".join(f"{s:>{n}}" for s, n in zip(shown, (9, 9, 12, 8), strict=True))
+            f"{name:28}{row['labels']:>8}" + "".join(f"{s:>{n}}" for s, n in zip(cells, (9, 9, 12, 8), strict=True))
         )
     table = result["occlusion"]["covered"]
-    lines += ["", "EPE, crop pixels; rows: the covered part, columns: whose error"]
+    lines += ["", "EPE, crop pixels; rows: the covered part, columns: the joint with the error"]
     lines.append(f"{'':12}" + "".join(f"{column[:9]:>10}" for column in table))
     for name, row in table.items():
         cells = ["-" if cell["EPE"] is None else f"{cell['EPE']:.2f}" for cell in row.values()]
@@ -377,7 +380,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """By how much error and confidence of a joint (column) change when a part (row) is covered."""
+    """Draws how much error and confidence of a joint (column) change if a part (row) is covered."""
     from jaxpose import view
 
     view.require()
@@ -391,17 +394,17 @@ def draw(result: dict[str, Any], path: Path) -> None:
             [np.nan if c["EPE"] is None else c[key] - c[f"{key}_whole"] for c in table[row].values()] for row in names
         ]
         largest = np.nanmax(np.abs(change)) if np.isfinite(change).any() else 1.0
-        shown = axis.imshow(change, cmap="coolwarm", vmin=-largest, vmax=largest)
+        image = axis.imshow(change, cmap="coolwarm", vmin=-largest, vmax=largest)
         axis.set(
             title=f"change of {title}",
-            xlabel="of",
+            xlabel="joint",
             ylabel="covered part",
             xticks=range(len(names)),
             yticks=range(len(names)),
         )
         axis.set_xticklabels(names, rotation=60, ha="right")
         axis.set_yticklabels(names)
-        figure.colorbar(shown, ax=axis)
+        figure.colorbar(image, ax=axis)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

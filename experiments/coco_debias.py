@@ -16,14 +16,14 @@
   dsnt        mmpose's: smooth L1 and the Jensen-Shannon divergence of the softmax map, beta 1
   mmpose_ipr  mmpose's: smooth L1 and the squared error of the softmax map, beta 1
 
-"l_de" is our reading of section 5.4 of the paper, which names L_de in table 6 only: "the combination of Eq. (5) and Eq. (2)"
-there is the stronger regularisation that it compares with. The number of first epochs and the weight of the heatmap loss
-are not in the paper: --first-epochs 40 (its figure 4 has heatmaps converged there) and --maps.weight 100 are ours.
+"l_de" is our reading of section 5.4 of the paper, which mentions L_de in table 6 only: "the combination of Eq. (5) and Eq. (2)"
+there is the stronger regularisation of the comparison. The paper states neither the number of first epochs nor the weight of
+the heatmap loss: --first-epochs 40 (its figure 4 shows heatmaps converged there) and --maps.weight 100 are our choices.
 
 Published (COCO val2017), AP / EPE in pixels: ResNet-50, 256x192, beta 10: sbl 70.5 / 9.52, ipr 68.2 / 9.63, l_de 70.2 / 9.38,
 l_aug 70.4 / 9.31, debias 71.0 / 9.15, ours 71.2 / 8.93 (beta 1: 70.7 / 9.02, beta 20: 70.3 / 9.32); ResNet-152, 384x288: sbl
 73.8 / 8.21, ipr 71.3 / 8.28, ours 74.4 / 7.82; HRNet-W32 75.3 / 7.85, 72.9 / 8.03, 75.8 / 7.47. mmpose, 256x256: dsnt 67.4,
-mmpose_ipr 63.3, both from a whole heatmap model at a rate of 5e-4 for 210 epochs (--init here takes backbones only).
+mmpose_ipr 63.3, both start from a whole heatmap model at a rate of 5e-4 for 210 epochs (--init here takes backbones only).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Config(families.HeatmapConfig):
     method: Annotated[
         Literal["sbl", "ipr", "l_de", "l_aug", "debias", "ours", "dsnt", "mmpose_ipr"], AnyValue, Fixed
     ] = "ours"
-    """Row of the tables; it sets --maps.kind, --joints and --read.decode, beta and compensate."""
+    """Row of the tables; sets --maps.kind, --joints and --read.decode, beta and compensate."""
     beta: Annotated[float, Positive, Fixed] = 10.0
     """Inverse temperature of the softmax; dsnt and mmpose_ipr have 1."""
 
 
 def with_method(config: Config) -> Config:
-    """The losses and the reading that the method stands for."""
+    """Applies the losses and the decoding of the method."""
     maps = config.maps
     read = replace(config.read, decode="soft_argmax", beta=config.beta, compensate=config.method in ("debias", "ours"))
     smooth_l1 = JointLoss("smooth_l1", variant="mmpose")
@@ -70,7 +70,7 @@ def with_method(config: Config) -> Config:
 
 
 def debias(base: families.HeatmapConfig, **changes: Any) -> Config:
-    """The settings of a heatmap run, "the same learning configurations" in the paper."""
+    """Returns the settings of a heatmap run with the changes: "the same learning configurations" in the paper."""
     values = {f.name: getattr(base, f.name) for f in fields(families.HeatmapConfig)}
     changes.setdefault("maps", base.maps)
     changes["maps"] = replace(changes["maps"], weight=100.0)

@@ -1,4 +1,4 @@
-"""Heatmaps by HRNet (Sun 2019, arXiv 1902.09212), which keeps stride 4 from end to end.
+"""Heatmaps by HRNet (Sun 2019, arXiv 1902.09212), which keeps stride 4 throughout.
 
   python -m experiments.coco_hrnet                                     embedded synthetic people (slow to compile)
   python -m experiments.coco_hrnet --preset w32 --data DIR --init hrnet_w32-imagenet.pth
@@ -6,7 +6,7 @@
   python -m experiments.coco_hrnet --preset mmpose --data DIR          W32, mmpose's recipe
   python -m experiments.coco_hrnet --preset dark --data DIR            W32 with DARK
 
-A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp where it was trained so), then --eval-only RUN.
+A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp if it was trained with them), then --eval-only RUN.
 
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations.
 
@@ -33,7 +33,7 @@ class Config(families.HeatmapConfig):
 
 
 def hrnet(preset: str, **changes: Any) -> families.HeatmapConfig:
-    """SimpleBaseline's settings with HRNet in place of ResNet and deconvolutions."""
+    """Returns SimpleBaseline's settings with HRNet in place of ResNet and deconvolutions."""
     changes = {"backbone": "hrnet", "deconvs": (), **changes}
     return replace(coco_simple_baseline.PRESETS[preset], **changes)
 

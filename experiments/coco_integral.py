@@ -1,4 +1,4 @@
-"""Integral regression and what it was compared with (Sun 2018, arXiv 1711.08229), on COCO keypoints.
+"""Integral regression and its baselines (Sun 2018, arXiv 1711.08229), on COCO keypoints.
 
   python -m experiments.coco_integral                                              I1 on embedded synthetic people
   python -m experiments.coco_integral --preset paper --data DIR --method I1 --init resnet101.pth
@@ -8,14 +8,14 @@
 --method, the paper's names:
   H1, H2, H3   heatmaps alone: squared error to a Gaussian, cross-entropy over the pixels, binary cross-entropy in a disc
   R1           average pooling and a linear layer, L1
-  I1, I2, I3   trained by the loss of H1, H2, H3 alone, then by that and the L1 of the soft-argmax
-  I*           the L1 of the soft-argmax alone
+    I1, I2, I3   trained with the loss of H1, H2, H3 alone, then with that and the L1 of the soft-argmax
+    I*           the L1 of the soft-argmax alone
 --size-wh 128 128, --deconvs 256 256 (two: stride 8, as on MPII), --depth 18 50 101 and --stages 2 3 4 give the other tables;
 `mpii_integral` is the same on MPII.
 
 Published: COCO test-dev, ResNet-101, 256x256: H1 AP 66.3, I1 AP 67.8. The paper drops the rate from 1e-3 to 1e-5 when the
-validation loss stops, and trains heatmaps out before the joint loss comes; the balance of the two losses it leaves open. Ours:
-140 epochs with HRNet's milestones, half of them of heatmaps alone (--alone), --map-weight.
+validation loss stops decreasing, and trains heatmaps to convergence before the joint loss; it does not state the weights of the
+two losses. Our choices: 140 epochs with HRNet's milestones, half of them with heatmaps alone (--alone), --map-weight.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Config(families.HeatmapConfig):
     """Integral regression on COCO keypoints."""
 
     method: Annotated[Literal["H1", "H2", "H3", "R1", "I1", "I2", "I3", "I*"], AnyValue, Fixed] = "I1"
-    """The paper's name; it sets --maps, --joints, --read.decode and --first-epochs."""
+    """The paper's name; sets --maps, --joints, --read.decode and --first-epochs."""
     map_weight: Annotated[float | None, AtLeast(0), Fixed] = None
-    """Weight of the heatmap loss beside the joint loss of I1, I2, I3; none: 100, 0.01, 0.1."""
+    """Weight of the heatmap loss next to the joint loss of I1, I2, I3; none: 100, 0.01, 0.1."""
     alone: Annotated[float, Between(0, 1, "a share of the epochs, from 0 to below 1", open_high=True), Fixed] = 0.5
     """Share of the epochs in which I1, I2 and I3 train heatmaps alone."""
 
 
-# Gaussians of sigma 1; the weights bring the map losses to the size of the joint loss, a sum of fractions of the image.
+# Gaussians of sigma 1; the weights scale the map losses to the joint loss, which is a sum of fractions of the image.
 MAPS = {
     "1": MapLoss(sigma=1.0, weight=100.0),
     "2": MapLoss("cross_entropy", weight=0.01),
@@ -51,7 +51,7 @@ MAPS = {
 
 
 def with_method(config: Config) -> Config:
-    """The losses and the reading that the method stands for."""
+    """Applies the losses and the decoding of the method."""
     if config.method == "R1" and config.stages > 1:
         raise ValueError(f"--method R1 --stages {config.stages}: direct regression has one stage")
     kind, number = config.method
@@ -71,7 +71,7 @@ def with_method(config: Config) -> Config:
 
 
 PRESETS = {
-    # The softmax's highest probability as confidence: the published codes have 1 (QUIRK I4).
+    # The softmax's highest probability as confidence: the published code has 1 (QUIRK I4).
     "tiny": Config(
         depth=18, width=16, deconvs=(64, 64, 64), size_wh=(96, 96), batch_size=32, epochs=45, milestones=(33, 41),
         learning_rate=3e-3, warmup_steps=200, eval_every=15, clip_norm=10.0, ema=0.998, augment="light",
@@ -85,7 +85,7 @@ PRESETS = {
 
 
 def make(config: Config, skeleton: Skeleton) -> Tasks:
-    """The task of the method, and what comes first."""
+    """Returns the task of the method, and the task that comes first."""
     if config.method != "R1":
         return families.heatmap_tasks(config, skeleton)
     shared = {f.name: getattr(config, f.name) for f in fields(families.BackboneConfig)}

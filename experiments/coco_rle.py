@@ -1,13 +1,13 @@
 """Residual log-likelihood estimation on COCO keypoints (Li 2021, arXiv 2107.11291).
 
   python -m experiments.coco_rle                                      embedded synthetic people, minutes on two cores
-  python -m experiments.coco_rle --data DIR                           your own labelled images, 10 minutes: --preset auto is taken
+  python -m experiments.coco_rle --data DIR                           your own labelled images, 10 minutes: --preset auto is the default
   python -m experiments.coco_rle --preset official --data DIR         ResNet-50, 256x192, 270 epochs
   python -m experiments.coco_rle --preset mmpose --data DIR           mmpose's recipe: 210 epochs, warm-up
   python -m experiments.coco_rle --preset resnet152_384 --data DIR    ResNet-152, 384x288
   python -m experiments.coco_rle --preset mobilenet_v2 --data DIR     MobileNetV2
   python -m experiments.coco_rle --preset hrnet_w32 --data DIR        HRNet-W32, soft-argmax and a linear sigma
-  python -m experiments.coco_rle --preset auxiliary --data DIR        a heatmap loss beside it (table 14)
+  python -m experiments.coco_rle --preset auxiliary --data DIR        with an additional heatmap loss (table 14)
   python -m experiments.coco_rle --eval-only runs/coco_rle --data DIR
 
 A released checkpoint (the authors' or mmpose's), evaluated without training:
@@ -32,7 +32,7 @@ Published (COCO val2017, boxes of a 56.4 AP detector, flip test):
   mobilenet_v2, pretrained by heatmaps         AP 59.3
   hrnet_w32 (paper)                            AP 74.3
   auxiliary (paper)                            AP 70.4   (0.1 less than without)
-Expected of the default preset: docs/experiments.md.
+Expected results of the default preset: docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Config(families.RegressionConfig):
     """RLE on COCO keypoints."""
 
     minutes: Annotated[float | None, Positive, MayChange] = None
-    """Let the data decide what is not given by hand, for a run of about so many minutes on this machine; none: nothing is decided."""
+    """Time budget for this machine in minutes: settings that were not given by hand follow from the data; none: no setting does."""
     by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = field(default=(), compare=False)
     """Names of the flags that were given by hand."""
 
@@ -72,7 +72,7 @@ PRESETS = {
 }  # fmt: skip
 PRESETS["resnet152_384"] = replace(PRESETS["mmpose"], depth=152, size_wh=(288, 384), learning_rate=5e-4)
 PRESETS["mobilenet_v2"] = replace(PRESETS["mmpose"], backbone="mobilenet_v2")
-# What the paper leaves open of table 2b is decided in `jaxpose.nets.IntegralRegressor`, and here: HRNet's schedule.
+# Open points of the paper's table 2b are decided in `jaxpose.nets.IntegralRegressor`, and here: HRNet's schedule.
 PRESETS["hrnet_w32"] = replace(
     PRESETS["official"], backbone="hrnet", head="integral", deconvs=(), outside="mask", epochs=210, augment="hrnet"
 )

@@ -7,7 +7,7 @@
   python -m experiments.coco_simple_baseline --preset udp --data DIR         UDP targets and decoding
   python -m experiments.coco_simple_baseline --preset resnet152_384 --data DIR
 
-A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp where it was trained so), then --eval-only RUN.
+A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp if it was trained with them), then --eval-only RUN.
 
 DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations.
 
@@ -16,7 +16,7 @@ Published (COCO val2017, boxes of a 56.4 AP detector, flip test):
   resnet152_384    AP 74.3   AR 79.6
   mmpose           AP 71.8   AR 77.4
   dark (mmpose)    AP 72.4
-A run's backbone is what `coco_rle --init` starts from for the rows of RLE that are pretrained by heatmaps.
+A run's backbone is the starting point of `coco_rle --init` for the rows of RLE that are pretrained by heatmaps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PRESETS = {
         learning_rate=3e-3, warmup_steps=200, eval_every=15, clip_norm=10.0, ema=0.998, augment="light",
         maps=MapLoss(target="unbiased", sigma=1.5), read=Readout("dark", kernel=7), rescore="box*mean",
     ),
-    # The authors' code takes BGR images with the statistics of RGB (QUIRK H1), and no half body.
+    # The authors' code takes BGR images with the statistics of RGB (QUIRK H1), without half-body augmentation.
     "official": Config(
         batch_size=128, epochs=140, milestones=(90, 120), augment="simple_baseline", preprocess="simple_baseline",
         rescore="box*mean",

@@ -1,4 +1,4 @@
-"""People of whole images by HigherHRNet (Cheng 2020, arXiv 1908.10357), with the scale-adaptive targets and the weight-adaptive
+"""Bottom-up detection by HigherHRNet (Cheng 2020, arXiv 1908.10357), with the scale-adaptive targets and the weight-adaptive
 loss of SWAHR (Luo 2021, arXiv 2012.15175).
 
   python -m experiments.coco_swahr                                          embedded synthetic people
@@ -10,8 +10,8 @@ loss of SWAHR (Luo 2021, arXiv 2012.15175).
 
 A released checkpoint: jaxpose import FILE.pth --out RUN, then --eval-only RUN.
 
-DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations. The learning rate is that of the
-global batch: SWAHR's code multiplies the one in its files by 8, whatever the number of devices (QUIRK S5).
+DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations. The learning rate applies to the
+global batch: SWAHR's code multiplies the one in its files by 8, for any number of devices (QUIRK S5).
 
 Published (COCO val2017, flip test), and at scales 0.5, 1, 2:
   w32_512          AP 68.9   71.4
@@ -43,12 +43,12 @@ W32 = Config(
 W48 = replace(
     W32, width=48, size_wh=(640, 640), people=FindPeople(detection_threshold=0.1), batch_size=80, learning_rate=9.6e-4
 )
-# HigherHRNet's own recipe: 12 and 10 images on each of 8 GPUs, steps in place of the line.
+# HigherHRNet's own recipe: 12 and 10 images on each of 8 GPUs, steps instead of a linear decay.
 STEPS = {"loss": PeopleLoss(), "people": FindPeople(), "decay": "milestones", "milestones": (200, 260), "warmup_epochs": 0,
          "learning_rate": 1e-3}  # fmt: skip
 PRESETS = {
-    # Small pictures: a stride of 32 would leave too little of them, sigma 2 would be a hand's breadth; a short run: the tags
-    # have to part quickly.
+    # For small pictures a stride of 32 would leave too few pixels, and sigma 2 would be as wide as a hand; in a short run the
+    # tags have to separate quickly.
     "tiny": replace(
         W32, backbone="resnet", depth=18, width=32, resnet_stages=2, deconvs=(32,), dilations=(1, 1), size_wh=(128, 128),
         augment="light", loss=replace(SWAHR, sigma=1.0, embedding=0.01), people=FindPeople(project=False),

@@ -5,12 +5,12 @@
   python -m experiments.crowdpose_swahr --eval-only RUN --data CROWDPOSE --val-split test --scales 0.5 1 2
 
 CROWDPOSE is a folder in the layout of HigherHRNet's code (json/crowdpose_{trainval,test}.json, images/) or of mmpose. The published
-runs train on trainval and evaluate on test. CrowdPose annotates no areas: 0.53 w h of the box is a person's.
+runs train on trainval and evaluate on test. CrowdPose does not annotate areas: a person's area is 0.53 w h of the box.
 
-People without a labelled joint are masked out of the loss, as in COCO; the published code masks nothing on CrowdPose.
+People without a labelled joint are masked out of the loss, as in COCO; the published code has no masks on CrowdPose.
 
-Numbers: those of the CrowdPose API (easy, medium and hard are the crowdIndex of the image below 0.2, up to 0.8, above); beside
-them AP_*_existing, the same without the API's -1 for what has no ground truth.
+Scores: those of the CrowdPose API (easy, medium and hard are images with a crowdIndex below 0.2, up to 0.8, and above), and
+AP_*_existing, the same without the API's -1 for categories without ground truth.
 
 Published (test, flip test), AP, AP50, AP75, easy, medium, hard:
   w48_640          71.6  88.5  77.6  78.9  72.4  63.0      at three scales 73.8  90.5  79.9  81.2  74.7  64.7
@@ -34,10 +34,10 @@ PRESETS = {name: replace(coco_swahr.PRESETS[name], **OWN) for name in ("tiny", "
 
 
 def load(config: families.BottomUpConfig, *, skeleton: Skeleton | None = None) -> whole_images.WholeImages:
-    """CrowdPose's splits with its own numbers."""
+    """Loads CrowdPose's splits with its own scores."""
     if config.data is None:
-        raise ValueError("--data: name CrowdPose's folder (json/ or annotations/ with its JSON files, images/); no people are "
-                         "made for it")  # fmt: skip
+        raise ValueError("--data: name CrowdPose's folder (json/ or annotations/ with its JSON files, images/); there are "
+                         "no synthetic people for it")  # fmt: skip
     kind = whole_images.load(config, skeleton=skeleton)
     if kind.ground_truth is None:
         return kind

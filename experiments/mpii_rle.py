@@ -6,11 +6,11 @@
   python -m experiments.mpii_rle --preset mmpose --data MPII
 
 MPII is a folder in the layout of HRNet's code (annot/{train,valid}.json, annot/gt_valid.mat, images/) or of mmpose.
-Without the .mat, whose head boxes PCKh needs, EPE is reported. The crop is the published one: centre and scale of the
+Without the .mat, whose head boxes PCKh needs, only EPE is reported. The crop is the published one: centre and scale of the
 annotation, moved down by 15 scale, 1.25 times as large, square.
 
 Published (validation, ResNet-50, 256x256), PCKh@0.5 / PCKh@0.1 / AUC: l1 83.8 / 23.6 / 52.6; dle 84.3 / 25.3 / 53.5;
-rle 85.5 / 26.7 / 55.1, pretrained by heatmaps 85.8 / 27.1 / 55.5. mmpose: 86.1 / 27.7. The rates here are fractions.
+rle 85.5 / 26.7 / 55.1, pretrained by heatmaps 85.8 / 27.1 / 55.5. mmpose: 86.1 / 27.7. The scores printed here are fractions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SQUARE = {
 }
 PRESETS = {
     "tiny": replace(coco_rle.PRESETS["tiny"], **{**SQUARE, "size_wh": (96, 96)}),
-    # "Similar to the experiments on COCO", says the paper; without half bodies, which COCO's code draws.
+    # "Similar to the experiments on COCO", says the paper; without the half-body augmentation of COCO's code.
     "official": replace(coco_rle.PRESETS["official"], **SQUARE, augment="mpii"),
     "mmpose": replace(coco_rle.PRESETS["mmpose"], **SQUARE, augment="mmpose_mpii", learning_rate=5e-4),
 }

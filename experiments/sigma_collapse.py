@@ -1,24 +1,24 @@
-"""What holds sigma down in RLE, on noise of known scale.
+"""Which term keeps sigma small in RLE, on noise of known scale.
 
   python -m experiments.sigma_collapse                  a table in a minute on two cores
   python -m experiments.sigma_collapse --plot sigma.png and the curves
 
 One joint with mu = 0 and Laplace noise of scale b. Free parameters: sigma, started at 10 b, and a flow G; Adam on fresh
 noise. The flow is either a Gaussian whose only parameter is its scale, or a RealNVP. The table gives sigma / b during
-the training; 1 is the truth. (`jaxpose/losses/likelihood.py` has the argument.)
+the training; 1 is the true value. (`jaxpose/losses/likelihood.py` explains why.)
 
-Printed at the end of a run with default options, sigma / b by flow:
+Output of a run with default options, sigma / b by flow:
 
   loss                   rescaling   RealNVP
   laplace                      1.0       1.0
-  paper, no log s             68        21     grows; without limit with the rescaling flow, with RealNVP until the flow
-                                               can shrink no more, near e^3 = 20 (three couplings a coordinate, each with
-                                               |log scale| < 1)
-  paper, log s                 1.1       1.9   comes down to 1, slowly with RealNVP
-  official                    26        17     grow as the paper's: in 2D the log sigma that they count twice is used up by
-  mmpose                      35        18     the log G that they count twice
+    paper, no log s             68        21     grows; without limit with the rescaling flow, with RealNVP until the flow
+                                                 cannot shrink any more, near e^3 = 20 (three couplings per coordinate, each
+                                                 with |log scale| < 1)
+    paper, log s                 1.1       1.9   decreases to 1, slowly with RealNVP
+    official                    26        17     grow as the paper's: in 2D the log sigma that they count twice is offset by
+    mmpose                      35        18     the log G that they count twice
   2 log sigma, 1 log G         1.0       1.0   DLE + Laplace: the released forms without the doubled log G
-  dle                          3.8       4.4   anything: sigma and the scale of G are one parameter too many
+    dle                          3.8       4.4   arbitrary: sigma and the scale of G are one parameter too many
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from jaxpose.flow import RealNVP, log_normalizer
 
 @dataclass(frozen=True)
 class Config:
-    """Which sigma the forms of RLE end with, on noise of known scale."""
+    """The sigma that the forms of RLE converge to, on noise of known scale."""
 
     steps: Annotated[int, Positive] = 1500
     points: Annotated[int, Positive] = 128
-    """Errors drawn each step."""
+    """Number of errors drawn in each step."""
     learning_rate: Annotated[float, Positive] = 0.02
     noise: Annotated[float, Positive] = 0.05
     """Scale b of the Laplace noise."""
@@ -60,7 +60,7 @@ class Config:
 
 
 def rescaling(log_r: jax.Array, e: jax.Array) -> jax.Array:
-    """A flow that can do nothing but rescale: log N(e; 0, r^2 I)."""
+    """Returns the log-density of a flow that can only rescale: log N(e; 0, r^2 I)."""
     return -0.5 * ((e / jnp.exp(log_r)) ** 2).sum(-1) - e.shape[-1] * (log_r + 0.5 * math.log(2 * math.pi))
 
 
@@ -68,7 +68,7 @@ LogDensity = Callable[[jax.Array], jax.Array]
 
 
 def with_log_s(mu: jax.Array, sigma: jax.Array, target: jax.Array, log_g: LogDensity) -> jax.Array:
-    """The paper's loss with the normaliser log s of equation 16."""
+    """Returns the paper's loss with the normaliser log s of equation 16."""
     return losses.rle(mu, sigma, target, log_g, log_normalizer=log_normalizer(log_g, "laplace"))
 
 
@@ -88,7 +88,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 def train(
     loss: Callable[..., jax.Array], log_g: Callable[[Any, jax.Array], jax.Array], flow_parameters: Any, config: Config
 ) -> np.ndarray:
-    """sigma / b before every step, (steps,)."""
+    """Returns sigma / b before every step, (steps,)."""
     optimizer = optax.adam(config.learning_rate)
     params = {"log_sigma": jnp.log(config.start * config.noise), "flow": flow_parameters}
 
@@ -114,15 +114,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
     net = RealNVP(hidden=config.hidden)
     variables = net.init(jax.random.key(config.seed + 1), jnp.zeros((1, 2)))
     flows = {"rescaling": (rescaling, jnp.zeros(())), "RealNVP": (net.apply, variables)}
-    shown = [0, *(round(config.steps * share) - 1 for share in (0.05, 0.1, 0.2, 0.5, 1.0))]
+    columns = [0, *(round(config.steps * share) - 1 for share in (0.05, 0.1, 0.2, 0.5, 1.0))]
     curves: dict[str, dict[str, np.ndarray]] = {}
     for name, (log_g, parameters) in flows.items():
         print(f"\nsigma / b, flow: {name}")
-        print(f"{'step':>22}" + "".join(f"{step + 1:9d}" for step in shown))
+        print(f"{'step':>22}" + "".join(f"{step + 1:9d}" for step in columns))
         curves[name] = {}
         for label, loss in LOSSES.items():
             curve = curves[name][label] = train(loss, log_g, parameters, config)
-            print(f"{label:>22}" + "".join(f"{curve[step]:9.2f}" for step in shown), flush=True)
+            print(f"{label:>22}" + "".join(f"{curve[step]:9.2f}" for step in columns), flush=True)
     if config.plot:
         draw(curves, config.plot)
     return curves

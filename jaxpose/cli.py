@@ -13,10 +13,12 @@ from jaxpose.files import local
 
 COMMANDS = {
     "new": ("jaxpose.new:main", "Train, evaluate and describe a first model of a labelled set."),
-    "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: a table, then the same numbers as one line of JSON."),
-    "predict": ("jaxpose.predict.command:main", "Poses of pictures and videos."),
-    "view": ("jaxpose.view.tools:view", "Look at data, at predictions beside the truth, at what a net sees; write an evaluation "
-             "as one HTML file."),
+    "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: print a table, then the same numbers as one line of JSON."),
+    "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos."),
+    "live": ("jaxpose.predict.live:main", "Predict the poses of a camera or a stream while it runs."),
+    "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
+    "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, or a net's maps; write an evaluation as one "
+             "HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "
                "is run."),
     "suggest": ("jaxpose.suggest:main", "List the pictures whose labels would teach a model most."),
@@ -30,7 +32,7 @@ imported when the command is called."""
 
 
 STREAM = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)
-"""How the address of a video stream begins, which `jaxpose predict` takes."""
+"""How the address of a video stream begins, which `jaxpose predict` and `jaxpose live` take."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -101,7 +103,9 @@ def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
     """Refuses URLs among the words, and ends the program with one line for an error of a file or of a flag."""
     try:
         for word in words:
-            if not (words[0] == "predict" and STREAM.match(word)):  # a camera's address is an input of its own
+            if not (
+                words[0] in ("predict", "live") and STREAM.match(word)
+            ):  # a camera's address is an input of its own
                 local(word.partition("=")[2] if word.startswith("--") else word)
         yield
     except (ValueError, OSError, ImportError) as error:

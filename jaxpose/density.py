@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpose.conformal import Conformal, Scores
 from jaxpose.losses.likelihood import BASES, VARIANTS, Base, Variant, base_log_prob
 from jaxpose.quadrature import evaluate_in_chunks, product_rule, rule_around, rule_from_zero
 
@@ -221,6 +222,15 @@ class Region:
         """(...) bool for standardised errors (..., dim)."""
         return np.asarray(log_prob(e, model)) >= self.log_threshold
 
+    def extent(self) -> np.ndarray:
+        """(dim, 2): lowest and highest coordinate of the standardised error inside; infinite where it leaves the grid."""
+        rows = []
+        for i, axis in enumerate(self.axes):
+            inside = self.mask.any(tuple(j for j in range(self.mask.ndim) if j != i))
+            reached = axis[inside] if inside.any() else np.zeros(1)
+            rows.append([-np.inf if inside[0] else reached[0], np.inf if inside[-1] else reached[-1]])
+        return np.array(rows)
+
     def ellipse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Centre (dim,), half axes (dim,) and directions (dim, dim; columns) of the moment ellipse.
 
@@ -268,10 +278,36 @@ def region(model: Model, level: float) -> Region:
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie in (0, 1): the share of the mass inside the region")
+    return _region(_table(model), level, _table(model).threshold(level))
+
+
+def region_above(model: Model, *, log_threshold: float) -> Region:
+    """The region {e: log density >= log_threshold}, whose level is the mass that the model gives it.
+
+    Args:
+        model: what was trained.
+        log_threshold: finite; such as `conformal` finds it.
+
+    Returns:
+        A Region in units of sigma.
+
+    Raises:
+        ValueError: a threshold that is not finite, or a density that no box holds.
+
+    >>> r = region_above(Model(log_g=None, base="gaussian"), log_threshold=-2.531)
+    >>> round(r.level, 2), r.extent().round(1).tolist()
+    (0.5, [[-1.2, 1.2], [-1.2, 1.2]])
+    """
+    if not np.isfinite(log_threshold):
+        raise ValueError(f"log_threshold={log_threshold}: expected a finite number")
     table = _table(model)
+    return _region(table, float(table.level(np.asarray(log_threshold))), float(log_threshold))
+
+
+def _region(table: _Table, level: float, log_threshold: float) -> Region:
     return Region(
         level=level,
-        log_threshold=table.threshold(level),
+        log_threshold=log_threshold,
         axes=table.axes,
         log_density=table.log_density,
         mean=table.moments.mean,
@@ -493,6 +529,55 @@ def calibration(
             "sigma_quantiles": _without_nan(sigma_quantiles(sigma, where=mask)),
         }
     return result
+
+
+def conformal(
+    mu: jax.typing.ArrayLike,
+    sigma: jax.typing.ArrayLike,
+    target: jax.typing.ArrayLike,
+    model: Model,
+    *,
+    where: jax.typing.ArrayLike | None = None,
+) -> Conformal:
+    """The nonconformity scores of a calibration set, for regions whose coverage does not rest on the model being right.
+
+    The score of a joint is -log density of its standardised error, that of a pose the largest of its labelled joints. Regions
+    at the thresholds of `jaxpose.conformal.Conformal.log_thresholds` hold a new joint, or all joints of a new pose, with the
+    probability that they state, provided that the new pose is exchangeable with those of the calibration set. Frames of one
+    video are not, nor are frames that chose the checkpoint quite clean.
+
+    Args:
+        mu, sigma, target: (N, K, D), same unit, of persons that the net was not trained on.
+        model: what was trained.
+        where: (N, K) labelled joints. Others may hold anything.
+
+    Returns:
+        The sorted scores, for every level.
+
+    Raises:
+        ValueError: as `coverage`.
+
+    >>> truth = np.random.default_rng(0).laplace(scale=0.3, size=(200, 1, 2))  # sigma is three times too small
+    >>> model = Model(log_g=None, base="laplace")
+    >>> scores = conformal(np.zeros_like(truth), np.full_like(truth, 0.1), truth, model)
+    >>> r = region_above(model, log_threshold=scores.log_thresholds(0.9)[0])
+    >>> bool(r.contains(truth[:, 0] / 0.1, model).mean() >= 0.9), r.level > 0.99
+    (True, True)
+    """
+    e, keep = _standardise(mu, sigma, target, where)
+    e, keep = e.reshape(-1, *e.shape[-2:]), keep.reshape(-1, keep.shape[-1])
+    log_density = _evaluate(model, e)
+    score = np.where(keep, np.where(np.isnan(log_density), np.inf, -log_density), np.nan)
+    labelled = keep.any(1)
+    size = np.asarray(sigma, np.float64).reshape(e.shape)
+    size = np.where(np.isfinite(size) & (size > 0) & labelled[:, None, None], size, np.nan)
+    return Conformal(
+        tuple(Scores.of(column) for column in score.T),
+        poses=Scores.of(np.nanmax(score[labelled], 1) if labelled.any() else np.zeros(0)),
+        spread=Scores.of(
+            np.nanmean(np.log(size[labelled]), (1, 2)) if labelled.any() else np.zeros(0)
+        ),  # of all joints
+    )
 
 
 def _keep(where, shape: tuple[int, ...], *, name: str = "where") -> np.ndarray:

@@ -24,6 +24,7 @@ __all__ = [
     "read_json_lines",
     "sha256",
     "size_and_crc32",
+    "to_json",
     "write_json",
     "write_whole",
 ]
@@ -112,12 +113,30 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None
     >>> path.read_text(), read_json(path, "value")
     ('{"AP":0.5,"names":["nose"]}', {'AP': 0.5, 'names': ['nose']})
     """
+    write_whole(path, to_json(value, path, indent=indent, allow_nan=allow_nan))
+
+
+def to_json(value: Any, path: str | os.PathLike, *, indent: int | None = None, allow_nan: bool = False) -> bytes:
+    """The bytes of a JSON file, as `write_json` writes it.
+
+    Args:
+        value: anything that JSON can hold.
+        path: the file, for the message.
+        indent: as in `write_json`.
+        allow_nan: as in `write_json`.
+
+    Raises:
+        ValueError: the value holds NaN or an infinity, and `allow_nan` is false.
+
+    >>> to_json([1, 2], "list.json")
+    b'[1,2]'
+    """
     separators = (",", ":") if indent is None else None
     try:
         text = json.dumps(value, indent=indent, separators=separators, allow_nan=allow_nan)
     except ValueError as error:
         raise ValueError(f"{path} cannot be written as JSON: {error}") from None
-    write_whole(path, text.encode() + (b"" if indent is None else b"\n"))
+    return text.encode() + (b"" if indent is None else b"\n")
 
 
 def read_json_lines(path: str | os.PathLike) -> Iterator[Any]:

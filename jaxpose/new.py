@@ -1,4 +1,4 @@
-"""From a labelled set to a trained model in one command: `jaxpose new NAME --data PATH`.
+"""From a labelled set to a trained model in one command: `jaxpose new NAME --data PATH`, or `--labels PROJECT`.
 
 What is not split yet is split, by video where the file names tell videos apart and by picture otherwise. Preparation, training
 (`python -m experiments.coco_rle --preset auto`), evaluation and the page are those of the experiments, so this command needs a
@@ -20,16 +20,21 @@ import numpy as np
 import tyro
 
 from jaxpose import files
-from jaxpose.data.formats import coco
+from jaxpose.data import labels as tools
+from jaxpose.data.formats import coco, layout
 
 TRAINER = "experiments.coco_rle"
-SOME = 5  # pictures that must be there for a folder to be the one that a JSON means
 
 
 def main(
     name: tyro.conf.Positional[str],
     *,
-    data: Path,
+    data: Path | None = None,
+    labels: Path | None = None,
+    labels_format: tools.Choice = "auto",
+    names: tuple[str, ...] | None = None,
+    corner: bool = False,
+    category: int | str | None = None,
     minutes: float = 10.0,
     val_share: float = 0.2,
     out: Path | None = None,
@@ -41,6 +46,12 @@ def main(
         name: of the run.
         data: a folder with annotations/{train,val}.json and the pictures; or one COCO-format JSON, or a folder that holds one, which
             is split here.
+        labels: in its place a project of a labelling tool: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose, Label Studio's export,
+            CVAT's XML, labelme, COCO. What its tool does not split is split here.
+        labels_format: the tool; auto: the one that the content shows.
+        names: names of the joints in order, where the project does not list them, or another order.
+        corner: the tool counts pixels from the corner of the first one, not its centre: subtract half a pixel.
+        category: name or id, where a set has several kinds of person or animal.
         minutes: for all of it, on this machine.
         val_share: the part of the pictures that is held out, where the set is not split yet.
         out: folder of the run; none: runs/NAME.
@@ -50,15 +61,28 @@ def main(
         raise ValueError(
             f"--minutes {minutes} --val-share {val_share}: expected a positive number, and a part between 0 and 1"
         )
+    if (data is None) == (labels is None):
+        raise ValueError(
+            "give the labelled set: --data, a folder or a COCO-format JSON, or --labels, a labelling tool's project"
+        )
+    if labels is None and (names is not None or corner or labels_format != "auto"):
+        raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
     if find_spec("experiments") is None and not Path("experiments/coco_rle.py").exists():
         raise ValueError(
             "jaxpose new trains with the pages of the repository (experiments/), which the installed package does not hold: "
             "run it in a checkout"
         )
     out = Path("runs") / name if out is None else out
+    if labels is not None:
+        converted = tools.convert(
+            labels, out / "labels", format=labels_format, options=tools.Options(names, category=category), corner=corner
+        )
+        print(converted, flush=True)
+        data = converted.folder if converted.is_split else converted.to_split
     folder, message = with_splits(data, out / "data", share=val_share, seed=seed)
     print(message, flush=True)
     command = [sys.executable, "-m", TRAINER, "--preset", "auto", "--data", str(folder), "--out", str(out)]
+    command += [] if category is None else ["--category", str(category)]
     code = subprocess.run([*command, "--minutes", f"{minutes:g}", "--seed", str(seed)]).returncode
     if code:
         raise SystemExit(code)
@@ -107,7 +131,7 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
         raise ValueError(
             f"{annotations} has {len(names)} labelled pictures: at least one to train on and one to hold out"
         )
-    pictures = _pictures(annotations, names)
+    pictures = layout.pictures_of(annotations, names)
     held_out, how = choose_held_out(names, share=share, seed=seed)
     for split in ("train", "val"):
         chosen = [i for i in content["images"] if (str(i.get("file_name")) in held_out) == (split == "val")]
@@ -119,10 +143,7 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
         path = place / "annotations" / f"{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, part)
-        link = place / split
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(pictures.resolve(), target_is_directory=True)
+        tools.link(place / split, pictures)
     return place, f"{len(names) - len(held_out)} pictures to train on, {len(held_out)} held out {how}"
 
 
@@ -205,21 +226,3 @@ def _only_json(data: Path) -> Path:
             "and val.json in annotations/, with their pictures in train/ and val/"
         )
     return found[0]
-
-
-def _pictures(annotations: Path, names: Sequence[str]) -> Path:
-    """The folder that the file names of an annotation file are relative to."""
-    home = annotations.parent
-    roots = [
-        home,
-        home / "images",
-        home / annotations.stem,
-        home.parent,
-        home.parent / "images",
-        home.parent / annotations.stem,
-    ]
-    for root in roots:
-        if all((root / name).is_file() for name in names[:SOME]):
-            return root
-    looked = ", ".join(str(root) for root in dict.fromkeys(roots))
-    raise FileNotFoundError(f"{annotations} names {names[0]}, which is in none of {looked}")

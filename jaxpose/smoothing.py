@@ -25,8 +25,10 @@ NumPy in gives NumPy out, in float64 where that came in, whatever JAX is set to;
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -71,7 +73,9 @@ def kalman(
         causal: the filter: the estimate of frame t uses frames 0 to t only, as in live use.
         tails: of the error's density of that covariance. "gaussian" is the linear smoother. "laplace" and "student" (4
             degrees of freedom) are elliptical densities with heavier tails, fitted by iterative reweighting: every pass
-            divides R[t] by `tail_weight` of the expected squared error (variational inference of a scale mixture).
+            divides R[t] by `tail_weight` of the expected squared error (variational inference of a scale mixture). The
+            covariance that is returned counts every observation at its predicted covariance at most: the weights of
+            small residuals would make it too narrow (`benchmarks/smoothing.py` measures it).
         iterations: of this reweighting; a causal filter reweights within the frame, 5 times.
         parallel: the time-parallel form by `jax.lax.associative_scan`, of logarithmic depth: the same result, for long
             videos on an accelerator.
@@ -242,12 +246,20 @@ def _check_choices(model: str, tails: str) -> None:
 
 def _on_arrays(function, options: _Options, xy, covariance, process_noise, where, initial):
     """Calls a jitted function(options, xy, covariance, q, seen, initial) on checked inputs, on the host in their precision."""
-    inputs = (xy, covariance, process_noise, where, *(initial or ()))
-    if any(isinstance(array, jax.Array) for array in inputs):
-        return function(options, *_checked(xy, covariance, process_noise, where, initial))
-    wide = np.result_type(np.asarray(xy), np.asarray(covariance), np.float32) == np.float64
-    with jax.ensure_compile_time_eval(), jax.enable_x64(bool(wide)):
-        return jax.tree.map(np.asarray, function(options, *_checked(xy, covariance, process_noise, where, initial)))
+    with _precision_of(xy, covariance, process_noise, where, *(initial or ())) as (host, _):
+        result = function(options, *_checked(xy, covariance, process_noise, where, initial))
+        return jax.tree.map(np.asarray, result) if host else result
+
+
+@contextlib.contextmanager
+def _precision_of(first, second, *others) -> Iterator[tuple[bool, np.dtype]]:
+    """Whether all arrays are of the host, and the dtype of the first two; JAX computes in it, also where it has x64 off."""
+    if any(isinstance(array, jax.Array) for array in (first, second, *others)):
+        yield False, jnp.promote_types(jnp.result_type(first, second), jnp.float32)
+        return
+    dtype = np.result_type(np.asarray(first), np.asarray(second), np.float32)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(dtype == np.float64):
+        yield True, dtype
 
 
 def _checked(xy, covariance, process_noise, where, initial) -> tuple:
@@ -427,14 +439,17 @@ def _smooth_one(series: _Series, options: _Options) -> tuple[jax.Array, jax.Arra
             mean, cov = _smoother(series, dynamics, mean, cov, options.parallel)
         return mean[:, :dim], cov[:, :dim, :dim]
 
-    def pass_over(carry, _):
-        weight = carry[2]
-        mean, cov = run(series.covariance / weight[:, None, None])
+    def pass_over(carry, last):
+        mean, cov, weight = carry
+        weight = jnp.where(last, jnp.minimum(weight, 1), weight)
+        new_mean, cov = run(series.covariance / weight[:, None, None])
+        mean = jnp.where(last, mean, new_mean)  # the last pass is for the covariance alone
         return (mean, cov, tail_weight(_squared(series, mean, cov), dim=dim, tails=options.tails)), None
 
     if options.iterations:
         start = (jnp.zeros_like(series.xy), jnp.zeros_like(series.covariance), jnp.ones_like(series.xy[:, 0]))
-        (mean, cov, _), _ = jax.lax.scan(pass_over, start, length=options.iterations + 1)
+        passes = jnp.arange(options.iterations + 2) == options.iterations + 1
+        (mean, cov, _), _ = jax.lax.scan(pass_over, start, passes)
     else:
         mean, cov = run(series.covariance)
     known = jnp.cumsum(series.seen) > 0 if options.causal else jnp.broadcast_to(series.seen.any(), series.seen.shape)
@@ -456,20 +471,21 @@ def _filter(series: _Series, dynamics: _Dynamics, options: _Options, R: jax.Arra
     """States (T, n), their covariances (T, n, n), and the logarithm of the density of the observations after the first."""
     dim = series.xy.shape[-1]
     tails = options.tails if options.causal else "gaussian"  # the smoother reweights from pass to pass
+    first, prior = _first_state(series, options.model)
 
     def step(carry, frame):
-        mean, cov, begun = carry
+        mean, covs, begun = carry
         y, noise, seen = frame
         mean = jnp.where(begun, dynamics.transition @ mean, mean)
-        cov = jnp.where(begun, dynamics.transition @ cov @ dynamics.transition.T + dynamics.noise, cov)
+        covs = jnp.where(begun, dynamics.transition @ covs @ dynamics.transition.T + dynamics.noise, covs)
         innovation = y - mean[:dim]
-        value = jnp.where(begun & seen, _log_density(innovation, cov[:dim, :dim] + noise, tails), 0)
-        updated = _update(mean, cov, y, noise, tails)
-        mean, cov = jnp.where(seen, updated[0], mean), jnp.where(seen, updated[1], cov)
-        return (mean, cov, begun | seen), (mean, cov, value)
+        value = jnp.where(begun & seen, _log_density(innovation, covs[0, :dim, :dim] + noise, tails), 0)
+        updated = _update(mean, covs, y, noise, tails)
+        mean, covs = jnp.where(seen, updated[0], mean), jnp.where(seen, updated[1], covs)
+        return (mean, covs, begun | seen), (mean, covs[-1], value)
 
-    start = (*_first_state(series, options.model), jnp.asarray(False))
-    _, (mean, cov, value) = jax.lax.scan(step, start, (series.xy, R, series.seen))
+    covs = jnp.stack([prior] * (1 if tails == "gaussian" else 2))  # the gain's, and the one to be returned
+    _, (mean, cov, value) = jax.lax.scan(step, (first, covs, jnp.asarray(False)), (series.xy, R, series.seen))
     return mean, cov, value.sum()
 
 
@@ -481,29 +497,40 @@ def _first_state(series: _Series, model: Model) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate([series.mean, jnp.zeros_like(series.mean)]), cov
 
 
-def _update(mean, cov, y, noise, tails: Tails):
-    """State and covariance after an observation; under heavy tails its noise is reweighted a few times."""
+def _update(mean, covs, y, noise, tails: Tails):
+    """State and covariances after an observation; under heavy tails its noise is reweighted a few times.
+
+    Then the second covariance is that of the same gain, with the observation counted as predicted at most.
+    """
     if tails == "gaussian":
-        return _linear_update(mean, cov, y, noise)
+        mean, cov, _ = _linear_update(mean, covs[0], y, noise)
+        return mean, cov[None]
     dim = y.shape[-1]
     inverse, _ = _inverse(noise)
 
     def again(weight, _):
-        after, spread = _linear_update(mean, cov, y, noise / weight)
+        after, spread, _ = _linear_update(mean, covs[0], y, noise / weight)
         residual = y - after[:dim]
         squared = (inverse * (jnp.outer(residual, residual) + spread[:dim, :dim])).sum()
         return tail_weight(squared, dim=dim, tails=tails), None
 
     weight, _ = jax.lax.scan(again, jnp.ones_like(y[0]), length=FILTER_ITERATIONS)
-    return _linear_update(mean, cov, y, noise / weight)
+    after, cov, gain = _linear_update(mean, covs[0], y, noise / weight)
+    return after, jnp.stack([cov, _joseph(covs[1], gain, noise / jnp.minimum(weight, 1))])
 
 
 def _linear_update(mean, cov, y, noise):
+    """State and covariance after an observation, and the gain (n, D)."""
     dim = y.shape[-1]
     inverse, _ = _inverse(cov[:dim, :dim] + noise)
     gain = cov[:, :dim] @ inverse
-    rest = jnp.eye(len(mean), dtype=mean.dtype).at[:, :dim].add(-gain)
-    return mean + gain @ (y - mean[:dim]), _symmetric(rest @ cov @ rest.T + gain @ noise @ gain.T)
+    return mean + gain @ (y - mean[:dim]), _joseph(cov, gain, noise), gain
+
+
+def _joseph(cov, gain, noise):
+    """Covariance after an update by any gain."""
+    rest = jnp.eye(len(cov), dtype=cov.dtype).at[:, : gain.shape[-1]].add(-gain)
+    return _symmetric(rest @ cov @ rest.T + gain @ noise @ gain.T)
 
 
 def _log_density(error: jax.Array, covariance: jax.Array, tails: Tails) -> jax.Array:
@@ -581,10 +608,10 @@ def _filter_parallel(series: _Series, dynamics: _Dynamics, R: jax.Array) -> tupl
         seen_to = dynamics.transition[:dim]
         A = jnp.where(seen, rest @ dynamics.transition, dynamics.transition)
         b = jnp.where(seen, gain @ y, 0)
-        C = jnp.where(seen, rest @ dynamics.noise @ rest.T + gain @ noise @ gain.T, dynamics.noise)
+        C = jnp.where(seen, _joseph(dynamics.noise, gain, noise), dynamics.noise)
         eta = jnp.where(seen, seen_to.T @ inverse @ y, 0)
         J = jnp.where(seen, seen_to.T @ inverse @ seen_to, 0)
-        mean, cov = _linear_update(start, prior, y, noise)
+        mean, cov, _ = _linear_update(start, prior, y, noise)
         mean, cov = jnp.where(seen, mean, start), jnp.where(seen, cov, prior)
         new = t <= first  # the first observation forgets what was before it
         return tuple(

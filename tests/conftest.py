@@ -1,9 +1,9 @@
-"""Where the golden numbers and the small real data come from.
+"""Fixtures with the golden numbers and the small real data sets.
 
 Without options the tests read `tests/golden` (at most 2 MB, no photographs, no COCO annotations) and skip what needs more.
 `python -m pytest` leaves out the tests marked slow; `python -m pytest -m slow` runs those.
-With `--golden=DIR --data=DIR` the full comparison runs, and an incomplete folder fails instead of skipping. (With a space in place
-of the equals sign pytest takes DIR for the folder of the tests, unless `tests jaxpose` stands before it.)
+With `--golden=DIR --data=DIR` the full comparison runs, and an incomplete folder is an error. (With a space instead of the
+equals sign, pytest takes DIR as the folder of the tests, unless `tests jaxpose` precedes it.)
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time goes into compiling small programs that run once: without LLVM's optimisations that takes a third. Setting
-# XLA_FLAGS, to nothing for example, compiles as a user's run does; .ci/run does so for the full comparison.
+# Most of the time is spent compiling small programs that run once: without LLVM's optimisations this takes a third. With
+# XLA_FLAGS set, for example to nothing, programs are compiled as for a user; .ci/run does so for the full comparison.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Compiled programs are shared by the processes that tests start.
+# The processes that tests start share compiled programs.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"jaxpose_jax_cache_{os.getuid()}")
 )
@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
-collect_ignore = ["some_devices.py"]  # a script for processes of its own: it parses flags when imported
+collect_ignore = ["some_devices.py"]  # a script for separate processes: it parses flags when imported
 
 
 def pytest_addoption(parser):
@@ -41,14 +41,14 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what the full comparison has to run again: `pytest -m reference --golden=DIR --data=DIR`."""
+    """Marks the tests of the full comparison: `pytest -m reference --golden=DIR --data=DIR`."""
     for item in items:
         if {"golden", "golden_json", "golden_path", "data_dir"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("reference")
 
 
 class Golden:
-    """One .npz of expected numbers; an array that only the full folder has skips the test (fails with --golden)."""
+    """One .npz of expected numbers; a missing array skips the test (with --golden: fails it)."""
 
     def __init__(self, path: Path, full: bool):
         self.arrays, self.path, self.full = np.load(path, allow_pickle=False), path, full
@@ -80,25 +80,25 @@ def _golden_file(config, name: str) -> tuple[Path, bool]:
 
 @pytest.fixture(scope="session")
 def golden(pytestconfig):
-    """golden("rle_official") -> the arrays of rle_official.npz."""
+    """Returns a function: golden("rle_official") -> the arrays of rle_official.npz."""
     return lambda name: Golden(*_golden_file(pytestconfig, f"{name}.npz"))
 
 
 @pytest.fixture(scope="session")
 def golden_json(pytestconfig):
-    """golden_json("eval") -> the contents of eval.json."""
+    """Returns a function: golden_json("eval") -> the contents of eval.json."""
     return lambda name: json.loads(_golden_file(pytestconfig, f"{name}.json")[0].read_text())
 
 
 @pytest.fixture(scope="session")
 def golden_path(pytestconfig):
-    """golden_path("affine_images/x.jpg") -> a file of the golden folder."""
+    """Returns a function: golden_path("affine_images/x.jpg") -> a file of the golden folder."""
     return lambda name: _golden_file(pytestconfig, name)[0]
 
 
 @pytest.fixture(scope="session")
 def data_dir(pytestconfig):
-    """data_dir("coco_mini") -> a folder of the small real data sets."""
+    """Returns a function: data_dir("coco_mini") -> a folder of the small real data sets."""
 
     def get(name: str) -> Path:
         folder = pytestconfig.getoption("--data")

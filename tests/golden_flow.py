@@ -1,4 +1,4 @@
-"""The flows of the golden files as parameters of `flow.RealNVP`, and where a released parameter sits in them."""
+"""Converts the flows of the golden files to parameters of `flow.RealNVP`, with the place of every released parameter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def place(name: str) -> tuple[str, str]:
-    """ "t.0.2.weight" -> ("t0_1", "kernel")."""
+    """Returns the place of a released parameter: "t.0.2.weight" -> ("t0_1", "kernel")."""
     kind, coupling, position, field = name.split(".")
     return f"{kind}{coupling}_{int(position) // 2}", {"weight": "kernel", "bias": "bias"}[field]
 
@@ -25,9 +25,9 @@ def variables(arrays, prefix: str, dtype=jnp.float32) -> dict:
 
 
 def norms(gradient: dict, names) -> np.ndarray:
-    """The L2 norm of each parameter's gradient, in the order of the released names."""
-    found = []
+    """Returns the L2 norm of each parameter's gradient, in the order of the released names."""
+    values = []
     for name in names:
         layer, field = place(str(name))
-        found.append(np.linalg.norm(np.asarray(gradient["params"][layer][field])))
-    return np.array(found)
+        values.append(np.linalg.norm(np.asarray(gradient["params"][layer][field])))
+    return np.array(values)

@@ -1,6 +1,6 @@
-"""The published parser in plain loops, restated from its description: slow, and easy to check against the golden files.
+"""The published parser in plain loops, rewritten from its description: slow, and easy to check against the golden files.
 
-`scene` makes up maps to compare it with `jaxpose.grouping` on.
+`scene` generates maps for the comparison with `jaxpose.grouping`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 
 def scene(seed, *, people=3, size=32, joints=5, tags=1, apart=3.0, spurious=2, noise=0.0, missing=0.2):
-    """heatmaps (h, w, K) and tags (h, w, K, T) float32 of people whose tags are about `apart` apart."""
+    """Returns heatmaps (h, w, K) and tags (h, w, K, T) float32 of people whose tags are about `apart` apart."""
     rng = np.random.default_rng(seed)
     heatmaps = rng.normal(0, noise, (size, size, joints)) if noise else np.zeros((size, size, joints))
     embedding = rng.normal(0, 0.05, (size, size, joints, tags))
@@ -18,10 +18,10 @@ def scene(seed, *, people=3, size=32, joints=5, tags=1, apart=3.0, spurious=2, n
 
     def bump(joint, tag, height):
         cx, cy = rng.integers(0, size, 2)
-        drawn = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 4.5) * height
-        drawn[drawn < 0.01] = 0
-        heatmaps[..., joint] = np.maximum(heatmaps[..., joint], drawn)
-        embedding[drawn > 0.05, joint] = tag + rng.normal(0, 0.1, tags)
+        peak = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 4.5) * height
+        peak[peak < 0.01] = 0
+        heatmaps[..., joint] = np.maximum(heatmaps[..., joint], peak)
+        embedding[peak > 0.05, joint] = tag + rng.normal(0, 0.1, tags)
 
     for person in range(people):
         for joint in range(joints):
@@ -41,23 +41,23 @@ def group(heatmaps, tags, *, max_people=30, detection_threshold=0.1, tag_thresho
         peaks = find_peaks(heatmaps[..., joint], max_people, detection_threshold)
         if not peaks:
             continue
-        found = [(x, y, heatmaps[y, x, joint], tags[y, x, joint]) for y, x in peaks]
-        known = list(people)[:max_people]
-        if known and ignore_too_much and len(known) == max_people:
+        candidates = [(x, y, heatmaps[y, x, joint], tags[y, x, joint]) for y, x in peaks]
+        keys = list(people)[:max_people]
+        if keys and ignore_too_much and len(keys) == max_people:
             continue
-        pairs = [(i, len(known)) for i in range(len(found))]  # nobody
-        if known:
-            means = [np.mean(embedded[key], axis=0) for key in known]
-            distance = np.array([[np.linalg.norm(f[3].astype(float) - m) for m in means] for f in found])
+        pairs = [(i, len(keys)) for i in range(len(candidates))]  # without people, every candidate starts a new one
+        if keys:
+            means = [np.mean(embedded[key], axis=0) for key in keys]
+            distance = np.array([[np.linalg.norm(f[3].astype(float) - m) for m in means] for f in candidates])
             cost = distance
             if use_detection_value:
-                cost = np.round(distance) * 100 - np.array([[float(f[2])] for f in found])
-            spare = np.full((len(found), max(len(found) - len(known), 0)), 1e10)
+                cost = np.round(distance) * 100 - np.array([[float(f[2])] for f in candidates])
+            spare = np.full((len(candidates), max(len(candidates) - len(keys), 0)), 1e10)
             pairs = list(zip(*linear_sum_assignment(np.concatenate([cost, spare], 1))))
         for i, j in pairs:
-            x, y, score, tag = found[i]
-            if j < len(known) and distance[i, j] < tag_threshold:
-                key = known[j]
+            x, y, score, tag = candidates[i]
+            if j < len(keys) and distance[i, j] < tag_threshold:
+                key = keys[j]
                 embedded[key].append(tag)
             else:
                 key = float(tag[0])
@@ -68,14 +68,14 @@ def group(heatmaps, tags, *, max_people=30, detection_threshold=0.1, tag_thresho
     poses = np.array(list(people.values())).reshape(-1, joints, 3 + tags.shape[-1])
     scores = np.array([pose[:, 2].mean() for pose in poses])
     for pose in poses:
-        there = [j for j in range(joints) if pose[j, 2] > 0]
-        at = {j: (int(pose[j, 0]), int(pose[j, 1])) for j in there}
+        present = [j for j in range(joints) if pose[j, 2] > 0]
+        at = {j: (int(pose[j, 0]), int(pose[j, 1])) for j in present}
         if adjust:
-            for j in there:
+            for j in present:
                 pose[j, :2] = quarter(heatmaps[..., j], *at[j])
         if refine:
-            mean = np.mean([tags[at[j][1], at[j][0], j] for j in there], axis=0)
-            for j in set(range(joints)) - set(there):
+            mean = np.mean([tags[at[j][1], at[j][0], j] for j in present], axis=0)
+            for j in set(range(joints)) - set(present):
                 fit = heatmaps[..., j] - np.round(np.sqrt(np.square(tags[:, :, j] - mean).sum(-1)))
                 y, x = np.unravel_index(fit.argmax(), fit.shape)
                 if heatmaps[y, x, j] > 0:
@@ -84,13 +84,13 @@ def group(heatmaps, tags, *, max_people=30, detection_threshold=0.1, tag_thresho
 
 
 def find_peaks(heatmap, most, threshold):
-    """(y, x) of the maxima of 5 x 5 pixels, highest first."""
+    """Returns (y, x) of the maxima of 5 x 5 pixels, highest first."""
     padded = np.pad(heatmap, 2, constant_values=-np.inf)
-    found = []
+    maxima = []
     for y, x in np.argwhere(heatmap > threshold):
         if heatmap[y, x] == padded[y : y + 5, x : x + 5].max():
-            found.append((y, x))
-    return sorted(found, key=lambda p: -heatmap[p])[:most]
+            maxima.append((y, x))
+    return sorted(maxima, key=lambda p: -heatmap[p])[:most]
 
 
 def quarter(heatmap, x, y):

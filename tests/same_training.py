@@ -1,11 +1,11 @@
-"""Thirty steps of every page's default preset, as numbers that another version of the code has to repeat.
+"""Runs thirty steps of every page's default preset and stores their numbers, which another version of the code must repeat.
 
     python -m tests.same_training --write losses.json                 in a checkout of the version before
     python -m tests.same_training --compare losses.json               in this one, on the same machine: to the bit
-    python -m tests.same_training --compare losses.json --rtol 1e-3   on another machine, whose sums round otherwise
+        python -m tests.same_training --compare losses.json --rtol 1e-3   on another machine, which rounds sums differently
 
-A page runs as a user runs it, but for the length of the run and the number of its synthetic pictures. MPII's and CrowdPose's pages
-get the same pictures in the layout of their data sets. The script uses nothing but the pages' `main`, so that it runs in any version.
+A page runs as a user runs it, except for the length of the run and the number of synthetic pictures. MPII's and CrowdPose's pages
+get the same pictures in the layout of their data sets. The script only uses the pages' `main`, so that it runs in any version.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAGES = {
 
 
 def run(page: str, folder: Path) -> dict[str, Any]:
-    """Train one page's default for at least 30 steps: the losses of its steps and the numbers of its evaluation."""
+    """Trains one page's default for at least 30 steps and returns the losses of its steps and the numbers of its evaluation."""
     out = folder / "runs" / page
     argv = ["--out", str(out), "--data-dir", str(folder / "data"), "--log-every", "1", "--no-plots", *PAGES[page]]
     layout = {"mpii": write_mpii, "crowdpose": write_crowdpose}.get(page.partition("_")[0])
@@ -45,19 +45,19 @@ def run(page: str, folder: Path) -> dict[str, Any]:
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     losses = [event["loss"] for event in events if event["event"] == "train"]
     if len(losses) < 30:
-        raise ValueError(f"{page} made {len(losses)} steps: expected 30 at least")
+        raise ValueError(f"{page} made {len(losses)} steps: expected at least 30")
     return {"losses": losses, "scores": scores}
 
 
 def synthetic_coco(folder: Path) -> Path:
-    """The pictures and labels that the COCO pages draw for themselves."""
+    """Writes the pictures and labels that the COCO pages draw themselves, and returns their folder."""
     from jaxpose.data import synthetic
 
     return synthetic.write_dataset(folder / "people", train=PICTURES - PICTURES // 10, val=PICTURES // 10, seed=0)
 
 
 def write_mpii(folder: Path) -> Path:
-    """The synthetic people in the layout of MPII: centre and scale of the box, the first 16 joints."""
+    """Writes the synthetic people in the layout of MPII: centre and scale of the box, the first 16 joints."""
     coco, out = synthetic_coco(folder), folder / "mpii"
     (out / "annot").mkdir(parents=True, exist_ok=True)
     (out / "images").mkdir(exist_ok=True)
@@ -77,7 +77,7 @@ def write_mpii(folder: Path) -> Path:
 
 
 def write_crowdpose(folder: Path) -> Path:
-    """The synthetic people in the layout of CrowdPose: 14 joints, no areas, a crowd index for every image."""
+    """Writes the synthetic people in the layout of CrowdPose: 14 joints, no areas, a crowd index per image."""
     from jaxpose.skeleton import CROWDPOSE14
 
     coco, out = synthetic_coco(folder), folder / "crowdpose"
@@ -99,7 +99,7 @@ def write_crowdpose(folder: Path) -> Path:
 
 
 def read(coco: Path, split: str) -> tuple[dict[str, Any], dict[int, Path]]:
-    """The annotation JSON of a split, and the file of every image id."""
+    """Returns the annotation JSON of a split, and the file of every image id."""
     (path,) = (p for p in (coco / "annotations").glob("*.json") if split in p.stem)
     content = json.loads(path.read_text())
     files = {p.name: p for p in coco.rglob("*.jpg") if split in str(p.parent.relative_to(coco))}
@@ -107,14 +107,14 @@ def read(coco: Path, split: str) -> tuple[dict[str, Any], dict[int, Path]]:
 
 
 def copy_image(path: Path, folder: Path, split: str) -> str:
-    """Copy an image under a name that no other split has, and return that name."""
+    """Copies an image under a name that is unique among the splits, and returns that name."""
     name = f"{split}_{path.name}"
     (folder / name).write_bytes(path.read_bytes())
     return name
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], *, rtol: float) -> list[str]:
-    """One sentence for every loss that differs; `rtol` 0 compares bits. Scores are of the moving average, whose rule has changed."""
+    """Returns a sentence per different loss; `rtol` 0 compares bits. Scores are those of the moving average, whose rule has changed."""
     sentences = []
     for page, expected in before.items():
         losses = now[page]["losses"]
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, help="JSON file of the version before")
     parser.add_argument("--rtol", type=float, default=0.0, help="largest relative difference; 0: the same bits")
     parser.add_argument("--pages", nargs="*", default=list(PAGES), choices=list(PAGES))
-    parser.add_argument("--folder", type=Path, help="where the runs are kept; none: nowhere")
+    parser.add_argument("--folder", type=Path, help="folder for the runs; none: a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         now = {page: run(page, options.folder or Path(temporary)) for page in options.pages}

@@ -1,6 +1,6 @@
-"""Train a tiny RLE model for a few steps on this process's devices, in float32 and in float64; the losses go to a JSON file.
+"""Trains a tiny RLE model for a few steps on this process's devices, in float32 and in float64; writes the losses to a JSON file.
 
-Started by test_parallel.py in processes of its own, because the number of devices is fixed when JAX starts.
+test_parallel.py starts it in separate processes, because the number of devices is fixed when JAX starts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BATCH, SIZE_WH = 16, (16, 16)
 
 
 def batch_of(step: int, dtype: type) -> dict[str, np.ndarray]:
-    """The global batch t, a function of t only."""
+    """Returns global batch t, a function of t only."""
     rng = np.random.default_rng(step)
     return {
         "image": rng.integers(0, 256, (BATCH, SIZE_WH[1], SIZE_WH[0], 3), dtype=np.uint8),
@@ -47,7 +47,7 @@ def batch_of(step: int, dtype: type) -> dict[str, np.ndarray]:
 
 
 class Backbone(nn.Module):
-    """All kinds of layers of a ResNet, but few of them: each array costs an all-reduce, and every process compiles them all."""
+    """All kinds of layers of a ResNet, but few of them: each array costs an all-reduce, and every process compiles all of them."""
 
     dtype: type
 
@@ -67,19 +67,19 @@ def task_of(dtype: type) -> tasks.Task:
 
 
 def losses(mesh, initial, steps: int, dtype: type) -> tuple[list[float], int]:
-    """The losses, and how many arrays of the optimiser's state are not whole on every device."""
+    """Returns the losses, and the number of arrays of the optimiser's state that are split over the devices."""
     jax.config.update("jax_enable_x64", dtype == np.float64)
     task = task_of(dtype)
     tx = train.optimizer(train.multi_step(1e-4, boundaries=[]))
     variables = jax.tree.map(lambda x: np.asarray(x, dtype), initial)
     state = train.init_state(task, tx, jax.random.key(0), mesh=mesh, variables=variables)
     step_fn = train.make_train_step(task, tx, mesh=mesh)
-    found = []
+    values = []
     for step in range(steps):
         local = {key: value[rows] for key, value in batch_of(step, dtype).items()}
         state, metrics = step_fn(state, parallel.global_batch(local, mesh))
-        found.append(float(metrics["loss"]))
-    return found, sum(not x.is_fully_replicated for x in jax.tree.leaves(state.opt_state))
+        values.append(float(metrics["loss"]))
+    return values, sum(not x.is_fully_replicated for x in jax.tree.leaves(state.opt_state))
 
 
 if args.coordinator:
@@ -88,9 +88,9 @@ mesh = parallel.make_mesh(fsdp=args.fsdp)
 share = BATCH // args.num_processes
 rows = slice(args.process_id * share, (args.process_id + 1) * share)
 initial = jax.device_get(jax.jit(task_of(np.float32).init)(jax.random.key(0)))
-found = {"devices": mesh.size, "split": []}
+result = {"devices": mesh.size, "split": []}
 for dtype, steps in zip((np.float32, np.float64), args.steps, strict=True):
-    found[dtype.__name__], split = losses(mesh, initial, steps, dtype)
-    found["split"].append(split)
+    result[dtype.__name__], split = losses(mesh, initial, steps, dtype)
+    result["split"].append(split)
 ids = parallel.gather_host(np.arange(rows.start, rows.stop, dtype=np.int64) + 2**40)
-args.out.write_text(json.dumps({**found, "ids": ids.tolist()}))
+args.out.write_text(json.dumps({**result, "ids": ids.tolist()}))

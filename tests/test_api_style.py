@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping", "smoothing")
+MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping", "smoothing", "cameras", "triangulation")
 
 # Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
 DATA = {
-    "affine", "alpha", "base", "box_xywh", "center_xy", "covariance", "e", "found", "head_box", "heatmaps", "level", "log_g",
-    "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "model", "mu", "pred", "prob", "sigma",
-    "size", "size_hw", "size_wh", "source_width", "squared", "tags", "target", "uvd", "values", "visible", "x", "xy", "y",
+    "affine", "alpha", "base", "box_xywh", "center_xy", "covariance", "e", "found", "head_box", "heatmaps", "level",
+    "log_g", "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "model", "mu", "path", "points",
+    "pred", "prob", "projections", "px", "sigma", "size", "size_hw", "size_wh", "source_width", "squared", "tags",
+    "target", "uvd", "values", "vector", "visible", "x", "xy", "y",
 }  # fmt: skip
 # The names that DESIGN gives to a mask and to weights: always keywords.
 ALWAYS_KEYWORD = {"where", "weight", "variant", "beta", "bound", "points", "levels", "padding", "sigmas"}
+IN_SPACE = {"cameras", "triangulation"}  # where `points` are points in space, and data, not the number of a grid's
 
 
 def public(module_name):
@@ -55,7 +57,8 @@ def test_data_first_options_by_keyword(function):
     assert positional, "takes data"
     for parameter in positional:
         assert parameter.default is parameter.empty, f"{parameter.name} has a default: an option, so keyword-only"
-        assert parameter.name not in ALWAYS_KEYWORD
+        in_space = function.__module__.removeprefix("jaxpose.") in IN_SPACE
+        assert parameter.name not in ALWAYS_KEYWORD - ({"points"} if in_space else set())
         assert parameter.name in DATA, f"{parameter.name} is not known as data: make it a keyword, or add it to DATA"
     assert "key" not in [p.name for p in positional[1:]], "key comes first"
     assert not {p.name for p in keyword} & {"mask", "valid"}, "a mask is called `where`"

@@ -32,7 +32,7 @@ def test_jittered_boxes_keep_the_persons(folder):
     np.testing.assert_array_equal(moved, with_jittered_boxes(source, fraction=0.15, seed=3).persons["box"])
     assert (with_jittered_boxes(source, fraction=0.15, seed=4).persons["box"] != moved).all()
     assert (with_jittered_boxes(source, fraction=0.0).persons["box"] == source.persons["box"]).all()
-    with pytest.raises(ValueError, match=r"fraction=15: expected a part of the box"):
+    with pytest.raises(ValueError, match=r"fraction=15: expected a fraction of the box"):
         with_jittered_boxes(source, fraction=15)
 
 

@@ -297,7 +297,7 @@ BAD_IMAGES = {
     "hidden parent": (name("x/../../000002.jpg"), "leads out of the image folder", ValueError),
     "absolute": (name("/etc/hostname"), "leads out of the image folder", ValueError),
     "backslash": (name("train\\000002.jpg"), "has a backslash: write /", ValueError),
-    "null": (name(None), "file name None, which is no name of a file", ValueError),
+    "null": (name(None), "file name None, which is not the name of a file", ValueError),
     "huge width": (lambda d: d["images"][2].update(width=2**40), "whole numbers", ValueError),
     "no name": (lambda d: d["images"][2].pop("file_name"), "no 'file_name'", ValueError),
     "no width": (lambda d: d["images"][2].update(width=None), "whole numbers", ValueError),

@@ -87,7 +87,7 @@ def test_the_upper_half_of_sixteen_bits_is_read_and_more_refused(tmp_path):
 
 def test_no_image_and_no_file(tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.jpg cannot be read \(no image that Pillow knows\)"):
+    with pytest.raises(ValueError, match=r"text\.jpg cannot be read \(not an image that Pillow can read\)"):
         load_jpeg(tmp_path / "text.jpg")
     with pytest.raises(ValueError, match="is a folder: name an image file"):
         load_jpeg(tmp_path)

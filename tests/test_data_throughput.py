@@ -183,12 +183,12 @@ def test_the_rival_makes_the_same_whole_images(tmp_path):
         draw = draw_whole(HIGHER_HRNET, generator, size_wh=source.images["size_wh"][index])
         mirrored.add(draw.flip)
         row = whole_images.sample(source, index, size_wh=(size, size), augment="higher_hrnet", seed=1)
-        pixels, masks, made = drawing.made(index, **draw._asdict())
+        pixels, masks, made = drawing.transform(index, **draw._asdict())
         image = ((pixels * STD + MEAN) * 255).transpose(1, 2, 0)
         assert np.abs(image - row["image"]).max() <= 1.01
         seen = row["visibility"] > 0
         for stride, mask, (maps, places), slots in zip(
-            (4, 2), masks, made, bare.made(index, **draw._asdict())[2], strict=True
+            (4, 2), masks, made, bare.transform(index, **draw._asdict())[2], strict=True
         ):
             # The published maps lie (s - 1) / 2 input pixels beside ours (`jaxpose.data.whole_images`).
             assert (mask == row[f"mask_{stride}"]).mean() > 0.95

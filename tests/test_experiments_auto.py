@@ -19,6 +19,7 @@ from experiments.common.persons import OwnAugment
 from experiments.common.runner import with_fitted_scale
 from jaxpose import checkpoint, predict
 from jaxpose.data import synthetic
+from jaxpose.predict.guarantee import Guarantee
 
 # A net that compiles quickly; the rest follows from the data.
 SMALL = ("--width", "4", "--resnet-stages", "1", "--deconvs", "--size-wh", "32", "32", "--likelihood.flow-layers", "2",
@@ -75,7 +76,18 @@ def test_the_factor_of_sigma_is_stored_with_the_weights_and_used(run):
     scale = stored["inference"]["sigma_scale"]
     assert scale == pytest.approx(stored["metrics"]["sigma_scale"]) and scale != 1
     assert predict.load(out).settings.sigma_scale == scale
-    evaluated = coco_rle.main([*words, "--eval-only", str(out)])
+    scores = out / "results" / f"step_{stored['step']}_conformal.json"
+    calibrated = json.loads(scores.read_text())
+    assert calibrated["sigma_scale"] == pytest.approx(scale)
+    scores.unlink()
+    evaluated = coco_rle.main([*words, "--eval-only", str(out), "--calibrate"])
+    again = json.loads(scores.read_text())
+    assert {**again, "scores": None} == pytest.approx({**calibrated, "scores": None}), (
+        "made again for a run without them"
+    )
+    values = [part["scores"]["poses"]["values"] for part in (again, calibrated)]
+    np.testing.assert_allclose(*values, rtol=1e-3)
+    assert Guarantee(out, predict.load(out), level=0.5).persons == calibrated["persons"]
     assert evaluated["EPE"] == pytest.approx(stored["metrics"]["EPE"], rel=1e-5)
     assert evaluated["EPE_mean_position"] == pytest.approx(stored["metrics"]["EPE_mean_position"], rel=1e-3)
 

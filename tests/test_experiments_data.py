@@ -95,7 +95,8 @@ def test_joints_in_another_order_stop_the_run_before_it_starts(folder, tmp_path)
     before = kinds.open_splits(config(tmp_path, data=folder))[1].persons["keypoints"]
     reordered(folder)
     with pytest.raises(
-        ValueError, match=r"same joints in another order: joint 1 is 'nose' in .*'right_ankle' in .*--reorder-joints"
+        ValueError,
+        match=r"same joints in a different order: joint 1 is 'nose' in .*'right_ankle' in .*--reorder-joints",
     ):
         kinds.open_splits(config(tmp_path, data=folder))
     train, val = kinds.open_splits(config(tmp_path, data=folder, reorder_joints=True))
@@ -107,7 +108,7 @@ def test_joints_in_another_order_stop_the_run_before_it_starts(folder, tmp_path)
 def test_other_joints_stop_the_run_before_it_starts(folder, tmp_path):
     reordered(folder, names=[*COCO17.joints[:16], "tail"])
     with pytest.raises(
-        ValueError, match=r"other joints: .*only in the first: \['right_ankle'\], only in the second: \['tail'\]"
+        ValueError, match=r"different joints: .*only in the first: \['right_ankle'\], only in the second: \['tail'\]"
     ):
         kinds.open_splits(config(tmp_path, data=folder, reorder_joints=True))
 

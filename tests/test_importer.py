@@ -466,7 +466,7 @@ def test_whatever_is_wrong_inside_names_the_file(tmp_path):
         (resnet18(4), r"net\.pth: layout resnet: a backbone"),
         (
             bottom_up() | {"deconv_layers.0.999999999.conv1.weight": np.ones(1)},
-            r"net\.pth: .*999999999 blocks: expected 32",
+            r"net\.pth: .*999999999 blocks: expected at most 32",
         ),
         (with_joints(17) | {"deconv_layers.999999999.weight": np.ones(1)}, r"net\.pth: .*left over"),
         (official() | {"flow.s.999999999.0.weight": np.ones(1)}, r"net\.pth: flow of 1000000000 couplings .*: missing"),
@@ -608,7 +608,7 @@ def test_mpiis_joints_walk_to_its_page(prepared, tmp_path, capsys):
 
 def test_imported_weights_are_not_resumed(people, prepared, tmp_path, capsys):
     run_import(capsys, save(tmp_path / "net.pth", official()), tmp_path / "run", "--size-wh", "64", "64")
-    with pytest.raises(ValueError, match="run holds imported weights, which no run can resume: .*--init"):
+    with pytest.raises(ValueError, match="run holds imported weights, which cannot be resumed: .*--init"):
         coco_rle.main(["--out", str(tmp_path / "run"), "--data", str(people), "--train-split", "val", "--data-dir",
                        str(prepared), "--no-plots", "--batch-size", "8", "--width", "8"])  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_batch_norm_is_pytorchs(groups):
     np.testing.assert_allclose(still, want, atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch", "message"), [(3, "batch of 3 .*batch_groups=2"), (2, "one value a channel")])
+@pytest.mark.parametrize(("batch", "message"), [(3, "batch of 3 .*batch_groups=2"), (2, "one value per channel")])
 def test_batch_groups_have_to_suit_the_batch(batch, message):
     net = ResNet(depth=18, width=4, batch_groups=2)
     images = jnp.zeros((batch, 32, 32, 3))

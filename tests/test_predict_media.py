@@ -78,7 +78,7 @@ def test_bad_pictures_end_in_a_sentence_that_names_them(tmp_path):
         media.picture(tmp_path / "absent.jpg")
     with pytest.raises(ValueError, match="is a folder"):
         media.picture(tmp_path)
-    with pytest.raises(ValueError, match="32 bits a pixel"):
+    with pytest.raises(ValueError, match="32 bits per pixel"):
         media.picture(saved(tmp_path, Image.fromarray(PIXELS[..., 0].astype(np.float32)), "f.tif"))
     for array in (PIXELS / 255, PIXELS[..., :2], PIXELS[None], PIXELS[:0], PIXELS.astype(np.int32)):
         with pytest.raises(ValueError, match="expected .h, w."):

@@ -56,3 +56,21 @@ def test_without_formats_nothing_is_kept(tmp_path):
 def test_options_outside_their_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Options(**options)
+
+
+def test_tracks_are_made_where_they_are_asked_for(tmp_path, caplog):
+    """Two people who stand still, in another order in every frame."""
+    sequences = Sequences(tmp_path, Options(formats=("npz",), tracked=True, people=2), COCO17)
+    both = poses(2)
+    for frame in range(4):
+        order = [frame % 2, 1 - frame % 2]
+        mixed = Poses(both.xy[order], both.confidence[order], both.score, COCO17, sigma=both.sigma, density=LAPLACE)
+        sequences.add("a", mixed, name="walk", frame=frame, size_wh=(64, 48))
+    (path,) = sequences.write()
+    tracks = trajectories.read(path)
+    assert tracks.tracked and "jaxpose track" not in caplog.text
+    np.testing.assert_array_equal(tracks.mean, np.broadcast_to(tracks.mean[:1], tracks.mean.shape))
+    with pytest.raises(ValueError, match="give --formats too"):
+        Options(tracked=True)
+    with pytest.raises(ValueError, match="people=0"):
+        Options(formats=("npz",), people=0)

@@ -57,7 +57,7 @@ def conditional(y, R, seen, q, model, mean, prior):
     return position.reshape(-1, dim), np.stack([cov[i : i + dim, i : i + dim] for i in range(0, frames * dim, dim)])
 
 
-@pytest.mark.parametrize(("model", "dim"), [("walk", 1), ("walk", 2), ("velocity", 2), ("velocity", 3)])
+@pytest.mark.parametrize(("model", "dim"), [("walk", 1), ("velocity", 2), ("velocity", 3)])
 def test_the_smoother_is_the_conditional_of_one_gaussian(model, dim):
     xy, covariance, where = observations(dim)
     q = np.array([0.3, 2.0])
@@ -126,7 +126,11 @@ def test_what_is_missing_does_not_matter():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(tails="laplace", iterations=1), dict(tails="student", causal=True), dict(parallel=True, model="walk")],
+    [
+        dict(tails="laplace", iterations=1),
+        dict(tails="student", causal=True),
+        pytest.param(dict(parallel=True, model="walk"), marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_are_finite_and_zero_where_a_joint_is_missing(options):
     xy, covariance, where = (jnp.asarray(a, jnp.float32 if a.dtype != bool else bool)[:4] for a in observations())

@@ -230,7 +230,7 @@ def test_bad_input_is_one_line(tmp_path):
 
     refused("name the folder that .* was evaluated on .--data.", run)
     refused("give the result file after the ground truth, and the image folder", truth)
-    refused("which --data goes with: give --images", truth, results, "--data", tmp_path)
+    refused("which --data needs: give --images", truth, results, "--data", tmp_path)
     refused("--images .*gone is not a folder", truth, results, "--images", tmp_path / "gone")
     refused("none/results holds no result file", tmp_path / "none", "--data", tmp_path, "--split", "train")
     refused("no annotations for split 'val'", run, "--data", tmp_path)

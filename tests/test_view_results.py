@@ -64,13 +64,15 @@ def test_the_titles_say_what_is_known(tmp_path, monkeypatch, capsys):
     assert any(title.startswith("unmatched   score 0.550") for title in titles["unmatched_1.png"])
 
 
-@pytest.mark.parametrize("side", ["truth", "found"])
+@pytest.mark.parametrize("side", ["truth", "prediction"])
 def test_a_tile_shows_its_pose_where_it_is(side):
     """A joint at the centre of a known pixel, drawn there; and nothing of the other pose."""
     person = {"id": 1, "image_id": 1, "bbox": [0, 0, 23, 29], "keypoints": [5.0, 7.0, 2]}
     record = {"keypoints": [17.0, 21.0, 0.9], "score": 1.0}
     case = cases.Case("matched", {"id": 1}, person, record, 0, 0.5)
-    tile = np.asarray(tiles.draw(case, None, limbs=[], **{"truth" if side == "found" else "found": False})).astype(int)
+    tile = np.asarray(
+        tiles.draw(case, None, limbs=[], **{"truth" if side == "prediction" else "prediction": False})
+    ).astype(int)
     x0, y0, x1, _ = tiles.around(case, aspect=240 / 300)
     zoom = 240 / (x1 - x0)
     truth, found = palette.TILE_TRUTH.rgb, palette.TILE_PREDICTION.rgb

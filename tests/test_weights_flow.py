@@ -50,7 +50,7 @@ def test_one_of_several_flows():
     [
         (lambda s: s.pop("flow.t.3.2.bias"), "missing t3_1 bias"),
         (lambda s: s.update({"flow.s.2.4.weight": np.ones((2, 9))}), r"s2_2: kernel .*\(9, 2\).* expected \(\(8, 2\)"),
-        (lambda s: s.update({"flow.s.2.1.weight": np.ones((2, 9))}), "even places"),
+        (lambda s: s.update({"flow.s.2.1.weight": np.ones((2, 9))}), "even indices"),
         (lambda s: s.update({"flow.mask": s["flow.mask"][:, ::-1]}), "expected the published"),
         (lambda s: s.update({"flow.mask": s["flow.mask"][:4]}), "expected the published.*each of the 6 couplings"),
         (lambda s: s.update({"flow.mask": np.array(1)}), "flow.mask is 1: expected the published"),

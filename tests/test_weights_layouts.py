@@ -303,7 +303,10 @@ def test_unknown_layout():
         (lambda s: s.update({"layer9.extra": np.ones(3)}), "left over: layer9.extra$"),
         (lambda s: s.update({"bn1.bias": np.ones(5)}), r"shape: bn1.bias \(5,\) instead of \(4,\)$"),
         (lambda s: s.update({"layer3.1.conv1.weight": np.ones((16, 16, 1, 1))}), r"\(16, 16, 1, 1\) instead of"),
-        (lambda s: s.update({"layer1.2.conv1.weight": np.ones(1)}), r"\(3, 2, 2, 2\) basic blocks: no ResNet of 18"),
+        (
+            lambda s: s.update({"layer1.2.conv1.weight": np.ones(1)}),
+            r"\(3, 2, 2, 2\) basic blocks: expected those of a ResNet, 18",
+        ),
         (lambda s: s.pop("conv1.weight"), "missing: conv1.weight; the state dict has .*right layout"),
         (lambda s: s.update({"conv1.weight": np.ones(4)}), r"conv1.weight has shape \(4,\): expected 4 axes"),
         (lambda s: s.update({"bn1.bias": "words"}), "not arrays of numbers: bn1.bias"),

@@ -146,7 +146,7 @@ def test_a_part_is_chosen_by_its_key_or_by_the_beginning_of_its_names(tmp_path, 
     }
     path = saved(tmp_path, content)
     assert weights.load_file(path)["w.bias"].tolist() == [1, 1]
-    assert "net.ckpt holds model_ema beside the state dict that is read" in caplog.text
+    assert "net.ckpt also holds model_ema next to the state dict that is read" in caplog.text
     caplog.clear()
     assert weights.load_file(path, part="ema")["w.bias"].tolist() == [2, 2]
     assert weights.load_file(path, part="model_ema")["w.bias"].tolist() == [3, 3] and not caplog.text

@@ -296,7 +296,7 @@ def test_a_training_checkpoint_whose_classes_are_gone(tmp_path, new, protocol, m
         ((2,), (1, 1), 0, "expected two tuples of the same length"),
         ([2], [1], 0, "expected two tuples of the same length"),
         ((1,) * 65, (1,) * 65, 0, "64 at most"),
-        ((0, 2**62, 2**62), (1, 1, 1), 0, "a tensor that no array can be"),
+        ((0, 2**62, 2**62), (1, 1, 1), 0, "a tensor that cannot be an array"),
     ],
 )
 def test_a_tensor_cannot_claim_more_than_its_storage(tmp_path, size, stride, offset, message):
@@ -321,8 +321,8 @@ def test_a_storage_in_many_tensors_fills_no_memory(tmp_path):
 @pytest.mark.parametrize(
     ("pickled", "message"),
     [
-        (b"\x80\x02]r\xff\xff\xff\x7f.", "keeps its object 2 at place 2147483647"),
-        (b"]p999999999\n.", "keeps its object 1 at place 999999999"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "stores its object 2 at place 2147483647"),
+        (b"]p999999999\n.", "stores its object 1 at place 999999999"),
         (b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.", "a tuple of more than 10000 parts"),  # hashed by recursion
         (b"\x80\x02}" + b")q\x01" + b"h\x01\x86q\x01h\x01" * 60 + b"Ns.", "a tuple of more than 10000 parts"),
         (b"\x80\x04}(" + b"N" * 10_000 + b"\x91Ns.", "a frozenset of more than 10000 parts"),
@@ -445,7 +445,7 @@ def test_a_compressed_archive_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", state_dict(a=tensor((2_500_000,), (1,))))
         archive.writestr("archive/data/0", bytes(10_000_000))
-    with pytest.raises(ValueError, match=r"net\.pth: archive/data.pkl is compressed, as torch\.save leaves nothing"):
+    with pytest.raises(ValueError, match=r"net\.pth: archive/data.pkl is compressed, which torch\.save never does"):
         torch_file.load(path)
 
 
@@ -476,7 +476,7 @@ def test_bytes_of_the_other_order(tmp_path):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"<!DOCTYPE html><html>", "no file of torch.save but a web page"),
+        (b"<!DOCTYPE html><html>", "not a file of torch.save but a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (b"\x1f\x8b\x08", "a gzip archive: unpack it first"),
         (b"\x40\0\0\0\0\0\0\0{", "of safetensors: name it .safetensors"),

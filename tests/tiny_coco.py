@@ -12,7 +12,7 @@ from PIL import Image
 from jaxpose.skeleton import COCO17
 
 CATEGORY = {"id": 1, "name": "person", "keypoints": list(COCO17.joints), "skeleton": []}
-# Sizes odd and even; chroma subsampling of all kinds (0: none, 2: both axes); the last is grey.
+# Odd and even sizes; chroma subsampling of all kinds (0: none, 2: both axes); the last one is grey.
 KINDS = [
     {"size": (97, 121), "subsampling": 2},
     {"size": (160, 120), "subsampling": 1},
@@ -23,7 +23,7 @@ KINDS = [
 
 
 def picture(size_wh, *, seed=0) -> np.ndarray:
-    """Coloured smooth noise: every wrong pixel shows, and JPEG keeps it."""
+    """Returns coloured smooth noise, in which every wrong pixel is visible and which JPEG preserves."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (size_wh[1] // 8 + 1, size_wh[0] // 8 + 1, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize(size_wh, Image.BICUBIC))
@@ -36,13 +36,13 @@ def jpeg(pixels: np.ndarray, *, mode="RGB", **options) -> bytes:
 
 
 def damaged(data: bytes) -> bytes:
-    """A JPEG file with a whole header and end whose Huffman table is nonsense: no decoder takes it."""
+    """Returns a JPEG file with intact header and end whose Huffman table is invalid: no decoder accepts it."""
     table = data.index(b"\xff\xc4") + 5
     return data[:table] + b"\xff" * 16 + data[table + 16 :]
 
 
 def person(number: int, image: dict, *, rng, labelled=17) -> dict:
-    """A person with a box that may reach out of the image and `labelled` joints, some outside the box."""
+    """Returns a person with a box that may reach out of the image and `labelled` joints, some outside the box."""
     w, h = rng.uniform(0.3, 0.7, 2) * (image["width"], image["height"])
     x, y = rng.uniform(-0.1, 0.5, 2) * (image["width"], image["height"])
     xy = np.round(rng.uniform(-0.1, 1.1, (17, 2)) * (w, h) + (x, y), 2)
@@ -62,7 +62,7 @@ def person(number: int, image: dict, *, rng, labelled=17) -> dict:
 
 
 def content(images: int = 5, *, persons: int = 2, seed: int = 0) -> dict:
-    """The JSON: `persons` labelled persons an image, then in the first image an unlabelled one and a crowd."""
+    """Returns the JSON: `persons` labelled persons per image, and in the first image also an unlabelled one and a crowd."""
     rng = np.random.default_rng(seed)
     entries, people = [], []
     for i in range(images):
@@ -78,7 +78,7 @@ def content(images: int = 5, *, persons: int = 2, seed: int = 0) -> dict:
 
 
 def write(folder: Path, data: dict | None = None, *, split: str = "train", name: str | None = None) -> Path:
-    """Images and JSON (`annotations/SPLIT.json`) in `folder`. Images that the JSON names by odd ways are not written."""
+    """Writes images and JSON (`annotations/SPLIT.json`) into `folder`, except images whose names contain a slash."""
     data = content() if data is None else data
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     (folder / split).mkdir(exist_ok=True)

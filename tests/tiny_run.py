@@ -1,4 +1,4 @@
-"""A checkpoint of a small untrained net, for the tests of what reads checkpoints."""
+"""A checkpoint of a small untrained net, for the tests of code that reads checkpoints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(
     run: dict[str, Any] | None = None,
     inference: Settings | None = None,
 ) -> Path:
-    """Writes the checkpoint of step 0 of a run with these settings into `folder`; without `inference` as versions before it did."""
+    """Writes the checkpoint of step 0 of a run with these settings into `folder`; without `inference` as older versions did."""
     variables = task.init(jax.random.key(0)) if variables is None else variables
     tested = {} if inference is None else {"inference": inference.to_dict()}
     checkpoint.write_model(folder, variables, {"task": task.config, "run": run or {}} | tested)

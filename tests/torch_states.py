@@ -1,4 +1,4 @@
-"""Made-up state dicts under the published names, for the tests of weights and of the importer."""
+"""Synthetic state dicts under the published names, for the tests of weights and of the importer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ RNG = np.random.default_rng(0)
 
 
 def generator(name: str) -> np.random.Generator:
-    """Seeded by a name, so that a state dict is the same whichever tests ran before."""
+    """Returns a generator seeded by a name, so that a state dict does not depend on the tests that ran before."""
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
 def resnet18(width: int, prefix: str = "") -> dict[str, np.ndarray]:
-    """A made-up state dict with torchvision's names, written out from its documentation."""
+    """Returns a synthetic state dict with torchvision's names, written from its documentation."""
     state, rng = {}, generator(f"resnet18 {width} {prefix}")
 
     def conv(name, *shape):
@@ -47,8 +47,8 @@ MOBILENET_LAYERS = {1: (16, 1), 2: (24, 2), 3: (32, 3), 4: (64, 4), 5: (96, 3), 
 
 
 def mobilenet(style: str, prefix: str = "", divide: int = 4) -> dict[str, np.ndarray]:
-    """A made-up MobileNetV2 with the channels of width 1 / `divide` that the published rounding gives, and the names of
-    torchvision or of mmpose, written out from their documentation."""
+    """Returns a synthetic MobileNetV2 with the channels of width 1 / `divide` by the published rounding, and the names of
+    torchvision or of mmpose, written from their documentation."""
     state, rng = {}, generator(f"mobilenet {style} {prefix} {divide}")
 
     def unit(conv, bn, *shape):
@@ -124,7 +124,7 @@ def heatmap_head(prefix: str, channels: int) -> dict[str, np.ndarray]:
 
 
 def sine_weights(reference: dict, model: dict) -> dict[str, np.ndarray]:
-    """The rule of the golden files' README."""
+    """Returns weights by the rule of the golden files' README."""
     state = {}
     for t, (name, shape) in enumerate(model["state"]):
         i = np.arange(np.prod(shape, dtype=np.int64))

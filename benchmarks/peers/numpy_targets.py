@@ -1,8 +1,8 @@
-"""The rival of heatmap_throughput.py: targets and decoders in NumPy, one image and one joint at a time.
+"""The other side of heatmap_throughput.py: targets and decoders in NumPy, one image and one joint at a time.
 
 Written from the published description of the official code (SimpleBaseline, HRNet; DARK), as data loaders and
-evaluation scripts run it: channels first, a Python loop over the joints. The patch is computed
-anew for every joint, as published.
+evaluation scripts run it: channels first, with a Python loop over the joints. The patch is recomputed for every joint,
+as published.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 
 def patch(sigma: float) -> np.ndarray:
-    """The Gaussian within 3 sigma of its peak, 1."""
+    """Returns the Gaussian within 3 sigma of its peak, which is 1."""
     offset = np.arange(-int(3 * sigma), int(3 * sigma) + 1, dtype=np.float32)
     return np.exp(-(offset**2 + offset[:, None] ** 2) / (2 * sigma**2))
 
 
 def targets(xy: np.ndarray, size_hw: tuple[int, int], *, sigma: float) -> np.ndarray:
-    """One image: (K, 2) in heatmap pixels -> (K, h, w)."""
+    """Computes the targets of one image: (K, 2) in heatmap pixels -> (K, h, w)."""
     h, w = size_hw
     radius = int(3 * sigma)
     maps = np.zeros((len(xy), h, w), np.float32)

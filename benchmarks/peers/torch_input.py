@@ -1,4 +1,4 @@
-"""The rival of input_throughput.py: crops for top-down training with OpenCV and a PyTorch DataLoader.
+"""The other side of input_throughput.py: crops for top-down training with OpenCV and a PyTorch DataLoader.
 
 Written from the published description of the official RLE pipeline, as a PyTorch user would write it today. Per
 sample: read the file, decode all of it, to RGB; clip the box, fit the aspect, x 1.25; half body (p 0.3, more than 3
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-MEAN = np.array([0.406, 0.457, 0.480], np.float32)[:, None, None]  # the official code's, as it is
+MEAN = np.array([0.406, 0.457, 0.480], np.float32)[:, None, None]  # as in the official code
 UPPER = np.arange(11)
 
 
@@ -75,12 +75,12 @@ class OfficialCrops(Dataset):
         upper = np.isin(np.arange(len(xy)), UPPER) & (visible > 0)
         lower = ~np.isin(np.arange(len(xy)), UPPER) & (visible > 0)
         if self.rng.standard_normal() < 0.5 and upper.sum() > 2:
-            chosen = upper
+            is_used = upper
         else:
-            chosen = lower if lower.sum() > 2 else upper
-        if chosen.sum() < 2:
+            is_used = lower if lower.sum() > 2 else upper
+        if is_used.sum() < 2:
             return None
-        points = xy[chosen]
+        points = xy[is_used]
         return points.mean(axis=0), self.fitted(points.max(axis=0) - points.min(axis=0) + 1e-3) * 1.5
 
     def affine(self, center, size, rotation):
@@ -94,7 +94,7 @@ class OfficialCrops(Dataset):
 
 
 def batches(annotations: Path, images: Path, *, size_wh: tuple[int, int], flip_pairs, batch_size: int, seed: int = 0):
-    """Batches without end, made in this process by one thread."""
+    """Yields batches endlessly, made in this process by one thread."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The rival of predict_throughput.py: crops to pixels and confidences with the net of torch_step.py, in plain PyTorch."""
+"""The other side of predict_throughput.py: crops to pixels and confidences with the net of torch_step.py, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Predict:
-    """`Predict(...)(images)` takes crops (B, H, W, 3) uint8 and blocks until (xy, confidence) are there."""
+    """`Predict(...)(images)` takes crops (B, H, W, 3) uint8 and blocks until (xy, confidence) are complete."""
 
     def __init__(self, *, depth: int, joints: int, size_wh: tuple[int, int], channels_last: bool, seed: int = 0):
         torch.manual_seed(seed)

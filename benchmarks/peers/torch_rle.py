@@ -1,4 +1,4 @@
-"""The rival of loss_throughput.py: the official 2D RLE loss and its gradient in plain PyTorch."""
+"""The other side of loss_throughput.py: the official 2D RLE loss and its gradient in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.peers.torch_step import RealNVP, rle_loss
 
 
 class Loss:
-    """`Loss(...)()` computes the loss of data not seen before and its gradient, and blocks until both are there."""
+    """`Loss(...)()` computes the loss of new data and its gradient, and blocks until both are complete."""
 
     def __init__(self, *, batch: int, joints: int, draws: int, seed: int = 0):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The rival of step_throughput.py: a ResNet with an RLE head, the official loss and Adam, in plain PyTorch; or HRNet.
+"""The other side of step_throughput.py: a ResNet with an RLE head, the official loss and Adam, in plain PyTorch; or HRNet.
 
 Written from the published descriptions, as a PyTorch user would write it today: torchvision's topology, the
 feature-normalised coordinate layer, RealNVP with 6 couplings, the 2D loss of the authors' code; HRNet with a 1x1 layer to the maps,
@@ -65,7 +65,7 @@ class PoseNet(nn.Module):
 
 
 def bring(widths: tuple[int, ...], source: int, target: int) -> nn.Module:
-    """A branch of HRNet at the stride and with the channels of another: up by 1x1 and the nearest pixel, down by 3x3s with stride 2."""
+    """Returns a branch of HRNet with the stride and channels of another: up by 1x1 and nearest pixel, down by 3x3s with stride 2."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -134,9 +134,9 @@ class RealNVP(nn.Module):
         log_det = x.new_zeros(len(x))
         for i in reversed(range(6)):
             keep = self.mask[i]
-            kept = keep * x
-            s, t = self.s[i](kept) * (1 - keep), self.t[i](kept) * (1 - keep)
-            x = (1 - keep) * (x - t) * torch.exp(-s) + kept
+            fixed = keep * x
+            s, t = self.s[i](fixed) * (1 - keep), self.t[i](fixed) * (1 - keep)
+            x = (1 - keep) * (x - t) * torch.exp(-s) + fixed
             log_det = log_det - s.sum(1)
         return -0.5 * x.square().sum(1) - math.log(2 * math.pi) + log_det
 
@@ -150,15 +150,15 @@ def rle_loss(mu, sigma, target, flow, weight):
 
 
 class Step:
-    """`Step(...)()` makes one training step on fresh data and blocks until it is done.
+    """`Step(...)()` makes one training step on new data and blocks until it is complete.
 
-    `amp`: the net under autocast to bfloat16, the loss in float32. `compiled`: net and loss by torch.compile. `branch`: HRNet's width.
+    `amp`: the net under autocast to bfloat16, the loss in float32. `compiled`: both with torch.compile. `branch`: HRNet's width.
     """
 
     def __init__(self, *, batch: int, height: int, width: int, joints: int, channels_last: bool, net: str = "resnet", depth: int = 50,
                  branch: int = 32, amp: bool = False, compiled: bool = False, device: str = "cpu", seed: int = 0):  # fmt: skip
         torch.manual_seed(seed)
-        torch.backends.cudnn.benchmark = device == "cuda"  # XLA tries its convolutions out, too
+        torch.backends.cudnn.benchmark = device == "cuda"  # XLA also tries its convolutions
         self.device, self.amp, self.joints = device, amp, joints
         self.is_map, self.shape = net == "hrnet", (batch, 3, height, width)
         self.net, self.flow = (HRNet(branch, joints) if self.is_map else PoseNet(depth, joints)).train(), RealNVP()
@@ -167,7 +167,7 @@ class Step:
         self.flow.to(device)
         parameters = [*self.net.parameters(), *([] if self.is_map else self.flow.parameters())]
         self.optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=device == "cuda")
-        torch.compiler.reset()  # or a second size of batch would make a program for any size
+        torch.compiler.reset()  # otherwise a second batch size would compile a program for any size
         self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
         self.pool = [self._draw() for _ in range(4)]
         self.steps = 0
@@ -181,14 +181,14 @@ class Step:
 
     def _loss(self, images, target):
         with torch.autocast(self.device, torch.bfloat16, enabled=self.amp):
-            found = self.net(images)
+            outputs = self.net(images)
         if self.is_map:
-            return 0.5 * (found.float() - target).square().mean()
-        mu, sigma = (x.float() for x in found)
+            return 0.5 * (outputs.float() - target).square().mean()
+        mu, sigma = (x.float() for x in outputs)
         return rle_loss(mu, sigma, target, self.flow, torch.ones_like(target))
 
     def close(self) -> None:
-        """Give a GPU's memory back, which PyTorch would keep for itself."""
+        """Releases a GPU's memory, which PyTorch would otherwise keep."""
         del self.net, self.flow, self.optimizer, self.pool
         if self.device == "cuda":
             torch.cuda.empty_cache()

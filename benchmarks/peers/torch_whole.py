@@ -1,4 +1,4 @@
-"""The rival of input_throughput.py --whole: whole images for bottom-up training with OpenCV and a PyTorch DataLoader.
+"""The other side of input_throughput.py --whole: whole images for bottom-up training with OpenCV and a PyTorch DataLoader.
 
 Written from a description of the released HigherHRNet and SWAHR pipelines, as a PyTorch user would write it today. Per
 image: read the file, decode all of it, to RGB; draw the mask (crowds and persons without joints); scale U(0.75, 1.5),
@@ -61,10 +61,10 @@ class WholeImages(Dataset):
         farthest = int(0.2 * side)
         centre = np.array([width, height]) / 2 + self.rng.integers(-farthest, farthest + 1, 2)
         rotation = self.rng.uniform(-30, 30)
-        return self.made(index, flip=self.rng.random() < 0.5, centre=centre, side=side, rotation=rotation)
+        return self.transform(index, flip=self.rng.random() < 0.5, centre=centre, side=side, rotation=rotation)
 
-    def made(self, index: int, *, flip: bool, centre, side: float, rotation: float):
-        """Image, masks and, with targets, heatmaps and places of the tags, else the joints; a list over the strides."""
+    def transform(self, index: int, *, flip: bool, centre, side: float, rotation: float):
+        """Returns image, masks and, with targets, heatmaps and places of the tags, else the joints; a list over the strides."""
         entry = self.images[index]
         image = cv2.cvtColor(cv2.imread(str(self.folder / entry["file_name"]), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         mask, people = self.mask(entry), self.labelled(entry)
@@ -74,7 +74,7 @@ class WholeImages(Dataset):
         pixels /= 255
         pixels -= MEAN
         pixels /= STD
-        masks, made = [], []
+        masks, labels = [], []
         for stride in self.strides:
             affine, size_wh = self.affine(centre, side, rotation, stride), tuple(v // stride for v in self.size_wh)
             light = cv2.warpAffine(mask, affine, size_wh, flags=cv2.INTER_LINEAR)
@@ -84,8 +84,8 @@ class WholeImages(Dataset):
             if flip:
                 joints = joints[:, self.flip_index]
                 joints[..., 0] = size_wh[0] - joints[..., 0] - 1
-            made.append((heatmaps(joints, size_wh), places(joints, size_wh)) if self.targets else slots(joints))
-        return pixels, masks, made
+            labels.append((heatmaps(joints, size_wh), places(joints, size_wh)) if self.targets else slots(joints))
+        return pixels, masks, labels
 
     def labelled(self, entry) -> np.ndarray:
         """(N, K, 3) x, y, visible."""
@@ -94,7 +94,7 @@ class WholeImages(Dataset):
         return np.array(people).reshape(-1, len(self.flip_index), 3)
 
     def mask(self, entry) -> np.ndarray:
-        """(h, w) uint8, 255 where a loss may look."""
+        """Returns (h, w) uint8, 255 at the pixels that the loss may use."""
         height, width = entry["height"], entry["width"]
         mask = np.full((height, width), 255, np.uint8)
         for person in self.people[entry["id"]]:
@@ -102,8 +102,8 @@ class WholeImages(Dataset):
                 x, y, w, h = person["bbox"]
                 outline = person.get("segmentation") or [[x, y, x + w, y, x + w, y + h, x, y + h]]
                 code = coco_mask.frPyObjects(outline, height, width)
-                drawn = coco_mask.decode(code)
-                mask[(drawn.any(axis=-1) if drawn.ndim == 3 else drawn) > 0] = 0
+                covered = coco_mask.decode(code)
+                mask[(covered.any(axis=-1) if covered.ndim == 3 else covered) > 0] = 0
         return mask
 
     def affine(self, centre, side: float, rotation: float, stride: int) -> np.ndarray:
@@ -131,12 +131,12 @@ def heatmaps(joints: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
 def places(joints: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     """(N, K, 3) -> (PEOPLE, K, 2) int64: index of the joint in the flattened maps, and whether it is there."""
     w, h = size_wh
-    found = np.zeros((PEOPLE, joints.shape[1], 2), np.int64)
+    entries = np.zeros((PEOPLE, joints.shape[1], 2), np.int64)
     for i, person in enumerate(joints):
         for k, (x, y, visible) in enumerate(person):
             if visible > 0 and 0 <= x < w and 0 <= y < h:
-                found[i, k] = k * h * w + int(y) * w + int(x), 1
-    return found
+                entries[i, k] = k * h * w + int(y) * w + int(x), 1
+    return entries
 
 
 def slots(joints: np.ndarray) -> np.ndarray:

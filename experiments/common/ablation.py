@@ -1,11 +1,12 @@
-"""What the ablations share: synthetic people in memory, one training, the file of finished runs, table and curves.
+"""The shared part of the ablations: synthetic people in memory, one training run, the file of finished runs, table and curves.
 
-Runs go into `runs.jsonl` as they end; the same command again trains only what is missing there. So processes may share
-the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`), and a last call without flags prints the table.
+Each run is appended to `runs.jsonl` when it ends; repeating the command trains only the runs that are missing there. Several
+processes can therefore share the work (`taskset -c 0 ... --seeds 0`, `taskset -c 1 ... --seeds 1 2`), and a last call without
+flags prints the table.
 
 Every row is trained on the same data with the same schedule and number of steps; a seed changes the synthetic people,
 the initialisation and the order of the batches. Crops are cut once and kept in memory, `copies` differently augmented
-ones of every person, so that the device and not the decoder sets the pace.
+versions of every person, so that the device and not the decoder limits the speed.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from jaxpose.evaluation import average_precision, results
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """Settings that every ablation has."""
+    """Settings of every ablation."""
 
     rows: Annotated[tuple[str, ...], AnyValue, MayChange] = ()
-    """Lines of the table; see ROWS in the experiment's file for all."""
+    """Rows of the table; ROWS in the experiment's file lists all."""
     seeds: Annotated[tuple[int, ...], AnyValue, MayChange] = (0, 1, 2)
     """One run per row and seed."""
     steps: Annotated[int, Positive, Fixed] = 3500
@@ -67,7 +68,7 @@ ConfigT = TypeVar("ConfigT", bound=AblationConfig)
 
 
 def load(config: AblationConfig, seed: int) -> dict[str, Any]:
-    """Synthetic people of one seed as arrays: augmented training crops, plain held-out crops, and what is known of them."""
+    """Returns the synthetic people of one seed as arrays: augmented training crops, plain held-out crops, and their annotations."""
     sources = people(config, seed)
     truth = files.read_json(sources["val"].ground_truth_json, "ground truth of the prepared data")
     clean = {a["id"]: np.reshape(a["keypoints_clean"], (-1, 2)) for a in truth["annotations"]}
@@ -81,7 +82,7 @@ def load(config: AblationConfig, seed: int) -> dict[str, Any]:
 
 
 def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
-    """The synthetic people of one seed, drawn once: "train" and "val"."""
+    """Returns the synthetic people of one seed, drawn on the first call: "train" and "val"."""
     held_out = max(config.images // 5, 1)
     folder = synthetic.write_dataset(
         config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
@@ -93,7 +94,7 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
 def crops(
     source: Source, config: AblationConfig, *, seed: int, augment: str | Setting, copies: int
 ) -> dict[str, np.ndarray]:
-    """Every person `copies` times, each time augmented anew, as arrays."""
+    """Returns `copies` crops of every person as arrays, each augmented differently."""
 
     def cut(i: int) -> dict[str, Any]:
         epoch, index = divmod(i, len(source))
@@ -103,7 +104,7 @@ def crops(
 
 
 def in_memory(make: Callable[[int], dict[str, Any]], count: int, config: AblationConfig) -> dict[str, np.ndarray]:
-    """The samples that `make` gives for 0 to count - 1, as arrays."""
+    """Returns the samples that `make` returns for 0 to count - 1, as arrays."""
     with ThreadPoolExecutor(config.workers) as pool:  # OpenCV decodes and warps without holding the lock
         samples = list(tqdm.tqdm(pool.map(make, range(count)), total=count, leave=False))
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
@@ -128,18 +129,18 @@ def train_one(
     ema: float | None = None,
     variables: PyTree | None = None,
 ) -> dict[str, Any]:
-    """Train one row with one seed; the learning curve and the final numbers.
+    """Trains one row with one seed and returns the learning curve and the final numbers.
 
     Args:
-        data: its "train" holds the arrays of a batch, and perhaps more.
-        measure: (predict function, task, variables) -> numbers of a point of the curve.
-        finish: (task, variables) -> numbers of the end alone.
-        clip_norm: the largest norm of the gradient, where no `tx` is given.
-        first: (steps, task): this many steps come first, with this task over the same variables.
-        flip_test: whether predictions are averaged with those of the mirrored image.
+        data: the data; its "train" holds the arrays of a batch, and possibly others.
+        measure: function (predict function, task, variables) -> numbers of a point of the curve.
+        finish: function (task, variables) -> numbers that are computed only at the end.
+        clip_norm: the largest norm of the gradient, if no `tx` is given.
+        first: (steps, task): the first `steps` updates are trained with this task over the same variables.
+        flip_test: True if predictions are averaged with those of the mirrored image.
         tx: the optimiser; None: Adam, whose learning rate falls to a tenth after 75 % and 92 % of the steps.
-        ema: decay of a moving average of the weights, which is then what is measured; None: no average.
-        variables: what training starts from, as host arrays; None: drawn from the seed.
+        ema: decay of a moving average of the weights, which is then measured; None: no average.
+        variables: the initial variables, as host arrays; None: drawn from the seed.
     """
     if tx is None:
         boundaries = sorted({int(config.steps * 0.75), int(config.steps * 0.92)})
@@ -170,7 +171,7 @@ def train_one(
 
 
 def predict_in_memory(step: PredictStep, variables: PyTree, images: np.ndarray, batch_size: int) -> Predictions:
-    """Predictions for all images."""
+    """Returns the predictions for all images."""
     batches = inference.batches(({"image": image} for image in images), size=batch_size)
     return inference.run(inference.on_mesh(step, variables, parallel.make_mesh()), batches)
 
@@ -178,7 +179,7 @@ def predict_in_memory(step: PredictStep, variables: PyTree, images: np.ndarray, 
 def localisation(
     predictions: Mapping[str, np.ndarray], config: AblationConfig, data: Mapping[str, Any]
 ) -> dict[str, float]:
-    """AP with the row's own confidences, AP with all confidences 1, PCK at 0.05 of the crop's height, EPE in input px."""
+    """Returns AP with the row's own confidences, AP with all confidences 1, PCK at 0.05 of the crop's height, EPE in input px."""
     val, sigmas = data["val"], data["skeleton"].sigmas
     if not np.isfinite(predictions["xy"]).all():
         return {"AP": 0.0, "AP_constant": 0.0, "PCK": 0.0, "EPE": float("inf")}
@@ -202,21 +203,21 @@ def localisation(
 
 
 def table(runs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Mean and standard deviation over the seeds, one line a row; diverged runs are counted, not averaged away."""
+    """Returns mean and standard deviation over the seeds, one line per row; diverged runs are counted, not averaged."""
     lines = ["| row | runs | diverged | " + " | ".join(columns) + " |", "|---" * (len(columns) + 3) + "|"]
     for name in dict.fromkeys(run["row"] for run in runs):
-        mine = [run for run in runs if run["row"] == name]
-        diverged = sum(run["diverged"] >= 0 for run in mine)
+        runs_of_row = [run for run in runs if run["row"] == name]
+        diverged = sum(run["diverged"] >= 0 for run in runs_of_row)
         cells = []
         for column in columns:
-            values = [run[column] for run in mine if run.get(column) is not None and run["diverged"] < 0]
+            values = [run[column] for run in runs_of_row if run.get(column) is not None and run["diverged"] < 0]
             cells.append(f"{np.mean(values):.3f} +- {np.std(values):.3f}" if values else "-")
-        lines.append(f"| {name} | {len(mine)} | {diverged} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(runs_of_row)} | {diverged} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """AP and EPE against the step: one line a run, one colour a row."""
+    """Draws AP and EPE against the step: one line per run, one colour per row."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -237,19 +238,19 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
-    """What a run of a row depends on besides its seed."""
+    """Returns the settings that a run of a row depends on, except its seed."""
     fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
     shared = {name: value for name, value in asdict(config).items() if name in fixed}
     return json.loads(json.dumps(shared | asdict(row), default=str))
 
 
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """The runs of these settings that `path` holds, by (row, seed)."""
-    found = {}
+    """Returns the runs with these settings in `path`, by (row, seed)."""
+    finished = {}
     for run in files.read_json_lines(path):
         if run["row"] in rows and run.get("settings") == settings(config, rows[run["row"]]):
-            found[run["row"], run["seed"]] = run
-    return found
+            finished[run["row"], run["seed"]] = run
+    return finished
 
 
 def run_all(
@@ -259,7 +260,7 @@ def run_all(
     *,
     load: Callable[[ConfigT, int], dict[str, Any]] = load,
 ) -> list[dict[str, Any]]:
-    """Train what is missing, row by row and seed by seed, and give all runs that the config names."""
+    """Trains the runs that are missing, row by row and seed by seed, and returns all runs that the config names."""
     unknown = [name for name in config.rows if name not in rows]
     if unknown:
         raise SystemExit(f"--rows {' '.join(unknown)}: expected some of {', '.join(rows)}")
@@ -278,7 +279,7 @@ def run_all(
 
 
 def parse(kind: type[ConfigT], description: str, argv: list[str] | None) -> ConfigT:
-    """Command line -> config."""
+    """Parses the command line into a config."""
     config = tyro.cli(kind, args=argv, description=description)
     check(config)
     return config
@@ -288,7 +289,7 @@ def report(
     runs: list[dict[str, Any]], config: AblationConfig, columns: Sequence[str], *,
     plot: Callable[[Sequence[Mapping[str, Any]], Path], None] = plot,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Print the table, draw the curves where matplotlib is installed, and give the runs back."""
+    """Prints the table, draws the curves if matplotlib is installed, and returns the runs."""
     print(table(runs, columns))
     try:
         plot(runs, config.out / "curves.png")

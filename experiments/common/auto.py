@@ -1,10 +1,10 @@
-"""Settings that follow the data: what `--preset auto` chooses for a labelled set, and why.
+"""Settings that follow from the data: what `--preset auto` chooses for a labelled set, and why.
 
-`measure` looks at the labels alone, `choose` turns what it saw into settings, each with a reason in words; both are pure functions.
-`steps_for` gives the number of steps for a time budget from the time of one step. What is chosen goes into an ordinary config
-(`settle`), which is printed, stored and can be edited: the same config gives the same run, whatever the machine.
+`measure` reads the labels alone, and `choose` derives settings from them, each with a reason in words; both are pure functions.
+`steps_for` derives the number of steps for a time budget from the time of one step. The choices go into an ordinary config
+(`settle`), which is printed, stored and can be edited: the same config gives the same run on any machine.
 
-The numbers come out of the measurements of docs/few_frames.md.
+The numbers come from the measurements of docs/few_frames.md.
 """
 
 from __future__ import annotations
@@ -27,35 +27,33 @@ from jaxpose.data.source import Source
 from jaxpose.inference import Settings
 
 log = logging.getLogger(__name__)
-STARTED = time.monotonic()  # of this program, nearly
+STARTED = time.monotonic()  # approximately the start of this program
 CONFIG, REASONS = "config.json", "reasons.json"  # in the folder of a run
-STAGES, DECONVS = (
-    3,
-    (32, 32),
-)  # of the net, whose maps have stride 4; sizes are multiples of 32, so that each stage divides them
-BY_NET = ("size_wh", "backbone", "resnet_stages", "deconvs")  # flags that say how large the maps are
-PADDING = Settings.padding  # of a box in its crop
-SIDES = (96, 128, 160)  # of the input's longer side
-PER_INPUT_PIXEL = 1.6  # image pixels that an input pixel may stand for before a larger input is worth its time
-LONG = 0.3  # of the box: joints that far apart tell how a body is turned
+# The net's maps have stride 4. Input sizes are multiples of 32, so that every stage divides them.
+STAGES, DECONVS = 3, (32, 32)
+BY_NET = ("size_wh", "backbone", "resnet_stages", "deconvs")  # flags that decide the size of the maps
+PADDING = Settings.padding  # factor on a box
+SIDES = (96, 128, 160)  # possible lengths of the input's longer side
+PER_INPUT_PIXEL = 1.6  # image pixels per input pixel above which a larger input is worth its time
+LONG = 0.3  # as a part of the box: joints this far apart show how a body is turned
 TURNED = 60.0  # degrees from the usual direction, beyond which a body counts as turned
 BATCH = 32
-FEW_JOINTS = 5  # pairs of labels to tell a direction by
-MIN_STEPS = 100  # however little time there is
+FEW_JOINTS = 5  # least number of bodies to estimate a direction from
+MIN_STEPS = 100  # lower bound, even if there is less time
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the labels of a training set say.
+    """Statistics of the labels of a training set.
 
     Attributes:
-        persons, images: how many.
-        joints: K, and `pairs`, how many of them have a partner on the other side.
+        persons, images: their numbers.
+        joints: the number of joints, K; `pairs`: the number of left-right pairs among them.
         labelled: the share of the joints that is labelled.
-        never: names of the joints that are labelled nowhere.
+        never: names of the joints that are never labelled.
         box_wh: median width and height of the boxes, image pixels.
-        turned: the share of bodies more than 60 degrees from the usual direction; None where no two joints tell.
-        angle: degrees within which 95 % of the bodies lie of the usual direction; None likewise.
+        turned: the share of bodies more than 60 degrees from the usual direction; None if no two joints show a direction.
+        angle: angle in degrees from the usual direction that 95 % of the bodies do not exceed; None likewise.
         spread: standard deviation of the logarithm of a pose's extent in its box.
         outside: the share of the labelled joints outside their box.
     """
@@ -75,7 +73,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting: the name of a flag's field ("own.flip": of a nested one), its value, and the reason in words."""
+    """One setting: the name of a flag's field ("own.flip" for a nested one), its value, and the reason in words."""
 
     name: str
     value: Any
@@ -83,7 +81,7 @@ class Choice:
 
 
 def measure(source: Source) -> Facts:
-    """The facts of a source of persons, from its tables: no picture is read."""
+    """Returns the statistics of a source of persons from its tables; no image is read."""
     persons, skeleton = source.persons, source.skeleton
     keypoints, boxes = persons["keypoints"].astype(np.float64), persons["box"].astype(np.float64)
     xy, labelled = keypoints[..., :2], keypoints[..., 2] > 0
@@ -107,19 +105,19 @@ def measure(source: Source) -> Facts:
 
 
 def usual_direction(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> np.ndarray | None:
-    """Degrees by which each body is turned from the usual direction, by the pair of joints whose direction varies least.
+    """Returns the angle in degrees of each body from the usual direction, by the pair of joints whose direction varies least.
 
     Args:
-        xy: (N, K, 2) image pixels; labelled: (N, K); boxes: (N, 4) xywh.
+        xy: (N, K, 2) in image pixels; labelled: (N, K); boxes: (N, 4) xywh.
 
     Returns:
-        (M,) in (-180, 180] of the M bodies with both joints; None where no pair is labelled on five bodies and far enough apart.
+        (M,) angles in (-180, 180] of the M bodies with both joints; None if no pair is labelled on five bodies and far enough apart.
 
     >>> xy = np.array([[[0.0, 0.0], [0.0, 9.0]]] * 6)  # six upright bodies
     >>> usual_direction(xy, np.ones((6, 2), bool), np.array([[0, 0, 9, 9]] * 6)).tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
-    best, found = -1.0, None
+    best, angles = -1.0, None
     side = np.maximum(boxes[:, 2:].max(-1), 1e-6)
     for a in range(xy.shape[1]):
         for b in range(a + 1, xy.shape[1]):
@@ -131,12 +129,12 @@ def usual_direction(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> 
             unit = (vector[:, 0] + 1j * vector[:, 1]) / np.maximum(length, 1e-9)
             mean = unit.mean()
             if abs(mean) > best:
-                best, found = abs(mean), np.degrees(np.angle(unit * np.conj(mean)))
-    return found
+                best, angles = abs(mean), np.degrees(np.angle(unit * np.conj(mean)))
+    return angles
 
 
 def _spread(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> float:
-    """How much the extent of poses varies within their boxes, among bodies with most joints labelled."""
+    """Returns how much the extent of poses varies within their boxes, among bodies with most joints labelled."""
     most = labelled.sum(1) >= max(0.7 * labelled.shape[1], 2)
     if most.sum() < 2:
         return 0.0
@@ -148,16 +146,16 @@ def _spread(xy: np.ndarray, labelled: np.ndarray, boxes: np.ndarray) -> float:
 def choose(
     facts: Facts, *, largest: int = SIDES[-1], given: Mapping[str, Any] | None = None, detections: bool = False
 ) -> list[Choice]:
-    """The settings for a training set, but the number of steps.
+    """Chooses the settings for a training set, except the number of steps.
 
     Args:
-        facts: of the labels.
+        facts: statistics of the labels.
         largest: longest side of the input that there is time for.
-        given: values of the flags in `BY_NET` that were given by hand: others follow from them.
-        detections: whether the run is evaluated on the boxes of a detector.
+        given: values of the flags in `BY_NET` that were given by hand; other settings follow from them.
+        detections: True if the run is evaluated on the boxes of a detector.
 
     Raises:
-        ValueError: nobody to train on.
+        ValueError: there are no persons to train on.
     """
     if facts.persons < 1:
         raise ValueError("nobody to train on: no person of the training split has a labelled joint")
@@ -193,7 +191,7 @@ def choose(
 
 
 def _judged(detections: bool) -> list[Choice]:
-    """How the evaluations are used: skill and the factor of sigma need the boxes of the labels."""
+    """Chooses how evaluations are used: skill and the factor of sigma need the boxes of the labels."""
     if detections:
         reason = "with --detections there is no error on the boxes of the labels"
         return [Choice("best", "AP", reason), Choice("calibrate", False, reason)]
@@ -201,11 +199,11 @@ def _judged(detections: bool) -> list[Choice]:
 
 
 def map_size(size_wh: tuple[int, int], *, given: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height of the heatmaps of an input of this size.
+    """Returns width and height of the heatmaps for an input of this size.
 
     Args:
-        size_wh: of the input.
-        given: flags of `BY_NET`; those that are missing are as `choose` has them.
+        size_wh: width and height of the input.
+        given: flags of `BY_NET`; missing ones have the values of `choose`.
 
     >>> map_size((96, 128), given={}), map_size((96, 128), given={"deconvs": ()})
     ((24, 32), (6, 8))
@@ -221,7 +219,7 @@ def map_size(size_wh: tuple[int, int], *, given: Mapping[str, Any]) -> tuple[int
 
 
 def input_size(facts: Facts, *, largest: int = SIDES[-1]) -> tuple[int, int]:
-    """Width and height of the input: multiples of 32, square where bodies lie in all directions, else half way between the
+    """Returns width and height of the input, multiples of 32: square if bodies lie in all directions, else half way between the
     median box's shape and a square, since other bodies have other shapes.
 
     >>> upright = Facts(100, 100, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
@@ -239,7 +237,7 @@ def input_size(facts: Facts, *, largest: int = SIDES[-1]) -> tuple[int, int]:
 
 
 def seen_from_above(facts: Facts) -> bool:
-    """Whether bodies lie in all directions: more than one in twenty is far from the usual one."""
+    """Returns whether bodies lie in all directions: more than one in twenty is far from the usual one."""
     return facts.turned is not None and facts.turned > 0.05
 
 
@@ -280,7 +278,7 @@ def _augmentation(facts: Facts) -> list[Choice]:
 
 
 def wanted_steps(facts: Facts) -> int:
-    """Steps beyond which a set of this size gains little: 2,000, and 4 more a person up to 6,000.
+    """Returns the number of steps beyond which a set of this size improves little: 2,000, plus 4 per person, at most 6,000.
 
     >>> upright = Facts(100, 100, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
     >>> wanted_steps(upright), wanted_steps(dataclasses.replace(upright, persons=5000))
@@ -290,11 +288,11 @@ def wanted_steps(facts: Facts) -> int:
 
 
 def steps_for(facts: Facts, *, seconds: float, step_seconds: float) -> tuple[int, str]:
-    """The number of steps, and why: what the set needs, or what the time allows.
+    """Returns the number of steps and the reason: what the set needs, or what the time allows.
 
     Args:
-        seconds: that are left for training; infinity where the time does not count.
-        step_seconds: of one step, measured.
+        seconds: time left for training; infinity if time does not matter.
+        step_seconds: measured time of one step.
 
     >>> upright = Facts(100, 100, 17, 8, 1.0, (), (60.0, 130.0), 0.0, 10.0, 0.1, 0.0)
     >>> steps_for(upright, seconds=100, step_seconds=0.1)[0], steps_for(upright, seconds=1000, step_seconds=0.1)[0]
@@ -309,22 +307,22 @@ def steps_for(facts: Facts, *, seconds: float, step_seconds: float) -> tuple[int
     return possible, f"what the time allows, at {step_seconds:.3f} s a step ({wanted:,} would be better: --minutes)"
 
 
-ENOUGH = 0.6  # of the wanted steps: with less time than for these a smaller input is better
+ENOUGH = 0.6  # share of the wanted steps below which a smaller input is better
 PROBE_STEPS, PROBE_SECONDS = 12, 4.0
 EVALUATIONS = 6
-RESERVE = 20.0  # seconds for the page and the pictures, besides a compilation
+RESERVE = 20.0  # seconds for the page and the pictures, in addition to a compilation
 
 
 def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-    """A config with --minutes and its data -> both with all that was left open, which is printed and stored.
+    """Completes a config with --minutes and its data: chooses everything that was left open, prints and stores it.
 
-    A run that is resumed keeps what it was started with. Otherwise the step is compiled and timed for some seconds; what follows is an
-    ordinary config without --minutes, in config.json of the run's folder, with the reasons in reasons.json.
+    A run that is resumed keeps the settings that it was started with. Otherwise the step is compiled and timed for some seconds; the
+    result is an ordinary config without --minutes, stored as config.json in the run's folder, with the reasons in reasons.json.
 
     Args:
-        config: the flags; returned as it is where it has no --minutes.
-        kind: `experiments.common.persons.Persons`.
-        make: (flags, skeleton) -> the task, and what comes first.
+        config: the flags; returned unchanged if they have no --minutes.
+        kind: the data, an `experiments.common.persons.Persons`.
+        make: function (flags, skeleton) -> the task, and the task that comes first.
     """
     if config.minutes is None:
         return config, kind
@@ -350,17 +348,17 @@ def settle(config: Any, kind: Any, make: Callable[[Any, Any], Any]) -> tuple[Any
 
 
 def as_started(config: Any) -> Any:
-    """Returns the settings of the run in --out, but for the flags that were given by hand.
+    """Returns the settings of the run in --out, except the flags that were given by hand.
 
-    What the run does not state, because it was started before there was such a flag, is the flag's default and not what the preset
-    "auto" has.
+    A setting that the run does not contain, because it was started before the flag existed, has the flag's default, not the value of
+    the preset "auto".
 
     Args:
-        config: the flags, with the names of those that were given in `by_hand`; "own.flip" replaces that number alone.
+        config: the flags, with the names of those given by hand in `by_hand`; "own.flip" replaces that number alone.
     """
     stored = checkpoint.read_config(config.out, step="latest")
     names = {field.name for field in dataclasses.fields(config)} - {"minutes", "by_hand"}
-    given = {name for name in config.by_hand if "." not in name} | {"out", "data", "data_dir"}
+    given = {name for name in config.by_hand if "." not in name} | {"out", "data", "labels", "data_dir"}
     run = {name: value for name, value in (stored.get("run") or {}).items() if name in names - given}
     if "best" not in run and stored.get("best") in ("AP", "skill"):
         run["best"] = stored["best"]
@@ -373,7 +371,7 @@ def as_started(config: Any) -> Any:
 
 
 def _with_nested(values: Mapping[str, Any], given: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """The values with the one at this path from `given`; the dictionaries on the way are copied."""
+    """Returns the values with the value at this path taken from `given`; the dictionaries on the way are copied."""
     name, *inner = path
     if inner and isinstance(values.get(name), Mapping) and isinstance(given[name], Mapping):
         return {**values, name: _with_nested(values[name], given[name], inner)}
@@ -381,7 +379,7 @@ def _with_nested(values: Mapping[str, Any], given: Mapping[str, Any], path: Sequ
 
 
 def _with_steps(config: Any, kind: Any, make: Callable, facts: Facts) -> tuple[Any, list[Choice]]:
-    """The config with everything chosen: the size and the number of steps by the time of a step on this machine."""
+    """Returns the completed config: size and number of steps follow from the time of a step on this machine."""
     options = {
         "given": {name: getattr(config, name) for name in BY_NET if name in config.by_hand},
         "detections": config.detections is not None,
@@ -412,7 +410,7 @@ def _with_steps(config: Any, kind: Any, make: Callable, facts: Facts) -> tuple[A
 
 
 def _with_rest(config: Any, choices: list[Choice], steps: int) -> tuple[Any, list[Choice]]:
-    """What follows from the number of steps."""
+    """Chooses the settings that follow from the number of steps."""
     rest = [
         Choice("warmup_steps", min(100, steps // 10), "a tenth of the steps, 100 at most"),
         Choice("eval_every", config.epochs / EVALUATIONS, f"{EVALUATIONS} evaluations, of which the best is kept"),
@@ -424,7 +422,7 @@ def _with_rest(config: Any, choices: list[Choice], steps: int) -> tuple[Any, lis
 
 
 def probe(config: Any, kind: Any, make: Callable) -> tuple[float, float]:
-    """Seconds until the first step is done, and seconds of each one after, on this machine, with the real batches."""
+    """Measures, with the real batches, the seconds until the first step is done and the seconds of each later one."""
     task, first = make(config, kind.skeleton)
     kind = dataclasses.replace(kind, config=config)
     training = build(task, config, samples=kind.count(), mesh=kind.mesh, first=first)
@@ -443,7 +441,7 @@ def probe(config: Any, kind: Any, make: Callable) -> tuple[float, float]:
 
 
 def seconds_left(config: Any, facts: Facts, evaluated: int, *, compile_seconds: float, step_seconds: float) -> float:
-    """Of --minutes, for training: without what has passed, a second compilation, evaluations, the page and the pictures."""
+    """Returns what is left of --minutes for training, after the elapsed time, a second compilation, evaluations and the report."""
     one = (
         evaluated / config.batch_size * step_seconds + 2.0
     )  # a prediction with the mirror image costs about a step, and the scores
@@ -452,11 +450,11 @@ def seconds_left(config: Any, facts: Facts, evaluated: int, *, compile_seconds: 
 
 
 def apply(config: Any, choices: Sequence[Choice], *, by_hand: Collection[str]) -> tuple[Any, list[Choice]]:
-    """The config with these settings, and those that were taken: what was given by hand stays.
+    """Returns the config with these settings, and the settings that were applied: flags given by hand stay.
 
     Args:
-        config: a dataclass, perhaps with dataclasses in it ("own.flip" is the field flip of its field own).
-        by_hand: names of fields that the user gave.
+        config: a dataclass that may contain dataclasses ("own.flip" is the field flip of its field own).
+        by_hand: names of the fields that the user gave.
     """
     taken = [choice for choice in choices if choice.name not in by_hand]
     nested: dict[str, dict[str, Any]] = {}
@@ -472,7 +470,7 @@ def apply(config: Any, choices: Sequence[Choice], *, by_hand: Collection[str]) -
 
 
 def explained(choices: Sequence[Choice]) -> str:
-    """The choices as lines to read, each a flag that would set it by hand."""
+    """Formats the choices as lines, each with the flag that would set it by hand."""
     rows = [(f"--{choice.name.replace('_', '-')} {_as_flag(choice.value)}", choice.reason) for choice in choices]
     wide = max((len(flag) for flag, _ in rows), default=0)
     return "\n".join(f"  {flag.ljust(wide)}  {reason}" for flag, reason in rows)
@@ -489,5 +487,5 @@ def _as_flag(value: Any) -> str:
 
 
 def stored(choices: Sequence[Choice]) -> list[Mapping[str, Any]]:
-    """The choices as JSON-able values."""
+    """Returns the choices as values that JSON can hold."""
     return [{"name": c.name, "value": c.value, "reason": c.reason} for c in choices]

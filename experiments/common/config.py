@@ -1,4 +1,4 @@
-"""The settings that every experiment has: the flags, how they are parsed, and what may be given."""
+"""The settings of every experiment: the flags, how they are parsed, and which values and combinations are valid."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from experiments.common.rules import (
     Unsaid,
 )
 from jaxpose import checkpoint, files, tasks
+from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
 from jaxpose.inference import Settings, from_checkpoint
@@ -39,56 +40,65 @@ ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings that every experiment has. LEVEL: what one sample of its tasks is, see `jaxpose.tasks.Task`."""
+    """Settings of every experiment. LEVEL is the kind of one sample of its tasks, see `jaxpose.tasks.Task`."""
 
     LEVEL: ClassVar[tasks.Level]
 
     out: Annotated[Path | None, LocalPath, MayChange] = None
-    """Folder of the run: log, checkpoints, results, pictures. The same folder again resumes the run. None: runs/ and the
+    """Folder of the run: log, checkpoints, results, pictures. Giving the same folder again resumes the run. None: runs/ and the
     experiment's name, or the folder that --eval-only names."""
     data: Annotated[Path | None, LocalPath, MayMove] = None
     """Folder with images and annotations, or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
     the embedded synthetic people."""
+    labels: Annotated[Path | None, LocalPath, MayMove] = None
+    """Project of a labelling tool instead of --data: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose, Label Studio's export,
+    CVAT's XML, labelme, COCO. A project without a split is split by video, or by picture, with a fifth for evaluation."""
+    labels_format: Annotated[tools.Choice, AnyValue, Fixed, Unsaid("auto")] = "auto"
+    """The tool that wrote --labels; auto: detected from the content."""
+    names: Annotated[tuple[str, ...] | None, AnyValue, Fixed, Unsaid(None)] = None
+    """With --labels: names of the joints in order, if the project does not list them, or to change the order."""
+    corner: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
+    """With --labels: subtract half a pixel, for tools that count pixels from the corner of the first one instead of its centre."""
     annotations: Annotated[Path | None, LocalPath, MayMove] = None
-    """Annotation file to train on (with --eval-only: to evaluate on), where it is not found in --data."""
+    """Annotation file to train on (with --eval-only: to evaluate on), if it is not in the usual place in --data."""
     images: Annotated[Path | None, LocalPath, MayMove] = None
-    """Its image folder; none: found in --data, or beside the file."""
+    """Image folder of --annotations; none: searched in --data, or next to the file."""
     val_annotations: Annotated[Path | None, LocalPath, MayChange] = None
-    """Annotation file to evaluate on, where it is not found in --data."""
+    """Annotation file to evaluate on, if it is not in the usual place in --data."""
     val_images: Annotated[Path | None, LocalPath, MayChange] = None
-    """Its image folder; none: that of --images, or found in --data or beside the file."""
+    """Image folder of --val-annotations; none: that of --images, or searched in --data or next to the file."""
     val_fraction: Annotated[
         float, Between(0, 1, "a part of the images, from 0 to below 1", open_high=True), Fixed, Unsaid(0.0)
     ] = 0.0
-    """Evaluate on this part of the training images, and train on the others; drawn from their file names, so it is always the same."""
+    """Evaluate on this part of the training images, and train on the others; the file names decide, so the split is repeatable."""
     format: Annotated[Choice, AnyValue, Fixed] = "auto"
-    """Format of the annotations, as `jaxpose prepare` has it; auto: the one that their content shows."""
+    """Format of the annotations, as for `jaxpose prepare`; auto: detected from the content."""
     category: Annotated[int | str | None, AnyValue, Fixed, Unsaid(None)] = None
-    """Name or id of the category, or "all"; none: the one with keypoints, or all that have the same joints."""
+    """Name or id of the category, or "all"; none: the one with keypoints, or all categories with the same joints."""
     flip_pairs: Annotated[tuple[str, ...] | None, AnyValue, Fixed, Unsaid(None)] = None
-    """Pairs of left and right joints, such as left_ear:right_ear, or "none"; none given: those of the category or of the names."""
+    """Pairs of left and right joints, such as left_ear:right_ear, or "none"; not given: those of the category or of the names."""
     sigmas: Annotated[tuple[float, ...] | None, AllPositive, MayChange] = None
-    """OKS sigmas, one for each joint, or one for all; none: those of the category or of the names."""
+    """OKS sigmas, one per joint, or one for all; none: those of the category or of the names."""
     visible_above: Annotated[float | None, AnyValue, Fixed, Unsaid(None)] = None
-    """A joint is labelled where its visibility is above this, as for confidences; none: above 0."""
+    """A joint is labelled if its visibility is above this value, as for confidences; none: above 0."""
     exif: Annotated[Literal["auto", "apply", "ignore"], AnyValue, Fixed, Unsaid("auto", also=("ignore",))] = "auto"
-    """Turn pictures as their EXIF orientation says, or take the stored pixels; auto: as annotated sizes and poses show."""
+    """Rotate images according to their EXIF orientation, or use the stored pixels; auto: decided by annotated sizes and poses."""
     follow_links: Annotated[Literal["files", "all", "none"], AnyValue, MayChange] = "files"
-    """Symbolic links out of the image folder that are followed: those of image files, of folders too, or none."""
+    """Symbolic links out of the image folder to follow: those of image files, of folders too, or none."""
     reorder_joints: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
-    """Bring the joints of the evaluation file into the order of the training file (or of the checkpoint), by their names."""
+    """Reorder the joints of the evaluation file by name to match the training file (or the checkpoint)."""
     train_split: Annotated[str, AnyValue, Fixed] = "train"
-    """Name of the training split: COCO's train2017 is found under "train"."""
+    """Name of the training split; COCO's train2017 is called "train"."""
     val_split: Annotated[str, AnyValue, MayChange] = "val"
     """Name of the evaluation split."""
     data_dir: Annotated[Path, LocalPath, MayChange] = Path("runs/data")
-    """Where prepared data sets are kept (TFDS, array_record); they are prepared once."""
+    """Folder of prepared data sets (TFDS, array_record); each is prepared once."""
     on_bad: Annotated[Literal["error", "skip"], AnyValue, MayChange] = "error"
-    """What becomes of a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
+    """Action for a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
     verify: Annotated[bool, AnyValue, MayChange] = False
-    """Decode every image completely while preparing: finds damage inside a file, and takes several times as long."""
+    """Decode every image completely during preparation: detects damage inside a file, but takes several times as long."""
     synthetic_images: Annotated[int, AtLeast(2, "one to train on, one to evaluate on"), Fixed] = 2000
-    """How many synthetic images to draw, a tenth of them for evaluation."""
+    """Number of synthetic images to draw, a tenth of them for evaluation."""
 
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (192, 256)
     """Input width and height."""
@@ -99,17 +109,17 @@ class RunConfig:
     learning_rate: Annotated[float, Positive, Fixed] = 1e-3
     """Adam's learning rate for this global batch size."""
     base_batch_size: Annotated[int | None, Positive, Fixed] = None
-    """Scale the learning rate by batch_size / base_batch_size; none: never scaled."""
+    """Scale the learning rate by batch_size / base_batch_size; none: no scaling."""
     decay: Annotated[Literal["milestones", "linear"], AnyValue, Fixed] = "milestones"
-    """How the learning rate falls: by 0.1 at --milestones, or in a line to 0 at the end of the last epoch."""
+    """Decay of the learning rate: by 0.1 at --milestones, or linearly to 0 at the end of the last epoch."""
     milestones: Annotated[tuple[float, ...], Increasing, MayChange] = (170, 200)
     """Epochs after which the learning rate is multiplied by 0.1."""
     warmup_steps: Annotated[int, AtLeast(0), Fixed] = 0
     """Steps of linear warm-up."""
     warmup_epochs: Annotated[float, AtLeast(0), Fixed] = 0
-    """Epochs of it, besides."""
+    """Epochs of linear warm-up, added to --warmup-steps."""
     warmup_start: Annotated[float, Between(0, 1, "a part of the learning rate, above 0", open_low=True), Fixed] = 0.001
-    """Part of the learning rate that the warm-up starts from."""
+    """Part of the learning rate at the start of the warm-up."""
     clip_norm: Annotated[float | None, Positive, Fixed] = None
     """Largest global norm of the gradient."""
     accumulate: Annotated[int, Positive, Fixed] = 1
@@ -119,19 +129,19 @@ class RunConfig:
     ] = None
     """Decay of the moving average of the weights that is evaluated; none: no average."""
     ema_growth: Annotated[float, AtLeast(0), MayChange] = 9.0
-    """Until it reaches --ema the decay of step t is t / (t + this), so that the average forgets the initial weights at once; 0:
-    --ema from the first step on, as in runs that were started before there was a choice."""
+    """Until it reaches --ema, the decay of step t is t / (t + this value), so that the average forgets the initial weights quickly;
+    0: --ema from the first step on, as in runs that were started before this flag existed."""
     seed: Annotated[int, AnyValue, Fixed] = 0
     """Seed of the initialisation, the order of the data, and the augmentation."""
 
     eval_every: Annotated[float, Positive, MayChange] = 10
     """Epochs between evaluations, each followed by a checkpoint."""
     checkpoint_every: Annotated[int, AtLeast(0), MayChange] = 0
-    """Also save a checkpoint every so many steps; 0: only at evaluations."""
+    """Also save a checkpoint every this many steps; 0: only at evaluations."""
     keep: Annotated[int, Positive, MayChange] = 2
-    """How many of the last checkpoints are kept; the best one is kept besides."""
+    """Number of latest checkpoints to keep; the best one is kept in addition."""
     flip_test: Annotated[bool, AnyValue, MayChange] = True
-    """Average with the prediction on the mirrored crop."""
+    """Average with the prediction for the mirrored crop."""
     patience: Annotated[int | None, Positive, MayChange] = None
     """Stop when the best evaluation is this many evaluations old; none: train to the end."""
     eval_only: Annotated[Path | None, LocalPath, MayChange] = None
@@ -144,22 +154,28 @@ class RunConfig:
     workers: Annotated[int | None, Positive, MayChange] = None
     """Threads of the input pipeline; none: one per core."""
     fsdp: Annotated[int, Positive, MayChange] = 1
-    """Neighbouring devices that share one copy of the optimiser's state; 1: each has its own."""
+    """Number of neighbouring devices that share one copy of the optimiser's state; 1: each has its own."""
     multihost: Annotated[bool, AnyValue, MayChange] = False
-    """Join the other processes of a TPU pod or SLURM job (JAX finds them)."""
+    """Join the other processes of a TPU pod or SLURM job (JAX detects them)."""
     coordinator: Annotated[str | None, AnyValue, MayChange] = None
-    """host:port of process 0, where JAX cannot find the processes itself; needs the two below."""
+    """host:port of process 0, for clusters where JAX cannot detect the processes; needs the two flags below."""
     num_processes: Annotated[int | None, Positive, MayChange] = None
-    """With --coordinator: how many processes there are."""
+    """With --coordinator: number of processes."""
     process_id: Annotated[int | None, AtLeast(0), MayChange] = None
-    """With --coordinator: which of them this is, from 0."""
+    """With --coordinator: index of this process, from 0."""
 
     def check(self) -> None:
-        """Raises a ValueError where flags do not go together."""
+        """Raises a ValueError if flags contradict each other."""
         if self.decay == "linear" and self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"--warmup-epochs {self.warmup_epochs}: expected 0 or more, and below --epochs where the rate falls in a line"
+                f"--warmup-epochs {self.warmup_epochs}: expected 0 or more, and below --epochs with --decay linear"
             )
+        places = ("data", "annotations", "images", "val_annotations", "val_images")
+        given = [f"--{name.replace('_', '-')}" for name in places if getattr(self, name) is not None]
+        if self.labels is not None and given:
+            raise ValueError(f"--labels {self.labels} names labels and pictures: leave out {', '.join(given)}")
+        if self.labels is None and (self.names is not None or self.corner or self.labels_format != "auto"):
+            raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
         own_val = self.val_annotations is not None or self.val_images is not None
         if self.val_fraction and own_val:
             raise ValueError(
@@ -173,11 +189,11 @@ class RunConfig:
 
     @classmethod
     def resume_rules(cls, run: Mapping[str, Any]) -> Mapping[str, Resume]:
-        """How each flag of a resumed run may differ; the slope of a linear decay follows from its end."""
+        """Returns how each flag of a resumed run may differ; the slope of a linear decay depends on the number of epochs."""
         return rules.resume_rules(cls) | ({"epochs": Fixed} if run.get("decay") == "linear" else {})
 
     def reading(self, part: Literal["train", "val"]) -> Reading:
-        """How label files and pictures of one part of the data are read."""
+        """Returns the settings for reading label files and images of one part of the data."""
         return Reading(
             flip_pairs=self.flip_pairs,
             sigmas=self.sigmas,
@@ -190,50 +206,50 @@ class RunConfig:
         )
 
     def resumed(self, run: Mapping[str, Any]) -> RunConfig:
-        """These settings for going on with a run whose stored ones are `run`: what a run cannot change comes from there."""
+        """Returns these settings for resuming a run with the stored settings `run`, which override those that a run cannot change."""
         return dataclasses.replace(self, ema_growth=run.get("ema_growth", 0.0))
 
     def flips(self) -> bool:
-        """Whether the prediction is averaged with that of the mirrored image."""
+        """Returns whether predictions are averaged with those of the mirrored image."""
         return self.flip_test
 
     def test_settings(self) -> Settings:
-        """How the net of this run is tested, as its checkpoints store it."""
+        """Returns the test settings of the net, as the run's checkpoints store them."""
         values = {name: getattr(self, name) for name in _tested(self)} | {"flip_test": self.flips()}
         # None is a value of --nms alone; elsewhere it stands for the default.
         return Settings(**{name: value for name, value in values.items() if value is not None or name == "nms"})
 
     def as_trained(self, stored: Mapping[str, Any]) -> Self:
-        """Returns the settings that evaluate a stored run as it was evaluated while it was trained.
+        """Returns the settings that evaluate a stored run as it was evaluated during training.
 
         Args:
-            stored: the config of the run's checkpoint. What it does not state is as here.
+            stored: the config of the run's checkpoint; settings that it lacks are taken from here.
         """
         config = dataclasses.replace(self, size_wh=tasks.from_config(stored["task"]).size_wh)
         settings = from_checkpoint(stored, default=config.test_settings())
         return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 
 
-AUTO = "auto"  # the preset of pages that have one, for data without another
+AUTO = "auto"  # the preset for a user's own data, on pages that have it
 
 
 def parse(
     presets: Mapping[str, ConfigT], *, name: str, default: str, description: str, argv: list[str] | None = None
 ) -> ConfigT:
-    """Command line -> config: `--preset NAME` chooses the defaults, every other flag overrides one of them.
+    """Parses the command line: `--preset NAME` selects the defaults, and every other flag overrides one of them.
 
-    `--config FILE` takes the defaults from a file that a run wrote (config.json). A page with the preset "auto" takes it where --data
-    or --annotations is given and neither of them is.
+    `--config FILE` takes the defaults from a file that a run wrote (config.json). On a page with the preset "auto" it is the default
+    if --data, --labels or --annotations is given without --preset and --config.
 
-    With `--eval-only RUN` the run's checkpoint is the default of how the net is tested, so that it is tested as it was while it was
-    trained; flags override that too. The checkpoint's config is read as a file: no device is touched here.
+    With `--eval-only RUN` the run's checkpoint gives the defaults of the test settings, so that the net is tested as during training;
+    flags override these too. The checkpoint's config is read as a file, without using a device.
 
     Args:
         presets: the defaults by name.
         name: name of the experiment: a run without --out goes to runs/NAME.
-        default: the preset that is taken where none is named.
+        default: the preset of a command line that names none.
         description: text of --help.
-        argv: the command line; None stands for that of the program.
+        argv: the command line; None: that of the program.
     """
 
     @dataclass(frozen=True)
@@ -243,21 +259,23 @@ def parse(
         eval_only: Annotated[Path | None, LocalPath] = None
 
     words = list(sys.argv[1:] if argv is None else argv)
-    chosen, rest = tyro.cli(Defaults, args=words, return_unknown_args=True, add_help=False)
+    defaults, rest = tyro.cli(Defaults, args=words, return_unknown_args=True, add_help=False)
     given = given_flags(rest)
-    if chosen.preset is not None and chosen.preset not in presets:
-        raise SystemExit(f"--preset {chosen.preset}: expected one of {', '.join(presets)}")
-    if chosen.preset is not None and chosen.config is not None:
-        raise ValueError(f"--preset {chosen.preset} --config {chosen.config}: both give the defaults; leave one out")
-    follows = AUTO in presets and bool(given & {"data", "annotations"}) and chosen.eval_only is None
-    named = chosen.preset or (AUTO if follows else default)
+    if defaults.preset is not None and defaults.preset not in presets:
+        raise SystemExit(f"--preset {defaults.preset}: expected one of {', '.join(presets)}")
+    if defaults.preset is not None and defaults.config is not None:
+        raise ValueError(
+            f"--preset {defaults.preset} --config {defaults.config}: both give the defaults; leave one out"
+        )
+    follows = AUTO in presets and bool(given & {"data", "labels", "annotations"}) and defaults.eval_only is None
+    named = defaults.preset or (AUTO if follows else default)
     preset = presets[named]
-    rules.check(chosen)
-    if chosen.config is not None:
-        preset = read_settings(type(preset), chosen.config)
-    if chosen.eval_only is not None:
-        preset = dataclasses.replace(preset, eval_only=chosen.eval_only)
-        preset = preset.as_trained(checkpoint.read_config(chosen.eval_only))
+    rules.check(defaults)
+    if defaults.config is not None:
+        preset = read_settings(type(preset), defaults.config)
+    if defaults.eval_only is not None:
+        preset = dataclasses.replace(preset, eval_only=defaults.eval_only)
+        preset = preset.as_trained(checkpoint.read_config(defaults.eval_only))
     config = tyro.cli(
         type(preset), default=preset, args=rest,
         description=f"{description}\n\n--preset {{{','.join(presets)}}} chooses the defaults below "
@@ -277,12 +295,12 @@ def parse(
 
 
 def _tested(config: RunConfig) -> list[str]:
-    """The fields of a config that say how a net is tested."""
+    """Returns the fields of a config that are test settings of a net."""
     return [field.name for field in dataclasses.fields(Settings) if hasattr(config, field.name)]
 
 
 def given_flags(words: Sequence[str]) -> set[str]:
-    """Names of the fields whose flags stand among the words of a command line.
+    """Returns the names of the fields whose flags occur in a command line.
 
     >>> sorted(given_flags(["--size-wh", "96", "96", "--no-flip-test", "--own.flip=0.5", "-3"]))
     ['flip_test', 'own.flip', 'size_wh']
@@ -292,10 +310,10 @@ def given_flags(words: Sequence[str]) -> set[str]:
 
 
 def read_settings(kind: type[ConfigT], path: Path) -> ConfigT:
-    """The config that `settings` gave and that a file holds; --out is not taken from it.
+    """Reads a config that `settings` returned from a file, except --out.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, no JSON object, flags that the page does not have, values that it does not take.
+        FileNotFoundError, ValueError: the file does not exist or holds no JSON object; flags or values are invalid for the page.
     """
     values = files.read_json(path, "file of settings (--config)")
     if not isinstance(values, dict):
@@ -315,11 +333,11 @@ def from_settings(kind: type[ConfigT], values: Mapping[str, Any], *, default: Co
 
     Args:
         kind: class of the settings.
-        values: JSON-able values by field; those that are missing are `default`'s.
-        default: None: a config without flags.
+        values: values by field, as JSON holds them; missing ones are taken from `default`.
+        default: the config to start from; None: a config without flags.
 
     Raises:
-        ValueError: a name that is no field.
+        ValueError: a name is not a field.
 
     >>> from_settings(RunConfig, {"size_wh": [64, 96], "data": "mouse"}).size_wh
     (64, 96)
@@ -334,7 +352,7 @@ def from_settings(kind: type[ConfigT], values: Mapping[str, Any], *, default: Co
 
 
 def _typed(value: Any, hint: Any) -> Any:
-    """A JSON value as the type of its field."""
+    """Converts a JSON value to the type of its field."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if value is None:
         return None
@@ -346,20 +364,20 @@ def _typed(value: Any, hint: Any) -> Any:
 
 
 def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """Raises a ValueError where the settings make another run than the one in `out`.
+    """Raises a ValueError if the settings make a different run from the one in `out`.
 
     Args:
-        kind: class of the settings, whose fields say what a resumed run may change.
+        kind: class of the settings; its fields declare what a resumed run may change.
         stored: the settings that the run was started with, as its checkpoint has them.
-        now: the settings to resume with, from `settings`.
-        out: folder of the run, for the message.
+        now: the settings to resume with, as `settings` returns them.
+        out: folder of the run, named in the message.
     """
     different = rules.changes(kind, stored, now, allowed=kind.resume_rules(now))
     if different:
         flags = "; ".join(f"--{k.replace('_', '-')} was {was}, is {new}" for k, (was, new) in different.items())
-        raise ValueError(f"{out} holds a run with other settings: {flags}. Give the same ones, or another --out.")
+        raise ValueError(f"{out} holds a run with different settings: {flags}. Give the same ones, or another --out.")
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """The config as JSON-able values."""
+    """Returns the config as values that JSON can hold."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))

@@ -1,6 +1,6 @@
-"""From flags to tasks, for the pages: which backbone, what is regressed, what the heatmaps learn, and from which weights.
+"""Builds tasks from flags, for the pages: the backbone, the regressed coordinates, the heatmap losses, and the initial weights.
 
-A page holds its settings and what has been published for them; what several pages say stands here once.
+A page holds its settings and the published numbers for them; everything that several pages share is here.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from jaxpose.skeleton import Skeleton
 
 @dataclass(frozen=True)
 class BackboneConfig(RunConfig):
-    """Settings of every run that has a backbone."""
+    """Settings of every run with a backbone."""
 
     backbone: Annotated[Literal["resnet", "hrnet", "mobilenet_v2"], AnyValue, Fixed] = "resnet"
-    """The net that makes the features."""
+    """The net that computes the features."""
     depth: Annotated[Literal[18, 34, 50, 101, 152], AnyValue, Fixed] = 50
     """Depth of the ResNet."""
     resnet_stages: Annotated[Literal[1, 2, 3, 4], AnyValue, Fixed] = 4
-    """Stages of the ResNet; each that is left out halves its stride of 32, which suits small images."""
+    """Stages of the ResNet; each one left out halves its stride of 32, which suits small images."""
     width: Annotated[int | None, Positive, Fixed] = None
     """Channels of the ResNet's stem (published: 64), of HRNet's finest branch (32 or 48), or of MobileNetV2's stem (32); none:
     64 or 32."""
     dtype: Annotated[Literal["float32", "bfloat16"], AnyValue, Fixed] = "float32"
     """Compute dtype of the net; parameters and losses stay in float32."""
     batch_groups: Annotated[int, Positive, Fixed] = 1
-    """BatchNorm statistics over this many groups of the global batch; 1: all of it; number of devices: per device."""
+    """Number of groups of the global batch with their own BatchNorm statistics; 1: the whole batch; number of devices: per device."""
     init: Annotated[Path | None, LocalPath, MayChange] = None
-    """Where the backbone's weights come from: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
+    """Source of the backbone's weights: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
     init_layout: Annotated[weights.Layout | None, AnyValue, MayChange] = None
-    """Naming of the PyTorch file; none: ImageNet's of the backbone (torchvision, HRNet's authors). "simple_baseline_mmpose" and
-    the like take the backbone out of a pose net."""
+    """Naming of the PyTorch file; none: that of the backbone's ImageNet weights (torchvision, HRNet's authors). Layouts such as
+    "simple_baseline_mmpose" take the backbone out of a pose net."""
     preprocess: Annotated[Literal["imagenet", "rle_official", "simple_baseline"], AnyValue, Fixed] = "imagenet"
     """Image normalisation."""
 
@@ -76,12 +76,12 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
     likelihood: Annotated[tasks.Likelihood, AnyValue, Fixed] = tasks.Likelihood()
     """The loss."""
     outside: Annotated[Literal["keep", "mask"], AnyValue, Fixed] = "keep"
-    """Labelled joints outside the crop: keep (official) or mask (mmpose)."""
+    """Labelled joints outside the crop: keep them (official) or mask them (mmpose)."""
     auxiliary: Annotated[tasks.MapLoss, AnyValue, Fixed] = tasks.NO_MAP_LOSS
-    """A heatmap loss beside it, on a parallel head (RLE table 14); kind "none": no such head."""
+    """An additional heatmap loss on a parallel head (RLE table 14); kind "none": no such head."""
     deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
-    """Channels of the deconvolutions of --head integral and peak, and of the auxiliary head; none: three of 256, for HRNet no
-    such layer."""
+    """Channels of the deconvolutions of --head integral and peak, and of the auxiliary head; none: three of 256, or no
+    deconvolution for HRNet."""
     beta: Annotated[float, Positive, Fixed] = 1.0
     """Inverse temperature of --head integral."""
     compensate: Annotated[bool, AnyValue, Fixed] = False
@@ -90,41 +90,41 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
 
 @dataclass(frozen=True)
 class HeatmapConfig(persons.PersonConfig, BackboneConfig):
-    """Heatmaps, read as maps or as an integral."""
+    """Heatmaps, decoded at their peaks or as an integral."""
 
     deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
-    """Channels of the deconvolutions, each of which doubles the map; none: three of 256, for HRNet no such layer."""
+    """Channels of the deconvolutions, each of which doubles the map; none: three of 256, or no deconvolution for HRNet."""
     stages: Annotated[Literal[1, 2, 3, 4], AnyValue, Fixed] = 1
-    """Stages of Sun 2018's multi-stage net; 1: the plain one."""
+    """Number of stages of Sun 2018's multi-stage net; 1: the plain net."""
     maps: Annotated[tasks.MapLoss, AnyValue, Fixed] = tasks.MapLoss()
     """The loss of the maps."""
     joints: Annotated[tasks.JointLoss, AnyValue, Fixed] = tasks.JointLoss()
     """The loss of the soft-argmax coordinates."""
     read: Annotated[tasks.Readout, AnyValue, Fixed] = tasks.Readout()
-    """How coordinates are read off the maps."""
+    """How coordinates are read from the maps."""
     first_epochs: Annotated[float, AtLeast(0), Fixed] = 0
-    """So many epochs come first, with --first in place of the losses above; 0: none."""
+    """Number of initial epochs with --first in place of the losses above; 0: none."""
     first: Annotated[Literal["maps", "both"], AnyValue, Fixed] = "maps"
     """"maps": the map loss alone, then both losses (I1 to I3); "both": both losses, then the joint loss alone (L_aug)."""
 
 
 @dataclass(frozen=True)
 class BottomUpConfig(whole_images.ImageConfig, BackboneConfig):
-    """People of whole images: heatmaps at two resolutions, tags, and with scale-adaptive targets scale maps."""
+    """Detection of people in whole images: heatmaps at two resolutions, tags, and scale maps with scale-adaptive targets."""
 
     deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
-    """Channels of the deconvolutions that bring the backbone's features to stride 4; none: three of 256, for HRNet no such
-    layer."""
+    """Channels of the deconvolutions that bring the backbone's features to stride 4; none: three of 256, or no deconvolution for
+    HRNet."""
     dilations: Annotated[tuple[int, ...], AllPositive, Fixed] = (1, 1, 1, 1)
     """Dilation of each basic block at 1/2 of the image (table 7 of Luo 2021: 1 1 2 2, 2 2 2 2)."""
     loss: Annotated[tasks.PeopleLoss, AnyValue, Fixed] = tasks.PeopleLoss()
-    """What the maps are held against."""
+    """Targets and terms of the loss."""
     people: Annotated[tasks.FindPeople, AnyValue, Fixed] = tasks.FindPeople()
-    """From maps to people."""
+    """Settings of the search for people in the maps."""
 
 
 def make_backbone(config: BackboneConfig) -> nn.Module:
-    """The backbone that the flags name."""
+    """Returns the backbone that the flags name."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     match config.backbone:
         case "resnet":
@@ -136,7 +136,7 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
 
 
 def deconvs(config: RegressionConfig | HeatmapConfig | BottomUpConfig) -> tuple[int, ...]:
-    """What --deconvs says, or the published ones of the backbone."""
+    """Returns the value of --deconvs, or the published deconvolutions of the backbone."""
     if config.deconvs is None:
         return () if config.backbone == "hrnet" else (256, 256, 256)
     if config.backbone == "hrnet" and config.deconvs:
@@ -145,7 +145,7 @@ def deconvs(config: RegressionConfig | HeatmapConfig | BottomUpConfig) -> tuple[
 
 
 def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
-    """net x head x loss x decoding of a likelihood."""
+    """Returns the regression task of the flags: net, head, loss and decoding."""
     backbone, joints = make_backbone(config), skeleton.num_joints
     shape = {"deconvs": deconvs(config), "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     if config.head == "integral":
@@ -156,7 +156,7 @@ def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
     elif config.head == "peak":
         if config.auxiliary.kind == "none":
             raise ValueError(
-                "--head peak --auxiliary.kind none: nothing would train the maps whose peaks are read; give --auxiliary.kind mse"
+                "--head peak --auxiliary.kind none: no loss would train the maps whose peaks are read; give --auxiliary.kind mse"
             )
         net = PeakRegressor(HeatmapNet(backbone, joints, **shape), kernel=blur_for(config.auxiliary.sigma),
                             sigma_bias=config.sigma_bias)  # fmt: skip
@@ -170,7 +170,7 @@ def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
 
 
 def blur_for(sigma: float) -> int:
-    """The odd size of DARK's blur whose sigma, 0.15 k + 0.35 by OpenCV's rule, is nearest to that of the targets.
+    """Returns the odd size of DARK's blur whose sigma, 0.15 k + 0.35 by OpenCV's rule, is nearest to that of the targets.
 
     It gives the published sizes, 11 for targets of sigma 2 and 17 for 3.
 
@@ -182,12 +182,12 @@ def blur_for(sigma: float) -> int:
 
 
 def regression_tasks(config: RegressionConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
-    """The task of the flags; nothing comes first."""
+    """Returns the task of the flags, and None for the task that comes first."""
     return regression_task(config, skeleton), None
 
 
 def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
-    """The task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
+    """Returns the task of the flags, and what comes first: (epochs, task) over the same variables, or None."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     if config.stages > 1:
         if config.backbone != "resnet":
@@ -205,7 +205,7 @@ def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task
             preprocess=config.preprocess,
         )  # fmt: skip
 
-    without_maps = replace(config.maps, kind="none")  # the target still says how map and input pixels correspond
+    without_maps = replace(config.maps, kind="none")  # the target still defines how map and input pixels correspond
     if not config.first_epochs:
         ends_at_once = config.first == "both" and "none" not in (config.maps.kind, config.joints.kind)
         return task(without_maps if ends_at_once else config.maps, config.joints), None
@@ -220,7 +220,7 @@ def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task
 
 
 def bottom_up_task(config: BottomUpConfig, skeleton: Skeleton) -> tasks.Task:
-    """HigherHRNet on the backbone of the flags."""
+    """Returns the task of HigherHRNet on the backbone of the flags."""
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     backbone = make_backbone(config)
     if upward := deconvs(config):
@@ -243,12 +243,12 @@ def bottom_up_task(config: BottomUpConfig, skeleton: Skeleton) -> tasks.Task:
 
 
 def bottom_up_tasks(config: BottomUpConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
-    """The task of the flags; nothing comes first."""
+    """Returns the task of the flags, and None for the task that comes first."""
     return bottom_up_task(config, skeleton), None
 
 
 def from_pretrained(task: tasks.Task, config: BackboneConfig) -> PyTree | None:
-    """Fresh variables whose backbone comes out of a run of ours or of a PyTorch file; None where none is named."""
+    """Returns fresh variables with the backbone of --init (a run of this package, or a PyTorch file); None without --init."""
     if config.init is None:
         return None
     return with_backbone(task, backbone_of(config), config, source=config.init)
@@ -263,10 +263,10 @@ def with_backbone(
         task: the task, whose net has the backbone of `config`.
         backbone: {"params", "batch_stats"} of the backbone.
         config: the flags that describe the backbone; its seed draws the other variables.
-        source: where the weights come from, for messages.
+        source: origin of the weights, for messages.
 
     Raises:
-        ValueError: the weights are of another backbone.
+        ValueError: the weights are those of a different backbone.
     """
     variables = jax.device_get(task.init(jax.random.key(config.seed)))
     for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
@@ -275,8 +275,8 @@ def with_backbone(
             graft(place, backbone[collection], source)
             continue
         place = place["backbone"] if "backbone" in place["backbone"] else place  # Upsampled wraps the backbone
-        here, there = (jax.tree.map(np.shape, t) for t in (place["backbone"], backbone[collection]))
-        if here != there:
+        shapes, pretrained_shapes = (jax.tree.map(np.shape, t) for t in (place["backbone"], backbone[collection]))
+        if shapes != pretrained_shapes:
             raise ValueError(
                 f"{source} is not the {config.backbone} of --depth {config.depth}, --resnet-stages "
                 f"{config.resnet_stages} and --width {config.width}: its {collection} differ"
@@ -286,9 +286,9 @@ def with_backbone(
 
 
 def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path | str) -> None:
-    """A ResNet's weights into the multi-stage net: conv1 to conv3 once, conv4 and conv5 into every stage.
+    """Copies a ResNet's weights into the multi-stage net: conv1 to conv3 once, conv4 and conv5 into every stage.
 
-    The first block of a later stage sees K more channels, so its first convolution and its shortcut stay as they are.
+    The first block of a later stage has K more input channels, so its first convolution and its shortcut are not replaced.
     """
     parts = {k: v for k, v in stages.items() if k.startswith("stage")}
     shared = {k for k in stages if k not in parts}
@@ -298,16 +298,18 @@ def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path | str)
     wider = {"conv1", "downsample_conv"}
     for stage, place, names in [("", stages, shared), *((k, v, blocks) for k, v in parts.items())]:
         for block in names:
-            here, there = (traverse_util.flatten_dict({block: t[block]}) for t in (place, backbone))
-            kept = {p for p in here if stage not in ("", "stage1") and p[0] == "layer3_0" and p[1] in wider}
-            if here.keys() != there.keys() or any(here[p].shape != there[p].shape for p in here.keys() - kept):
+            target, source = (traverse_util.flatten_dict({block: t[block]}) for t in (place, backbone))
+            unchanged = {p for p in target if stage not in ("", "stage1") and p[0] == "layer3_0" and p[1] in wider}
+            if target.keys() != source.keys() or any(
+                target[p].shape != source[p].shape for p in target.keys() - unchanged
+            ):
                 raise ValueError(f"--init {name}: its {block} is not that of this net's --depth and --width")
-            merged = {p: here[p] if p in kept else there[p] for p in here}
+            merged = {p: target[p] if p in unchanged else source[p] for p in target}
             place[block] = traverse_util.unflatten_dict(merged)[block]
 
 
 def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
-    """{"params", "batch_stats"} of the backbone that --init names."""
+    """Returns {"params", "batch_stats"} of the backbone that --init names."""
     if config.init.is_dir():
         variables, stored = checkpoint.restore_model(config.init)
         preprocess = tasks.from_config(stored["task"]).preprocess
@@ -317,7 +319,7 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
                 f"{config.preprocess}: its backbone would see other colours; give the same one"
             )
         params, stats = variables["params"]["net"], variables["batch_stats"]
-        for wrapper in ("net", "backbone", "backbone"):  # the last of an `Upsampled` one
+        for wrapper in ("net", "backbone", "backbone"):  # the last one is that of an `Upsampled` net
             if wrapper in params:
                 params, stats = params[wrapper], stats[wrapper]
         return {"params": params, "batch_stats": stats}

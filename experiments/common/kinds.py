@@ -1,11 +1,13 @@
-"""What the runner asks of the data that it trains on: the protocol `Kind`, and what its implementations share.
+"""The interface between the runner and the data that it trains on: the protocol `Kind`, and the shared part of its implementations.
 
-`experiments.common.persons` has crops of persons, `experiments.common.whole_images` whole images. Another kind (pairs of 2D
-and 3D poses, columns of a scan, images with boxes) is one more module with a class of these methods; the runner stays as it is.
+`experiments.common.persons` has crops of persons, `experiments.common.whole_images` whole images. Another kind of data (pairs
+of 2D and 3D poses, columns of a scan, images with boxes) is another module with a class of these methods; the runner stays the same.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,84 +18,88 @@ from jax.sharding import Mesh
 
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
-from jaxpose.data import builder, formats, synthetic
+from jaxpose.data import builder, formats, labels, synthetic
 from jaxpose.data.source import Source
+from jaxpose.new import with_splits
 from jaxpose.skeleton import Skeleton
 
-READ_ANEW = ("category", "visible_above", "exif", "follow_links")  # flags that say how the files of a data set are read
-LAST_PICTURE = "plots/predictions.png"  # of a run, drawn last: where it is, all are
+HELD_OUT = 0.2  # part of the images held out from a labelling tool's project without a split
+READ_ANEW = ("category", "visible_above", "exif", "follow_links")  # flags for reading the files of a data set
+LAST_PICTURE = "plots/predictions.png"  # the last picture that a run draws: if it exists, all do
+
+log = logging.getLogger(__name__)
 
 PyTree = Any
-Batch = dict[str, jax.Array]  # of global arrays, split over the devices
-Predictions = dict[str, np.ndarray]  # whole on every process, one row per sample
+Batch = dict[str, jax.Array]  # global arrays, split over the devices
+Predictions = dict[str, np.ndarray]  # complete on every process, one row per sample
 PredictStep = Callable[[PyTree, Batch], dict[str, jax.Array]]
 OwnScores = Callable[[Mapping[str, Any]], dict[str, float]]
 
 
 class Kind(Protocol):
-    """The data of a run and what is done with them: batches, predictions, scores and pictures.
+    """The data of a run and the operations on them: batches, predictions, scores and pictures.
 
     An implementation holds its settings, its sources and the mesh of the run. Every process calls `train_batches`, `predict`
-    and `score`; `report` and `draw` are called on one process alone and must wait for no other.
+    and `score`; `report` and `draw` are called on one process alone and must not wait for another.
     """
 
     @property
     def samples(self) -> str:
-        """What the samples are called, in the plural: "persons"."""
+        """The name of the samples, in the plural: "persons"."""
 
     @property
     def best(self) -> str:
-        """Name of the score by which the best checkpoint is kept; larger is better."""
+        """Name of the score that decides which checkpoint is the best; larger is better."""
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """Names of the scores that are looked at first, in the order in which they are logged; there may be fewer."""
+        """Names of the most important scores, in the order in which they are logged; an evaluation may lack some of them."""
 
     @property
     def skeleton(self) -> Skeleton:
-        """The joints of the training data; of the evaluation's where a run only evaluates."""
+        """The joints of the training data, or of the evaluation data if a run only evaluates."""
 
     @property
     def mesh(self) -> Mesh:
         """The devices that the batches are split over."""
 
     def check(self) -> None:
-        """Raises a ValueError where there is nothing to train on or to evaluate on."""
+        """Raises a ValueError if there are no samples to train on or to evaluate on."""
 
     def count(self) -> int:
-        """Samples of an epoch."""
+        """Returns the number of samples in an epoch."""
 
     def variant(self) -> str:
-        """What the file names of an evaluation say about its settings: "_detections", or "" for the usual ones."""
+        """Returns the settings of an evaluation for its file names: "_detections", or "" for the usual ones."""
 
     def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
-        """Batches `start_step` to `total` - 1. Batch t depends on the seed and t only, so a resumed run sees the same ones."""
+        """Yields batches `start_step` to `total` - 1. Batch t depends on the seed and t only, so a resumed run sees the same ones."""
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
-        """Predictions for every evaluation sample exactly once, in the coordinates of the labels."""
+        """Returns predictions for every evaluation sample exactly once, in the coordinates of the labels."""
 
     def score(
         self, predictions: Predictions, task: tasks.Task, variables: PyTree, *, name: str, last: bool = True
     ) -> dict[str, float]:
-        """Writes results/NAME.json (process 0) and returns the scores, {} where there are no labels.
+        """Writes results/NAME.json (process 0) and returns the scores, {} if there are no labels.
 
         Args:
-            predictions: what `predict` returned. Entries may be added for `draw`.
-            task: the task that made them.
+            predictions: the return value of `predict`. Entries may be added for `draw`.
+            task: the task that made the predictions.
             variables: the weights that made them.
             name: name of the evaluation, for its files.
-            last: whether this is the last evaluation, which may take longer.
+            last: True for the last evaluation, which may take longer.
         """
 
     def report(self, name: str) -> None:
-        """Writes report.html, the page of the evaluation `name`, where it has labels and results."""
+        """Writes report.html, the page of the evaluation `name`, if it has labels and results."""
 
     def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
         """Draws the pictures at the end of a run; `LAST_PICTURE` comes last.
 
         Args:
-            predictions: what `predict` returned.
-            task: the task that made them.
+            predictions: the return value of `predict`.
+            task: the task that made the predictions.
             variables: the weights that made them, on the host.
             events: the events of the run's log.
         """
@@ -107,32 +113,66 @@ class Load(Protocol):
 
         Args:
             config: the settings of the run.
-            skeleton: that of a checkpoint, which the data must have; data without annotations get it.
+            skeleton: the skeleton of a checkpoint, which the data must have; data without annotations get it.
         """
 
 
 def make_mesh(config: RunConfig) -> Mesh:
-    """The one mesh of a run; a run that only evaluates has no optimiser's state to split."""
+    """Returns the only mesh of a run; a run that only evaluates has no optimiser state to split."""
     return parallel.make_mesh(fsdp=1 if config.eval_only else config.fsdp)
 
 
 def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple[Source | None, Source]:
-    """Draws, finds and prepares the splits as the config says.
+    """Draws or locates the splits and prepares them, as the config says.
 
-    Process 0 works, the others wait and then read.
+    Process 0 works; the others wait and then read.
 
     Args:
         config: names the folder, its format and the splits.
-        skeleton: that of a checkpoint: the data must have it, and data without annotations get it.
+        skeleton: the skeleton of a checkpoint, which the data must have; data without annotations get it.
 
     Returns:
-        The training source, None where a run only evaluates, and the evaluation source.
+        The training source (None if a run only evaluates) and the evaluation source.
 
     Raises:
-        ValueError: the two splits have other joints, or the same in another order.
+        ValueError: the two splits have different joints, or the same joints in a different order.
     """
-    parallel.on_first(lambda: _open_splits(config, skeleton))
-    return _open_splits(config, skeleton)
+    with_data: list[RunConfig] = []
+
+    def first() -> None:
+        with_data.append(with_labels(config))
+        _open_splits(with_data[0], skeleton)
+
+    parallel.on_first(first)
+    return _open_splits(with_data[0] if with_data else with_labels(config), skeleton)
+
+
+def with_labels(config: RunConfig) -> RunConfig:
+    """Returns the config with the files of --labels, a labelling tool's project, which is converted into a folder of --data-dir.
+
+    A project without a split is split by video if its names show at least three, else by picture; the same ones are held out in every
+    run, whatever its seed.
+
+    Args:
+        config: the settings of the run; returned unchanged without --labels.
+
+    Raises:
+        FileNotFoundError, ValueError: as `jaxpose.data.labels.convert`.
+    """
+    if config.labels is None:
+        return config
+    options = labels.Options(config.names, category=config.category, on_bad=config.on_bad)
+    choices = {"format": config.labels_format, "options": options, "corner": config.corner}
+    folder = labels.folder_for(config.labels, config.data_dir, **choices)
+    converted = labels.convert(config.labels, folder, **choices)
+    log.info("%s", converted)
+    if config.val_fraction:
+        annotations, images = converted.of_split(config.train_split, divided=True)
+        return dataclasses.replace(config, labels=None, annotations=annotations, images=images)
+    if not converted.is_split:
+        folder, how = with_splits(converted.to_split, folder / "split", share=HELD_OUT, seed=0)
+        log.info("%s", how)
+    return dataclasses.replace(config, labels=None, data=folder)
 
 
 def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source | None, Source]:
@@ -147,7 +187,7 @@ def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source |
 
 
 def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skeleton | None) -> Source:
-    """One part of the data: drawn, prepared before under a name, or found and prepared now."""
+    """Opens one part of the data: synthetic, prepared earlier under a name, or prepared now from files."""
     folder = None if config.data is None else Path(config.data)
     format, (split, annotations, images) = config.format, _place(config, part)
     if folder is None and annotations is None:
@@ -164,7 +204,7 @@ def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skel
 
 
 def _place(config: RunConfig, part: Literal["train", "val"]) -> tuple[str, Path | None, Path | None]:
-    """Split, annotation file and image folder of a part; None: they are to be looked for in the folder."""
+    """Returns split, annotation file and image folder of a part; None: to be searched in the folder."""
     if part == "train" or config.val_fraction:
         return config.train_split, config.annotations, config.images
     if config.val_annotations is None and config.eval_only:
@@ -174,7 +214,7 @@ def _place(config: RunConfig, part: Literal["train", "val"]) -> tuple[str, Path 
 
 
 def _synthetic(config: RunConfig) -> Path:
-    """The folder of the drawn people."""
+    """Draws the synthetic people and returns their folder."""
     val = max(config.synthetic_images // 10, 1)
     name = f"synthetic_{config.synthetic_images}_{config.seed}"
     return synthetic.write_dataset(
@@ -183,7 +223,7 @@ def _synthetic(config: RunConfig) -> Path:
 
 
 def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Source:
-    """A data set that was prepared under the name --data."""
+    """Opens a data set that was prepared under the name --data."""
     if config.val_fraction:
         raise ValueError(
             f"--data {config.data} is a prepared data set, which --val-fraction cannot divide: give its files"
@@ -212,7 +252,7 @@ def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Sourc
 
 
 def _check_read_anew(config: RunConfig) -> None:
-    """Raises a ValueError where a flag says how label files and pictures are read, which was done when the data were prepared."""
+    """Raises a ValueError if a flag would change how label files and images were read when the data were prepared."""
     default = RunConfig()
     given = [name for name in READ_ANEW if getattr(config, name) != getattr(default, name)]
     if given:
@@ -224,33 +264,33 @@ def _check_read_anew(config: RunConfig) -> None:
 
 
 def _other_joints(config: RunConfig, train: Source, val: Source) -> str:
-    """The message for two files whose joints differ."""
+    """Returns the message for two files with different joints."""
     ours, theirs = train.skeleton.joints, val.skeleton.joints
     if sorted(ours) == sorted(theirs):
         k = next(k for k, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
         return (
-            f"the training and the evaluation file list the same joints in another order: joint {k + 1} is {ours[k]!r} in "
-            f"{train.name} and {theirs[k]!r} in {val.name}. --reorder-joints brings the second into the order of the first"
+            f"the training and the evaluation file list the same joints in a different order: joint {k + 1} is {ours[k]!r} in "
+            f"{train.name} and {theirs[k]!r} in {val.name}. --reorder-joints puts those of the second into the order of the first"
         )
     only = [[joint for joint in a if joint not in b] for a, b in ((ours, theirs), (theirs, ours))]
     return (
-        f"the training and the evaluation file have other joints: {train.name} has {len(ours)}, {val.name} has {len(theirs)}; "
+        f"the training and the evaluation file have different joints: {train.name} has {len(ours)}, {val.name} has {len(theirs)}; "
         f"only in the first: {only[0][:8]}, only in the second: {only[1][:8]}. Both must label the same joints"
     )
 
 
 def one_category(source: Source) -> int | None:
-    """The category of the persons; None where they are of several, which are then scored one by one."""
+    """Returns the category of the persons; None if they belong to several, which are then scored one by one."""
     return source.category_id if len(source.category_ids) < 2 else None
 
 
 def write_report(out: Path, name: str, *, source: Source, ground_truth: Path | None) -> None:
-    """Writes out/report.html, the page of the evaluation `name`, where there are annotations and its result file.
+    """Writes out/report.html, the page of the evaluation `name`, if there are annotations and a result file.
 
     Args:
         out: folder of the run.
-        name: name of the evaluation, which its files in out/results have.
-        source: where the page's pictures come from.
+        name: name of the evaluation, as in its files in out/results.
+        source: source of the page's images.
         ground_truth: annotation JSON; None: there is none.
     """
     from jaxpose.view import report, tiles

@@ -1,4 +1,4 @@
-"""The log of a run: events, TensorBoard, and the numbers that are shown while it goes."""
+"""The log of a run: events, TensorBoard, and the numbers that are printed during the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxpose import files
 
 
 class Log:
-    """Events of a run, on process 0: one JSON line each, TensorBoard, and the progress bar's text."""
+    """Writes the events of a run, on process 0: one JSON line per event, and TensorBoard."""
 
     def __init__(self, out: Path):
         self.path = out / "log.jsonl"
@@ -36,7 +36,7 @@ class Log:
                 self.board.add_scalar(f"{event}/{key}", value, step)
 
     def events(self) -> list[dict[str, Any]]:
-        """All events so far, by step; see `jaxpose.files.read_events`."""
+        """Returns all events so far, by step; see `jaxpose.files.read_events`."""
         return files.read_events(self.path)
 
     def close(self) -> None:
@@ -45,11 +45,11 @@ class Log:
 
 
 def evaluations(run_log: Log, *, until: int) -> dict[int, dict[str, float]]:
-    """Reads the scores of the evaluations in the log by step.
+    """Reads the scores of the evaluations from the log, by step.
 
     Args:
         run_log: the log of the run.
-        until: the last step that counts. A run that was killed can have evaluated later steps than its newest checkpoint has; they
+        until: the last step to include. A run that was killed may have evaluated later steps than its newest checkpoint contains; they
             are trained and evaluated again.
 
     Returns:
@@ -60,7 +60,7 @@ def evaluations(run_log: Log, *, until: int) -> dict[int, dict[str, float]]:
 
 
 def summary_line(scores: Mapping[str, float], names: Sequence[str]) -> str:
-    """The scores of these names, as far as there are any.
+    """Formats the scores with these names, as far as they exist.
 
     >>> summary_line({"AP": 0.5, "AR": 0.25}, ("AR", "EPE", "AP"))
     'AR 0.250  AP 0.500'

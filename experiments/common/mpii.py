@@ -1,4 +1,4 @@
-"""MPII for the pages: PCKh beside EPE."""
+"""MPII for the pages: PCKh in addition to EPE."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> persons.Persons:
-    """MPII's splits, and its own numbers where the labels' head boxes (gt_valid.mat) are there."""
+    """Loads MPII's splits, with its own scores if the head boxes (gt_valid.mat) are present."""
     if config.data is None:
         raise ValueError(
-            "--data: name MPII's folder (annot/ or annotations/ with its JSON files, images/); no people are made for it"
+            "--data: name MPII's folder (annot/ or annotations/ with its JSON files, images/); there are no synthetic people for it"
         )
     if config.detections is not None:
         raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
     if config.val_fraction:
         raise ValueError(
-            f"--val-fraction {config.val_fraction:g}: PCKh is counted with the head boxes of --val-split, whose persons are not "
-            "those of the training file; leave --val-fraction out"
+            f"--val-fraction {config.val_fraction:g}: PCKh is counted with the head boxes of --val-split, which are not for the "
+            "persons of the training file; leave --val-fraction out"
         )
     kind = persons.load(config, skeleton=skeleton)
     try:
@@ -36,7 +36,7 @@ def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> p
     last = int(kind.val.persons["annotation_id"].max(initial=0))
     if last > len(truth):
         raise ValueError(
-            f"{truth.name} has {len(truth)} persons, the split {config.val_split!r} has {last}: it belongs to another"
+            f"{truth.name} has {len(truth)} persons, the split {config.val_split!r} has {last}: the file belongs to another split"
         )
 
     def pckh(predictions: Predictions) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a page is: its name, its presets, and the functions that turn its flags into a task and data."""
+"""The definition of a page: its name, its presets, and the functions that turn its flags into a task and data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments.common.kinds import Kind, Load, PyTree
 from jaxpose import checkpoint, tasks
 from jaxpose.skeleton import Skeleton
 
-# The task that is trained and stored, and what comes first: (epochs, task) over the same variables, or None.
+# The task that is trained and stored, and the one that comes first: (epochs, task) over the same variables, or None.
 Tasks = tuple[tasks.Task, tuple[float, tasks.Task] | None]
 
 
@@ -22,13 +22,13 @@ class Page:
 
     Attributes:
         name: name of the module; a run without --out goes to runs/NAME.
-        presets: the flags' defaults by the name that --preset takes.
+        presets: the defaults of the flags, by the name that --preset takes.
         description: text of --help.
-        make: (flags, skeleton of the data) -> the task, and what comes first.
-        load: opens the data.
-        adjust: turns the page's own flags into those that `make` reads.
-        initial: (task, flags) -> host arrays that a fresh run starts from; None: the task's own initialisation.
-        settle: (flags, data, make) -> both with what the flags left open to the data; None: nothing is.
+        make: function (flags, skeleton of the data) -> the task, and what comes first.
+        load: function that opens the data.
+        adjust: function that turns the page's own flags into those that `make` reads.
+        initial: function (task, flags) -> host arrays that a fresh run starts from; None: the task's own initialisation.
+        settle: function (flags, data, make) -> both, completed with the choices that were left to the data; None: there are none.
         default: the preset of a run without --preset.
     """
 
@@ -43,7 +43,7 @@ class Page:
     default: str = "tiny"
 
     def main(self, argv: list[str] | None = None) -> dict[str, float]:
-        """Train, resume or evaluate as the flags say, and return the scores."""
+        """Trains, resumes or evaluates as the flags say, and returns the scores."""
         config = self.adjust(self.parse(argv))
         runner.start(config)
         if config.eval_only is not None:
@@ -52,10 +52,10 @@ class Page:
         if self.settle is not None:
             config, kind = self.settle(config, kind, self.make)
         task, first = self.make(config, kind.skeleton)
-        # A run that is resumed has its own weights.
+        # A resumed run has its own weights.
         variables = None if checkpoint.exists(config.out) else self.initial(task, config)
         return runner.run(task, config, kind, variables=variables, first=first)
 
     def parse(self, argv: list[str] | None = None) -> RunConfig:
-        """The command line -> the flags, before `adjust`."""
+        """Parses the command line into the flags, before `adjust`."""
         return parse(self.presets, name=self.name, default=self.default, description=self.description, argv=argv)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,13 +34,14 @@ from jaxpose.evaluation.coco import with_categories
 from jaxpose.skeleton import DEFAULT_SIGMA, Skeleton
 
 log = logging.getLogger(__name__)
-LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the regions whose coverage is reported
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # probabilities of the regions whose coverage is reported
 FEW_STEPS = 1000
-ORIENTATION = 0x0112  # the tag of EXIF data
-SHEET = 32  # crops on the picture of predictions
+ORIENTATION = 0x0112  # the EXIF tag
+SHEET = 32  # number of crops in the picture of predictions
 
 Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
-BASELINES = "baselines.json"  # of a run: what its training set alone says of a pose
+EVALUATION = re.compile(r"(?:step|eval)_([0-9]+)")  # the start of an evaluation's name
+BASELINES = "baselines.json"  # in a run's folder: predictions from its training labels alone
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,16 @@ class OwnAugment:
     scale: float = 0.12
     """The size of the region is multiplied by up to 1 +- this."""
     rotation: float = 12.0
-    """Largest angle, in degrees; 180: every direction is as likely."""
+    """Largest angle, in degrees; 180: all directions are equally likely."""
     rotation_probability: float = 0.5
-    """Probability of turning."""
+    """Probability of rotating."""
     shift: float = 0.0
     """The centre moves by up to this part of the padded box."""
     shift_probability: float = 1.0
-    """Probability of moving it, in x and in y."""
+    """Probability of shifting, in x and in y."""
 
     def setting(self) -> Setting:
-        """The augmentation with these numbers, uniform draws, nobody halved."""
+        """Returns the augmentation with these numbers, with uniform draws and without half bodies."""
         return Setting("own", **dataclasses.asdict(self))
 
     def __post_init__(self):
@@ -76,20 +78,20 @@ class PersonConfig(RunConfig):
     detections: Annotated[Path | None, LocalPath, MayChange] = None
     """Evaluate on the boxes of this detection JSON; none: ground-truth boxes."""
     box_jitter: Annotated[float, Between(0, 1, "a part of the box, from 0 to below 1", open_high=True), MayChange] = 0.0
-    """Evaluate with ground-truth boxes moved and resized by up to this part of their size, as a detector errs."""
+    """Evaluate with ground-truth boxes shifted and resized by up to this part of their size, to imitate a detector's errors."""
 
     augment: Annotated[Augment, AnyValue, Fixed] = "official"
-    """Augmentation setting; see jaxpose/data/augment.py for its numbers. "own": those of --own."""
+    """Augmentation setting; jaxpose/data/augment.py has its numbers. "own": those of --own."""
     own: Annotated[OwnAugment, AnyValue, Fixed] = OwnAugment()
     """The numbers of --augment own."""
     padding: Annotated[float, Positive, Fixed, Unsaid(1.25)] = 1.25
     """Factor on the boxes, in training and at test."""
     decode: Annotated[crops.Decode | None, AnyValue, Fixed, Unsaid("exact")] = None
-    """JPEGs decoded whole ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled": quicker with large images,
-    other pixels); none: exact, or as the run that is evaluated."""
+    """Decode JPEGs completely ("exact"), or at 1/2, 1/4 or 1/8 if the crop needs no more pixels ("scaled": faster for large images,
+    slightly different pixels); none: exact, or as in the run that is evaluated."""
 
     rescore: Annotated[Literal["box+mean+max", "box*mean", "box"], AnyValue, MayChange] = "box+mean+max"
-    """How a person's score comes from the box score and the joints' confidences (QUIRK R10)."""
+    """How a person's score is computed from the box score and the joints' confidences (QUIRK R10)."""
     nms: Annotated[float | None, Between(0, 1, "an OKS above 0, at most 1, or None", open_low=True), MayChange] = 0.9
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
@@ -99,13 +101,13 @@ class PersonConfig(RunConfig):
     """Factor on the predicted sigma at test."""
 
     best: Annotated[Literal["AP", "skill"], AnyValue, Fixed] = "AP"
-    """The score by which the best checkpoint is kept: average precision, or the part of the mean position's error that is gone."""
+    """The score that decides which checkpoint is the best: average precision, or skill, 1 - EPE / (EPE of the mean position)."""
     calibrate: Annotated[bool, AnyValue, MayChange] = False
-    """At every evaluation fit --sigma-scale on its samples, so that 90 % regions hold 90 % of their joints; it is stored with the
-    weights."""
+    """At every evaluation, fit --sigma-scale on its samples, so that 90 % regions hold 90 % of their joints; the factor is stored
+    with the weights."""
 
     def check(self) -> None:
-        """Raises a ValueError where flags do not go together."""
+        """Raises a ValueError if flags contradict each other."""
         super().check()
         open_to_data = getattr(self, "minutes", None) is not None
         if self.detections is None or self.eval_only is not None or open_to_data:
@@ -122,11 +124,11 @@ class PersonConfig(RunConfig):
             )
 
     def augmentation(self) -> Setting:
-        """What training crops go through."""
+        """Returns the augmentation of training crops."""
         return self.own.setting() if self.augment == "own" else named(self.augment)
 
     def decoding(self) -> crops.Decode:
-        """How JPEGs are decoded."""
+        """Returns how JPEGs are decoded."""
         return self.decode or "exact"
 
 
@@ -136,13 +138,13 @@ class Persons:
 
     Attributes:
         config: settings of the run.
-        train: persons to train on; None where a run only evaluates.
-        val: persons to evaluate on, with the boxes of the labels, moved ones, or those of a detector.
+        train: persons to train on; None if a run only evaluates.
+        val: persons to evaluate on, with the boxes of the labels, shifted boxes, or those of a detector.
         ground_truth: annotation JSON of the evaluation; None: there is none.
         mesh: devices that a batch is split over.
-        own_scores: the data set's own evaluation, whose scores stand beside COCO's: predictions -> {name: score}.
-        best: name of the score by which the best checkpoint is kept.
-        headline: names of the scores that are looked at first.
+        own_scores: the data set's own evaluation, whose scores are added to COCO's: predictions -> {name: score}.
+        best: name of the score that decides which checkpoint is the best.
+        headline: names of the most important scores.
     """
 
     config: PersonConfig
@@ -160,27 +162,29 @@ class Persons:
 
     @property
     def skeleton(self) -> Skeleton:
-        """The joints of the training data; of the evaluation's where a run only evaluates."""
+        """The joints of the training data, or of the evaluation data if a run only evaluates."""
         return (self.val if self.train is None else self.train).skeleton
 
     def check(self) -> None:
-        """Raises a ValueError where there is nobody to train on or to evaluate on."""
+        """Raises a ValueError if there are no persons to train on or to evaluate on."""
         for split, source in ((self.config.train_split, self.train), (self.config.val_split, self.val)):
             if len(source) == 0:
-                raise ValueError(f"split {split!r} of {self.config.data} has no person with labelled keypoints")
+                raise ValueError(
+                    f"split {split!r} of {self.config.labels or self.config.data} has no person with labelled keypoints"
+                )
 
     def count(self) -> int:
-        """Persons of an epoch."""
+        """Returns the number of persons in an epoch."""
         return len(self.train)
 
     def variant(self) -> str:
-        """What the name of an evaluation's files says about its boxes and pixels."""
+        """Returns the boxes and pixels of an evaluation for its file names."""
         config = self.config
         boxes = "_detections" if config.detections else "_jitter" if config.box_jitter else ""
         return boxes + ("_scaled" if config.decoding() == "scaled" else "")
 
     def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
-        """Global batches of crops, from `start_step` up to `total`; batch t depends on (seed, t) only."""
+        """Yields global batches of crops, from `start_step` up to `total`; batch t depends on (seed, t) only."""
         config = self.config
         host = crops.train_batches(
             self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augmentation(), seed=config.seed,
@@ -191,11 +195,11 @@ class Persons:
             yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, self.mesh)
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
-        """Predictions for every person of `val` exactly once, on every process, in the source's order.
+        """Returns predictions for every person of `val` exactly once, on every process, in the source's order.
 
         Returns:
-            per person: "xy" and "joints" in image pixels (N, K, 2), "target" normalised to the input (N, K, 2), "confidence"
-            (N, K), what else the task predicts (of regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
+            Arrays per person: "xy" and "joints" in image pixels (N, K, 2), "target" normalised to the input (N, K, 2), "confidence"
+            (N, K), the other outputs of the task (for regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
         """
         config = self.config
         batches = crops.eval_batches(
@@ -212,7 +216,7 @@ class Persons:
         return predictions
 
     def records(self, predictions: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Result records of the predictions, rescored and suppressed as the config says."""
+        """Returns result records of the predictions, rescored and suppressed as the config says."""
         config = self.config
         records = results.from_predictions(
             xy=predictions["xy"], confidence=predictions["confidence"], image_id=predictions["image_id"],
@@ -229,7 +233,7 @@ class Persons:
     ) -> dict[str, float]:
         """Writes the result JSON (process 0) and returns the scores (every process, from the same predictions).
 
-        The last evaluation adds the predictive density's coverage, some seconds of quadrature.
+        The last evaluation adds the coverage of the predictive density, which takes some seconds of quadrature.
         """
         folder, skeleton, records = self.config.out / "results", self.val.skeleton, self.records(predictions)
         if jax.process_index() == 0:
@@ -245,7 +249,7 @@ class Persons:
         if self.own_scores is not None:
             scores |= self.own_scores(predictions)
         if self.config.detections is None:
-            details = self._details(predictions, task, variables, scores, last=last)
+            details = self._details(predictions, task, variables, scores, name=name, last=last)
             if len(by_category) > 1:
                 details["categories"] = by_category
             if jax.process_index() == 0:
@@ -253,9 +257,16 @@ class Persons:
         return scores
 
     def _details(
-        self, predictions: Predictions, task: tasks.Task, variables: PyTree, scores: dict[str, float], *, last: bool
+        self,
+        predictions: Predictions,
+        task: tasks.Task,
+        variables: PyTree,
+        scores: dict[str, float],
+        *,
+        name: str,
+        last: bool,
     ) -> dict[str, Any]:
-        """The report of an evaluation on the boxes of the labels; its numbers are added to the scores."""
+        """Returns the report of an evaluation on the boxes of the labels; its numbers are added to the scores."""
         skeleton = self.val.skeleton
         details = report.details(predictions, sigmas=skeleton.sigmas, names=skeleton.joints)
         scores |= details["summary"]
@@ -264,9 +275,12 @@ class Persons:
         if {"EPE", "EPE_mean_position"} <= scores.keys():
             scores["skill"] = 1 - scores["EPE"] / max(scores["EPE_mean_position"], 1e-9)
         calibrate = self.config.calibrate and self.train is not None
-        model = task.density(variables) if last or calibrate else None
+        model = task.density(variables) if last or self.config.calibrate else None
         if model is not None and calibrate:
             scores |= self._calibrate(predictions, model)
+        if model is not None and self.config.calibrate:
+            factor = scores.get("sigma_scale", self.config.sigma_scale)
+            self._store_conformal(predictions, model, name=name, sigma_scale=factor)
         if model is not None and last:
             details["density"] = density_report(predictions, model)
             error = details["density"]["all"]["calibration_error"]
@@ -278,9 +292,9 @@ class Persons:
         return details
 
     def _calibrate(self, predictions: Predictions, model: density.Model) -> dict[str, float]:
-        """The factor of sigma that these samples ask for, and the coverage of frames with a factor that they had no part in.
+        """Fits the factor of sigma on these samples, and returns it with the coverage on frames that were left out of the fit.
 
-        The predictions' sigma is multiplied by it.
+        The predictions' sigma is multiplied by the factor.
         """
         fitted = calibration.cross_fit(
             predictions["mu"], predictions["sigma"], predictions["target"], model,
@@ -290,32 +304,52 @@ class Persons:
         scores = {"sigma_scale": self.config.sigma_scale * fitted["scale"]}
         return scores | ({"coverage_90": fitted["coverage"]} if "coverage" in fitted else {})
 
+    def _store_conformal(
+        self, predictions: Predictions, model: density.Model, *, name: str, sigma_scale: float
+    ) -> None:
+        """Writes the scores of these samples beside the results of the run, for `jaxpose predict --region 0.9 --guarantee`.
+
+        Sigma is multiplied by the fitted factor already, as that of predictions from the checkpoint will be.
+        """
+        config, where = self.config, predictions["visibility"] > 0
+        scores = density.conformal(predictions["mu"], predictions["sigma"], predictions["target"], model, where=where)
+        step = EVALUATION.match(name)[1]
+        folder = config.out if self.train is not None else checkpoint.find(config.eval_only).parent
+        if jax.process_index() == 0:
+            stored = {
+                "persons": int(where.any(1).sum()),
+                "flip_test": config.flips(),
+                "sigma_scale": sigma_scale,
+                "scores": scores.to_dict(),
+            }
+            files.write_json(folder / "results" / f"step_{step}_conformal.json", stored, allow_nan=True)
+
     @cached_property
     def baselines(self) -> Baselines | None:
-        """What the training set alone says of a pose; of a run that only evaluates, from the folder of the run. None: unknown."""
+        """Predictions from the training labels alone, or for a run that only evaluates, from the run's folder. None: unknown."""
         if self.train is not None:
             persons = self.train.persons
-            # As it is stored, so that an evaluation of the checkpoint gives the same numbers as the training.
+            # In its stored form, so that an evaluation of the checkpoint gives the same numbers as the training.
             return Baselines.from_dict(Baselines.from_training(persons["keypoints"], persons["box"]).to_dict())
         path = checkpoint.find(self.config.eval_only).parent / BASELINES
         return Baselines.from_dict(files.read_json(path, "baselines of a run")) if path.is_file() else None
 
     def remarks(self, scores: Mapping[str, float], predictions: Predictions) -> list[str]:
-        """Sentences about an evaluation that its numbers do not say by themselves."""
+        """Returns sentences about an evaluation that its numbers do not show by themselves."""
         sentences = []
         if set(self.skeleton.sigmas) == {DEFAULT_SIGMA}:
             sentences.append(
-                f"AP is with guessed OKS sigmas ({DEFAULT_SIGMA} for every joint): compare it with runs on this set alone; PCK and EPE "
+                f"AP uses guessed OKS sigmas ({DEFAULT_SIGMA} for every joint): compare it with runs on this set only; PCK and EPE "
                 "need none"
             )
         if (sentence := verdict(scores)) is not None:
             reasons = causes(predictions, flip_pairs=self.skeleton.flip_pairs, flipped=self._mirrors())
             steps = 0 if self.train is None else round(self.config.epochs * len(self.train) / self.config.batch_size)
             if 0 < steps < FEW_STEPS:
-                reasons.append(f"training had {steps} steps only: more --minutes or --epochs")
+                reasons.append(f"training had only {steps} steps: give more --minutes or --epochs")
             if turned := turned_images(self.val):
                 reasons.append(
-                    f"{turned} pictures say in their EXIF data that they are to be turned; labels are taken as of the pixels as they "
+                    f"{turned} pictures have EXIF data that rotate them; the labels are assumed to refer to the pixels as they "
                     "are stored"
                 )
             sentences.append(sentence + (". Likely: " + "; ".join(reasons) if reasons else ""))
@@ -337,7 +371,7 @@ class Persons:
         model = task.density(variables)
         deviation = None
         if model is not None:
-            # sigma alone is no standard deviation: the flow holds part of the scale.
+            # sigma alone is not a standard deviation: the flow contains part of the scale.
             deviation = predictions["sigma"] * density.moments(model).standard_deviation * np.asarray(config.size_wh)
         if model is not None and config.detections is None:
             described = density_report(predictions, model)
@@ -363,7 +397,7 @@ class Persons:
 
 
 def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
-    """The splits that the config names, evaluated on annotated, moved or detected boxes; see `kinds.open_splits`."""
+    """Opens the splits that the config names, evaluated on annotated, shifted or detected boxes; see `kinds.open_splits`."""
     mesh = kinds.make_mesh(config)
     train, val = kinds.open_splits(config, skeleton=skeleton)
     ground_truth = val.ground_truth_json if len(val) else None
@@ -379,19 +413,19 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
 
 
 def turned_images(source: Source, *, limit: int = 200) -> int:
-    """How many of the first images have EXIF data that turn or mirror them."""
+    """Returns the number of images, among the first `limit`, whose EXIF data rotate or mirror them."""
     count = 0
     for record in np.unique(source.persons["image"])[:limit]:
         try:
             with Image.open(io.BytesIO(source.jpeg(int(record)))) as image:
                 count += image.getexif().get(ORIENTATION, 1) != 1
-        except Exception:  # EXIF data are anything, and this is a remark
+        except Exception:  # EXIF data may hold anything, and only a remark depends on them
             continue
     return count
 
 
 def density_report(predictions: Mapping[str, np.ndarray], model: density.Model) -> dict[str, Any]:
-    """Coverage, calibration error and the distribution of sigma, for all, visible and occluded labels."""
+    """Returns coverage, calibration error and the distribution of sigma, for all, visible and occluded labels."""
     visibility = predictions["visibility"]
     return density.calibration(
         predictions["mu"], predictions["sigma"], predictions["target"], model,

@@ -1,10 +1,10 @@
-"""The rule of a flag stands at its field, and is read here: what values it takes, and whether a resumed run may change it.
+"""Rules of flags, declared at their fields and read here: which values are valid, and whether a resumed run may change them.
 
     batch_size: Annotated[int, Positive, Fixed] = 256
     nms: Annotated[float | None, Between(0, 1, "an OKS above 0, at most 1, or None", open_low=True), MayChange] = 0.9
 
-Every field has one `Rule` (`AnyValue` where it has none). Where runs are resumed it also has one `Resume`: `Fixed`, `MayChange`
-or `MayMove`. tyro passes both through. What depends on several flags is a method `check` of the class that holds them.
+Every field has one `Rule` (`AnyValue` if every value is valid). If runs are resumed, it also has one `Resume`: `Fixed`,
+`MayChange` or `MayMove`. tyro ignores both. A rule about several flags is a method `check` of the class that holds them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from jaxpose import files
 
 @dataclass(frozen=True)
 class Rule:
-    """Which values a flag takes. None is not checked: the type of the field says whether it may be given.
+    """The valid values of a flag. None is not checked: the type of the field says whether it is valid.
 
     Attributes:
-        holds: value -> whether it is taken.
-        expected: what is taken, for the error message.
+        holds: function from a value to whether it is valid.
+        expected: description of the valid values, for the error message.
     """
 
     holds: Callable[[Any], bool]
     expected: str
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with the value, or None.
+        """Returns the problem with the value, or None.
 
         >>> Positive.problem(0)
         '0: expected a positive number'
@@ -43,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class PathRule(Rule):
-    """A path of this machine's file system, not a URL."""
+    """A path in this machine's file system, not a URL."""
 
     def problem(self, value: Path) -> str | None:
         try:
@@ -54,7 +54,7 @@ class PathRule(Rule):
 
 
 def AtLeast(low: float, why: str = "") -> Rule:
-    """Numbers from `low` on.
+    """Returns the rule for numbers from `low` on.
 
     >>> AtLeast(2, "one to train on, one to evaluate on").problem(1)
     '1: expected 2 or more: one to train on, one to evaluate on'
@@ -63,7 +63,7 @@ def AtLeast(low: float, why: str = "") -> Rule:
 
 
 def Between(low: float, high: float, expected: str, *, open_low: bool = False, open_high: bool = False) -> Rule:
-    """Numbers from `low` to `high`, without an end that is open.
+    """Returns the rule for numbers from `low` to `high`, without an end that is open.
 
     >>> Between(0, 1, "a share, from 0 to below 1", open_high=True).problem(1.0)
     '1.0: expected a share, from 0 to below 1'
@@ -72,7 +72,7 @@ def Between(low: float, high: float, expected: str, *, open_low: bool = False, o
 
 
 def MultipleOf(unit: int) -> Rule:
-    """Positive multiples of a number.
+    """Returns the rule for positive multiples of a number.
 
     >>> MultipleOf(64).problem(100)
     '100: expected a multiple of 64'
@@ -80,7 +80,7 @@ def MultipleOf(unit: int) -> Rule:
     return Rule(lambda x: x >= unit and x % unit == 0, f"a multiple of {unit}")
 
 
-AnyValue = Rule(lambda _: True, "any value")  # of the type; a class of settings, such as Likelihood, checks its own
+AnyValue = Rule(lambda _: True, "any value")  # a class of settings, such as Likelihood, checks itself
 LocalPath = PathRule(lambda _: True, "a path of this machine")
 Positive = Rule(lambda x: x > 0, "a positive number")
 AllPositive = Rule(lambda xs: all(x > 0 for x in xs), "positive numbers")
@@ -91,10 +91,10 @@ Momentum = Between(0, 1, "a decay between 0 and 1, or None", open_low=True, open
 
 @dataclass(frozen=True)
 class Resume:
-    """How a flag of a resumed run may differ from the one that the run was started with.
+    """How a flag of a resumed run may differ from that of the original run.
 
     Attributes:
-        allows: (stored value, value now), as JSON holds them -> whether it is still the same run.
+        allows: function (stored value, value now), as JSON holds them, to whether it is still the same run.
     """
 
     allows: Callable[[Any, Any], bool]
@@ -104,18 +104,18 @@ def _same_name(stored: Any, now: Any) -> bool:
     return stored == now or (isinstance(stored, str) and isinstance(now, str) and Path(stored).name == Path(now).name)
 
 
-Fixed = Resume(lambda stored, now: stored == now)  # it makes the batches or the optimiser
+Fixed = Resume(lambda stored, now: stored == now)  # it changes the batches or the optimiser
 MayChange = Resume(lambda stored, now: True)
 MayMove = Resume(_same_name)  # a folder of the same name in another place
 
 
 @dataclass(frozen=True)
 class Unsaid:
-    """What a flag means where it is None, or where the run was started before there was such a flag.
+    """The meaning of a flag that is None, or that did not exist when the run was started.
 
     Attributes:
-        value: the meaning; None where the flag has no value then.
-        also: other values that such a run from before may be resumed with, because it did the same as they do.
+        value: the meaning; None if the flag has no value then.
+        also: other values with which such an older run may be resumed, because they have the same effect.
     """
 
     value: Any
@@ -124,7 +124,7 @@ class Unsaid:
 
 @dataclass(frozen=True)
 class Flag:
-    """What stands at a field: its rule, whether a resumed run may change it (None: nothing is resumed), and what its absence means."""
+    """The declarations of a field: its rule, whether a resumed run may change it (None: no run is resumed), and its default meaning."""
 
     rule: Rule
     resume: Resume | None
@@ -133,10 +133,10 @@ class Flag:
 
 @cache
 def flags(kind: type) -> dict[str, Flag]:
-    """The declarations of a dataclass by field.
+    """Returns the declarations of a dataclass, by field.
 
     Raises:
-        TypeError: a field without a rule, or with more than one.
+        TypeError: a field has no rule, or more than one.
 
     >>> @dataclass
     ... class Config:
@@ -163,10 +163,10 @@ def _flag(name: str, hint: Any) -> Flag:
 
 
 def check(config: Any) -> None:
-    """Raises a ValueError that names the flag, what it was given and what it takes.
+    """Raises a ValueError that names the flag, its value and the valid values.
 
     Args:
-        config: a dataclass whose fields declare their rules. Its method `check`, where it has one, is called after them.
+        config: a dataclass whose fields declare their rules. Its method `check`, if it has one, is called last.
     """
     for name, flag in flags(type(config)).items():
         value = getattr(config, name)
@@ -178,10 +178,10 @@ def check(config: Any) -> None:
 
 
 def resume_rules(kind: type) -> dict[str, Resume]:
-    """How each flag of a resumed run may differ.
+    """Returns how each flag of a resumed run may differ.
 
     Raises:
-        TypeError: a field that does not say it.
+        TypeError: a field does not declare it.
     """
     silent = [name for name, flag in flags(kind).items() if flag.resume is None]
     if silent:
@@ -194,13 +194,13 @@ def resume_rules(kind: type) -> dict[str, Resume]:
 def changes(
     kind: type, stored: Mapping[str, Any], now: Mapping[str, Any], *, allowed: Mapping[str, Resume]
 ) -> dict[str, tuple[Any, Any]]:
-    """The flags that make `now` another run than `stored`, with both values.
+    """Returns the flags that make `now` a different run from `stored`, with both values.
 
     Args:
         kind: the dataclass of the flags.
-        stored: the settings that a run was started with, as JSON holds them; flags that came later are missing.
-        now: the settings to go on with.
-        allowed: how each flag may differ; one that is missing may not.
+        stored: the settings that a run was started with, as JSON holds them; they lack flags that were added later.
+        now: the settings to resume with.
+        allowed: the allowed difference of each flag; a missing flag may not differ.
     """
     unsaid = {name: flag.unsaid for name, flag in flags(kind).items() if flag.unsaid is not None}
     different = {}

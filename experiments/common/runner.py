@@ -1,6 +1,6 @@
-"""What every experiment shares: the loop, the evaluation and the pictures.
+"""The shared part of every experiment: the loop, the evaluation and the pictures.
 
-An experiment's page builds a task and hands it over; here nothing knows which loss is inside.
+An experiment's page builds a task and passes it on; the code here does not depend on the task's loss.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from jaxpose import checkpoint, parallel, tasks, train
 from jaxpose.train import TrainState
 
 log = logging.getLogger(__name__)
-PREEMPTED = 75  # exit code of a run that was asked to stop, and saved: start the same command again (EX_TEMPFAIL)
+PREEMPTED = 75  # exit code of a run that was asked to stop and has saved its state: repeat the command (EX_TEMPFAIL)
 
 
 def command(main: Callable[[], Any]) -> None:
-    """Run `main` as a program: what the user can correct ends in one line (JAXPOSE_TRACEBACK=1 shows where it was found)."""
+    """Runs `main` as a program: errors that the user can correct end in one line (JAXPOSE_TRACEBACK=1 shows the traceback)."""
     try:
         main()
     except Exception as error:
@@ -47,19 +47,19 @@ def command(main: Callable[[], Any]) -> None:
 
 
 def _end_at_once(error: Exception, correctable: bool) -> NoReturn:
-    """Say why and end: an orderly end waits for the other processes, which may be gone, or wait for this one."""
+    """Prints the error and exits at once: an orderly exit waits for other processes, which may be gone or wait for this one."""
     if correctable:
-        shown = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
     elif isinstance(error, jax.errors.JaxRuntimeError):
-        shown = (
+        message = (
             f"process {jax.process_index()} of {jax.process_count()} stops: {str(error).splitlines()[0]:.300}\nIf another process "
-            "died, start all of them again with the same command: they go on from the last checkpoint."
+            "died, start all of them again with the same command: they resume from the last checkpoint."
         )
     else:
-        shown = "".join(traceback.format_exception(error)).rstrip()
-    print(shown, file=sys.stderr, flush=True)
+        message = "".join(traceback.format_exception(error)).rstrip()
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    # Each that ends wakes its neighbours in the ring, but the end of process 0 kills the others before they have said why.
+    # A process that ends wakes its neighbours in the ring, but the end of process 0 kills the others before they report.
     time.sleep(5 if jax.process_index() == 0 else 0)
     os._exit(1)
 
@@ -72,17 +72,17 @@ def run(
     variables: PyTree | None = None,
     first: tuple[float, tasks.Task] | None = None,
 ) -> dict[str, float]:
-    """Train (or resume), and leave the results in `config.out`.
+    """Trains (or resumes), and writes the results to `config.out`.
 
     Args:
-        task: what is trained.
+        task: the task to train.
         config: the flags.
         kind: the data.
         variables: host arrays that a fresh run starts from instead of `task.init`.
-        first: (epochs, task): that many epochs come first, with this task's loss over the same variables.
+        first: (epochs, task): the task whose loss is trained over the same variables in the first epochs.
 
     Returns:
-        the scores of the last evaluation.
+        The scores of the last evaluation.
     """
     _check_run(config, kind)
     if checkpoint.exists(config.out):
@@ -101,7 +101,7 @@ def run(
         start = int(state.step)
         if start:
             stored = with_fitted_scale(stored, checkpoints.config(), config)
-        # Process 0 alone writes the log, and all must decide alike what --patience means.
+        # Only process 0 writes the log, and all processes must agree on the effect of --patience.
         past = parallel.from_first([*evaluations(run_log, until=start).items()])
         session = Session(
             training, config, kind, checkpoints, run_log, stored,
@@ -109,7 +109,7 @@ def run(
             eval_steps=steps_of(config.eval_every, config, samples=samples),
             start=start, state=state, scores=past[-1][1] if past else {}, evaluations=dict(past),
         )  # fmt: skip
-        if session.is_stale():  # it ended early before
+        if session.is_stale():  # an earlier start ended early
             session.total = session.start
         _announce(session, samples)
         loop(session, preemption)
@@ -118,11 +118,11 @@ def run(
 
 
 def _check_run(config: RunConfig, kind: Kind) -> None:
-    """What can be refused before anything is compiled."""
+    """Checks everything that can be rejected before compilation."""
     if checkpoint.exists(config.out) and not checkpoint.resumable(config.out):
         raise ValueError(
-            f"{config.out} holds imported weights, which no run can resume: evaluate them with --eval-only {config.out}, or "
-            f"start another --out from them with --init {config.out}"
+            f"{config.out} holds imported weights, which cannot be resumed: evaluate them with --eval-only {config.out}, or "
+            f"start a run in another --out from them with --init {config.out}"
         )
     parallel.check_batch_size(config.batch_size, kind.mesh)
     kind.check()
@@ -139,13 +139,13 @@ def restore_or_init(
     stored: dict[str, Any],
     variables: PyTree | None,
 ) -> TrainState:
-    """The state of the newest checkpoint, or a fresh one where there is none.
+    """Returns the state of the newest checkpoint, or a fresh one if there is none.
 
     Args:
-        training: says what a state looks like.
+        training: the training, which defines the structure of a state.
         config: the flags, which must be those of the run that is resumed.
-        checkpoints: those of the run.
-        stored: what this run would store beside its weights.
+        checkpoints: the checkpoints of the run.
+        stored: the config that this run would store with its weights.
         variables: host arrays that a fresh run starts from instead of `task.init`.
     """
     if checkpoints.latest() is None:
@@ -157,13 +157,13 @@ def restore_or_init(
 
 
 def with_fitted_scale(stored: dict[str, Any], restored: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
-    """What is saved beside the weights of a resumed run, with the factor of sigma that its last evaluation fitted.
+    """Returns the stored config of a resumed run with the factor of sigma that its last evaluation fitted.
 
-    Without it a checkpoint that is saved before the next evaluation would have the factor of the flags.
+    Without it, a checkpoint that is saved before the next evaluation would have the factor of the flags.
 
     Args:
-        stored: what this run saves beside its weights.
-        restored: what the checkpoint has that the run goes on from.
+        stored: the config that this run saves with its weights.
+        restored: the config of the checkpoint that the run resumes from.
         config: the flags; only a run with --calibrate fits the factor.
 
     Returns:
@@ -177,22 +177,22 @@ def with_fitted_scale(stored: dict[str, Any], restored: Mapping[str, Any], confi
 
 @dataclass
 class Session:
-    """A run under way: what it trains, where it is kept, and how far it has come.
+    """A run in progress: what it trains, where it is stored, and its current state.
 
     Attributes:
         training: the jitted steps.
         config: the flags.
         kind: the data.
-        checkpoints: where states are saved.
-        log: where events are written.
-        stored: what is saved beside the weights.
+        checkpoints: the folder that states are saved in.
+        log: the log that events are written to.
+        stored: the config that is saved with the weights.
         total: number of the last step.
-        eval_steps: steps from one evaluation to the next.
-        start: number of the step that it goes on from.
+        eval_steps: number of steps from one evaluation to the next.
+        start: number of the step that it resumes from.
         state: the newest state.
-        scores: those of the newest evaluation, {} before the first.
+        scores: the scores of the newest evaluation, {} before the first.
         evaluations: the scores of all evaluations up to the newest state, by step; the same on every process.
-        predictions: those of the newest evaluation; None before the first of this session.
+        predictions: the predictions of the newest evaluation; None before the first of this session.
     """
 
     training: Training
@@ -210,11 +210,11 @@ class Session:
     predictions: Predictions | None = None
 
     def predict(self) -> None:
-        """Predict the evaluation samples with the newest weights."""
+        """Predicts the evaluation samples with the newest weights."""
         self.predictions = self.kind.predict(self.training.predict_step, self.training.task, self.state.eval_variables)
 
     def evaluate(self, step: int) -> None:
-        """Score the newest weights; a failure costs no training."""
+        """Scores the newest weights; if that fails, the state is saved first."""
         try:
             self.predict()
             self.scores = self.kind.score(
@@ -235,14 +235,14 @@ class Session:
         log.info("step %d: %s", step, summary_line(self.scores, self.kind.headline))
 
     def is_stale(self) -> bool:
-        """Whether the best evaluation is as old as --patience says."""
+        """Returns whether the best evaluation is as old as --patience allows."""
         if self.config.patience is None:
             return False
         best = [scores[self.kind.best] for scores in self.evaluations.values() if self.kind.best in scores]
         return bool(best) and len(best) - 1 - best.index(max(best)) >= self.config.patience
 
     def end_early(self, step: int) -> None:
-        """Make this step the last one, and evaluate it as such."""
+        """Makes this step the last one, and evaluates it as such."""
         log.info(
             "step %d is the last one: no better %s in %d evaluations (--patience)",
             step,
@@ -253,26 +253,26 @@ class Session:
         self.evaluate(step)
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
-        """Start saving the newest state, with the scores of its evaluation if there was one."""
+        """Starts saving the newest state, with the scores of its evaluation if there was one."""
         self.checkpoints.save(self.state, self.stored, metrics=metrics)
 
     def check_finite(self) -> None:
-        """Stop where a loss or a gradient was not finite."""
+        """Raises an error if a loss or a gradient was not finite."""
         train.check_finite(self.state, self.checkpoints.last_good)
 
     def stop(self, step: int) -> NoReturn:
-        """Save the state, unless it is saved, and end the process with `PREEMPTED`."""
+        """Saves the state, unless it is saved already, and ends the process with `PREEMPTED`."""
         self.check_finite()
         self.checkpoints.wait()
         if self.checkpoints.latest() != step:
             self.save()
             self.checkpoints.wait()
-        log.info("asked to stop after step %d: start the same command again to go on from there", step)
+        log.info("asked to stop after step %d: start the same command again to resume from there", step)
         raise SystemExit(PREEMPTED)
 
 
 def _announce(session: Session, samples: int) -> None:
-    """Log how large the run is."""
+    """Logs the size of the run."""
     mesh, state, config = session.training.mesh, session.state, session.config
     log.info(
         "%s parameters, %d %s, %d steps from step %d, %d devices of kind %s, %d processes",
@@ -282,19 +282,19 @@ def _announce(session: Session, samples: int) -> None:
     if config.fsdp > 1:
         held, whole = parallel.device_bytes(state.opt_state)
         log.info(
-            "of the optimiser's state of %.1f MB each device holds %.1f (--fsdp %d)",
+            "of the optimiser's state of %.1f MB each device holds %.1f MB (--fsdp %d)",
             whole / 1e6, held / 1e6, config.fsdp,
         )  # fmt: skip
 
 
 def loop(session: Session, preemption: parallel.Preemption) -> None:
-    """Train up to the last step: log, evaluate and save on the way, and stop where that is asked for."""
+    """Trains up to the last step, logs, evaluates and saves on the way, and stops on request."""
     config, total = session.config, session.total
     batches = session.kind.train_batches(start_step=session.start, total=total)
     bar = tqdm.tqdm(total=total, initial=session.start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
     clock, images = time.perf_counter(), 0
     for step, batch in zip(range(session.start + 1, total + 1), batches, strict=False):
-        # Everything that crosses to the device does so by name (`parallel.global_batch`).
+        # All transfers to the device are explicit (`parallel.global_batch`).
         with jax.transfer_guard("disallow"):
             session.state, metrics = session.training.step(step)(session.state, batch)
         bar.update()
@@ -325,13 +325,13 @@ def loop(session: Session, preemption: parallel.Preemption) -> None:
 
 
 def finish(session: Session) -> None:
-    """Write the end into the log, and the report and the pictures on process 0."""
+    """Writes the end into the log, and on process 0 the report and the pictures."""
     config, kind, total = session.config, session.kind, session.total
     if session.start < total:
         session.log.write("end", total, **session.scores)
         best = [(scores.get(kind.best, float("-inf")), step) for step, scores in session.evaluations.items()]
         if best and max(best)[0] > session.scores.get(kind.best, float("inf")):
-            log.info("step %d had the best %s: predict, export and --eval-only take that one", max(best)[1], kind.best)
+            log.info("step %d had the best %s: predict, export and --eval-only use it", max(best)[1], kind.best)
     # A run that was killed between its last checkpoint and its pictures draws them when it is started again.
     missing = session.start == total and jax.process_count() == 1 and not (config.out / LAST_PICTURE).exists()
     if not config.plots or jax.process_index() != 0 or (session.predictions is None and not missing):
@@ -348,7 +348,7 @@ def finish(session: Session) -> None:
 
 @contextmanager
 def optional(what: str, out: Path) -> Iterator[None]:
-    """A failure in here is a warning: what is drawn at the end of a run is no part of its training."""
+    """Turns a failure of the block into a warning: what is drawn at the end of a run is not part of its training."""
     try:
         yield
     except Exception as error:
@@ -360,10 +360,10 @@ def optional(what: str, out: Path) -> Iterator[None]:
 
 @contextmanager
 def only_run_in(out: Path) -> Iterator[None]:
-    """Hold the folder of a run against a second one. The lock ends with the process, however that ends.
+    """Locks the folder of a run against a second one. The lock ends with the process, even if it is killed.
 
     Raises:
-        ValueError: another process trains into it.
+        ValueError: another process trains in the folder.
     """
     with ExitStack() as stack:
         parallel.on_first(lambda: stack.enter_context(_locked(out)))
@@ -381,8 +381,8 @@ def _locked(out: Path) -> Iterator[None]:
             raise ValueError(
                 f"another run trains into {out} ({file.read().strip()}): wait for it, or give another --out"
             ) from None
-        except OSError as error:  # some network file systems know no locks
-            log.warning("%s cannot be locked (%s): start no second run in it", out, error)
+        except OSError as error:  # some network file systems do not support locks
+            log.warning("%s cannot be locked (%s): do not start a second run in it", out, error)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -390,7 +390,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
-    """Evaluate `config.eval_only` on any number of devices; the task comes out of the checkpoint, the data out of `load`."""
+    """Evaluates `config.eval_only` on any number of devices; the checkpoint gives the task, and `load` the data."""
     variables, stored = checkpoint.restore_model(config.eval_only)
     task = tasks.from_config(stored["task"])
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.eval_only)
@@ -416,11 +416,11 @@ def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
 
 
 def start(config: RunConfig) -> None:
-    """Logging, and the other processes where there are any; call it before anything touches a device."""
+    """Sets up logging, and the connection to other processes if there are any; call it before a device is used."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for package in ("jaxpose", "experiments"):  # modules log under their own names
         logging.getLogger(package).setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS tell much
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax and TFDS log a lot
     if config.multihost or config.coordinator:
         parallel.start_multihost(
             coordinator=config.coordinator, num_processes=config.num_processes, process_id=config.process_id

@@ -1,4 +1,4 @@
-"""From a task and the settings of a run to jitted steps: all that a training needs before its data are there."""
+"""Jitted steps from a task and the settings of a run: all that training needs before the data are loaded."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TrainStep = Callable[[train.TrainState, Batch], tuple[train.TrainState, dict[str
 
 @dataclass(frozen=True)
 class Training:
-    """A task and an optimiser on a mesh: the state that they start from, and the jitted steps.
+    """A task and an optimiser on a mesh: their initial state, and the jitted steps.
 
     Attributes:
-        task: what is trained, predicts and is stored.
+        task: the task, which is trained, predicts and is stored.
         tx: the optimiser.
         mesh: the devices.
         seed: seeds the initialisation and the randomness on the devices.
         ema: decay of the moving average of the weights; None: there is none.
         train_step: the step of `task`.
         opening_step: the step of the task that comes first, over the same variables.
-        opening: number of the last update that `opening_step` makes; 0: it makes none.
+        opening: number of the last update that uses `opening_step`; 0: there is none.
         predict_step: predictions of `task`.
     """
 
@@ -55,17 +55,17 @@ class Training:
         first: tuple[int, tasks.Task] | None = None,
         flip_test: bool = True,
     ) -> Training:
-        """Makes the steps; nothing is compiled and no device is touched.
+        """Creates the steps; nothing is compiled and no device is used.
 
         Args:
-            task: what is trained.
+            task: the task to train.
             tx: the optimiser.
             mesh: the devices.
             seed: seeds the initialisation and the randomness on the devices.
             ema: decay of the moving average of the weights; None: there is none.
-            ema_growth: how slowly it grows to that, see `jaxpose.train.growing_decay`; 0: it is that from the first step on.
-            first: (updates, task): that many updates come first, with this task's loss over the same variables.
-            flip_test: average predictions with those of the mirrored image.
+            ema_growth: the slowness with which the decay grows to `ema`, see `jaxpose.train.growing_decay`; 0: it is constant.
+            first: (updates, task): the task whose loss is trained over the same variables in the first updates.
+            flip_test: if True, average predictions with those of the mirrored image.
         """
         opening, opening_task = first or (0, task)
         decay = train.growing_decay(ema, growth=ema_growth) if ema is not None and ema_growth else ema
@@ -79,16 +79,16 @@ class Training:
         )  # fmt: skip
 
     def init_state(self, variables: PyTree | None = None) -> train.TrainState:
-        """A fresh state on the mesh, from these variables (host arrays) where they are given."""
+        """Returns a fresh state on the mesh, from these variables (host arrays) if they are given."""
         key, ema = jax.random.key(self.seed), self.ema is not None
         return train.init_state(self.task, self.tx, key, mesh=self.mesh, ema=ema, variables=variables)
 
     def abstract_state(self) -> train.TrainState:
-        """Shapes, dtypes and shardings of the state; see `jaxpose.train.abstract_state`."""
+        """Returns shapes, dtypes and shardings of the state; see `jaxpose.train.abstract_state`."""
         return train.abstract_state(self.task, self.tx, mesh=self.mesh, ema=self.ema is not None)
 
     def step(self, number: int) -> TrainStep:
-        """The jitted function that makes update `number`, counted from 1."""
+        """Returns the jitted function of update `number`, counted from 1."""
         return self.opening_step if number <= self.opening else self.train_step
 
 
@@ -100,14 +100,14 @@ def build(
     mesh: Mesh,
     first: tuple[float, tasks.Task] | None = None,
 ) -> Training:
-    """The training that the flags describe. Neither data nor devices are needed, so it can also be compiled ahead of time.
+    """Returns the training that the flags describe, without data or devices, so that it can also be compiled ahead of time.
 
     Args:
-        task: what is trained.
+        task: the task to train.
         config: the flags.
         samples: number of samples of an epoch.
         mesh: the devices.
-        first: (epochs, task): that many epochs come first, with this task's loss over the same variables.
+        first: (epochs, task): the task whose loss is trained over the same variables in the first epochs.
     """
     steps_per_epoch = samples / config.batch_size
     epochs, opening = first or (0, task)
@@ -118,12 +118,12 @@ def build(
 
 
 def steps_of(epochs: float, config: RunConfig, *, samples: int) -> int:
-    """The number of steps in so many epochs, at least 1."""
+    """Returns the number of steps in `epochs` epochs, at least 1."""
     return max(round(epochs * (samples / config.batch_size)), 1)
 
 
 def make_optimizer(config: RunConfig, steps_per_epoch: float) -> optax.GradientTransformation:
-    """Adam with the learning rate, clipping and accumulation of the flags."""
+    """Returns Adam with the learning rate, clipping and accumulation of the flags."""
     rate = config.learning_rate
     if config.base_batch_size is not None:
         rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
@@ -132,7 +132,7 @@ def make_optimizer(config: RunConfig, steps_per_epoch: float) -> optax.GradientT
 
 
 def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> optax.Schedule:
-    """Step of the optimiser -> learning rate."""
+    """Returns the learning rate as a function of the optimiser's step."""
     warmup = {
         "warmup_steps": config.warmup_steps + round(config.warmup_epochs * updates_per_epoch),
         "warmup_start": config.warmup_start,

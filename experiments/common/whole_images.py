@@ -30,7 +30,7 @@ from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
 USED = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")  # entries of a batch that a task reads
-PICTURES, PICTURES_OF_SCALES = 16, 8  # images on the pictures at the end of a run
+PICTURES, PICTURES_OF_SCALES = 16, 8  # number of images in the pictures at the end of a run
 
 
 @dataclass(frozen=True)
@@ -42,30 +42,30 @@ class ImageConfig(RunConfig):
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (512, 512)
     """Width and height of the training images."""
     augment: Annotated[Literal["none", "light", "higher_hrnet", "swahr_paper"], AnyValue, Fixed] = "higher_hrnet"
-    """Augmentation of whole images; see jaxpose/data/augment.py for its numbers."""
+    """Augmentation of whole images; jaxpose/data/augment.py has its numbers."""
     choose: Annotated[Literal["labelled", "annotated", "all"], AnyValue, Fixed] = "annotated"
-    """Images to train on: with a labelled person, with any person (crowds too), or all. Evaluation takes all."""
+    """Images to train on: those with a labelled person, those with any person (crowds too), or all. Evaluation uses all."""
     padded_people: Annotated[int | None, Positive, Fixed] = None
-    """Room for so many persons in a training image; none: as many as the fullest image has. Beyond it the smallest are masked."""
+    """Largest number of persons in a training image; none: that of the fullest image. Smaller persons beyond it are masked."""
     test_size: Annotated[int | None, MultipleOf(images.GRID), MayChange] = None
     """Side of the image at test, a multiple of 64; none: the smaller of --size-wh, or that of the run that is evaluated."""
     test_batch_size: Annotated[int, Positive, MayChange] = 8
-    """Images at a time at test, rounded up to a multiple of the devices: the maps of an image of 512x768 pixels are 80 MB."""
+    """Number of images per test batch, rounded up to a multiple of the devices: the maps of a 512x768 image take 80 MB."""
     fit: Annotated[Literal["short", "long"], AnyValue, MayChange] = "short"
-    """Which side that is: the short one, as published (one compilation for every shape of image), or the long one (a square)."""
+    """The side that --test-size refers to: the short one, as published (one compilation per shape), or the long one (a square)."""
     scales: Annotated[tuple[float, ...], AllPositive, MayChange] = (1.0,)
     """Scales of the image at test, whose heatmaps are averaged; published: 0.5 1 2 in the code, 0.5 1 1.5 in the paper."""
     group_on: Annotated[Literal["host", "device"], AnyValue, MayChange] = "host"
-    """Where peaks become people: in NumPy, the faster way on a processor, or jitted where the maps are."""
+    """Where peaks are grouped into people: in NumPy, which is faster on a CPU, or jitted on the device of the maps."""
     flip_test: Annotated[bool | None, AnyValue, MayChange] = None
-    """Average with the prediction on the mirrored image; none: if the training mirrored images."""
+    """Average with the prediction for the mirrored image; none: if training mirrored images."""
 
     def side(self) -> int:
-        """Side of the image at test."""
+        """Returns the side of the image at test."""
         return min(self.size_wh) if self.test_size is None else self.test_size
 
     def test_settings(self) -> Settings:
-        # The score of the grouping counts, and the people of an image are apart already.
+        # The score comes from the grouping, which has already separated the people of an image.
         return dataclasses.replace(super().test_settings(), rescore="box", nms=None)
 
     def flips(self) -> bool:
@@ -78,14 +78,14 @@ class WholeImages:
 
     Attributes:
         config: settings of the run.
-        train: images to train on; None where a run only evaluates.
+        train: images to train on; None if a run only evaluates.
         val: images to evaluate on.
         ground_truth: annotation JSON of the evaluation; None: there is none.
         mesh: devices that a batch is split over.
-        own_scores: the data set's own evaluation, in the place of COCO's, whose size classes mean nothing there:
+        own_scores: the data set's own evaluation, which replaces COCO's if COCO's size classes do not apply:
             predictions with their "records" -> {name: score}.
-        best: name of the score by which the best checkpoint is kept.
-        headline: names of the scores that are looked at first.
+        best: name of the score that decides which checkpoint is the best.
+        headline: names of the most important scores.
     """
 
     config: ImageConfig
@@ -100,25 +100,27 @@ class WholeImages:
 
     @property
     def skeleton(self) -> Skeleton:
-        """The joints of the training data; of the evaluation's where a run only evaluates."""
+        """The joints of the training data, or of the evaluation data if a run only evaluates."""
         return (self.val if self.train is None else self.train).skeleton
 
     def check(self) -> None:
-        """Raises a ValueError where there is nothing to evaluate on."""
+        """Raises a ValueError if there are no images to evaluate on."""
         if len(self.val) == 0:
-            raise ValueError(f"split {self.config.val_split!r} of {self.config.data} has no images")
+            raise ValueError(
+                f"split {self.config.val_split!r} of {self.config.labels or self.config.data} has no images"
+            )
 
     def count(self) -> int:
-        """Images of an epoch."""
+        """Returns the number of images in an epoch."""
         return len(images.select_images(self.train, self.config.choose))
 
     def variant(self) -> str:
-        """What the name of an evaluation's files says about its scales."""
+        """Returns the scales of an evaluation for its file names."""
         scales = self.config.scales
         return "" if scales == (1.0,) else "_scales_" + "_".join(f"{s:g}" for s in scales)
 
     def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
-        """Global batches of images, from `start_step` up to `total`; batch t depends on (seed, t) only."""
+        """Yields global batches of images, from `start_step` up to `total`; batch t depends on (seed, t) only."""
         config = self.config
         host = images.train_batches(
             self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augment, seed=config.seed,
@@ -129,7 +131,7 @@ class WholeImages:
             yield parallel.global_batch({k: batch[k] for k in USED}, self.mesh)
 
     def eval_batches(self, *, scales: Sequence[float] = (1.0,)) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of every image once, at the sizes of the test."""
+        """Yields this process's rows of every image once, at the test sizes."""
         config = self.config
         rows = -(-config.test_batch_size // self.mesh.size) * self.mesh.size
         yield from images.eval_batches(
@@ -138,10 +140,10 @@ class WholeImages:
         )  # fmt: skip
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
-        """The people of every image of `val`, on every process.
+        """Returns the people of every image of `val`, on every process.
 
         Returns:
-            "poses" (N, P, K, 3) in image pixels with a score per joint, "scores" (N, P), "valid" (N, P), "image_id" and
+            Arrays "poses" (N, P, K, 3) in image pixels with a score per joint, "scores" (N, P), "valid" (N, P), "image_id" and
             "index" (N,), the index in the source.
         """
         return inference.people(
@@ -168,7 +170,7 @@ class WholeImages:
             )
         scores["people_per_image"] = float(predictions["valid"].sum(1).mean())
         if last and task.learns_scale:
-            # Kept for the picture: every process takes part in this, one draws.
+            # Stored for the picture: every process takes part in the computation, but only one draws.
             size, factor = self.scale_against_size(task, variables)
             predictions["size"], predictions["factor"] = size, factor
             if np.isfinite(r := metrics.pearson(size, factor)):
@@ -176,8 +178,8 @@ class WholeImages:
         return scores
 
     def scale_against_size(self, task: tasks.Task, variables: PyTree) -> tuple[np.ndarray, np.ndarray]:
-        """Per labelled person of `val`: its size, the square root of its area in input pixels, and the mean of the learned
-        factors of the standard deviation at its joints."""
+        """Returns two values per labelled person of `val`: its size, the square root of its area in input pixels, and the mean of the
+        learned factors of the standard deviation at its joints."""
 
         def at_joints(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
             factors = task.scale_factors(variables, batch["image"])
@@ -190,7 +192,7 @@ class WholeImages:
         return people["size"][people["is_labelled"]], people["factor"][people["is_labelled"]]
 
     def _people_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The joints, visibilities and sizes of the people of a batch of images, in input pixels."""
+        """Returns the joints, visibilities and sizes of the people in a batch of images, in input pixels."""
         people, rows = self.val.persons, len(batch["image"])
         first, end = (np.searchsorted(people["image"], np.arange(len(self.val)), side) for side in ("left", "right"))
         most, joints = max((end - first).max(initial=1), 1), self.val.skeleton.num_joints
@@ -219,11 +221,11 @@ class WholeImages:
         self._draw_people(predictions, threshold=task.search.detection_threshold)
 
     def _draw_scales(self, predictions: Predictions, task: tasks.Task, variables: PyTree) -> None:
-        """The learned scales: against the size of the person, and as maps."""
+        """Draws the learned scales against the size of the person, and as maps."""
         from jaxpose import view
 
         plots = self.config.out / "plots"
-        if "size" not in predictions and jax.process_count() == 1:  # a finished run whose pictures are drawn anew
+        if "size" not in predictions and jax.process_count() == 1:  # a finished run whose pictures are drawn again
             predictions["size"], predictions["factor"] = self.scale_against_size(task, variables)
         if len(predictions.get("size", ())) > 2:
             size, factor = predictions["size"], predictions["factor"]
@@ -234,7 +236,7 @@ class WholeImages:
         view.scale_maps(squares, np.asarray(factors).mean(-1), plots / "scale_maps.png")
 
     def _draw_people(self, predictions: Predictions, *, threshold: float) -> None:
-        """The people of some images; joints below the threshold are guesses of the refinement, anywhere in the image."""
+        """Draws the people of some images; joints below the threshold are guesses of the refinement, anywhere in the image."""
         from jaxpose import view
 
         indices = range(min(PICTURES, len(self.val)))
@@ -250,7 +252,7 @@ class WholeImages:
 
 
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImages:
-    """The splits that the config names, as images; see `kinds.open_splits`."""
+    """Opens the splits that the config names, as images; see `kinds.open_splits`."""
     side = config.side()
     if side % images.GRID:
         origin = "" if config.test_size else f" (the smaller of --size-wh {config.size_wh})"
@@ -272,7 +274,7 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImage
 
 
 def records_of(predictions: Mapping[str, np.ndarray], *, category_id: int) -> list[dict[str, Any]]:
-    """Result records of the people; the score of a person is the mean of its joints', as in the published parser."""
+    """Returns result records of the people; a person's score is the mean of its joints' scores, as in the published parser."""
     image, person = np.nonzero(predictions["valid"])
     poses = predictions["poses"][image, person]
     return results.from_predictions(

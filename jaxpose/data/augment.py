@@ -1,26 +1,29 @@
-"""The published augmentations as named numbers, and one draw from them.
+"""The published augmentations as named settings, and functions that draw from them.
 
-`OFFICIAL` is the RLE code's, `HRNET` that of the HRNet code (which the RLE paper says it follows, and does not),
-`MMPOSE` that of mmpose's RLE configs, `LIGHT` a weak one of our own, `NONE` nothing. A setting is a frozen dataclass
-of numbers: change one with ``dataclasses.replace``. What the published three do differently:
+`OFFICIAL` is the RLE code's, `HRNET` that of the HRNet code (which the RLE paper claims to follow, but does not),
+`MMPOSE` that of mmpose's RLE configs, `LIGHT` a weak one of our own, `NONE` none. A setting is a frozen dataclass
+of numbers: change one with ``dataclasses.replace``. The three published settings differ as follows:
 
     ============  ======================  ===============================  ==========================================
                   official                hrnet                            mmpose
     ============  ======================  ===============================  ==========================================
     scale         uniform in 1 +- 0.25    1 + 0.35 N, clipped to +- 0.35   1 + 0.5 T
     rotation      uniform in +- 45, p .5  45 N, clipped to +- 90, p .6     80 T, p .6
-    shift         none                    none                             0.16 T of the padded box a side, p .3
+    shift         none                    none                             0.16 T of the padded box per side, p .3
     half body     > 3 joints, p .3        > 8 joints, p .3                 >= 9 joints, p .3
     flip          p .5                    p .5                             p .5
     ============  ======================  ===============================  ==========================================
 
-    N standard normal; T standard normal truncated to [-1, 1]; degrees. `SIMPLE_BASELINE` and `MPII` are hrnet's with other
-numbers and without the half body (0.3 and 40 degrees; 0.25 and 30), `MMPOSE_MPII` is mmpose's without shift and half body.
+    N standard normal; T standard normal truncated to [-1, 1]; degrees. `SIMPLE_BASELINE` and `MPII` are hrnet's with
+    other
+numbers and without the half body (0.3 and 40 degrees; 0.25 and 30), `MMPOSE_MPII` is mmpose's without shift and half
+body.
 
-Whole images, for bottom-up nets, have settings of their own: `WholeImage`, by name from `named_whole`, drawn by `draw_whole`.
+Whole images, for bottom-up nets, have settings of their own: `WholeImage`, by name from `named_whole`, drawn by
+`draw_whole`.
 
-A draw is stateless: a function of (seed, epoch, annotation or image id), so that a sample is the same whichever process makes it
-and whenever a run is resumed. NumPy only.
+A draw is stateless: a function of (seed, epoch, annotation or image id), so that a sample is the same whichever process
+makes it and whenever a run is resumed. NumPy only.
 """
 
 from __future__ import annotations
@@ -65,19 +68,19 @@ Distribution = Literal["uniform", "normal", "truncated"]
 
 @dataclass(frozen=True)
 class HalfBody:
-    """Show the upper or the lower half of a person only.
+    """Crops the upper or the lower half of a person only.
 
     Attributes:
-        probability: of trying.
-        min_joints: at least so many joints must be labelled.
-        padding: in place of the box's.
-        rule: how the half is chosen. "hrnet" (HRNet and RLE): the upper half if a standard normal draw is below 0.5
-            (so with probability 0.69; meant as a fair coin) and it has more than 2 labelled joints, else the lower if
-            it has more than 2, else the upper. "mmpose": a half with too few joints (2 for the upper, 3 for the
-            lower) loses to the other; between two that have enough, the upper with probability 0.7; neither: the
+        probability: The probability of trying.
+        min_joints: The least number of labelled joints.
+        padding: The padding in place of the box's.
+        rule: The rule by which the half is selected. "hrnet" (HRNet and RLE): the upper half if a standard normal draw is
+            below 0.5 (so with probability 0.69; meant as a fair coin) and it has more than 2 labelled joints, else the
+            lower if it has more than 2, else the upper. "mmpose": a half with too few joints (2 for the upper, 3 for
+            the lower) loses to the other; if both have enough, the upper with probability 0.7; if neither has, the
             whole body.
 
-    The new centre is the mean of the chosen joints, not the centre of their box; the size is that of their box.
+    The new centre is the mean of the selected joints, not the centre of their box; the size is that of their box.
     """
 
     probability: float
@@ -88,18 +91,20 @@ class HalfBody:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is drawn for a sample, independently of each other.
+    """The distribution of augmentations of a sample, each drawn independently.
 
     Attributes:
-        name: of the setting.
-        flip: probability of mirroring.
-        scale: the size of the region is multiplied by 1 + scale * u.
-        rotation: degrees; turned by rotation * u with probability `rotation_probability`.
-        shift: the centre moves by shift * u times the side of the padded box, in x and in y, with probability
+        name: The name of the setting.
+        flip: The probability of mirroring.
+        scale: The size of the region is multiplied by 1 + scale * u.
+        rotation: Degrees; the region is rotated by rotation * u with probability `rotation_probability`.
+        rotation_probability: The probability of a rotation.
+        shift: The centre moves by shift * u times the side of the padded box, in x and in y, each with probability
             `shift_probability`.
-        distribution: of u. "uniform" in [-1, 1]; "normal": clipped to [-1, 1] for the scale and [-2, 2] for the
-            rotation; "truncated": a standard normal drawn again until it is in [-1, 1].
-        half_body: or None.
+        shift_probability: The probability of a shift along an axis.
+        distribution: The distribution of u. "uniform" in [-1, 1]; "normal": clipped to [-1, 1] for the scale and [-2, 2]
+            for the rotation; "truncated": a standard normal drawn again until it is in [-1, 1].
+        half_body: The setting of half bodies, or None.
     """
 
     name: str
@@ -125,10 +130,11 @@ class Setting:
 
 
 class Augmentation(NamedTuple):
-    """One draw.
+    """The augmentation drawn for one sample.
 
-    flip: mirror the image first. box: ``(4,)`` xywh in pixels of the image as it is, moved or replaced by that of
-    half a body. padding: factor on the box. scale: a further factor. rotation: degrees, in the mirrored image if
+    flip: True to mirror the image first. box: ``(4,)`` xywh in pixels of the unmirrored image, moved or replaced by
+        that of
+    half a body. padding: The factor on the box. scale: A further factor. rotation: Degrees, in the mirrored image if
     `flip`.
     """
 
@@ -140,7 +146,7 @@ class Augmentation(NamedTuple):
 
 
 def named(name: str | Setting) -> Setting:
-    """The setting of a name: "none", "light", "official", "hrnet", "mmpose", "simple_baseline", "mpii", "mmpose_mpii".
+    """Returns a setting by name: none, light, official, hrnet, mmpose, simple_baseline, mpii or mmpose_mpii.
 
     >>> named("official").rotation
     45.0
@@ -153,7 +159,7 @@ def named(name: str | Setting) -> Setting:
 
 
 def generator(seed: int, epoch: int, annotation_id: int) -> np.random.Generator:
-    """The random numbers of one sample: Philox keyed by the seed, at a counter given by the epoch and the annotation.
+    """Returns the generator of one sample: Philox keyed by the seed, its counter given by the epoch and the annotation.
 
     A counter-based generator needs no warm-up (8 microseconds; seeding by hash takes more), and its low counter words
     are free for the draws, so that no two samples share a number.
@@ -165,7 +171,7 @@ def generator(seed: int, epoch: int, annotation_id: int) -> np.random.Generator:
 
 
 def philox(seed: int, purpose: int, epoch: int, item: int) -> np.random.Generator:
-    """Philox keyed by (seed, purpose), its counter starting at (0, 0, epoch, item); each modulo 2**64."""
+    """Returns Philox keyed by (seed, purpose), its counter starting at (0, 0, epoch, item); each modulo 2**64."""
     key = np.array([seed % 2**64, purpose], np.uint64)
     counter = np.array([0, 0, epoch % 2**64, item % 2**64], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
@@ -180,15 +186,15 @@ def draw(
     upper: np.ndarray | None = None,
     padding: float = 1.25,
 ) -> Augmentation:
-    """Draw the augmentation of one sample.
+    """Draws the augmentation of one sample.
 
     Args:
-        setting: the numbers.
-        rng: of this sample (`generator`).
+        setting: The setting to draw from.
+        rng: The generator of this sample (`generator`).
         box: ``(4,)`` xywh.
         keypoints: ``(K, 3)`` x, y, visibility.
-        upper: ``(K,)`` bool: joints of the upper body; None or all False: no half bodies.
-        padding: of the box.
+        upper: ``(K,)`` bool, the joints of the upper body; None or all False disables half bodies.
+        padding: The factor by which the box is enlarged.
 
     >>> sample = dict(box=np.array([10.0, 20, 30, 40]), keypoints=np.zeros((17, 3)))
     >>> draw(NONE, generator(0, 0, 1), **sample)[2:]
@@ -213,14 +219,14 @@ def draw(
 
 @dataclass(frozen=True)
 class WholeImage:
-    """What is drawn for a whole image: a square about its centre, moved and turned, and whether the input is mirrored.
+    """The distribution of augmentations of a whole image: a square about its centre, moved and rotated, and mirroring.
 
     Attributes:
-        name: of the setting.
-        flip: probability of mirroring.
-        scale: lower and upper bound of u, uniform; the side of the square is u times the short side of the image.
-        rotation: degrees; turned by an angle uniform in +- rotation, always.
-        shift: the centre moves by up to shift times the side, in x and in y, uniform over whole image pixels.
+        name: The name of the setting.
+        flip: The probability of mirroring.
+        scale: The lower and upper bound of u, uniform; the side of the square is u times the short side of the image.
+        rotation: Degrees; the image is always rotated, by an angle uniform in +- rotation.
+        shift: The centre moves by up to shift times the side, in x and in y, uniform over whole image pixels.
     """
 
     name: str
@@ -242,10 +248,11 @@ class WholeImage:
 
 
 class WholeAugmentation(NamedTuple):
-    """One draw for a whole image.
+    """The augmentation drawn for one whole image.
 
-    flip: mirror the input that the other three give. centre: ``(2,)`` of the square, image pixels. side: of the square,
-    image pixels. rotation: degrees.
+    flip: True to mirror the input that the other three give. centre: ``(2,)`` the centre of the square, image pixels.
+        side:
+    The side of the square, image pixels. rotation: Degrees.
     """
 
     flip: bool
@@ -255,7 +262,7 @@ class WholeAugmentation(NamedTuple):
 
 
 def named_whole(name: str | WholeImage) -> WholeImage:
-    """The setting for whole images of a name: "none", "light", "higher_hrnet", "swahr_paper".
+    """Returns a setting for whole images by name: "none", "light", "higher_hrnet" or "swahr_paper".
 
     >>> named_whole("swahr_paper").scale
     (0.75, 1.25)
@@ -270,7 +277,7 @@ def named_whole(name: str | WholeImage) -> WholeImage:
 
 
 def whole_generator(seed: int, epoch: int, image_id: int) -> np.random.Generator:
-    """The random numbers of one whole image; as `generator`, and independent of those of any person.
+    """Returns the generator of one whole image, like `generator`; it is independent of those of persons.
 
     >>> whole_generator(0, 3, 42).random() == whole_generator(0, 3, 42).random() != generator(0, 3, 42).random()
     True
@@ -279,12 +286,12 @@ def whole_generator(seed: int, epoch: int, image_id: int) -> np.random.Generator
 
 
 def draw_whole(setting: WholeImage, rng: np.random.Generator, *, size_wh: Sequence[int]) -> WholeAugmentation:
-    """Draw the augmentation of one whole image.
+    """Draws the augmentation of one whole image.
 
     Args:
-        setting: the numbers.
-        rng: of this image (`whole_generator`).
-        size_wh: of the image.
+        setting: The setting to draw from.
+        rng: The generator of this image (`whole_generator`).
+        size_wh: The width and height of the image.
 
     >>> draw_whole(WHOLE_NONE, whole_generator(0, 0, 1), size_wh=(640, 427))
     WholeAugmentation(flip=False, centre=array([320. , 213.5]), side=427.0, rotation=0.0)
@@ -309,16 +316,16 @@ def _shifted(setting: Setting, rng: np.random.Generator, unit, box: np.ndarray, 
 
 
 def _half_body(half: HalfBody, rng: np.random.Generator, keypoints: np.ndarray, upper: np.ndarray) -> np.ndarray | None:
-    """The box of half a person, about the mean of its joints; None: the whole person."""
+    """Returns the box of half a person, about the mean of its joints; None for the whole person."""
     labelled = keypoints[:, 2] > 0
     if labelled.sum() < half.min_joints or rng.random() >= half.probability:
         return None
-    chosen = _choose_half(half.rule, rng, labelled & upper, labelled & ~upper)
-    if chosen is None:
+    selected = _choose_half(half.rule, rng, labelled & upper, labelled & ~upper)
+    if selected is None:
         return None
-    xy = keypoints[chosen, :2].astype(np.float64)
+    xy = keypoints[selected, :2].astype(np.float64)
     size = xy.max(axis=0) - xy.min(axis=0)
-    if size.max() < 1:  # joints on one pixel: there is no scale in that
+    if size.max() < 1:  # all joints lie on one pixel, which has no scale
         return None
     return np.concatenate([xy.mean(axis=0) - size / 2, size])
 
@@ -327,10 +334,10 @@ def _choose_half(rule: str, rng: np.random.Generator, upper: np.ndarray, lower: 
     num_upper, num_lower = upper.sum(), lower.sum()
     if rule == "hrnet":
         if rng.standard_normal() < 0.5 and num_upper > 2:
-            chosen = upper
+            selected = upper
         else:
-            chosen = lower if num_lower > 2 else upper
-        return chosen if chosen.sum() >= 2 else None
+            selected = lower if num_lower > 2 else upper
+        return selected if selected.sum() >= 2 else None
     if num_upper < 2 and num_lower < 3:
         return None
     if num_upper < 2 or num_lower < 3:
@@ -359,9 +366,9 @@ def move_joints(
 
     Args:
         keypoints: ``(B, K, 3)`` x, y, visibility in image pixels.
-        affine: ``(B, 2, 3)`` affines from image pixels to input pixels, any mirroring included.
-        flip: ``(B,)`` whether the input is mirrored.
-        flip_index: ``(K,)`` the joint that a mirror makes of each.
+        affine: ``(B, 2, 3)`` affines from image pixels to input pixels, including any mirroring.
+        flip: ``(B,)`` bool, True where the input is mirrored.
+        flip_index: ``(K,)`` the index of each joint's mirror partner.
 
     Returns:
         The visibility ``(B, K)`` and the joints ``(B, K, 2)`` in input pixels, 0 where the visibility is 0.
@@ -372,15 +379,15 @@ def move_joints(
     return visibility, np.where(flip[:, None, None], joints[:, flip_index], joints)
 
 
-# Purposes of random numbers: the augmentation's of persons, the order's of the pipeline, the augmentation's of images.
+# Purposes of random numbers: augmentation of persons, order of the pipeline, augmentation of images.
 DRAWS, PERMUTATIONS, WHOLE_DRAWS = 1, 2, 3
 _UNIT = {"uniform": _uniform, "normal": _clipped_normal, "truncated": _truncated_normal}
 
 NONE = Setting("none")
-"""No augmentation: evaluation."""
+"""No augmentation, for evaluation."""
 
 LIGHT = Setting("light", flip=0.5, scale=0.12, rotation=12.0, rotation_probability=0.5, distribution="uniform")
-"""Ours, for short runs and small sets: a mirror, a little scale and rotation, nobody halved."""
+"""Our own, for short runs and small sets: mirroring, a little scale and rotation, no half bodies."""
 
 OFFICIAL = Setting(
     "official",
@@ -431,11 +438,11 @@ _NAMED = {
 }
 
 WHOLE_NONE = WholeImage("none")
-"""The square of the short side about the centre: what reaches beyond it is cut off."""
+"""The square of the short side about the centre; everything beyond it is cut off."""
 
 WHOLE_LIGHT = WholeImage("light", scale=(0.85, 1.2), rotation=10.0, shift=0.1)
-"""Ours, for short runs and small sets. Nothing is mirrored: the sides of the synthetic people differ in colour, which tells a
-small net left from right within minutes, as long as no mirror exchanges them. So no flip test either."""
+"""Our own, for short runs and small sets. Nothing is mirrored: the sides of the synthetic people differ in colour, so a small
+net learns left from right within minutes, as long as no mirror exchanges them. So there is no flip test either."""
 
 HIGHER_HRNET = WholeImage("higher_hrnet", flip=0.5, scale=(0.75, 1.5), rotation=30.0, shift=0.2)
 """The released HigherHRNet and SWAHR code, COCO and CrowdPose configs (40 px of a square of 200)."""

@@ -1,6 +1,6 @@
-"""Boxes of persons that are not the annotated ones of a data set: those of a detector, and annotated ones made worse.
+"""Person boxes other than a data set's annotated ones: a detector's boxes, and annotated ones with added errors.
 
-`with_detections` puts a detector's boxes in place of the persons of a source, `BoxFile` holds boxes for pictures of any
+`with_detections` replaces the persons of a source by a detector's boxes, `BoxFile` holds boxes for pictures of any
 origin, `check_boxes` checks boxes that are arrays.
 """
 
@@ -26,7 +26,7 @@ from jaxpose.metrics import AREA_OF_BOX
 __all__ = ["BoxFile", "check_boxes", "number_of", "touches", "with_detections", "with_jittered_boxes"]
 
 FARTHEST = 1_000_000
-"""Largest coordinate and side of a box of a picture, in pixels."""
+"""The largest coordinate and side of a box of a picture, in pixels."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
     `jaxpose.metrics.AREA_OF_BOX` times the box.
 
     Args:
-        source: the source of the images.
-        detections: a JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
-        min_score: boxes with a smaller score are left out; 0 keeps all, as the published evaluations do.
+        source: The source of the images.
+        detections: A JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``, as detectors write it.
+        min_score: Boxes with a smaller score are left out; 0 keeps all, as the published evaluations do.
         on_bad: "error", or "skip" to leave out boxes that are not finite, empty or outside their image.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is no list of detections; an image id is no whole number; there is no box for any image of the
-            source.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a list of detections, an image id is not a whole number, or no box belongs to an image
+            of the source.
     """
     path = Path(detections)
     boxes = _load_detections(path)
@@ -87,20 +87,20 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
 
 
 def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> Source:
-    """Returns the same persons in worse boxes: what a detector's errors cost, where no detector is at hand.
+    """Returns the same persons with perturbed boxes, to measure the cost of a detector's errors without a detector.
 
-    Centre and size of every box are moved by uniform draws of up to `fraction` of its width and height.
+    The centre and size of every box are moved by uniform draws of up to `fraction` of its width and height.
 
     Args:
-        source: persons with ground-truth boxes.
-        fraction: the largest change, as a fraction of the box, from 0 to below 1.
-        seed: seeds the draws; the same seed gives the same boxes.
+        source: Persons with ground-truth boxes.
+        fraction: The largest change, as a fraction of the box, from 0 to below 1.
+        seed: Seeds the draws; the same seed gives the same boxes.
 
     Raises:
-        ValueError: the fraction is out of range.
+        ValueError: The fraction is out of range.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"fraction={fraction}: expected a part of the box, from 0 to below 1")
+        raise ValueError(f"fraction={fraction}: expected a fraction of the box, from 0 to below 1")
     other = copy.copy(source)
     other.persons = source.persons.copy()
     box = other.persons["box"].astype(np.float64)
@@ -113,11 +113,11 @@ def with_jittered_boxes(source: Source, *, fraction: float, seed: int = 0) -> So
 
 
 def touches(box_xywh: Sequence[float], size_wh: Sequence[int]) -> bool:
-    """Whether a box shows any part of an image.
+    """Tells whether a box overlaps an image.
 
     Args:
         box_xywh: x, y, width, height in image pixels.
-        size_wh: width and height of the image.
+        size_wh: The width and height of the image.
 
     >>> touches((-5, 0, 10, 10), (100, 50)), touches((100, 0, 10, 10), (100, 50))
     (True, False)
@@ -161,13 +161,13 @@ def _detection_table(rows: Sequence[tuple], num_joints: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BoxFile:
-    """Boxes by picture, and the image ids of a COCO data set where the file is one.
+    """Boxes by picture, and the image ids of a COCO data set if the file is one.
 
     Attributes:
-        rows: by name or number of a picture and by frame, a list of (x, y, width, height, score).
-        ids: by file name, the image id.
-        sizes: by file name, width and height in the data set.
-        poses: by file name, the annotated joints of each person in the data set, (x, y, visibility) by name.
+        rows: Lists of (x, y, width, height, score), by name or number of a picture and by frame.
+        ids: Image ids by file name.
+        sizes: Width and height in the data set by file name.
+        poses: The annotated joints (x, y, visibility) by name, for each person of the data set, by file name.
     """
 
     rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
@@ -180,14 +180,14 @@ class BoxFile:
         """Reads the file that the flag ``--boxes`` names.
 
         Args:
-            path: a JSON list of ``{"file_name" or "image_id", "bbox": [x, y, w, h]}`` with, perhaps, score (default 1),
+            path: A JSON list of ``{"file_name" or "image_id", "bbox": [x, y, w, h]}`` with, perhaps, score (default 1),
                 frame (default 0) and category_id; or a COCO data set, whose boxes are cleaned as its evaluation does.
-            category: the category of the boxes to take; boxes without a category are taken.
-            min_score: boxes with a smaller score are left out.
+            category: The category of the boxes to take; boxes without a category are taken.
+            min_score: Boxes with a smaller score are left out.
 
         Raises:
-            FileNotFoundError: the file does not exist.
-            ValueError: an entry is wrong, or no box is left; names the file and the entry.
+            FileNotFoundError: The file does not exist.
+            ValueError: An entry is wrong, or no box is left; the message names the file and the entry.
         """
         content = read_json(path, "file of boxes (--boxes)")
         if isinstance(content, dict) and isinstance(content.get("annotations"), list):
@@ -219,11 +219,11 @@ class BoxFile:
         return cls(rows, ids, sizes, poses)
 
     def matched(self, paths: Sequence[Path], path: Path) -> BoxFile:
-        """Returns this file if it has boxes of one of the pictures; otherwise with names without their folders and endings.
+        """Returns this file if it has boxes of one of the pictures; else with names without their folders and endings.
 
         Args:
             paths: The pictures.
-            path: Of this file, for messages.
+            path: The path of this file, for messages.
 
         Raises:
             ValueError: No box belongs to any of the pictures.
@@ -238,10 +238,10 @@ class BoxFile:
                     "--boxes %s: %d of its pictures are among the inputs by their names %s", path, common, how
                 )
                 return near
-        shown = ", ".join(map(repr, list(self.rows)[:3]))
+        examples = ", ".join(map(repr, list(self.rows)[:3]))
         raise ValueError(
             f"--boxes {path}: no box belongs to any of the {len(paths)} inputs, such as {paths[0]}; the file names pictures such "
-            f'as {shown}: give "file_name" of the inputs, or the COCO data set in which these are the image ids'
+            f'as {examples}: give "file_name" of the inputs, or the COCO data set in which these are the image ids'
         )
 
     def _renamed(self, rename: Callable[[str], str]) -> BoxFile:
@@ -257,14 +257,14 @@ class BoxFile:
         )
 
     def size_of(self, path: Path) -> tuple[int, int] | None:
-        """Returns the data set's width and height of a picture, or None where the data set does not hold it."""
+        """Returns the data set's width and height of a picture, or None if the data set does not hold it."""
         return next((self.sizes[name] for name in _names_of(path) if name in self.sizes), None)
 
     def persons_in(self, paths: Sequence[Path], joints: Sequence[str]) -> np.ndarray:
         """Returns the annotated keypoints of the data set's persons in these pictures.
 
         Args:
-            paths: The pictures; a person's "image" is the place of its picture here.
+            paths: The pictures; a person's "image" is the index of its picture here.
             joints: Names of the joints, in the order of the keypoints; those that the data set does not name stay 0.
 
         Returns:
@@ -282,7 +282,7 @@ class BoxFile:
         return table
 
     def id_of(self, path: Path) -> int | None:
-        """Returns the data set's id of a picture, or None where the data set does not hold it."""
+        """Returns the data set's id of a picture, or None if the data set does not hold it."""
         return next((self.ids[name] for name in _names_of(path) if name in self.ids), None)
 
     def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
@@ -290,17 +290,17 @@ class BoxFile:
         return next((self.rows[name][frame] for name in _names_of(path) if frame in self.rows.get(name, {})), [])
 
     def unused(self, images: Iterable[Mapping[str, Any]]) -> int:
-        """Returns how many pictures of the file are none of these images, which have a file_name."""
+        """Returns the number of pictures of the file that are not among these images, which have a file_name."""
         return len(set(self.rows) - {name for image in images for name in _names_of(Path(image["file_name"]))})
 
 
 def number_of(stem: str) -> int | None:
-    """Returns the number that the name of a picture is, without its ending, as COCO's are; None where it is none.
+    """Returns the number in a picture's name without its ending, as in COCO; None if the name is not a number.
 
     >>> number_of("000000000139"), number_of("dog"), number_of("1" * 16)
     (139, None, None)
     """
-    # 15 digits are exact in a float, which some JSON readers make of a number.
+    # 15 digits are exact in a float, to which some JSON readers convert a number.
     return int(stem) if stem.isascii() and stem.isdigit() and len(stem) < 16 else None
 
 
@@ -309,14 +309,14 @@ def check_boxes(entry: Any, image_wh: Sequence[int], *, image: int) -> tuple[np.
 
     Args:
         entry: ``(P, 4)`` x, y, width, height in pixels, or ``(P, 5)`` with a score; None stands for the whole image.
-        image_wh: width and height of the image.
-        image: the number of the image, for messages.
+        image_wh: The width and height of the image.
+        image: The number of the image, for messages.
 
     Returns:
-        The boxes ``(P, 4)`` and their scores ``(P,)`` (1 where there are none), float64.
+        The boxes ``(P, 4)`` and their scores ``(P,)`` (1 if there are none), float64.
 
     Raises:
-        ValueError: the boxes have another shape; a box is not finite, empty or outside the image.
+        ValueError: The boxes have another shape, or a box is not finite, empty or outside the image.
 
     >>> check_boxes([[1, 2, 3, 4, 0.5]], (10, 10), image=0)
     (array([[1., 2., 3., 4.]]), array([0.5]))
@@ -345,7 +345,7 @@ def check_boxes(entry: Any, image_wh: Sequence[int], *, image: int) -> tuple[np.
 
 
 def _last_part(name: str) -> str:
-    """Returns the name of a file without its folders, which Windows divides by backslashes."""
+    """Returns the name of a file without its folders, which Windows separates by backslashes."""
     return name.replace("\\", "/").rpartition("/")[2]
 
 
@@ -354,7 +354,7 @@ def _stem(name: str) -> str:
 
 
 def _names_of(path: Path) -> list[str | int]:
-    """Returns what a detector may call a picture: its path or the end of it, its name without ending, the number that this is."""
+    """Returns the names a detector may use for a picture: its path or the end of it, its name without ending, its number."""
     ends = [str(Path(*path.parts[i:])) for i in range(len(path.parts))]
     number = number_of(path.stem)
     return [*ends, path.stem, *([] if number is None else [number])]
@@ -379,13 +379,13 @@ def _box_of_picture(entry: Any, name: str) -> tuple[str | int, int, tuple[float,
         )
     if not isinstance(key, (str, int)) or not isinstance(frame, int):
         raise ValueError(
-            f"{name} is of the picture {key!r:.80}, frame {frame!r:.20}: expected a name or number, and a number"
+            f"{name} has the picture {key!r:.80} and frame {frame!r:.20}: expected a name or number, and a number"
         )
     return key, frame, tuple(float(v) for v in numbers)
 
 
 def _names_of_joints(categories: Any) -> dict[int, list[str]]:
-    """Returns the names of the joints of each category id of a COCO data set, as far as it names them."""
+    """Returns the joint names of each category id of a COCO data set, if it names them."""
     listed = [category for category in categories if isinstance(category, dict)] if isinstance(categories, list) else []
     named = [(category.get("id"), category.get("keypoints")) for category in listed]
     return {
@@ -396,7 +396,7 @@ def _names_of_joints(categories: Any) -> dict[int, list[str]]:
 
 
 def _pose_by_joint(keypoints: Any, joints: Sequence[str]) -> dict[str, list[float]]:
-    """Returns (x, y, visibility) by the name of the joint; nothing for keypoints that do not fit the names."""
+    """Returns (x, y, visibility) by joint name; empty if the keypoints do not fit the names."""
     if not isinstance(keypoints, list) or len(keypoints) != 3 * len(joints):
         return {}
     if not all(files.is_number(value, most=FARTHEST) for value in keypoints):
@@ -407,8 +407,10 @@ def _pose_by_joint(keypoints: Any, joints: Sequence[str]) -> dict[str, list[floa
 def _annotated_boxes(
     content: dict[str, Any], path: Path
 ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, tuple[int, int]]]:
-    """Returns the boxes of a COCO data set, cleaned as its evaluation cleans them, without crowds and empty boxes; its image
-    ids and the sizes of its images, by file name."""
+    """Returns the boxes, image ids and image sizes of a COCO data set, the last two by file name.
+
+    The boxes are cleaned as COCO's evaluation does, without crowds and empty boxes.
+    """
     try:
         images = {image["id"]: image for image in content["images"]}
         joints_of = _names_of_joints(content.get("categories"))

@@ -13,16 +13,16 @@ Every source (its paths) with every choice of options has a folder of its own, `
 preparing it again writes a new version beside the old one, which stays until the preparation after that, because other
 processes may be reading it.
 
-Damage to the files is detected. When the data set is opened: a shard that is missing, empty, cut off or of another length,
-and a change in the tables or the ground truth (their checksums are in ``source.json``). When a record is read: a byte that
-changed within its shard (array_record keeps checksums of all that it reads). Each raises
+Damage to the files is detected. When the data set is opened: a shard that is missing, empty, cut off or of another
+length, and a change in the tables or the ground truth (their checksums are in ``source.json``). When a record is read:
+a byte that changed within its shard (array_record keeps checksums of all that it reads). Each raises
 `jaxpose.data.source.DamagedData`, with the names of the file and of the folder to remove.
 
-Opening a prepared data set writes nothing: its folder may be read-only, or a mounted bucket. URLs (``gs://``) are refused,
-because the tables are memory-mapped, which needs a path.
+Opening a prepared data set writes nothing: its folder may be read-only, or a mounted bucket. URLs (``gs://``) are
+refused, because the tables are memory-mapped, which needs a path.
 
-``tfds.builder_from_directory(source.directory)`` reads the same records without this library. TensorFlow is only needed to
-prepare more than a gigabyte (TFDS then sorts on disk, through TensorFlow's file functions).
+``tfds.builder_from_directory(source.directory)`` reads the same records without this library. TensorFlow is only needed
+to prepare more than a gigabyte (TFDS then sorts on disk, through TensorFlow's file functions).
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleto
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
 
-LAYOUT = "1.1"  # of the prepared files
-VERSION = f"{LAYOUT}.0"  # of the first preparation; the last number counts the preparations
-READING = 2  # the rules by which label files were read; those before had other pairs of left and right, and no sigmas
-KEY_SPACE = 2**128  # of TFDS's shuffler
+LAYOUT = "1.1"  # the layout of the prepared files
+VERSION = f"{LAYOUT}.0"  # the first preparation; the last number counts the preparations
+READING = 2  # the rules for reading label files; earlier rules had other pairs of left and right, and no sigmas
+KEY_SPACE = 2**128  # the key space of TFDS's shuffler
 FILES = ("persons.npy", "images.npy", "ground_truth.json", "source.json", "dataset_info.json", "features.json")
 
 logger = logging.getLogger(__name__)
@@ -96,30 +96,31 @@ def prepare(
     each other. Memory: the annotations, and TFDS's buffer of a gigabyte.
 
     Args:
-        folder: the data set's folder, in a layout that the reader's `find` knows; None where `annotations` and `images`
+        folder: The data set's folder, in a layout that the reader's `find` knows; None if `annotations` and `images`
             are given.
-        data_dir: the folder of prepared data sets; one folder serves many.
-        split: the name of the split.
-        annotations: the label file, where `find` is not to look for it.
-        images: the image folder, where `find` is not to look for it.
-        name: the name of the data set within `data_dir`; None takes the folder's.
-        skeleton: as in the reader's `read`; the skeleton of the labels is the same as None.
-        category: as in the reader's `read`.
-        on_bad: as in the reader's `read`. With "skip" images that cannot be read are left out too, with their persons, and
-            from the ground truth of the evaluation.
-        only_annotated: leave out the images without any person that has keypoints (half of COCO's training images).
-        verify: decode every image completely; by default its header is checked, its size, and that the file is not cut off.
-        progress: show a progress bar.
-        force: prepare again in any case.
-        num_shards: the number of files; None chooses it by size.
-        reader: the module that reads the format (`jaxpose.data.formats.reader`).
-        reading: choices in reading the files, such as the pairs of left and right.
+        data_dir: The folder of prepared data sets; one folder serves many.
+        split: The name of the split.
+        annotations: The label file; None lets `find` look for it.
+        images: The image folder; None lets `find` look for it.
+        name: The name of the data set within `data_dir`; None takes the folder's.
+        skeleton: The same as in the reader's `read`; the skeleton of the labels is equivalent to None.
+        category: The same as in the reader's `read`.
+        on_bad: The same as in the reader's `read`. With "skip", images that cannot be read are left out too, with their
+            persons, also from the ground truth of the evaluation.
+        only_annotated: Leave out images without any person that has keypoints (half of COCO's training images).
+        verify: Decode every image completely; by default only its header, its size and its end are checked.
+        progress: Show a progress bar.
+        force: Prepare again in any case.
+        num_shards: The number of files; None selects it by size.
+        reader: The module that reads the format (`jaxpose.data.formats.reader`).
+        reading: Choices in reading the files, such as the pairs of left and right.
 
     Raises:
-        FileNotFoundError: a file or folder does not exist.
-        ValueError: as the reader's `read` and `jaxpose.data.pixels.load_jpeg`, naming the file and what to do; every person
-            was left out, or is of another category; a path is a URL. `jaxpose.data.source.DamagedData`: the prepared data are damaged.
-        OSError: the data have to be prepared, and `data_dir` cannot be written to.
+        FileNotFoundError: A file or folder does not exist.
+        ValueError: The same as for the reader's `read` and `jaxpose.data.pixels.load_jpeg`, naming the file and what to
+            do; every person was left out, or has another category; a path is a URL. `jaxpose.data.source.DamagedData`:
+            the prepared data are damaged.
+        OSError: The data have to be prepared, and `data_dir` cannot be written to.
     """
     data_dir = files.local(data_dir)
     annotations, images = _located(reader, folder, split, annotations=annotations, images=images)
@@ -163,12 +164,14 @@ def prepare(
 
 
 def _choices(reader: Reader, reading: Reading) -> dict[str, Reading]:
-    """Returns the argument `reading` of a reader; the defaults are left to it, so that a reader need not know them."""
+    """Returns the argument `reading` of a reader; defaults are omitted, so that a reader need not support them."""
     if reading == AS_IT_FITS:
         return {}
     if "reading" not in inspect.signature(reader.read).parameters:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in reading.to_dict())
-        raise ValueError(f"the format {reader.__name__.rpartition('.')[2]} has no such choices: leave out {flags}")
+        raise ValueError(
+            f"the format {reader.__name__.rpartition('.')[2]} does not support these choices: leave out {flags}"
+        )
     return {"reading": reading}
 
 
@@ -192,16 +195,16 @@ def open(
     """Opens a prepared split, by person (top-down) or by image (bottom-up).
 
     Args:
-        data_dir: as given to `prepare`.
-        split: as given to `prepare`.
-        name: the name of the data set, or of its folder (``NAME-SPLIT-HASH``) if it was prepared with several choices of
+        data_dir: The `data_dir` given to `prepare`.
+        split: The split given to `prepare`.
+        name: The name of the data set, or of its folder (``NAME-SPLIT-HASH``) if it was prepared with several choices of
             options; None if `data_dir` holds one data set with this split.
-        level: what a record is: "person" or "image".
+        level: The kind of record: "person" or "image".
 
     Raises:
-        FileNotFoundError: no such data set is prepared there (an interrupted preparation does not count).
-        ValueError: several data sets have this split; the path is a URL. `jaxpose.data.source.DamagedData`: the prepared
-            data are damaged.
+        FileNotFoundError: No such data set is prepared there (an interrupted preparation does not count).
+        ValueError: Several data sets have this split, or the path is a URL. `jaxpose.data.source.DamagedData`: the
+            prepared data are damaged.
     """
     root = files.local(data_dir) / CocoKeypoints.name
     prepared = {home.name: place for home in sorted(root.glob("*-*-*")) if (place := _newest(home))}
@@ -221,12 +224,12 @@ class PreparedSource(Source):
     """A prepared data set. Records are read by index, from any thread; none is held in memory.
 
     Args:
-        directory: the folder of the TFDS data set, which becomes an attribute beside those of
+        directory: The folder of the TFDS data set, which becomes an attribute beside those of
             `jaxpose.data.source.Source`.
 
     Raises:
-        FileNotFoundError: the folder holds no prepared data.
-        DamagedData: the data are damaged.
+        FileNotFoundError: The folder holds no prepared data.
+        DamagedData: The data are damaged.
     """
 
     def __init__(self, directory: str | Path):
@@ -240,11 +243,11 @@ class PreparedSource(Source):
         self.name = self.directory.parent.name.rpartition("-")[0]  # without the hash
         try:
             self.skipped = Counter(facts["skipped"])
-            self.clip_boxes = facts.get("clip_boxes", True)  # those prepared before there was a choice are COCO's
+            self.clip_boxes = facts.get("clip_boxes", True)  # older preparations without this entry are COCO's
             self.skeleton, self.category_id = Skeleton.from_dict(facts["skeleton"]), facts["category_id"]
             self.category_ids = tuple(facts.get("category_ids", (self.category_id,)))
-            checksums = dict(facts.get("checksums", {}))  # those prepared before there were checksums have none
-        except Exception as error:  # damage raises many types
+            checksums = dict(facts.get("checksums", {}))  # older preparations have none
+        except Exception as error:  # damage raises many exception types
             raise _damaged(self.directory / "source.json", str(error)) from None
         for name, expected in checksums.items():
             if files.sha256(self.directory / name) != expected:
@@ -258,7 +261,7 @@ class PreparedSource(Source):
             self._raw = builder.as_data_source(
                 split=facts["split"], deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
-        except Exception as error:  # TFDS, protocol buffers and JSON raise many types
+        except Exception as error:  # TFDS, protocol buffers and JSON raise many exception types
             where = self.directory / "dataset_info.json"
             raise _damaged(where, f"it, or features.json beside it, cannot be read: {error}") from None
         self._shards = [Path(path) for path in split.filepaths]
@@ -292,18 +295,18 @@ class PreparedSource(Source):
         }
 
     def jpeg(self, index: int, *, verify: bool = False) -> bytes:
-        # A fifth of the time that the whole record takes: the features that are not asked for are not looked at.
+        # This takes a fifth of the time of the whole record: features that are not requested are not parsed.
         return self._record(index, _IMAGE_ONLY)["image"]
 
     def _record(self, index: int, features: tfds.features.FeaturesDict) -> dict[str, Any]:
         """Returns some features of an image's record.
 
         Raises:
-            DamagedData: a checksum of the shard is wrong, it cannot be read, or it holds other images.
+            DamagedData: A checksum of the shard is wrong, it cannot be read, or it holds other images.
         """
         try:
             raw = self._raw[index]
-        except RuntimeError as error:  # of array_record, whatever is wrong
+        except RuntimeError as error:  # array_record raises it for any damage
             raise _damaged(self._shard(index), str(error)) from None
         try:
             record = features.deserialize_example_np(raw, decoders=_UNDECODED)
@@ -338,14 +341,14 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
     """Any COCO-format keypoint set. Use `prepare`, which gives it its config."""
 
     VERSION = tfds.core.Version(VERSION)
-    code_path = None  # there are no checksums to look for beside this file; TFDS would need importlib_resources for it
+    code_path = None  # there are no checksums beside this file; TFDS would need importlib_resources to look for them
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description="Images and persons of a COCO-format keypoint annotation file.",
             features=_features(self.builder_config.source.skeleton.num_joints),
-            disable_shuffling=True,  # records in the order of the JSON: what persons.npy points at
+            disable_shuffling=True,  # persons.npy refers to the order of the JSON
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
@@ -355,13 +358,13 @@ class CocoKeypoints(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         source, problems = config.source, Problems(config.images, config.on_bad)
         labelled = set(source.persons["image"].tolist())
-        chosen = [i for i in range(len(source.images)) if i in labelled or not config.only_annotated]
+        selected = [i for i in range(len(source.images)) if i in labelled or not config.only_annotated]
         written = []
-        for i in tqdm(chosen, desc=f"preparing {config.name}", unit="image", disable=not config.progress):
+        for i in tqdm(selected, desc=f"preparing {config.name}", unit="image", disable=not config.progress):
             jpeg = _read_jpeg(source, i, problems, verify=config.verify)
             if jpeg is not None:
-                # TFDS sorts by key in a thousand buckets over 128 bits: spread, the keys fill them evenly and in order.
-                yield len(written) * (KEY_SPACE // len(chosen)), _example(source, i, jpeg)
+                # TFDS sorts by key in a thousand buckets over 128 bits; spread keys fill them evenly and in order.
+                yield len(written) * (KEY_SPACE // len(selected)), _example(source, i, jpeg)
                 written.append(i)
         problems.report()
         _write_sidecars(Path(self.data_path), config, written, source.skipped + problems.counts)
@@ -448,7 +451,7 @@ def _write_sidecars(place: Path, config: CocoKeypointsConfig, written: list[int]
 
 
 def fingerprint(annotations: Path, images: Path) -> dict[str, Any]:
-    """Returns what is noticed of a source when it changes; the annotations of some formats are a folder."""
+    """Returns the properties of a source that show a change; in some formats the annotations are a folder."""
     for path, fits in ((annotations, Path.exists), (images, Path.is_dir)):
         if not fits(path):
             raise FileNotFoundError(f"{path} does not exist: name the annotation JSON and the image folder")
@@ -462,7 +465,7 @@ def _image_files(images: Path) -> str:
     digest = hashlib.sha256()
     for folder, _, names in sorted(walk(images)):
         for path in (os.path.join(folder, name) for name in sorted(names)):
-            with contextlib.suppress(OSError):  # a link to nowhere
+            with contextlib.suppress(OSError):  # a broken link
                 facts = os.stat(path)
                 digest.update(
                     f"{os.path.relpath(path, images)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(
@@ -473,7 +476,7 @@ def _image_files(images: Path) -> str:
 
 
 def _variant(annotations: Path, images: Path, options: dict[str, Any]) -> str:
-    """Returns a short hash of where a source is and how it is prepared, not of what it holds."""
+    """Returns a short hash of the place of a source and of the options, not of its contents."""
     parts = [str(annotations.resolve()), str(images.resolve()), options]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
@@ -507,7 +510,7 @@ def _facts(place: Path) -> dict[str, Any]:
     """Returns the contents of source.json.
 
     Raises:
-        DamagedData: the file is missing, is no JSON, lacks an entry, or was changed.
+        DamagedData: The file is missing, is not JSON, lacks an entry, or was changed.
     """
     path = place / "source.json"
     try:
@@ -555,7 +558,7 @@ def _check_shard(path: Path, count: int) -> None:
 
 def _damaged(path: Path, what: str) -> DamagedData:
     versions = path.parent.parent
-    folder = versions if versions.parent.name == CocoKeypoints.name else path.parent  # a copy can lie anywhere
+    folder = versions if versions.parent.name == CocoKeypoints.name else path.parent  # a copy can be anywhere
     return DamagedData(
         f"{path} is damaged ({(what.splitlines() or [''])[0]:.200}): remove the folder {folder} and prepare the data again "
         "(start the same command again, or jaxpose prepare; jaxpose prepare --force with the same options needs nothing removed)"
@@ -567,12 +570,12 @@ def _number(place: Path) -> int:
 
 
 def _newest(home: Path) -> Path | None:
-    """Returns the last preparation. If it lacks a file it was damaged, because its folder got its name when it was complete."""
+    """Returns the last preparation. A missing file in it means damage, because a folder gets its name when it is complete."""
     return max(home.glob(f"{LAYOUT}.[0-9]*"), key=_number, default=None)
 
 
 def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
-    """Returns why the data have to be prepared; empty if the prepared data are current."""
+    """Returns the reasons to prepare the data; empty if the prepared data are current."""
     place = _newest(home)
     if place is None:
         return ["it is not prepared"]
@@ -580,14 +583,14 @@ def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
     changed = [f"{what} changed" for what, value in current.items() if facts["fingerprint"].get(what) != value]
     if facts.get("reading", 1) < READING and not _is_public(facts["skeleton"]):
         changed.append("its left and right joints and its sigmas were read by older rules")
-    # The files are looked at only where it may help: there are 118,000 of them in COCO.
+    # The files are examined only if it may help: there are 118,000 of them in COCO.
     if not changed and facts["skipped"] and facts["image_files"] != _image_files(images):
         changed.append("something was left out and the image files changed")
     return changed
 
 
 def _is_public(skeleton: dict[str, Any]) -> bool:
-    """Whether a skeleton is one that `jaxpose.skeleton` knows: it is taken from there, whatever the category says."""
+    """Tells whether a skeleton is one of `jaxpose.skeleton`, which is used whatever the category says."""
     return Skeleton.from_dict(skeleton) in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)
 
 
@@ -599,18 +602,18 @@ def _opened(place: Path) -> PreparedSource:
 
 
 def _make_room(home: Path) -> str:
-    """Returns the version to write, and removes older ones but the last, which other processes may be reading."""
+    """Returns the version to write, and removes all older ones but the last, which other processes may be reading."""
     _remove_leftovers(home)
     versions, newest = list(home.glob(f"{LAYOUT}.[0-9]*")), _newest(home)
     for old in versions:
         if old != newest:
-            # Renamed first: half of it must not look like a whole one, whenever this is killed.
+            # Renamed first, so that a half-removed one never looks complete, whenever this is killed.
             shutil.rmtree(old.rename(old.with_name(f"incomplete.old_{old.name}")))
     return f"{LAYOUT}.{max(map(_number, versions), default=-1) + 1}"
 
 
 def _remove_leftovers(home: Path) -> None:
-    """Removes what killed preparations left. The lock is held, so that no process is writing there."""
+    """Removes the remains of killed preparations. The lock is held, so that no process is writing there."""
     for path in home.glob("incomplete.*"):
         logger.warning("removing %s, which an interrupted preparation left", path)
         shutil.rmtree(path)
@@ -630,17 +633,19 @@ def _lock(data_dir: Path, config_name: str) -> Iterator[None]:
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems
+        except OSError as error:  # some network file systems cannot lock
             logger.warning("%s cannot be locked (%s): let only one process prepare data there", data_dir, error)
         yield
 
 
 def _lasting_name(reader: Reader) -> str:
-    """Returns the name of a format's module in the hash of a folder. It stays what it was before the formats had a package of
-    their own, so that data prepared then are found."""
+    """Returns the name of a format's module in the hash of a folder.
+
+    It is the name from before the formats had a package of their own, so that data prepared then are still found.
+    """
     return reader.__name__.replace("jaxpose.data.formats.", "jaxpose.data.")
 
 
 def _clean(name: str) -> str:
-    """Returns a name that a folder can have."""
+    """Returns a valid folder name."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._") or "data"

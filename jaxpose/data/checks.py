@@ -1,4 +1,4 @@
-"""What a label file may hold: checks of numbers, names and boxes, and what happens to an entry that fails one."""
+"""Checks of the numbers, names and boxes in a label file, and the handling of entries that fail one."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["Problems", "bad_box", "check_whole", "is_id", "is_number", "is_size"
 logger = logging.getLogger(__name__)
 
 MAX_SIZE = 2**31 - 1
-"""Largest width and height of an image: they are stored as int32."""
+"""The largest width and height of an image: they are stored as int32."""
 MAX_NUMBER = float(np.finfo(np.float32).max)
-"""Largest coordinate: coordinates are stored as float32."""
+"""The largest coordinate: coordinates are stored as float32."""
 
 
 class Problems:
-    """What is wrong with single images and persons: the first problem is an error, or all are counted, and logged at the end.
+    """Collects problems of single images and persons: the first raises an error, or all are counted and logged at the end.
 
     Args:
-        path: the file or folder in which the problems are, for messages.
+        path: The file or folder with the problems, for messages.
         on_bad: "error" or "skip".
 
     Attributes:
-        counts: the number of problems, by kind.
+        counts: The number of problems of each kind.
     """
 
     EXAMPLES = 3  # per kind, in the log
@@ -44,12 +44,12 @@ class Problems:
         """Notes a problem.
 
         Args:
-            kind: the kind of the problem, under which it is counted.
-            message: what is wrong with which entry.
-            error: the exception to raise.
+            kind: The kind of the problem, under which it is counted.
+            message: A description of the entry and its fault.
+            error: The exception to raise.
 
         Raises:
-            ValueError, or `error`: with ``on_bad="error"``.
+            ValueError, or `error`: `on_bad` is "error".
         """
         if self.on_bad == "error":
             raise error(
@@ -60,16 +60,16 @@ class Problems:
             self.examples.setdefault(kind, []).append(message)
 
     def report(self) -> None:
-        """Logs how many entries were left out, with examples."""
+        """Logs the number of entries that were left out, with examples."""
         for kind, count in self.counts.items():
             examples = "; ".join(self.examples[kind])
             logger.warning("%s: left out %d (%s), for example: %s", self.path, count, kind, examples)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a number that is finite in float32.
+    """Tells whether a value from JSON is a number that is finite in float32.
 
-    Unlike `jaxpose.files.is_number`, which it would call for millions of coordinates, it knows one limit.
+    Unlike `jaxpose.files.is_number` it has one limit only, because it is called for millions of coordinates.
 
     >>> is_number(1.5), is_number(True), is_number(1e39), is_number(float("nan"))
     (True, False, False, False)
@@ -78,7 +78,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value read from JSON is a whole number of 64 bits.
+    """Tells whether a value from JSON is a 64-bit integer.
 
     >>> is_id(3), is_id(3.0), is_id(True), is_id(2**63)
     (True, False, False, False)
@@ -87,7 +87,7 @@ def is_id(value: Any) -> bool:
 
 
 def is_size(value: Any) -> bool:
-    """Whether a value read from JSON is a width or a height.
+    """Tells whether a value from JSON is a width or a height.
 
     >>> is_size(640), is_size(0), is_size(2**31)
     (True, False, False)
@@ -100,8 +100,9 @@ def bad_box(box: Any, size_wh: tuple[int, int], *, strict: bool) -> tuple[str, s
 
     Args:
         box: x, y, width, height in image pixels, as read from JSON.
-        size_wh: width and height of the image.
-        strict: the box must show a part of the image. The box of a crowd or of an unlabelled person need not: it is not used.
+        size_wh: The width and height of the image.
+        strict: Require that the box overlaps the image. Boxes of crowds and of unlabelled persons need not: they are
+            unused.
 
     Returns:
         The kind of the problem and a message, or None.
@@ -130,21 +131,21 @@ def no_extent(box: Sequence[float], size_wh: Sequence[int]) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------------ a file as a whole
 
 MANY = 20
-"""Persons from which on a fault that nearly all of them have is certain."""
+"""The number of persons from which on a fault that nearly all of them share is certain."""
 
 
 def check_whole(persons: np.ndarray, sizes: np.ndarray) -> list[str]:
-    """What no single person shows: boxes that are corners, joints that are fractions, labels of another size of the images.
+    """Finds faults of a whole file: boxes that are corners, joints that are fractions, labels of another image size.
 
     Args:
-        persons: Table of `jaxpose.data.source.person_dtype`: the labelled persons of a file.
-        sizes: ``(num_images, 2)``: width and height.
+        persons: A table of `jaxpose.data.source.person_dtype`: the labelled persons of a file.
+        sizes: ``(num_images, 2)`` widths and heights.
 
     Returns:
-        Lines to warn with, with the numbers.
+        Warnings, one line each, with the numbers.
 
     Raises:
-        ValueError: What is wrong for certain, and what to do.
+        ValueError: A fault is certain; the message says what to do.
     """
     if not len(persons):
         return []
@@ -157,7 +158,7 @@ def check_whole(persons: np.ndarray, sizes: np.ndarray) -> list[str]:
 
 
 def _scale(joints: np.ndarray, labelled: np.ndarray, size: np.ndarray) -> str:
-    """Coordinates that are fractions or percentages of the image."""
+    """Finds coordinates that are fractions or percentages of the image."""
     count, most = int(labelled.sum()), float(np.abs(joints[labelled]).max(initial=0))
     smallest = float(size.min())
     if count >= 10 and most <= 1 and smallest > 8:
@@ -174,7 +175,7 @@ def _scale(joints: np.ndarray, labelled: np.ndarray, size: np.ndarray) -> str:
 
 
 def _corners(box: np.ndarray, size: np.ndarray) -> str:
-    """Boxes that are x1, y1, x2, y2."""
+    """Finds boxes that are x1, y1, x2, y2."""
     tolerance = 0.02 * size
     outside = (box[:, :2] + box[:, 2:] > size + tolerance).any(1)
     as_corners = ((box[:, 2:] > box[:, :2]) & (box[:, 2:] <= size + tolerance)).all(1)
@@ -191,7 +192,7 @@ def _corners(box: np.ndarray, size: np.ndarray) -> str:
 
 
 def _places(joints: np.ndarray, labelled: np.ndarray, box: np.ndarray, size: np.ndarray) -> str:
-    """Joints that do not lie where their boxes or images are."""
+    """Finds joints outside their boxes or images."""
     margin = 0.2 * box[:, None, 2:]
     inside = ((joints >= box[:, None, :2] - margin) & (joints <= box[:, None, :2] + box[:, None, 2:] + margin)).all(-1)
     in_image = ((joints >= -1) & (joints <= size[:, None] + 1)).all(-1)
@@ -205,6 +206,8 @@ def _places(joints: np.ndarray, labelled: np.ndarray, box: np.ndarray, size: np.
     if in_box < 0.5 * count:
         line = f"{count - in_box} of {count} labelled joints lie outside their person's box"
         if len(box) >= MANY and in_box < 0.02 * count:
-            raise ValueError(f"{line}: boxes and joints belong to other persons, or count otherwise; correct the file")
+            raise ValueError(
+                f"{line}: boxes and joints belong to different persons, or count differently; correct the file"
+            )
         return f"{line}: do both count in pixels of the image?"
     return ""

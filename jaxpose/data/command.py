@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Exif, Links
 
@@ -21,6 +22,10 @@ def prepare(
     data_dir: Path = Path("runs/data"),
     annotations: Path | None = None,
     images: Path | None = None,
+    labels: Path | None = None,
+    labels_format: tools.Choice = "auto",
+    names: tuple[str, ...] | None = None,
+    corner: bool = False,
     category: int | str | None = None,
     flip_pairs: tuple[str, ...] | None = None,
     sigmas: tuple[float, ...] | None = None,
@@ -36,37 +41,58 @@ def prepare(
     """Prepare one split of a folder once, so that every later run starts at once.
 
     Args:
-        folder: image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
-            HigherHRNet and mmpose are found by themselves.
-        split: name of the split: train, val, ...
-        format: format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis), crowdpose (as
-            coco, with 14 joints and a crowdIndex), or coco_wholebody (as coco, with feet, face and hands in fields of their own);
+        folder: Image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
+            HigherHRNet and mmpose are detected.
+        split: Name of the split: train, val, ...
+        format: Format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis),
+            crowdpose (as coco, with 14 joints and a crowdIndex), or coco_wholebody (as coco, with feet, face and hands
+            in separate fields);
             auto: the one that its content shows.
-        data_dir: where prepared data sets are kept.
-        annotations: the annotation JSON, where it is not to be looked for.
-        images: the image folder, where it is not to be looked for.
-        category: name or id, where several categories of the file have keypoints, or all, which is the default where they have
-            the same joints.
-        flip_pairs: pairs of left and right joints, such as left_ear:right_ear, or none; by default those that the category gives
-            (flip_pairs, swap or flip_idx), or that the names show.
-        sigmas: OKS sigmas, one for each joint, or one for all; by default the category's, or those that belong to the names.
-        visible_above: a joint is labelled where its third number is above this; by default above 0.
-        exif: apply turns pictures as their EXIF orientation says, ignore takes the stored pixels; auto: whichever the annotated
-            sizes and poses show.
-        follow_links: symbolic links out of the image folder that are followed: those of image files, all (of folders too), or none.
-        val_fraction: with --split val, only this part of the images; with another split, only the others. Which ones follows from
-            their file names.
-        name: of the data set within data_dir; by default the folder's.
-        on_bad: stop at a bad sample, or skip it, counted and logged (persons without a box too, whose boxes are otherwise made
-            from their joints).
-        verify: decode every image completely, which finds damaged ones.
-        force: prepare again, though nothing seems to have changed.
+        data_dir: The folder of prepared data sets.
+        annotations: The annotation JSON; by default it is searched for.
+        images: The image folder; by default it is searched for.
+        labels: A project of a labelling tool in place of the folder: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose,
+            Label Studio's export, CVAT's XML, labelme, COCO. If the tool does not split it, all of it is the split train.
+        labels_format: The tool; auto: the one that the content shows.
+        names: Names of the joints in order, if the project does not list them, or to change their order.
+        corner: The tool counts pixels from the corner of the first pixel, not its centre: subtract half a pixel.
+        category: Name or id of a category, if several categories of the file have keypoints, or all, which is the
+            default if they have the same joints.
+        flip_pairs: Pairs of left and right joints, such as left_ear:right_ear, or none; by default those of the category
+            (flip_pairs, swap or flip_idx), or those that the names show.
+        sigmas: OKS sigmas, one for each joint, or one for all; by default the category's, or those that belong to the
+            names.
+        visible_above: A joint is labelled if its third number is above this; by default above 0.
+        exif: apply turns pictures as their EXIF orientation says, ignore takes the stored pixels; auto: whichever the
+            annotated sizes and poses show.
+        follow_links: Symbolic links out of the image folder that are followed: files (of image files), all (of folders
+            too), or none.
+        val_fraction: With --split val, only this fraction of the images; with another split, only the others. Their
+            file names decide which ones.
+        name: Name of the data set within data_dir; by default the folder's.
+        on_bad: Stop at a bad sample, or skip, count and log it (also persons without a box, whose boxes are otherwise
+            derived from their joints).
+        verify: Decode every image completely, which detects damaged ones.
+        force: Prepare again, even if nothing seems to have changed.
     """
     from jaxpose.data import builder, formats
     from jaxpose.data.reading import Reading
 
     if not 0 <= val_fraction < 1:
-        raise ValueError(f"--val-fraction {val_fraction}: expected a part of the images, from 0 to below 1")
+        raise ValueError(f"--val-fraction {val_fraction}: expected a fraction of the images, from 0 to below 1")
+    if labels is not None:
+        if folder is not None or annotations is not None or images is not None:
+            raise ValueError(
+                f"--labels {labels} names labels and pictures: leave out the folder, --annotations and --images"
+            )
+        options = tools.Options(names, category=category, on_bad=on_bad)
+        place = tools.folder_for(labels, data_dir, format=labels_format, options=options, corner=corner)
+        converted = tools.convert(labels, place, format=labels_format, options=options, corner=corner)
+        annotations, images = converted.of_split(split, divided=val_fraction > 0)
+        format, name = "coco", name or place.name.rpartition("-")[0]
+        print(json.dumps(converted.to_dict()))
+    elif names is not None or corner or labels_format != "auto":
+        raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
     source = builder.prepare(
         folder,
         data_dir=data_dir,
@@ -97,10 +123,10 @@ def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0)
     """Draw the embedded synthetic people: COCO JSON and JPEG files.
 
     Args:
-        out: folder to make.
-        train: images for training.
-        val: images held out.
-        seed: the same seed gives the same pixels and labels.
+        out: Folder to create.
+        train: Number of images for training.
+        val: Number of images held out.
+        seed: The same seed gives the same pixels and labels.
     """
     from jaxpose.data.synthetic import write_dataset
 

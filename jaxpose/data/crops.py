@@ -27,11 +27,11 @@ A batch is a dictionary of NumPy arrays, this process's B rows of the global bat
                                   A labelled joint outside the crop keeps its place and its visibility.
     visibility (B, K) int8        0 unlabelled, 1 hidden, 2 visible
     box (B, 4) float32            xywh, image px, as annotated or detected
-    score (B,) float32            of the box; 1 for ground truth
-    area (B,) float32             annotated area, image px
-    crop_area (B,) float32        of the padded box of the crop's aspect, image px: what OKS-NMS takes
+    score (B,) float32            score of the box; 1 for ground truth
+    area (B,) float32             annotated area, square image px
+    crop_area (B,) float32        area of the padded box of the crop's aspect, square image px, for OKS-NMS
     image_id, annotation_id (B,) int64      -1 in padding
-    valid (B,) bool               False: padding, not a sample
+    valid (B,) bool               False for padding
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from jaxpose.geometry import apply_affine, box_to_affine, clip_box, fit_box, fli
 __all__ = ["crop_affines", "eval_batches", "plan", "sample", "train_batches"]
 
 Decode = Literal["exact", "scaled"]
-RATIOS = (1, 2, 4, 8)  # at which libjpeg decodes smaller without more than the inverse DCT of fewer coefficients
-MARGIN = 2  # image px about the region of a crop: bilinear weights and chroma upsampling reach no farther
+RATIOS = (1, 2, 4, 8)  # the ratios at which libjpeg decodes smaller by an inverse DCT of fewer coefficients alone
+MARGIN = 2  # image px around the region of a crop; bilinear weights and chroma upsampling reach no farther
 
 
 def train_batches(
@@ -70,26 +70,27 @@ def train_batches(
     prefetch: int = 2,
     decode: Decode = "exact",
 ) -> TrainBatches:
-    """Returns the batches start_step, start_step + 1, ... of this process, without end or up to stop_step.
+    """Returns the batches start_step, start_step + 1, ... of this process, endless or up to stop_step.
 
     Args:
-        source: a source of persons.
-        size_wh: width and height of the crops.
-        batch_size: size of the global batch, a multiple of `process_count`.
+        source: A source of persons.
+        size_wh: The width and height of the crops.
+        batch_size: The size of the global batch, a multiple of `process_count`.
         augment: "none", "official", "hrnet", "mmpose", or a `jaxpose.data.augment.Setting`.
-        seed: seeds the shuffling and the augmentation.
-        start_step: number of the first batch: a resumed run continues with the batches that it would have seen.
-        stop_step: number after the last batch; None for no end.
-        process_index: the process, which takes this slice of the global batch.
-        process_count: the number of processes.
-        padding: factor by which boxes are enlarged.
-        threads: threads that decode and warp; None takes one for every core that this process may use, 16 at most.
-        prefetch: number of batches made ahead.
-        decode: "exact", or "scaled" to decode JPEGs at 1/2, 1/4 or 1/8 where the crop is shown no larger (see the module).
+        seed: Seeds the shuffling and the augmentation.
+        start_step: The number of the first batch; a resumed run continues with the batches that it would have seen.
+        stop_step: The number after the last batch; None for no end.
+        process_index: The index of the process, which takes this slice of the global batch.
+        process_count: The number of processes.
+        padding: The factor by which boxes are enlarged.
+        threads: The number of threads that decode and warp; None takes one per core that this process may use, at most
+            16.
+        prefetch: The number of batches made ahead.
+        decode: "exact", or "scaled" to decode JPEGs at 1/2, 1/4 or 1/8 if the crop is no larger (see the module).
 
     Raises:
-        ValueError: there are no persons; an unknown `decode`; a batch size that the processes cannot share. While
-            iterating: an image cannot be decoded, naming its file and the annotation.
+        ValueError: There are no persons, `decode` is unknown, or the processes cannot share the batch. While iterating:
+            an image cannot be decoded; the message names its file and the annotation.
     """
     _check_source(source)
     _check_decode(decode)
@@ -101,13 +102,13 @@ def train_batches(
         positions = step * batch_size + process_index * local + np.arange(local)
         return sample_indices(positions, num_samples=len(source), seed=seed)
 
-    def planned(step: int) -> dict[str, np.ndarray]:
+    def plan_batch(step: int) -> dict[str, np.ndarray]:
         indices, epochs = rows(step)
         options = {"size_wh": size_wh, "augment": setting, "seed": seed, "padding": padding, "decode": decode}
         return plan(source, indices, epochs=epochs, **options)
 
     pipeline = Pipeline(
-        source, planned, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
+        source, plan_batch, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
     )
     return TrainBatches(pipeline, start_step, stop_step)
 
@@ -135,7 +136,7 @@ def eval_batches(
     check_share(batch_size, process_index, process_count)
     count, local = len(source), batch_size // process_count
 
-    def planned(step: int) -> dict[str, np.ndarray]:
+    def plan_batch(step: int) -> dict[str, np.ndarray]:
         positions = step * batch_size + process_index * local + np.arange(local)
         batch = plan(source, np.minimum(positions, count - 1), size_wh=size_wh, padding=padding, decode=decode)
         batch["valid"] = positions < count
@@ -144,7 +145,7 @@ def eval_batches(
         return batch
 
     pipeline = Pipeline(
-        source, planned, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
+        source, plan_batch, _crops(source, size_wh, decode), batch=local, threads=threads, prefetch=prefetch
     )
     return EvalBatches(pipeline, -(-count // batch_size))
 
@@ -160,13 +161,13 @@ def sample(
     padding: float = 1.25,
     decode: Decode = "exact",
 ) -> dict[str, Any]:
-    """Makes one row of a batch in plain Python, which defines what the batches hold. Needs OpenCV, not TensorFlow.
+    """Makes one row of a batch in plain Python, which defines the contents of the batches. Needs OpenCV, not TensorFlow.
 
     Args:
-        source: a source of persons.
-        index: the row of the person.
-        size_wh, augment, seed, padding, decode: as in `train_batches`.
-        epoch: the epoch for which the augmentation is drawn.
+        source: A source of persons.
+        index: The row of the person.
+        size_wh, augment, seed, padding, decode: The same as in `train_batches`.
+        epoch: The epoch for which the augmentation is drawn.
 
     Returns:
         The entries of a batch without their first dimension.
@@ -189,16 +190,16 @@ def plan(
     padding: float = 1.25,
     decode: Decode = "exact",
 ) -> dict[str, np.ndarray]:
-    """Makes everything about some samples but their pixels.
+    """Computes everything about some samples except their pixels.
 
     Args:
-        source: a source of persons.
+        source: A source of persons.
         indices: ``(B,)`` rows of the persons.
-        size_wh, augment, seed, padding, decode: as in `train_batches`.
+        size_wh, augment, seed, padding, decode: The same as in `train_batches`.
         epochs: ``(B,)`` epochs for which the augmentation is drawn; None stands for 0.
 
     Returns:
-        The entries of a batch (see the module) but `image`, and how to make the image: record ``(B,)`` int64, its row
+        The entries of a batch (see the module) except `image`, and how to make the image: record ``(B,)`` int64, its row
         in the table of images; ratio ``(B,)`` int32, by which its JPEG is decoded smaller; window ``(B, 4)`` int32, the
         y, x, height, width of the region to decode, in pixels of the smaller image; warp ``(B, 2, 3)`` float64, the
         affine from pixels of that region to input pixels.
@@ -209,10 +210,10 @@ def plan(
     boxes = persons["box"].astype(np.float64)
     if source.clip_boxes:
         boxes = clip_box(boxes, image_wh)
-    drawn = _draws(source, persons, boxes, augment, seed, epochs, padding)
-    affine, flip = crop_affines(drawn, size_wh=size_wh, image_width=image_wh[:, 0])
+    augmentations = _draws(source, persons, boxes, augment, seed, epochs, padding)
+    affine, flip = crop_affines(augmentations, size_wh=size_wh, image_width=image_wh[:, 0])
     ratio = _ratios(affine) if decode == "scaled" else np.ones(len(persons), np.int32)
-    # A size that the ratio does not divide is rounded up: the last pixel is partly beyond the image.
+    # A size that the ratio does not divide is rounded up, so that the last pixel lies partly beyond the image.
     window, warp = _regions(_from_smaller(affine, ratio), size_wh, -(-images["size_wh"] // ratio[:, None]))
     visibility, joints = move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
     padded = fit_box(boxes, aspect=size_wh[0] / size_wh[1], padding=padding)
@@ -242,38 +243,38 @@ def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augme
     upper = np.zeros(source.skeleton.num_joints, bool)
     upper[list(source.skeleton.upper)] = True
     epochs = np.zeros(len(persons), np.int64) if epochs is None else np.asarray(epochs)
-    drawn = []
+    augmentations = []
     for person, box, epoch in zip(persons, boxes, epochs, strict=True):
         rng = None if setting == NONE else generator(seed, int(epoch), int(person["annotation_id"]))
-        drawn.append(draw(setting, rng, box=box, keypoints=person["keypoints"], upper=upper, padding=padding))
-    return drawn
+        augmentations.append(draw(setting, rng, box=box, keypoints=person["keypoints"], upper=upper, padding=padding))
+    return augmentations
 
 
 def crop_affines(
-    drawn: Sequence[Augmentation], *, size_wh: Sequence[int], image_width: np.ndarray
+    augmentations: Sequence[Augmentation], *, size_wh: Sequence[int], image_width: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Makes the affines of crops from their draws.
+    """Computes the affines of crops from their augmentations.
 
     The rotation is that of the mirrored image: the image is mirrored first, and the crop is about the mirrored box.
 
     Args:
-        drawn: B draws.
-        size_wh: width and height of the crops.
+        augmentations: B augmentations.
+        size_wh: The width and height of the crops.
         image_width: ``(B,)`` widths of the images.
 
     Returns:
-        ``(B, 2, 3)`` affines from image pixels to input pixels, and ``(B,)`` which of them mirror.
+        ``(B, 2, 3)`` affines from image pixels to input pixels, and ``(B,)`` bool, True for those that mirror.
 
     >>> affine, flip = crop_affines([Augmentation(True, np.array([0, 0, 3, 4]), 1.0, 1.0, 0.0)], size_wh=(3, 4), image_width=[9])
     >>> print(affine[0] @ (1.5, 2, 1), flip)  # the centre of the box is W - 1 - 1.5 in the mirrored image, W / 2 in the crop
     [1.5 2. ] [ True]
     """
-    flip = np.array([d.flip for d in drawn])
-    boxes = np.array([d.box for d in drawn], np.float64)
+    flip = np.array([d.flip for d in augmentations])
+    boxes = np.array([d.box for d in augmentations], np.float64)
     width = np.asarray(image_width, np.float64)
     boxes[:, 0] = np.where(flip, width - 1 - (boxes[:, 0] + boxes[:, 2]), boxes[:, 0])
-    scale = np.array([d.padding * d.scale for d in drawn])
-    rotation = np.array([d.rotation for d in drawn])
+    scale = np.array([d.padding * d.scale for d in augmentations])
+    rotation = np.array([d.rotation for d in augmentations])
     affine = box_to_affine(boxes, size_wh, padding=1.0, scale=scale, rotation=rotation)
     return np.where(flip[:, None, None], flip_affine(affine, width=width), affine), flip
 
@@ -299,7 +300,8 @@ def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -
     corners = apply_affine(invert_affine(affine), np.broadcast_to(corners, (len(affine), 4, 2)))  # in the image
     first = np.floor(corners.min(axis=1)) - MARGIN
     last = np.ceil(corners.max(axis=1)) + MARGIN
-    # An even start: the chroma of most JPEGs comes in pairs. A crop beside the image still gets one pixel, unseen.
+    # The start is even, because the chroma of most JPEGs comes in pairs. A crop beside the image still gets one unseen
+    # pixel.
     first = np.clip(first, 0, image_wh - 1).astype(np.int64) // 2 * 2
     last = np.clip(last, first, image_wh - 1).astype(np.int64)
     window = np.concatenate([first[:, ::-1], (last - first + 1)[:, ::-1]], axis=1).astype(np.int32)
@@ -317,7 +319,7 @@ def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[i
 
 
 def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Returns what makes a row of a batch of a row of `plan`: `_crop` as a graph."""
+    """Returns the function that turns a row of `plan` into a row of a batch: `_crop` as a graph."""
     size_wh = tuple(int(v) for v in size_wh)
 
     def crop(row):
@@ -342,7 +344,7 @@ def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dic
 
 def _check_source(source: Source) -> None:
     if source.level != "person":
-        raise ValueError(f"crops are made from persons: {source} counts images; take source.at_level('person')")
+        raise ValueError(f"crops are made from persons, but {source} counts images; take source.at_level('person')")
     if len(source) == 0:
         raise ValueError(
             f"{source} has no person with keypoints (for prediction without annotations, give detected boxes)"

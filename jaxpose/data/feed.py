@@ -1,10 +1,10 @@
 """The feed of batches: the seeded order of the samples, and tf.data in parallel. The only importer of TensorFlow here.
 
-The global batch t is a function of (seed, t) only. The epochs are permutations of all records, one after the other
-without a gap: batch t holds positions tB to (t + 1)B - 1 of that row, and process i takes its slice of them. So
-nothing of the feed needs saving, and any number of processes sees the same batches.
+The global batch t is a function of (seed, t) only. The epochs are permutations of all records, one after another without
+a gap: batch t holds positions tB to (t + 1)B - 1 of that sequence, and process i takes its slice of them. So nothing of
+the feed needs saving, and any number of processes sees the same batches.
 
-What a batch holds is the business of `jaxpose.data.crops` and `jaxpose.data.whole_images`.
+`jaxpose.data.crops` and `jaxpose.data.whole_images` define the contents of a batch.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["EvalBatches", "Pipeline", "TrainBatches", "check_share", "check_step
 
 
 def sample_indices(positions: Sequence[int], *, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which samples stand at some positions of the endless row of epochs.
+    """Returns the samples at some positions of the endless sequence of epochs.
 
     Args:
         positions: ``(B,)`` positions, 0 or more.
-        num_samples: the number of samples in an epoch.
-        seed: seeds the permutations.
+        num_samples: The number of samples in an epoch.
+        seed: Seeds the permutations.
 
     Returns:
         The indices of the samples ``(B,)`` and their epochs ``(B,)``.
@@ -45,7 +45,7 @@ def sample_indices(positions: Sequence[int], *, num_samples: int, seed: int) -> 
     return np.array(indices, np.int64), epochs
 
 
-@lru_cache(maxsize=4)  # two epochs meet in a batch; 4 bytes a sample each
+@lru_cache(maxsize=4)  # a batch can span two epochs; each takes 4 bytes per sample
 def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     return philox(seed, PERMUTATIONS, epoch, 0).permutation(np.arange(num_samples, dtype=np.int32))
 
@@ -54,14 +54,14 @@ class Pipeline:
     """Batches made by tf.data in parallel. The graph is built when an iteration starts (0.1 s).
 
     Args:
-        source: the source of the images.
-        planned: makes everything about a batch but its pixels from the number of the batch; its entry ``record`` ``(B,)``
-            holds the rows of the images.
-        finish: makes a row of the batch from a row of the plan, both as tensors; it becomes part of the graph.
-        batch: the number of rows of this process.
-        threads: the number of threads; None takes one for every core that this process may use, 16 at most.
-        prefetch: the number of batches made ahead.
-        check: checks the row of an image; raises ValueError for anything but a bad JPEG that `finish` cannot use.
+        source: The source of the images.
+        planned: Computes everything about a batch except its pixels from the number of the batch; its entry ``record``
+            ``(B,)`` holds the rows of the images.
+        finish: Makes a row of the batch from a row of the plan, both as tensors; it becomes part of the graph.
+        batch: The number of rows of this process.
+        threads: The number of threads; None takes one per core that this process may use, at most 16.
+        prefetch: The number of batches made ahead.
+        check: Checks the row of an image; raises ValueError for anything but a bad JPEG that `finish` cannot use.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class Pipeline:
         """Yields the batches start to stop - 1.
 
         Raises:
-            ValueError: an image cannot be decoded, naming its file and its sample. `jaxpose.data.source.DamagedData`:
-                prepared data are damaged.
+            ValueError: An image cannot be decoded; the message names its file and its sample.
+                `jaxpose.data.source.DamagedData`: prepared data are damaged.
         """
         tf = tensorflow()
         steps = iter(self._dataset(start, stop).as_numpy_iterator())
@@ -108,7 +108,7 @@ class Pipeline:
         shapes = [example[key].shape for key in keys]
 
         def planned(step):
-            # Called stateless, it would be run once for each of its outputs.
+            # A stateless function would run once for each of its outputs.
             arrays = tf.numpy_function(arrays_of, [step], types, stateful=True)
             for array, shape in zip(arrays, shapes, strict=True):
                 array.set_shape(shape)
@@ -124,7 +124,7 @@ class Pipeline:
         return dataset.batch(self.batch, drop_remainder=True).prefetch(self.prefetch).with_options(options)
 
     def _explained(self, step: int) -> Exception | None:
-        """Returns the error of the sample that fails in a batch, found by making the samples one by one."""
+        """Returns the error of the failing sample of a batch, by making the samples one by one."""
         batch = self.planned(step)
         for row, record in enumerate(int(record) for record in batch["record"]):
             if "annotation_id" in batch:
@@ -149,7 +149,7 @@ class Pipeline:
 
 
 class TrainBatches:
-    """Iterator over training batches. `step` is the number of the batch that comes next."""
+    """An iterator over training batches. `step` is the number of the next batch."""
 
     def __init__(self, pipeline: Pipeline, start: int, stop: int | None):
         self.step, self._batches = start, pipeline.batches(start, 2**62 if stop is None else stop)
@@ -168,7 +168,7 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Evaluation batches, which can be iterated again and have a length."""
+    """Evaluation batches, which can be iterated repeatedly and have a length."""
 
     def __init__(self, pipeline: Pipeline, length: int):
         self._pipeline, self._length = pipeline, length
@@ -181,7 +181,7 @@ class EvalBatches:
 
 
 def check_share(batch_size: int, process_index: int, process_count: int) -> None:
-    """Raises a ValueError where the processes cannot share a batch."""
+    """Raises a ValueError if the processes cannot share a batch."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
             f"batch_size {batch_size} must be a positive multiple of the number of processes, {process_count}"
@@ -191,7 +191,7 @@ def check_share(batch_size: int, process_index: int, process_count: int) -> None
 
 
 def check_steps(start_step: int, stop_step: int | None) -> None:
-    """Raises a ValueError where the steps are no range."""
+    """Raises a ValueError if the steps are not a valid range."""
     if start_step < 0 or (stop_step is not None and stop_step < start_step):
         raise ValueError(f"start_step {start_step} must be 0 or more, and no later than stop_step {stop_step}")
 
@@ -205,7 +205,7 @@ def tensorflow():
     """Imports TensorFlow, without its messages and without the accelerator's memory, and returns it.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: TensorFlow is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -215,8 +215,8 @@ def tensorflow():
             try:
                 tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all of its memory
             except RuntimeError:
-                pass  # the program initialised TensorFlow before, with devices of its own choice
-            tf.constant(0)  # initialises it
+                pass  # the program has already initialised TensorFlow, with devices of its own choice
+            tf.constant(0)  # initialises TensorFlow
     except ImportError:
         raise ImportError("the input pipeline needs TensorFlow: pip install 'jaxpose[data]'") from None
     return tf
@@ -224,11 +224,11 @@ def tensorflow():
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Hides what TensorFlow's C++ writes to the error stream when it is imported, which no log level reaches."""
+    """Hides messages that TensorFlow's C++ code writes to the error stream on import, which no log level controls."""
     try:
         stream = sys.__stderr__.fileno()
         error_stream = os.dup(stream)
-    except (AttributeError, OSError, ValueError):  # no such stream
+    except (AttributeError, OSError, ValueError):  # there is no such stream
         yield
         return
     with open(os.devnull, "w") as nowhere:

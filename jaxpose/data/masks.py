@@ -1,6 +1,6 @@
-"""Where an image-level loss must not look: people that nobody labelled.
+"""Masks for image-level losses: the regions of people that nobody labelled.
 
-Bottom-up training would punish a net for finding them, so the published code masks the regions of crowds and of persons
+Bottom-up training would punish a net for detecting them, so the published code masks the regions of crowds and of persons
 without keypoints. `pycocotools.mask` draws them.
 """
 
@@ -16,14 +16,15 @@ __all__ = ["draw_segmentation", "valid_mask"]
 
 
 def valid_mask(record: Mapping[str, Any]) -> np.ndarray:
-    """The pixels that a loss may use.
+    """Returns the pixels that a loss may use.
 
     Args:
-        record: of an image, as `jaxpose.data.source.Source` gives it at level "image": size_wh, persons, segmentations.
+        record: The record of an image from a `jaxpose.data.source.Source` at level "image": size_wh, persons,
+            segmentations.
 
     Returns:
-        ``(h, w)`` bool: False in the union of the regions of crowds and of persons without any labelled joint. Where
-        such a person has no segmentation, its box is taken.
+        ``(h, w)`` bool, False in the union of the regions of crowds and of persons without any labelled joint. A person
+        without a segmentation is masked by its box.
 
     >>> persons = np.zeros(1, [("box", "f4", 4), ("keypoints", "f4", (1, 3)), ("crowd", "?")])
     >>> persons["box"] = (1, 0, 2, 2)
@@ -40,18 +41,18 @@ def valid_mask(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def draw_segmentation(segmentation: Sequence | Mapping[str, Any], size_wh: tuple[int, int]) -> np.ndarray:
-    """A COCO segmentation as pixels.
+    """Rasterises a COCO segmentation.
 
     Args:
-        segmentation: a list of polygons ``[x, y, x, y, ...]``, or run lengths ``{"size": [h, w], "counts": ...}``,
+        segmentation: A list of polygons ``[x, y, x, y, ...]``, or run lengths ``{"size": [h, w], "counts": ...}``,
             the counts a list or COCO's compressed string.
-        size_wh: of the image.
+        size_wh: The width and height of the image.
 
     Returns:
-        ``(h, w)`` bool: the union of the polygons.
+        ``(h, w)`` bool, the union of the polygons.
 
     Raises:
-        ValueError: neither of the two, or run lengths for another size.
+        ValueError: The segmentation is neither of the two, or has run lengths for another size.
 
     >>> draw_segmentation({"size": [2, 3], "counts": [2, 2, 2]}, (3, 2)).astype(int)
     array([[0, 1, 0],

@@ -1,4 +1,4 @@
-"""The image files that a label file names: found in the image folder, also under nearly these names, and never outside it."""
+"""Finds the image files that a label file names in the image folder, also under similar names, and never outside it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from jaxpose.data.reading import Links
 
 __all__ = ["ImageFiles"]
 
-MOST_HINTS = 3  # a hint compares a name with all files
+MOST_HINTS = 3  # each hint compares a name with all files
 
 
 class ImageFiles:
-    """The files of an image folder, by the names that a label file gives them.
+    """The files of an image folder, looked up by the names in a label file.
 
     Args:
-        folder: Of the images.
-        follow_links: As in `jaxpose.data.reading.Reading`.
+        folder: The image folder.
+        follow_links: The same as in `jaxpose.data.reading.Reading`.
     """
 
     def __init__(self, folder: str | Path, *, follow_links: Links = "files"):
@@ -33,7 +33,7 @@ class ImageFiles:
             raise ValueError(f"follow_links must be 'files', 'all' or 'none', got {follow_links!r}")
         self.folder, self.follow_links = str(folder), follow_links
         self.root = os.path.realpath(folder)
-        self.outside: list[str] = []  # names of files that links lead out of the folder
+        self.outside: list[str] = []  # names of files outside the folder, reached through links
         self._parents: dict[str, bool] = {}
         self._hints = 0
 
@@ -41,18 +41,20 @@ class ImageFiles:
         """Finds a file.
 
         Args:
-            name: As the label file has it.
+            name: The name in the label file.
 
         Returns:
-            Its name within the folder, and how it was found: "" as it is, or a few words.
+            Its name within the folder, and how it differs: "" for the same name, else a few words.
 
         Raises:
-            ValueError: The name is none, or leads out of the folder. The first argument is a kind, the second a clause
-                that begins with "which".
-            FileNotFoundError: There is no such file, or several are nearly called so; arguments as above.
+            ValueError: The name is not valid, or leads out of the folder. The first argument is a kind, the second a
+                clause that begins with "which".
+            FileNotFoundError: No file, or more than one, has a similar name; the arguments are as above.
         """
         if not isinstance(name, str) or not name or "\0" in name:
-            raise ValueError("file name unusable", f"which is no name of a file: expected a path within {self.root}")
+            raise ValueError(
+                "file name unusable", f"which is not the name of a file: expected a path within {self.root}"
+            )
         if "\\" in name:
             raise ValueError("file name unusable", "which has a backslash: write / between folders")
         parts = name.split("/")
@@ -74,10 +76,10 @@ class ImageFiles:
         raise FileNotFoundError("image file absent", f"which is not in {self.folder}{self._hint(name)}")
 
     def _is_file(self, name: str) -> bool:
-        """Whether a name within the folder is a file. Links are followed as far as they may be.
+        """Tells whether a name within the folder is a file. Links are followed as far as `follow_links` permits.
 
         Raises:
-            ValueError: It is a link that must not be followed.
+            ValueError: The name is a link that must not be followed.
         """
         path = os.path.join(self.root, name)
         try:
@@ -114,7 +116,7 @@ class ImageFiles:
 
     @cached_property
     def _files(self) -> list[str]:
-        """All files below the folder, as names within it."""
+        """The names of all files below the folder."""
         names = []
         for place, _, files in os.walk(self.root, followlinks=self.follow_links == "all"):
             inside = os.path.relpath(place, self.root)
@@ -123,7 +125,7 @@ class ImageFiles:
 
     @cached_property
     def _by_key(self) -> dict[str, list[str]]:
-        """Files by their names without regard to case and Unicode form."""
+        """The files by their names without regard to case and Unicode form."""
         files: dict[str, list[str]] = defaultdict(list)
         for name in self._files:
             files[_key(name)].append(name)
@@ -137,7 +139,7 @@ class ImageFiles:
         return files
 
     def _near(self, name: str) -> tuple[str, str] | None:
-        """The one file that is nearly called so, and how it differs."""
+        """Returns the only file with a similar name, and how it differs."""
         spellings = [(name, "in another Unicode form or case")]
         if unquote(name) != name:
             spellings.append((unquote(name), "percent-encoded"))
@@ -149,7 +151,7 @@ class ImageFiles:
                     if len(files) == 1 and self._is_file(files[0]):
                         return files[0], without
                 if fitting:
-                    return None  # several
+                    return None  # more than one
         fitting = self._by_last.get(_key(spellings[-1][0]), [])
         if "/" not in spellings[-1][0] and len(fitting) == 1 and self._is_file(fitting[0]):
             return fitting[0], "in a folder within the image folder"
@@ -172,7 +174,7 @@ class ImageFiles:
 
 
 def _tails(name: str, how: str) -> Iterator[tuple[str, str]]:
-    """The name, then without its first folder, without its first two, ..."""
+    """Yields the name, then without its first folder, without its first two, ..."""
     parts = name.split("/")
     yield name, how
     for i in range(1, len(parts)):

@@ -1,8 +1,9 @@
-"""EXIF orientation: which pictures carry one, and whether the labels were made on the turned or on the stored picture.
+"""EXIF orientation: which pictures have one, and whether the labels refer to the turned or to the stored picture.
 
-A camera that was held upside down stores the pixels so, with a tag that says how to turn them. Viewers, browsers and most
-annotation tools turn; some tools, and whoever reads the pixels with OpenCV's or torchvision's defaults of old, do not. Where
-the sizes differ, the annotated size tells; else the poses may: people stand upright in one of the two readings.
+A camera that was held upside down stores the pixels that way, with a tag that says how to turn them. Viewers, browsers
+and most annotation tools turn; some tools, and programs that read the pixels with older defaults of OpenCV or
+torchvision, do not. If the two sizes differ, the annotated size decides; else the poses may: people stand upright in
+one of the two.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["Tagged", "decide", "orientation", "scan"]
 
-TAG = 0x0112  # its values are those below, and 1: as it is
+TAG = 0x0112  # its values are those below, and 1 for no turn
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 SIDEWAYS = (5, 6, 7, 8)
 UPSIDE_DOWN = (3, 4)
-SIGNS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")  # one of these stands in a file that has the tag
-HEAD = 1 << 17  # bytes of a JPEG file in which its metadata stand
-AT_ONCE = 64  # files that a thread looks at
+SIGNS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")  # a file with the tag contains one of these
+HEAD = 1 << 17  # the number of bytes of a JPEG file that contain its metadata
+AT_ONCE = 64  # files per task of a thread
 HIGH = ("head", "nose", "eye", "ear", "mouth", "neck", "chin", "face", "snout")
 LOW = ("ankle", "knee", "foot", "toe", "heel", "paw", "hoof", "hip")
-MOST = 0.7  # of the persons have to agree
+MOST = 0.7  # the share of the persons that have to agree
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """An image with an orientation other than 1. size_wh: of the stored pixels."""
+    """An image with an orientation other than 1. `size_wh` is the size of the stored pixels."""
 
     tag: int
     size_wh: tuple[int, int]
@@ -52,14 +53,14 @@ class Tagged:
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation of a picture, 1 to 8. Data that cannot be read turn nothing.
+    """Returns the EXIF orientation of a picture, 1 to 8; 1 if its EXIF data cannot be read.
 
     >>> orientation(Image.new("RGB", (2, 3)))
     1
     """
     try:
         tag = picture.getexif().get(TAG, 1)
-    except Exception:  # of many types: the data are anything
+    except Exception:  # many exception types: the data may be anything
         return 1
     return tag if tag in TURNS else 1
 
@@ -68,19 +69,19 @@ def scan(paths: Sequence[Path]) -> dict[int, Tagged]:
     """Finds the images with an orientation.
 
     Args:
-        paths: Of the images; those that cannot be read have none.
+        paths: The paths of the images; those that cannot be read have no orientation.
 
     Returns:
-        Index of the path -> what it says.
+        The orientation by the index of the path.
     """
     parts = [range(start, min(start + AT_ONCE, len(paths))) for start in range(0, len(paths), AT_ONCE)]
     with ThreadPoolExecutor(8) as pool:  # a file system may be slow to answer
-        of_parts = pool.map(lambda part: {i: found for i in part if (found := _tagged(paths[i])) is not None}, parts)
-        return {i: found for of_part in of_parts for i, found in of_part.items()}
+        of_parts = pool.map(lambda part: {i: tagged for i in part if (tagged := _tagged(paths[i])) is not None}, parts)
+        return {i: tagged for of_part in of_parts for i, tagged in of_part.items()}
 
 
 def _without_metadata(file: BinaryIO) -> bool:
-    """Whether a file is a JPEG file whose header holds no segment for EXIF data or XMP. Only the header is read."""
+    """Tells whether a file is a JPEG whose header has no segment for EXIF data or XMP. Only the header is read."""
     at, head = 2, file.read(2)
     if head != b"\xff\xd8":
         return False
@@ -108,9 +109,9 @@ def _tagged(path: Path) -> Tagged | None:
         with Image.open(io.BytesIO(data)) as picture:
             size = picture.size
             if picture.format == "PNG" and picture.getexif().get(TAG) is None:
-                picture.load()  # the tag may stand behind the pixels
+                picture.load()  # the tag may come after the pixels
             tag = orientation(picture)
-    except Exception:  # a damaged file is named when it is read
+    except Exception:  # a damaged file is reported when it is read
         return None
     return Tagged(tag, size) if tag != 1 else None
 
@@ -126,15 +127,15 @@ def decide(
     """Decides which images are turned.
 
     Args:
-        tagged: Of `scan`.
-        sizes: ``(num_images, 2)``: the annotated width and height.
-        persons: Table of `jaxpose.data.source.person_dtype`.
-        skeleton: Of its keypoints.
-        exif: "apply" or "ignore" for all; "auto": an image whose annotated size tells, by its size; the others as most of
-            those, else as the poses stand upright, else turned, as viewers show them.
+        tagged: The result of `scan`.
+        sizes: ``(num_images, 2)`` annotated widths and heights.
+        persons: A table of `jaxpose.data.source.person_dtype`.
+        skeleton: The skeleton of the keypoints.
+        exif: "apply" or "ignore" for all; "auto" decides an image by its annotated size if that is conclusive. Others
+            follow the majority of those, else the poses that stand upright, else they are turned, as viewers show them.
 
     Returns:
-        Indices of the images to turn; and a sentence to say, "" where no image has an orientation.
+        The indices of the images to turn, and a sentence for the log, "" if no image has an orientation.
     """
     if not tagged:
         return frozenset(), ""
@@ -164,14 +165,14 @@ def decide(
 
 
 def _by_size(tagged: Tagged, annotated: tuple[int, int]) -> bool | None:
-    """Whether the annotated size is that of the turned picture (True), of the stored one (False), or of both (None)."""
+    """Returns True if the annotated size is that of the turned picture, False for the stored one, None if both fit or neither."""
     if tagged.size_wh == tagged.upright_wh:
         return None
     return True if annotated == tagged.upright_wh else False if annotated == tagged.size_wh else None
 
 
 def _by_pose(tagged: dict[int, Tagged], sizes: np.ndarray, persons: np.ndarray, skeleton: Skeleton) -> tuple[int, int]:
-    """Of the persons in images that are stored upside down or sideways: how many stand upright as labelled, how many not."""
+    """Counts persons in images stored upside down or sideways that stand upright as labelled, and those that do not."""
     high, low = (_named(skeleton, words) for words in (HIGH, LOW))
     upright = others = 0
     for person in persons[np.isin(persons["image"], list(tagged))] if high and low else ():

@@ -1,6 +1,6 @@
-"""JPEG files, and what becomes of their pixels: reading and checking a file, decoding it, warping a region of it.
+"""JPEG files and their pixels: reading and checking a file, decoding it, warping a region of it.
 
-Reading and checking need Pillow only; `decoded` and `warped`, which the batches are made of, need OpenCV (the extra `data`).
+Reading and checking need Pillow only; `decoded` and `warped`, which make the batches, need OpenCV (the extra `data`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxpose.data.orientation import SIGNS, TURNS, orientation
 
 __all__ = ["decode_picture", "decoded", "load_jpeg", "opencv", "over_white", "rgb", "warped"]
 
-PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits
-DEEP_MODES = ("I", "F")  # of 32 bits a pixel: their range says nothing
+PICTURE_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # modes of 8 bits
+DEEP_MODES = ("I", "F")  # modes of 32 bits per pixel, whose range of values is not defined
 
 
 def load_jpeg(
@@ -29,21 +29,21 @@ def load_jpeg(
     """Reads an image file as the bytes of a JPEG file that a decoder accepts.
 
     Other formats (PNG, ...), JPEG files in CMYK, and pictures that have to be turned are converted to RGB JPEG of quality
-    95 without chroma subsampling, their pixels as `rgb` reads them.
+    95 without chroma subsampling, with the pixels of `rgb`.
 
     Args:
-        path: the path of the image.
-        size_wh: width and height in the annotations; None checks no size.
-        verify: decode the image completely; by default its header is checked, and that the file ends as a JPEG file does.
-            With OpenCV (the extra `data`) this also finds data that is missing or overwritten inside a complete file, which
-            decoders fill up with grey; without OpenCV, only what Pillow cannot decode. Nothing finds damage that happens to
-            decode.
-        upright: turn the picture as its EXIF orientation says; otherwise its pixels are taken as they are stored.
+        path: The path of the image.
+        size_wh: The width and height in the annotations; None checks no size.
+        verify: Decode the image completely; by default only its header is checked, and that the file ends as a JPEG file
+            does. With OpenCV (the extra `data`) this also detects missing or overwritten data inside a complete file,
+            which decoders fill with grey; without OpenCV, only data that Pillow cannot decode. Damage that decodes
+            without a warning is not detected.
+        upright: Turn the picture as its EXIF orientation says; otherwise the stored pixels are taken.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the path is a folder; the file is no image, truncated, damaged or of 32 bits per pixel; its size is not
-            that of the annotations.
+        FileNotFoundError: The file does not exist.
+        ValueError: The path is a folder; the file is not an image, or is truncated, damaged or of 32 bits per pixel;
+            its size is not that of the annotations.
     """
     path = Path(path)
     try:
@@ -65,7 +65,7 @@ def load_jpeg(
             data = _as_jpeg(rgb(picture, f"image {path}", upright=upright))
             size, _ = _jpeg_header(data, path)
     if size_wh is not None and size != tuple(size_wh):
-        turned = size == tuple(size_wh[::-1])  # what a viewer does with an orientation in the EXIF data
+        turned = size == tuple(size_wh[::-1])  # as a viewer shows it if the EXIF data have an orientation
         raise ValueError(
             f"image {path} is {size[0]}x{size[1]} pixels, its annotations say {size_wh[0]}x{size_wh[1]}: "
             + (
@@ -97,7 +97,7 @@ _HEIC: dict[str, bool] = {}
 
 
 def know_heic() -> bool:
-    """Teaches Pillow to read HEIC, if pillow-heif is installed; returns whether this call was the first that did."""
+    """Registers HEIC with Pillow, if pillow-heif is installed; returns True if this call was the first to do so."""
     if "known" in _HEIC:
         return False
     try:
@@ -113,11 +113,11 @@ def decode_picture(data: bytes, path: str | Path) -> Image.Image:
     """Decodes the bytes of an image file completely.
 
     Args:
-        data: the bytes.
-        path: the name of the file in messages.
+        data: The bytes of the file.
+        path: The name of the file in messages.
 
     Raises:
-        ValueError: the bytes cannot be decoded.
+        ValueError: The bytes cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -131,17 +131,17 @@ def decode_picture(data: bytes, path: str | Path) -> Image.Image:
                 f"image {path} cannot be read: it looks like HEIC, for which pillow-heif is needed: pip install pillow-heif, or "
                 "save it as JPEG"
             ) from None
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        reason = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"image {path} cannot be read ({reason}): it is truncated, damaged or no image; replace it"
+            f"image {path} cannot be read ({reason}): it is truncated, damaged or not an image; replace it"
         ) from None
 
 
 def _libjpeg_warning(data: bytes) -> str:
-    """Returns libjpeg's warning about a JPEG file that it decodes nevertheless; "" for none, and without OpenCV.
+    """Returns libjpeg's warning about a JPEG file that it nevertheless decodes; "" for none, and without OpenCV.
 
     libjpeg writes it to the error stream only, which OpenCV permits and Pillow does not. Superfluous bytes before the end
-    marker (0xd9) come after the last pixel and are no damage.
+    marker (0xd9) come after the last pixel and do no damage.
     """
     try:
         import cv2
@@ -175,18 +175,18 @@ def _as_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def rgb(picture: Image.Image, name: str, *, upright: bool) -> np.ndarray:
-    """The pixels of a picture, as training, evaluation and `jaxpose predict` see them.
+    """Returns the pixels of a picture, the same for training, evaluation and `jaxpose predict`.
 
     Args:
-        picture: Decoded.
-        name: For the message.
-        upright: Turn it as its EXIF orientation says.
+        picture: A decoded picture.
+        name: The name in messages.
+        upright: Turn the picture as its EXIF orientation says.
 
     Returns:
-        ``(h, w, 3)`` uint8 RGB: grey becomes RGB, 16 bits keep their upper 8, what is transparent becomes white.
+        ``(h, w, 3)`` uint8 RGB: grey becomes RGB, the upper 8 of 16 bits are kept, transparent parts become white.
 
     Raises:
-        ValueError: 32 bits a pixel, whose range says nothing.
+        ValueError: The picture has 32 bits per pixel, whose range of values is not defined.
 
     >>> rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "it", upright=True).tolist()
     [[[255, 255, 255]]]
@@ -198,7 +198,7 @@ def rgb(picture: Image.Image, name: str, *, upright: bool) -> np.ndarray:
         return np.repeat(grey[..., None], 3, -1)
     if picture.mode in DEEP_MODES:
         raise ValueError(
-            f"{name} has the mode {picture.mode!r}, 32 bits a pixel, whose range says nothing; expected 8 bits a channel "
+            f"{name} has the mode {picture.mode!r}, 32 bits per pixel, whose range is not defined; expected 8 bits per channel "
             f"({', '.join(PICTURE_MODES)}) or 16 of grey: convert it"
         )
     if picture.has_transparency_data:
@@ -207,7 +207,7 @@ def rgb(picture: Image.Image, name: str, *, upright: bool) -> np.ndarray:
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
-    """``(h, w, 4)`` uint8 -> ``(h, w, 3)``: what is transparent becomes white."""
+    """Composes ``(h, w, 4)`` uint8 over white, ``(h, w, 3)``: transparent parts become white."""
     alpha = rgba[..., 3:].astype(np.uint16)
     return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
@@ -216,17 +216,17 @@ def decoded(jpeg: bytes, ratio: int = 1) -> np.ndarray:
     """Decodes a JPEG file; an orientation in its EXIF data is ignored.
 
     Args:
-        jpeg: the bytes of the file.
-        ratio: 1, 2, 4 or 8: decode to 1 / `ratio` of the size, rounded up.
+        jpeg: The bytes of the file.
+        ratio: 1, 2, 4 or 8, to decode to 1 / `ratio` of the size, rounded up.
 
     Returns:
         ``(h, w, 3)`` uint8 RGB.
 
     Raises:
-        ValueError: the file cannot be decoded.
+        ValueError: The file cannot be decoded.
     """
     cv2 = opencv()
-    # The flags for a smaller image in grey, and that for RGB: those in colour are for BGR.
+    # The flags of smaller grey images combined with that of RGB, because the colour ones give BGR.
     smaller = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | smaller.get(ratio, 0)
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
@@ -236,12 +236,12 @@ def decoded(jpeg: bytes, ratio: int = 1) -> np.ndarray:
 
 
 def warped(region: np.ndarray, warp: np.ndarray, size_wh: Sequence[int]) -> np.ndarray:
-    """Warps an image bilinearly; what lies beyond it is black.
+    """Warps an image bilinearly; pixels beyond it are black.
 
     Args:
         region: ``(h, w, 3)`` or ``(h, w)`` uint8.
         warp: ``(2, 3)`` affine from pixels of `region` to pixels of the result.
-        size_wh: width and height of the result.
+        size_wh: The width and height of the result.
 
     Returns:
         ``(H, W, 3)`` or ``(H, W)`` uint8.
@@ -255,7 +255,7 @@ def opencv():
     """Imports OpenCV, bound to one thread because samples are made in parallel, and returns it.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: OpenCV is not installed.
     """
     try:
         import cv2

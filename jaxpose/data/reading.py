@@ -1,4 +1,4 @@
-"""How the files of a data set are read, where files in the wild differ: the choices, and what is said of them."""
+"""Choices in reading the files of a data set, where files in the wild differ, and the log lines about them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """Choices in reading label files and pictures. The defaults decide by what fits, and say so.
+    """Choices in reading label files and pictures. The defaults decide from the data, and log what they decided.
 
     Attributes:
-        flip_pairs: Pairs of left and right joints, each as "left_ear:right_ear"; "none" alone for no pair. None: those of
-            the category, or of the joints' names.
-        sigmas: OKS sigmas, K or one for all joints. None: those of the category, or of the joints' names.
-        visible_above: A joint is labelled where its third number is above this. None: above 0, where the numbers are
+        flip_pairs: Pairs of left and right joints, each as "left_ear:right_ear"; "none" alone for no pair. None takes
+            those of the category, or of the joints' names.
+        sigmas: OKS sigmas, K or one for all joints. None takes those of the category, or of the joints' names.
+        visible_above: The number above which a joint's third number means labelled. None: above 0, if the numbers are
             COCO's 0, 1 and 2 or confidences between 0 and 1.
         exif: "apply" turns pictures as their EXIF orientation says, as viewers and annotation tools show them; "ignore"
-            takes the pixels as they are stored; "auto" decides by the sizes and the poses that are annotated.
-        follow_links: Symbolic links that lead out of the image folder: "files" follows those of image files, "all" those
-            of folders too, "none" refuses both.
-        reorder_joints: Bring the joints of a file into the order of the skeleton that is given, by their names.
-        part: "train" or "val" with `val_fraction`: the images of that part of one file. None: all.
-        val_fraction: The fraction of the images that is "val". Which ones is drawn from their file names alone, so it is
-            the same in every run. Each part has at least one labelled image.
+            takes the stored pixels; "auto" decides by the annotated sizes and poses.
+        follow_links: Symbolic links out of the image folder that are followed: "files" (of image files), "all" (of
+            folders too) or "none".
+        reorder_joints: Reorder the joints of a file by name into the order of the given skeleton.
+        part: "train" or "val" with `val_fraction`, to take that part of the images of one file. None takes all.
+        val_fraction: The fraction of the images that is "val", drawn from their file names alone, so it is the same in
+            every run. Each part has at least one labelled image.
 
     >>> Reading(flip_pairs=("a:b",)).to_dict()
     {'flip_pairs': ['a:b']}
@@ -53,7 +53,7 @@ class Reading:
     val_fraction: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, as values that JSON can hold: it is part of a prepared data set's name."""
+        """Returns the choices that differ from the defaults as JSON values; they are part of a prepared data set's name."""
         default = Reading()
         return {
             field.name: list(value) if isinstance(value, tuple) else value
@@ -62,7 +62,7 @@ class Reading:
         }
 
     def applied_to(self, skeleton: Skeleton) -> Skeleton:
-        """The skeleton with the pairs and the sigmas that are given.
+        """Returns the skeleton with the given pairs and sigmas.
 
         Raises:
             ValueError: They do not fit the joints.
@@ -77,13 +77,13 @@ class Reading:
 
 
 AS_IT_FITS = Reading()
-"""The defaults: decide by what fits."""
+"""The defaults, which decide from the data."""
 
 
 class Notes:
-    """What was guessed or repaired while a file was read: counted, and said in one warning line of each kind."""
+    """Counts of guesses and repairs in reading a file, reported in one warning line per kind."""
 
-    SHOWN = 2
+    MAX_EXAMPLES = 2
 
     def __init__(self, path: Path):
         self.path = path
@@ -94,11 +94,11 @@ class Notes:
     def add(self, kind: str, example: str = "") -> None:
         """Counts one case. `kind` is a sentence with ``{n}`` for the number of cases."""
         self.counts[kind] += 1
-        if example and self.counts[kind] <= self.SHOWN:
+        if example and self.counts[kind] <= self.MAX_EXAMPLES:
             self.examples.setdefault(kind, []).append(example)
 
     def say(self, line: str) -> None:
-        """Adds a line of its own."""
+        """Adds a separate line."""
         self.lines.append(line)
 
     def report(self) -> None:

@@ -1,7 +1,7 @@
-"""What a data set is to the rest of this library: a `Source` of persons and images, and the tables that it holds.
+"""The interface of a data set: a `Source` of persons and images, and the tables that it holds.
 
-Readers of label formats (`jaxpose.data.formats`) and prepared data sets (`jaxpose.data.builder`) are sources; crops and whole
-images (`jaxpose.data.crops`, `jaxpose.data.whole_images`) are made from any of them. NumPy only.
+Readers of label formats (`jaxpose.data.formats`) and prepared data sets (`jaxpose.data.builder`) are sources; crops and
+whole images (`jaxpose.data.crops`, `jaxpose.data.whole_images`) are made from any of them. NumPy only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxpose.skeleton import Skeleton
 __all__ = ["IMAGE_DTYPE", "DamagedData", "Source", "is_labelled", "person_dtype", "person_table"]
 
 IMAGE_DTYPE = np.dtype([("image_id", np.int64), ("size_wh", np.int32, (2,))])
-"""A row of a table of images: the id in the labels, width and height in pixels."""
+"""A row of a table of images: the id in the labels, and the width and height in pixels."""
 
 
 def person_dtype(num_joints: int) -> np.dtype:
@@ -29,10 +29,10 @@ def person_dtype(num_joints: int) -> np.dtype:
     image: the row of the image in the table of images. annotation_id: the id in the labels; for a detection, its place in
     the file. box: x, y, width, height in image pixels, as annotated. keypoints: ``(K, 3)`` x, y and visibility (0
     unlabelled, 1 hidden, 2 visible), with x = y = 0 where the visibility is 0. area: square pixels. score: the score of
-    the box, 1 for ground truth. crowd: whether it is a group of people.
+    the box, 1 for ground truth. crowd: True for a group of people.
 
     Args:
-        num_joints: K.
+        num_joints: The number of joints K.
 
     >>> person_dtype(17)["keypoints"].shape
     (17, 3)
@@ -51,9 +51,9 @@ def person_dtype(num_joints: int) -> np.dtype:
 
 
 class DamagedData(ValueError):
-    """A file of a prepared data set is not what was written. The message names the file and what to do.
+    """A file of a prepared data set is not as it was written. The message names the file and what to do.
 
-    It is an exception of its own because leaving a sample out does not help, as it may where a folder of images is wrong.
+    It is a separate exception because leaving out a sample does not help, unlike for a faulty folder of images.
 
     >>> issubclass(DamagedData, ValueError)
     True
@@ -63,26 +63,27 @@ class DamagedData(ValueError):
 class Source:
     """Random access to the persons of a data set, or to its images.
 
-    A source does not change, and many threads read it at once. A subclass sets the attributes and reads an image:
-    `labels` and `jpeg`. Where its labels come from is its own business: readers of label formats
+    A source does not change, and many threads may read it at once. A subclass sets the attributes and implements
+    reading an
+    image: `labels` and `jpeg`. The origin of the labels is up to the subclass: readers of label formats
     (`jaxpose.data.formats`) and prepared data (`jaxpose.data.builder`) are sources.
 
     Attributes:
-        name: the name of the data set in messages.
-        skeleton: the skeleton of the keypoints.
-        category_id: the category of the persons in result files; where they are of several, the first.
-        category_ids: all of them.
+        name: The name of the data set in messages.
+        skeleton: The skeleton of the keypoints.
+        category_id: The category of the persons in result files; if there are several, the first.
+        category_ids: All categories of the persons.
         images: ``(num_images,)`` table with at least the columns image_id and size_wh.
         persons: ``(num_persons,)`` table with at least the columns of `person_dtype` (a format may add others, such as
-            joints in space): the persons that can be trained on and evaluated, which are neither crowds nor without any
-            labelled joint. After `jaxpose.data.boxes.with_detections`: the detected boxes. A data set without persons
-            has an empty table; its `level` is "image".
-        level: "person": ``len`` and `record` count persons; "image": they count images.
-        clip_boxes: whether boxes are cleaned by `jaxpose.geometry.clip_box` before use, as in the published pipelines:
+            joints in space): the persons for training and evaluation, which are not crowds and have a labelled joint.
+            After `jaxpose.data.boxes.with_detections`: the detected boxes. A data set without persons has an empty
+            table; its `level` is "image".
+        level: "person" if ``len`` and `record` count persons, "image" if they count images.
+        clip_boxes: True if boxes are cleaned by `jaxpose.geometry.clip_box` before use, as in the published pipelines:
             those of COCO's ground truth are; those of MPII and of a detector are not.
-        ground_truth_json: the file for the evaluation, or None.
-        skipped: the number of images or persons that were left out, by reason.
-        nobody: why there is nobody, where every person was left out or is of another category; otherwise "".
+        ground_truth_json: The file for the evaluation, or None.
+        skipped: The number of images or persons that were left out, by reason.
+        nobody: The reason if every person was left out or has another category; otherwise "".
     """
 
     name: str
@@ -107,14 +108,14 @@ class Source:
         )
 
     def labels(self, index: int) -> dict[str, Any]:
-        """Returns what is known of an image but its pixels.
+        """Returns everything that is known about an image except its pixels.
 
         Args:
-            index: the row of the image in `images`.
+            index: The row of the image in `images`.
 
         Returns:
             At least file_name; image_id; size_wh; persons, rows of the dtype of the table: all persons of the image,
-            crowds and unlabelled ones too; segmentations, per person COCO's polygons or run lengths, or None.
+            including crowds and unlabelled ones; segmentations: COCO's polygons or run lengths of each person, or None.
         """
         raise NotImplementedError
 
@@ -122,12 +123,12 @@ class Source:
         """Returns the JPEG file of an image, undecoded.
 
         Args:
-            index: the row of the image in `images`.
-            verify: decode the image completely, to find damage inside it; a source whose records have checksums
+            index: The row of the image in `images`.
+            verify: Decode the image completely, to detect damage inside it; a source whose records have checksums
                 checks these in any case.
 
         Raises:
-            FileNotFoundError, ValueError: the image cannot be read.
+            FileNotFoundError, ValueError: The image cannot be read.
         """
         raise NotImplementedError
 
@@ -135,7 +136,7 @@ class Source:
         """Returns the record of an image: its `jpeg` and its `labels`.
 
         Args:
-            index: the row of the image in `images`.
+            index: The row of the image in `images`.
         """
         return {"jpeg": self.jpeg(index)} | self.labels(index)
 
@@ -143,7 +144,7 @@ class Source:
         """Returns the name of an image in the labels.
 
         Args:
-            index: the row of the image in `images`.
+            index: The row of the image in `images`.
         """
         return self.labels(index)["file_name"]
 
@@ -151,14 +152,14 @@ class Source:
         """Returns a record of this source's level.
 
         Args:
-            index: a row of `persons` at the level "person", of `images` at the level "image".
+            index: A row of `persons` at the level "person", of `images` at the level "image".
 
         Returns:
             For a person: jpeg, file_name, image_id, size_wh, and the person's annotation_id, box, keypoints, area, score.
-            For an image: as `image`.
+            For an image: the result of `image`.
 
         Raises:
-            IndexError: no such record.
+            IndexError: There is no such record.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of a source with {len(self)} records")
@@ -171,7 +172,7 @@ class Source:
         return {k: record[k] for k in of_image} | {k: person[k].copy() for k in of_person}
 
     def categories_of(self, annotation_ids: Sequence[int]) -> np.ndarray:
-        """The category id of each person that is named by its annotation_id."""
+        """Returns the category ids of persons, given by their annotation_ids."""
         if len(self.category_ids) < 2:
             return np.full(len(annotation_ids), self.category_id, np.int64)
         category = self._category_by_annotation()
@@ -187,7 +188,7 @@ class Source:
             level: "person" or "image".
 
         Raises:
-            ValueError: another level.
+            ValueError: The level is another one.
         """
         if level not in ("person", "image"):
             raise ValueError(f"level must be 'person' or 'image', got {level!r}")
@@ -199,10 +200,10 @@ class Source:
         """Returns the annotations as COCO's evaluation reads them: images, annotations (without segmentations), categories.
 
         Args:
-            image_ids: the images to keep; None keeps all.
+            image_ids: The images to keep; None keeps all.
 
         Raises:
-            ValueError: there are no annotations.
+            ValueError: There are no annotations.
         """
         if self.ground_truth_json is None:
             raise ValueError(f"{self.name} has no annotations to evaluate against")
@@ -214,10 +215,10 @@ class Source:
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:
-    """Whether a person can be trained on: it is not a crowd, and at least one joint is labelled.
+    """Tells whether a person can be trained on: it is not a crowd, and at least one joint is labelled.
 
     Args:
-        person: an annotation in COCO's format, with iscrowd and keypoints.
+        person: An annotation in COCO's format, with iscrowd and keypoints.
 
     >>> is_labelled({"iscrowd": 0, "keypoints": [5, 6, 2]}), is_labelled({"iscrowd": 0, "keypoints": [0, 0, 0]})
     (True, False)
@@ -231,12 +232,12 @@ def person_table(
     *,
     where: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> np.ndarray:
-    """Makes a table of persons of annotations in COCO's format that were checked.
+    """Makes a table of persons from checked annotations in COCO's format.
 
     Args:
-        people: per image, its annotations.
-        num_joints: K.
-        where: which annotations to take; None takes all.
+        people: The annotations of each image.
+        num_joints: The number of joints K.
+        where: A predicate for the annotations to take; None takes all.
 
     Returns:
         Rows of `person_dtype`.

@@ -7,8 +7,8 @@
 `train_batches` and `eval_batches` do the same through tf.data, in parallel, bit for bit. The global batch t is a
 function of (seed, t) only, and a process takes its slice of it (`jaxpose.data.feed`).
 
-A batch of `train_batches` is a dictionary of NumPy arrays, with P slots for the persons of an image (those with a
-labelled joint that are no crowds, in the order of the annotations; the slots after them are 0):
+A batch of `train_batches` is a dictionary of NumPy arrays, with P slots for the persons of an image (those that have a
+labelled joint and are not crowds, in the order of the annotations; unused slots are 0):
 
     image (B, H, W, 3) uint8      RGB, black beyond the image
     affine (B, 2, 3) float32      image px -> input px, any mirroring included
@@ -16,7 +16,7 @@ labelled joint that are no crowds, in the order of the annotations; the slots af
                                   A labelled joint outside the input keeps its place and its visibility.
     visibility (B, P, K) int8     0 unlabelled, 1 hidden, 2 visible
     extent (B, P) float32         larger side of the annotated box, input px
-    mask_4 (B, H/4, W/4) bool     for each stride s a mask_s: True where a loss may look. False in crowds, in persons
+    mask_4 (B, H/4, W/4) bool     a mask_s for each stride s, True where a loss may look. False in crowds, in persons
                                   without a labelled joint (`jaxpose.data.masks`), and beyond the image, as published
     image_id (B,) int64
     valid (B,) bool               True
@@ -24,11 +24,11 @@ labelled joint that are no crowds, in the order of the annotations; the slots af
 A batch of `eval_batches` holds image, affine, image_id and valid as above, -1 and False in padding, and
 
     index (B,) int64              row of the image in the source, -1 in padding
-    image_S (B, H', W', 3) uint8  for each further scale S, named f"image_{S:g}"
+    image_S (B, H', W', 3) uint8  one for each further scale S, named f"image_{S:g}"
 
 Pixel i of a map of stride s is a cell of s x s input pixels, whose centre is input pixel s i + (s - 1) / 2; the mask is
 sampled there. So mirroring the input mirrors image, joints and masks exactly.
-The released code samples at s i and mirrors each map by itself (QUIRK S13), so that a mirrored target is up to one pixel
+The released code samples at s i and mirrors each map separately (QUIRK S13), so that a mirrored target is up to one pixel
 of the map, (s - 1) / s, away from the target of the mirrored image.
 """
 
@@ -52,7 +52,7 @@ from jaxpose.geometry import center_to_affine
 __all__ = ["eval_batches", "eval_sample", "fitted_sizes", "sample", "select_images", "train_batches", "views"]
 
 GRID = 64  # the published code rounds the long side of an input up to a multiple of this
-COARSEST = 32  # stride of the coarsest branch of the nets: the sides of an input are multiples of it
+COARSEST = 32  # stride of the coarsest branch of the nets, which divides the sides of an input
 
 logger = logging.getLogger(__name__)
 
@@ -77,33 +77,34 @@ def train_batches(
     strides: Sequence[int] = (4, 2),
     max_people: int | None = None,
 ) -> TrainBatches:
-    """Returns the batches start_step, start_step + 1, ... of this process, without end or up to stop_step.
+    """Returns the batches start_step, start_step + 1, ... of this process, endless or up to stop_step.
 
     P is the largest number of labelled persons in an image of the source, at least 1, so that nobody is left out.
 
     Args:
-        source: a source at any level. Its annotations are read once (`Source.ground_truth`: seconds for all of COCO).
-        size_wh: width and height of the input, multiples of the strides. The augmentation draws a square of the image that
-            spans the shorter of the two.
-        batch_size: size of the global batch, a multiple of `process_count`.
+        source: A source at any level. Its annotations are read once (`Source.ground_truth`: seconds for all of COCO).
+        size_wh: The width and height of the input, multiples of the strides. The augmentation draws a square of the image
+            that spans the shorter of the two.
+        batch_size: The size of the global batch, a multiple of `process_count`.
         augment: "none", "light", "higher_hrnet", "swahr_paper", or a `jaxpose.data.augment.WholeImage`.
-        seed: seeds the shuffling and the augmentation.
-        start_step: number of the first batch: a resumed run continues with the batches that it would have seen.
-        stop_step: number after the last batch; None for no end.
-        process_index: the process, which takes this slice of the global batch.
-        process_count: the number of processes.
-        threads: threads that decode and warp; None takes one for every core that this process may use, 16 at most.
-        prefetch: number of batches made ahead.
-        choose: the images: "labelled", those with a person that has a labelled joint; "annotated", those with any person,
-            crowds and unlabelled ones included (what the published code trains on); "all".
-        strides: strides of the masks.
-        max_people: an upper bound of P. In an image with more persons the largest stay (by area) and the boxes of the
-            others are masked, so that finding them is not punished. Their number is logged.
+        seed: Seeds the shuffling and the augmentation.
+        start_step: The number of the first batch; a resumed run continues with the batches that it would have seen.
+        stop_step: The number after the last batch; None for no end.
+        process_index: The index of the process, which takes this slice of the global batch.
+        process_count: The number of processes.
+        threads: The number of threads that decode and warp; None takes one per core that this process may use, at most
+            16.
+        prefetch: The number of batches made ahead.
+        choose: The images to take: "labelled", those with a person that has a labelled joint; "annotated", those with any
+            person, including crowds and unlabelled ones (which the published code trains on); "all".
+        strides: The strides of the masks.
+        max_people: An upper bound of P. In an image with more persons the largest (by area) are kept and the boxes of the
+            others are masked, so that detecting them is not punished. Their number is logged.
 
     Raises:
-        ValueError: there are no such images; the source holds detected boxes; a stride does not divide the size; the
-            processes cannot share the batch. While iterating: an image cannot be decoded or its mask cannot be drawn,
-            naming its file and its id.
+        ValueError: There are no such images; the source holds detected boxes; a stride does not divide the size; the
+            processes cannot share the batch. While iterating: an image cannot be decoded or its mask cannot be drawn; the
+            message names its file and its id.
     """
     check_share(batch_size, process_index, process_count)
     check_steps(start_step, stop_step)
@@ -113,14 +114,14 @@ def train_batches(
     if max_people is not None:
         _log_left_out(people, images, max_people)
 
-    def planned(step: int) -> dict[str, np.ndarray]:
+    def plan_batch(step: int) -> dict[str, np.ndarray]:
         positions = step * batch_size + process_index * local + np.arange(local)
         indices, epochs = sample_indices(positions, num_samples=len(images), seed=seed)
         return _plan(people, images[indices], size_wh=size_wh, setting=setting, seed=seed, epochs=epochs)
 
     pipeline = Pipeline(
-        people.source, planned, _training_rows(people, masked, size_wh=size_wh, strides=strides),
-        batch=local, threads=threads, prefetch=prefetch, check=people.drawn,
+        people.source, plan_batch, _training_rows(people, masked, size_wh=size_wh, strides=strides),
+        batch=local, threads=threads, prefetch=prefetch, check=people.pixels_and_mask,
     )  # fmt: skip
     return TrainBatches(pipeline, start_step, stop_step)
 
@@ -128,13 +129,13 @@ def train_batches(
 def _training_rows(
     people: _People, masked: np.ndarray | None, *, size_wh: tuple[int, int], strides: Sequence[int]
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Returns what makes a row of a training batch of a row of `_plan`, both as tensors."""
+    """Returns the function that turns a row of `_plan` into a row of a training batch, both as tensors."""
 
     def pixels(record: int, straight: np.ndarray, mirror: bool) -> list[np.ndarray]:
         record = int(record)
         if masked is None or masked[record] or record in people.left_out:
-            jpeg, inside = people.drawn(record)
-        else:  # reading the JPEG alone is quicker
+            jpeg, inside = people.pixels_and_mask(record)
+        else:  # reading the JPEG alone is faster
             width, height = people.source.images["size_wh"][record]
             jpeg, inside = people.source.jpeg(record), np.ones((height, width), bool)
         return _pixels(jpeg, inside, straight, mirror, size_wh=size_wh, strides=strides)
@@ -142,7 +143,7 @@ def _training_rows(
     def finish(row: dict[str, Any]) -> dict[str, Any]:
         tf = tensorflow()
         inputs = [row.pop(key) for key in ("record", "straight", "mirror")]
-        # Called stateless, it would be run once for each of its outputs.
+        # A stateless function would run once for each of its outputs.
         image, *masks = tf.numpy_function(pixels, inputs, [tf.uint8, *[tf.bool] * len(strides)], stateful=True)
         width, height = size_wh
         image.set_shape((height, width, 3))
@@ -164,15 +165,15 @@ def sample(
     strides: Sequence[int] = (4, 2),
     max_people: int | None = None,
 ) -> dict[str, Any]:
-    """Makes one row of a training batch in plain Python, which defines what the batches hold.
+    """Makes one row of a training batch in plain Python, which defines the contents of the batches.
 
-    Needs OpenCV, not TensorFlow. It is slow, because it counts the persons of the source anew.
+    Needs OpenCV, not TensorFlow. It is slow, because it counts the persons of the source in every call.
 
     Args:
-        source: a source at any level.
-        index: the row of the image.
-        size_wh, augment, seed, strides, max_people: as in `train_batches`.
-        epoch: the epoch for which the augmentation is drawn.
+        source: A source at any level.
+        index: The row of the image.
+        size_wh, augment, seed, strides, max_people: The same as in `train_batches`.
+        epoch: The epoch for which the augmentation is drawn.
 
     Returns:
         The entries of a batch without their first dimension.
@@ -180,7 +181,7 @@ def sample(
     setting, size_wh, people = named_whole(augment), _whole_numbers(size_wh, strides), _People.of(source, max_people)
     batch = _plan(people, np.array([index]), size_wh=size_wh, setting=setting, seed=seed, epochs=np.array([epoch]))
     row = {key: value[0] for key, value in batch.items()}
-    jpeg, inside = people.drawn(int(row.pop("record")))
+    jpeg, inside = people.pixels_and_mask(int(row.pop("record")))
     straight, mirror = row.pop("straight"), row.pop("mirror")
     return _named(_pixels(jpeg, inside, straight, mirror, size_wh=size_wh, strides=strides), strides) | row
 
@@ -199,21 +200,22 @@ def eval_batches(
 ) -> EvalBatches:
     """Returns every image of the source once, without augmentation; every process gets the same number and shapes of batches.
 
-    The images of one shape of the input (`fitted_sizes`) come together, the largest shape first, each in the order of
-    the source; the last global batch of a shape is filled up with rows whose `valid` is False: copies of its last image
-    with image_id and index -1. Every shape may need a compilation: COCO has some twenty with fit="short", one with
-    fit="long". The result can be iterated again and has a length.
+    Images with the same shape of the input (`fitted_sizes`) come together, the largest shape first, each in the order of
+    the source. The last global batch of a shape is filled up with rows whose `valid` is False: copies of its last image
+    with image_id and index -1. Every shape may need a compilation: COCO has about twenty with fit="short", one with
+    fit="long". The result can be iterated repeatedly and has a length.
 
     Args:
-        source: a source at any level; images without annotations count too.
-        size: the short side of the input (fit="short") or its side (fit="long"), in pixels.
-        batch_size: size of the global batch, a multiple of `process_count`.
-        fit, scales: as in `fitted_sizes`.
-        process_index, process_count, threads, prefetch: as in `train_batches`; `prefetch` counts batches of all scales.
+        source: A source at any level; images without annotations count too.
+        size: The short side of the input (fit="short") or its side (fit="long"), in pixels.
+        batch_size: The size of the global batch, a multiple of `process_count`.
+        fit, scales: The same as in `fitted_sizes`.
+        process_index, process_count, threads, prefetch: The same as in `train_batches`; `prefetch` counts batches of all
+            scales.
 
     Raises:
-        ValueError: there are no images; the processes cannot share the batch; scales as in `fitted_sizes`. While
-            iterating: an image cannot be decoded, naming its file and its id.
+        ValueError: There are no images; the processes cannot share the batch; scales as in `fitted_sizes`. While
+            iterating: an image cannot be decoded; the message names its file and its id.
     """
     check_share(batch_size, process_index, process_count)
     source, local = source.at_level("image"), batch_size // process_count
@@ -222,10 +224,10 @@ def eval_batches(
     sizes = _all_sizes(source, size=size, fit=fit, scales=scales)
     table = _grouped(sizes[:, list(scales).index(1)], batch_size)
 
-    def planned(step: int) -> dict[str, np.ndarray]:
+    def plan_batch(step: int) -> dict[str, np.ndarray]:
         rows = table[step, process_index * local : (process_index + 1) * local]
         valid = rows >= 0
-        records = np.where(valid, rows, table[step].max())  # the last of its shape
+        records = np.where(valid, rows, table[step].max())  # padding repeats the last image of its shape
         batch = _plan_evaluation(source, records, sizes[records], fit=fit, scales=scales)
         return batch | {
             "index": rows,
@@ -244,7 +246,7 @@ def eval_batches(
             image.set_shape((None, None, 3))
         return dict(zip(_image_keys(scales), images, strict=True)) | row
 
-    pipeline = Pipeline(source, planned, finish, batch=local, threads=threads, prefetch=prefetch)
+    pipeline = Pipeline(source, plan_batch, finish, batch=local, threads=threads, prefetch=prefetch)
     return EvalBatches(pipeline, len(table))
 
 
@@ -254,9 +256,9 @@ def eval_sample(
     """Makes one row of a batch of `eval_batches` in plain Python, which defines it. Needs OpenCV, not TensorFlow.
 
     Args:
-        source: a source at any level.
-        index: the row of the image.
-        size, fit, scales: as in `eval_batches`.
+        source: A source at any level.
+        index: The row of the image.
+        size, fit, scales: The same as in `eval_batches`.
 
     Returns:
         The entries of a batch without their first dimension.
@@ -273,11 +275,11 @@ def eval_sample(
 def views(
     image: np.ndarray, *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Makes the input of the test pipeline of one image.
+    """Makes the input of the test pipeline for one image.
 
     Args:
         image: ``(h, w, 3)`` uint8 RGB.
-        size, fit, scales: as in `eval_batches`.
+        size, fit, scales: The same as in `eval_batches`.
 
     Returns:
         {"image": ``(H, W, 3)`` uint8, and for other scales "image_0.5", ...}; the affine ``(2, 3)`` from image pixels to
@@ -295,11 +297,11 @@ def views(
 
 
 def select_images(source: Source, choose: Choice) -> np.ndarray:
-    """Returns the rows of the images that `train_batches` takes: the samples of an epoch.
+    """Returns the rows of the images that `train_batches` takes, which are the samples of an epoch.
 
     Args:
-        source: a source at any level.
-        choose: as in `train_batches`.
+        source: A source at any level.
+        choose: The same as in `train_batches`.
     """
     return _select_images(_People.of(source, None), choose)[0]
 
@@ -307,21 +309,21 @@ def select_images(source: Source, choose: Choice) -> np.ndarray:
 def fitted_sizes(
     image_wh: Sequence[int], *, size: int, fit: Fit = "short", scales: Sequence[float] = (1.0,)
 ) -> list[tuple[int, int]]:
-    """Returns width and height of the input of an image, for each scale.
+    """Returns the width and height of the input of an image, for each scale.
 
     Args:
-        image_wh: width and height of the image.
-        size: size of the input at scale 1, in pixels; times the smallest scale it is rounded up to a multiple of 64.
+        image_wh: The width and height of the image.
+        size: The size of the input at scale 1, in pixels; times the smallest scale it is rounded up to a multiple of 64.
         fit: "short": the short side is `size`, and the long side what the image needs, rounded up to a multiple of 64, as
             published. "long": a square of side `size` that holds the whole image.
-        scales: the sizes are those of the smallest scale, rounded up to multiples of 64, times the scale over the
-            smallest, as published: so all scales show the same part of the plane.
+        scales: The scales. The sizes are those of the smallest scale, rounded up to multiples of 64, times the scale over
+            the smallest, as published, so that all scales show the same part of the plane.
 
     Returns:
         A pair for each scale, in the order given.
 
     Raises:
-        ValueError: the size is not positive; 1 is not among the scales, or one occurs twice; a side would not be a
+        ValueError: The size is not positive; 1 is not among the scales, or one occurs twice; a side would not be a
             multiple of 32, which the nets need, because a scale is not a multiple of half the smallest.
 
     Source: the test pipeline of the HigherHRNet and SWAHR code.
@@ -346,14 +348,14 @@ def fitted_sizes(
 
 @dataclass(frozen=True)
 class _People:
-    """Which persons stand in the slots of each image.
+    """The persons in the slots of each image.
 
     Attributes:
-        source: the source, at the level "image".
-        rows: rows of source.persons, by image.
-        first: ``(num_images + 1,)`` where the rows of an image begin in `rows`.
-        slots: P.
-        left_out: by image, the boxes ``(n, 4)`` of the persons beyond `max_people`.
+        source: The source, at the level "image".
+        rows: The rows of source.persons, sorted by image.
+        first: ``(num_images + 1,)`` indices in `rows` where the rows of each image begin.
+        slots: The number of slots P.
+        left_out: The boxes ``(n, 4)`` of the persons beyond `max_people`, by image.
     """
 
     source: Source
@@ -372,7 +374,7 @@ class _People:
         rows = np.argsort(persons["image"], kind="stable")
         left_out = {}
         if max_people is not None:
-            # The place of each among those of its image, the largest first.
+            # The rank of each person within its image, the largest first.
             largest = np.lexsort((np.arange(len(persons)), -persons["area"], persons["image"]))
             place = np.empty(len(persons), np.int64)
             place[largest] = np.arange(len(persons)) - np.searchsorted(
@@ -386,8 +388,8 @@ class _People:
         slots = max(1, int(np.diff(first).max(initial=0)))
         return cls(source.at_level("image"), rows, first, slots, left_out)
 
-    def drawn(self, record: int) -> tuple[bytes, np.ndarray]:
-        """Returns the JPEG file of an image, and ``(h, w)`` bool where a loss may look."""
+    def pixels_and_mask(self, record: int) -> tuple[bytes, np.ndarray]:
+        """Returns the JPEG file of an image, and ``(h, w)`` bool, True where a loss may look."""
         image = self.source.image(record)
         inside = valid_mask(image)
         for x, y, w, h in self.left_out.get(record, ()):
@@ -397,7 +399,7 @@ class _People:
 
 
 def _select_images(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the images to train on, and ``(num_images,)`` bool which images have something to mask, or None if unknown."""
+    """Returns the images to train on, and ``(num_images,)`` bool for images with something to mask, or None if unknown."""
     if choose not in ("labelled", "annotated", "all"):
         raise ValueError(f"choose must be 'labelled', 'annotated' or 'all', got {choose!r}")
     source, count = people.source, len(people.source.images)
@@ -415,7 +417,7 @@ def _select_images(people: _People, choose: str) -> tuple[np.ndarray, np.ndarray
     selected = {"labelled": labelled, "annotated": annotated, "all": np.ones(count, bool)}[choose]
     if not selected.any():
         what = {"labelled": "with a labelled person", "annotated": "with a person", "all": "at all"}[choose]
-        raise ValueError(f"{source} has no image {what} (choose={choose!r}; 'all' takes those without anybody too)")
+        raise ValueError(f"{source} has no image {what} (choose={choose!r}; 'all' also takes those without people)")
     return np.flatnonzero(selected), masked
 
 
@@ -439,21 +441,21 @@ def _plan(
     seed: int,
     epochs: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Makes everything about some images but their pixels and masks, and how to make these.
+    """Computes everything about some images except their pixels and masks, and how to make these.
 
     The latter are record ``(B,)`` int64, the row of the image; straight ``(B, 2, 3)`` float64, the affine to the input
-    before that is mirrored; mirror ``(B,)`` bool.
+    before mirroring; mirror ``(B,)`` bool.
     """
     source, width = people.source, size_wh[0]
     images = source.images[indices]
-    drawn = [
+    augmentations = [
         draw_whole(setting, whole_generator(seed, int(epoch), int(image["image_id"])), size_wh=image["size_wh"])
         for image, epoch in zip(images, epochs, strict=True)
     ]
-    zoom = np.array([min(size_wh) / d.side for d in drawn])
-    centres, rotation = np.array([d.centre for d in drawn]), np.array([d.rotation for d in drawn])
+    zoom = np.array([min(size_wh) / d.side for d in augmentations])
+    centres, rotation = np.array([d.centre for d in augmentations]), np.array([d.rotation for d in augmentations])
     straight = center_to_affine(centres, width / zoom, size_wh, rotation=rotation)
-    mirror = np.array([d.flip for d in drawn])
+    mirror = np.array([d.flip for d in augmentations])
     affine = np.where(mirror[:, None, None], _mirrored(straight, width), straight)
 
     counts = people.first[indices + 1] - people.first[indices]
@@ -490,7 +492,7 @@ def _mirrored(affine: np.ndarray, width: int) -> np.ndarray:
 def _plan_evaluation(
     source: Source, indices: np.ndarray, sizes: np.ndarray, *, fit: str, scales: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """As `_plan`, with the affines ``(B, S, 2, 3)`` float64 and sizes ``(B, S, 2)`` int32 of all scales of these images."""
+    """Does the same as `_plan`, with affines ``(B, S, 2, 3)`` float64 and sizes ``(B, S, 2)`` int32 of all scales."""
     images = source.images[indices]
     affines = np.array(
         [[_fitted(image["size_wh"], size, fit) for size in row] for image, row in zip(images, sizes, strict=True)]
@@ -507,7 +509,7 @@ def _plan_evaluation(
 
 
 def _fitted(image_wh: np.ndarray, size_wh: np.ndarray, fit: str) -> np.ndarray:
-    """Returns the affine from an image to an input: its centre, in whole pixels, goes to the centre."""
+    """Returns the affine from an image to an input that maps its centre, in whole pixels, to the centre."""
     side = min if fit == "short" else max
     zoom = side(size_wh) / side(image_wh)
     return center_to_affine(np.floor(np.asarray(image_wh) / 2 + 0.5), size_wh[0] / zoom, size_wh)
@@ -520,8 +522,7 @@ def _all_sizes(source: Source, *, size: int, fit: str, scales: Sequence[float]) 
 
 
 def _grouped(sizes: np.ndarray, batch_size: int) -> np.ndarray:
-    """Returns the images of each batch, (steps, batch_size) int64: those of one shape together, the largest first, -1 in
-    the rest of a batch."""
+    """Returns the images of each batch, (steps, batch_size) int64: the same shapes together, the largest first, padded by -1."""
     kinds, which = np.unique(sizes, axis=0, return_inverse=True)
     batches = []
     for kind in sorted(range(len(kinds)), key=lambda k: (-int(kinds[k].prod()), *kinds[k])):
@@ -548,15 +549,20 @@ def _pixels(
     size_wh: tuple[int, int],
     strides: Sequence[int],
 ) -> list[np.ndarray]:
-    """Makes the image and, for each stride, the mask. They are mirrored as pixels, not by the warp, whose rounding has a
-    direction."""
+    """Makes the image and, for each stride, the mask.
+
+    They are mirrored as pixels, not by the warp, whose rounding has a direction.
+    """
     arrays = [warped(decoded(jpeg), straight, size_wh), *(_mask(inside, straight, size_wh, s) for s in strides)]
     return [np.ascontiguousarray(array[:, ::-1]) if mirror else array for array in arrays]
 
 
 def _mask(inside: np.ndarray, affine: np.ndarray, size_wh: tuple[int, int], stride: int) -> np.ndarray:
-    """Samples the mask of an image at the centres of the cells: bilinear, then more than one half; (H / stride, W / stride)
-    bool."""
+    """Samples the mask of an image at the centres of the cells: bilinear, then above one half.
+
+    Returns:
+        (H / stride, W / stride) bool.
+    """
     cells = affine / stride
     cells[:, 2] -= (stride - 1) / (2 * stride)
     light = np.where(inside, np.uint8(255), np.uint8(0))

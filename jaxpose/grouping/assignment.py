@@ -62,8 +62,7 @@ def assign(cost: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
     def one_more(state):
         start, matching = state
-        # Under vmap the loop runs until every problem of the batch is solved; a problem without rows left must not
-        # search.
+        # Under vmap the loop runs until every problem of the batch is solved; one without rows left must not search.
         idle = start >= count
         search = _shortest_path(cost, columns, matching, start, idle)
         slack = jnp.where(search.done[:, None], search.length - search.far, 0)

@@ -30,10 +30,9 @@ def group_batch(
     """Returns the people of every image of a batch, on the device. The groups are those of `group`.
 
     The assignment is exact, in integers: by the sum of round(d), then by the scores of the peaks in steps of 2^-20,
-        which
-    decide who is left out if there are more peaks than people. That is the order of `group` while the scores of a joint
-    sum to less than 100. Ties are broken as in `group`. With use_detection_value=False the cost is d in steps of 2^-20
-    and up to 30; sums that differ by less, which is common with single tags (T = 1), may be resolved differently.
+    which decide who is left out if there are more peaks than people. That is the order of `group` while the scores of a
+    joint sum to less than 100. Ties are broken as in `group`. With use_detection_value=False the cost is d in steps of
+    2^-20 and up to 30; sums that differ by less, which is common with single tags (T = 1), may be resolved differently.
 
     Args:
         heatmaps: (B, h, w, K) heatmaps.

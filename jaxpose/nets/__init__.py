@@ -1,4 +1,4 @@
-"""Images -> features -> raw outputs, as linen modules; channels last throughout."""
+"""Linen modules from images to features and raw outputs; channels last throughout."""
 
 from jaxpose.nets.deconv import HeatmapNet, MapHead, Upsampled
 from jaxpose.nets.heads import IntegralRegressor, PeakRegressor, PoseRegressor, RegressionHead

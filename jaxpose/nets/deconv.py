@@ -18,11 +18,11 @@ narrow = nn.initializers.normal(0.001)  # as published for the layers after the 
 class Deconv(nn.Module):
     """Transposed convolution, kernel 4, stride 2, padding 1, no bias: (B, h, w, I) -> (B, 2 h, 2 w, O).
 
-    y[2 i + a - 1] += W[a] x[i] along each axis. An output pixel of even index meets two inputs, x[j - 1] with W[3] and
-    x[j] with W[1]; one of odd index x[j] with W[2] and x[j + 1] with W[0]. So this is one product of 2x2 windows with
-    a (4 I, 4 O) matrix and a rearrangement.
+    y[2 i + a - 1] += W[a] x[i] along each axis. An output pixel of even index depends on two inputs, x[j - 1] with W[3] and
+    x[j] with W[1]; one of odd index on x[j] with W[2] and x[j + 1] with W[0]. The layer is therefore one product of 2x2
+    windows with a (4 I, 4 O) matrix and a rearrangement.
 
-    The kernel is (4, 4, O, I), the published (I, O, 4, 4) turned as every other kernel is.
+    The kernel is (4, 4, O, I), the published (I, O, 4, 4) transposed like every other kernel.
     """
 
     features: int
@@ -37,16 +37,16 @@ class Deconv(nn.Module):
 
 
 def deconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (B, h, w, I), kernel (4, 4, O, I) -> (B, 2 h, 2 w, O)."""
+    """Applies a kernel (4, 4, O, I) to x (B, h, w, I) and returns (B, 2 h, 2 w, O)."""
     b, h, w, inputs = x.shape
     outputs = kernel.shape[2]
-    taps = np.array([[3, 1], [2, 0]])  # [parity of the output, place in the window] -> row of the kernel
-    phases = kernel[taps[:, :, None, None], taps[None, None]]  # (parity, place) of y, of x, then O, I
+    taps = np.array([[3, 1], [2, 0]])  # [parity of the output, position in the window] -> row of the kernel
+    phases = kernel[taps[:, :, None, None], taps[None, None]]  # (parity, position) of y, of x, then O, I
     phases = phases.transpose(1, 3, 5, 0, 2, 4).reshape(4 * inputs, 4 * outputs)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = jnp.concatenate([padded[:, i : i + h + 1, j : j + w + 1] for i in (0, 1) for j in (0, 1)], -1)
-    # One matrix product, so that the gradients are, too: on a CPU, XLA's gradient of the convolution by its kernel takes
-    # tens to hundreds of times as long.
+    # One matrix product, so that the gradients are matrix products too: on a CPU, XLA's gradient of the convolution with
+    # respect to its kernel takes tens to hundreds of times as long.
     windows = (windows.reshape(-1, 4 * inputs) @ phases).reshape(b, h + 1, w + 1, 2, 2, outputs)
     # Even outputs start one window earlier than odd ones.
     rows = jnp.stack([windows[:, :h, :, 0], windows[:, 1:, :, 1]], 2)
@@ -55,7 +55,7 @@ def deconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class HeatmapNet(nn.Module):
-    """Images (B, H, W, 3) -> heatmaps (B, h, w, K); with_features=True gives (heatmaps, the backbone's features).
+    """Maps images (B, H, W, 3) to heatmaps (B, h, w, K); with_features=True also returns the backbone's features.
 
     SimpleBaseline is `HeatmapNet(ResNet(50), 17)`: three deconvolutions with 256 channels, stride 32 -> 4 (Sun 2018 has
     two, 32 -> 8). HRNet keeps stride 4 by itself: `HeatmapNet(HRNet(32), 17, deconvs=())`.
@@ -63,11 +63,11 @@ class HeatmapNet(nn.Module):
     Published parameters: 33,999,697 (ResNet-50), 28,536,113 (HRNet-W32), 63,595,745 (W48).
 
     Attributes:
-        backbone: images -> features (B, h, w, C).
-        num_joints: K.
+        backbone: a module from images to features (B, h, w, C).
+        num_joints: the number of joints, K.
         deconvs: channels of the deconvolutions, each of which doubles the map.
-        dtype: of the deconvolutions; the maps are float32 at least.
-        batch_groups: of BatchNorm, as for `ResNet`.
+        dtype: compute dtype of the deconvolutions; the maps are float32 at least.
+        batch_groups: number of groups of BatchNorm, as for `ResNet`.
 
     >>> from jaxpose.nets import ResNet
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
@@ -98,9 +98,9 @@ class HeatmapNet(nn.Module):
 def map_head(
     x: jax.Array, num_joints: int, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool
 ) -> jax.Array:
-    """Features (B, h, w, C) -> maps (B, 2^n h, 2^n w, K) through n deconvolutions and a 1x1 convolution.
+    """Maps features (B, h, w, C) to maps (B, 2^n h, 2^n w, K) with n deconvolutions and a 1x1 convolution.
 
-    The layers are submodules of the module being called: those of `upsample` and final_layer.
+    The layers are submodules of the calling module: those of `upsample` and final_layer.
     """
     x = upsample(x, deconvs, dtype=dtype, batch_groups=batch_groups, train=train)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -109,7 +109,7 @@ def map_head(
 
 
 def upsample(x: jax.Array, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool) -> jax.Array:
-    """Features (B, h, w, C) -> (B, 2^n h, 2^n w, deconvs[-1]), each step with BatchNorm and ReLU: deconv_layers_{0, 1, 3, 4, ...}."""
+    """Enlarges features (B, h, w, C) to (B, 2^n h, 2^n w, deconvs[-1]) by deconv_layers_{0, 1, 3, ...}, with BatchNorm and ReLU."""
     for i, features in enumerate(deconvs):
         x = Deconv(features, dtype=dtype, name=f"deconv_layers_{3 * i}")(x)
         x = nn.relu(BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train))
@@ -117,9 +117,9 @@ def upsample(x: jax.Array, deconvs: tuple[int, ...], *, dtype: Any, batch_groups
 
 
 class Upsampled(nn.Module):
-    """A backbone whose features n deconvolutions enlarge: what `HeatmapNet` has before its last layer.
+    """A backbone whose features are enlarged by n deconvolutions: a `HeatmapNet` without its last layer.
 
-    It makes a ResNet a backbone of stride 4 for `HigherHRNet`, which needs one.
+    It turns a ResNet into a backbone of stride 4, which `HigherHRNet` needs.
 
     >>> from jaxpose.nets import ResNet
     >>> net = Upsampled(ResNet(depth=18, width=4), deconvs=(16, 16, 8))
@@ -139,9 +139,9 @@ class Upsampled(nn.Module):
 
 
 def check_cells(size_wh: Sequence[int], size_hw: Sequence[int]) -> None:
-    """Raise unless a map pixel is as many input pixels wide as high, and that many a power of two.
+    """Raises a ValueError unless a map pixel covers a square of input pixels whose side is a power of two.
 
-    A ResNet gives ceil(W / 32) columns: of an input 72 pixels wide the map is 24 pixels wide after three deconvolutions,
+    A ResNet gives ceil(W / 32) columns: for an input 72 pixels wide the map is 24 pixels wide after three deconvolutions,
     not 18, and pixel i of it looks at pixel 4 i, not 3 i.
     """
     (width, height), (h, w) = size_wh, size_hw
@@ -154,9 +154,9 @@ def check_cells(size_wh: Sequence[int], size_hw: Sequence[int]) -> None:
 
 
 class MapHead(nn.Module):
-    """Features (B, h, w, C) -> maps (B, 2^n h, 2^n w, K), n deconvolutions: the head of `HeatmapNet` by itself.
+    """Maps features (B, h, w, C) to maps (B, 2^n h, 2^n w, K) with n deconvolutions: the head of `HeatmapNet` alone.
 
-    Beside a regression head it gives the maps of an auxiliary loss: `PoseRegressor(backbone, head, maps=MapHead(17))`.
+    Next to a regression head it gives the maps of an auxiliary loss: `PoseRegressor(backbone, head, maps=MapHead(17))`.
 
     >>> MapHead(17, deconvs=(8,)).init_with_output(jax.random.key(0), jnp.zeros((1, 4, 3, 16)))[0].shape
     (1, 8, 6, 17)

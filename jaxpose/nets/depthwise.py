@@ -1,8 +1,8 @@
-"""Depthwise convolution, one filter a channel, by the way that is quick on the platform that runs it.
+"""Depthwise convolution, one filter per channel, in the form that is fast on the platform that runs it.
 
-On a GPU or TPU it is XLA's grouped convolution. On a CPU that takes tens of times as long as the k^2 products that it stands for:
-there it is their sum, with a gradient of its own. The choice is made when a program is compiled (`jax.lax.platform_dependent`),
-which formats like ONNX cannot express: what is traced inside `for_any_platform` is the grouped convolution.
+On a GPU or TPU it is XLA's grouped convolution. On a CPU that takes tens of times as long as the k^2 products that it consists of,
+so there it is their sum, with a gradient of its own. The choice is made at compilation (`jax.lax.platform_dependent`), which formats
+such as ONNX cannot express: inside `for_any_platform` the traced operation is the grouped convolution.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ANY_PLATFORM: ContextVar[bool] = ContextVar("any_platform", default=False)
 
 
 class DepthwiseConv(nn.Module):
-    """A k x k filter for every channel, padding k // 2: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), C).
+    """Applies a k x k filter to every channel, padding k // 2: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), C).
 
-    The kernel is (k, k, 1, C), the published (C, 1, k, k) turned as every other kernel is.
+    The kernel is (k, k, 1, C), the published (C, 1, k, k) transposed like every other kernel.
     """
 
     size: int
@@ -36,17 +36,17 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, kept = (self.size, self.size, 1, x.shape[-1]), param_dtype(self.dtype)
-        kernel = self.param("kernel", self.kernel_init, shape, kept)
+        shape, stored_dtype = (self.size, self.size, 1, x.shape[-1]), param_dtype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, stored_dtype)
         dtype = compute_dtype(self.dtype, x, kernel)
         y = convolve_depthwise(x.astype(dtype), kernel.astype(dtype), stride=self.stride)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, shape[-1:], kept).astype(dtype)
+            y = y + self.param("bias", nn.initializers.zeros, shape[-1:], stored_dtype).astype(dtype)
         return y
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> jax.Array:
-    """x (B, H, W, C), kernel (k, k, 1, C) -> (B, ceil(H / stride), ceil(W / stride), C)."""
+    """Applies a kernel (k, k, 1, C) to x (B, H, W, C) and returns (B, ceil(H / stride), ceil(W / stride), C)."""
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if _ANY_PLATFORM.get():
         return _grouped(x, kernel, stride=stride)
@@ -56,7 +56,7 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> j
 
 @contextmanager
 def for_any_platform() -> Iterator[None]:
-    """What is traced inside holds no choice by platform, for formats that know none (ONNX); slower on a CPU under XLA."""
+    """Traces without a choice by platform, for formats that have none (ONNX); slower on a CPU under XLA."""
     token = _ANY_PLATFORM.set(True)
     try:
         yield
@@ -77,7 +77,7 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
     size, pad = kernel.shape[0], kernel.shape[0] // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     bottom, right = (h - 1) // stride * stride + 1, (w - 1) // stride * stride + 1
-    # Summed in float32 at least, as the convolution does.
+    # Summed in float32 at least, as in the convolution.
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
 
     def row(i: int | jax.Array) -> jax.Array:
@@ -89,14 +89,14 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
 
     if size <= 3:
         return sum(row(i) for i in range(size)).astype(x.dtype)
-    # As a loop the wide sum is taken once; fused into what reads it, it would be taken once for every reader.
+    # In a loop the wide sum is computed once; fused into its consumers, it would be computed once for each of them.
     zeros = jnp.zeros(row(0).shape, kernel.dtype)
     return jax.lax.fori_loop(0, size, lambda i, y: y + row(i), zeros).astype(x.dtype)
 
 
 @jax.custom_vjp
 def _with_quick_gradient(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_sum_of_shifts` at stride 1, whose own gradient reads the map k^2 times over."""
+    """`_sum_of_shifts` at stride 1, whose own gradient would read the map k^2 times."""
     return _sum_of_shifts(x, kernel, stride=1)
 
 
@@ -104,10 +104,10 @@ def _keep(x: jax.Array, kernel: jax.Array):
     return _with_quick_gradient(x, kernel), (x, kernel)
 
 
-def _quick_gradient(kept: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """dx is dy under the kernel turned by 180 degrees. dkernel[i, j] = sum over pixels of x, shifted by (i, j), times dy: for
-    every i a matrix product over batch and rows has it for all pairs of columns, and (i, j) is the sum of a diagonal."""
-    x, kernel = kept
+def _quick_gradient(inputs: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """dx is dy convolved with the kernel rotated by 180 degrees. dkernel[i, j] = sum over pixels of x, shifted by (i, j), times dy: for
+    every i, a matrix product over batch and rows computes it for all pairs of columns, and (i, j) is the sum of a diagonal."""
+    x, kernel = inputs
     (b, h, w, c), size, pad = x.shape, kernel.shape[0], kernel.shape[0] // 2
     dx = _sum_of_shifts(dy, kernel[::-1, ::-1], stride=1)
     wide = jnp.promote_types(x.dtype, jnp.float32)

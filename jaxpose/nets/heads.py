@@ -1,4 +1,4 @@
-"""From a feature map to (mu, sigma) of every joint."""
+"""Heads that map features to (mu, sigma) of every joint."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from jaxpose.nets.deconv import check_cells
 
 
 class RegressionHead(nn.Module):
-    """Global average pooling and linear layers: features (B, h, w, C) -> mu, sigma, both (B, K, D).
+    """Maps features (B, h, w, C) to mu and sigma, both (B, K, D), by global average pooling and linear layers.
 
-    mu is normalised, x / W - 0.5; sigma = sigmoid(raw) in (0, 1), in the same unit. Both are float32 even where the
-    backbone computes in bfloat16 (float64 is kept).
+    mu is normalised, x / W - 0.5; sigma = sigmoid(raw) in (0, 1), in the same unit. Both are float32 even if the
+    backbone computes in bfloat16 (float64 stays float64).
 
     kind "linear" (mmpose; "one FC layer" in the RLE paper): 2 D K outputs, joint by joint [x, y, (z), sx, sy, (sz)].
-    kind "normalized" (the authors' code, QUIRK R6): mu = (W f) / ||f|| + b, for the stability of training, and sigma
-    from a plain layer of its own. The norm is guarded: at f = 0 mu is b and the gradients are finite; for every
-    other f the value is the published one. Their 3D code adds 1e-9 to sigma; here sigma is the sigmoid alone.
+    kind "normalized" (the authors' code, QUIRK R6): mu = (W f) / ||f|| + b, which stabilises training, and sigma
+    from a separate plain layer. The norm is guarded: at f = 0 mu is b and the gradients are finite; for every
+    other f the value is the published one. The authors' 3D code adds 1e-9 to sigma; here sigma is the sigmoid alone.
 
     Attributes:
-        num_joints, dim: K and D (2 or 3).
-        kind: "linear" or "normalized".
-        sigma_bias: added to the initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
-        weight_init: "official": weights Xavier-uniform with gain 0.01, biases U(+-1 / sqrt(C)); "mmpose": weights
-            N(0, 0.01^2), biases 0; None: that of the code base which has this kind.
+        num_joints, dim: the number of joints K and the number of coordinates D (2 or 3).
+        kind: the kind of the layer, "linear" or "normalized".
+        sigma_bias: value added to the initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
+        weight_init: the initialisation: "official": weights Xavier-uniform with gain 0.01, biases U(+-1 / sqrt(C)); "mmpose":
+            weights N(0, 0.01^2), biases 0; None: that of the code base with this kind.
 
     Raises:
-        ValueError: for an unknown option, dim outside 2 and 3, or features that are not (B, h, w, C).
+        ValueError: an option is unknown, dim is not 2 or 3, or features are not (B, h, w, C).
 
     >>> head = RegressionHead(num_joints=17)
     >>> (mu, sigma), _ = head.init_with_output(jax.random.key(0), jnp.ones((2, 8, 6, 64)))
@@ -74,7 +74,7 @@ class RegressionHead(nn.Module):
         return mu, jax.nn.sigmoid(raw_sigma)
 
     def _dense(self, name: str, outputs: int, fan_in: int, shift: jax.Array | float) -> nn.Dense:
-        """A linear layer with the initialisation asked for, its initial bias shifted."""
+        """Returns a linear layer with the selected initialisation, its initial bias shifted."""
         scheme = self.weight_init or {"linear": "mmpose", "normalized": "official"}[self.kind]
         kernel_init = nn.initializers.normal(0.01) if scheme == "mmpose" else xavier_uniform(gain=0.01)
 
@@ -82,18 +82,18 @@ class RegressionHead(nn.Module):
             spread = 0.0 if scheme == "mmpose" else fan_in**-0.5
             return (shift + spread * jax.random.uniform(key, shape, minval=-1.0)).astype(dtype)
 
-        # Full float32 on every device: these are the coordinates, and the product is next to nothing.
+        # Full float32 on every device: the outputs are the coordinates, and the product costs very little.
         return nn.Dense(outputs, kernel_init=kernel_init, bias_init=bias_init, precision="highest", name=name)
 
 
 class PoseRegressor(nn.Module):
-    """A backbone and a head: images (B, H, W, 3) -> mu, sigma (B, K, D).
+    """A backbone and a head: maps images (B, H, W, 3) to mu and sigma (B, K, D).
 
     Attributes:
-        backbone: a module with `__call__(images, *, train)` -> features (B, h, w, C); `jaxpose.nets.ResNet` or yours.
-        head: a module features -> (mu, sigma), such as `RegressionHead`.
-        maps: a module `__call__(features, *, train)` -> heatmaps, such as `MapHead`, for an auxiliary loss (table 14 of the
-            RLE paper): called with_maps=True the net gives (mu, sigma, heatmaps). Prediction leaves it out.
+        backbone: a module with `__call__(images, *, train)` -> features (B, h, w, C), such as `jaxpose.nets.ResNet`.
+        head: a module from features to (mu, sigma), such as `RegressionHead`.
+        maps: a module with `__call__(features, *, train)` -> heatmaps, such as `MapHead`, for an auxiliary loss (table 14 of the
+            RLE paper): with with_maps=True the net returns (mu, sigma, heatmaps). Prediction skips it.
 
     >>> from jaxpose.nets import ResNet
     >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(num_joints=17))
@@ -111,7 +111,7 @@ class PoseRegressor(nn.Module):
         features = self.backbone(images, train=train)
         mu, sigma = self.head(features)
         if self.maps is None and with_maps:
-            raise ValueError("with_maps=True: this net has no heatmap head, give PoseRegressor one (maps=)")
+            raise ValueError("Invalid with_maps=True: this net has no heatmap head; build PoseRegressor with maps=")
         if self.maps is not None and (with_maps or self.is_initializing()):
             heatmaps = self.maps(features, train=train)
         return (mu, sigma, heatmaps) if with_maps else (mu, sigma)
@@ -120,14 +120,14 @@ class PoseRegressor(nn.Module):
 class IntegralRegressor(nn.Module):
     """A heatmap net whose soft-argmax is mu, and a linear layer on the pooled features for sigma: both (B, K, 2).
 
-    RLE with HRNet (Li 2021, table 2b) says no more than "soft-argmax" and "an FC layer". What it leaves open is decided
-    so: the maps come out of the layers that make them in the detection net; beta is 1; sigma is the sigmoid of a layer
-    over the mean of the features that the maps are made of, as in `RegressionHead`; mu is x / W - 0.5, so never outside.
+    RLE with HRNet (Li 2021, table 2b) is described only as "soft-argmax" and "an FC layer". The open points are decided
+    as follows: the maps come from the layers of the detection net; beta is 1; sigma is the sigmoid of a layer on the mean of
+    the features that the maps are computed from, as in `RegressionHead`; mu is x / W - 0.5, so it is never outside.
 
     Attributes:
         net: a `HeatmapNet`; its maps are also those of an auxiliary loss (with_maps=True).
-        beta, compensate, floor: of the soft-argmax, see `jaxpose.heatmap.soft_argmax`; the floor is calmer than there, since
-            initial maps are flat.
+        beta, compensate, floor: options of the soft-argmax, see `jaxpose.heatmap.soft_argmax`; the floor is larger than its
+            default, since initial maps are flat.
         sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
 
     >>> from jaxpose.nets import HeatmapNet, HRNet
@@ -155,22 +155,22 @@ class IntegralRegressor(nn.Module):
 
 
 class PeakRegressor(nn.Module):
-    """A heatmap net whose peaks are mu, and a linear layer for sigma, both (B, K, 2): detection that states its uncertainty.
+    """A heatmap net whose peaks are mu, and a linear layer for sigma, both (B, K, 2): detection with an uncertainty.
 
-    mu is read where each map is highest, refined by DARK's Newton step within that pixel, and lets no gradient through: an
+    mu is the highest point of each map, refined by DARK's Newton step within that pixel, and passes no gradient: an
     auxiliary map loss trains the maps (`jaxpose.tasks.regression(auxiliary=...)`), and the likelihood learns sigma and the flow
-    around what they say. With few images the maps learn in a fraction of the steps that a pooled head needs (docs/few_frames.md).
+    around their peaks. With few images the maps learn in a fraction of the steps that a pooled head needs (docs/few_frames.md).
 
-    A peak that is low among other low ones is anywhere, so mu = w peak + (1 - w) place: w is the part of softmax(beta map) within two
-    pixels of the peak, `place` the joint's mean peak over the training batches (a running mean in batch_stats). sigma sees the mean
-    of the features that the maps are made of, the heights of the peaks, and w, and lets no gradient through either: with it the maps
-    of a small set are worse (docs/few_frames.md). Ours, not in a paper.
+    A low peak among other low ones can be anywhere, so mu = w peak + (1 - w) place: w is the part of softmax(beta map) within two
+    pixels of the peak, `place` the joint's mean peak over the training batches (a running mean in batch_stats). sigma depends on the
+    mean of the features that the maps are computed from, the heights of the peaks, and w, and passes no gradient either: with it, the
+    maps of a small set are worse (docs/few_frames.md). This net is ours, not from a paper.
 
     Attributes:
         net: a `HeatmapNet`.
-        kernel: of DARK's blur, odd: about 5 sigma of the targets.
-        beta: of w, for targets of height 1.
-        momentum: of the running mean.
+        kernel: size of DARK's blur, odd: about 5 sigma of the targets.
+        beta: inverse temperature of w, for targets of height 1.
+        momentum: momentum of the running mean.
         sigma_bias: initial bias of the raw sigma; -1 starts sigma near 0.27 instead of 0.5.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
@@ -208,20 +208,20 @@ class PeakRegressor(nn.Module):
         trust = mass_around(fixed, xy, beta=self.beta)
         mu = trust[..., None] * peak + (1 - trust[..., None]) * place.value
         pooled = features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32))
-        seen = jnp.concatenate([pooled, height.astype(pooled.dtype), trust.astype(pooled.dtype)], -1)
-        sigma = sigma_layer(jax.lax.stop_gradient(seen), mu.shape, self.sigma_bias)
+        inputs = jnp.concatenate([pooled, height.astype(pooled.dtype), trust.astype(pooled.dtype)], -1)
+        sigma = sigma_layer(jax.lax.stop_gradient(inputs), mu.shape, self.sigma_bias)
         return (mu, sigma, maps) if with_maps else (mu, sigma)
 
 
 def mass_around(maps: jax.Array, xy: jax.Array, *, beta: float, reach: float = 2.0) -> jax.Array:
-    """The part of softmax(beta maps) within `reach` pixels of xy in x and y.
+    """Returns the part of softmax(beta maps) within `reach` pixels of xy in x and y.
 
     Args:
-        maps: (..., h, w, K).
-        xy: (..., K, 2) map pixels.
+        maps: the maps (..., h, w, K).
+        xy: positions (..., K, 2) in map pixels.
 
     Returns:
-        (..., K) in [0, 1].
+        The parts (..., K), in [0, 1].
 
     >>> from jaxpose.heatmap import gaussian
     >>> xy = jnp.array([[20.0, 17.0]])
@@ -238,9 +238,9 @@ def mass_around(maps: jax.Array, xy: jax.Array, *, beta: float, reach: float = 2
 
 
 def refined_peak(maps: jax.Array, *, kernel: int) -> tuple[jax.Array, jax.Array]:
-    """The highest pixel of each map, moved by DARK's step and at most a pixel: xy (..., K, 2) in map pixels, height (..., K).
+    """Returns the highest pixel of each map, moved by DARK's step of at most a pixel: xy (..., K, 2) in map pixels, height (..., K).
 
-    Unlike `jaxpose.heatmap.dark` it stays near the peak on noise, and says where maps without a positive value are highest.
+    Unlike `jaxpose.heatmap.dark` it stays near the peak on noise, and also locates the maximum of maps without a positive value.
 
     >>> from jaxpose.heatmap import gaussian
     >>> xy, height = refined_peak(gaussian(jnp.array([[20.3, 17.6]]), (40, 48), sigma=1.5, method="unbiased"), kernel=7)
@@ -255,7 +255,7 @@ def refined_peak(maps: jax.Array, *, kernel: int) -> tuple[jax.Array, jax.Array]
 
 
 def sigma_layer(features: jax.Array, shape: tuple[int, ...], bias: float) -> jax.Array:
-    """sigma (B, K, D) = sigmoid of a linear layer "sigma" on (B, C), a submodule of the module being called."""
+    """Returns sigma (B, K, D), the sigmoid of a linear layer "sigma" on (B, C), which is a submodule of the calling module."""
     dense = nn.Dense(
         int(np.prod(shape[1:])), kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.constant(bias),
         precision="highest", name="sigma",
@@ -264,13 +264,13 @@ def sigma_layer(features: jax.Array, shape: tuple[int, ...], bias: float) -> jax
 
 
 def unit(f: jax.Array) -> jax.Array:
-    """f / ||f|| along the last axis; 0, with finite gradients, where f = 0.
+    """Returns f / ||f|| along the last axis; 0, with finite gradients, if f = 0.
 
     >>> [[round(v, 3) for v in row] for row in unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()]
     [[0.6, 0.8], [0.0, 0.0]]
     """
     # Divided by the largest entry first, so that small features do not underflow when squared. The result does not
-    # depend on that factor, hence no gradient through it.
+    # depend on that factor, so no gradient passes through it.
     largest = jax.lax.stop_gradient(jnp.abs(f).max(-1, keepdims=True))
     f = f / jnp.where(largest > 0, largest, 1.0)
     square = jnp.square(f).sum(-1, keepdims=True)
@@ -278,5 +278,5 @@ def unit(f: jax.Array) -> jax.Array:
 
 
 def xavier_uniform(*, gain: float) -> nn.initializers.Initializer:
-    """U(+-gain sqrt(6 / (fan_in + fan_out)))."""
+    """Returns the initialiser U(+-gain sqrt(6 / (fan_in + fan_out)))."""
     return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")

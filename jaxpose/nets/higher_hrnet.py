@@ -17,26 +17,26 @@ SCALE_KERNEL = 9
 
 
 class HigherHRNet(nn.Module):
-    """Images (B, H, W, 3) -> maps at 1/4 (B, H/4, W/4, .) and at 1/2 (B, H/2, W/2, .), for people of all sizes.
+    """Maps images (B, H, W, 3) to maps at 1/4 (B, H/4, W/4, .) and at 1/2 (B, H/2, W/2, .), for people of all sizes.
 
-    Channels: [alpha K | heatmap K | tag K] at 1/4, [alpha K | heatmap K] at 1/2; alpha with `scale` only, tags with `tags`
-    only; `split` takes them apart. alpha is what `heatmap.scale_adaptive` takes; its last convolution starts at 0, so that
-    training starts with unscaled targets. At test time alpha is not used.
+    Channels: [alpha K | heatmap K | tag K] at 1/4, [alpha K | heatmap K] at 1/2; alpha only with `scale`, tags only with `tags`;
+    `split` separates them. alpha is the argument of `heatmap.scale_adaptive`; its last convolution is initialised to 0, so that
+    training starts with unscaled targets. Prediction does not use alpha.
 
-    The features at 1/4 and their heatmaps and tags go through a transposed convolution and basic blocks to the features at
-    1/2.
+    The features at 1/4 with their heatmaps and tags pass through a transposed convolution and basic blocks, which gives the
+    features at 1/2.
 
     Published parameters, with HRNet(32) and K = 17: 28,645,331; with `scale`: 28,649,309.
 
     Attributes:
-        backbone: images -> features (B, H/4, W/4, C); `HRNet(32)` or `HRNet(48)` as published.
-        num_joints: K.
-        tags: whether there are tags (associative embedding).
-        scale: whether there are scale maps (SWAHR).
-        dilations: of the basic blocks at 1/2, one number a block; (1, 1, 2, 2) and (2, 2, 2, 2) are those of table 7 of Luo
-            2021. The parameters are the same.
-        dtype: of the blocks at 1/2; the maps are float32 at least.
-        batch_groups: of BatchNorm, as for `ResNet`.
+        backbone: a module from images to features (B, H/4, W/4, C); `HRNet(32)` or `HRNet(48)` as published.
+        num_joints: the number of joints, K.
+        tags: True if there are tags (associative embedding).
+        scale: True if there are scale maps (SWAHR).
+        dilations: dilation of each basic block at 1/2; (1, 1, 2, 2) and (2, 2, 2, 2) are those of table 7 of Luo 2021. They do not
+            change the parameters.
+        dtype: compute dtype of the blocks at 1/2; the maps are float32 at least.
+        batch_groups: number of groups of BatchNorm, as for `ResNet`.
 
     >>> from jaxpose.nets import HRNet
     >>> net = HigherHRNet(HRNet(4), 17, scale=True)
@@ -87,11 +87,11 @@ class HigherHRNet(nn.Module):
         return jnp.concatenate([alpha, maps], -1)
 
     def _conv(self, channels: int, *, name: str) -> nn.Conv:
-        """1x1, with bias; its input is float32 at least, and so are the maps."""
+        """Returns a 1x1 convolution with bias; its input is float32 at least, and so are the maps."""
         return nn.Conv(channels, (1, 1), kernel_init=narrow, param_dtype=param_dtype(self.dtype), name=name)
 
     def split(self, maps: tuple[jax.Array, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """The two outputs by name: "alpha", "heatmap", "tag", each (..., K), whichever the net has.
+        """Returns the two outputs by name: "alpha", "heatmap", "tag", each (..., K), as far as the net has them.
 
         >>> from jaxpose.nets import HRNet
         >>> coarse, fine = HigherHRNet(HRNet(4), 17).split((jnp.zeros((1, 16, 8, 34)), jnp.zeros((1, 32, 16, 17))))

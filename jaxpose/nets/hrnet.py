@@ -1,4 +1,4 @@
-"""HRNet (Sun 2019): parallel branches at strides 4 to 32 that exchange their features, and keep stride 4 to the end."""
+"""HRNet (Sun 2019): parallel branches at strides 4 to 32 that exchange their features, with stride 4 up to the end."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
-BLOCKS = 4  # a branch of a module
+BLOCKS = 4  # per branch of a module
 
 
 class HRNet(nn.Module):
-    """Images (B, H, W, 3), H and W multiples of 32 -> features (B, H / 4, W / 4, width).
+    """Maps images (B, H, W, 3), H and W multiples of 32, to features (B, H / 4, W / 4, width).
 
     Branch b has width 2^b channels at stride 4 2^b. Parameter names follow the authors' code: conv1, conv2, layer1_{i},
     transition{s}_..., stage{s}_{module} / branches_{b}_{i}, fuse_layers_{to}_{from}_...
 
     Attributes:
-        width: 32 or 48 in the published nets.
-        dtype, batch_groups: as for `ResNet`.
+        width: number of channels of the finest branch, 32 or 48 in the published nets.
+        dtype, batch_groups: compute dtype and groups of BatchNorm, as for `ResNet`.
 
     >>> net = HRNet(width=4)
     >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3))).shape
@@ -73,7 +73,7 @@ class HRNet(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Four basic blocks on every branch, then every output is the sum of all branches, brought to its stride."""
+    """Applies four basic blocks to every branch, then sums all branches for every output, resampled to its stride."""
 
     outputs: int
     dtype: Any
@@ -94,13 +94,13 @@ class Exchange(nn.Module):
         ]
 
     def bring(self, unit: Unit, x: jax.Array, source: int, target: int, branches: list[jax.Array]) -> jax.Array:
-        """Branch `source` at the stride and with the channels of branch `target`."""
+        """Returns branch `source` with the stride and the channels of branch `target`."""
         name, channels = f"fuse_layers_{target}_{source}", branches[target].shape[-1]
         if source > target:  # up: 1x1, then the nearest pixel
             x = unit(x, channels, 1, conv=f"{name}_0", bn=f"{name}_1")
             for axis in (1, 2):
                 x = jnp.repeat(x, 2 ** (source - target), axis)
-        for k in range(target - source):  # down: 3x3 with stride 2, again and again
+        for k in range(target - source):  # down: 3x3 with stride 2, repeatedly
             last = k == target - source - 1
             x = unit(x, channels if last else x.shape[-1], 3, 2, conv=f"{name}_{k}_0", bn=f"{name}_{k}_1")
             x = x if last else nn.relu(x)
@@ -108,7 +108,7 @@ class Exchange(nn.Module):
 
 
 class Unit:
-    """Convolution and batch normalisation under two names of the module that is being called."""
+    """Convolution and batch normalisation under two names of the calling module."""
 
     def __init__(self, module: Any, train: bool):
         self.module, self.train = module, train

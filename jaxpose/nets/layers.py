@@ -1,4 +1,4 @@
-"""What the backbones are made of: convolutions (depthwise: `nets.depthwise`), batch normalisation, max pooling, dtype rules.
+"""The layers of the backbones: convolutions (depthwise: `nets.depthwise`), batch normalisation, max pooling, dtype rules.
 
 Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetric, k // 2.
 """
@@ -13,14 +13,14 @@ from flax import linen as nn
 
 DType = Any
 BN_EPS = 1e-5
-BN_MOMENTUM = 0.1  # PyTorch's sense: the share of the new batch
+BN_MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
 
-# He initialisation on the fan-out, as the published ResNets (torchvision, mmpose).
+# He initialisation on the fan-out, as in the published ResNets (torchvision, mmpose).
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def compute_dtype(dtype: DType, *arrays: jax.Array) -> DType:
-    """Half precision is taken as asked; otherwise the promoted type of `dtype` and the arrays, float32 at least.
+    """Returns half precision unchanged; otherwise the promoted type of `dtype` and the arrays, float32 at least.
 
     >>> compute_dtype(jnp.bfloat16, jnp.zeros(2, jnp.float32)).name
     'bfloat16'
@@ -36,14 +36,14 @@ def compute_dtype(dtype: DType, *arrays: jax.Array) -> DType:
 
 
 def param_dtype(dtype: DType) -> DType:
-    """Parameters are float32, or float64 for a float64 net; never half precision."""
+    """Returns the dtype of parameters: float32, or float64 for a float64 net; never half precision."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 class Conv(nn.Module):
     """Convolution without bias, kernel k x k, padding d (k // 2): (B, H, W, I) -> (B, ceil(H / s), ceil(W / s), O).
 
-    A 1x1 convolution is written as the matrix product that it is (after subsampling, where it is strided).
+    A 1x1 convolution is computed as a matrix product (after subsampling, if it is strided).
     """
 
     features: int
@@ -61,11 +61,11 @@ class Conv(nn.Module):
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
-    """x (B, H, W, I), kernel (k, k, I, O) -> (B, ceil(H / stride), ceil(W / stride), O)."""
+    """Applies a kernel (k, k, I, O) to x (B, H, W, I) and returns (B, ceil(H / stride), ceil(W / stride), O)."""
     size = kernel.shape[0]
     if size == 1:
         x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
-        # Flat, so that the gradients are plain matrix products too: up to three times as fast on a CPU.
+        # Flattened, so that the gradients are plain matrix products too: up to three times as fast on a CPU.
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
     pad = size // 2 * dilation
     return jax.lax.conv_general_dilated(
@@ -79,12 +79,12 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int 
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over (B, H, W), statistics in float32 at least.
+    """Batch normalisation over (B, H, W), with statistics in float32 at least.
 
     Training normalises with the biased variance of the batch and moves the running statistics by 0.1 towards the
-    mean and the unbiased variance, as PyTorch does. Under `jax.jit` with a sharded batch the mean is over every
-    device, hence over the global batch; `groups=g` computes the statistics of g equal, consecutive parts of the
-    batch instead (the per-GPU statistics of the PyTorch recipes are g = number of GPUs), and the running ones move
+    mean and the unbiased variance, as PyTorch does. Under `jax.jit` with a sharded batch the mean is over all
+    devices, hence over the global batch; `groups=g` instead computes the statistics of g equal, consecutive parts of the
+    batch (the per-GPU statistics of the PyTorch recipes are g = number of GPUs), and the running statistics move
     towards the mean over the groups.
     """
 
@@ -108,12 +108,12 @@ class BatchNorm(nn.Module):
         n = b // self.groups * h * w
         if n < 2:
             raise ValueError(
-                f"BatchNorm in training sees one value a channel (feature map {x.shape}, {self.groups} groups)"
+                f"BatchNorm in training has only one value per channel (feature map {x.shape}, {self.groups} groups)"
             )
         grouped = x.reshape(self.groups, b // self.groups, h, w, c).astype(jnp.promote_types(x.dtype, jnp.float32))
         # One pass over the map: E[d^2] - E[d]^2 of the distance d to the running mean. In float32 the difference keeps
-        # three digits while the batch's mean is within 30 standard deviations of the running one; a second pass
-        # over the map would keep them always.
+        # three digits as long as the batch's mean is within 30 standard deviations of the running one; a second pass
+        # over the map would always keep them.
         shift = jax.lax.stop_gradient(running_mean.value)
         d = grouped - shift
         mean_d = d.mean((1, 2, 3), keepdims=True)
@@ -128,9 +128,9 @@ class BatchNorm(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
+    """Max pooling of size 3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
 
-    The maximum of three shifted rows, then of three shifted columns: on a CPU its gradient takes a third of the
+    It takes the maximum of three shifted rows, then of three shifted columns: on a CPU its gradient takes a third of the
     time of the gradient of a window reduction.
     """
     for axis in (1, 2):

@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler 2018): inverted residuals around depthwise convolutions.
 
-Published: 3.5 million parameters and 300 million multiply-adds with the classifier at 224 x 224 px. Without it, hence
+Published: 3.5 million parameters and 300 million multiply-adds with the classifier at 224 x 224 px. Without it, as
 here, 2,223,872 parameters at width 1.
 """
 
@@ -22,9 +22,9 @@ LAYERS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expansion` times the channels (none where it is 1), depthwise 3x3, 1x1 without activation.
+    """1x1 convolution to `expansion` times the channels (none if it is 1), depthwise 3x3, 1x1 without activation.
 
-    The input is added where the stride is 1 and the channels stay the same.
+    The input is added if the stride is 1 and the number of channels does not change.
     """
 
     features: int
@@ -45,22 +45,22 @@ class InvertedResidual(nn.Module):
         y = DepthwiseConv(3, self.stride, dtype=self.dtype, name="depthwise_conv")(y)
         y = nn.relu6(bn("depthwise_bn", y))
         y = bn("project_bn", Conv(self.features, 1, dtype=self.dtype, name="project_conv")(y))
-        return x + y if self.stride == 1 and x.shape == y.shape else y  # one pixel stays one under stride 2
+        return x + y if self.stride == 1 and x.shape == y.shape else y  # a single pixel keeps its size under stride 2
 
 
 class MobileNetV2(nn.Module):
-    """Images (B, H, W, 3) -> features (B, ceil(H / 32), ceil(W / 32), C); C = 1280, or 1280 width above width 1.
+    """Maps images (B, H, W, 3) to features (B, ceil(H / 32), ceil(W / 32), C); C = 1280, or 1280 width above width 1.
 
-    The features are those of the last 1x1 convolution, which mmpose's RLE and heatmap models take. Collections: params
+    The features are those of the last 1x1 convolution, which mmpose's RLE and heatmap models use. Collections: params
     (float32) and batch_stats. Parameter names: conv1, bn1, layer{1-7}_{i} / {expand,depthwise,project}_{conv,bn},
     conv2, bn2.
 
     Attributes:
         width: multiplier of the channels of every layer, each rounded to a multiple of 8.
-        dtype, batch_groups: as for `ResNet`.
+        dtype, batch_groups: compute dtype and groups of BatchNorm, as for `ResNet`.
 
     Raises:
-        ValueError: a width that is not positive, batch_groups below 1, or images that are not (B, H, W, 3).
+        ValueError: the width is not positive, batch_groups is below 1, or images are not (B, H, W, 3).
 
     >>> net = MobileNetV2(width=0.35)
     >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 48, 3))).shape
@@ -102,7 +102,7 @@ class MobileNetV2(nn.Module):
 
 
 def channels(width: float) -> tuple[int, ...]:
-    """Channels of conv1, layer1 to layer7 and conv2; the last never has fewer than 1280.
+    """Returns the channels of conv1, layer1 to layer7 and conv2; the last has at least 1280.
 
     >>> channels(1.0)
     (32, 16, 24, 32, 64, 96, 160, 320, 1280)
@@ -114,7 +114,7 @@ def channels(width: float) -> tuple[int, ...]:
 
 
 def multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8, halves up; the next one where that would take off more than a tenth.
+    """Returns the nearest multiple of 8, halves rounded up, or the next one if that would reduce it by more than a tenth.
 
     >>> [multiple_of_8(c) for c in (3, 11.2, 12, 24, 33.6)]
     [8, 16, 16, 24, 32]

@@ -1,6 +1,6 @@
 """The multi-stage heatmap net of Sun 2018 (Integral human pose regression, section 3 and figure 1).
 
-Every stage sees the same features and the maps of the stage before, and every stage is supervised.
+Every stage takes the same features and the maps of the previous stage, and every stage is supervised.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from flax import linen as nn
 from jaxpose.nets.deconv import map_head
 from jaxpose.nets.resnet import check_attributes, check_images, layer, stem
 
-MAX_STAGES = 4  # as far as the paper goes
+MAX_STAGES = 4  # the largest number in the paper
 
 
 class MultiStageNet(nn.Module):
-    """Images (B, H, W, 3), H and W multiples of 32 -> maps of every stage, a tuple of (B, H / 8, W / 8, K).
+    """Maps images (B, H, W, 3), H and W multiples of 32, to the maps of every stage, a tuple of (B, H / 8, W / 8, K).
 
-    The last maps are the prediction; the paper's losses take all of them. The features are those of conv1 to conv3 of
+    The last maps are the prediction; the paper's losses use all of them. The features are those of conv1 to conv3 of
     a ResNet, at stride 8. Stage 1 passes them through conv4, conv5, two deconvolutions (stride 32 -> 8) and a 1x1
-    convolution; stage s > 1 does so, with weights of its own, with the features and the maps of stage s - 1 side by side.
+    convolution; stage s > 1 does the same, with weights of its own, on the features concatenated with the maps of stage s - 1.
 
-    Where the paper leaves it open: the maps go on as they are (before any softmax), in the dtype of the features, and
-    the first block of conv4 takes the concatenated channels, its 1x1 convolution and its shortcut being K channels wider.
+    Points that the paper leaves open: the maps are passed on unchanged (before any softmax), in the dtype of the features, and
+    the first block of conv4 takes the concatenated channels, so that its 1x1 convolution and its shortcut are K channels wider.
 
     One stage is `HeatmapNet(ResNet(depth), K, deconvs=(256, 256))`, 32,950,609 parameters for ResNet-50 and 17 joints.
     Parameter names: conv1, bn1, layer{1,2}_{i}, then stage{s} / layer{3,4}_{i}, deconv_layers_{i}, final_layer.
 
     Attributes:
-        num_joints: K.
-        stages: 1 to 4.
+        num_joints: the number of joints, K.
+        stages: the number of stages, 1 to 4.
         deconvs: channels of the two deconvolutions.
-        depth, width, dtype, batch_groups: as for `ResNet`; the maps are float32 at least.
+        depth, width, dtype, batch_groups: attributes of the ResNet, see there; the maps are float32 at least.
 
     Raises:
-        ValueError: an attribute out of range, or images of another shape.
+        ValueError: an attribute is out of range, or the images have another shape.
 
     >>> net = MultiStageNet(17, stages=3, deconvs=(8, 8), depth=18, width=4)
     >>> maps = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3)))
@@ -69,7 +69,7 @@ class MultiStageNet(nn.Module):
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(
                 f"images have shape {images.shape}: MultiStageNet takes heights and widths that 32 divides, so that "
-                "the maps of a stage lie on the features"
+                "the maps of a stage have the size of the features"
             )
         x = stem(self, images, train=train)
         for number in (1, 2):

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, max_pool
 
-# depth -> (blocks a stage, bottleneck?)
+# depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -27,7 +27,7 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 class Block(nn.Module):
     """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
 
-    `dilation` is of the 3x3 convolutions.
+    `dilation` is the dilation of the 3x3 convolutions.
     """
 
     features: int
@@ -59,19 +59,19 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (B, H, W, 3) -> features (B, ceil(H / s), ceil(W / s), C), s = 32; C = 8 width, or 32 width from depth 50 on.
+    """Maps images (B, H, W, 3) to features (B, ceil(H / s), ceil(W / s), C), s = 32; C = 8 width, or 32 width from depth 50 on.
 
     Collections: params (float32) and batch_stats. Parameter names follow torchvision's: conv1, bn1,
     layer{1-4}_{i} / conv{1-3}, bn{1-3}, downsample_conv, downsample_bn.
 
     Attributes:
-        depth: 18, 34, 50, 101 or 152.
-        width: channels of the stem, 64 in the published nets; the stages have width, 2, 4, 8 width.
-        dtype: of the convolutions; bfloat16 halves traffic and uses the matrix units. Parameters and the statistics
-            of BatchNorm are float32 all the same. Features come out in this dtype (float64 images or parameters are
+        depth: the number of layers, 18, 34, 50, 101 or 152.
+        width: number of channels of the stem, 64 in the published nets; the stages have width, 2, 4, 8 width.
+        dtype: compute dtype of the convolutions; bfloat16 halves memory traffic and uses the matrix units. Parameters and the
+            statistics of BatchNorm stay float32. The features have this dtype (float64 images or parameters are
             not cast down).
-        batch_groups: in training BatchNorm sees the whole (global) batch; g > 1: g consecutive parts of it apart.
-        stages: how many of the four there are; each that is left out halves stride and channels, which suits small images.
+        batch_groups: number of consecutive parts of the (global) batch with their own BatchNorm statistics in training.
+        stages: number of stages, at most four; each one left out halves stride and channels, which suits small images.
 
     >>> net = ResNet(depth=18, width=8)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 48, 3)))
@@ -105,9 +105,9 @@ class ResNet(nn.Module):
 
 
 def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
-    """conv1, bn1 and the max pooling of a ResNet, as submodules of the module being called: stride 4, `width` channels.
+    """Applies conv1, bn1 and the max pooling of a ResNet, as submodules of the calling module: stride 4, `width` channels.
 
-    `net` says depth, width, dtype and batch_groups, as `ResNet` does.
+    `net` has the attributes depth, width, dtype and batch_groups of `ResNet`.
     """
     check_images(images)
     x = images.astype(compute_dtype(net.dtype, images))
@@ -116,7 +116,7 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
 
 
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
-    """The blocks of layer 1, 2, 3 or 4 (conv2 to conv5 in papers); all but layer 1 halve the map. `net` as for `stem`."""
+    """Applies the blocks of layer 1, 2, 3 or 4 (conv2 to conv5 in papers); all but layer 1 halve the map. `net` as for `stem`."""
     blocks, bottleneck = STAGES[net.depth]
     for i in range(blocks[number - 1]):
         stride = 2 if number > 1 and i == 0 else 1
@@ -127,7 +127,7 @@ def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
 
 
 def check_attributes(net: Any) -> None:
-    """Raise unless depth, width and batch_groups are those of a ResNet."""
+    """Raises a ValueError unless depth, width and batch_groups are those of a ResNet."""
     if net.depth not in STAGES:
         raise ValueError(f"depth={net.depth}: expected one of {', '.join(map(str, STAGES))}")
     if net.width < 1:
@@ -137,6 +137,6 @@ def check_attributes(net: Any) -> None:
 
 
 def check_images(images: jax.Array) -> None:
-    """Raise unless images are (B, H, W, 3) with at least one pixel."""
+    """Raises a ValueError unless images are (B, H, W, 3) with at least one pixel."""
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
         raise ValueError(f"images have shape {images.shape}: expected (B, H, W, 3), channels last, H and W positive")

@@ -22,12 +22,15 @@ from jaxpose.evaluation import results
 from jaxpose.files import write_json
 from jaxpose.interchange import Format
 from jaxpose.predict import media
+from jaxpose.predict.guarantee import Guarantee
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
 from jaxpose.predict.sequences import Options, Sequences
 from jaxpose.view.overlay import draw
 
 logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
+LIMITS = ("low_x", "high_x", "low_y", "high_y")
+"""Further columns of poses.csv with --guarantee: the box around each region."""
 COLUMNS = (
     "file",
     "frame",
@@ -54,6 +57,8 @@ def main(
     overlay: bool = True,
     draw_above: float = 0.2,
     region: float | None = None,
+    guarantee: bool = False,
+    whole_pose: bool = False,
     flip_test: bool | None = None,
     batch_size: int | None = None,
     test_size: int | None = None,
@@ -65,6 +70,8 @@ def main(
     formats: tuple[Format, ...] = (),
     within: float = 5.0,
     fps: float = 25.0,
+    track: bool = False,
+    people: int | None = None,
     exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -89,6 +96,10 @@ def main(
         overlay: Draw the poses.
         draw_above: Joints with a lower confidence are not drawn; the output files have them all.
         region: Also draw the region that holds each joint with this probability (nets with a likelihood).
+        guarantee: Regions that hold their joints with that probability whether or not the density is right, from the scores
+            of the run's calibration set (a run with --calibrate); guarantee.json states them and whether the pictures have
+            drifted away from that set, and poses.csv has the limits of every region.
+        whole_pose: With --guarantee: regions that hold all joints of a person at once with that probability.
         flip_test: Average with the mirrored picture, at twice the time; None: as the run was evaluated.
         batch_size: The number of crops, or whole images, at a time.
         test_size: For whole images: side of the net's input, a multiple of 64; None: as the run was evaluated.
@@ -103,13 +114,16 @@ def main(
         within: The likelihood in those files is the probability that a joint's error is below this number of image pixels
             (nets with a likelihood; others write their confidence).
         fps: Frames per second of folders of frames; a video has its own.
+        track: Give the persons of a video, or of a folder of frames, their identities before trajectories are written (the
+            command track).
+        people: The number of persons, if it is known; it implies --track.
         exif: Turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned,
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
             trained (its --exif).
         step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    options = Options(formats=formats, radius=within, fps=fps)
+    options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -132,15 +146,19 @@ def main(
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # fails before anything is drawn if it cannot be drawn
+    if (guarantee and region is None) or (whole_pose and not guarantee):
+        raise ValueError(
+            "--guarantee needs the level of --region, --whole-pose needs --guarantee: --region 0.9 --guarantee"
+        )
+    guaranteed = Guarantee(checkpoint, predictor, level=region, whole_pose=whole_pose) if guarantee else None
     exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
         predictor, out, box_file, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
-        max_frames=max_frames, exif=exif, options=options,
+        max_frames=max_frames, exif=exif, options=options, guarantee=guaranteed,
     )  # fmt: skip
     with work:
         work.run(files)
-    people = len(work.records)
-    counts = {"pictures": len(work.images), "people": people, "failed": len(work.failed), "out": str(out)}
+    counts = {"pictures": len(work.images), "people": len(work.records), "failed": len(work.failed), "out": str(out)}
     print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
     if box_file is not None and (unused := box_file.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
@@ -162,11 +180,11 @@ class _Work:
 
     def __init__(
         self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels,
-        max_frames, exif, options
+        max_frames, exif, options, guarantee
     ):  # fmt: skip
         self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
         self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
-        self.max_frames, self.exif = max_frames, exif
+        self.max_frames, self.exif, self.guarantee = max_frames, exif, guarantee
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
@@ -204,9 +222,7 @@ class _Work:
             bar.update()
             try:
                 image = media.picture(file, max_pixels=self.max_pixels, upright=file not in self.stored)
-            except (
-                Exception
-            ) as error:  # decoders raise many exception types, and the other pictures still have to be done
+            except Exception as error:  # decoders raise many types, and the other pictures still have to be done
                 named = isinstance(error, (ValueError, OSError)) and str(file) in str(error)
                 self.failed.append(str(error) if named else f"{file}: {type(error).__name__}: {error}")
                 continue
@@ -290,7 +306,9 @@ class _Work:
     def _draw(self, image: np.ndarray, poses) -> np.ndarray:
         is_drawn = poses.confidence > self.draw_above
         curves = []
-        if self.region is not None:
+        if self.guarantee is not None:
+            curves = self.guarantee.curves(poses, is_drawn)
+        elif self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[is_drawn]]
         return draw(
             image, poses.xy, is_drawn, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
@@ -302,12 +320,16 @@ class _Work:
         self.images.append({"id": image_id, **where, "width": image.shape[1], "height": image.shape[0]})
         self.records += [record | where for record in poses.records(image_id)]
         deviation = poses.deviation
+        limits = np.zeros((len(poses), len(self.predictor.skeleton.joints), 0))
+        if self.guarantee is not None:
+            self.guarantee.add(poses)
+            limits = self.guarantee.limits(poses).reshape(*limits.shape[:2], 4)
         for p in range(len(poses)):
             person = [str(file), "" if frame is None else frame, image_id, p, round(float(poses.score[p]), 6)]
             for k, joint in enumerate(self.predictor.skeleton.joints):
                 spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
                 numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
-                self.rows.writerow([*person, joint, *numbers])
+                self.rows.writerow([*person, joint, *numbers, *limits[p, k].round(3).tolist()])
 
     def _ids(self, files: list[Path]) -> dict[Path, int]:
         """Returns the ids of the boxes' data set; else the number in a name, as in COCO's; else the next free number."""
@@ -328,7 +350,7 @@ class _Work:
         # File names may contain bytes that are not text.
         self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
         self.rows = csv.writer(self.table)
-        self.rows.writerow(COLUMNS)
+        self.rows.writerow(COLUMNS if self.guarantee is None else COLUMNS + LIMITS)
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -343,6 +365,8 @@ class _Work:
         kind = joints.to_coco_category(category_id=self.category)
         images = {"images": self.images, "annotations": [], "categories": [kind]}
         write_json(self.out / "images.json", images)
+        if self.guarantee is not None:
+            self.guarantee.write(self.out / "guarantee.json")
         self.trajectories = self.sequences.write()
         self.failed += self.sequences.failed
 

@@ -189,8 +189,7 @@ def load(
 
     Settings that are not given are those of the checkpoint's evaluation (`jaxpose.inference.from_checkpoint`), with two
     exceptions: poses are not suppressed (`jaxpose.evaluation.results.suppress` does that), and pictures are always
-        decoded
-    in full.
+    decoded in full.
 
     Args:
         directory: The run's folder, or its checkpoints folder.

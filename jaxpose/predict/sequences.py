@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxpose import interchange
+from jaxpose import interchange, tracking
 from jaxpose.predict.poses import Poses
 from jaxpose.skeleton import Skeleton
 from jaxpose.trajectories import Trajectories
@@ -28,17 +28,24 @@ class Options:
         formats: Some of `jaxpose.interchange.FORMATS`; with none, nothing is written.
         radius: Pixels; the written likelihood is the probability that the error of a joint is below this.
         fps: Frames per second of folders of frames.
+        tracked: Whether persons get their identities before they are written.
+        people: The number of persons; None if it is unknown.
 
     Raises:
-        ValueError: A radius or a rate is not positive.
+        ValueError: A radius, a rate or a number of people is not positive, or tracks are asked for without a format.
         ImportError: A format needs a package that is not installed.
     """
 
     formats: tuple[interchange.Format, ...] = ()
     radius: float = 5.0
     fps: float = 25.0
+    tracked: bool = False
+    people: int | None = None
 
     def __post_init__(self):
+        if self.tracked and not self.formats:
+            raise ValueError("--track and --people are of trajectories: give --formats too, such as --formats npz dlc")
+        tracking.Options(people=self.people)
         for flag, value in (("--within", self.radius), ("--fps", self.fps)):
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{flag} {value}: expected a positive number")
@@ -166,7 +173,9 @@ class Sequences:
         paths: list[Path] = []
         for recording in self.recordings.values():
             poses = recording.trajectories()
-            if poses.mean.shape[1] > 1:
+            if self.options.tracked:
+                poses = tracking.track(poses, options=tracking.Options(people=self.options.people))
+            elif poses.mean.shape[1] > 1:
                 log.warning(
                     "%s: up to %d persons in a frame, and which of them is the same one in the next frame is not known; `jaxpose "
                     "track` finds out", recording.source, poses.mean.shape[1],

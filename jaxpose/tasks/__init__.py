@@ -1,10 +1,10 @@
-"""Tasks: a net, a head, a loss and a decoding put together as pure functions.
+"""Tasks: a net, a head, a loss and a decoder, combined into pure functions.
 
 A family of tasks is a frozen dataclass with the methods of the Protocol `Task` (`jaxpose.tasks.base`), made by a function:
 `regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `bottom_up` a `BottomUp`. A new family is one file here and its name
 in `jaxpose.tasks.stored.FAMILIES`.
 
-Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which says where papers and codes differ.
+Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which lists where papers and code differ.
 
 >>> from jaxpose.tasks import from_config
 """

@@ -1,12 +1,12 @@
-"""What a task is, and what every task does to an image before the net sees it.
+"""Defines a task, and how every task normalises an image before the net sees it.
 
-Three Protocols say what the rest of the package may ask of a task. They grow by what a task works on:
+Three Protocols define what the rest of the package may expect of a task. Each one extends the previous one:
 
-    Task        anything that is trained and predicts: all that `train`, `checkpoint` and a training loop need
+    Task        anything that trains and predicts: all that `train`, `checkpoint` and a training loop need
     PoseTask    its outputs are joints of a skeleton (a lifting of 2D joints to 3D is one, and reads no image)
     ImageTask   it reads images of a given size: all that prediction, export and pictures need
 
-No class has to inherit from them: whatever has the members satisfies them. The families of this package
+No class has to inherit from them: any class with these members satisfies them. The families of this package
 (`Regression`, `Heatmaps`, `BottomUp`) are frozen dataclasses on `NetTask` and satisfy all three.
 """
 
@@ -32,7 +32,7 @@ Level = Literal["person", "image"]
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained: pure functions of variables and a batch, and the description that rebuilds them.
+    """Pure functions of variables and a batch that are trained, and the description that rebuilds them.
 
     The members here are all that `jaxpose.train` and `jaxpose.checkpoint` use, so a task need not read images, and its
     predictions need not be joints. A class of your own trains as soon as it has them:
@@ -54,12 +54,12 @@ class Task(Protocol):
 
     @property
     def family(self) -> str:
-        """Name of the family in a stored config. Only `from_config` compares it; to everybody else it is a label."""
+        """Name of the family in a stored config. Only `from_config` compares it; everywhere else it is a label."""
         ...
 
     @property
     def level(self) -> Level:
-        """What one sample of a batch is: "person" (a crop, or the joints of one person) or "image" (a whole image or scan)."""
+        """The kind of one sample of a batch: "person" (a crop, or one person's joints) or "image" (a whole image or scan)."""
         ...
 
     @property
@@ -69,39 +69,39 @@ class Task(Protocol):
 
     @property
     def config(self) -> dict[str, Any]:
-        """A JSON-able description; `jaxpose.tasks.from_config(task.config)` gives an equal task back."""
+        """A description that JSON can hold; `jaxpose.tasks.from_config(task.config)` returns an equal task."""
         ...
 
     def init(self, key: jax.Array) -> PyTree:
-        """Fresh variables: {"params", "batch_stats"}."""
+        """Returns freshly initialised variables: {"params", "batch_stats"}."""
         ...
 
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
-        """(scalar, (new collections, metrics)): the mean over the global batch, and what the step logs beside it.
+        """Returns (scalar, (new collections, metrics)): the mean over the global batch, and what the step also logs.
 
         Args:
-            variables: as `init` gives them.
+            variables: the variables, with the structure that `init` returns.
             batch: arrays with the samples on the first axis.
-            key: randomness of this step.
+            key: random key of this step.
         """
         ...
 
     def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
-        """The arrays named in `outputs`, with the samples of the batch on the first axis.
+        """Returns the arrays named in `outputs`, with the samples of the batch on the first axis.
 
         Args:
-            variables: as `init` gives them.
+            variables: the variables, with the structure that `init` returns.
             batch: the inputs; labels are not needed.
             flip_test: average with the prediction for the mirrored input. A task whose input has no mirror image ignores it.
         """
         ...
 
     def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
-        """The predictive density of the standardised error (`jaxpose.density`), or None for a task that states none.
+        """Returns the predictive density of the standardised error (`jaxpose.density`), or None if the task defines none.
 
         Args:
-            variables: as `init` gives them.
-            required: raise a ValueError where the task states a density, but its weights lack a part of it.
+            variables: the variables, with the structure that `init` returns.
+            required: if True, raise a ValueError for weights that lack a part of the task's density.
         """
         ...
 
@@ -122,12 +122,12 @@ class ImageTask(PoseTask, Protocol):
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Width and height of the input in pixels; of the training images where a net takes images of any size."""
+        """Width and height of the input in pixels (of the training images, for a net that takes images of any size)."""
         ...
 
     @property
     def size_multiple(self) -> int:
-        """The width and the height of an image at test are multiples of this number."""
+        """The number of which the width and the height of a test image must be multiples."""
         ...
 
     @property
@@ -137,30 +137,30 @@ class ImageTask(PoseTask, Protocol):
 
     @property
     def public_outputs(self) -> tuple[str, ...]:
-        """The outputs that mean something to a user: without intermediate values and without a sigma that is not trained."""
+        """Names of the outputs for users, without intermediate values and without a sigma that is not trained."""
         ...
 
     @property
     def rescore(self) -> str:
-        """The published rule for a person's score (`jaxpose.evaluation.results.person_score`) of this family."""
+        """Name of this family's published rule for a person's score (`jaxpose.evaluation.results.person_score`)."""
         ...
 
     def inference_variables(self, variables: PyTree) -> PyTree:
-        """The part of the variables that `predict` reads."""
+        """Returns the part of the variables that `predict` reads."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class NetTask:
-    """What the families of this package share: a net that reads images, their normalisation, and the stored description.
+    """The shared part of the families: a net that reads images, their normalisation, and the stored description.
 
-    A family lists in `SETTINGS` what its config holds beside the net, the skeleton and the size: {key of the config:
+    A family lists in `SETTINGS` what its config holds in addition to the net, the skeleton and the size: {key of the config:
     (field of the class, dataclass of the value or None for a plain value)}. Two tasks are equal only if they are the same
     object (`eq=False`), so that JAX caches the programs of `task.loss` and `task.predict` by the task.
 
     Attributes:
         net: a linen module, `net.apply(variables, images, train=...)`.
-        skeleton: of the joints that the net predicts.
+        skeleton: the skeleton whose joints the net predicts.
         size_wh: width and height of the input in pixels.
         preprocess: name of an image normalisation, see `PREPROCESS`.
     """
@@ -197,10 +197,10 @@ class NetTask:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], *, net: nn.Module | None = None) -> Self:
-        """The inverse of `config`; see `jaxpose.tasks.from_config`, which finds the family."""
+        """The inverse of `config`; see `jaxpose.tasks.from_config`, which selects the family."""
         missing = [name for name in ("net", "skeleton", "size_wh", *cls.SETTINGS) if name not in config]
         if missing:
-            raise ValueError(f"the task's config lacks {', '.join(missing)}: it holds {', '.join(config)}")
+            raise ValueError(f"the task's config lacks {', '.join(missing)}; its fields are {', '.join(config)}")
         if net is None and config["net"] is None:
             raise ValueError("this checkpoint was trained with a net of your own: pass it as net=")
         return cls(
@@ -215,7 +215,7 @@ class NetTask:
 
     @property
     def public_outputs(self) -> tuple[str, ...]:
-        """See `ImageTask.public_outputs`: here, all of them."""
+        """See `ImageTask.public_outputs`; by default all outputs are public."""
         return self.outputs
 
     def init(self, key: jax.Array) -> PyTree:
@@ -224,21 +224,21 @@ class NetTask:
         return {"params": {"net": params}, "batch_stats": batch_stats}
 
     def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
-        """See `Task.density`: a family states none unless it says so."""
+        """See `Task.density`; a family defines none unless it overrides this method."""
         return None
 
     def inference_variables(self, variables: PyTree) -> PyTree:
-        """See `ImageTask.inference_variables`: here, all of them."""
+        """See `ImageTask.inference_variables`; by default all variables are read."""
         return variables
 
     def init_net(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Fresh (params, batch_stats) of the net for one image of `size_wh`."""
+        """Returns fresh (params, batch_stats) of the net, initialised with one image of `size_wh`."""
         width, height = self.size_wh
         variables = self.net.init(key, jnp.zeros((1, height, width, 3)), train=False)
         return variables["params"], variables.get("batch_stats", {})
 
     def apply_net(self, variables: PyTree, images: jax.Array, *, train: bool, **options: Any) -> tuple[Any, PyTree]:
-        """Raw outputs of the net for images (B, H, W, 3) in 0..255, and its new collections ({} unless it trains)."""
+        """Returns the net's raw outputs for images (B, H, W, 3) in 0..255, and its new collections ({} unless `train`)."""
         images = preprocessor(self.preprocess)(images)
         variables = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
         if not train:
@@ -247,7 +247,7 @@ class NetTask:
 
     @property
     def flip_index(self) -> jax.Array:
-        """(K,) the joint that takes the place of each joint in the mirror image."""
+        """(K,) indices of the joints that take the place of each joint in the mirror image."""
         return jnp.asarray(self.skeleton.flip_index)
 
 
@@ -255,7 +255,7 @@ class NetTask:
 class Preprocess:
     """Channel statistics of RGB images in 0..255: the net sees (image - mean) / std.
 
-    `IMAGENET` is torchvision's and mmpose's. `RLE_OFFICIAL` is what the authors' 2D code does (QUIRK R14): slightly
+    `IMAGENET` is that of torchvision and mmpose. `RLE_OFFICIAL` reproduces the authors' 2D code (QUIRK R14): slightly
     different means in BGR order taken from an RGB image in 0..1, and no division by a standard deviation.
     """
 
@@ -264,7 +264,7 @@ class Preprocess:
     bgr: bool = False
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """(..., H, W, 3) uint8 or float in 0..255 -> float32.
+        """Normalises images (..., H, W, 3), uint8 or float in 0..255, to float32.
 
         >>> f"{IMAGENET(jnp.full((1, 1, 3), 255, jnp.uint8))[0, 0, 0]:.4f}"
         '2.2489'
@@ -280,27 +280,27 @@ PREPROCESS = {"imagenet": IMAGENET, "rle_official": RLE_OFFICIAL, "simple_baseli
 
 
 def preprocessor(name: str) -> Preprocess:
-    """The image normalisation of that name; a ValueError for another."""
+    """Returns the image normalisation called `name`; raises a ValueError for an unknown name."""
     if name not in PREPROCESS:
         raise ValueError(f"preprocess={name!r}: expected one of {', '.join(PREPROCESS)}")
     return PREPROCESS[name]
 
 
 def check_size(size_wh: Sequence[int]) -> None:
-    """Raise unless width and height of the input are positive."""
+    """Raises a ValueError unless width and height of the input are positive."""
     if len(size_wh) != 2 or min(size_wh) < 1:
         raise ValueError(f"size_wh={size_wh!r}: expected the input's width and height in pixels, both positive")
 
 
 def check_choices(settings: Any) -> None:
-    """Raise where a field of a dataclass, annotated as Literal, holds something else."""
+    """Raises a ValueError if a field annotated as Literal holds a value that is not in its list."""
     for name, kind in get_type_hints(type(settings)).items():
         if get_origin(kind) is Literal and getattr(settings, name) not in get_args(kind):
             raise ValueError(f"{name}={getattr(settings, name)!r}: expected one of {', '.join(get_args(kind))}")
 
 
 def check_positive(settings: Any, *names: str) -> None:
-    """Raise where a field is not above 0."""
+    """Raises a ValueError if one of the named fields is not above 0."""
     for name in names:
         if not getattr(settings, name) > 0:
             raise ValueError(f"{name}={getattr(settings, name)}: expected a positive number")

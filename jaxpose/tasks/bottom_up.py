@@ -1,18 +1,18 @@
-"""All people of a whole image: heatmaps of all of them at once, and tags that tell which person a joint belongs to.
+"""Detects all people in a whole image, from heatmaps of all of them and tags that assign each joint to a person.
 
-HigherHRNet (Cheng 2020) gives heatmaps at 1/4 and at 1/2 of the image size and tags at 1/4. Associative embedding (Newell
-2017) pulls the tags of a person together and those of two people apart. SWAHR (Luo 2021) adds two parts, which can be used
-alone or together:
+HigherHRNet (Cheng 2020) predicts heatmaps at 1/4 and at 1/2 of the image size and tags at 1/4. Associative embedding (Newell
+2017) pulls the tags of one person together and pushes those of two people apart. SWAHR (Luo 2021) adds two parts, which can
+be used alone or together:
 
     SAHR   the net also predicts alpha, by which the Gaussian of a joint becomes wider or narrower
            (`heatmap.scale_adaptive`), held near 0 by `losses.scale_penalty`
-    WAHR   easy pixels of the heatmaps weigh less (`losses.weight_adaptive_mse`)
+    WAHR   easy pixels of the heatmaps have lower weights (`losses.weight_adaptive_mse`)
 
 The loss of a batch is the mean over its images, joints and pixels. Masked pixels count as zeros in that mean, as published:
 
     sum over both resolutions (maps + penalty * alpha^2) + embedding * (pull + push)
 
-A prediction consists of maps; `BottomUp.people` turns them into people.
+A prediction consists of maps; `BottomUp.people` groups them into people.
 """
 
 from __future__ import annotations
@@ -37,17 +37,18 @@ class PeopleLoss:
     """The targets of the maps of a whole image, and the terms of the loss.
 
     Attributes:
-        targets: the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet). "scale_adaptive":
-            scaled pixel by pixel by the predicted alpha (SAHR). "box": `sigma` times the longer side of the person's box,
-            divided by `base`, and rounded as in the released code to round(sigma + 1/2), half to even, at least 1 (SHR, table 4
-            of Luo 2021, the baseline of SAHR).
+        targets: the rule for the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet).
+            "scale_adaptive": scaled pixel by pixel by the predicted alpha (SAHR). "box": `sigma` times the longer side of the
+            person's box, divided by `base`, and rounded as in the released code to round(sigma + 1/2), half to even, at least 1
+            (SHR, table 4 of Luo 2021, the baseline of SAHR).
         sigma: standard deviation in map pixels, at both resolutions.
-        base: side in input pixels of a box whose Gaussians have `sigma`; used by "box".
-        order: how "scale_adaptive" raises a Gaussian to a power: to "second" order, as published, or the "exact" power.
-        exponent: what alpha changes in "scale_adaptive": the exponent ("alpha", as published) or the standard deviation
-            ("std"), QUIRK S1.
+        base: side in input pixels of a box whose Gaussians have the standard deviation `sigma`; used by "box".
+        order: the power that "scale_adaptive" applies to a Gaussian: its expansion to "second" order, as published, or the
+            "exact" power.
+        exponent: the quantity that alpha changes in "scale_adaptive": the exponent ("alpha", as published) or the standard
+            deviation ("std"), QUIRK S1.
         penalty: lambda, the factor of alpha^2.
-        weighting: "none": all pixels weigh alike; "adaptive": WAHR.
+        weighting: the weights of the pixels: "none": equal weights; "adaptive": WAHR.
         gamma: exponent of the weights of "adaptive".
         embedding: factor of pull and push.
         variant: form of the push, see `losses.associative_embedding` (QUIRK S7).
@@ -74,15 +75,16 @@ class PeopleLoss:
 
 @dataclass(frozen=True)
 class FindPeople:
-    """How people are found in the maps, see `jaxpose.grouping.group`.
+    """Settings of the search for people in the maps, see `jaxpose.grouping.group`.
 
     Attributes:
         max_people: largest number of people in an image.
         detection_threshold: least height of a joint's peak; SWAHR tests with 0.12 (W32) and 0.1 (W48), QUIRK S8.
         tag_threshold: largest distance between a joint's tag and the mean tag of its person.
-        refine: search the whole map for the joints that a person lacks.
-        maps: "both": the mean of both resolutions; "half": the maps at 1/2 alone, as in tables 7 and 8 of Luo 2021.
-        project: enlarge the maps to the size of the image before the search, as published; otherwise search at 1/2.
+        refine: if True, search the whole map for the joints that a person lacks.
+        maps: the maps that are searched: "both": the mean of both resolutions; "half": the maps at 1/2 alone, as in tables 7
+            and 8 of Luo 2021.
+        project: if True, enlarge the maps to the size of the image before the search, as published, instead of searching at 1/2.
     """
 
     max_people: int = 30
@@ -101,12 +103,12 @@ class FindPeople:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BottomUp(NetTask):
-    """The family whose net gives the maps and tags of all people of an image; made by `bottom_up`.
+    """The family whose net predicts the maps and tags of all people of an image; created by `bottom_up`.
 
     Attributes:
         net, skeleton, size_wh, preprocess: see `NetTask`.
-        people_loss: "loss" of the config.
-        search: "people" of the config, how people are found in the maps.
+        people_loss: the targets and terms of the loss, "loss" in the config.
+        search: the settings of the search for people, "people" in the config.
     """
 
     people_loss: PeopleLoss = PeopleLoss()
@@ -116,7 +118,7 @@ class BottomUp(NetTask):
     level: ClassVar[Level] = "image"
     outputs: ClassVar[tuple[str, ...]] = ("heatmap", "tag")
     rescore: ClassVar[str] = "box"
-    size_multiple: ClassVar[int] = 2 * COARSEST  # which the published test code rounds the sides to
+    size_multiple: ClassVar[int] = 2 * COARSEST  # the published test code rounds the sides to it
     SETTINGS: ClassVar = {
         "loss": ("people_loss", PeopleLoss),
         "people": ("search", FindPeople),
@@ -137,16 +139,16 @@ class BottomUp(NetTask):
 
     @property
     def learns_scale(self) -> bool:
-        """Whether the training scales the Gaussians by the predicted alpha, so that `scale_factors` means something."""
+        """Whether training scales the Gaussians by the predicted alpha, so that `scale_factors` is meaningful."""
         return self.people_loss.targets == "scale_adaptive"
 
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
         """See `Task.loss`.
 
         Args:
-            variables: as `init` gives them.
-            batch: of `jaxpose.data.images`, see `bottom_up`.
-            key: unused; this loss draws nothing.
+            variables: the variables, with the structure that `init` returns.
+            batch: a batch of `jaxpose.data.whole_images`, see `bottom_up`.
+            key: unused; this loss is deterministic.
         """
         settings = self.people_loss
         stages, collections = self.run_net(variables, batch["image"], train=True)
@@ -170,15 +172,15 @@ class BottomUp(NetTask):
         """See `Task.predict`.
 
         Args:
-            variables: as `init` gives them.
-            batch: image and any number of further scales of it, see `bottom_up`.
-            flip_test: average the heatmaps with those of the mirrored images, and add the tags of those.
+            variables: the variables, with the structure that `init` returns.
+            batch: the image and any number of further scales of it, see `bottom_up`.
+            flip_test: if True, average the heatmaps with those of the mirrored images, and append their tags.
 
         Returns:
-            heatmap (B, h, w, K) and tag (B, h, w, K, T), T = 2 with the flip test; `people` makes people of them.
+            heatmap (B, h, w, K) and tag (B, h, w, K, T), with T = 2 in the flip test; `people` groups them into people.
         """
         views = [name for name in batch if name == "image" or name.startswith("image_") and name != "image_id"]
-        views.sort(key=lambda name: name != "image")  # the first decides the size, and has the tags
+        views.sort(key=lambda name: name != "image")  # the first one decides the size and supplies the tags
         height, width = batch["image"].shape[1:3]
         size_hw = (height, width) if self.search.project else (height // 2, width // 2)
         total, tags = jnp.zeros(()), []
@@ -195,12 +197,12 @@ class BottomUp(NetTask):
     def people(
         self, outputs: dict[str, Any], *, stride: float, device: bool = False
     ) -> dict[str, np.ndarray | jax.Array]:
-        """The people in the maps that `predict` gave; see `find_people`.
+        """Groups the maps that `predict` returned into people; see `find_people`.
 
         Args:
-            outputs: of `predict`.
+            outputs: the output of `predict`.
             stride: input pixels per map pixel.
-            device: group with the jitted `grouping.group_batch`; by default with `grouping.group` on the host.
+            device: if True, group with the jitted `grouping.group_batch`; by default `grouping.group` runs on the host.
 
         Returns:
             poses (B, max_people, K, 3), scores (B, max_people) and valid (B, max_people).
@@ -208,35 +210,35 @@ class BottomUp(NetTask):
         return find_people(outputs, self.search, stride=stride, device=device)
 
     def scale_factors(self, variables: PyTree, images: jax.Array) -> jax.Array:
-        """By what the learned alpha multiplies the standard deviation of a Gaussian (figure 5 of Luo 2021).
+        """Returns the factor by which the learned alpha multiplies the standard deviation (figure 5 of Luo 2021).
 
-        H^(1 + alpha) has sigma_0 (1 + alpha)^(-1/2), exponent "alpha", where the paper reads 1 / (1 + alpha), its s, as the
-        factor (QUIRK S1); with exponent "std" it is sigma_0 / (1 + alpha). The second order, as published, is near that about
-        the joint only. 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
+        H^(1 + alpha) has sigma_0 (1 + alpha)^(-1/2) for the exponent "alpha", where the paper takes 1 / (1 + alpha), its s, as the
+        factor (QUIRK S1); with the exponent "std" it is sigma_0 / (1 + alpha). The published second order is close to that only
+        near the joint. 1 + alpha is bounded below as in `heatmap.scale_adaptive`.
 
         Args:
-            variables: as `init` gives them.
-            images: (B, H, W, 3) as in a batch.
+            variables: the variables, with the structure that `init` returns.
+            images: (B, H, W, 3), as in a batch.
 
         Returns:
-            (B, H/2, W/2, K).
+            The factors (B, H/2, W/2, K).
 
         Raises:
             ValueError: the net has no scale maps.
         """
         maps = self.run_net(variables, images, train=False)[0][-1]
         if "alpha" not in maps:
-            raise ValueError("this net has no scale maps: they come with targets='scale_adaptive'")
+            raise ValueError("this net has no scale maps: train with targets='scale_adaptive' to get them")
         bounded = jnp.maximum(1 + maps["alpha"], heatmap.LEAST_EXPONENT)
         return bounded**-0.5 if self.people_loss.exponent == "alpha" else 1 / bounded
 
     def run_net(
         self, variables: PyTree, images: jax.Array, *, train: bool
     ) -> tuple[tuple[dict[str, jax.Array], ...], PyTree]:
-        """The maps at 1/4 and at 1/2 of the images, by name, with the new collections.
+        """Returns the maps at 1/4 and at 1/2 of the images, by name, with the new collections.
 
         Raises:
-            ValueError: maps of other strides.
+            ValueError: the maps have other strides.
         """
         outputs, collections = self.apply_net(variables, images, train=train)
         stages = self.net.split(outputs)
@@ -249,7 +251,7 @@ class BottomUp(NetTask):
         return stages, collections
 
     def view(self, variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Heatmaps, averaged over the resolutions, and tags of images as they are, both at 1/2."""
+        """Returns the heatmaps, averaged over the resolutions, and the tags of unmirrored images, both at 1/2."""
         (coarse, fine), _ = self.run_net(variables, images, train=False)
         size_hw = fine["heatmap"].shape[1:3]
         maps = fine["heatmap"]
@@ -258,21 +260,21 @@ class BottomUp(NetTask):
         return maps, resized(coarse["tag"], size_hw)
 
     def sigma(self, batch: Batch) -> float | jax.Array:
-        """Standard deviation of the unscaled Gaussians in map pixels: one number, or (B, P, K)."""
+        """Returns the standard deviation of the unscaled Gaussians in map pixels: one number, or (B, P, K)."""
         settings = self.people_loss
         if settings.targets != "box":
             return settings.sigma
-        # The released code's rounding: a fractional patch has its peak beside the joint.
+        # The released code's rounding: a patch at a fractional position would have its peak beside the joint.
         sigma = jnp.maximum(jnp.round(settings.sigma * batch["extent"] / settings.base + 0.5), 1)
         return jnp.broadcast_to(sigma[..., None], batch["joints"].shape[:-1])
 
     def loss_of_maps(
         self, maps: dict[str, jax.Array], base: jax.Array, *, where: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The terms of one resolution, two scalars: of the heatmaps, and of alpha before its factor lambda.
+        """Returns two scalars for one resolution: the heatmap term, and the alpha term before its factor lambda.
 
         Args:
-            maps: of one resolution, "heatmap" (B, h, w, K) and, of a net with scale maps, "alpha".
+            maps: the maps of one resolution: "heatmap" (B, h, w, K) and, for a net with scale maps, "alpha".
             base: the unscaled Gaussians (B, h, w, K).
             where: (B, h, w) pixels that count.
         """
@@ -297,25 +299,25 @@ def bottom_up(
     people: FindPeople = FindPeople(),
     preprocess: str = "imagenet",
 ) -> BottomUp:
-    """A task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
+    """Returns a task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
 
     `loss` takes a batch of `jaxpose.data.whole_images`: image (B, H, W, 3), joints (B, P, K, 2) in input pixels, visibility
     (B, P, K), extent (B, P), mask_4 and mask_2. `predict` takes image, whose sides are multiples of 64, and any number of
-    further scales of it (image_0.5 and so on), which are all enlarged to the maps of the first. It gives heatmap (B, h, w, K)
-    and tag (B, h, w, K, T), with T = 2 in the flip test. Heatmaps are averaged over scales and mirror images; tags are those
-    of the first scale, one from each mirror image.
+    further scales of it (image_0.5 and so on), which are all enlarged to the maps of the first. It returns heatmap (B, h, w, K)
+    and tag (B, h, w, K, T), with T = 2 in the flip test. Heatmaps are averaged over scales and mirror images; tags come from
+    the first scale, one from each mirror image.
 
     Args:
-        net: images -> maps at 1/4 and at 1/2.
-        skeleton: of the joints that the net predicts.
+        net: the net, from images to maps at 1/4 and at 1/2.
+        skeleton: the skeleton whose joints the net predicts.
         size_wh: size (W, H) of the training images.
         loss: targets and terms of the loss.
-        people: how people are found in the maps.
+        people: settings of the search for people in the maps.
         preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-        ValueError: an unknown option; a size that is no multiple of 32; scale-adaptive targets for a net without scale maps;
-            a net for another skeleton.
+        ValueError: an option is unknown; the size is not a multiple of 32; scale-adaptive targets are used with a net without
+            scale maps; the net was built for another skeleton.
 
     >>> from jaxpose.nets import HigherHRNet, HRNet
     >>> from jaxpose.skeleton import COCO17
@@ -327,7 +329,7 @@ def bottom_up(
 
 
 def resized(maps: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
-    """Maps (B, h, w, K) at another size, bilinear, the corners of the outer pixels kept in place.
+    """Resizes maps (B, h, w, K) bilinearly, with the corners of the outer pixels kept in place.
 
     >>> resized(jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 4)).ravel().tolist()
     [0.0, 0.25, 0.75, 1.0]
@@ -338,13 +340,13 @@ def resized(maps: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
 
 
 def read_joints(maps: jax.Array, joints: jax.Array, visible: jax.Array, *, width: int) -> tuple[jax.Array, jax.Array]:
-    """Values of maps (B, h, w, K) at joints (B, P, K, 2), and (B, P, K) where they were read; see `heatmap.read`.
+    """Returns the values of maps (B, h, w, K) at joints (B, P, K, 2), and a mask (B, P, K) of those read; see `heatmap.read`.
 
     Args:
-        maps: of the images.
-        joints: in input pixels.
+        maps: the maps of the images.
+        joints: the joints in input pixels.
         visible: (B, P, K), above 0 where labelled.
-        width: of the images in input pixels.
+        width: width of the images in input pixels.
 
     >>> values, where = read_joints(jnp.arange(4.0).reshape(1, 1, 4, 1), jnp.array([[[[5.0, 0.0]]]]), jnp.ones((1, 1, 1)), width=8)
     >>> values.item(), where.item()
@@ -356,21 +358,21 @@ def read_joints(maps: jax.Array, joints: jax.Array, visible: jax.Array, *, width
 def find_people(
     maps: dict[str, Any], settings: FindPeople, *, stride: float, device: bool = False
 ) -> dict[str, np.ndarray | jax.Array]:
-    """The people in the maps that `BottomUp.predict` gives.
+    """Groups the maps that `BottomUp.predict` returns into people.
 
     Args:
         maps: "heatmap" (B, h, w, K) and "tag" (B, h, w, K, T).
-        settings: of the search.
+        settings: settings of the search.
         stride: input pixels per map pixel.
-        device: group with the jitted `grouping.group_batch`, where the maps are; by default with `grouping.group` on the
-            host, image by image, which is faster on a processor.
+        device: if True, group with the jitted `grouping.group_batch` on the device that holds the maps; by default
+            `grouping.group` runs on the host, image by image, which is faster on a CPU.
 
     Returns:
-        poses (B, max_people, K, 3): x, y in input pixels and the joint's score, 0 for a joint that was not found; scores
-        (B, max_people), best first; valid (B, max_people) bool. Of more people than `max_people` the best are returned.
+        poses (B, max_people, K, 3): x, y in input pixels and the joint's score, which is 0 for a missing joint; scores
+        (B, max_people), best first; valid (B, max_people) bool. If there are more than `max_people`, the best are returned.
 
     Raises:
-        ValueError: maps that are not finite.
+        ValueError: the maps are not finite.
 
     >>> maps = {"heatmap": np.zeros((1, 8, 8, 2)), "tag": np.zeros((1, 8, 8, 2, 1))}
     >>> maps["heatmap"][0, 2, 1] = maps["heatmap"][0, 6, 5] = 0.9

@@ -1,7 +1,7 @@
-"""The encoding of joints as heatmaps: one object that the target of a loss and the readout share.
+"""The encoding of joints as heatmaps: one object that the target of a loss and the decoder share.
 
-What has to agree between the two is the grid, that is which input pixel a map pixel stands for. UDP's grid differs from
-everybody else's (`MapCodec.pixels_per_cell`), and a net that is trained on one and read on the other is off by up to a
+The two have to agree on the grid, that is, on the input pixel that a map pixel stands for. UDP's grid differs from all
+others (`MapCodec.pixels_per_cell`), and a net that is trained on one grid and decoded on the other is wrong by up to a
 pixel of its maps. Here `target` decides the grid in both directions.
 """
 
@@ -23,17 +23,17 @@ Search = Literal["argmax", "dark", "udp"]
 
 @dataclass(frozen=True)
 class MapCodec:
-    """Joints in input pixels -> heatmaps (`encode`) and back (`decode`).
+    """Converts joints in input pixels to heatmaps (`encode`) and back (`decode`).
 
-    Target and search are chosen separately, as the published configurations do: "udp" maps are usually read by "udp", but
+    Target and search are separate settings, as in the published configurations: "udp" maps are usually read by "udp", but
     may be read by "argmax". The grid follows from `target` alone, whatever the search.
 
     Attributes:
-        target: which Gaussian, see `jaxpose.heatmap.gaussian`; "udp" is also the other grid.
+        target: kind of Gaussian, see `jaxpose.heatmap.gaussian`; "udp" also selects UDP's grid.
         sigma: standard deviation of the Gaussian in map pixels.
-        search: how the peak is found, one of `heatmap.argmax` (with the quarter shift), `heatmap.dark` and `heatmap.udp`.
+        search: method that locates the peak: `heatmap.argmax` (with the quarter shift), `heatmap.dark` or `heatmap.udp`.
         kernel: width of the blur of "dark" and "udp": 11 for a sigma of 2, 17 for 3.
-        border: of the quarter shift of "argmax".
+        border: rule of the quarter shift of "argmax" at the border of the map.
 
     >>> codec = MapCodec(target="udp", search="udp")
     >>> joints = jnp.array([[[95.0, 127.5]]])
@@ -56,7 +56,7 @@ class MapCodec:
         check_positive(self, "sigma")
 
     def pixels_per_cell(self, size_wh: Sequence[int], size_hw: Sequence[int]) -> tuple[float, float]:
-        """Input pixels per map pixel, along x and along y.
+        """Returns the input pixels per map pixel, along x and along y.
 
         Pixel 0 of the map is pixel 0 of the input. The stride is W / w in SimpleBaseline, HRNet and integral regression;
         with UDP's targets it is (W - 1) / (w - 1), so that the last pixels coincide too, and the mirrored map is the map of
@@ -75,26 +75,26 @@ class MapCodec:
         return width / w, height / h
 
     def to_map(self, joints: jax.Array, *, size_wh: Sequence[int], size_hw: Sequence[int]) -> jax.Array:
-        """Input pixels (..., K, 2) -> map pixels."""
+        """Converts input pixels (..., K, 2) to map pixels."""
         return joints / jnp.asarray(self.pixels_per_cell(size_wh, size_hw))
 
     def from_map(self, xy: jax.Array, *, size_wh: Sequence[int], size_hw: Sequence[int]) -> jax.Array:
-        """Map pixels (..., K, 2) -> input pixels."""
+        """Converts map pixels (..., K, 2) to input pixels."""
         return xy * jnp.asarray(self.pixels_per_cell(size_wh, size_hw))
 
     def encode(
         self, joints: jax.Array, *, size_wh: Sequence[int], size_hw: Sequence[int], where: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """The Gaussians of joints, and which of them a loss may use.
+        """Returns the Gaussians of joints, and a mask of those that a loss may use.
 
         Args:
-            joints: (..., K, 2) input pixels.
+            joints: (..., K, 2) in input pixels.
             size_wh: (W, H) of the input.
             size_hw: (h, w) of the maps.
-            where: (..., K) labelled joints; by default all.
+            where: (..., K) mask of the labelled joints; by default all.
 
         Returns:
-            maps (..., h, w, K), and (..., K) the joints of `where` whose Gaussian reaches into the map.
+            maps (..., h, w, K), and the mask (..., K) of those joints in `where` whose Gaussian reaches into the map.
         """
         xy = self.to_map(joints, size_wh=size_wh, size_hw=size_hw)
         reaches = heatmap.reaches(xy, size_hw, sigma=self.sigma, method=self.target)
@@ -102,14 +102,14 @@ class MapCodec:
         return heatmap.gaussian(xy, size_hw, sigma=self.sigma, method=self.target), where
 
     def decode(self, maps: jax.Array, *, size_wh: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-        """The peaks of maps.
+        """Returns the position and the height of the peak of each map.
 
         Args:
             maps: (..., h, w, K), with peaks above 0.
             size_wh: (W, H) of the input.
 
         Returns:
-            coordinates (..., K, 2) in input pixels, and (..., K) the height of the peaks.
+            coordinates (..., K, 2) in input pixels, and the heights (..., K) of the peaks.
         """
         match self.search:
             case "argmax":
@@ -121,15 +121,15 @@ class MapCodec:
         return self.from_map(xy, size_wh=size_wh, size_hw=maps.shape[-3:-1]), peak
 
     def mirror(self, maps: jax.Array, *, flip_index: jax.Array) -> jax.Array:
-        """Maps (B, h, w, K) of mirrored images -> maps that can be averaged with those of the images themselves.
+        """Converts maps (B, h, w, K) of mirrored images so that they can be averaged with those of the images themselves.
 
         Args:
-            maps: of the mirrored images.
-            flip_index: (K,) the joint that takes the place of each joint in the mirror image.
+            maps: the maps of the mirrored images.
+            flip_index: (K,) indices of the joints that take the place of each joint in the mirror image.
         """
         mirrored = maps[:, :, ::-1, flip_index]
         if self.target == "udp":
             return mirrored
-        # Pixel i of the map is pixel i W / w of the input: the mirror is off by 1 - w / W of a column, and is moved by one
-        # column as in HRNet's code.
+        # Pixel i of the map is pixel i W / w of the input, so the mirror image is off by 1 - w / W of a column. It is moved by
+        # one column, as in HRNet's code.
         return jnp.concatenate([mirrored[:, :, :1], mirrored[:, :, :-1]], axis=2)

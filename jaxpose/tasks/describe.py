@@ -1,4 +1,4 @@
-"""Nets that we ship as JSON and back, so that a checkpoint can rebuild its net."""
+"""Converts the nets of this package to JSON and back, so that a checkpoint can rebuild its net."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxpose import nets
 
 
 def describe(module: nn.Module) -> dict[str, Any] | None:
-    """{"name": class, field: value ...} of a net that we ship, parts included; None for anybody else's.
+    """Returns {"name": class, field: value ...} for a net of this package and its parts; None for any other net.
 
     >>> describe(nets.HeatmapNet(nets.HRNet(32), 17, deconvs=()))["backbone"]
     {'name': 'HRNet', 'width': 32, 'dtype': 'float32', 'batch_groups': 1}
@@ -31,14 +31,12 @@ def build(config: dict[str, Any]) -> nn.Module:
     """The inverse of `describe`.
 
     Raises:
-        ValueError: a name that is not one of ours, or fields that the net does not have.
+        ValueError: the name is not a net of this package, or the net does not have these fields.
 
     >>> build({"name": "HRNet", "width": 48, "dtype": "bfloat16"}).width
     48
     """
-    if (
-        "name" not in config and {"backbone", "head"} <= config.keys()
-    ):  # as checkpoints had it before there were other nets
+    if "name" not in config and {"backbone", "head"} <= config.keys():  # checkpoints from before there were other nets
         backbone = {**config["backbone"], "name": "ResNet"}
         config = {"name": "PoseRegressor", "backbone": backbone, "head": {"name": "RegressionHead", **config["head"]}}
     fields = {k: build(v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v for k, v in config.items()}

@@ -1,7 +1,7 @@
-"""Coordinates read off heatmaps: detection (Xiao 2018, Sun 2019), integral regression (Sun 2018), and both together with
-the bias of the integral compensated (Gu 2021).
+"""Coordinates read from heatmaps: detection (Xiao 2018, Sun 2019), integral regression (Sun 2018), and their combination
+with a compensation of the integral's bias (Gu 2021).
 
-A net gives K maps, or several stages of K maps. The loss is a map loss, a loss of the soft-argmax coordinates, or both:
+A net predicts K maps, or several stages of K maps. The loss is a map loss, a loss of the soft-argmax coordinates, or both:
 
     H1, H2, H3     MapLoss("mse" | "cross_entropy" | "bce"), no joint loss, read by argmax
     I*             no map loss, L1 of the soft-argmax
@@ -9,7 +9,7 @@ A net gives K maps, or several stages of K maps. The loss is a map loss, a loss 
     IPR, DSNT      mmpose's: JointLoss("smooth_l1"), MapLoss("softmax_mse" | "js")
     Gu's joint     L1 of the compensated soft-argmax at beta 10, and "mse" in the first epochs (L_aug) or always (L_de)
 
-A schedule is two tasks over the same variables, one after the other (`experiments.common.runner`).
+A schedule consists of two tasks over the same variables, one after the other (`experiments.common.runner`).
 """
 
 from __future__ import annotations
@@ -51,21 +51,22 @@ class JointLoss:
 
 @dataclass(frozen=True)
 class Readout:
-    """How coordinates and confidences are read off the maps.
+    """Settings for reading coordinates and confidences from the maps.
 
     Attributes:
-        decode: "argmax" (with the quarter shift), "dark", "udp" or "soft_argmax".
-        beta: factor of the maps in the soft-argmax, which a joint loss sees too; see `jaxpose.heatmap.soft_argmax`.
-        compensate: compensate the bias of the soft-argmax.
-        floor: bound of the compensation. It is larger than the default of `soft_argmax`: initial maps are flat, exactly where
-            the compensation is singular, and a distance from the centre is multiplied by 1 / floor at most. A Gaussian of height
-            1 and sigma 2 on a 64x48 map holds 1.1 % of the softmax at beta 1 and 95 % at beta 10, and is compensated exactly.
-        rectify: replace negative values of the maps by 0, the background that the compensation assumes. Without a map loss
-            nothing keeps them there, and a pixel below 0 counts with a negative weight. This is ours, not in the paper.
-        border: of the quarter shift, "hrnet" or "mmpose".
+        decode: the decoder: "argmax" (with the quarter shift), "dark", "udp" or "soft_argmax".
+        beta: factor of the maps in the soft-argmax, which a joint loss uses too; see `jaxpose.heatmap.soft_argmax`.
+        compensate: if True, compensate the bias of the soft-argmax.
+        floor: bound of the compensation. It is larger than the default of `soft_argmax`, because initial maps are flat, exactly
+            where the compensation is singular; a distance from the centre is multiplied by at most 1 / floor. A Gaussian of
+            height 1 and sigma 2 on a 64x48 map holds 1.1 % of the softmax at beta 1 and 95 % at beta 10, and is compensated
+            exactly.
+        rectify: if True, replace negative values of the maps by 0, the background that the compensation assumes. Without a map
+            loss nothing keeps the background at 0, and a pixel below 0 counts with a negative weight. The paper does not do this.
+        border: rule of the quarter shift at the border, "hrnet" or "mmpose".
         kernel: width of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
-        confidence: "peak": the highest value of the map; "probability": the highest value of its softmax with `beta`; "one":
-            1, as in the published codes of integral regression (QUIRK I4).
+        confidence: source of the confidence: "peak": the highest value of the map; "probability": the highest value of its
+            softmax with `beta`; "one": 1, as in the published code of integral regression (QUIRK I4).
     """
 
     decode: Literal["argmax", "dark", "udp", "soft_argmax"] = "argmax"
@@ -88,13 +89,13 @@ class Readout:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Heatmaps(NetTask):
-    """The family whose net gives heatmaps (B, h, w, K), or a tuple of them, stage by stage; made by `heatmaps`.
+    """The family whose net predicts heatmaps (B, h, w, K), or a tuple of them, stage by stage; created by `heatmaps`.
 
     Attributes:
         net, skeleton, size_wh, preprocess: see `NetTask`.
-        map_loss: "maps" of the config, the loss of the maps.
-        joint_loss: "joints" of the config, the loss of the coordinates.
-        readout: "read" of the config, how coordinates and confidences are read off the maps.
+        map_loss: the loss of the maps, "maps" in the config.
+        joint_loss: the loss of the coordinates, "joints" in the config.
+        readout: the settings for reading coordinates and confidences from the maps, "read" in the config.
     """
 
     map_loss: MapLoss = MSE
@@ -115,16 +116,16 @@ class Heatmaps(NetTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.map_loss.kind == "none" and self.joint_loss.kind == "none":
-            raise ValueError("nothing to learn from: maps.kind and joints.kind are both 'none'")
+            raise ValueError("there is no loss to train with: maps.kind and joints.kind are both 'none'")
 
     @property
     def integrates(self) -> bool:
-        """Whether coordinates are the soft-argmax of the maps; otherwise a peak is searched."""
+        """Whether coordinates are the soft-argmax of the maps rather than the position of a peak."""
         return self.readout.decode == "soft_argmax"
 
     @property
     def codec(self) -> MapCodec:
-        """The encoding that the loss and the readout share: the target of the loss, with the search of the readout."""
+        """The encoding that the loss and the decoder share: the target of the loss, with the search of the readout."""
         read = self.readout
         search = "argmax" if self.integrates else read.decode
         return replace(self.map_loss.codec, search=search, kernel=read.kernel, border=read.border)
@@ -133,9 +134,9 @@ class Heatmaps(NetTask):
         """See `Task.loss`.
 
         Args:
-            variables: as `init` gives them.
+            variables: the variables, with the structure that `init` returns.
             batch: image (B, H, W, 3) in 0..255, joints (B, K, 2) in input pixels, visibility (B, K), above 0 where labelled.
-            key: randomness of the map loss.
+            key: random key of the map loss.
         """
         stages, collections = self.run_net(variables, batch["image"], train=True)
         where = (batch["visibility"] > 0) & inside(batch["joints"], self.size_wh)
@@ -156,9 +157,9 @@ class Heatmaps(NetTask):
         """See `Task.predict`.
 
         Args:
-            variables: as `init` gives them.
+            variables: the variables, with the structure that `init` returns.
             batch: image (B, H, W, 3) in 0..255.
-            flip_test: average the maps with the mirrored maps of the mirrored crop; of a soft-argmax the coordinates.
+            flip_test: if True, average the maps with the mirrored maps of the mirrored crop (the coordinates, for a soft-argmax).
 
         Returns:
             xy (B, K, 2) in input pixels; confidence (B, K).
@@ -176,16 +177,16 @@ class Heatmaps(NetTask):
         return {"xy": xy, "confidence": confidence}
 
     def maps(self, variables: PyTree, images: jax.Array) -> jax.Array:
-        """The maps that coordinates are read off, without the flip test: for pictures.
+        """Returns the maps from which coordinates are read, without the flip test, for figures.
 
         Args:
-            variables: as `init` gives them.
-            images: (B, H, W, 3) as in a batch.
+            variables: the variables, with the structure that `init` returns.
+            images: (B, H, W, 3), as in a batch.
 
         Returns:
-            (B, h, w, K), of the last stage: where a peak is searched, the maps as their loss sees them (probabilities of H2 and
-            H3); where they are integrated, the softmax whose mean is taken (with the compensation of its bias, not quite that
-            mean).
+            The maps (B, h, w, K) of the last stage. If a peak is searched, these are the maps as their loss sees them
+            (probabilities for H2 and H3). If they are integrated, it is the softmax whose mean is taken (with the compensation of
+            its bias, the coordinate is not quite that mean).
         """
         stage = self.last_stage(variables, images)
         if self.integrates:
@@ -193,10 +194,10 @@ class Heatmaps(NetTask):
         return self.as_taught(stage)
 
     def run_net(self, variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
-        """The raw maps of all stages, with the new collections.
+        """Returns the raw maps of all stages, with the new collections.
 
         Raises:
-            ValueError: the net's maps do not suit the skeleton, or have another shape than the input.
+            ValueError: the net's maps do not match the skeleton, or have another aspect ratio than the input.
         """
         outputs, collections = self.apply_net(variables, images, train=train)
         stages = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
@@ -211,15 +212,15 @@ class Heatmaps(NetTask):
         return stages, collections
 
     def last_stage(self, variables: PyTree, images: jax.Array) -> jax.Array:
-        """Raw maps (B, h, w, K) of the last stage, which is the one that is read."""
+        """Returns the raw maps (B, h, w, K) of the last stage, the one that coordinates are read from."""
         return self.run_net(variables, images, train=False)[0][-1]
 
     def logits(self, stage: jax.Array) -> jax.Array:
-        """The raw maps as the softmax takes them."""
+        """Returns the raw maps as the softmax takes them."""
         return nn.relu(stage) if self.readout.rectify else stage
 
     def as_taught(self, stage: jax.Array) -> jax.Array:
-        """The maps as their loss sees them, which is where a peak can be searched: probabilities of H2 and H3."""
+        """Returns the maps as their loss sees them, in which a peak can be searched: probabilities for H2 and H3."""
         match self.map_loss.kind:
             case "cross_entropy":
                 return heatmap.softmax(stage)
@@ -228,20 +229,20 @@ class Heatmaps(NetTask):
         return stage
 
     def soft_argmax(self, stage: jax.Array) -> jax.Array:
-        """Coordinates (B, K, 2) in input pixels, the mean of the softmax of raw maps."""
+        """Returns coordinates (B, K, 2) in input pixels, the mean of the softmax of raw maps."""
         read = self.readout
         options = {"beta": read.beta, "compensate": read.compensate, "floor": read.floor}
         xy, _ = heatmap.soft_argmax(self.logits(stage), **options)
         return self.codec.from_map(xy, size_wh=self.size_wh, size_hw=stage.shape[1:3])
 
     def rough_joints(self, stage: jax.Array) -> jax.Array:
-        """Coordinates (B, K, 2) in input pixels that the EPE of the training is measured with: no refinement of a peak."""
+        """Returns coordinates (B, K, 2) in input pixels for the EPE of the training, without refinement of a peak."""
         if self.integrates:
             return self.soft_argmax(stage)
         return self.map_loss.codec.decode(self.as_taught(stage), size_wh=self.size_wh)[0]
 
     def loss_of_joints(self, xy: jax.Array, joints: jax.Array, *, where: jax.Array) -> jax.Array:
-        """The joint loss of coordinates (B, K, 2) in input pixels: a scalar."""
+        """Returns the joint loss of coordinates (B, K, 2) in input pixels, a scalar."""
         settings = self.joint_loss
         prediction, target = (geometry.normalize(p, self.size_wh) for p in (xy, joints))
         function = {"l1": losses.l1, "l2": losses.l2, "smooth_l1": losses.smooth_l1}[settings.kind]
@@ -249,7 +250,7 @@ class Heatmaps(NetTask):
         return settings.weight * (values.mean() if settings.variant == "mmpose" else values.sum() / len(values))
 
     def decode(self, stage: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(xy, confidence) of raw maps where they are integrated, of the maps as taught where they are searched."""
+        """Returns (xy, confidence), from raw maps if they are integrated, else from the output of `as_taught`."""
         if self.integrates:
             xy, peak = self.soft_argmax(stage), self.as_taught(stage).max((1, 2))
         else:
@@ -264,7 +265,7 @@ class Heatmaps(NetTask):
     def mean_of_views(
         self, view: tuple[jax.Array, jax.Array], flipped: tuple[jax.Array, jax.Array]
     ) -> dict[str, jax.Array]:
-        """The prediction from (xy, confidence) of a crop and of its mirror image, whose coordinates are turned back."""
+        """Returns the mean of (xy, confidence) of a crop and of its mirror image, whose coordinates are mirrored back."""
         (xy, confidence), (xy_flipped, confidence_flipped) = view, flipped
         mirrored = xy_flipped[:, self.flip_index] * jnp.array([-1, 1]) + jnp.array([self.size_wh[0] - 1, 0])
         return {"xy": (xy + mirrored) / 2, "confidence": (confidence + confidence_flipped[:, self.flip_index]) / 2}
@@ -280,24 +281,24 @@ def heatmaps(
     read: Readout = Readout(),
     preprocess: str = "imagenet",
 ) -> Heatmaps:
-    """A task whose net gives heatmaps (B, h, w, K), or a tuple of them: stages that are all supervised, the last is read.
+    """Returns a task whose net predicts heatmaps (B, h, w, K), or a tuple of stages: all are supervised, the last is decoded.
 
     The flip test averages maps, moved by one column as in HRNet's code unless the targets are UDP's. For a soft-argmax it
-    averages coordinates, each with its exact mirror image. Labelled joints outside the crop are left out, as in the
-    published codes: a map cannot show them.
+    averages coordinates, each with its exact mirror image. Labelled joints outside the crop are ignored, as in the published
+    code, because a map cannot show them.
 
     Args:
         net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.HeatmapNet` or your own.
-        skeleton: of the joints that the net predicts.
+        skeleton: the skeleton whose joints the net predicts.
         size_wh: input size (W, H) in pixels.
         maps: the loss of the maps.
-        joints: the loss of the coordinates, which is added.
-        read: how coordinates and confidences are read off the maps.
+        joints: the loss of the coordinates, which is added to that of the maps.
+        read: settings for reading coordinates and confidences from the maps.
         preprocess: name of an image normalisation, see `jaxpose.tasks.PREPROCESS`.
 
     Raises:
-        ValueError: an unknown option, no loss at all; when it is traced, a net whose maps do not suit the skeleton, or an
-            input of another shape than its maps.
+        ValueError: an option is unknown, or there is no loss; during tracing: the net's maps do not match the skeleton, or have
+            another aspect ratio than the input.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> from jaxpose.skeleton import COCO17

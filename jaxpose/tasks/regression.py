@@ -1,7 +1,7 @@
 """Coordinates regressed with a likelihood: net -> (mu, sigma) -> loss (L1 ... RLE) -> pixels and confidence.
 
-The flow is part of the variables under params/flow. It is used in training and by the predictive density; of the
-losses only "basic" needs it to predict.
+The flow is part of the variables, under params/flow. It is used in training and by the predictive density; only the loss
+"basic" needs it to predict.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ WITHOUT_SIGMA = ("l1", "l2")
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The density that the labels are assumed to have; see `jaxpose.losses.rle` for the formulas.
+    """The density that the labels are assumed to follow; see `jaxpose.losses.rle` for the formulas.
 
     Attributes:
         loss: "rle"; "dle" (equation 5: the flow alone); "basic" (figure 2a, equations 3 and 4: the flow moves the
-            coordinates themselves); "laplace", "gaussian" (learned sigma); "l1", "l2" (constant sigma).
-        base: Q of RLE.
-        variant: "paper", "official" or "mmpose".
-        log_s: add log s of equation 16 (paper variant only).
+            coordinates themselves); "laplace" and "gaussian" (learned sigma); "l1" and "l2" (constant sigma).
+        base: the density Q of RLE.
+        variant: the formula, "paper", "official" or "mmpose".
+        log_s: if True, add log s of equation 16 (paper variant only).
         flow_layers: number of coupling layers of the RealNVP.
-        flow_hidden: widths of its hidden layers; (64, 64) is the paper's 3 x 64.
-        flow_init: its initialisation, see `jaxpose.flow.RealNVP`.
+        flow_hidden: widths of the flow's hidden layers; (64, 64) is the paper's 3 x 64.
+        flow_init: initialisation of the flow, see `jaxpose.flow.RealNVP`.
     """
 
     loss: LossName = "rle"
@@ -55,7 +55,7 @@ class Likelihood:
         check_choices(self)
         if self.log_s and (self.loss != "rle" or self.variant != "paper"):
             raise ValueError(
-                f"log_s=True goes with loss='rle' and variant='paper' (equation 8), not {self.loss!r}, {self.variant!r}"
+                f"Invalid log_s=True: expected loss='rle' and variant='paper' (equation 8), not {self.loss!r}, {self.variant!r}"
             )
 
     @property
@@ -69,19 +69,20 @@ class Likelihood:
         return self.loss not in WITHOUT_SIGMA
 
     def flow(self, *, dim: int = 2) -> RealNVP:
-        """The flow over the `dim` coordinates of a joint."""
+        """Returns the flow over the `dim` coordinates of a joint."""
         return RealNVP(dim=dim, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init)
 
     def density(self, variables: PyTree, *, dim: int = 2, required: bool = False) -> density.Model | None:
-        """The density of the standardised error that a training with this loss states; see `Task.density`.
+        """Returns the density of the standardised error after training with this loss; see `Task.density`.
 
         Args:
-            variables: of the task; only params/flow is read, and only by the losses that have one.
+            variables: the task's variables; only params/flow is read, and only by the losses with a flow.
             dim: number of coordinates of a joint.
-            required: raise where the weights have no flow (imported without it, or left out); else None is returned there.
+            required: if True, raise an error if the weights lack the flow (imported without it, or left out), instead of
+                returning None.
 
         Raises:
-            ValueError: `required`, and the flow is missing.
+            ValueError: `required` is set and the flow is missing.
         """
         if not self.learns_sigma or self.loss == "basic":
             return None
@@ -107,7 +108,7 @@ def per_joint_loss(
     flow: Callable[..., Any] | None,
     where: jax.Array,
 ) -> jax.Array:
-    """(..., K, D) predictions and targets -> (..., K) losses; `flow(x, method=...)` is the bound RealNVP."""
+    """Returns losses (..., K) of predictions and targets (..., K, D); `flow(x, method=...)` is the bound RealNVP."""
     match likelihood.loss:
         case "l1":
             return losses.l1(mu, target, where=where).sum(-1)
@@ -125,8 +126,8 @@ def per_joint_loss(
     base = likelihood.base if likelihood.loss == "rle" else None
     log_s = 0.0
     if likelihood.log_s:
-        # A flow narrower than the gaps between the nodes of the plane hides from them, one wider than those of the latent
-        # from the others, and a training finds either; the larger integral, that is the smaller log s, is the true one.
+        # The grid of the plane misses a flow narrower than the gaps between its nodes, and that of the latent misses one that is
+        # wider; training exploits either. The larger integral, that is, the smaller log s, is the true one.
         dim = mu.shape[-1]
         plane = log_normalizer(log_prob, likelihood.base, dim=dim)
         log_s = jnp.minimum(plane, log_normalizer_latent(partial(flow, method="forward"), likelihood.base, dim=dim))
@@ -137,16 +138,16 @@ def per_joint_loss(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Regression(NetTask):
-    """The family whose net gives (mu, sigma), both (B, K, D), mu normalised as x / W - 0.5; made by `regression`.
+    """The family whose net predicts (mu, sigma), both (B, K, D), mu normalised as x / W - 0.5; created by `regression`.
 
-    A subclass for joints of three coordinates sets `dim` and `extent`, which says what the third one is measured by;
-    everything else follows from these two.
+    A subclass for joints with three coordinates sets `dim` and `extent`, the unit of each coordinate; everything else follows
+    from these two.
 
     Attributes:
         net, skeleton, size_wh, preprocess: see `NetTask`.
         likelihood: the loss.
-        outside: what becomes of labelled joints outside the crop: "keep" or "mask".
-        auxiliary: a loss of heatmaps that the net gives beside mu and sigma.
+        outside: treatment of labelled joints outside the crop: "keep" or "mask".
+        auxiliary: a loss of heatmaps that the net predicts in addition to mu and sigma.
     """
 
     likelihood: Likelihood = Likelihood()
@@ -172,7 +173,7 @@ class Regression(NetTask):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], *, net: nn.Module | None = None) -> Regression:
-        """See `NetTask.from_config`; checkpoints from before there was an auxiliary loss have none."""
+        """See `NetTask.from_config`; checkpoints from before the auxiliary loss existed have none."""
         return super().from_config({"auxiliary": {"kind": "none"}, **config}, net=net)
 
     @property
@@ -181,7 +182,7 @@ class Regression(NetTask):
         return ("xy", "confidence", "sigma") if self.likelihood.learns_sigma else ("xy", "confidence")
 
     def init(self, key: jax.Array) -> PyTree:
-        """See `Task.init`; the flow's parameters are params/flow."""
+        """See `Task.init`; the flow's parameters are in params/flow."""
         net_key, flow_key = jax.random.split(key)
         params, batch_stats = self.init_net(net_key)
         params = {"net": params}
@@ -194,9 +195,9 @@ class Regression(NetTask):
         """See `Task.loss`.
 
         Args:
-            variables: as `init` gives them.
+            variables: the variables, with the structure that `init` returns.
             batch: image (B, H, W, 3) in 0..255, joints (B, K, D) in input pixels, visibility (B, K), above 0 where labelled.
-            key: randomness of the auxiliary loss.
+            key: random key of the auxiliary loss.
         """
         (mu, sigma, *maps), new_collections = self.run_net(variables, batch["image"], train=True)
         target = self.normalized(batch["joints"])
@@ -218,13 +219,13 @@ class Regression(NetTask):
         """See `Task.predict`.
 
         Args:
-            variables: as `init` gives them; the flow may be missing, unless the loss is "basic".
+            variables: the variables, with the structure that `init` returns; the flow may be missing, unless the loss is "basic".
             batch: image (B, H, W, 3) in 0..255.
-            flip_test: average mu and sigma with those of the mirrored crop.
+            flip_test: if True, average mu and sigma with those of the mirrored crop.
 
         Returns:
-            mu and sigma (B, K, D), normalised; xy (B, K, D) in input pixels; confidence (B, K), 1 - the mean of sigma, or 1
-            where sigma is not trained.
+            mu and sigma (B, K, D), normalised; xy (B, K, D) in input pixels; confidence (B, K), which is 1 - the mean of sigma, or
+            1 if sigma is not trained.
         """
         mu, sigma = self.view(variables, batch["image"])
         if flip_test:
@@ -237,21 +238,21 @@ class Regression(NetTask):
         return {"mu": mu, "sigma": sigma, "xy": self.pixels(mu), "confidence": confidence}
 
     def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
-        """See `Task.density`; None where sigma is not trained, and for "basic", whose sigma lives before the flow."""
+        """See `Task.density`; None if sigma is not trained, and for "basic", whose sigma applies before the flow."""
         return self.likelihood.density(variables, dim=self.dim, required=required)
 
     def inference_variables(self, variables: PyTree) -> PyTree:
-        """The variables without the flow, unless the loss is "basic": there alone it takes part in a prediction."""
+        """Returns the variables without the flow, unless the loss is "basic", the only one that predicts with it."""
         if self.likelihood.loss == "basic":
             return variables
         params = {name: value for name, value in variables["params"].items() if name != "flow"}
         return {**variables, "params": params}
 
     def run_net(self, variables: PyTree, images: jax.Array, *, train: bool) -> tuple[tuple[jax.Array, ...], PyTree]:
-        """(mu, sigma), and in training the auxiliary maps if any, with the new collections.
+        """Returns (mu, sigma), in training also the auxiliary maps if any, with the new collections.
 
         Raises:
-            ValueError: the net's output does not suit the skeleton.
+            ValueError: the net's output does not match the skeleton.
         """
         with_maps = {"with_maps": True} if train and self.auxiliary.kind != "none" else {}
         outputs, collections = self.apply_net(variables, images, train=train, **with_maps)
@@ -265,35 +266,35 @@ class Regression(NetTask):
         return outputs, collections
 
     def view(self, variables: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Normalised coordinates and sigma of images (B, H, W, 3) as they are, both (B, K, D)."""
+        """Returns the normalised coordinates and sigma of unmirrored images (B, H, W, 3), both (B, K, D)."""
         (mu, sigma), _ = self.run_net(variables, images, train=False)
         return self.coordinates(variables, mu), sigma
 
     def bound_flow(self, variables: PyTree) -> Callable[..., Any] | None:
-        """The flow with its parameters, `flow(x, method=...)`; None for a loss without one."""
+        """Returns the flow bound to its parameters, `flow(x, method=...)`; None for a loss without a flow."""
         if not self.likelihood.has_flow:
             return None
         return partial(self.likelihood.flow(dim=self.dim).apply, {"params": variables["params"]["flow"]})
 
     def coordinates(self, variables: PyTree, mu: jax.Array) -> jax.Array:
-        """What the net's first output means in the image: in the basic design the flow moves it there."""
+        """Converts the net's first output to image coordinates: in the basic design the flow moves it there."""
         return self.bound_flow(variables)(mu, method="forward") if self.likelihood.loss == "basic" else mu
 
     def metrics(
         self, variables: PyTree, mu: jax.Array, sigma: jax.Array, target: jax.Array, *, where: jax.Array
     ) -> dict[str, jax.Array]:
-        """Means over labelled joints: "epe", the distance in input pixels, and "sigma"."""
+        """Returns means over the labelled joints: "epe", the distance in input pixels, and "sigma"."""
         xy = self.coordinates(variables, mu)
         error = jnp.linalg.norm(jnp.where(where[..., None], (xy - target) * jnp.asarray(self.extent), 0.0), axis=-1)
         return {"epe": losses.mean(error, where=where), "sigma": losses.mean(sigma.mean(-1), where=where)}
 
     @property
     def extent(self) -> tuple[float, ...]:
-        """What 1 of each normalised coordinate measures: the width and the height of the input in pixels."""
+        """The length of 1 of each normalised coordinate: the width and the height of the input in pixels."""
         return self.size_wh
 
     def normalized(self, joints: jax.Array) -> jax.Array:
-        """Joints (..., D) of a batch -> the coordinates that the net predicts."""
+        """Converts joints (..., D) of a batch to the coordinates that the net predicts."""
         return geometry.normalize(joints, self.extent)
 
     def pixels(self, mu: jax.Array) -> jax.Array:
@@ -301,7 +302,7 @@ class Regression(NetTask):
         return geometry.denormalize(mu, self.extent)
 
     def mirrored(self, mu: jax.Array) -> jax.Array:
-        """Coordinates (..., D) in the mirrored crop; left and right are not exchanged."""
+        """Returns coordinates (..., D) in the mirrored crop, without exchanging left and right."""
         return geometry.mirror_normalized(mu, width=self.size_wh[0])
 
 
@@ -315,23 +316,23 @@ def regression(
     outside: Literal["keep", "mask"] = "keep",
     auxiliary: MapLoss = NO_MAP_LOSS,
 ) -> Regression:
-    """A task whose net gives (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
+    """Returns a task whose net predicts (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
 
     The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
 
     Args:
         net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.PoseRegressor` or your own.
-        skeleton: of the joints that the net predicts.
+        skeleton: the skeleton whose joints the net predicts.
         size_wh: input size (W, H) in pixels.
         likelihood: the loss.
         preprocess: "imagenet" or "rle_official".
-        outside: what becomes of labelled joints that fall outside the crop (QUIRK R16): "keep" (official 2D) lets the net
+        outside: treatment of labelled joints that fall outside the crop (QUIRK R16): "keep" (official 2D) lets the net
             learn to infer them, "mask" (mmpose) drops them.
-        auxiliary: a loss of heatmaps that the net gives beside mu and sigma when it is called with `with_maps=True` (table
+        auxiliary: a loss of heatmaps that the net also returns when it is called with `with_maps=True` (table
             14 of the RLE paper: a parallel head, which prediction leaves out).
 
     Raises:
-        ValueError: an unknown option, a size that is not positive; when it is traced, a net whose output does not suit the
+        ValueError: an option is unknown, or the size is not positive; during tracing: the net's output does not match the
             skeleton.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet

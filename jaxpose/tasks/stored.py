@@ -1,7 +1,7 @@
-"""Tasks out of the configs that checkpoints hold: the one place where a family is known by its name.
+"""Rebuilds tasks from the configs in checkpoints: the only place that looks up a family by its name.
 
-`from_config` gives the task. The other functions answer one question about a stored config without a task at hand; each
-is a method of the task too, which is the shorter way where there is one.
+`from_config` returns the task. Each other function answers one question about a stored config without building the task
+first; the same question is a method of the task, which is shorter if a task is at hand.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ FAMILIES: dict[str, type[NetTask]] = {family.family: family for family in (Regre
 
 
 def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
-    """Rebuild a task from the config in its checkpoint.
+    """Rebuilds a task from the config in its checkpoint.
 
     Args:
-        config: what `Task.config` held.
-        net: the net, where it is not one that this package ships (its config is then None).
+        config: the value of `Task.config`.
+        net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
         A `Regression`, `Heatmaps` or `BottomUp` whose config is equal to the given one.
 
     Raises:
-        ValueError: an unknown family, a missing field, or a missing net.
+        ValueError: the family is unknown, or a field or the net is missing.
 
     >>> from jaxpose import nets, tasks
     >>> from jaxpose.skeleton import COCO17
@@ -52,7 +52,7 @@ def _family(config: dict[str, Any]) -> type[NetTask]:
 
 
 def families_of(level: Level) -> list[str]:
-    """Names of the families whose samples are of that level.
+    """Returns the names of the families whose samples have this level.
 
     >>> families_of("image")
     ['bottom_up']
@@ -61,19 +61,19 @@ def families_of(level: Level) -> list[str]:
 
 
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
-    """What the trained model says of the standardised error; `Task.density` of a stored config, without its net.
+    """Returns the trained model's density of the standardised error: `Task.density` for a stored config, without its net.
 
     Args:
         config: the task's config, as stored in the checkpoint.
-        variables: the task's variables; only params/flow is read, and only by the losses that have one.
-        required: False gives None where the weights have no flow (imported without, or left out), which is an error
-            otherwise.
+        variables: the task's variables; only params/flow is read, and only by the losses with a flow.
+        required: True if weights without the flow (imported without it, or left out) are an error; if False, the result
+            for them is None.
 
     Returns:
-        The density (`jaxpose.density`); None for a family without a likelihood, and where sigma is untrained.
+        The density (`jaxpose.density`); None for a family without a likelihood, and if sigma is not trained.
 
     Raises:
-        ValueError: `required`, and the flow is missing.
+        ValueError: `required` is set and the flow is missing.
 
     >>> predictive_density({"family": "regression", "likelihood": {"loss": "laplace"}}, {}).base
     'laplace'
@@ -86,19 +86,19 @@ def predictive_density(config: dict[str, Any], variables: PyTree, *, required: b
 def heatmap_of(
     config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None
 ) -> jax.Array:
-    """The maps that coordinates are read off, without the flip test: `Heatmaps.maps` of a stored config.
+    """Returns the maps from which coordinates are read, without the flip test: `Heatmaps.maps` for a stored config.
 
     Args:
-        config: of the task.
-        variables: of the task.
-        images: (B, H, W, 3) as in a batch.
-        net: where it is not one that this package ships.
+        config: the task's config.
+        variables: the task's variables.
+        images: (B, H, W, 3), as in a batch.
+        net: the net, needed if it is not one of this package.
 
     Returns:
         (B, h, w, K), see `Heatmaps.maps`.
 
     Raises:
-        ValueError: a task of a family without such maps.
+        ValueError: the task's family has no such maps.
 
     >>> import jax.numpy as jnp
     >>> from jaxpose import tasks
@@ -120,13 +120,13 @@ def heatmap_of(
 def scale_factors(
     config: dict[str, Any], variables: PyTree, images: jax.Array, *, net: nn.Module | None = None
 ) -> jax.Array:
-    """By what the learned alpha multiplies the standard deviation: `BottomUp.scale_factors` of a stored config.
+    """Returns the factor of the standard deviation from the learned alpha: `BottomUp.scale_factors` for a stored config.
 
     Args:
-        config: of the task.
-        variables: of the task.
-        images: (B, H, W, 3) as in a batch.
-        net: where it is not one that this package ships.
+        config: the task's config.
+        variables: the task's variables.
+        images: (B, H, W, 3), as in a batch.
+        net: the net, needed if it is not one of this package.
 
     Returns:
         (B, H/2, W/2, K), see `BottomUp.scale_factors`.
@@ -134,6 +134,6 @@ def scale_factors(
     Raises:
         ValueError: the net has no scale maps.
     """
-    # Without the targets of the training, which a net without scale maps would be refused for before it is asked.
+    # The training targets are dropped: a net without scale maps would be rejected for them before it is asked for its maps.
     config = {**config, "loss": {"exponent": config["loss"]["exponent"]}}
     return from_config(config, net=net).scale_factors(variables, images)

@@ -1,7 +1,7 @@
-"""Pictures of data, of results, of what a net sees, and of a run. On the command line: `jaxpose view`.
+"""Pictures of data, results, maps and runs. On the command line: `jaxpose view`.
 
 `figures` draws them with matplotlib (the extra `plot`). `data`, `results`, `maps` and `report` are the tools `jaxpose view data`
-and so on; `results` and `report` read two JSON files, whoever wrote them, without JAX.
+and so on; `results` and `report` read two JSON files from any program, without JAX.
 """
 
 from jaxpose.view.figures import (

@@ -1,4 +1,4 @@
-"""`jaxpose view data`: the annotations as they are, or what a net is shown of them. The pictures are the pipeline's own."""
+"""`jaxpose view data`: draws the annotations, or the net's input made from them, with the input pipeline itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxpose.view import figures
 
 __all__ = ["data"]
 
-PAGE = {"labels": (12, 4), "crops": (32, 8), "whole": (8, 4)}  # pictures on a sheet, side by side
+PAGE = {"labels": (12, 4), "crops": (32, 8), "whole": (8, 4)}  # pictures per sheet, and per row
 SIZE_WH = {"crops": (192, 256), "whole": (512, 512)}
 
 
@@ -35,26 +35,26 @@ def data(
     category: int | str | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
-    """Draw sheets of the annotations as they are, or (--augment, --whole) of what the net is shown.
+    """Draw sheets of the annotations, or (--augment, --whole) of the net's input.
 
-    Without both: whole images with every person in a colour, boxes, and crowds and unlabelled people hatched. With --augment
-    NAME: the crops that training begins with, by that augmentation, seed and epoch. With --whole: the whole images that
-    bottom-up training begins with; what its loss does not look at is shaded.
+    Without both flags: whole images with every person in a colour, boxes, and crowds and unlabelled people hatched. With --augment
+    NAME: the first crops of training with this augmentation, seed and epoch. With --whole: the first whole images of bottom-up
+    training; pixels that its loss ignores are shaded.
 
     Args:
-        folder: image folder and annotations, as `jaxpose prepare` takes them.
+        folder: image folder and annotations, as for `jaxpose prepare`.
         split: name of the split.
-        format: of the annotations; auto: the one that their content shows.
-        augment: name of an augmentation, "none" among them; see jaxpose/data/augment.py.
-        whole: whole images, not crops of persons.
-        size_wh: of the crops (192 256) or whole images (512 512), as in the experiments.
-        count: so many pictures at most.
-        seed: of the order and of the augmentation, as in the experiments.
-        epoch: whose order and augmentation.
+        format: format of the annotations; auto: detected from the content.
+        augment: name of an augmentation, or "none"; see jaxpose/data/augment.py.
+        whole: draw whole images instead of crops of persons.
+        size_wh: width and height of the crops (192 256) or whole images (512 512), as in the experiments.
+        count: largest number of pictures.
+        seed: seed of the order and of the augmentation, as in the experiments.
+        epoch: epoch of the order and of the augmentation.
         out: folder of the sheets; by default runs/view and the folder's name.
-        annotations: the annotation JSON, where it is not to be looked for.
-        images: the image folder, where it is not to be looked for.
-        category: name or id, where several categories of the file have keypoints.
+        annotations: the annotation JSON, if it is not in the usual place.
+        images: the image folder, if it is not in the usual place.
+        category: name or id of the category, if several categories of the file have keypoints.
         on_bad: stop at a bad sample, or skip it, counted and logged.
     """
     from jaxpose.data import formats
@@ -86,16 +86,16 @@ def data(
 
 
 def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[dict[str, Any]]:
-    """Images with all of their annotations.
+    """Returns images with all of their annotations.
 
     Args:
-        source: `jaxpose.data.source.Source`.
-        count: so many images at most, drawn as an epoch of images is.
-        seed, epoch: of the order.
+        source: a `jaxpose.data.source.Source`.
+        count: largest number of images, in the order of an epoch of images.
+        seed, epoch: seed and epoch of the order.
 
     Returns:
-        Per image what `figures.annotations` draws: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
-        (H, W) bool: crowds and unlabelled people; title.
+        The arguments of `figures.annotations` per image: image, joints (P, K, 2), visibility (P, K), boxes (P, 4), shaded
+        (H, W) bool (crowds and unlabelled people), and title.
     """
     from jaxpose.data import masks, pixels
 
@@ -120,52 +120,55 @@ def _labels(source: Any, *, count: int, seed: int = 0, epoch: int = 0) -> list[d
 def _crops(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
-    """The first crops of an epoch: those of `jaxpose.data.crops.train_batches`, decoded in full, bit for bit.
+    """Returns the first crops of an epoch: those of `jaxpose.data.crops.train_batches`, completely decoded, bit for bit.
 
     Args:
-        source: `jaxpose.data.source.Source`.
-        size_wh, augment, seed: as there.
-        count: so many at most.
-        epoch: which.
+        source: a `jaxpose.data.source.Source`.
+        size_wh, augment, seed: options of `train_batches`.
+        count: largest number of crops.
+        epoch: number of the epoch.
 
     Returns:
-        As `_labels`.
+        The same entries as `_labels`, without boxes and shading.
     """
     from jaxpose.data import crops
 
     samples = []
     for index in _first(len(source.persons), count=count, seed=seed, epoch=epoch, what=f"{source} has no person"):
-        made = crops.sample(
+        crop = crops.sample(
             source.at_level("person"), int(index), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch
         )
-        title = f"person {made['annotation_id']}\njoints {int((made['visibility'] > 0).sum())}"
-        samples.append(_sample(made["image"], made["joints"][None], made["visibility"][None], title))
+        title = f"person {crop['annotation_id']}\njoints {int((crop['visibility'] > 0).sum())}"
+        samples.append(_sample(crop["image"], crop["joints"][None], crop["visibility"][None], title))
     return samples
 
 
 def _whole_images(
     source: Any, *, size_wh: tuple[int, int], augment: str, count: int, seed: int = 0, epoch: int = 0
 ) -> list[dict[str, Any]]:
-    """The first images of an epoch: those of `jaxpose.data.whole_images.train_batches`, with the mask of its finer maps.
+    """Returns the first images of an epoch: those of `jaxpose.data.whole_images.train_batches`, with the mask of the finer maps.
 
-    Arguments and result as of `_crops`.
+    Arguments and result are those of `_crops`.
     """
     from jaxpose.data import whole_images
 
     images, stride, samples = whole_images.select_images(source, "annotated"), 2, []
     for place in _first(len(images), count=count, seed=seed, epoch=epoch, what=f"{source} has no image with a person"):
-        made = whole_images.sample(source, int(images[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch)
-        there = (made["visibility"] > 0).any(axis=-1)
-        title = f"image {made['image_id']}: people {int(there.sum())}"
-        shaded = ~made[f"mask_{stride}"].repeat(stride, axis=0).repeat(stride, axis=1)
+        sample = whole_images.sample(
+            source, int(images[place]), size_wh=size_wh, augment=augment, seed=seed, epoch=epoch
+        )
+        is_labelled = (sample["visibility"] > 0).any(axis=-1)
+        title = f"image {sample['image_id']}: people {int(is_labelled.sum())}"
+        shaded = ~sample[f"mask_{stride}"].repeat(stride, axis=0).repeat(stride, axis=1)
         samples.append(
-            _sample(made["image"], made["joints"][there], made["visibility"][there], title) | {"shaded": shaded}
+            _sample(sample["image"], sample["joints"][is_labelled], sample["visibility"][is_labelled], title)
+            | {"shaded": shaded}
         )
     return samples
 
 
 def _first(length: int, *, count: int, seed: int, epoch: int, what: str) -> np.ndarray:
-    """Indices of the first `count` of an epoch."""
+    """Returns the indices of the first `count` samples of an epoch."""
     from jaxpose.data import feed
 
     if length == 0:

@@ -1,4 +1,4 @@
-"""`jaxpose view maps`: what the net of a run says before coordinates are made of it."""
+"""`jaxpose view maps`: draws a net's output before coordinates are computed from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["maps"]
 
 LEVELS = (0.5, 0.9)
-AT_ONCE = 8  # images per call of the net
+AT_ONCE = 8  # number of images per call of the net
 ON_A_SHEET = 8
 
 
@@ -36,20 +36,20 @@ def maps(
     out: Path | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
-    """Draw what a run's net says before coordinates are made of it: heatmaps, tags, scale maps, densities.
+    """Draw a run's output before coordinates are computed: heatmaps, tags, scale maps, densities.
 
-    Of heatmaps: each joint's map over the crop. Of a bottom-up net: heatmaps, tags and scale maps over the whole image. Of a
+    For heatmaps: each joint's map over the crop. For a bottom-up net: heatmaps, tags and scale maps over the whole image. For a
     regression: every joint's standard deviation, and the regions that hold 50 % and 90 % of its predictive density, with the
-    run's calibration of sigma. Without the flip test.
+    run's calibration of sigma. All are drawn without the flip test.
 
     Args:
         run: a run's folder.
         data: image folder and annotations.
-        split: of the data.
-        format: of the annotations; auto: the one that their content shows.
-        count: so many crops or images.
-        seed: which ones.
-        step: which checkpoint.
+        split: split of the data.
+        format: format of the annotations; auto: detected from the content.
+        count: number of crops or images.
+        seed: seed that selects them.
+        step: checkpoint to load.
         out: folder of the pictures; by default maps in the run's folder.
         on_bad: stop at a bad sample, or skip it, counted and logged.
     """
@@ -59,7 +59,7 @@ def maps(
     if count < 1:
         raise ValueError(f"--count {count}: expected 1 or more")
     figures.require()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells much
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a lot
     variables, stored = checkpoint.restore_model(run, step=step)
     task = tasks.from_config(stored["task"])
     reader = formats.choose(format, data, split)
@@ -77,7 +77,7 @@ def maps(
     print(json.dumps(facts))
 
 
-def _chosen(source, count: int, seed: int) -> list[int]:
+def _select_indices(source, count: int, seed: int) -> list[int]:
     from jaxpose.data import feed
 
     if len(source) == 0:
@@ -86,18 +86,18 @@ def _chosen(source, count: int, seed: int) -> list[int]:
 
 
 def _crops(source, size_wh: tuple[int, int], settings: Settings, count: int, seed: int) -> list[dict[str, Any]]:
-    """As the evaluation makes them, with the labels as NaN where there are none."""
+    """Returns crops as in the evaluation, with NaN for unlabelled joints."""
     from jaxpose.data import crops
 
     options = {"size_wh": size_wh, "decode": settings.decode, "padding": settings.padding}
-    samples = [crops.sample(source, i, **options) for i in _chosen(source, count, seed)]
+    samples = [crops.sample(source, i, **options) for i in _select_indices(source, count, seed)]
     return [
         sample | {"truth": np.where(sample["visibility"][:, None] > 0, sample["joints"], np.nan)} for sample in samples
     ]
 
 
 def _outputs(function, variables, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """function(variables, (B, H, W, 3)) -> arrays, over all the images; jitted once."""
+    """Applies function(variables, (B, H, W, 3)) -> arrays to all images; jitted once."""
     import jax
 
     from jaxpose import inference
@@ -141,8 +141,8 @@ def _regions(task, variables, settings, source, *, count: int, seed: int, out: P
     outputs = _outputs(predicted, variables, [sample["image"] for sample in samples])
     model = task.density(variables)
     deviation = None if model is None else density.moments(model).standard_deviation
-    curves = [] if model is None else [outlines(model, level) for level in LEVELS]  # of the standardised error
-    drawn = []
+    curves = [] if model is None else [outlines(model, level) for level in LEVELS]  # in units of the standardised error
+    entries = []
     for i, sample in enumerate(samples):
         xy, sigma = outputs["xy"][i].astype(np.float64), outputs["sigma"][i] * (settings.sigma_scale * size)
         title = f"person {sample['annotation_id']}" + ("" if model is not None else "\nits sigma is not trained")
@@ -152,15 +152,15 @@ def _regions(task, variables, settings, source, *, count: int, seed: int, out: P
             entry["outlines"] = [
                 [[m + s * c for c in level] for m, s in zip(xy, sigma, strict=True)] for level in curves
             ]
-        drawn.append(entry)
+        entries.append(entry)
     return [
         figures.joint_regions(
-            drawn[first : first + ON_A_SHEET],
+            entries[first : first + ON_A_SHEET],
             source.skeleton,
             out / f"density_{first // ON_A_SHEET + 1}.png",
             levels=LEVELS,
         )
-        for first in range(0, len(drawn), ON_A_SHEET)
+        for first in range(0, len(entries), ON_A_SHEET)
     ]
 
 
@@ -168,7 +168,7 @@ def _people(task, variables, settings, source, *, count: int, seed: int, out: Pa
     from jaxpose import geometry
     from jaxpose.data import whole_images
 
-    indices = _chosen(source, count, seed)
+    indices = _select_indices(source, count, seed)
     side = settings.side(task.size_wh)
     squares = [whole_images.eval_sample(source, i, size=side, fit="long") for i in indices]
 
@@ -190,7 +190,7 @@ def _people(task, variables, settings, source, *, count: int, seed: int, out: Pa
         further = [_tag_panel(heat, tags, (stride, stride))]
         if task.learns_scale:
             factor = maps["factor"][i].mean(-1)
-            reach = max(float(np.abs(factor - 1).max()), 0.05)  # what is less than 5 % is white
+            reach = max(float(np.abs(factor - 1).max()), 0.05)  # a difference below 5 % stays nearly white
             cells = square["image"].shape[1] / factor.shape[1]
             further.append({
                 "title": f"factor of sigma, 1 +- {reach:.2g}", "values": factor, "pixels_per_cell": (cells, cells),
@@ -207,7 +207,7 @@ def _people(task, variables, settings, source, *, count: int, seed: int, out: Pa
 
 
 def _tag_panel(heat: np.ndarray, tags: np.ndarray, pixels_per_cell: tuple[float, float]) -> dict[str, Any]:
-    """At every pixel the tag of its strongest joint, as opaque as that joint is strong."""
+    """Returns a panel with the tag of the strongest joint at every pixel; its opacity is the strength of that joint."""
     peaks = np.maximum(heat.max((0, 1)), 1e-12)
     light = np.clip(heat / peaks, 0, 1)
     strongest = light.argmax(-1)[..., None]

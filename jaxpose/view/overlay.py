@@ -1,7 +1,7 @@
 """Poses drawn on pictures and videos at their own resolution, and the outlines of predictive regions.
 
-Drawing needs OpenCV (the extra `data`), outlines need contourpy (which the extra `plot` brings). JAX is loaded by `outlines`
-alone.
+Drawing needs OpenCV (the extra `data`), outlines need contourpy (a dependency of the extra `plot`). Only `outlines` imports
+JAX.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jaxpose.view.palette import LIGHT, PEOPLE, limbs_shown
 if TYPE_CHECKING:
     from jaxpose import density
 
-__all__ = ["draw", "outlines"]
+__all__ = ["draw", "outlines", "region_outlines"]
 
 SHIFT = 4
-"""Bits of a pixel's fraction with which OpenCV draws."""
+"""Number of bits for the fraction of a pixel in OpenCV's coordinates."""
 FAR = 2**14
-"""Pixels: coordinates beyond are drawn here, outside every picture, and overflow nothing."""
+"""Limit in pixels: coordinates beyond it are clipped to it, outside every picture, so that nothing overflows."""
 
 
 def draw(
@@ -34,16 +34,16 @@ def draw(
     outlines: Iterable[np.ndarray] = (),
     box: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws poses on a copy of a picture, each person in a colour of its own.
+    """Draws poses on a copy of a picture, each person in a different colour.
 
-    Lines are as thick as the picture and the person are large, so that small people stay visible under their poses.
+    The width of lines grows with the picture and the person, so that small people stay visible under their poses.
 
     Args:
         image: ``(h, w, 3)`` uint8 RGB.
         xy: ``(P, K, 2)`` joints in pixels; pixel centres are at integers.
         is_drawn: ``(P, K)`` bool, the joints to draw; a limb needs both of its joints.
-        skeleton: of the poses.
-        outlines: closed curves ``(n, 2)`` in pixels, drawn thin: regions of the joints.
+        skeleton: the skeleton of the poses.
+        outlines: closed curves ``(n, 2)`` in pixels, drawn with thin lines: regions of the joints.
         box: ``(P, 4)`` x, y, w, h in pixels, or None.
 
     Returns:
@@ -91,14 +91,14 @@ def _fixed(xy: np.ndarray) -> np.ndarray:
 
 
 def outlines(model: density.Model, level: float) -> list[np.ndarray]:
-    """Finds the boundary of `jaxpose.density.region`.
+    """Computes the boundary of `jaxpose.density.region`.
 
     Args:
         model: the predictive density of the standardised error, in 2D.
         level: mass of the region, in (0, 1).
 
     Returns:
-        Closed curves ``(n, 2)`` of the standardised error; several where the region has several parts.
+        Closed curves ``(n, 2)`` of the standardised error; several if the region has several parts.
 
     Raises:
         ImportError: contourpy is not installed.
@@ -110,11 +110,15 @@ def outlines(model: density.Model, level: float) -> list[np.ndarray]:
     """
     from jaxpose import density
 
+    return region_outlines(density.region(model, level))
+
+
+def region_outlines(region: density.Region) -> list[np.ndarray]:
+    """Finds the boundary of a region; see `outlines`."""
     try:
         import contourpy
     except ImportError as error:
         raise ImportError("outlines of regions need contourpy: pip install 'jaxpose[plot]'") from error
-    region = density.region(model, level)
     heights = np.maximum(region.log_density, region.log_threshold - 50).T  # no -inf
     lines = contourpy.contour_generator(*region.axes, heights).lines(region.log_threshold)
     return [line for line in lines if len(line) > 3]

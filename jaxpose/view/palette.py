@@ -1,7 +1,7 @@
-"""The colours of every picture, and which limbs of a pose are drawn.
+"""The colours of every picture, and the limbs of a pose that are drawn.
 
-Three drawing libraries are used, each where it is best: matplotlib for figures (`jaxpose.view.figures`), Pillow for the
-tiles of reports (`jaxpose.view.tiles`), OpenCV for videos (`jaxpose.view.overlay`). What a colour means is the same in all
+Three drawing libraries are used, each for what it does best: matplotlib for figures (`jaxpose.view.figures`), Pillow for the
+tiles of reports (`jaxpose.view.tiles`), OpenCV for videos (`jaxpose.view.overlay`). The meaning of a colour is the same in all
 of them:
 
     green     the truth: labelled joints
@@ -10,7 +10,7 @@ of them:
     yellow    joints in the middle of a body
     pink      the error between a labelled joint and its prediction
 
-Several people in one picture take the colours of `PEOPLE` in turn, none of which is green. On small photographs (tiles) the
+Several people in one picture have the colours of `PEOPLE` in turn, none of which is green. On small photographs (tiles) the
 same hues are brighter.
 """
 
@@ -41,7 +41,7 @@ LEFT = PREDICTION = Color("#e07a1f")
 RIGHT = DEVIATION = Color("#2f6fb5")
 MIDDLE = Color("#f2c318")
 INK = Color("#222222")
-"""Lines and crosses on a light ground."""
+"""Lines and crosses on a light background."""
 LIGHT = Color("#fafafa")
 """Rings and outlines on a photograph."""
 PEOPLE = (
@@ -56,7 +56,7 @@ NO_IMAGE = Color("#808084")
 
 
 def limbs_shown(limbs: Iterable[tuple[int, int]], is_drawn: Sequence[bool] | np.ndarray) -> list[tuple[int, int]]:
-    """The limbs of a pose that are drawn: those between two joints that are drawn.
+    """Returns the limbs of a pose to draw: those between two joints that are drawn.
 
     Args:
         limbs: pairs of joints, such as `jaxpose.skeleton.Skeleton.limbs`.

@@ -22,4 +22,4 @@ Tool = (
 
 
 def view(tool: Annotated[Tool, tyro.conf.arg(name="")]) -> None:
-    """Look at data, at predictions beside the truth, at what a net sees; write an evaluation as one HTML file."""
+    """Draw data, predictions next to the truth, or a net's maps; write an evaluation as one HTML file."""

@@ -1,14 +1,14 @@
-"""PyTorch state dicts -> variables of the nets and of the flow.
+"""Converts PyTorch state dicts to variables of the nets and of the flow.
 
-A layout is the naming that a code base saves under. Every tensor is accounted for: one that is missing, left over or of
-another shape is an error. `weights.layouts` has one row a layout, `weights.state` reads files and takes off what training scripts
-wrap around a state dict, `weights.fill` turns names and axes, `weights.flow` reads the flow.
+A layout is the naming that a code base saves under. Every tensor is accounted for: a tensor that is missing, left over or of
+another shape is an error. `weights.layouts` has one row per layout, `weights.state` reads files and removes what training scripts
+wrap around a state dict, `weights.fill` converts names and axes, `weights.flow` reads the flow.
 
     layout          names                                          net
     "resnet"        torchvision's; its classifier fc is dropped    ResNet: features (B, H/32, W/32, C)
     "mobilenet_v2"  torchvision's; its classifier is dropped       MobileNetV2: features (B, H/32, W/32, C)
-    "hrnet_backbone"  HRNet's ImageNet classifier, of which     HRNet: features (B, H/4, W/4, C)
-                    pose nets take stem and stages
+        "hrnet_backbone"  HRNet's ImageNet classifier, whose stem       HRNet: features (B, H/4, W/4, C)
+                        and stages pose nets use
     "rle_official"  preact.*, fc_coord.*, fc_sigma.*, flow*.*      PoseRegressor: mu, sigma (B, K, D)
     "rle_mmpose"    backbone.*, head.fc.*, head.loss_module.*;     PoseRegressor: mu, sigma (B, K, 2)
                     0.x: keypoint_head.fc.*, keypoint_head.loss.*
@@ -17,10 +17,10 @@ wrap around a state dict, `weights.fill` turns names and axes, `weights.flow` re
     "higher_hrnet", "swahr"                     the authors'       HigherHRNet: (maps at 1/4, maps at 1/2)
 
 The backbone of "rle_mmpose" and "simple_baseline_mmpose" is a ResNet or a MobileNetV2. "simple_baseline_mmpose" also reads
-mmpose's integral models (IPR, DSNT, their debiased kind), which have the same net under head.simplebaseline_head.*; their
+mmpose's integral models (IPR, DSNT and their debiased variant), which have the same net under head.simplebaseline_head.*; their
 coordinate axes head.linspace_{x,y} are constants. The coordinates are a soft-argmax of the maps: `jaxpose.heatmap`.
 
-The flow of a pose model takes no part in prediction: `from_torch` passes over it, `flow_from_torch` reads it.
+Prediction does not use the flow of a pose model: `from_torch` ignores it, `flow_from_torch` reads it.
 """
 
 from jaxpose.weights.fill import torch_tensors

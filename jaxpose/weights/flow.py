@@ -1,4 +1,4 @@
-"""The normalising flow of a state dict -> the variables of `jaxpose.flow.RealNVP`."""
+"""Converts the normalising flow of a state dict to the variables of `jaxpose.flow.RealNVP`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpose.weights.state import arrays, check_values, listed, unwrap
+from jaxpose.weights.state import arrays, check_values, list_names, unwrap
 
 FLOW_TENSOR = re.compile(r"(?:(?P<prefix>.+)\.)?(?P<net>[st])\.(?P<i>\d+)\.(?P<j>\d+)\.(?P<leaf>weight|bias)")
 
 
 def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None) -> dict[str, Any]:
-    """The variables of `flow.RealNVP` from the flow in a state dict, of the authors' code or of mmpose.
+    """Returns the variables of `flow.RealNVP` from the flow in a state dict of the authors' code or of mmpose.
 
     Args:
         state_dict: {name: array} with names {s,t}.{coupling}.{0,2,4}.{weight,bias} under any prefix; other tensors are
-            passed over (prior and masks are constants: masks are only compared).
-        prefix: which flow, where there are several: the authors' 3D model has "flow2d" and "flow3d".
+            ignored (prior and masks are constants: masks are only compared).
+        prefix: prefix of the flow, needed if there are several: the authors' 3D model has "flow2d" and "flow3d".
 
     Returns:
-        {"params": {"s0_0": {"kernel", "bias"}, ...}}; the flow that they belong to has `layers` = couplings, `dim` and
-        `hidden` as the kernels' shapes say.
+        {"params": {"s0_0": {"kernel", "bias"}, ...}}; the matching flow has `layers` = number of couplings, and the `dim` and
+        `hidden` of the kernels' shapes.
 
     Raises:
-        ValueError: no flow, or several and no prefix; missing or misshapen tensors, or such that are not finite floats;
-            masks other than the published ones, one a coupling.
+        ValueError: there is no flow, or there are several and no prefix; tensors are missing, have wrong shapes or are not finite
+            floats; masks differ from the published ones, one per coupling.
 
     >>> shapes = {0: (8, 2), 2: (8, 8), 4: (2, 8)}
     >>> state = {f"flow.{n}.0.{j}.weight": np.ones(shape) for n in "st" for j, shape in shapes.items()}
@@ -40,43 +40,43 @@ def flow_from_torch(state_dict: Mapping[str, Any], *, prefix: str | None = None)
     (['s0_0', 's0_1', 's0_2', 't0_0', 't0_1', 't0_2'], (2, 8))
     """
     state = unwrap(state_dict)
-    found = {name: match for name in state if (match := FLOW_TENSOR.fullmatch(name))}
-    prefixes = sorted({match["prefix"] or "" for match in found.values()})
+    matches = {name: match for name in state if (match := FLOW_TENSOR.fullmatch(name))}
+    prefixes = sorted({match["prefix"] or "" for match in matches.values()})
     ends_so = [p for p in prefixes if prefix is None or f".{p}".endswith(f".{prefix}")]
-    chosen = [prefix] if prefix in prefixes else ends_so
-    if len(chosen) != 1:
+    selected = [prefix] if prefix in prefixes else ends_so
+    if len(selected) != 1:
         wanted = "a flow" if prefix is None else f"a flow under prefix={prefix!r}"
-        hint = ": choose one with prefix=" if len(chosen) > 1 else ", named {s,t}.{i}.{0,2,4}.{weight,bias}"
-        raise ValueError(f"expected {wanted}, found {chosen or 'none'} (flows in the state dict: {prefixes}){hint}")
+        hint = ": choose one with prefix=" if len(selected) > 1 else ", named {s,t}.{i}.{0,2,4}.{weight,bias}"
+        raise ValueError(f"expected {wanted}, found {selected or 'none'} (flows in the state dict: {prefixes}){hint}")
 
-    ours = {name: match for name, match in found.items() if (match["prefix"] or "") == chosen[0]}
+    ours = {name: match for name, match in matches.items() if (match["prefix"] or "") == selected[0]}
     tensors = arrays({name: state[name] for name in ours})
     layers: dict[str, dict[str, np.ndarray]] = {}
     for name, match in ours.items():
         if int(match["j"]) % 2:
-            raise ValueError(f"{name}: expected linear layers at even places only, with an activation between them")
+            raise ValueError(f"{name}: expected linear layers at even indices only, with an activation between them")
         layer = layers.setdefault(f"{match['net']}{int(match['i'])}_{int(match['j']) // 2}", {})
         layer["kernel" if match["leaf"] == "weight" else "bias"] = tensors[name].T
     dim, couplings = _check_flow(layers)
     check_values(tensors)
-    mask_name = f"{chosen[0]}.mask".removeprefix(".")
+    mask_name = f"{selected[0]}.mask".removeprefix(".")
     if mask_name in state:
         _check_masks(arrays({mask_name: state[mask_name]})[mask_name], dim, couplings, name=mask_name)
     return {"params": jax.tree.map(jnp.asarray, layers)}
 
 
 def _check_flow(layers: dict[str, dict[str, np.ndarray]]) -> tuple[int, int]:
-    """Raise unless these are the layers of equal couplings 0 .. n-1; the flow's dimension and n."""
+    """Raises a ValueError unless these are the layers of equal couplings 0 .. n-1; returns the flow's dimension and n."""
     index = {tuple(map(int, name[1:].split("_"))) for name in layers}
     couplings, depth = (1 + max(i) for i in zip(*index))
     names = (f"{net}{i}_{j}" for net in "st" for i in range(couplings) for j in range(depth))
     lacking = (f"{name} {leaf}" for name in names for leaf in ("kernel", "bias") if leaf not in layers.get(name, {}))
-    if missing := list(itertools.islice(lacking, 20)):  # numbers in names have no bound
-        raise ValueError(f"flow of {couplings} couplings with {depth} layers a net: missing {listed(missing)}")
+    if missing := list(itertools.islice(lacking, 20)):  # the numbers in names are unbounded
+        raise ValueError(f"flow of {couplings} couplings with {depth} layers per net: missing {list_names(missing)}")
     expected = list(layers)
     kernels = [layers[f"s0_{j}"]["kernel"] for j in range(depth)]
     if depth < 2 or any(kernel.ndim != 2 for kernel in kernels):
-        raise ValueError("flow: expected two linear layers or more a net, weights (out, in)")
+        raise ValueError("flow: expected at least two linear layers per net, weights (out, in)")
     widths = [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
     if widths[0] not in (2, 3) or widths[-1] != widths[0]:
         raise ValueError(f"flow from {widths[0]} to {widths[-1]} coordinates: expected 2 to 2 or 3 to 3")

@@ -1,14 +1,14 @@
-"""One row for every net of a code base whose checkpoints are read, and the functions that build the nets.
+"""One row per published net whose checkpoints can be read, and the functions that build the nets.
 
-Everything that differs from one code base to the next stands in its row (`PublishedNet`); the rest of the package loops over `ROWS` or
-asks a row. To read another code base:
+All differences between code bases are in their rows (`PublishedNet`); the rest of the package loops over `ROWS` or reads
+a row. To read another code base:
 
-1. Add a row: its name (the value of `layout=` and `--layout`), the beginnings of names that tell it from the others, and `build`,
-   which reads the net's sizes off the shapes and gives the net and the names that differ from ours.
-2. Where it is a pose net that `jaxpose import` shall turn into a checkpoint, name the task family, its settings and the pages that
-   evaluate it in the same row. They are plain data, because this module knows no tasks; `jaxpose.importer.FAMILIES` makes the task.
-   Only a code base whose outputs no family reads needs an entry there too.
-3. Mention it in the table at the head of `jaxpose.weights` (a test compares them).
+1. Add a row: its name (the value of `layout=` and `--layout`), the prefixes of names that distinguish it from the others, and
+   `build`, which reads the net's sizes from the shapes and returns the net and the names that differ from ours.
+2. If it is a pose net that `jaxpose import` should convert to a checkpoint, name the task family, its settings and the pages that
+   evaluate it in the same row. They are plain data, because this module does not know tasks; `jaxpose.importer.FAMILIES` creates
+   the task. Only a code base whose outputs no family reads needs an entry there too.
+3. Mention it in the table at the top of `jaxpose.weights` (a test compares them).
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from flax import linen as nn
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
 from jaxpose.weights.fill import fill
-from jaxpose.weights.state import arrays, check_values, listed, logger, renamed, unwrap
+from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, unwrap
 
 State = dict[str, np.ndarray]
-Names = dict[str, str]  # beginnings of our dotted paths -> the published ones, see `fill.torch_tensors`
+Names = dict[str, str]  # prefixes of our dotted paths and the published ones, see `fill.torch_tensors`
 
-MOST_BLOCKS = 32  # behind a backbone; published are 4
-MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # what is called head. elsewhere
-# Width multipliers to be recognised, round numbers first: several may give the same channels.
+MOST_BLOCKS = 32  # of blocks after a backbone; the published nets have 4
+MMPOSE_HEADS = ("keypoint_head.", "head.simplebaseline_head.")  # other code bases call them "head."
+# Width multipliers that can be recognised, round numbers first: several may give the same channels.
 MOBILENET_WIDTHS = (1.0, 0.5, *(i / 20 for i in range(1, 81)), *(i / 100 for i in range(1, 401)))
 
 
 @dataclass(frozen=True)
 class PublishedNet:
-    """A net as a code base publishes it: how its checkpoints are recognised and read, and what it becomes.
+    """A net as a code base publishes it: how its checkpoints are recognised and read, and the net that they give.
 
     Attributes:
-        name: the layout, what `layout=` and `--layout` take.
-        build: state dict (of the heads' common names, without `ignored`) -> (net, names). Raises ValueError where no net has
-            these shapes.
-        needs: what its names begin with, each in one of its spellings.
-        lacks: what none of its names begins with.
+        name: the layout, a value of `layout=` and `--layout`.
+        build: function from a state dict (with the common names of the heads, without `ignored`) to (net, names). It raises a
+            ValueError if no net has these shapes.
+        needs: prefixes that its names have, each in one of its spellings.
+        lacks: prefixes that none of its names has.
         ignored: pattern of whole names, of tensors that prediction does not need.
-        heads: beginnings that stand for "head.", as versions of the code base differ.
-        axes: beginning of the names of the coordinate axes x and y of an integral model, whose maps are read by soft-argmax.
-        adjust: the variables, changed to this library's conventions in place; none: nothing differs.
-        family: the task family, a key of `jaxpose.importer.FAMILIES`; none: a backbone, which is no pose net.
-        settings: of the family, plain data, see there.
-        pages: which page of `experiments` evaluates it, by the name of its skeleton or by how its maps are read; "" is the page of
+        heads: prefixes that stand for "head." in different versions of the code base.
+        axes: prefix of the coordinate axes x and y of an integral model, whose maps are decoded by soft-argmax.
+        adjust: function that changes the variables to this library's conventions in place; None: there is no difference.
+        family: the task family, a key of `jaxpose.importer.FAMILIES`; None: the net is a backbone, not a pose net.
+        settings: settings of the family, plain data, see there.
+        pages: the page of `experiments` that evaluates it, by the name of its skeleton or by its decoding; "" is the page of
             all others.
     """
 
@@ -69,18 +69,18 @@ class PublishedNet:
     pages: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, names: list[str]) -> bool:
-        """Whether a state dict of these names is of this layout."""
+        """Returns whether a state dict with these names has this layout."""
         has = all(any(name.startswith(start) for name in names) for start in self.needs)
         return has and not any(name.startswith(self.lacks) for name in names)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The nets, read off names and shapes
+# The nets, from names and shapes
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def _resnet(state: State, prefix: str) -> ResNet:
-    """The ResNet whose tensors are under `prefix`."""
+    """Returns the ResNet whose tensors are under `prefix`."""
     width = _shape(state, f"{prefix}conv1.weight", rank=4)[0]
     blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
     last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
@@ -90,12 +90,12 @@ def _resnet(state: State, prefix: str) -> ResNet:
             return ResNet(depth=depth, width=width)
     block = "bottleneck" if key[1] else "basic"
     raise ValueError(
-        f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: no ResNet of {', '.join(map(str, STAGES))}"
+        f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: expected those of a ResNet, {', '.join(map(str, STAGES))}"
     )
 
 
 def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
-    """Net and names; the 3D model's fc_sigma is a plain linear layer, the 2D one's is wrapped as fc_coord is."""
+    """Returns net and names; fc_sigma of the 3D model is a plain linear layer, that of the 2D model is wrapped like fc_coord."""
     rows = _shape(state, "fc_coord.linear.weight", rank=2)[0]
     dim, sigma = (3, "fc_sigma.") if "fc_sigma.weight" in state else (2, "fc_sigma.linear.")
     head = RegressionHead(_joints(rows, dim, "fc_coord.linear.weight"), dim=dim, kind="normalized")
@@ -121,13 +121,13 @@ def _simple_baseline_mmpose(state: State) -> tuple[HeatmapNet, Names]:
 
 
 def _baseline_head(state: State, head: str) -> tuple[int, tuple[int, ...]]:
-    """The number of joints, and the channels of every deconvolution under `head`."""
+    """Returns the number of joints, and the channels of every deconvolution under `head`."""
     joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
     deconvs = []
     while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
         deconvs.append(_shape(state, name, rank=4)[1])
     if len(deconvs) > MOST_BLOCKS:
-        raise ValueError(f"{head}deconv_layers are {len(deconvs)}: expected {MOST_BLOCKS} at most")
+        raise ValueError(f"{head}deconv_layers are {len(deconvs)}: expected at most {MOST_BLOCKS}")
     return joints, tuple(deconvs)
 
 
@@ -141,7 +141,7 @@ def _hrnet_backbone(state: State, prefix: str = "") -> HRNet:
 
 
 def _mmpose_backbone(state: State) -> tuple[ResNet | MobileNetV2, Names]:
-    """The net under "backbone." and its names; a MobileNetV2 has a conv and a bn in every conv1."""
+    """Returns the net under "backbone." and its names; a MobileNetV2 has a conv and a bn in every conv1."""
     if not any(name.startswith("backbone.conv1.conv.") for name in state):
         return _resnet(state, "backbone."), {}
     names = _mobilenet_mmpose("backbone.")
@@ -149,20 +149,20 @@ def _mmpose_backbone(state: State) -> tuple[ResNet | MobileNetV2, Names]:
 
 
 def _mobilenet(state: State, names: Names) -> MobileNetV2:
-    """The MobileNetV2 whose channels agree with the most layers; `fill` names those that do not."""
+    """Returns the MobileNetV2 whose channels agree with the most layers; `fill` lists the layers that do not agree."""
     projections = (f"layer{i}.0.project_conv." for i in range(1, len(mobilenet.LAYERS) + 1))
     weights = [f"{names[ours]}weight" for ours in ("conv1.", *projections, "conv2.")]
     _shape(state, weights[0], rank=4)
-    found = [state[name].shape[:1] if name in state else () for name in weights]
+    shapes = [state[name].shape[:1] if name in state else () for name in weights]
 
     def agreeing(width: float) -> int:
-        return sum(shape == (c,) for shape, c in zip(found, mobilenet.channels(width), strict=True))
+        return sum(shape == (c,) for shape, c in zip(shapes, mobilenet.channels(width), strict=True))
 
     return MobileNetV2(width=max(MOBILENET_WIDTHS, key=agreeing))
 
 
 def _mobilenet_blocks() -> list[tuple[str, tuple[str, ...]]]:
-    """Our name of every block and of its convolutions."""
+    """Returns our name of every block and of its convolutions."""
     return [
         (f"layer{number}.{i}.", ("expand", "depthwise", "project")[expansion == 1 :])
         for number, (expansion, _, blocks, _) in enumerate(mobilenet.LAYERS, start=1)
@@ -171,7 +171,7 @@ def _mobilenet_blocks() -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _mobilenet_torchvision() -> Names:
-    """features.0 is the first convolution, .18 the last, the blocks lie between; a block's last pair is not nested."""
+    """Returns the names: features.0 is the first convolution, .18 the last; the last pair of a block is not nested."""
     blocks = _mobilenet_blocks()
     names = {}
     for ours, place in (("1", 0), ("2", len(blocks) + 1)):
@@ -185,7 +185,7 @@ def _mobilenet_torchvision() -> Names:
 
 
 def _mobilenet_mmpose(prefix: str) -> Names:
-    """Every convolution is a module with a conv and a bn."""
+    """Returns the names: every convolution is a module with a conv and a bn."""
     names = {}
     for i in "12":
         names |= {f"{prefix}conv{i}.": f"{prefix}conv{i}.conv.", f"{prefix}bn{i}.": f"{prefix}conv{i}.bn."}
@@ -197,7 +197,7 @@ def _mobilenet_mmpose(prefix: str) -> Names:
 
 
 def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
-    """Joints are the maps at 1/2, tags are there if the maps at 1/4 are twice as many. (Dilation is not in a state dict.)"""
+    """Returns the net: the maps at 1/2 are the joints; twice as many maps at 1/4 mean tags. (A state dict has no dilations.)"""
     backbone = _hrnet_backbone(state)
     joints, first = (_shape(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
     if first not in (joints, 2 * joints):
@@ -207,27 +207,27 @@ def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
     blocks = [re.match(r"deconv_layers\.0\.([1-9]\d*)\.", name) for name in state]
     count = max((int(match[1]) for match in blocks if match), default=0)
     if count > MOST_BLOCKS:
-        raise ValueError(f"deconv_layers.0 has {count} blocks: expected {MOST_BLOCKS} at most")
+        raise ValueError(f"deconv_layers.0 has {count} blocks: expected at most {MOST_BLOCKS}")
     return HigherHRNet(backbone, joints, tags=first == 2 * joints, scale=scale, dilations=(1,) * count)
 
 
 def _joints(rows: int, each: int, name: str) -> int:
     if rows % each or not rows:
-        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} a joint")
+        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} per joint")
     return rows // each
 
 
 def _shape(state: State, name: str, *, rank: int) -> tuple[int, ...]:
-    """Shape of a tensor that the net's sizes are read off."""
+    """Returns the shape of a tensor that determines a size of the net."""
     if name not in state:
-        raise ValueError(f"missing: {name}; the state dict has {listed(state)}. Is this the right layout?")
+        raise ValueError(f"missing: {name}; the state dict has {list_names(state)}. Is this the right layout?")
     if state[name].ndim != rank:
         raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
     return state[name].shape
 
 
 def _mmpose_mu(variables: dict[str, Any]) -> None:
-    """mmpose predicts x / W where this library has x / W - 0.5."""
+    """Shifts mu: mmpose predicts x / W, this library x / W - 0.5."""
     bias = variables["params"]["head"]["fc"]["bias"]
     offset = jnp.tile(jnp.array([0.5, 0.5, 0, 0], bias.dtype), len(bias) // 4)
     variables["params"]["head"]["fc"]["bias"] = bias - offset
@@ -350,23 +350,23 @@ if TYPE_CHECKING:
 else:
     Layout = Literal[tuple(row.name for row in ROWS)]  # the choices of --layout
 
-MOST_PREFIXES = 3  # levels of names before those of a net, {"model.net.conv1.weight": ...}
-# Counters and copies that modules around a net save beside its tensors.
+MOST_PREFIXES = 3  # of the levels of names before those of a net, {"model.net.conv1.weight": ...}
+# Counters and copies that modules around a net save with its tensors.
 NO_WEIGHTS = re.compile(r"(.+\.)?(num_batches_tracked|n_averaged|total_ops|total_params|steps)|ema_[^.]+")
 
 
 @dataclass(frozen=True)
 class UnreadNet:
-    """A published net that no row reads: told by patterns, each of which a name has at its beginning or after a dot."""
+    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot."""
 
     name: str
     signs: tuple[str, ...]
     instead: str = ""
 
     def sign_in(self, names: list[str]) -> str | None:
-        """A name that tells, if every sign is there."""
-        seen = [next((n for n in names if re.search(rf"(?:^|\.){sign}", n)), None) for sign in self.signs]
-        return None if None in seen else seen[0]
+        """Returns an identifying name if every pattern matches, else None."""
+        matches = [next((n for n in names if re.search(rf"(?:^|\.){sign}", n)), None) for sign in self.signs]
+        return None if None in matches else matches[0]
 
 
 UNREAD = (
@@ -396,15 +396,15 @@ UNREAD = (
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What everybody asks of the rows
+# Questions about the rows
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def row_of(layout: Layout) -> PublishedNet:
-    """The row of a layout.
+    """Returns the row of a layout.
 
     Raises:
-        ValueError: an unknown layout.
+        ValueError: the layout is unknown.
 
     >>> row_of("hrnet").pages["mpii16"]
     'mpii_integral'
@@ -416,26 +416,26 @@ def row_of(layout: Layout) -> PublishedNet:
 
 
 def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Module, dict[str, Any]]:
-    """The net that a state dict belongs to, and its variables: `net.apply(variables, images, train=False)`.
+    """Returns the net that a state dict belongs to, and its variables: `net.apply(variables, images, train=False)`.
 
-    Depth, width, number of joints and dimension are read off the names and shapes. Images are (B, H, W, 3), prepared
-    as the net was trained (channel order, mean and deviation are not in a state dict).
+    Depth, width, number of joints and dimension follow from the names and shapes. Images are (B, H, W, 3), prepared
+    as in the training of the net (channel order, mean and deviation are not in a state dict).
 
-    The outputs follow this library's conventions: mu is x / W - 0.5. mmpose's nets predict x / W, so 0.5 is taken off
-    the biases of mu. The authors' 3D model adds 1e-9 to sigma, which is left out, and at evaluation makes z relative to
+    The outputs follow this library's conventions: mu is x / W - 0.5. mmpose's nets predict x / W, so 0.5 is subtracted from
+    the biases of mu. The authors' 3D model adds 1e-9 to sigma, which is omitted, and at evaluation makes z relative to
     joint 0, which is left to the caller.
 
     Args:
-        state_dict: {name: array}; anything `np.asarray` takes. Wrappers of training scripts ({"state_dict": ...}) and the
-            prefix "module." are taken off; num_batches_tracked is ignored; half precision becomes float32.
-        layout: naming of the tensors, see the head of `jaxpose.weights`.
+        state_dict: {name: array}; values may be anything that `np.asarray` takes. Wrappers of training scripts ({"state_dict": ...})
+            and the prefix "module." are removed; num_batches_tracked is ignored; half precision becomes float32.
+        layout: naming of the tensors, see the docstring of `jaxpose.weights`.
 
     Returns:
         (net, variables) with variables {"params": ..., "batch_stats": ...}.
 
     Raises:
-        ValueError: an unknown layout; blocks of no published ResNet; a head under two names; missing, left-over or misshapen
-            tensors, listed.
+        ValueError: the layout is unknown; the blocks are not those of a published ResNet; a head has two names; tensors are missing,
+            left over or of the wrong shape (they are listed).
 
     >>> import jax
     >>> from jaxpose.weights import torch_tensors
@@ -464,13 +464,13 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
 
 
 def layout_of(state_dict: Mapping[str, Any]) -> Layout:
-    """The layout that a state dict's names are in.
+    """Returns the layout of a state dict's names.
 
     Args:
-        state_dict: {name: anything}; wrappers and the prefix "module." are taken off.
+        state_dict: {name: anything}; wrappers and the prefix "module." are removed.
 
     Raises:
-        ValueError: none or several fit: which, and what was looked for.
+        ValueError: no layout or several match; the message lists them, or the names that were expected.
 
     >>> layout_of({"fc_coord.linear.weight": 0, "fc_sigma.linear.weight": 0, "preact.conv1.weight": 0})
     'rle_official'
@@ -483,18 +483,19 @@ def layout_of(state_dict: Mapping[str, Any]) -> Layout:
 def net_of(
     state_dict: Mapping[str, Any], *, layout: Literal["auto"] | Layout = "auto"
 ) -> tuple[Layout, dict[str, Any]]:
-    """The layout of a state dict, and its tensors under the layout's own names.
+    """Returns the layout of a state dict, and its tensors under the layout's own names.
 
-    Wrappers are taken off, and the name that a script gave the net: PyTorch Lightning's "model.", or any other that stands before
-    all names of a pose net, up to three levels of it. What such a script saves beside the net is left out, with a warning.
+    Wrappers are removed, and so is the name that a script gave the net: PyTorch Lightning's "model.", or any other prefix of all names
+    of a pose net, up to three levels. Other tensors that such a script saves are left out, with a warning.
 
     Args:
         state_dict: {name: anything}.
-        layout: to be looked for; "auto": any. One that is asked for is not refused here: names that do not fit are left as they
-            are, for `from_torch` to list.
+        layout: the layout to look for; "auto": any. A layout that is given is not rejected here: names that do not match stay
+            unchanged, and `from_torch` lists them.
 
     Raises:
-        ValueError: no layout fits, which names what was looked for, or the net that it looks like; several do; several nets.
+        ValueError: no layout matches (the message lists the expected names, or the net that it looks like); several match; there
+            are several nets.
 
     >>> net_of({"state_dict": {"model.preact.conv1.weight": 1, "model.fc_coord.linear.bias": 2, "model.fc_sigma.linear.bias": 3}})
     ('rle_official', {'preact.conv1.weight': 1, 'fc_coord.linear.bias': 2, 'fc_sigma.linear.bias': 3})
@@ -512,10 +513,10 @@ def net_of(
         spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
         looked = "; ".join(f"{row.name}: {', '.join(map(spelled, row.needs))}" for row in ROWS)
         raise ValueError(
-            f"names of no layout: {listed(names, 8) or 'there are none'}. Looked for names that begin with: {looked}"
+            f"names of no layout: {list_names(names, 8) or 'there are none'}. Looked for names that begin with: {looked}"
         )
     if len(prefixes) > 1:
-        nets = listed(prefix.rstrip(".") for prefix in prefixes)
+        nets = list_names(prefix.rstrip(".") for prefix in prefixes)
         raise ValueError(
             f"several nets, under {nets}: choose one with part= of load_file (jaxpose import --part {sorted(prefixes)[0][:-1]})"
         )
@@ -524,12 +525,14 @@ def net_of(
         raise ValueError(f"names of several layouts: {layouts}; choose one with layout= (--layout)")
     [(prefix, row)] = fitting
     if outside := [name for name in names if not name.startswith(prefix)]:
-        logger.warning("the net is under %s: left out %d other tensors: %s", prefix, len(outside), listed(outside, 8))
+        logger.warning(
+            "the net is under %s: left out %d other tensors: %s", prefix, len(outside), list_names(outside, 8)
+        )
     return row.name, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, PublishedNet]]:
-    """(prefix, row) of what fits behind the fewest levels of names; a backbone only if all names have the prefix."""
+    """Returns (prefix, row) of the matches after the fewest levels of names; a backbone only if all names have the prefix."""
     for depth in range(MOST_PREFIXES + 1):
         behind: dict[str, list[str]] = {}
         for name in names:

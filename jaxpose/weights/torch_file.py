@@ -1,15 +1,15 @@
-"""Files of `torch.save`, read with NumPy alone; nothing that a file names is imported or called.
+"""Reads files of `torch.save` with NumPy alone; nothing that a file names is imported or called.
 
-Both kinds are read: the zip archive (PyTorch 1.6 and newer: data.pkl, and a member for every storage) and what came before it
-(a magic number, protocol, system, the pickle, the storages' keys, and their bytes one after the other).
+Both formats are read: the zip archive (PyTorch 1.6 and newer: data.pkl, and a member per storage) and the older format
+(a magic number, protocol, system, the pickle, the storages' keys, and their bytes one after another).
 
-Why that is safe. A pickle is a program of some sixty opcodes. All that it can call is what `Unpickler.find_class` and
-`Unpickler.persistent_load` hand it, whichever opcode asks (GLOBAL, STACK_GLOBAL, INST; REDUCE, NEWOBJ and OBJ only call what
-is on the stack). Here these give the dictionary, the dtypes and the rebuilders of tensors of this module, and for every other
+Why this is safe: a pickle is a program of about sixty opcodes. It can only call what `Unpickler.find_class` and
+`Unpickler.persistent_load` return, whichever opcode asks (GLOBAL, STACK_GLOBAL, INST; REDUCE, NEWOBJ and OBJ only call what
+is on the stack). Here these return the dictionary, the dtypes and the rebuilders of tensors of this module, and for every other
 name `Inert`. None of them has state that a pickle could change: BUILD calls their `__setstate__`, which does nothing. The
-registry of extensions (EXT1, EXT2, EXT4), whose cache would pass by find_class, is refused beforehand, and so is what makes the
-C implementation allocate or descend without bound: places in the memo that nothing fills; huge nested tuples and frozensets, whose
-hash is a recursion; and many keys whose hashes a file can choose (strings' are salted), which collide.
+registry of extensions (EXT1, EXT2, EXT4), whose cache would bypass find_class, is rejected beforehand. So is everything that makes
+the C implementation allocate or recurse without bound: unfilled places in the memo; huge nested tuples and frozensets, whose
+hash is a recursion; and many keys with hashes that a file can choose (those of strings are salted), which collide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-MAGIC = 0x1950A86A20F9469CFC6C  # of a file before the zip archives
+MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
 DTYPES = {
     "float64": "f8", "float32": "f4", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4", "int16": "i2",
     "int8": "i1", "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8", "bool": "?", "complex64": "c8",
@@ -44,39 +44,39 @@ REBUILD = {
     ("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state"),
     ("torch._tensor", "_rebuild_from_type_v2"),
 }  # fmt: skip
-OTHER_FILES = {  # what lies under a name in .pth that is none, by its first bytes
+OTHER_FILES = {  # other kinds of files named .pth, by their first bytes
     b"<": "a web page (a download that asked for a login?)",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"\x89HDF": "an HDF5 file",
     b"{": "JSON",
 }
-MOST_COPIES = 8  # tensors that share a storage are copied; together they may take so many times the file,
-FEW_BYTES = 2**24  # or so many bytes
-MOST_AXES = 64  # NumPy's
-MOST_CLASSES = 100  # that are remembered
-TUPLE_PARTS = 10_000  # of a tuple or frozenset with all that is in it, and of all those that are keys
+MOST_COPIES = 8  # tensors that share a storage are copied; together they may take at most this many times the file,
+FEW_BYTES = 2**24  # or at most this many bytes
+MOST_AXES = 64  # NumPy's limit
+MOST_CLASSES = 100  # the number of names that are remembered
+TUPLE_PARTS = 10_000  # limit for a tuple or frozenset with its nested parts, and for all that are keys
 HASH_MODULUS = sys.hash_info.modulus  # integers hash to themselves below it
 
 
 class _Unusable(ValueError):
-    """What is wrong with the file, in words of this module."""
+    """A problem with the file, described in the words of this module."""
 
 
 class _Absorbing(type):
-    """A class that is its own instance: whatever is done with it gives it back."""
+    """A class that is its own instance: every operation on it returns the class itself."""
 
     def __call__(cls, *args, **kwargs):
         return cls
 
     def _nothing(cls, *args):
-        """What BUILD, APPEND, APPENDS, ADDITEMS, SETITEM and SETITEMS come to."""
+        """Implements BUILD, APPEND, APPENDS, ADDITEMS, SETITEM and SETITEMS."""
 
     __setstate__ = __setitem__ = append = extend = add = _nothing
 
 
 class Inert(metaclass=_Absorbing):
-    """What stands for every object of a file that is no tensor, number, string, list, tuple, set or dictionary.
+    """Stands for every object of a file that is not a tensor, number, string, list, tuple, set or dictionary.
 
     >>> Inert("os.system", 1) is Inert
     True
@@ -87,7 +87,7 @@ class Inert(metaclass=_Absorbing):
 
 
 class _Still:
-    """No state for a pickle to set."""
+    """An object without state that a pickle could set."""
 
     __slots__ = ()
 
@@ -96,9 +96,9 @@ class _Still:
 
 
 class _Dict(_Still, dict):
-    """collections.OrderedDict, of which PyTorch sets an attribute."""
+    """Stands for collections.OrderedDict, on which PyTorch sets an attribute."""
 
-    def __init__(self, items: Any = ()):  # pairs from Python 2, where no opcode shows their keys: strings alone
+    def __init__(self, items: Any = ()):  # pairs from Python 2, whose keys no opcode shows: only strings are read
         super().__init__((key, value) for key, value in items if isinstance(key, str))
 
 
@@ -117,7 +117,7 @@ class _Storage(_Still):
 
 
 class Tensor(_Still):
-    """A tensor of a file, read when it is asked for."""
+    """A tensor of a file, read on demand."""
 
     __slots__ = ("_dtype", "_file", "_key", "_offset", "_size", "_stride")
 
@@ -126,21 +126,21 @@ class Tensor(_Still):
         self._offset, self._size, self._stride = offset, size, stride
 
     def array(self) -> np.ndarray:
-        """Its numbers, a copy; bfloat16 as float32, which holds it exactly.
+        """Returns a copy of the numbers; bfloat16 becomes float32, which represents it exactly.
 
         Raises:
-            ValueError: the tensor says that it is larger than what the file holds of it, or that is damaged.
+            ValueError: the tensor claims to be larger than its data in the file, or the data are damaged.
         """
         try:
             return self._file.read(self._key, self._dtype, self._offset, self._size, self._stride)
         except _Unusable as error:
             raise ValueError(f"{self._file.path}: {error}") from error
         except Exception as error:
-            raise ValueError(f"{self._file.path}: a tensor that no array can be ({error})") from error
+            raise ValueError(f"{self._file.path}: a tensor that cannot be an array ({error})") from error
 
 
 class _Rebuild(_Still):
-    """A function of PyTorch that makes a tensor out of a storage, or a parameter out of a tensor."""
+    """A function of PyTorch that builds a tensor from a storage, or a parameter from a tensor."""
 
     __slots__ = ("file", "name")
 
@@ -168,31 +168,33 @@ class _Rebuild(_Still):
                 name, metadata = storage.dtype, more[2:]
             case _:
                 return Inert
-        if any(metadata):  # a view that is negated or conjugated when it is read
+        if any(metadata):  # a view that is negated or conjugated on reading
             return Inert
         return Tensor(self.file, storage.key, name, offset, size, stride)
 
 
 class _File:
-    """The bytes of a file, and where in them the storages lie."""
+    """The bytes of a file, and the places of the storages in them."""
 
     def __init__(self, path: Path, data: bytes, order: str = "<"):
         self.path, self.data, self.order = path, data, order
-        self.places: dict[str, tuple[int, int, int]] = {}  # of a storage: first byte, bytes, checksum (0: none)
+        self.places: dict[
+            str, tuple[int, int, int]
+        ] = {}  # first byte, number of bytes and checksum (0: none) of each storage
         self.dtypes: dict[str, str] = {}
         self.sound: set[str] = set()
-        self.classes: list[str] = []  # of the objects that are not read
+        self.classes: list[str] = []  # names of the objects that are not read
         self.copied = 0
 
     def storage(self, key: str) -> memoryview:
         if key not in self.places:
             raise _Unusable(f"the storage {key!r:.50} of a tensor is not in the file")
         start, size, checksum = self.places[key]
-        found = memoryview(self.data)[start : start + size]
-        if len(found) != size or (checksum and key not in self.sound and zlib.crc32(found) != checksum):
+        content = memoryview(self.data)[start : start + size]
+        if len(content) != size or (checksum and key not in self.sound and zlib.crc32(content) != checksum):
             raise _Unusable(f"the storage {key!r:.50} is cut off or damaged; download or copy the file again")
         self.sound.add(key)
-        return found
+        return content
 
     def read(self, key: str, dtype: str, offset: int, size: tuple, stride: tuple) -> np.ndarray:
         bytes_ = self.storage(key)
@@ -206,15 +208,17 @@ class _File:
             type(n) is int for n in (offset, *size, *stride)
         ):  # not shown: nested lists have texts without bound
             raise _Unusable("size, strides and offset of a tensor: expected integers, 0 or more")
-        shown = f"{str(size):.60} with strides {str(stride):.60} from {offset!r:.20}"
+        description = f"{str(size):.60} with strides {str(stride):.60} from {offset!r:.20}"
         if min((offset, *size, *stride)) < 0:
-            raise _Unusable(f"a tensor of size {shown}: expected integers, 0 or more")
+            raise _Unusable(f"a tensor of size {description}: expected integers, 0 or more")
         if 0 in size:
             return np.zeros(size, code.newbyteorder("="))
-        # Each axis by itself first: the product of numbers without bound would take long.
+        # Each axis alone first: the product of unbounded numbers would take long.
         last = offset + sum((n - 1) * s for n, s in zip(size, stride))
         if max(size, default=1) > len(numbers) or math.prod(size) > len(numbers) or last >= len(numbers):
-            raise _Unusable(f"a tensor of size {shown} claims more than the {len(numbers)} numbers of its storage")
+            raise _Unusable(
+                f"a tensor of size {description} claims more than the {len(numbers)} numbers of its storage"
+            )
         self.copied += math.prod(size) * code.itemsize
         if self.copied > max(MOST_COPIES * len(self.data), FEW_BYTES):
             raise _Unusable(f"its tensors share storages and claim more than {MOST_COPIES} times the file")
@@ -226,7 +230,7 @@ class _File:
 
 
 class _Unpickler(pickle.Unpickler):
-    """See the head of this module."""
+    """See the docstring of this module."""
 
     def __init__(self, stream: io.BytesIO, file: _File):
         super().__init__(stream, encoding="latin-1")  # Python 2's strings
@@ -261,30 +265,30 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: str | Path) -> Any:
-    """What `torch.save` wrote, with a `Tensor` for every tensor and `Inert` for every object that is no plain data.
+    """Reads a file of `torch.save`, with a `Tensor` for every tensor and `Inert` for every object that is not plain data.
 
     Args:
-        path: of the file, which is read as a whole.
+        path: the file, which is read completely.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is cut off, damaged, no file of torch.save, a TorchScript program; or claims more than it holds.
+        ValueError: the file is truncated, damaged, not from torch.save, or a TorchScript program; or it claims more than it holds.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
     ...     _ = file.write(b"<!DOCTYPE html>") + (file.flush() or 0)
     ...     load(file.name)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: ...: no file of torch.save but a web page (a download that asked for a login?)
+    ValueError: ...: not a file of torch.save but a web page (a download that asked for a login?)
     """
     return _read(Path(path))[0]
 
 
 def classes(path: str | Path) -> list[str]:
-    """The classes of the objects in a file that `load` gives as `Inert`, in the order of the file; functions stand among them.
+    """Returns the classes of the objects that `load` replaces by `Inert`, in the order of the file; functions are included.
 
     Args:
-        path: of a file that `load` reads.
+        path: a file that `load` reads.
 
     >>> import pickle, tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
@@ -303,10 +307,10 @@ def _read(path: Path) -> tuple[Any, _File]:
         content = _load_zip(file) if file.data.startswith(b"PK\x03\x04") else _load_old(file)
     except _Unusable as error:
         raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # of many types, depending on where the file is broken
+    except Exception as error:  # many exception types, depending on the damage
         reason = str(error).splitlines()[:1] or [type(error).__name__]
         raise ValueError(
-            f"{path}: not a complete file of torch.save: cut off or damaged ({reason[0]:.100}); download or copy it again"
+            f"{path}: not a complete file of torch.save: truncated or damaged ({reason[0]:.100}); download or copy it again"
         ) from error
     return content, file
 
@@ -317,8 +321,10 @@ def _load_zip(file: _File) -> Any:
         members = {info.filename: info for info in archive.infolist()}
     roots = [name.removesuffix("data.pkl") for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
-        shown = ", ".join(sorted(members)[:5])
-        raise _Unusable(f"no file of torch.save but a zip archive with {len(roots)} data.pkl (it holds {shown:.200})")
+        names = ", ".join(sorted(members)[:5])
+        raise _Unusable(
+            f"not a file of torch.save but a zip archive with {len(roots)} data.pkl (it holds {names:.200})"
+        )
     root = roots[0]
     if f"{root}constants.pkl" in members or any(name.startswith(f"{root}code/") for name in members):
         raise _Unusable(
@@ -329,11 +335,13 @@ def _load_zip(file: _File) -> Any:
     def place(info: zipfile.ZipInfo) -> tuple[int, int, int]:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise _Unusable(
-                f"{info.filename:.50} is compressed, as torch.save leaves nothing: unpack and pack it without"
+                f"{info.filename:.50} is compressed, which torch.save never does: unpack and pack it without compression"
             )
         header = data[info.header_offset : info.header_offset + 30]
         if not header.startswith(b"PK\x03\x04"):
-            raise _Unusable(f"{info.filename:.50} is not where the directory says; download or copy the file again")
+            raise _Unusable(
+                f"{info.filename:.50} is not where the directory of the archive says; download or copy the file again"
+            )
         names = sum(struct.unpack_from("<HH", header, 26))
         return info.header_offset + 30 + names, info.file_size, info.CRC
 
@@ -351,9 +359,9 @@ def _load_old(file: _File) -> Any:
     data = file.data
     for start, kind in OTHER_FILES.items():
         if data.startswith(start):
-            raise _Unusable(f"no file of torch.save but {kind}")
+            raise _Unusable(f"not a file of torch.save but {kind}")
     if data[8:9] == b"{":
-        raise _Unusable("no file of torch.save but of safetensors: name it .safetensors")
+        raise _Unusable("not a file of torch.save but of safetensors: name it .safetensors")
     if data[257:262] == b"ustar":
         raise _Unusable("a tar archive, as PyTorch wrote before 0.2: load it with PyTorch and save it again")
     if not data:
@@ -361,7 +369,7 @@ def _load_old(file: _File) -> Any:
     stream = io.BytesIO(data)
     magic = _unpickle(stream, file)
     if type(magic) is not int or magic != MAGIC:
-        raise _Unusable("no file of torch.save but a plain pickle")
+        raise _Unusable("not a file of torch.save but a plain pickle")
     _unpickle(stream, file)  # the protocol
     system = _unpickle(stream, file)
     little = system.get("little_endian", True) if isinstance(system, dict) else True
@@ -369,7 +377,7 @@ def _load_old(file: _File) -> Any:
     content = _unpickle(stream, file)
     keys = _unpickle(stream, file)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in file.dtypes for key in keys):
-        raise _Unusable("its list of storages names other ones than its tensors; download or copy the file again")
+        raise _Unusable("its list of storages does not match those of its tensors; download or copy the file again")
     place = stream.tell()
     for key in keys:
         numel = int.from_bytes(data[place : place + 8], "little" if little else "big", signed=True)
@@ -382,7 +390,7 @@ def _load_old(file: _File) -> Any:
 
 
 def _unpickle(stream: io.BytesIO, file: _File) -> Any:
-    """The next pickle of `stream`, which is left behind it."""
+    """Reads the next pickle of `stream`, and leaves the stream after it."""
     start = stream.tell()
     _check_opcodes(stream)
     end = stream.tell()
@@ -393,10 +401,10 @@ def _unpickle(stream: io.BytesIO, file: _File) -> Any:
 
 
 def _check_opcodes(stream: io.BytesIO) -> None:
-    """Raise where the next pickle asks for more than its length can mean, or for registered extensions.
+    """Raises an error if the next pickle needs more than its length can mean, or registered extensions.
 
-    Followed is the number of parts of every object on the stack: of tuples and frozensets with all that is in them, 2 of
-    an integer that hashes as another does, else 1; None is a mark.
+    The check tracks the number of parts of every object on the stack: of tuples and frozensets with their nested parts, 2 for
+    an integer with the same hash as another, else 1; None is a mark.
     """
     stack: list[int | None] = []
     memo: dict[int, int] = {}
@@ -404,12 +412,14 @@ def _check_opcodes(stream: io.BytesIO) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         name = opcode.name
         if name.startswith("EXT"):
-            raise _Unusable(f"its pickle asks for an extension of Python's registry ({name}): no checkpoint does")
+            raise _Unusable(
+                f"its pickle asks for an extension of Python's registry ({name}), which checkpoints never do"
+            )
         if name.endswith("GET"):
             stack.append(memo[int(argument)])
         elif name.endswith("PUT"):
             if not 0 <= int(argument) <= count:
-                raise _Unusable(f"its pickle keeps its object {count} at place {argument}: no pickler does")
+                raise _Unusable(f"its pickle stores its object {count} at place {argument}, which picklers never do")
             memo[int(argument)] = stack[-1]
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
@@ -435,6 +445,6 @@ def _check_opcodes(stream: io.BytesIO) -> None:
                 in_keys += sum(key for key in popped if key > 1)
             if in_keys > TUPLE_PARTS:
                 raise _Unusable(
-                    f"its keys are tuples, sets or large integers of more than {TUPLE_PARTS} parts: no checkpoint's are"
+                    f"its keys are tuples, sets or large integers of more than {TUPLE_PARTS} parts, which checkpoints never have"
                 )
             stack += [None if kind is pickletools.markobject else parts for kind in opcode.stack_after]

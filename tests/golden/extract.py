@@ -15,8 +15,8 @@ import numpy as np
 
 HERE = Path(__file__).parent
 MODELS = ("resnet18", "resnet50", "simplebaseline_res50", "hrnet_w32")
-GROUPING = "a_"  # the one case of the parser that is kept: the smallest
-# file -> which of its arrays are kept; nothing that holds a photograph or a COCO annotation
+GROUPING = "a_"  # the one case of the parser that is subset: the smallest
+# file -> which of its arrays are subset; nothing that holds a photograph or a COCO annotation
 ARRAYS = {
     "rle_official": lambda key: True,
     "rle_mmpose": lambda key: True,
@@ -35,12 +35,12 @@ ARRAYS = {
 def main(source: Path) -> None:
     for name, keep in ARRAYS.items():
         arrays = np.load(source / f"{name}.npz", allow_pickle=False)
-        kept = {key: arrays[key] for key in arrays.files if keep(key)}
+        subset = {key: arrays[key] for key in arrays.files if keep(key)}
         if name == "swahr":
-            kept["ae_tags"] = only_read(
-                kept["ae_tags"], [kept[f"ae_{case}_nodes"] for case in ("people", "one", "zero")]
+            subset["ae_tags"] = only_read(
+                subset["ae_tags"], [subset[f"ae_{case}_nodes"] for case in ("people", "one", "zero")]
             )
-        np.savez_compressed(HERE / f"{name}.npz", **kept)
+        np.savez_compressed(HERE / f"{name}.npz", **subset)
     full = json.loads((source / "backbones.json").read_text())
     models = {name: strip(full["models"][name]) for name in MODELS}
     (HERE / "backbones.json").write_text(json.dumps({**full, "models": models}))

@@ -3,12 +3,11 @@
     reader = formats.choose("auto", folder, split="train")        # or formats.reader("coco")
     source = reader.read(*reader.find(folder, "train"))
 
-A new format is one module in this folder that offers what `Reader` lists, and its name in `Format`. Nothing else knows
-the formats by name: commands and pages take `Format | Literal["auto"]` and pass it to `choose`.
+A new format is one module in this folder that implements `Reader`, and its name in `Format`. Nothing else knows the
+formats by name: commands and pages take `Format | Literal["auto"]` and pass it to `choose`.
 
-``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON as HRNet and mmpose have it, ``crowdpose`` CrowdPose's,
-``coco_wholebody`` the 133 joints of COCO-WholeBody.
-``layout`` holds what they share in locating files.
+``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON of HRNet and mmpose, ``crowdpose`` CrowdPose's,
+``coco_wholebody`` the 133 joints of COCO-WholeBody. ``layout`` holds shared functions that locate files.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from jaxpose.skeleton import Skeleton
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
 Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody"]
-"""The formats: names of modules of this package."""
+"""The formats, named like the modules of this package."""
 Choice = Format | Literal["auto"]
-"""What a flag `--format` takes: a format, or "auto" for the one that the files show."""
+"""Values of a flag `--format`: a format, or "auto" for the one that the files show."""
 
 logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """What a module offers to make its format known.
+    """The interface of a module that reads a format.
 
-    Two paths stand for a split: `annotations`, the file of its labels (or a folder, where a format has one file per
-    image or per video), and `images`, the folder that its file names are relative to (or the label file again, where
-    that holds the images). How labels become persons is the format's own business: `read` returns any `Source`.
+    Two paths identify a split: `annotations`, the file of its labels (or a folder, if a format has one file per image or
+    per video), and `images`, the folder that its file names are relative to (or the label file again, if that holds the
+    images). The conversion of labels to persons is up to the format: `read` returns any `Source`.
     """
 
     __name__: str
     CONTENT: str
-    """What a label file of this format holds, to end the sentence "this format is ..." in messages."""
+    """The content of a label file of this format, to complete the sentence "this format is ..." in messages."""
 
     def find(
         self, folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
@@ -54,34 +53,34 @@ class Reader(Protocol):
         A format whose files hold all splits returns the same paths for each; `read` gets the name of the split too.
 
         Args:
-            folder: the data set's folder.
-            split: the name of the split.
-            annotations: the labels, where they are not to be looked for.
-            images: the image folder, where it is not to be looked for.
+            folder: The data set's folder.
+            split: The name of the split.
+            annotations: The labels; None looks for them.
+            images: The image folder; None looks for it.
 
         Returns:
             (annotations, images).
 
         Raises:
-            FileNotFoundError: one of the two is missing or ambiguous; names what was looked for and what is there.
-                Missing labels are a `jaxpose.data.formats.layout.NoAnnotations`.
+            FileNotFoundError: One of the two is missing or ambiguous; the message names what was looked for and what is
+                there. Missing labels are a `jaxpose.data.formats.layout.NoAnnotations`.
         """
 
     def recognises(self, annotations: str | Path) -> bool:
-        """Whether labels are of this format, told from their content in a time that does not grow with it.
+        """Tells whether labels have this format, from their content, in a time that does not grow with it.
 
-        At most one format recognises a file. A damaged file may be recognised: `read` says what is wrong with it.
+        At most one format recognises a file. A damaged file may be recognised; `read` reports what is wrong with it.
 
         Args:
-            annotations: labels that exist.
+            annotations: Labels that exist.
         """
 
     def own_skeleton(self, annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
-        """Returns the skeleton that `read` takes without being given one, or None where there is none in the labels.
+        """Returns the skeleton that `read` takes by default, or None if there is none in the labels.
 
         Args:
-            annotations: the labels.
-            category: the name or id of the category, where there are several.
+            annotations: The labels.
+            category: The name or id of the category, if there are several.
         """
 
     def read(
@@ -98,25 +97,26 @@ class Reader(Protocol):
         """Reads and checks the labels of a split.
 
         Args:
-            annotations: the labels.
-            images: the image folder.
-            split: the name of the split, for formats whose labels hold all of them; the others do not look at it.
-            skeleton: the skeleton to use; None takes that of the labels.
-            category: the name or id of the category, where there are several.
+            annotations: The labels.
+            images: The image folder.
+            split: The name of the split, for formats whose labels hold all of them; others ignore it.
+            skeleton: The skeleton to use; None takes that of the labels.
+            category: The name or id of the category, if there are several.
             on_bad: "error", or "skip" to leave a bad image or person out, counted in `Source.skipped` and logged.
-            reading: choices where files differ, such as the pairs of left and right.
+            reading: Choices in reading the files, such as the pairs of left and right.
 
         Raises:
-            FileNotFoundError, ValueError: a file is missing or wrong; names the file, the entry and what to do.
+            FileNotFoundError, ValueError: A file is missing or wrong; the message names the file, the entry and what to
+                do.
         """
 
     def ground_truth(self, annotations: str | Path, images: str | Path, *, split: str | None = None) -> Any:
         """Returns the labels as `jaxpose.evaluation` reads them: the path of a COCO file, or its contents.
 
         Args:
-            annotations: the labels.
-            images: the image folder.
-            split: as in `read`.
+            annotations: The labels.
+            images: The image folder.
+            split: The same as in `read`.
         """
 
 
@@ -124,10 +124,10 @@ def reader(format: Format) -> Reader:
     """Returns the module that reads a format.
 
     Args:
-        format: one of `Format`.
+        format: One of `Format`.
 
     Raises:
-        ValueError: no such format.
+        ValueError: There is no such format.
 
     >>> reader("mpii").own_skeleton("annot/valid.json").name
     'mpii16'
@@ -138,16 +138,16 @@ def reader(format: Format) -> Reader:
 
 
 def choose(format: Choice, folder: str | Path | None, split: str, *, annotations: str | Path | None = None) -> Reader:
-    """Returns the reader of a folder: that of the format given, or with "auto" that of the format which the files show.
+    """Returns the reader of the given format, or with "auto" that of the format which the files show.
 
-    A format found by "auto" is logged, unless it is COCO's.
+    A format detected by "auto" is logged, unless it is COCO's.
 
     Args:
-        format: one of `Format`, or "auto".
-        folder, split, annotations: as in `guess`.
+        format: One of `Format`, or "auto".
+        folder, split, annotations: The same as in `guess`.
 
     Raises:
-        FileNotFoundError, ValueError: as `reader` and `guess`.
+        FileNotFoundError, ValueError: The same as for `reader` and `guess`.
     """
     if format != "auto":
         return reader(format)
@@ -163,19 +163,19 @@ def _log_format(path: str, name: str) -> None:
 
 
 def guess(folder: str | Path | None, split: str, *, annotations: str | Path | None = None) -> Format:
-    """Finds the format of a folder: the one that locates labels of the split there and recognises their content.
+    """Detects the format of a folder: the one that locates labels of the split there and recognises their content.
 
     Args:
-        folder: the data set's folder; None where `annotations` is given.
-        split: the name of the split.
-        annotations: the labels, where they are not to be looked for.
+        folder: The data set's folder; None if `annotations` is given.
+        split: The name of the split.
+        annotations: The labels; None looks for them.
 
     Returns:
         The name of the format.
 
     Raises:
-        FileNotFoundError: there are no labels of the split in any format's layout; names what was looked for.
-        ValueError: labels that no format recognises, or labels of several formats.
+        FileNotFoundError: There are no labels of the split in any format's layout; the message names what was looked for.
+        ValueError: No format recognises the labels, or there are labels of several formats.
 
     >>> guess("no_such_folder", "train")
     Traceback (most recent call last):
@@ -203,7 +203,7 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
     if several:
         raise several[0]
     folder = Path(folder)
-    layouts: dict[tuple[Path, ...], str] = {}  # a format that has another's layouts is not listed beside it
+    layouts: dict[tuple[Path, ...], str] = {}  # formats with the same layouts are listed once
     for name, error in missing.items():
         layouts.setdefault(tuple(error.looked_for), name)
     looked_for = "; ".join(
@@ -217,7 +217,7 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
 
 
 def _labels_of(name: Format, folder: str | Path | None, split: str, annotations: str | Path | None) -> Path:
-    """Where a format's reader finds the labels of a split; the images are not looked for."""
+    """Returns the path where a format's reader locates the labels of a split, without looking for the images."""
     if annotations is not None:
         path = Path(annotations)
         if not path.exists():
@@ -228,7 +228,7 @@ def _labels_of(name: Format, folder: str | Path | None, split: str, annotations:
 
 
 def _json_files(folder: Path) -> list[str]:
-    """Names of the JSON files in a folder and in its subfolders, for messages."""
+    """Returns the names of the JSON files in a folder and its subfolders, for messages."""
     return [
         str(path.relative_to(folder)) for pattern in ("*.json", "*/*.json") for path in sorted(folder.glob(pattern))
     ]

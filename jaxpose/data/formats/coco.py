@@ -1,11 +1,11 @@
-"""COCO keypoint data: an image folder and its annotation JSON, found, read and checked.
+"""COCO keypoint data: finds, reads and checks an image folder and its annotation JSON.
 
-`find` locates the two by the folder's layout, `read` gives a `CocoFolder`: a `Source` of persons and images that the
-input pipeline can use as it is, and that `jaxpose.data.builder.prepare` turns into a prepared data set.
+`find` locates the two by the folder's layout, `read` returns a `CocoFolder`: a `Source` of persons and images that the
+input pipeline can use directly, and that `jaxpose.data.builder.prepare` turns into a prepared data set.
 
-The first thing that is wrong with a file raises an error with the file's name and what to do (`ValueError`,
-`FileNotFoundError`). With ``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged. An
-entry that has only one possible meaning is read, and every kind of guess or repair is one line of warning with its numbers
+The first fault of a file raises an error with the file's name and what to do (`ValueError`, `FileNotFoundError`). With
+``on_bad="skip"`` a bad image or person is left out instead, counted in ``skipped`` and logged. An entry that has only one
+possible meaning is read, and every kind of guess or repair is logged in one warning line with its numbers
 (`jaxpose.data.reading`). NumPy and Pillow only.
 """
 
@@ -50,7 +50,7 @@ CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
 WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """Fields of COCO-WholeBody's annotations, beside COCO's 17 joints."""
 NUMBERED = "called joint_0"
-"""Words of the note that the joints of a category without names were numbered."""
+"""Part of the note that the joints of a category without names were numbered."""
 ALL = "all"
 """The category that stands for all that have keypoints."""
 
@@ -58,14 +58,14 @@ logger = logging.getLogger(__name__)
 
 
 class CocoFolder(Source):
-    """An image folder and its annotations, as `read` gives it. Holds the JSON in memory, reads images when asked.
+    """An image folder and its annotations, as returned by `read`. It holds the JSON in memory and reads images on demand.
 
     Attributes, beside those of `Source`:
-        annotations: the path of the JSON.
-        folder: the path of the images.
-        entries: the image entries of the JSON, checked.
-        people: per image, its annotations, checked and completed.
-        categories: the categories of the persons, as in the JSON.
+        annotations: The path of the JSON.
+        folder: The path of the images.
+        entries: The image entries of the JSON, checked.
+        people: The annotations of each image, checked and completed.
+        categories: The categories of the persons, as in the JSON.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class CocoFolder(Source):
 
     @cached_property
     def turned(self) -> frozenset[int]:
-        """Indices of the images that are turned as their EXIF orientation says; found out, and said, at the first look."""
+        """The indices of images that are turned as their EXIF orientation says; decided, and logged, on first use."""
         turned, line = orientation.decide(
             orientation.scan([self.folder / entry["file_name"] for entry in self.entries]),
             sizes=self.images["size_wh"],
@@ -128,11 +128,11 @@ class CocoFolder(Source):
         return self.entries[index]["file_name"]
 
     def ground_truth(self, *, image_ids: set[int] | None = None) -> dict[str, Any]:
-        """As `Source.ground_truth`, with what the file left out filled in: area, iscrowd, num_keypoints."""
-        kept = [i for i, entry in enumerate(self.entries) if image_ids is None or entry["id"] in image_ids]
-        people = (person for i in kept for person in self.people[i])
+        """Does the same as `Source.ground_truth`, with missing values filled in: area, iscrowd, num_keypoints."""
+        rows = [i for i, entry in enumerate(self.entries) if image_ids is None or entry["id"] in image_ids]
+        people = (person for i in rows for person in self.people[i])
         return {
-            "images": [self.entries[i] for i in kept],
+            "images": [self.entries[i] for i in rows],
             "annotations": [{k: v for k, v in person.items() if k != "segmentation"} for person in people],
             "categories": [dict(category) for category in self.categories],
         }
@@ -147,24 +147,24 @@ class CocoFolder(Source):
 def find(
     folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """The annotation JSON and the image folder of a split.
+    """Locates the annotation JSON and the image folder of a split.
 
     Layouts, with S the split: ``annotations/person_keypoints_S2017.json`` (any year) with ``S2017/`` or
     ``images/S2017/`` (COCO); ``annotations/person_keypoints_S.json`` or ``annotations/S.json`` with ``S/`` or
     ``images/S/``; ``annotations/image_info_S2017.json`` (COCO's test images, no annotations) with ``test2017/``; and
-    ``S/_annotations.coco.json``, or the only JSON in ``S/``, beside the images of ``S/`` (Roboflow). "val" and "valid" are one
-    split.
+    ``S/_annotations.coco.json``, or the only JSON in ``S/``, beside the images of ``S/`` (Roboflow). "val" and "valid"
+    are one split.
 
     Args:
-        folder: that holds ``annotations/``.
+        folder: The folder that holds ``annotations/``.
         split: "train", "val", "test-dev", ...
-        annotations, images: the JSON or the image folder, where it is not to be looked for.
+        annotations, images: The JSON or the image folder; None looks for it.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+        FileNotFoundError: One of the two is missing; the message says which, what was looked for and what is there.
 
     >>> find("no_such_folder", "train")
     Traceback (most recent call last):
@@ -193,16 +193,16 @@ def _annotation_file(folder: Path, split: str) -> Path:
             *place.glob(f"person_keypoints_{name}20[0-9][0-9].json"),
             *place.glob(f"image_info_{name}20[0-9][0-9].json"),
         ]
-        found = sorted(dated) or [path for path in exact if path.is_file()] or _beside_images(folder / name)
-        if found:
+        candidates = sorted(dated) or [path for path in exact if path.is_file()] or _beside_images(folder / name)
+        if candidates:
             break
     looked_for = (f"person_keypoints_{split}2017.json", f"person_keypoints_{split}.json", f"{split}.json")
     looked_for += (f"../{split}/_annotations.coco.json",)
-    return layout.only_one(found, split=split, place=place, looked_for=looked_for, listed=[place])
+    return layout.only_one(candidates, split=split, place=place, looked_for=looked_for, listed=[place])
 
 
 def _beside_images(folder: Path) -> list[Path]:
-    """The JSON that lies beside the images of a split."""
+    """Returns the JSON beside the images of a split."""
     exported = folder / "_annotations.coco.json"
     return [exported] if exported.is_file() else sorted(folder.glob("*.json"))
 
@@ -224,7 +224,7 @@ def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
 
 
 def _test_images(stem: str) -> str | None:
-    """image_info_test-dev2017.json names images of test2017/."""
+    """Returns the folder of test images: image_info_test-dev2017.json refers to test2017/."""
     return "test" + stem[-4:] if stem.startswith("test-") and stem[-4:].isdigit() else None
 
 
@@ -232,10 +232,10 @@ def _test_images(stem: str) -> str | None:
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Whether a file is a JSON object without CrowdPose's crowd indices and COCO-WholeBody's fields.
+    """Tells whether a file is a JSON object without CrowdPose's crowd indices and COCO-WholeBody's fields.
 
     Args:
-        annotations: the JSON, which exists.
+        annotations: The JSON, which exists.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "train.json"
@@ -248,7 +248,7 @@ def recognises(annotations: str | Path) -> bool:
 
 
 def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:
-    """Returns the annotation JSON, which is what the evaluation reads; no image has to exist.
+    """Returns the annotation JSON, which the evaluation reads; no image has to exist.
 
     >>> str(ground_truth("val.json", "val"))
     'val.json'
@@ -266,35 +266,34 @@ def read(
     on_bad: Literal["error", "skip"] = "error",
     reading: Reading = AS_IT_FITS,
 ) -> CocoFolder:
-    """Read and check a COCO-format keypoint file.
+    """Reads and checks a COCO-format keypoint file.
 
     Persons without any labelled joint and crowds stay in the image records (for masks), not among the persons. A
-    missing ``area`` (or one that is not positive and finite) becomes `jaxpose.metrics.AREA_OF_BOX` times the box, a missing
-    ``iscrowd`` 0, ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of unlabelled
-    joints are set to 0. Boxes may reach out of the image. Other keys are carried along. A file without
-    ``annotations`` (COCO's image-info JSON) gives a source without persons, for prediction: name the skeleton.
+    missing ``area`` (or one that is not positive and finite) becomes `jaxpose.metrics.AREA_OF_BOX` times the box, a
+    missing ``iscrowd`` 0, ``num_keypoints`` the number of labelled joints, whatever the file says. The keypoints of
+    unlabelled joints are set to 0. Boxes may reach out of the image. Other keys are kept. A file without
+    ``annotations`` (COCO's image-info JSON) gives a source without persons, for prediction; the skeleton has to be given.
 
     Read with a warning: persons without ``bbox`` (a box around their joints; with ``on_bad="skip"`` they are left out),
-    confidences as visibility, joints without names, a ``skeleton`` to draw that counts from 0, image files that are
-    found under nearly their names or through links, boxes that look like corners.
+    confidences as visibility, joints without names, a ``skeleton`` to draw that counts from 0, image files with
+    similar names or behind links, boxes that look like corners.
 
     Args:
-        annotations: the JSON.
-        images: the folder that its file names are relative to.
-        split: the name of the split, which the file has for itself: not looked at.
-        skeleton: of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
-        category: name or id, where the file has several categories with keypoints; "all", which is the default where they
-            have the same joints.
+        annotations: The JSON.
+        images: The folder that its file names are relative to.
+        split: The name of the split; ignored, because the file holds one split.
+        skeleton: The skeleton of the keypoints; None takes it from the category (`Skeleton.from_coco_category`).
+        category: The name or id of a category if several have keypoints; "all", the default if they have the same joints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
-        reading: choices where files differ.
+        reading: Choices in reading the files.
 
     Raises:
-        FileNotFoundError: no such JSON or folder; an image that is not there.
-        ValueError: no COCO file (which key is missing); joints that are not those of the skeleton given; repeated ids;
-            a file name that leads out of the folder; a person of an unknown image; a number of keypoints that does not
-            fit the skeleton; a coordinate that is not finite (in float32); a visibility other than 0, 1, 2 or a
-            confidence; a box without any pixel in the image; coordinates that are fractions; boxes that are corners for
-            certain.
+        FileNotFoundError: The JSON, the folder or an image does not exist.
+        ValueError: The file is not a COCO file (says which key is missing); its joints are not those of the given
+            skeleton; ids are repeated; a file name leads out of the folder; a person belongs to an unknown image; the
+            number of keypoints does not fit the skeleton; a coordinate is not finite (in float32); a visibility is not
+            0, 1, 2 or a confidence; a box has no pixel in the image; coordinates are fractions; boxes are certainly
+            corners.
     """
     path = Path(annotations)
     check_call(path, images, on_bad)
@@ -312,7 +311,7 @@ def read(
 
 
 def check_call(annotations: Path, images: str | Path, on_bad: str) -> None:
-    """Raises an error for an unknown `on_bad`, or an image folder that does not exist."""
+    """Raises an error for an unknown `on_bad`, or if the image folder does not exist."""
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be 'error' or 'skip', got {on_bad!r}")
     if not Path(images).is_dir():
@@ -329,7 +328,7 @@ def from_contents(
     on_bad: Literal["error", "skip"],
     reading: Reading,
 ) -> CocoFolder:
-    """As `read`, of the contents of a file, for formats that are COCO's but for some fields. `path` names the file."""
+    """Does the same as `read` for the contents of a file, for variants of COCO's format. `path` names the file."""
     categories, own, notes = _categories(data, path, skeleton, category)
     order = None
     if skeleton is None:
@@ -347,12 +346,12 @@ def from_contents(
             [{**c, "keypoints": list(skeleton.joints)} for c in categories] if order is not None else categories
         )
         notes = [line for line in notes if NUMBERED in line]
-    told = Notes(path)
+    file_notes = Notes(path)
     for line in notes:
-        told.say(line)
+        file_notes.say(line)
     source = assemble(
         data, Path(images), skeleton=skeleton, category=categories, problems=Problems(path, on_bad), reading=reading,
-        notes=told, order=order,
+        notes=file_notes, order=order,
     )  # fmt: skip
     try:
         lines = check_whole(source.persons, source.images["size_wh"])
@@ -375,20 +374,20 @@ def assemble(
     notes: Notes | None = None,
     order: Sequence[int] | None = None,
 ) -> CocoFolder:
-    """Makes a source of the contents of a COCO file, and checks its images and persons.
+    """Makes a source from the contents of a COCO file, and checks its images and persons.
 
-    `read` uses it, and so can modules of other formats that turn their labels into such contents.
+    `read` uses it, and so can modules of other formats that convert their labels to such contents.
 
     Args:
         data: "images" and, perhaps, "annotations", as in a COCO file.
-        folder: the image folder.
-        skeleton: the skeleton of the keypoints.
-        category: the entry of "categories" that the persons belong to, or several with the same joints.
-        problems: names the label file, and may hold problems that were found before.
-        clip_boxes: as in `jaxpose.data.source.Source`.
-        reading: choices in reading the files.
-        notes: may hold what is to be said of the file.
-        order: joint k of the skeleton is joint ``order[k]`` of the file; None means that it is joint k.
+        folder: The image folder.
+        skeleton: The skeleton of the keypoints.
+        category: The entry of "categories" that the persons belong to, or several with the same joints.
+        problems: The collector of problems, which names the label file and may already hold some.
+        clip_boxes: The attribute of `jaxpose.data.source.Source`.
+        reading: Choices in reading the files.
+        notes: Notes about the file that are to be logged.
+        order: Joint k of the skeleton is joint ``order[k]`` of the file; None keeps the order.
     """
     categories = [category] if isinstance(category, Mapping) else category
     notes = notes or Notes(problems.path)
@@ -416,7 +415,7 @@ def assemble(
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton | None:
-    """The skeleton that `read` takes from the file; None where the file names no joints, or those of several skeletons."""
+    """Returns the skeleton that `read` takes from the file; None if the file names no joints, or those of several skeletons."""
     path = Path(annotations)
     try:
         _, skeleton, notes = _categories(load(path), path, None, category)
@@ -429,12 +428,12 @@ def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -
     """Returns the skeleton that `read` takes from the file; guesses and repairs are logged.
 
     Args:
-        annotations: the JSON.
-        category: as in `read`.
+        annotations: The JSON.
+        category: The same as in `read`.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file has no skeleton, or several, and why.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file has no skeleton, or several; the message says why.
     """
     path = Path(annotations)
     _, skeleton, notes = _categories(load(path), path, None, category)
@@ -444,11 +443,11 @@ def skeleton_of(annotations: str | Path, *, category: str | int | None = None) -
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The contents of a COCO file, of which only the outermost is checked.
+    """Returns the contents of a COCO file, of which only the outermost level is checked.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no COCO file, and which key is missing.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a COCO file; the message says which key is missing.
     """
     data = read_json(path, "annotation JSON")
     if not isinstance(data, dict):
@@ -475,7 +474,7 @@ def load(path: Path) -> dict[str, Any]:
 def _categories(
     data: dict, path: Path, skeleton: Skeleton | None, wanted: str | int | None
 ) -> tuple[list[dict[str, Any]], Skeleton | None, list[str]]:
-    """The categories to read, their skeleton (None where they have none and one is given), and what there is to say."""
+    """Returns the categories to read, their skeleton (None if they have none and one is given), and lines to log."""
     categories = [
         {**c, "id": labels.whole(c["id"])}
         for c in data["categories"]
@@ -485,35 +484,35 @@ def _categories(
         c["id"] for c in data["categories"] if isinstance(c, dict) and "id" in c and not is_id(labels.whole(c["id"]))
     ):
         raise ValueError(f"{path}: the id of a category must be a whole number, got {wrong!r}; correct the file")
-    chosen = _chosen(categories, path, wanted)
+    selected = _select_categories(categories, path, wanted)
     count = 0
-    if not chosen or not chosen[0].get("keypoints"):
-        wordless = chosen or [c for c in categories if c.get("keypoints") == []] or categories[:1]
+    if not selected or not selected[0].get("keypoints"):
+        wordless = selected or [c for c in categories if c.get("keypoints") == []] or categories[:1]
         ids = {c["id"] for c in wordless}
-        mine = (
+        people = (
             a for a in data.get("annotations", []) if isinstance(a, dict) and labels.whole(a.get("category_id")) in ids
         )
-        count = labels.joint_count(mine)
-        chosen = wordless if count or skeleton is not None else []
-    if not chosen:
+        count = labels.joint_count(people)
+        selected = wordless if count or skeleton is not None else []
+    if not selected:
         raise ValueError(
             f"{path} has no category with a list 'keypoints': it is not a keypoint file (for COCO take person_keypoints_*.json); "
             "for images without annotations give the skeleton (skeleton=)"
         )
     notes: list[str] = []
-    if skeleton is not None and not chosen[0].get("keypoints"):  # image-info files name the categories without joints
-        return [{**c, "keypoints": list(skeleton.joints)} for c in chosen], None, notes
+    if skeleton is not None and not selected[0].get("keypoints"):  # image-info files name the categories without joints
+        return [{**c, "keypoints": list(skeleton.joints)} for c in selected], None, notes
     try:
-        own = Skeleton.from_coco_category(chosen[0], num_joints=count, notes=notes)
+        own = Skeleton.from_coco_category(selected[0], num_joints=count, notes=notes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; correct the file, or give the skeleton (skeleton=)") from None
-    if not chosen[0].get("keypoints"):
-        chosen = [{**c, "keypoints": list(own.joints)} for c in chosen]
-    return chosen, own, notes
+    if not selected[0].get("keypoints"):
+        selected = [{**c, "keypoints": list(own.joints)} for c in selected]
+    return selected, own, notes
 
 
-def _chosen(categories: list[dict[str, Any]], path: Path, wanted: str | int | None) -> list[dict[str, Any]]:
-    """Those with keypoints that are wanted; none where no category has keypoints."""
+def _select_categories(categories: list[dict[str, Any]], path: Path, wanted: str | int | None) -> list[dict[str, Any]]:
+    """Returns the wanted categories with keypoints; an empty list if no category has keypoints."""
     usable = [c for c in categories if c.get("keypoints")]
     if wanted is not None and not (wanted == ALL and ALL not in [c.get("name") for c in usable]):
         usable = [
@@ -534,19 +533,21 @@ def _chosen(categories: list[dict[str, Any]], path: Path, wanted: str | int | No
 def check_joints(
     category: Mapping[str, Any], skeleton: Skeleton, path: Path, *, reorder: bool = False
 ) -> list[int] | None:
-    """The skeleton given has the joints of the file, in that order: as many of other names would train on nonsense.
+    """Checks that the given skeleton has the joints of the file, in that order.
+
+    Equal counts are not enough: other names mean other joints.
 
     Args:
-        category: Of the file.
-        skeleton: That is given, such as a checkpoint's or the training file's.
-        path: Of the file, for messages.
+        category: The category of the file.
+        skeleton: The given skeleton, such as a checkpoint's or the training file's.
+        path: The path of the file, for messages.
         reorder: Accept the same joints in another order.
 
     Returns:
-        Joint k of the skeleton is joint ``order[k]`` of the file; None where the order is the same.
+        An order in which joint k of the skeleton is joint ``order[k]`` of the file; None if the order is the same.
 
     Raises:
-        ValueError: Other joints, or another order without `reorder`.
+        ValueError: The joints are different, or in another order without `reorder`.
     """
     named = category["keypoints"]
     try:
@@ -576,7 +577,7 @@ def _read_images(
     images: Iterable[Any], folder: Path, problems: Problems, reading: Reading, notes: Notes
 ) -> list[dict[str, Any]]:
     names, seen, entries = ImageFiles(folder, follow_links=reading.follow_links), set(), []
-    near: dict[str, str] = {}  # files that were found under another name -> that name
+    near: dict[str, str] = {}  # file -> the similar name in the labels
     for entry in images:
         missing = [k for k in ("id", "file_name", "width", "height") if not isinstance(entry, dict) or k not in entry]
         if missing:
@@ -618,19 +619,19 @@ def _read_images(
 def _part(
     entries: list[dict[str, Any]], annotations: Iterable[Any], reading: Reading, path: Path
 ) -> list[dict[str, Any]]:
-    """The images of the part that is read: each is drawn from its file name alone, whatever else the file holds.
+    """Returns the images of the part to read. Each is drawn from its file name alone, whatever else the file holds.
 
-    Few images can all be drawn into one part. The labelled image whose draw is nearest then goes to the other part, which
-    depends on the file names too, so that both parts are the same in every run and neither is empty.
+    Few images may all be drawn into one part. The labelled image with the nearest draw then goes to the other part. That
+    depends on the file names only too, so both parts are the same in every run and neither is empty.
 
     Args:
-        entries: the images of the whole file.
-        annotations: those of the whole file.
-        reading: names the part and the fraction.
-        path: of the file, for the message.
+        entries: The images of the whole file.
+        annotations: The annotations of the whole file.
+        reading: The part and the fraction.
+        path: The path of the file, for the message.
 
     Raises:
-        ValueError: there are fewer than two images to divide.
+        ValueError: There are fewer than two images to divide.
     """
     named = {labels.whole(a.get("image_id")) for a in annotations if isinstance(a, dict) and _has_joints(a)}
     draws = {entry["file_name"]: _draw(entry["file_name"]) for entry in entries}
@@ -649,13 +650,13 @@ def _part(
 
 
 def _has_joints(annotation: Mapping[str, Any]) -> bool:
-    """Whether an annotation has a joint that is labelled, as far as can be told before it is checked."""
+    """Tells whether an annotation has a labelled joint, as far as is possible before it is checked."""
     keypoints = labels.flat(annotation.get("keypoints"))
     return isinstance(keypoints, list) and any(is_number(v) and v > 0 for v in keypoints[2::3])
 
 
 def _draw(file: str) -> float:
-    """A number from 0 to below 1 that follows from the name of a file."""
+    """Returns a number from 0 to below 1 that depends on the name of a file only."""
     return int.from_bytes(hashlib.sha256(file.encode(errors="surrogateescape")).digest()[:8]) / 2**64
 
 
@@ -683,7 +684,7 @@ class _People:
     def by_image(
         self, annotations: Iterable[Any], images: Iterable[Any], entries: Sequence[Mapping[str, Any]]
     ) -> list[list[dict[str, Any]]]:
-        """The persons of each image."""
+        """Returns the persons of each image."""
         index = {entry["id"]: i for i, entry in enumerate(entries)}
         # An annotation names its image as the image's entry does, as a number or as text.
         named = {e["id"]: labels.whole(e["id"]) for e in images if isinstance(e, dict) and _is_label(e.get("id"))}
@@ -722,7 +723,7 @@ class _People:
         return people
 
     def why_nobody(self, problems: Problems) -> str:
-        """Why none of the annotations can be trained on."""
+        """Returns the reason why none of the annotations can be trained on."""
         if problems.counts:
             reasons = "; ".join(
                 f"{count} {kind}, such as: {problems.examples[kind][0]}" for kind, count in problems.counts.items()
@@ -734,7 +735,7 @@ class _People:
         return ""  # without labels there is nobody to train on, but images to predict on
 
     def _checked(self, person: dict[str, Any], number: int, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The annotation with what it left out filled in, or None where it is bad."""
+        """Returns the annotation with missing values filled in, or None if it is bad."""
         where = f"annotation {number} (image {entry['file_name']!r})"
         crowd = person.get("iscrowd") or 0
         if crowd not in (0, 1):
@@ -759,9 +760,9 @@ class _People:
         return person | completed | {"num_keypoints": labelled, "iscrowd": int(crowd)}
 
     def _box(self, keypoints: list[float], size: tuple[int, int], *, crowd: bool) -> list[float] | None:
-        """A box for a person without one. None where the choice is to leave bad persons out, rather than to guess."""
-        made = labels.box_around(keypoints, size)
-        if made is None or crowd:  # it is used for nothing
+        """Returns a box for a person without one. None if bad persons are to be left out, rather than guessed at."""
+        box = labels.box_around(keypoints, size)
+        if box is None or crowd:  # the box is unused
             return [0, 0, 0, 0]
         if self.problems.on_bad == "skip":
             return None
@@ -769,12 +770,12 @@ class _People:
             "{n} persons have no 'bbox': their boxes are made from their keypoints, "
             f"{100 * labels.MARGIN:.0f}% larger on each side (--on-bad skip leaves such persons out)"
         )
-        return made
+        return box
 
     def _keypoints(self, keypoints: Any, where: str) -> tuple[list[float], tuple[str, str] | None]:
-        """Flat keypoints with visibilities 0, 1, 2; and what is wrong with them."""
+        """Returns flat keypoints with visibilities 0, 1, 2; and a description of what is wrong with them."""
         expected = 3 * self.skeleton.num_joints
-        if not keypoints:  # an annotation without: unlabelled
+        if not keypoints:  # an annotation without keypoints is unlabelled
             return [0] * expected, None
         if isinstance(keypoints, list) and isinstance(keypoints[0], (list, tuple)):
             nested, keypoints = keypoints, labels.flat(keypoints)
@@ -809,7 +810,7 @@ class _People:
         return keypoints, None
 
     def _visibility(self, values: list[Any]) -> list[int] | None:
-        """Numbers that are confidences, or of which a threshold is given, as 0, 1, 2; None where they are neither."""
+        """Converts confidences, or numbers with a threshold, to 0, 1, 2; returns None if they are neither."""
         above = self.reading.visible_above
         if not all(is_number(v) for v in values) or (above is None and not all(0 <= v <= 1 or v == 2 for v in values)):
             return None
@@ -818,12 +819,12 @@ class _People:
                 "{n} annotations have visibilities between 0 and 1, taken as confidences: a joint is labelled above 0 "
                 "(--visible-above gives another threshold)"
             )
-        # Beside fractions, 1 is the surest confidence; beside a 2 (COCO-WholeBody's body), or without fractions, it is COCO's
-        # hidden joint.
+        # With fractions among the values, 1 is the highest confidence; with a 2 (COCO-WholeBody's body), or without
+        # fractions, it is COCO's hidden joint.
         confidences = 2 not in values and not all(v in (0, 1) for v in values)
         return [(1 if v == 1 and not confidences else 2) if v > (above or 0) else 0 for v in values]
 
 
 def _is_label(value: Any) -> bool:
-    """Whether a value of JSON can be an id: a number or a text, which can be looked up."""
+    """Tells whether a JSON value can be an id: a number or a text."""
     return isinstance(value, (int, float, str)) and not isinstance(value, bool)

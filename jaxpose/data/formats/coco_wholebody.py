@@ -1,16 +1,16 @@
-"""COCO-WholeBody: COCO's files with the joints of feet, face and hands in fields of their own, found, read and checked.
+"""COCO-WholeBody: reads and checks COCO's files with the joints of feet, face and hands in separate fields.
 
     source = coco_wholebody.read(*coco_wholebody.find("path/to/coco", "train"))
 
-Reading is `jaxpose.data.formats.coco.read`. What is COCO-WholeBody's own:
+Reading is `jaxpose.data.formats.coco.read`, with these differences:
 
 joints
     The 133 of `jaxpose.skeleton.COCO_WHOLEBODY133`: ``keypoints`` (17), ``foot_kpts`` (6), ``face_kpts`` (68),
     ``lefthand_kpts`` and ``righthand_kpts`` (21 each), joined in this order. A field that is missing is unlabelled.
 visibility
-    That of face and hands is a confidence between 0 and 1; a joint is labelled above 0, which is the authors' rule.
+    For face and hands a confidence between 0 and 1; a joint is labelled above 0, which is the authors' rule.
 
-A file whose ``keypoints`` are the 133 already, as some tools write it, is COCO's format and read by it.
+A file whose ``keypoints`` already hold all 133, as some tools write it, has COCO's format and is read by `coco`.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ __all__ = ["CONTENT", "find", "ground_truth", "own_skeleton", "read", "recognise
 CONTENT = "as COCO's, with 'foot_kpts', 'face_kpts', 'lefthand_kpts' and 'righthand_kpts' in the annotations"
 
 PARTS = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
-"""Fields of an annotation, in the order of the joints, and how many joints each holds."""
+"""The fields of an annotation, in the order of the joints, and the number of joints in each."""
 
 
 def find(
     folder: str | Path, split: str, *, annotations: str | Path | None = None, images: str | Path | None = None
 ) -> tuple[Path, Path]:
-    """The annotation JSON and the image folder of a split.
+    """Locates the annotation JSON and the image folder of a split.
 
     Layouts, with S the split: ``annotations/coco_wholebody_S_v1.0.json`` (any version) with COCO's ``S2017/`` or
     ``images/S2017/``; and those of `jaxpose.data.formats.coco.find`.
 
     Args:
-        folder: that holds ``annotations/``.
+        folder: The folder that holds ``annotations/``.
         split: "train" or "val".
-        annotations, images: the JSON or the image folder, where it is not to be looked for.
+        annotations, images: The JSON or the image folder; None looks for it.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: which of the two is missing, what was looked for and what is there.
+        FileNotFoundError: One of the two is missing; the message says which, what was looked for and what is there.
 
     >>> find("no_such_folder", "train")
     Traceback (most recent call last):
@@ -65,10 +65,10 @@ def find(
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Whether a file is a JSON object in which joints of the face or of a hand stand in a field of their own.
+    """Tells whether a file is a JSON object with joints of the face or of a hand in a separate field.
 
     Args:
-        annotations: the JSON, which exists.
+        annotations: The JSON, which exists.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "train.json"
@@ -81,7 +81,7 @@ def recognises(annotations: str | Path) -> bool:
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """The skeleton that `read` takes without being given one: `jaxpose.skeleton.COCO_WHOLEBODY133`, whatever the file.
+    """Returns the skeleton that `read` takes by default: `jaxpose.skeleton.COCO_WHOLEBODY133`, whatever the file.
 
     >>> own_skeleton("coco_wholebody_train_v1.0.json").num_joints
     133
@@ -99,23 +99,25 @@ def read(
     on_bad: Literal["error", "skip"] = "error",
     reading: Reading = AS_IT_FITS,
 ) -> coco.CocoFolder:
-    """Read and check a COCO-WholeBody file; the module says what is its own, `jaxpose.data.formats.coco.read` the rest.
+    """Reads and checks a COCO-WholeBody file: as `jaxpose.data.formats.coco.read`, with the differences listed above.
 
     Args:
-        annotations: the JSON.
-        images: the folder that its file names are relative to.
-        split: the name of the split, which the file has for itself: not looked at.
-        skeleton: of the 133 joints, for other sigmas than those of `jaxpose.skeleton.COCO_WHOLEBODY133`.
-        category: name or id, where the file has several categories.
+        annotations: The JSON.
+        images: The folder that its file names are relative to.
+        split: The name of the split; ignored, because the file holds one split.
+        skeleton: A skeleton of the 133 joints, for sigmas different from those of `jaxpose.skeleton.COCO_WHOLEBODY133`.
+        category: The name or id of the category, if the file has several.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
-        reading: choices where files differ.
+        reading: Choices in reading the files.
 
     Raises:
-        FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; no annotation has one of the four fields.
+        FileNotFoundError, ValueError: The same as for `jaxpose.data.formats.coco.read`, or no annotation has one of the
+            four fields.
 
     >>> read("coco_wholebody_train_v1.0.json", "no_such_folder")
     Traceback (most recent call last):
-    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of coco_wholebody_train_v1.0.json
+    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of
+        coco_wholebody_train_v1.0.json
     """
     path = Path(annotations)
     coco.check_call(path, images, on_bad)
@@ -131,26 +133,26 @@ def read(
 
 
 def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> dict[str, Any]:
-    """Returns the file as the evaluation reads it: a COCO file of 133 joints; no image has to exist.
+    """Returns the file as the evaluation reads it, a COCO file of 133 joints; no image has to exist.
 
     Args:
-        annotations: the JSON.
-        images: not looked at.
-        split: not looked at.
+        annotations: The JSON.
+        images: Ignored.
+        split: Ignored.
     """
     path = Path(annotations)
     return contents(coco.load(path), path)
 
 
 def contents(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The contents of a file with the 133 joints in ``keypoints``.
+    """Returns the contents of a file with the 133 joints in ``keypoints``.
 
     Args:
-        data: the contents as they are.
-        path: of the file, for the message.
+        data: The contents of the file.
+        path: The path of the file, for the message.
 
     Raises:
-        ValueError: no annotation has one of the four fields.
+        ValueError: No annotation has one of the four fields.
     """
     people = data.get("annotations", [])
     if people and not any(isinstance(person, dict) and key in person for person in people for key in coco.WHOLE_BODY):
@@ -167,7 +169,7 @@ def contents(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _joined(person: Mapping[str, Any]) -> dict[str, Any]:
-    """An annotation with all joints in ``keypoints``; a field of another length stays, and is refused by its number."""
+    """Returns an annotation with all joints in ``keypoints``; fields of other lengths are rejected later by their number."""
     keypoints: list[Any] = []
     for field, count in PARTS.items():
         values = person.get(field)

@@ -1,20 +1,20 @@
-"""CrowdPose: COCO's format with 14 joints, a crowd index for every image and no areas, found, read and checked.
+"""CrowdPose: reads and checks COCO's format with 14 joints, a crowd index for every image and no areas.
 
     source = crowdpose.read(*crowdpose.find("path/to/crowdpose", "test"))                    # as it is, or prepared once:
     source = builder.prepare("path/to/crowdpose", split="test", data_dir="prepared", reader=crowdpose)
 
-Reading is `jaxpose.data.formats.coco.read`. What is CrowdPose's own:
+Reading is `jaxpose.data.formats.coco.read`, with these differences:
 
 joints
     The 14 of `jaxpose.skeleton.CROWDPOSE14`; its category entries name COCO's edges, so they are not used.
 area
-    None is annotated: `jaxpose.metrics.AREA_OF_BOX` of the box, which is CrowdPose's own constant.
+    It is not annotated: `jaxpose.metrics.AREA_OF_BOX` of the box is taken, which is CrowdPose's own constant.
 crowdIndex
-    Of an image: how much its persons overlap. It stays in the ground truth (``images``), where
-    `jaxpose.evaluation.crowdpose_average_precision` finds the easy, medium and hard images by it.
+    A property of an image: how much its persons overlap. It stays in the ground truth (``images``), where
+    `jaxpose.evaluation.crowdpose_average_precision` uses it to find the easy, medium and hard images.
 num_keypoints
-    Stays as the file has it, unlike COCO's: it does not count every labelled joint (in the samples at hand not head and
-    neck), and the published evaluation leaves out the persons where it is 0. Training goes by the labelled joints.
+    Stays as in the file, unlike COCO's: it does not count every labelled joint (in the samples at hand not head and
+    neck), and the published evaluation leaves out the persons where it is 0. Training uses the labelled joints.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["CONTENT", "find", "ground_truth", "own_skeleton", "read", "recognise
 
 CONTENT = "as COCO's, with a 'crowdIndex' for every image"
 
-PLACES = ("json", "annotations", "")  # within the data set's folder
+PLACES = ("json", "annotations", "")  # subfolders of the data set's folder
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +47,24 @@ def find(
     Layouts, with S the split: ``json/crowdpose_S.json`` with ``images/`` (HigherHRNet, SWAHR);
     ``annotations/mmpose_crowdpose_S.json`` with ``images/`` (mmpose); and in these folders or the data set's own any
     JSON among the words of whose name are "crowdpose" and S, but not "det" (detected boxes), as ``S_crowdpose.json``,
-    or that is called ``S.json``. Beside a JSON in the folder itself the images may lie, too.
+    or that is called ``S.json``. The images may also lie beside a JSON in the folder itself.
 
     Args:
-        folder: the data set's folder.
-        split: the name of the split: "train", "val", "trainval", "test", or the name of a JSON, without its ending.
-        annotations: the JSON, where it is not to be looked for.
-        images: the image folder, where it is not to be looked for.
+        folder: The data set's folder.
+        split: The name of the split: "train", "val", "trainval", "test", or the name of a JSON, without its ending.
+        annotations: The JSON; None looks for it.
+        images: The image folder; None looks for it.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: one of the two is missing; names what was looked for and what is there.
+        FileNotFoundError: One of the two is missing; the message names what was looked for and what is there.
 
     >>> find("no_such_folder", "test")
     Traceback (most recent call last):
-    FileNotFoundError: no_such_folder is not a folder: name the folder of CrowdPose, that holds json/ (or annotations/) and images/
+    FileNotFoundError: no_such_folder is not a folder: name the folder of CrowdPose, that holds json/ (or annotations/)
+        and images/
     """
     return layout.locate(
         folder,
@@ -77,7 +78,7 @@ def find(
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """Returns the skeleton that `read` takes without being given one: `jaxpose.skeleton.CROWDPOSE14`, whatever the file.
+    """Returns the skeleton that `read` takes by default: `jaxpose.skeleton.CROWDPOSE14`, whatever the file.
 
     >>> own_skeleton("json/crowdpose_test.json").num_joints
     14
@@ -86,10 +87,10 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Whether a file is a JSON object with crowd indices.
+    """Tells whether a file is a JSON object with crowd indices.
 
     Args:
-        annotations: the JSON, which exists.
+        annotations: The JSON, which exists.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "crowdpose_test.json"
@@ -102,7 +103,7 @@ def recognises(annotations: str | Path) -> bool:
 
 
 def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:
-    """Returns the annotation JSON, which is what the evaluation reads; no image has to exist.
+    """Returns the annotation JSON, which the evaluation reads; no image has to exist.
 
     >>> str(ground_truth("json/crowdpose_test.json", "images"))
     'json/crowdpose_test.json'
@@ -123,16 +124,17 @@ def read(
     """Reads and checks a CrowdPose annotation file, as `jaxpose.data.formats.coco.read` and the module's docstring say.
 
     Args:
-        annotations: the JSON.
-        images: the folder that its file names are relative to.
-        split: the name of the split; ignored, because the file holds one split.
-        skeleton: a skeleton of CrowdPose's joints, for sigmas different from those of `jaxpose.skeleton.CROWDPOSE14`.
-        category: the name or id of the category, where the file has several with keypoints.
+        annotations: The JSON.
+        images: The folder that its file names are relative to.
+        split: The name of the split; ignored, because the file holds one split.
+        skeleton: A skeleton of CrowdPose's joints, for sigmas different from those of `jaxpose.skeleton.CROWDPOSE14`.
+        category: The name or id of the category, if the file has several with keypoints.
         on_bad: "error", or "skip" to leave a bad image or person out, counted and logged.
-        reading: choices in reading the files.
+        reading: Choices in reading the files.
 
     Raises:
-        FileNotFoundError, ValueError: as `jaxpose.data.formats.coco.read`; the joints are not CrowdPose's.
+        FileNotFoundError, ValueError: The same as for `jaxpose.data.formats.coco.read`, or the joints are not
+            CrowdPose's.
 
     >>> read("json/crowdpose_test.json", "no_such_folder")
     Traceback (most recent call last):
@@ -176,7 +178,7 @@ def _fits(stem: str, split: str) -> bool:
 
 
 def _keep_stated_keypoints(source: coco.CocoFolder) -> None:
-    """Puts back the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
+    """Restores the file's own num_keypoints, which `coco.read` replaces by the number of labelled joints."""
     people = read_json(source.annotations, "annotation JSON").get("annotations", [])
     stated = {
         person["id"]: person["num_keypoints"] for person in people if isinstance(person, dict) and _states(person)

@@ -1,4 +1,4 @@
-"""Locating the annotation JSON and the image folder of a split: what the readers of all formats share."""
+"""Functions that locate the annotation JSON and the image folder of a split, shared by the readers of all formats."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 
 from jaxpose.files import local
 
-__all__ = ["NoAnnotations", "edges", "folder_of", "images_of", "locate", "only_one"]
+__all__ = ["NoAnnotations", "edges", "folder_of", "images_of", "locate", "only_one", "pictures_of"]
 
-EDGE = 1 << 16  # bytes from which a format is recognised
+EDGE = 1 << 16  # the number of bytes from which a format is recognised
+SOME = 5  # the number of pictures that must exist for a folder to be the one that a JSON means
 
 
 class NoAnnotations(FileNotFoundError):
-    """No annotation file of a split was found, or several were.
+    """There is no annotation file of a split, or there are several.
 
     Attributes:
-        looked_for: the paths that would have fitted.
-        several: whether several files fit.
+        looked_for: The paths that would have fitted.
+        several: True if several files fit.
 
     >>> NoAnnotations("no annotations", looked_for=[Path("annot/val.json")]).several
     False
@@ -34,12 +35,12 @@ def folder_of(folder: str | Path | None, *, holds: str) -> Path:
     """Returns the path of a data set's folder.
 
     Args:
-        folder: the folder.
-        holds: what the folder should hold, to end the message where there is none.
+        folder: The folder.
+        holds: The expected contents of the folder, to complete the message if it does not exist.
 
     Raises:
-        FileNotFoundError: it is not a folder.
-        ValueError: it is a URL.
+        FileNotFoundError: The path is not a folder.
+        ValueError: The path is a URL.
 
     >>> folder_of(".", holds="that holds annotations/")
     PosixPath('.')
@@ -50,13 +51,13 @@ def folder_of(folder: str | Path | None, *, holds: str) -> Path:
 
 
 def edges(path: str | Path) -> str:
-    """Returns the text at the beginning and at the end of a JSON file, where keys of its entries stand.
+    """Returns the text at the beginning and at the end of a JSON file, which contains the keys of its entries.
 
     Every list at the top level of a file of labels begins or ends there, however long the lists are, if at most one long
-    list comes before it and at most one after it. So the format can be told without reading gigabytes.
+    list comes before it and at most one after it. So the format can be recognised without reading gigabytes.
 
     Args:
-        path: the file, in UTF-8, UTF-16 or UTF-32.
+        path: The file, in UTF-8, UTF-16 or UTF-32.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "labels.json"
@@ -66,7 +67,7 @@ def edges(path: str | Path) -> str:
     """
     with Path(path).open("rb") as file:
         head, size = file.read(EDGE), file.seek(0, os.SEEK_END)
-        file.seek(max(EDGE, size - EDGE) // 4 * 4)  # in step with characters of four bytes
+        file.seek(max(EDGE, size - EDGE) // 4 * 4)  # aligned with characters of four bytes
         tail = file.read()
     return (head + tail).decode(json.detect_encoding(head), errors="replace").lstrip("\ufeff \t\r\n")
 
@@ -81,19 +82,19 @@ def locate(
     image_folder: Callable[[Path, str, Path], Path],
     holds: str,
 ) -> tuple[Path, Path]:
-    """Locates the annotation JSON and the image folder of a split, each as given or by its function.
+    """Locates the annotation JSON and the image folder of a split; each is given, or located by its function.
 
     Args:
-        folder: the data set's folder.
-        split: the name of the split.
-        annotations: the JSON, where it is not to be looked for.
-        images: the image folder, where it is not to be looked for.
-        annotation_file: finds the JSON, given (folder, split).
-        image_folder: finds the image folder, given (folder, split, annotation JSON).
-        holds: what the folder should hold, to end the message where there is none.
+        folder: The data set's folder.
+        split: The name of the split.
+        annotations: The JSON; None looks for it.
+        images: The image folder; None looks for it.
+        annotation_file: Locates the JSON, given (folder, split).
+        image_folder: Locates the image folder, given (folder, split, annotation JSON).
+        holds: The expected contents of the folder, to complete the message if it does not exist.
 
     Raises:
-        FileNotFoundError: `folder` is not a folder; or what the two functions raise.
+        FileNotFoundError: `folder` is not a folder, or one of the two functions raised it.
 
     >>> beside = dict(annotation_file=lambda folder, split: folder / f"{split}.json", image_folder=images_of)
     >>> [str(path) for path in locate(".", "val", annotations="my.json", images="pictures", holds="it", **beside)]
@@ -116,15 +117,16 @@ def only_one(
     """Returns the annotation file, if there is exactly one.
 
     Args:
-        candidates: the files that fit.
-        split: the name of the split.
-        place: the folder that holds them; names in messages are relative to it.
-        looked_for: the names that would have fitted.
-        listed: folders whose JSON files are named in messages.
-        kind: the kind of annotations, with the format's name.
+        candidates: The files that fit.
+        split: The name of the split.
+        place: The folder that holds them; names in messages are relative to it.
+        looked_for: The names that would have fitted.
+        listed: The folders whose JSON files are named in messages.
+        kind: The kind of annotations, with the format's name.
 
     Raises:
-        NoAnnotations: there is none (names what was looked for and what is there), or there are several.
+        NoAnnotations: There is no such file (the message names what was looked for and what is there), or there are
+            several.
 
     >>> only_one([Path("a.json")], split="val", place=Path(), looked_for=["a.json"], listed=[]).name
     'a.json'
@@ -151,12 +153,12 @@ def images_of(folder: Path, split: str, annotations: Path) -> Path:
     """Returns ``images/``, which holds the images of all splits, or the data set's folder itself if the JSON lies in it.
 
     Args:
-        folder: the data set's folder.
-        split: the name of the split, which does not matter.
-        annotations: the JSON.
+        folder: The data set's folder.
+        split: The name of the split, which does not matter.
+        annotations: The JSON.
 
     Raises:
-        FileNotFoundError: neither holds the images.
+        FileNotFoundError: Neither holds the images.
 
     >>> str(images_of(Path("no_such_folder"), "val", Path("no_such_folder/val.json")))
     'no_such_folder'
@@ -169,3 +171,32 @@ def images_of(folder: Path, split: str, annotations: Path) -> Path:
         f"{annotations} has no image folder: looked for {folder / 'images'}; rename the folder, or give its path "
         "(images=..., or jaxpose prepare --images)"
     )
+
+
+def pictures_of(annotations: Path, names: Sequence[str]) -> Path:
+    """Returns the folder that the file names of an annotation file are relative to, among those near it.
+
+    Args:
+        annotations: the JSON.
+        names: the file names in it, of which the first few are looked for.
+
+    Raises:
+        FileNotFoundError: no folder holds them.
+
+    >>> pictures_of(Path("no_such_folder/labels.json"), [])
+    PosixPath('no_such_folder')
+    """
+    home = annotations.parent
+    roots = [
+        home,
+        home / "images",
+        home / annotations.stem,
+        home.parent,
+        home.parent / "images",
+        home.parent / annotations.stem,
+    ]
+    for root in roots:
+        if all((root / name).is_file() for name in names[:SOME]):
+            return root
+    looked = ", ".join(str(root) for root in dict.fromkeys(roots))
+    raise FileNotFoundError(f"{annotations} names {names[0]}, which is in none of {looked}")

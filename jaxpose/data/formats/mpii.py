@@ -1,30 +1,29 @@
-"""MPII Human Pose: persons given by a centre and a scale, 16 joints, found, read and checked.
+"""MPII Human Pose: reads and checks persons given by a centre and a scale, with 16 joints.
 
     source = mpii.read(*mpii.find("path/to/mpii", "valid"))                                  # as it is, or prepared once:
     source = builder.prepare("path/to/mpii", split="valid", data_dir="prepared", reader=mpii)
 
 The JSON is the one that HRNet, Integral Regression and mmpose share: a list with one entry for each person,
 ``{"image": name, "center": [x, y], "scale": s, "joints": [[x, y], ...], "joints_vis": [0 or 1, ...]}``, pixels counted
-from 1, a scale of 1 for a person 200 pixels high. What becomes of it here:
+from 1, a scale of 1 for a person 200 pixels high. The reader converts it as follows:
 
 joints
-    One less: from here on pixels count from 0, as everywhere in this library. HRNet and mmpose 0.x subtract that pixel
-    too, mmpose 1.x forgets it for the joints (not for the centre), though its evaluation adds it to the predictions.
+    They are reduced by one: here pixels count from 0, as everywhere in this library. HRNet and mmpose 0.x subtract that
+    pixel too, mmpose 1.x omits it for the joints (not for the centre), though its evaluation adds it to the predictions.
 visibility
-    2 where ``joints_vis`` is 1, 0 (unlabelled) where it is 0: the JSON does not say what is occluded. ``joints_vis``
+    It is 2 where ``joints_vis`` is 1, and 0 (unlabelled) where it is 0: the JSON has no occlusion. ``joints_vis``
     alone decides, as in HRNet: a joint marked 1 at (0, 0), or with a negative coordinate, stays labelled there, and
     the (-1, -1) of a joint marked 0 is dropped.
 box
     The square of side 200 s about the centre, after the centre is moved down by 15 s (the annotated one lies high on
-    the body) and one pixel up and to the left. Padded by 1.25, which is what the pipeline does by itself, it is the
-    published crop at 256 x 256, to float32; a crop that is higher than wide shows more to both ends. These boxes are
-    not clipped to the image (``Source.clip_boxes`` is False), as in the published pipelines.
+    the body) and one pixel up and to the left. Padded by 1.25, as the pipeline does, it is the published crop at
+    256 x 256, to float32; a crop that is higher than wide shows more at both ends. These boxes are not clipped to the
+    image (``Source.clip_boxes`` is False), as in the published pipelines.
 area
-    None is annotated: `jaxpose.metrics.AREA_OF_BOX` of that square, as everywhere where there is none. The square is
-    wider than most persons, so OKS and average precision flatter: MPII's own metric is PCKh
-    (`jaxpose.evaluation.mpii`).
+    It is not annotated: `jaxpose.metrics.AREA_OF_BOX` of that square is taken. The square is wider than most persons,
+    so OKS and average precision are too high; MPII's own metric is PCKh (`jaxpose.evaluation.mpii`).
 annotation_id
-    The place of the entry in the list, counted from 1 (pycocotools takes an id of 0 for none): annotation a of the
+    The position of the entry in the list, counted from 1 (pycocotools takes an id of 0 for none): annotation a of the
     validation file is column a - 1 of the arrays of ``gt_valid.mat``.
 
 Entries that name one image are persons of one image record, in the order of their first entry. The size of an image is
@@ -55,9 +54,9 @@ __all__ = ["CONTENT", "PERSON_HEIGHT", "find", "ground_truth", "own_skeleton", "
 CONTENT = "a list with one entry per person: image, center, scale, joints, joints_vis"
 
 PERSON_HEIGHT = 200.0
-"""Pixels of a person with scale 1, which are the side of its box."""
+"""The height in pixels of a person with scale 1, which is the side of its box."""
 CENTER_DOWN = 15.0
-"""Pixels, for a person with scale 1, by which the annotated centre is moved down."""
+"""The number of pixels by which the annotated centre is moved down, for a person with scale 1."""
 
 CATEGORY = MPII16.to_coco_category(name="person")
 PERSON_KEYS = ("image", "center", "scale")
@@ -76,21 +75,22 @@ def find(
     itself, with ``images/`` or the images beside it. "val" and "valid" are one split.
 
     Args:
-        folder: the data set's folder.
-        split: the name of the split: "train", "valid", "trainval", "test", or the name of a JSON in the folder, without its
-            ending.
-        annotations: the JSON, where it is not to be looked for.
-        images: the image folder, where it is not to be looked for.
+        folder: The data set's folder.
+        split: The name of the split: "train", "valid", "trainval", "test", or the name of a JSON in the folder, without
+            its ending.
+        annotations: The JSON; None looks for it.
+        images: The image folder; None looks for it.
 
     Returns:
         (path of the JSON, path of the image folder).
 
     Raises:
-        FileNotFoundError: one of the two is missing; names what was looked for and what is there.
+        FileNotFoundError: One of the two is missing; the message names what was looked for and what is there.
 
     >>> find("no_such_folder", "valid")
     Traceback (most recent call last):
-    FileNotFoundError: no_such_folder is not a folder: name the folder of MPII, that holds annot/ (or annotations/) and images/
+    FileNotFoundError: no_such_folder is not a folder: name the folder of MPII, that holds annot/ (or annotations/) and
+        images/
     """
     return layout.locate(
         folder,
@@ -104,7 +104,7 @@ def find(
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:
-    """Returns the skeleton that `read` takes without being given one: `jaxpose.skeleton.MPII16`, whatever the file.
+    """Returns the skeleton that `read` takes by default: `jaxpose.skeleton.MPII16`, whatever the file.
 
     >>> own_skeleton("annot/valid.json").num_joints
     16
@@ -113,10 +113,10 @@ def own_skeleton(annotations: str | Path, *, category: str | int | None = None) 
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Whether a file is a JSON list of entries with an image, a center and a scale.
+    """Tells whether a file is a JSON list of entries with an image, a center and a scale.
 
     Args:
-        annotations: the JSON, which exists.
+        annotations: The JSON, which exists.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "valid.json"
@@ -132,12 +132,12 @@ def ground_truth(annotations: str | Path, images: str | Path, *, split: str | No
     """Returns the annotations in COCO's format, as the evaluation reads them.
 
     Args:
-        annotations: the JSON.
-        images: the folder of its images, which have to be there: their sizes are read from them.
-        split: the name of the split; ignored, because the file holds one split.
+        annotations: The JSON.
+        images: The folder of its images, which have to exist because their sizes are read from them.
+        split: The name of the split; ignored, because the file holds one split.
 
     Raises:
-        FileNotFoundError, ValueError: as `read`.
+        FileNotFoundError, ValueError: The same as for `read`.
 
     >>> ground_truth("annot/valid.json", "no_such_folder")
     Traceback (most recent call last):
@@ -156,24 +156,24 @@ def read(
     on_bad: Literal["error", "skip"] = "error",
     reading: Reading = AS_IT_FITS,
 ) -> coco.CocoFolder:
-    """Reads and checks an MPII annotation file; the module's docstring says what becomes of an entry.
+    """Reads and checks an MPII annotation file; the module's docstring says how entries are converted.
 
     ``read(...).ground_truth()`` is the data set in COCO's format.
 
     Args:
-        annotations: the JSON.
-        images: the folder that its image names are relative to.
-        split: the name of the split; ignored, because the file holds one split.
-        skeleton: a skeleton of MPII's joints, for sigmas different from those of `jaxpose.skeleton.MPII16`.
-        category: there is only one, "person" with the id 1; None is the same.
+        annotations: The JSON.
+        images: The folder that its image names are relative to.
+        split: The name of the split; ignored, because the file holds one split.
+        skeleton: A skeleton of MPII's joints, for sigmas different from those of `jaxpose.skeleton.MPII16`.
+        category: The only category, "person" with the id 1; None is the same.
         on_bad: "error", or "skip" to leave a bad image (with its persons) or a bad person out, counted and logged.
-        reading: choices in reading the files; pictures are not turned unless it says so, as MPII's sizes are not annotated.
+        reading: Choices in reading the files; by default pictures are not turned, because MPII's sizes are not annotated.
 
     Raises:
-        FileNotFoundError: the JSON, the folder or an image does not exist.
-        ValueError: the file is no MPII file (names its format where it is known); the skeleton has different joints; an
-            entry has not 16 joints; a centre, scale or labelled joint is not finite; a ``joints_vis`` is not 0 or 1; a name
-            leads out of the folder; an image cannot be read; a box has no pixel in the image.
+        FileNotFoundError: The JSON, the folder or an image does not exist.
+        ValueError: The file is not an MPII file (names its format if it is known); the skeleton has different joints; an
+            entry has not 16 joints; a centre, scale or labelled joint is not finite; a ``joints_vis`` is not 0 or 1; a
+            name leads out of the folder; an image cannot be read; a box has no pixel in the image.
 
     >>> read("annot/valid.json", "no_such_folder")
     Traceback (most recent call last):
@@ -251,7 +251,7 @@ def _load(path: Path) -> list[Any]:
 def _to_coco(entries: list[Any], folder: Path, problems: Problems, reading: Reading) -> dict[str, Any]:
     """Returns the list as the contents of a COCO file, without bad entries."""
     names = ImageFiles(folder, follow_links=reading.follow_links)
-    images: dict[str, dict[str, Any] | None] = {}  # by name; None for a bad one, which is among the problems
+    images: dict[str, dict[str, Any] | None] = {}  # by name; None for a bad one, which is a problem
     people = []
     for row, entry in enumerate(entries):
         label = f"entry {row} of the list"
@@ -261,7 +261,7 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems, reading: Read
             continue
         name = entry["image"]
         if not isinstance(name, str):
-            problems.add("file name unusable", f"{label} has the image {name!r:.100}, which is no name of a file")
+            problems.add("file name unusable", f"{label} has the image {name!r:.100}, which is not the name of a file")
             continue
         if name not in images:
             size = _image_size(names, name, label, problems, reading)
@@ -276,7 +276,7 @@ def _to_coco(entries: list[Any], folder: Path, problems: Problems, reading: Read
 def _image_size(
     names: ImageFiles, name: str, label: str, problems: Problems, reading: Reading
 ) -> tuple[int, int] | None:
-    """Returns width and height from the header of the file, or None if it is bad."""
+    """Returns the width and height from the header of the file, or None if it is bad."""
     try:
         path = os.path.join(names.folder, names.find(name)[0])
     except FileNotFoundError as error:
@@ -291,7 +291,7 @@ def _image_size(
             sideways = reading.exif == "apply" and orientation(picture) in SIDEWAYS
             return picture.size[::-1] if sideways else picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        reason = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
         problems.add("image not readable", f"image {path} cannot be read ({reason}): replace it")
         return None
 

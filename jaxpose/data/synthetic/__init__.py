@@ -1,9 +1,9 @@
-"""Synthetic people: a keypoint data set out of a seed, whose truth and label noise are known.
+"""Synthetic people: a keypoint data set generated from a seed, whose true joints and label noise are known.
 
 Articulated 3D bodies with the 17 COCO joints are posed, dressed, and seen by a pinhole camera, among objects and each
 other; a depth buffer decides which joints are visible. NumPy and Pillow only. The modules, in reading order: `pose`
 (proportions, pose, kinematics), `raster` (the z-buffer), `paint` (textures and light), `dress` (the body's surfaces),
-`objects` and `backdrop` (what is around it), `noise` (the known distribution of the labels), `labels`, `scene` (one
+`objects` and `backdrop` (the surroundings), `noise` (the known distribution of the labels), `labels`, `scene` (one
 picture), `dataset` (a COCO folder).
 
     write_dataset("people", train=1600, val=400, seed=0)

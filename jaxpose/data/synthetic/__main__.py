@@ -14,7 +14,7 @@ from jaxpose.data.synthetic import overlay, render, write_dataset
 def contact_sheet(
     *, seed: int, count: int = 24, columns: int = 4, size_wh: tuple[int, int] = (320, 256)
 ) -> Image.Image:
-    """The first training pictures, each beside itself with boxes, limbs and joints (red rings: occluded)."""
+    """Draws the first training pictures, each beside a copy with boxes, limbs and joints (red rings: occluded)."""
     rows = -(-count // columns)
     sheet = Image.new("RGB", (2 * columns * size_wh[0], rows * size_wh[1]))
     for i in range(count):
@@ -38,13 +38,13 @@ def main(
     """Write synthetic people in COCO's layout.
 
     Args:
-        out: folder to make (reused when it already holds the same data set).
-        train: number of training pictures.
-        val: number of held-out pictures.
-        seed: of the data set.
-        size_wh: width and height of the pictures in pixels.
-        workers: processes; by default one per CPU.
-        sheet: also write the first pictures with their labels to this file.
+        out: Folder to create (reused if it already holds the same data set).
+        train: Number of training pictures.
+        val: Number of held-out pictures.
+        seed: Seed of the data set.
+        size_wh: Width and height of the pictures in pixels.
+        workers: Number of processes; by default one per CPU.
+        sheet: Also write the first pictures with their labels to this file.
     """
     print(write_dataset(out, train=train, val=val, seed=seed, size_wh=size_wh, workers=workers))
     if sheet is not None:

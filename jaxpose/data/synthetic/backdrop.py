@@ -1,4 +1,4 @@
-"""What is behind everything: a textured ground in perspective with shadows, and a wall or a landscape that ends it."""
+"""The background: a textured ground in perspective with shadows, and a wall or a landscape behind it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jaxpose.data.synthetic.paint import random_colour
 
 @dataclass
 class _View:
-    """Where each pixel's ray arrives, in metres.
+    """The points that the pixels' rays reach, in metres.
 
-    On the upright plane at the wall's depth: `wall_x` (h, w), `wall_y` (h,). From row `first` down it meets the ground
-    before that: `ground_x` (h - first, w), `ground_z` (h - first,).
+    On the upright plane at the wall's depth these are `wall_x` (h, w), `wall_y` (h,). From row `first` down, rays meet
+    the ground before the plane, at `ground_x` (h - first, w), `ground_z` (h - first,).
     """
 
     wall_x: np.ndarray
@@ -26,7 +26,7 @@ class _View:
 
 
 def _view(camera, size_wh, wall: float) -> _View:
-    """The camera has no roll and looks along z: a row of pixels has one height on the wall, one depth on the ground."""
+    """Computes the view. The camera has no roll, so a row of pixels has one height on the wall, one depth on the ground."""
     width, height = size_wh
     x = ((np.arange(width) - camera.centre[0]) / camera.focal).astype(np.float32)
     y = (np.arange(height) - camera.centre[1]) / camera.focal
@@ -49,7 +49,7 @@ def _view(camera, size_wh, wall: float) -> _View:
 
 
 def _smooth_noise(rng: np.random.Generator, size_wh, cells: int) -> np.ndarray:
-    """A coarse random grid, enlarged (h, w), in [-0.5, 0.5]."""
+    """Returns a coarse random grid, enlarged (h, w), in [-0.5, 0.5]."""
     grid = rng.integers(0, 256, (max(2, cells * size_wh[1] // size_wh[0]), cells), dtype=np.uint8)
     return np.asarray(Image.fromarray(grid).resize(size_wh, Image.Resampling.BICUBIC), np.float32) / 255.0 - 0.5
 
@@ -59,7 +59,7 @@ def _colour(rng, **kind) -> np.ndarray:
 
 
 def _rectangle(image: np.ndarray, view: _View, left: float, bottom: float, width: float, height: float):
-    """Rows (a slice) and mask of an upright rectangle on the wall, metres; None when it is not in the picture."""
+    """Returns rows (a slice) and mask of an upright rectangle on the wall, metres; None if it is not in the picture."""
     rows = np.flatnonzero((view.wall_y >= bottom) & (view.wall_y < bottom + height))
     if not len(rows):
         return None
@@ -69,11 +69,11 @@ def _rectangle(image: np.ndarray, view: _View, left: float, bottom: float, width
 
 
 def _fill(image, view, left, bottom, width, height, colour) -> None:
-    """Paint a rectangle; `colour` (3,) or a function of (x - left, y - bottom) in metres that gives (..., 3)."""
-    found = _rectangle(image, view, left, bottom, width, height)
-    if found is None:
+    """Paints a rectangle; `colour` is (3,) or a function of (x - left, y - bottom) in metres that returns (..., 3)."""
+    rectangle = _rectangle(image, view, left, bottom, width, height)
+    if rectangle is None:
         return
-    rows, mask = found
+    rows, mask = rectangle
     if callable(colour):
         y = np.broadcast_to(view.wall_y[rows][:, None] - bottom, mask.shape)
         colour = colour(view.wall_x[rows][mask] - left, y[mask].astype(np.float32))
@@ -101,7 +101,7 @@ def _picture(rng, image, view, left, bottom, width, height) -> None:
 
 
 def _shelf(rng, image, view, left, bottom, width, height) -> None:
-    """Boards with books: a random colour and height every few centimetres."""
+    """Draws boards with books: a random colour and height every few centimetres."""
     board, books = _colour(rng, dark=True), rng.uniform(30, 220, (64, 3)).astype(np.float32)
     tall = rng.uniform(0.20, 0.32, 64).astype(np.float32)
 
@@ -127,7 +127,7 @@ def _curtain(rng, image, view, left, bottom, width, height) -> None:
 
 
 def _interior(rng, view: _View, size_wh, wall: float) -> np.ndarray:
-    """A wall (plaster, wallpaper or bricks) with a skirting board and a few things on it."""
+    """Draws a wall (plaster, wallpaper or bricks) with a skirting board and a few things on it."""
     base = _colour(rng, muted=True) * 0.75 + 50
     noise = _smooth_noise(rng, size_wh, int(rng.choice([4, 10, 40])))[..., None]
     image = base + noise * rng.uniform(8, 45) + np.zeros((1, 1, 3), np.float32)
@@ -158,7 +158,7 @@ def _house(rng, image, view, left) -> None:
 
 
 def _landscape(rng, view: _View, size_wh) -> np.ndarray:
-    """A sky with clouds, and hills, trees or houses along the horizon."""
+    """Draws a sky with clouds, and hills, trees or houses along the horizon."""
     width, height = size_wh
     top, bottom = np.array([95, 140, 205], np.float32), np.array([205, 218, 230], np.float32)
     ramp = np.linspace(0.0, 1.0, height, dtype=np.float32)[:, None, None] ** rng.uniform(0.5, 1.2)
@@ -178,7 +178,7 @@ def _landscape(rng, view: _View, size_wh) -> np.ndarray:
 
 
 def _ground(rng, view: _View, *, outdoors: bool) -> np.ndarray:
-    """Tiles, boards, carpet or grass, fading with the distance (h - first, w, 3)."""
+    """Draws tiles, boards, carpet or grass, fading with the distance (h - first, w, 3)."""
     x, z = view.ground_x, view.ground_z[:, None]
     tile = rng.random((64, 64), np.float32)
     rough, fine = (tile[(z * m).astype(np.int32) & 63, (x * m).astype(np.int32) & 63] for m in (9, 47))
@@ -202,7 +202,7 @@ def _ground(rng, view: _View, *, outdoors: bool) -> np.ndarray:
 
 
 def _shadow(ground: np.ndarray, view: _View, spot: np.ndarray, radius: float) -> None:
-    """Darken the ground around a point where something stands."""
+    """Darkens the ground around a point where something stands."""
     rows = np.flatnonzero(np.abs(view.ground_z - spot[2]) < 2.5 * radius)
     if not len(rows):
         return
@@ -214,12 +214,15 @@ def _shadow(ground: np.ndarray, view: _View, spot: np.ndarray, radius: float) ->
 def draw_backdrop(
     rng: np.random.Generator, camera, size_wh, *, wall: float, outdoors: bool, shadows: list
 ) -> np.ndarray:
-    """The empty scene (h, w, 3) uint8.
+    """Draws the empty scene (h, w, 3) uint8.
 
     Args:
-        camera: without roll, looking along z (pitch only).
-        wall: depth in metres at which the ground ends.
-        shadows: (point (3,), radius) of what stands on the ground, metres.
+        rng: The random generator.
+        camera: A camera without roll, looking along z (pitch only).
+        size_wh: The width and height of the picture.
+        wall: The depth in metres at which the ground ends.
+        outdoors: True for a landscape, False for a room.
+        shadows: (point (3,), radius) of everything that stands on the ground, metres.
     """
     view = _view(camera, size_wh, wall)
     image = _landscape(rng, view, size_wh) if outdoors else _interior(rng, view, size_wh, wall)
@@ -228,7 +231,7 @@ def draw_backdrop(
         _shadow(ground, view, spot, radius)
     image = image.astype(np.float32)
     image[view.first :] = ground
-    # Out of focus and paler than the people, as behind a portrait.
+    # The background is out of focus and paler than the people, as behind a portrait.
     pale = 0.6 * np.clip(image, 0.0, 255.0) + 60.0
     picture = Image.fromarray(pale.astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 2.2)))
     return np.asarray(picture)

@@ -63,7 +63,7 @@ def _render_all(folder: Path, *, train: int, val: int, seed: int, size_wh, worke
 
 
 def _end_with_parent() -> None:
-    """In a worker: a parent that is killed cannot end its workers, and they would wait for work for ever."""
+    """Ends a worker when its parent is gone: a killed parent cannot end its workers, which would wait for ever."""
     parent = multiprocessing.parent_process().sentinel
 
     def watch() -> None:
@@ -75,11 +75,11 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _workplace(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, locked while this process lives. Removes those that dead writers left."""
+    """Makes a folder beside `out` to write into, locked while this process lives. Removes those of dead writers."""
     with contextlib.ExitStack() as stack:
-        with _lock(out.parent, wait=True):  # nobody else makes or removes one meanwhile
+        with _lock(out.parent, wait=True):  # no other process makes or removes a folder meanwhile
             for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
-                # One that is done meanwhile has been renamed.
+                # A folder that is completed meanwhile has been renamed.
                 with contextlib.suppress(FileNotFoundError), _lock(left, wait=False) as held:
                     if held:
                         shutil.rmtree(left, ignore_errors=True)
@@ -90,12 +90,12 @@ def _workplace(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether the folder could be locked. The lock goes with the process, however that ends."""
+    """Yields whether the folder could be locked. The lock ends with the process, however that ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         held = True
-    except OSError:  # somebody else's; or a network file system without locks
+    except OSError:  # another process holds it, or a network file system has no locks
         held = False
     try:
         yield held
@@ -118,7 +118,7 @@ def _write_annotations(path: Path, results: list) -> None:
 
 
 def _is_complete(out: Path, parameters: dict) -> bool:
-    """Whether `out` already holds this data set; an error when it holds something else."""
+    """Tells whether `out` already holds this data set; raises an error if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     marker = out / MARKER
@@ -126,10 +126,10 @@ def _is_complete(out: Path, parameters: dict) -> bool:
         raise ValueError(
             f"{out} exists and is not a synthetic data set (no {MARKER}): name another folder or remove this one"
         )
-    found = read_json(marker, "description of a synthetic data set", advice="name another folder or remove this one")
-    if found != parameters:
+    existing = read_json(marker, "description of a synthetic data set", advice="name another folder or remove this one")
+    if existing != parameters:
         raise ValueError(
-            f"{out} holds another synthetic data set ({found}, wanted {parameters}): "
+            f"{out} holds another synthetic data set ({existing}, wanted {parameters}): "
             "name another folder or remove this one"
         )
     return True
@@ -145,31 +145,32 @@ def write_dataset(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write a COCO folder of synthetic people, or reuse the one that is there.
+    """Writes a COCO folder of synthetic people, or reuses an existing one.
 
     The folder holds `annotations/person_keypoints_{train,val}.json`, `{train,val}/000000000001.jpg` and so on, and
-    `synthetic.json` (the parameters). It is prepared beside its place and renamed when it is whole, so what an
-    interrupted run leaves is never read; the next one removes it.
+    `synthetic.json` (the parameters). It is prepared beside its place and renamed when it is complete, so that the
+    remains of an interrupted run are never read; the next run removes them.
 
     An annotation has COCO's keys: `area` is the visible silhouette in pixels, `bbox` surrounds the silhouette and the
-    labelled joints, `keypoints` carry the label noise (see `noise`) and the visibility 0 outside the picture, 1
+    labelled joints, `keypoints` contain the label noise (see `noise`) and the visibility 0 outside the picture, 1
     occluded, 2 visible. Three more hold the truth for all joints: `keypoints_clean` (17 x 2, pixels), `keypoints_3d`
     (17 x 3, millimetres, camera coordinates) and `camera` (focal length and principal point x, y, pixels). As in COCO,
-    somebody who is very small or almost hidden has a box with `num_keypoints` 0.
+    a person who is very small or almost hidden has a box with `num_keypoints` 0.
 
     Args:
-        out_dir: folder to make.
-        train, val: number of pictures.
-        seed: of the data set; pixels and labels depend on it alone, whatever the number of workers.
-        size_wh: width and height of the pictures in pixels.
-        workers: processes; None: one per available CPU. With more than one, a script that calls this needs the usual
-            `if __name__ == "__main__":` guard.
-        progress: show a progress bar.
+        out_dir: The folder to create.
+        train, val: The numbers of pictures.
+        seed: The seed of the data set; pixels and labels depend on it alone, whatever the number of workers.
+        size_wh: The width and height of the pictures in pixels.
+        workers: The number of processes; None for one per available CPU. With more than one, a script that calls this
+            needs the usual `if __name__ == "__main__":` guard.
+        progress: Show a progress bar.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
+        ValueError: The folder holds something else, or a number is out of range.
         ValueError: the folder holds something else, or a number is out of range.
 
     >>> import tempfile
@@ -182,7 +183,7 @@ def write_dataset(
     if train < 0 or val < 0 or train + val < 1:
         raise ValueError(f"train and val must not be negative and one of them positive, got {train} and {val}")
     if max(train, val) >= HELD_OUT:
-        raise ValueError(f"at most {HELD_OUT - 1} pictures a split, got train={train} and val={val}")
+        raise ValueError(f"at most {HELD_OUT - 1} pictures per split, got train={train} and val={val}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
     check(seed=seed, index=0, size_wh=size_wh)
@@ -196,7 +197,7 @@ def write_dataset(
 
 
 def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool) -> Path:
-    """Into `folder`, then renamed to `out`."""
+    """Writes into `folder`, which is then renamed to `out`."""
     train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
     try:
         for name in ("annotations", "train", "val"):
@@ -212,7 +213,7 @@ def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, pr
         folder.rename(out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        # Another process may have finished the same data set meanwhile: the renaming failed, and its folder serves.
+        # Another process may have completed the same data set meanwhile: the renaming failed, and its folder is used.
         if (out / MARKER).is_file() and _is_complete(out, parameters):
             return out
         raise

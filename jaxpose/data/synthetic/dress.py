@@ -1,8 +1,9 @@
 """The dressed body as primitives: balls and cones of skin, cloth, hair and shoes, in fractions of the body height.
 
-What tells front from back: the face, a number on the chest, hair that hides the nape, the visor of a cap, a backpack. What tells
-left from right: sports kits. Sleeves and trouser legs have a hue by side, and are darker below the elbow and the knee: a
-cue that a net of a few hundred thousand weights picks up in minutes. The badge and the watch are always left.
+Cues for front and back: the face, a number on the chest, hair that hides the nape, the visor of a cap, a backpack. Cues
+for left and right: sports kits. Sleeves and trouser legs have a hue per side, and are darker below the elbow and the
+knee, a cue that a net of a few hundred thousand weights learns in minutes. The badge and the watch are always on the
+left.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CAP_HUE = 0.36  # green
 
 @dataclass
 class Outfit:
-    """What a person wears; materials are rows of the scene's palette."""
+    """The clothes of a person; materials are rows of the scene's palette."""
 
     skin: int
     hair: int
@@ -34,7 +35,7 @@ class Outfit:
     white: int
     dark: int
     shirt: int
-    kit: dict[str, tuple[int, int]]  # of an arm or leg: its upper and lower half
+    kit: dict[str, tuple[int, int]]  # the upper and lower half of each arm and leg
     trousers: int
     left_shoe: int
     right_shoe: int
@@ -53,7 +54,7 @@ class Outfit:
 
 
 def sample_outfit(rng: np.random.Generator, palette: Palette, body: Body) -> Outfit:
-    """Draw clothes and colours; a skirt only for somebody who stands or walks."""
+    """Draws clothes and colours; a skirt only for a person who stands or walks."""
     tone, shirt = skin(rng), palette.add(cloth(rng))
     accent = palette.add(plain(random_colour(rng, vivid=True)))
     shoe = palette.add(plain(random_colour(rng)))
@@ -108,7 +109,7 @@ class _Brush:
     def segment(
         self, start, end, r0, r1, covered, cloth, skin, *, loose=1.12, offset=0.0, joints=(), wide=None
     ) -> None:
-        """A limb of skin with cloth over the share `covered` of it."""
+        """Adds a limb of skin with cloth over the share `covered` of it."""
         if covered < 1.0:
             self.cone(start, end, r0, r1, skin, joints=joints, wide=wide)
         if covered > 0.0:
@@ -122,7 +123,7 @@ class _Brush:
 
 
 def draw_body(prims: Primitives, body: Body, outfit: Outfit, *, owner: int) -> None:
-    """Append the primitives of one dressed person."""
+    """Appends the primitives of one dressed person."""
     brush = _Brush(prims, owner, body.shape.height)
     _trunk(brush, body, outfit)
     _head(brush, body, outfit)
@@ -141,7 +142,7 @@ def _chest_radius(body: Body) -> float:
 
 
 def _trunk(brush: _Brush, body: Body, outfit: Outfit) -> None:
-    """Pelvis, belly and chest, flatter than wide; trapezius and neck."""
+    """Adds pelvis, belly and chest, flatter than wide; trapezius and neck."""
     p, h, g, shirt = body.points, body.shape.height, body.shape.girth, outfit.shirt
     left, up, front = body.chest.T
     hip_up = body.pelvis[:, 1] * h
@@ -169,7 +170,7 @@ def _trunk(brush: _Brush, body: Body, outfit: Outfit) -> None:
 
 
 def _head(brush: _Brush, body: Body, outfit: Outfit) -> None:
-    """Skull, jaw and cheeks, nose, eyes with brows, ears and mouth, in fractions of the head."""
+    """Adds skull, jaw and cheeks, nose, eyes with brows, ears and mouth, in fractions of the head."""
     frame, size = body.head, body.shape.head
 
     def ball(x, y, z, radii, material, joints=FACE):
@@ -190,7 +191,7 @@ def _head(brush: _Brush, body: Body, outfit: Outfit) -> None:
 
 
 def _hair(brush: _Brush, body: Body, outfit: Outfit) -> None:
-    """A shell around the skull, cut along a plane that rises towards the forehead, and what falls from it."""
+    """Adds a shell around the skull, cut along a plane that rises towards the forehead, and hair that falls from it."""
     frame, size = body.head, body.shape.head
 
     def ball(x, y, z, radii, material, cut=None):
@@ -227,7 +228,7 @@ def _arm(brush: _Brush, body: Body, outfit: Outfit, side: float, name: str) -> N
 
 
 def _hand(brush: _Brush, wrist, frame, material, side, joints, h, g) -> None:
-    """Palm, fingers, thumb."""
+    """Adds palm, fingers and thumb."""
     across, along, through = frame.T * h
     brush.ball(wrist, 0.0165 * g, material, joints=joints)
     brush.ball(wrist + along * 0.032, (0.021, 0.036, 0.012), material, frame=frame, joints=joints)
@@ -266,7 +267,7 @@ def _leg(brush: _Brush, body: Body, outfit: Outfit, name: str) -> None:
 
 
 def _skirt(brush: _Brush, body: Body, outfit: Outfit) -> None:
-    """A cone from the waist to the knees, as wide as the step."""
+    """Adds a cone from the waist to the knees, as wide as the step."""
     p, h, g = body.points, body.shape.height, body.shape.girth
     knees = 0.5 * (p["left_knee"] + p["right_knee"])
     step = 0.5 * np.sqrt(((p["left_knee"] - p["right_knee"]) ** 2).sum()) / h
@@ -277,7 +278,7 @@ def _skirt(brush: _Brush, body: Body, outfit: Outfit) -> None:
 
 
 def _backpack(prims: Primitives, body: Body, outfit: Outfit) -> None:
-    """A bag on the back with straps over the shoulders; no part of the person, so what it hides is occluded."""
+    """Adds a bag on the back with straps over the shoulders; it is not part of the person, so joints behind it are occluded."""
     h, p, depth = body.shape.height, body.points, _chest_radius(body) * 0.70
     left, up, front = body.chest.T * h
     middle = p["collar"] - up * 0.10 - front * (depth + 0.035)

@@ -1,4 +1,4 @@
-"""What of a person is labelled: visibility from the depth buffer, box and area from the silhouette, noisy keypoints."""
+"""The labels of a person: visibility from the depth buffer, box and area from the silhouette, noisy keypoints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jaxpose.data.synthetic.pose import Body
 from jaxpose.data.synthetic.raster import Primitives, Surface
 from jaxpose.skeleton import COCO17
 
-SMALLEST_AREA = 40.0  # pixels: a person of whom less is seen is not annotated
-# A person of whom less is seen has a box but no keypoints, as in COCO.
+SMALLEST_AREA = 40.0  # pixels; a person with a smaller visible area is not annotated
+# A person below these limits has a box but no keypoints, as in COCO.
 FEWEST_VISIBLE = 4
 SMALLEST_LABELLED = 250.0
 
@@ -25,10 +25,17 @@ FLESH = np.array([_FLESH[name.split("_")[-1]] for name in COCO17.joints])
 def visibility(
     surface: Surface, prims: Primitives, body: Body, owner: int, *, pixel, depth, size_wh, supersample
 ) -> np.ndarray:
-    """COCO visibility (17,): 0 outside the picture, 2 where the depth buffer shows the joint's own limb, else 1.
+    """Returns COCO visibility (17,): 0 outside the picture, 2 if the depth buffer shows the joint's own limb, else 1.
 
     Args:
-        pixel: true projections (17, 2). depth: of the joints, metres (17,).
+        surface: The surfaces of the picture.
+        prims: Their primitives.
+        body: The person.
+        owner: The person's index.
+        pixel: The true projections (17, 2).
+        depth: The depths of the joints, metres (17,).
+        size_wh: The width and height of the picture.
+        supersample: The number of sub-pixels per pixel and axis.
     """
     inside = (pixel >= 0).all(1) & (pixel <= np.array(size_wh) - 1).all(1) & (depth > 0)
     sub = np.rint((np.where(inside[:, None], pixel, 0.0) + 0.5) * supersample - 0.5).astype(int)
@@ -39,18 +46,21 @@ def visibility(
     return np.where(inside, np.where(own & near, 2, 1), 0)
 
 
-def _box(mask: np.ndarray, shown: np.ndarray, size_wh, supersample: int) -> list[float]:
-    """xywh around the silhouette (h, w) and the labelled joints (n, 2), inside the picture."""
+def _box(mask: np.ndarray, labelled_xy: np.ndarray, size_wh, supersample: int) -> list[float]:
+    """Returns xywh around the silhouette (h, w) and the labelled joints (n, 2), inside the picture."""
     cols, rows = np.flatnonzero(mask.any(0)) // supersample, np.flatnonzero(mask.any(1)) // supersample
     low = np.array([cols[0], rows[0]])
     high = np.array([cols[-1], rows[-1]]) + 1  # a box ends behind its last pixel
-    low, high = np.minimum(low, shown.min(0, initial=np.inf)), np.maximum(high, shown.max(0, initial=-np.inf))
+    low, high = (
+        np.minimum(low, labelled_xy.min(0, initial=np.inf)),
+        np.maximum(high, labelled_xy.max(0, initial=-np.inf)),
+    )
     low, high = np.maximum(low, 0), np.minimum(high, size_wh)
     return [float(v) for v in np.round([*low, *(high - low)], 2)]
 
 
 def owners(surface: Surface, prims: Primitives) -> np.ndarray:
-    """Which person each sub-pixel shows (h, w) int8, -1 for none."""
+    """Returns the person of each sub-pixel (h, w) int8, -1 for none."""
     table = np.array([*prims.owner, -1], np.int8)  # index -1 (nothing) reads the last
     return table[surface.index]
 
@@ -58,7 +68,7 @@ def owners(surface: Surface, prims: Primitives) -> np.ndarray:
 def annotate(
     rng, surface: Surface, prims: Primitives, camera, body: Body, owner: int, *, mask, size_wh, supersample: int
 ) -> dict | None:
-    """One person's COCO annotation without ids, or None when next to nothing of it (`mask`: its sub-pixels) is seen."""
+    """Returns a person's COCO annotation without ids, or None if almost nothing of it (`mask`: its sub-pixels) is visible."""
     area = float(mask.sum()) / supersample**2
     if area < SMALLEST_AREA:
         return None
@@ -89,14 +99,16 @@ def _flat(values: np.ndarray, decimals: int) -> list[float]:
 
 
 def overlay(image: np.ndarray, people: list[dict], *, zoom: int = 2, clean: bool = False) -> Image.Image:
-    """The picture with boxes, limbs and joints.
+    """Draws boxes, limbs and joints over a picture.
 
     Args:
-        image: (h, w, 3) uint8. people: annotations as `render` gives them.
-        zoom: enlargement. clean: draw the true positions instead of the noisy labels.
+        image: (h, w, 3) uint8.
+        people: Annotations as returned by `render`.
+        zoom: The enlargement.
+        clean: Draw the true positions instead of the noisy labels.
 
     Returns:
-        a picture; joints of the left are green, of the right orange, in the middle magenta; red rings are occluded ones.
+        A picture. Joints of the left are green, of the right orange, in the middle magenta; red rings are occluded ones.
     """
     size = image.shape[1] * zoom, image.shape[0] * zoom
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)

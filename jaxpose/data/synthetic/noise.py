@@ -1,4 +1,4 @@
-"""The label noise of the synthetic people: a known distribution, so that a learned density can be held against it.
+"""The label noise of the synthetic people: a known distribution, with which a learned density can be compared.
 
 A label is the true projection plus an error `e = (e_x, e_y)` in pixels. With `c = sigma_joint * scale`, where
 `sigma_joint` is the joint's COCO constant and `scale = sqrt(area)` of the person (so `c` is one standard deviation of
@@ -23,7 +23,7 @@ import numpy as np
 from jaxpose.skeleton import COCO17
 
 VISIBLE_SCALE = 0.2
-# One row a mixture component: weight, scale in x, scale upwards, scale downwards.
+# One row per mixture component: weight, scale in x, scale upwards, scale downwards.
 OCCLUDED = np.array(
     [
         [0.8, 0.40, 0.22, 0.65],
@@ -33,12 +33,12 @@ OCCLUDED = np.array(
 
 
 def _laplace(z: np.ndarray, up: np.ndarray | float, down: np.ndarray | float) -> np.ndarray:
-    """log of exp(-|z| / (up if z < 0 else down)) / (up + down): the symmetric density when both scales agree."""
+    """Returns log of exp(-|z| / (up if z < 0 else down)) / (up + down), symmetric if both scales agree."""
     return -np.abs(z) / np.where(z < 0, up, down) - np.log(up + down)
 
 
 def _unit(visibility, scale, joint, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Visibility, and pixels in one unit of standardised error, both of this shape; also checks the arguments."""
+    """Checks the arguments; returns visibility, and pixels per unit of standardised error, both of this shape."""
     visibility, scale, joint = np.asarray(visibility), np.asarray(scale, np.float64), np.asarray(joint)
     for name, array in (("visibility", visibility), ("scale", scale), ("joint", joint)):
         fits = array.ndim <= len(shape) and all(
@@ -59,19 +59,20 @@ def _unit(visibility, scale, joint, shape: tuple[int, ...]) -> tuple[np.ndarray,
 
 
 def noise_log_prob(error, *, visibility, scale, joint) -> np.ndarray:
-    """Exact log density of a label's error, in pixels: what the best possible model would reach.
+    """Exact log density of a label's error, in pixels, which the best possible model would reach.
 
     Args:
-        error: label minus true position, pixels, (..., 2).
-        visibility: 1 occluded or 2 visible, broadcastable to (...,); where it is 0 there is no label: the result is 0.
-        scale: square root of the person's `area`, pixels, broadcastable to (...,).
-        joint: index of the joint in `COCO17`, broadcastable to (...,).
+        error: Label minus true position, pixels, (..., 2).
+        visibility: 1 occluded or 2 visible, broadcastable to (...,); 0 means there is no label, and the result is 0.
+        scale: Square root of the person's `area`, pixels, broadcastable to (...,).
+        joint: Index of the joint in `COCO17`, broadcastable to (...,).
 
     Returns:
-        log density in nats per joint (x and y together, per square pixel), (...,) float64.
+        Log density in nats per joint (x and y together, per square pixel), (...,) float64.
 
     Raises:
-        ValueError: a wrong last dimension, shapes that do not broadcast, an unknown visibility or joint, a scale that is not positive.
+        ValueError: The last dimension is not 2, shapes do not broadcast, a visibility or joint is unknown, or a scale
+            is not positive.
 
     >>> float(noise_log_prob([0.0, 0.0], visibility=2, scale=100.0, joint=0).round(4))
     -0.0784
@@ -80,7 +81,7 @@ def noise_log_prob(error, *, visibility, scale, joint) -> np.ndarray:
     if error.shape[-1:] != (2,):
         raise ValueError(f"error must end in 2 coordinates (x, y), got shape {error.shape}")
     visibility, unit = _unit(visibility, scale, joint, error.shape[:-1])
-    # No label: the error may hold anything, so it is replaced before it is used.
+    # Without a label the error may hold anything, so it is replaced before it is used.
     z = np.where((visibility > 0)[..., None], error, 0.0) / unit[..., None]
     x, y = z[..., 0], z[..., 1]
 
@@ -93,14 +94,15 @@ def noise_log_prob(error, *, visibility, scale, joint) -> np.ndarray:
 
 
 def sample_noise(rng: np.random.Generator, *, visibility, scale, joint) -> np.ndarray:
-    """Draw label errors from the density of `noise_log_prob`.
+    """Draws label errors from the density of `noise_log_prob`.
 
     Args:
-        rng: NumPy generator.
-        visibility: (...,). scale, joint: broadcastable to it. All as in `noise_log_prob`.
+        rng: A NumPy generator.
+        visibility: (...,), as in `noise_log_prob`.
+        scale, joint: Broadcastable to it, as in `noise_log_prob`.
 
     Returns:
-        errors in pixels, (..., 2) float64; zero where visibility is 0.
+        Errors in pixels, (..., 2) float64; zero where visibility is 0.
 
     >>> sample_noise(np.random.default_rng(0), visibility=[2, 0], scale=100.0, joint=[0, 5]).round(2)
     array([[-0.35, -0.39],

@@ -1,4 +1,4 @@
-"""Things: chairs under sitting people, obstacles in front of people, things in their hands, furniture behind them.
+"""Objects: chairs under sitting people, obstacles in front of people, things in their hands, furniture behind them.
 
 Objects have no owner: a joint behind one is occluded. World coordinates in metres, the ground at y = 0.
 """
@@ -26,7 +26,7 @@ def _legs(prims: Primitives, corner, frame, half_x, half_z, top, thickness, mate
 
 
 def chair(rng: np.random.Generator, prims: Primitives, palette: Palette, body: Body) -> None:
-    """A seat under a sitting person: a block, a stool, or a chair with a back."""
+    """Adds a seat under a sitting person: a block, a stool, or a chair with a back."""
     material = palette.add(wood(rng))
     forward = unit(body.pelvis[:, 2] * GROUND)
     frame = np.stack([cross(UP, forward), UP, forward], 1)
@@ -45,7 +45,7 @@ def chair(rng: np.random.Generator, prims: Primitives, palette: Palette, body: B
 
 
 def in_hand(rng: np.random.Generator, prims: Primitives, palette: Palette, body: Body) -> None:
-    """A ball or a box at the fingers of one hand."""
+    """Adds a ball or a box at the fingers of one hand."""
     spot = body.points[str(rng.choice(["left", "right"])) + "_finger"]
     material = palette.add(cloth(rng, uniform=0.5, muted=True))
     if rng.random() < 0.5:
@@ -55,12 +55,12 @@ def in_hand(rng: np.random.Generator, prims: Primitives, palette: Palette, body:
 
 
 def obstacle(rng: np.random.Generator, prims: Primitives, palette: Palette, eye: float, body: Body) -> np.ndarray:
-    """Something on the line from the camera (at height `eye`) to a person; returns where it stands (3,)."""
+    """Adds something on the line from the camera (at height `eye`) to a person; returns where it stands (3,)."""
     share = rng.uniform(0.62, 0.86)
     spot = body.points["midhip"] * GROUND * share + [rng.uniform(-0.22, 0.22) * body.shape.height, 0.0, 0.0]
 
     def up_to(low: float, high: float) -> float:
-        """Height of a top that the line of sight to this share of the person's height passes."""
+        """Returns the height of a top that the line of sight to this share of the person's height passes."""
         return eye * (1 - share) + rng.uniform(low, high) * body.points["head"][1] * share
 
     frame = rotation("y", rng.uniform(-35, 35))
@@ -84,7 +84,7 @@ def obstacle(rng: np.random.Generator, prims: Primitives, palette: Palette, eye:
 
 
 def _table(rng, prims: Primitives, palette: Palette, spot, frame, top: float, material: int) -> None:
-    """A table top on four legs, often with something on it."""
+    """Adds a table top on four legs, often with something on it."""
     x, z = rng.uniform(0.4, 0.8), rng.uniform(0.2, 0.35)
     prims.box(spot + UP * top, (x, 0.03, z), frame=frame, material=material)
     _legs(prims, spot, frame, 0.93 * x, 0.85 * z, top, 0.03, material)
@@ -95,7 +95,7 @@ def _table(rng, prims: Primitives, palette: Palette, spot, frame, top: float, ma
 
 
 def _plant(rng, prims: Primitives, palette: Palette, spot, tall: float) -> None:
-    """A pot with a dozen long leaves."""
+    """Adds a pot with a dozen long leaves."""
     green = palette.add(leaf(rng))
     prims.cone(spot, spot + UP * (0.30 * tall), 0.11, 0.16, material=palette.add(wood(rng)))
     for _ in range(14):
@@ -105,7 +105,7 @@ def _plant(rng, prims: Primitives, palette: Palette, spot, tall: float) -> None:
 
 
 def furniture(rng: np.random.Generator, prims: Primitives, palette: Palette, *, near: float, wall: float) -> list:
-    """Boxes, balls and posts between the nearest person and the wall; returns where they stand."""
+    """Adds boxes, balls and posts between the nearest person and the wall; returns where they stand."""
     spots = []
     for _ in range(int(rng.integers(0, 4))):
         z = rng.uniform(0.5 * (near + wall), wall)

@@ -25,7 +25,7 @@ class Material:
 
 @dataclass
 class Palette:
-    """The scene's materials; a primitive names its own by row."""
+    """The scene's materials; a primitive refers to its material by row."""
 
     materials: list[Material] = field(default_factory=list)
 
@@ -35,7 +35,7 @@ class Palette:
 
 
 def hsv(hue: float, saturation: float, value: float) -> tuple[float, ...]:
-    """Hue, saturation, value in [0, 1] -> RGB in [0, 255]."""
+    """Converts hue, saturation, value in [0, 1] to RGB in [0, 255]."""
     k = (np.array([5.0, 3.0, 1.0]) + hue * 6.0) % 6.0
     rgb = value - value * saturation * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
     return tuple(float(v) for v in 255.0 * rgb)
@@ -48,7 +48,7 @@ def random_colour(rng: np.random.Generator, *, vivid=False, dark=False, muted=Fa
 
 
 def _shaded(tone: np.ndarray, share: float, pattern: int, period: float, shine: float = 0.0) -> Material:
-    """A tone with a darker one of the same hue."""
+    """Returns a tone with a darker one of the same hue."""
     return Material(tuple(tone), tuple(tone * share), pattern, period, shine)
 
 
@@ -82,7 +82,7 @@ def hair(rng: np.random.Generator) -> Material:
 
 
 def cloth(rng: np.random.Generator, *, uniform: float = 0.6, dark: float = 0.0, muted: bool = False) -> Material:
-    """Of one colour with probability `uniform`, else patterned; a dark one with probability `dark`."""
+    """Returns cloth of one colour with probability `uniform`, else patterned; a dark one with probability `dark`."""
     first = random_colour(rng, dark=rng.random() < dark, muted=muted)
     if rng.random() < uniform:
         return _shaded(np.array(first), 0.86, MOTTLE, 0.10)
@@ -92,7 +92,7 @@ def cloth(rng: np.random.Generator, *, uniform: float = 0.6, dark: float = 0.0, 
 
 
 def kit(rng: np.random.Generator, hue: float) -> tuple[Material, Material]:
-    """The upper and the lower half of a sleeve or trouser leg: one vivid hue, the lower half darker."""
+    """Returns the upper and the lower half of a sleeve or trouser leg: one vivid hue, the lower half darker."""
     hue = (hue + rng.uniform(-0.035, 0.035)) % 1.0
     pattern, period = (
         int(rng.choice([MOTTLE, BANDS, STRIPES, CHECKS], p=[0.55, 0.15, 0.15, 0.15])),
@@ -115,7 +115,7 @@ def leaf(rng: np.random.Generator) -> Material:
 
 
 def _pattern(kind: int, period: float, u: np.ndarray, v: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """Share of the second colour in [0, 1] at surface coordinates (u, v) in metres; `tile` (64, 64) is noise."""
+    """Returns the share of the second colour in [0, 1] at surface coordinates (u, v) in metres; `tile` (64, 64) is noise."""
     if kind in (GRAIN, MOTTLE):
         stretch = 4.0 if kind == GRAIN else 1.0  # grain runs along the limb
         row, col = v * (16.0 / period / stretch), u * (16.0 / period)
@@ -134,7 +134,7 @@ def _pattern(kind: int, period: float, u: np.ndarray, v: np.ndarray, tile: np.nd
 
 
 def _surface_coordinates(kind: np.ndarray, local: np.ndarray, lengths: np.ndarray, *, angle: bool):
-    """(around, along) in metres: along a cone's axis or a ball's y, and around it; on a box its x + z and y."""
+    """Returns (around, along) in metres: along a cone's axis or a ball's y, and around it; on a box its x + z and y."""
     cone = kind == CONE
     along = np.where(cone, local[:, 2] * lengths[:, 2], local[:, 1] * lengths[:, 1])
     other = np.where(cone, 1, 2)
@@ -147,7 +147,7 @@ def _surface_coordinates(kind: np.ndarray, local: np.ndarray, lengths: np.ndarra
 
 
 def _albedo(surface: Surface, prims: Primitives, palette: Palette, tile: np.ndarray) -> np.ndarray:
-    """Colour of each covered pixel before shading (N, 3), material by material."""
+    """Returns the colour of each covered pixel before shading (N, 3), computed material by material."""
     material = np.array(prims.material, np.int16)[surface.primitive]
     first = np.array([m.first for m in palette.materials], np.float32)
     second = np.array([m.second for m in palette.materials], np.float32)
@@ -163,7 +163,7 @@ def _albedo(surface: Surface, prims: Primitives, palette: Palette, tile: np.ndar
             continue
         at = order[starts[m] : starts[m + 1]]
         k = surface.primitive[at]
-        angle = pattern in (STRIPES, CHECKS, DOTS)  # noise needs no care about how a limb is unrolled
+        angle = pattern in (STRIPES, CHECKS, DOTS)  # noise does not depend on how a limb is unrolled
         u, v = _surface_coordinates(kind[k], surface.local[at], lengths[k], angle=angle)
         share = _pattern(pattern, palette.materials[m].period, u, v + offset[k], tile)
         colours[at] += share[:, None] * (second[m] - first[m])
@@ -171,7 +171,7 @@ def _albedo(surface: Surface, prims: Primitives, palette: Palette, tile: np.ndar
 
 
 def _lit(rng, surface: Surface, prims: Primitives, palette: Palette) -> np.ndarray:
-    """Colours of the covered pixels under one lamp from above and the camera's side (N, 3) uint8."""
+    """Returns the colours of the covered pixels under one lamp from above and the camera's side (N, 3) uint8."""
     tile = rng.random((64, 64), np.float32)
     lamp = np.array([rng.uniform(-0.8, 0.8), -1.0, rng.uniform(-1.2, -0.2)])
     lamp = (lamp / np.sqrt(lamp @ lamp)).astype(np.float32)
@@ -179,7 +179,7 @@ def _lit(rng, surface: Surface, prims: Primitives, palette: Palette) -> np.ndarr
     x, y, z = surface.normal.T
     diffuse = x * lamp[0] + y * lamp[1] + z * lamp[2]
     shade = ambient + (1.05 - ambient) * np.clip(0.25 + 0.75 * diffuse, 0.0, 1.0)
-    shade *= 0.72 + 0.28 * np.clip(-z, 0.0, 1.0)  # what turns away looks darker, which sets limbs off
+    shade *= 0.72 + 0.28 * np.clip(-z, 0.0, 1.0)  # surfaces that turn away look darker, which sets limbs off
     colours = _albedo(surface, prims, palette, tile) * shade[:, None]
     shine = np.array([m.shine for m in palette.materials], np.float32)
     shine = shine[np.array(prims.material)][surface.primitive]
@@ -191,7 +191,7 @@ def _lit(rng, surface: Surface, prims: Primitives, palette: Palette) -> np.ndarr
 def photograph(
     rng, backdrop: np.ndarray, surface: Surface, prims: Primitives, palette: Palette, *, supersample: int
 ) -> np.ndarray:
-    """Light the surfaces, lay them over the backdrop (h, w, 3), reduce to its size, add blur, exposure and noise."""
+    """Lights the surfaces, lays them over the backdrop (h, w, 3), reduces to its size, adds blur, exposure and noise."""
     canvas = np.repeat(np.repeat(backdrop, supersample, 0), supersample, 1)
     canvas.reshape(-1, 3)[surface.pixel] = _lit(rng, surface, prims, palette)
     picture = Image.fromarray(canvas).reduce(supersample)

@@ -19,7 +19,7 @@ UP = np.array([0.0, 1.0, 0.0])
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:
-    """Right-handed rotation about a coordinate axis."""
+    """Returns the right-handed rotation about a coordinate axis."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     if axis == "x":
         return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
@@ -29,7 +29,7 @@ def rotation(axis: str, degrees: float) -> np.ndarray:
 
 
 def about(axis: np.ndarray, vector: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotate `vector` about the unit vector `axis` (Rodrigues)."""
+    """Rotates `vector` about the unit vector `axis` (Rodrigues)."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return vector * c + cross(axis, vector) * s + axis * (axis @ vector) * (1 - c)
 
@@ -53,7 +53,7 @@ class Shape:
 
 
 def sample_shape(rng: np.random.Generator) -> Shape:
-    """Adults, and one child in eight (shorter limbs, a larger head)."""
+    """Draws adults, and one child in eight (shorter limbs, a larger head)."""
     child = rng.random() < 0.12
     wide = rng.normal()
     return Shape(
@@ -72,9 +72,10 @@ def sample_shape(rng: np.random.Generator) -> Shape:
 class Limb:
     """Angles of an arm or a leg.
 
-    raise_: of the upper segment, from hanging. aside: of an arm, the direction in which it is raised (0 forwards, 90 to
-    the side); of a leg, how far it is spread. twist: of the hinge about the upper segment, towards the middle for an
-    elbow, outwards for a knee. bend: of the hinge. point: of the toes, downwards.
+    raise_: The angle of the upper segment, from hanging. aside: For an arm, the direction in which it is raised (0
+        forwards,
+    90 to the side); for a leg, how far it is spread. twist: The turn of the hinge about the upper segment, towards the
+    middle for an elbow, outwards for a knee. bend: The angle of the hinge. point: The angle of the toes, downwards.
     """
 
     raise_: float
@@ -106,7 +107,7 @@ def _u(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _arm(rng: np.random.Generator, kind: str) -> Limb:
-    """raise: 0 hangs, 90 horizontal, 170 up; aside: 0 forwards, 90 to the side, 180 back."""
+    """Draws an arm. raise: 0 hangs, 90 horizontal, 170 up; aside: 0 forwards, 90 to the side, 180 back."""
     match kind:
         case "hang":
             return Limb(_u(rng, 4, 18), _u(rng, 40, 110), _u(rng, 0, 40), _u(rng, 5, 40))
@@ -131,7 +132,7 @@ def _arm(rng: np.random.Generator, kind: str) -> Limb:
 
 
 def _legs(rng: np.random.Generator, kind: str, lean: float) -> tuple[Limb, Limb]:
-    """raise: thigh forwards against the pelvis (so a leaning pelvis adds to it); aside: spread."""
+    """Draws both legs. raise: thigh forwards against the pelvis (so a leaning pelvis adds to it); aside: spread."""
     if kind == "stand":
         spread = _u(rng, 1, 10)
         return tuple(Limb(lean + _u(rng, -4, 8), spread, _u(rng, 0, 18), _u(rng, 0, 10)) for _ in range(2))
@@ -188,7 +189,7 @@ def _choose(rng: np.random.Generator, table: dict[str, float]) -> str:
 
 
 def sample_pose(rng: np.random.Generator) -> Pose:
-    """Legs and arms are drawn by kind and combined; one standing person in twelve bends forwards."""
+    """Draws legs and arms by kind and combines them; one standing person in twelve bends forwards."""
     legs = _choose(rng, LEG_KINDS)
     bending = legs in ("stand", "lunge") and rng.random() < 0.08
     bow = _u(rng, 20, 60) if bending else max(-8.0, float(rng.normal(5, 6)))
@@ -224,12 +225,12 @@ class Body:
     chest: np.ndarray
     head: np.ndarray
     points: dict[str, np.ndarray]
-    frames: dict[str, np.ndarray]  # of hands and feet: columns across, along, through
+    frames: dict[str, np.ndarray]  # frames of hands and feet: columns across, along, through
     kind: str
 
     @property
     def joints(self) -> np.ndarray:
-        """The 17 COCO joints, world, metres (17, 3)."""
+        """The 17 COCO joints in world coordinates, metres (17, 3)."""
         return np.stack([self.points[name] for name in COCO17.joints])
 
     def move(self, offset: np.ndarray) -> None:
@@ -238,10 +239,10 @@ class Body:
 
 
 def _arm_points(points, frames, shape, chest, side, name, limb) -> None:
-    """Spherical direction of the upper arm, then a hinge: the forearm bends towards `inner`, turned by the twist."""
+    """Places the arm: the upper arm by its spherical direction; the forearm bends towards `inner`, turned by the twist."""
     e, a = np.deg2rad(limb.raise_), np.deg2rad(limb.aside)
     upper = np.array([side * np.sin(e) * np.sin(a), -np.cos(e), np.sin(e) * np.cos(a)])
-    front = np.array([0.0, max(0.0, np.sin(e)), 1.0])  # a hanging arm bends forwards, one that points forwards bends up
+    front = np.array([0.0, max(0.0, np.sin(e)), 1.0])  # a hanging arm bends forwards, a raised one upwards
     inner = unit(front - upper * (front @ upper))
     # A positive twist turns the forearm towards the middle of the body.
     inner = about(upper, inner, side * limb.twist)
@@ -258,7 +259,7 @@ def _arm_points(points, frames, shape, chest, side, name, limb) -> None:
 
 
 def _leg_points(points, frames, shape, pelvis, side, name, limb) -> None:
-    """The knee bends backwards only; the foot points along the front of the shin."""
+    """Places the leg: the knee bends backwards only; the foot points along the front of the shin."""
     f, s = np.deg2rad(limb.raise_), np.deg2rad(limb.aside)
     thigh = np.array([side * np.sin(s), -np.cos(f) * np.cos(s), np.sin(f) * np.cos(s)])
     back = np.array([0.0, -np.sin(f), -np.cos(f)])
@@ -277,7 +278,7 @@ def _leg_points(points, frames, shape, pelvis, side, name, limb) -> None:
 
 
 def _flatten_feet(points, frames) -> None:
-    """A foot that carries the body stands on the ground: its sole is turned horizontal."""
+    """Turns the soles of feet that carry the body horizontal, so that they stand on the ground."""
     ankles = {name: points[f"{name}_ankle"][1] for _, name in SIDES}
     for _, name in SIDES:
         toe = frames[f"{name}_foot"][:, 1]
@@ -289,7 +290,7 @@ def _flatten_feet(points, frames) -> None:
 
 
 def _inside_trunk(points, pelvis, chest, shape) -> bool:
-    """Whether an elbow, a wrist or a hand's tip is inside the trunk (a rough ellipse about the spine)."""
+    """Tells whether an elbow, a wrist or a hand's tip is inside the trunk (a rough ellipse about the spine)."""
     h = shape.height
     for frame, middle, low, high in (
         (chest, points["waist"], -0.02, 0.20),
@@ -304,7 +305,7 @@ def _inside_trunk(points, pelvis, chest, shape) -> bool:
 
 
 def _inside_head(points, shape) -> bool:
-    """Whether a wrist or hand is inside the head."""
+    """Tells whether a wrist or hand is inside the head."""
     h = shape.height
     for _, name in SIDES:
         for point in (points[f"{name}_wrist"], points[f"{name}_finger"]):
@@ -314,7 +315,7 @@ def _inside_head(points, shape) -> bool:
 
 
 def pose_body(shape: Shape, pose: Pose, *, yaw: float) -> Body:
-    """Forward kinematics, the middle of the hips above the origin and the lowest point on the ground (y = 0)."""
+    """Computes forward kinematics, the middle of the hips above the origin and the lowest point on the ground (y = 0)."""
     h = shape.height
     pelvis = rotation("y", yaw) @ rotation("x", pose.lean) @ rotation("z", pose.roll)
     half = rotation("y", pose.turn / 2) @ rotation("x", pose.bow / 2) @ rotation("z", pose.tilt / 2 - pose.roll / 2)
@@ -355,7 +356,7 @@ def pose_body(shape: Shape, pose: Pose, *, yaw: float) -> Body:
 
 
 def sample_body(rng: np.random.Generator, *, yaw: float) -> Body:
-    """Draw shape and pose; a pose whose arms run through trunk or head is drawn again (a few times)."""
+    """Draws shape and pose; a pose whose arms run through trunk or head is drawn again (a few times)."""
     shape = sample_shape(rng)
     for _ in range(6):
         body = pose_body(shape, sample_pose(rng), yaw=yaw)

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BALL, CONE, BOX = 0, 1, 2
-NEAR = 0.05  # metres: what reaches closer to the camera is not drawn
+NEAR = 0.05  # metres; primitives that reach closer to the camera are not drawn
 NOTHING = -1
 
 
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cross product of two vectors (np.cross takes ten times as long for (3,))."""
+    """Returns the cross product of two vectors (np.cross takes ten times as long for (3,))."""
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
@@ -59,12 +59,12 @@ class Primitives:
         self.cut.append(cut)
 
     def ball(self, centre, radii, *, frame=None, **paint) -> None:
-        """An ellipsoid; `frame` holds its axes as columns."""
+        """Adds an ellipsoid; `frame` holds its axes as columns."""
         radii = np.broadcast_to(np.asarray(radii, float), (3,))
         self.add(BALL, np.asarray(centre), (np.eye(3) if frame is None else frame) * radii, **paint)
 
     def cone(self, start, end, r0, r1, *, wide=None, flat=1.0, **paint) -> None:
-        """A cone from `start` (radius r0) to `end` (radius r1); r is measured along `wide`, flat * r across it."""
+        """Adds a cone from `start` (radius r0) to `end` (radius r1); r is measured along `wide`, flat * r across it."""
         along = np.asarray(end) - start
         wide = np.array([1.0, 0.0, 0.0]) if wide is None else wide
         across = cross(along, wide)
@@ -78,7 +78,7 @@ class Primitives:
         )
 
     def box(self, centre, half, *, frame=None, **paint) -> None:
-        """A box with half extents `half` along the columns of `frame`."""
+        """Adds a box with half extents `half` along the columns of `frame`."""
         self.add(BOX, np.asarray(centre), (np.eye(3) if frame is None else frame) * np.asarray(half, float), **paint)
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Primitives:
 
 @dataclass
 class Surface:
-    """What each pixel sees: `index` (h, w) of the primitive or -1, `depth` (h, w) in metres, infinite where nothing is.
+    """The surface that each pixel sees: `index` (h, w) of the primitive or -1, `depth` (h, w) in metres or infinite.
 
     The other arrays hold the N covered pixels, sorted by primitive: `pixel` flat index, `primitive`, `local` (N, 3)
     coordinates on the unit shape, `normal` (N, 3) unit, camera coordinates, towards the camera.
@@ -155,7 +155,7 @@ def _patches(middle, half, *, focal, centre_xy, size_wh, supersample):
 
 
 def _hit_box(inverse, origin, x, y):
-    """Depth at which each ray of the patch enters the box, and where it does."""
+    """Returns the depth at which each ray of the patch enters the box, and the pixels of these rays."""
     enter, leave = np.float32(0.0), np.float32(np.inf)
     for i in range(3):
         q = inverse[i, 0] * x[None, :] + (inverse[i, 1] * y + inverse[i, 2])[:, None]
@@ -167,7 +167,7 @@ def _hit_box(inverse, origin, x, y):
 
 
 def _hit_quadric(disc, b, c, x, y):
-    """Depth of the nearer intersection with an ellipsoid or an infinite cone, for the rays that meet it."""
+    """Returns the depth of the nearer intersection with an ellipsoid or an infinite cone, for the rays that meet it."""
     row = (disc[0, 0] * x + 2.0 * disc[0, 2]) * x + disc[2, 2]
     col = (disc[1, 1] * y + 2.0 * disc[1, 2]) * y
     value = (2.0 * disc[0, 1] * y)[:, None] * x + row
@@ -181,13 +181,15 @@ def _hit_quadric(disc, b, c, x, y):
 
 
 def draw(primitives: Primitives, *, rotation, position, focal, centre_xy, size_wh, supersample) -> Surface:
-    """Nearest primitive, depth, local coordinates and normal of every pixel.
+    """Returns the nearest primitive, depth, local coordinates and normal of every pixel.
 
     Args:
-        primitives: in world coordinates.
-        rotation, position: camera = rotation @ (world - position).
-        focal: pixels. centre_xy: principal point, pixels.
-        size_wh: of the image; the arrays are `supersample` times as large, and sub-pixel j has its centre at
+        primitives: The primitives, in world coordinates.
+        rotation, position: The camera: camera = rotation @ (world - position).
+        focal: The focal length, pixels.
+        centre_xy: The principal point, pixels.
+        size_wh: The width and height of the image.
+        supersample: The arrays are this many times as large, and sub-pixel j has its centre at
             (j + 0.5) / supersample - 0.5.
     """
     width, height = size_wh[0] * supersample, size_wh[1] * supersample
@@ -218,7 +220,7 @@ def draw(primitives: Primitives, *, rotation, position, focal, centre_xy, size_w
             continue
         seen = (t > 0.0) & (t < depth[y0:y1, x0:x1][rows, cols])
         rows, cols, t = rows[seen], cols[seen], t[seen]
-        keep = _kept(kind[k], primitives.cut[k], inverse[k], origin[k], xs[cols], ys[rows], t)
+        keep = _inside_cut(kind[k], primitives.cut[k], inverse[k], origin[k], xs[cols], ys[rows], t)
         if keep is not None:
             rows, cols, t = rows[keep], cols[keep], t[keep]
         depth[y0:y1, x0:x1][rows, cols] = t
@@ -226,8 +228,8 @@ def draw(primitives: Primitives, *, rotation, position, focal, centre_xy, size_w
     return _surface(index, depth, x, y, kind, forms, inverse, origin)
 
 
-def _kept(kind, cut, inverse, origin, x, y, t):
-    """Which hits lie on the finite cone and on the kept side of the cutting plane; None: all."""
+def _inside_cut(kind, cut, inverse, origin, x, y, t):
+    """Marks hits on the finite cone and on the drawn side of the cutting plane; None means all."""
     if kind != CONE and cut is None:
         return None
     keep = np.ones(len(t), bool)
@@ -242,7 +244,7 @@ def _kept(kind, cut, inverse, origin, x, y, t):
 
 
 def _surface(index, depth, x, y, kind, forms, inverse, origin) -> Surface:
-    """Local coordinates and normals of the covered pixels, primitive by primitive (a slice each after one sort)."""
+    """Computes local coordinates and normals of the covered pixels, primitive by primitive (a slice each after one sort)."""
     pixel = np.flatnonzero(index.ravel() != NOTHING)
     primitive = index.ravel()[pixel]
     order = np.argsort(primitive, kind="stable")

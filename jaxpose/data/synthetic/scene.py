@@ -1,4 +1,4 @@
-"""One picture: a camera, people on a ground plane, objects among them, and what of it is labelled.
+"""One picture: a camera, people on a ground plane, objects among them, and the people's labels.
 
 World: y up, the ground is y = 0, the camera stands at (0, eye height, 0) and looks along +z, pitched up or down. Camera
 coordinates: x right, y down, z into the picture. Pixel centres lie at integers.
@@ -18,13 +18,13 @@ from jaxpose.data.synthetic.paint import Palette, photograph
 from jaxpose.data.synthetic.pose import Body, rotation, sample_body
 from jaxpose.data.synthetic.raster import Primitives, draw
 
-SUPERSAMPLE = 2  # surfaces are drawn at twice the size and reduced: smooth edges, and finer silhouettes
-TYPICAL_HEIGHT = 1.7  # metres: turns a size in pixels into a distance
+SUPERSAMPLE = 2  # surfaces are drawn at twice the size and reduced, for smooth edges and finer silhouettes
+TYPICAL_HEIGHT = 1.7  # metres; converts a size in pixels to a distance
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole without roll."""
+    """A pinhole camera without roll."""
 
     rotation: np.ndarray  # (3, 3) camera = rotation @ (world - position)
     position: np.ndarray  # (3,) metres
@@ -35,13 +35,13 @@ class Camera:
         return (world - self.position) @ self.rotation.T
 
     def project(self, world: np.ndarray) -> np.ndarray:
-        """World metres (..., 3) -> pixels (..., 2)."""
+        """Projects world coordinates in metres (..., 3) to pixels (..., 2)."""
         point = self.to_camera(world)
         return point[..., :2] / point[..., 2:] * self.focal + self.centre
 
 
 def _aim(rng: np.random.Generator, size_wh, *, focal: float, depth: float, tall: float) -> Camera:
-    """A camera of any height, pitched so that the middle of somebody so tall at this depth is near the centre."""
+    """Returns a camera of any height, pitched so that the middle of a person of this height and depth is near the centre."""
     width, height = size_wh
     eye = float(np.clip(rng.normal(1.4, 0.4), 0.35, 3.2))
     target, row = tall * rng.uniform(0.42, 0.72), height * rng.uniform(0.44, 0.56)
@@ -52,13 +52,13 @@ def _aim(rng: np.random.Generator, size_wh, *, focal: float, depth: float, tall:
 
 
 def _place(rng, camera: Camera, size_wh, body: Body, depth: float, taken: list) -> bool:
-    """Move a body to a free place at this depth, mostly whole in the picture; False when none was found.
+    """Moves a body to a free place at this depth, mostly whole in the picture; returns False if there is none.
 
-    The first person finds one in the end: in the middle, where the camera was aimed.
+    The first person always gets one in the end: in the middle, where the camera is aimed.
     """
     width, height = size_wh
     for attempt in range(8):
-        cut = rng.random() < 0.14  # by the border
+        cut = rng.random() < 0.14  # cut by the border
         column = rng.uniform(-0.04, 1.04) if cut else rng.uniform(0.14, 0.86)
         last = not taken and attempt == 7
         column = 0.5 if last else column
@@ -67,7 +67,7 @@ def _place(rng, camera: Camera, size_wh, body: Body, depth: float, taken: list) 
         if not (0.0 < middle[1] < 1.05 * height or last):
             continue
         free = all(np.hypot(*(spot - other)[[0, 2]]) > 0.75 for other, _ in taken)
-        # Something of the one behind must show beside the one in front.
+        # A part of the person behind must be visible beside the one in front.
         aside = [0.20 * camera.focal * TYPICAL_HEIGHT / min(depth, other[2]) for other, _ in taken]
         if free and all(abs(middle[0] - u) > least for (_, u), least in zip(taken, aside, strict=True)):
             taken.append((spot, middle[0]))
@@ -77,15 +77,15 @@ def _place(rng, camera: Camera, size_wh, body: Body, depth: float, taken: list) 
 
 
 def _yaw(rng: np.random.Generator) -> float:
-    """Towards the camera (180 degrees) as often as away from it, any angle between, profiles being rarer."""
+    """Draws a yaw: towards the camera (180 degrees) as often as away from it, any angle between, profiles being rarer."""
     return float(rng.choice([0.0, 180.0]) + rng.normal(0.0, 34.0))
 
 
 def _people(rng: np.random.Generator, size_wh, focal: float) -> tuple[Camera, list[Body]]:
-    """One to four people of very different size; the camera is aimed at the first, who is mostly the largest."""
+    """Draws one to four people of very different size; the camera is aimed at the first, who is mostly the largest."""
     count = int(rng.choice([1, 2, 3, 4], p=[0.44, 0.33, 0.15, 0.08]))
     bodies = [sample_body(rng, yaw=_yaw(rng)) for _ in range(count)]
-    # Sizes are those of somebody standing, in pixels.
+    # Sizes are those of standing people, in pixels.
     first = size_wh[1] * np.exp(rng.uniform(np.log(0.60), np.log(1.15)))
     sizes = [first, *(first * np.exp(rng.uniform(np.log(0.38), np.log(1.05), count - 1)))]
     depths = [focal * TYPICAL_HEIGHT / size for size in sizes]
@@ -95,7 +95,7 @@ def _people(rng: np.random.Generator, size_wh, focal: float) -> tuple[Camera, li
 
 
 def _furnish(rng, prims: Primitives, palette: Palette, camera: Camera, bodies: list[Body], wall: float) -> list:
-    """Dress the people, add chairs, things in hands, obstacles and furniture; returns the shadows that they throw."""
+    """Dresses the people, adds chairs, things in hands, obstacles and furniture; returns their shadows."""
     shadows = []
     for owner, body in enumerate(bodies):
         draw_body(prims, body, sample_outfit(rng, palette, body), owner=owner)
@@ -113,7 +113,7 @@ def _furnish(rng, prims: Primitives, palette: Palette, camera: Camera, bodies: l
 
 
 def check(*, seed: int, index: int, size_wh: tuple[int, int]) -> None:
-    """Raise a ValueError for arguments that `render` cannot serve."""
+    """Raises a ValueError for arguments that `render` does not accept."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got {seed} and {index}")
     if len(size_wh) != 2 or min(size_wh) < 32:
@@ -121,17 +121,17 @@ def check(*, seed: int, index: int, size_wh: tuple[int, int]) -> None:
 
 
 def render(seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256)) -> tuple[np.ndarray, list[dict]]:
-    """Picture `index` of the data set with this seed: a function of these numbers only.
+    """Draws picture `index` of the data set with this seed; it depends on these numbers only.
 
     Args:
-        seed, index: integers from 0.
-        size_wh: width and height in pixels.
+        seed, index: Integers from 0.
+        size_wh: The width and height in pixels.
 
     Returns:
         image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
 
     Raises:
-        ValueError: a negative seed or index, a picture smaller than 32 x 32.
+        ValueError: The seed or index is negative, or the picture is smaller than 32 x 32.
 
     >>> image, people = render(0, 0, size_wh=(160, 128))
     >>> image.shape, len(people[0]["keypoints"])
@@ -158,9 +158,11 @@ def render(seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256)) -> t
     )
     backdrop = draw_backdrop(rng, camera, size_wh, wall=wall, outdoors=outdoors, shadows=shadows)
     image = photograph(rng, backdrop, surface, prims, palette, supersample=SUPERSAMPLE)
-    shown = owners(surface, prims)
+    person_of_pixel = owners(surface, prims)
     people = [
-        annotate(rng, surface, prims, camera, body, i, mask=shown == i, size_wh=size_wh, supersample=SUPERSAMPLE)
+        annotate(
+            rng, surface, prims, camera, body, i, mask=person_of_pixel == i, size_wh=size_wh, supersample=SUPERSAMPLE
+        )
         for i, body in enumerate(bodies)
     ]
     return image, [person for person in people if person is not None]

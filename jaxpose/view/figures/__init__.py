@@ -1,7 +1,7 @@
 """The figures: curves, the learned density, calibration, predictions, maps. Needs the extra `plot` (matplotlib).
 
-By what they draw: ``run`` a training run and its density, ``sheets`` pictures with poses, ``maps`` what a net says before
-coordinates are made of it; ``base`` is what they share. JAX is imported by those alone that evaluate a density.
+Modules: ``run`` draws a training run and its density, ``sheets`` pictures with poses, ``maps`` a net's output before
+coordinates are computed; ``base`` is their shared part. Only the functions that evaluate a density import JAX.
 """
 
 from jaxpose.view.figures.base import draw_pose, printable, require, sides

@@ -1,4 +1,4 @@
-"""What every figure is made of: matplotlib on demand, grids of panels, poses, titles."""
+"""The shared parts of figures: matplotlib on demand, grids of panels, poses, titles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DPI = 110
 
 
 def require() -> None:
-    """Checks that pictures can be drawn, before hours of training.
+    """Checks that pictures can be drawn, before a long training.
 
     Raises:
         ImportError: matplotlib is not installed; the message says how to install it.
@@ -27,7 +27,7 @@ def require() -> None:
 
 
 def pyplot() -> ModuleType:
-    """Imports matplotlib.pyplot with the backend that needs no screen.
+    """Imports matplotlib.pyplot with a backend that needs no screen.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -65,9 +65,9 @@ def draw_pose(
     Args:
         axis: matplotlib's axes.
         xy: ``(K, 2)`` joints in the pixels of the picture.
-        skeleton: of the pose.
+        skeleton: the skeleton of the pose.
         color: one colour for the pose, or K colours of the joints; a limb has the colour of its second joint, or of its
-            first where the second is in the middle of the body.
+            first if the second is in the middle of the body.
         shown: ``(K,)`` bool, the joints to draw; None draws all.
         lw: width of the limbs in points.
     """
@@ -114,7 +114,7 @@ def check_one_per_image(count: int, **entries: Sequence | None) -> None:
     """Checks that there are images, and that each argument is None or has one entry per image.
 
     Raises:
-        ValueError: no images, or another number of entries.
+        ValueError: there are no images, or the number of entries differs.
     """
     if not count:
         raise ValueError("no images to draw: give one or more")
@@ -124,7 +124,7 @@ def check_one_per_image(count: int, **entries: Sequence | None) -> None:
 
 
 def median_aspect(images: Sequence[np.ndarray]) -> float:
-    """The median of height / width over the images, for the cells of a grid."""
+    """Returns the median of height / width over the images, for the cells of a grid."""
     return float(np.median([image.shape[0] / image.shape[1] for image in images]))
 
 
@@ -133,9 +133,9 @@ def grid(count: int, columns: int, *, aspect: float, width: float, **options: An
 
     Args:
         count: number of panels.
-        columns: at most so many panels side by side.
+        columns: largest number of panels side by side.
         aspect: height / width of a panel.
-        width: of a panel, inches.
+        width: width of a panel in inches.
         **options: further options of matplotlib's `subplots`.
 
     Returns:
@@ -152,6 +152,6 @@ def grid(count: int, columns: int, *, aspect: float, width: float, **options: An
 
 
 def limit_to_image(ax, image: np.ndarray) -> None:
-    """Sets the limits of a panel to the image's edges, whatever else is drawn."""
+    """Sets the limits of a panel to the image's edges, regardless of other content."""
     ax.set_xlim(-0.5, image.shape[1] - 0.5)
     ax.set_ylim(image.shape[0] - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""Figures of what a net says of an image before coordinates are made of it: heatmaps, scale maps, regions."""
+"""Figures of a net's output for an image before coordinates are computed: heatmaps, scale maps, regions."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def scale_maps(
     names: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Path:
-    """Every image beside the map of what multiplies sigma there (`tasks.scale_factors`; SWAHR figure 5), with one colour bar for all.
+    """Draws every image next to its map of factors of sigma (`tasks.scale_factors`; SWAHR figure 5), with one colour bar for all.
 
-    White is 1, the base sigma; red is smaller (for small people, in the figure), blue larger. The figure shows the
-    reciprocal, each image normalised by itself; here colours compare between images. They reach as far from 1 as 99.5 %
-    of all pixels do: few extreme ones do not blanch the rest.
+    White is 1, the base sigma; red is smaller (for small people, in the paper's figure), blue larger. That figure shows the
+    reciprocal, each image normalised separately; here colours can be compared between images. The colour range covers 99.5 %
+    of all pixels, so that a few extreme values do not turn the rest white.
 
     Args:
         images: N of (H, W, 3) uint8, of any sizes.
-        factors: (N, h, w), or N of (h, w), finite, of any resolution: shown as large as the image. (The mean of the
-            channels, in the figure.)
-        path: of the picture.
-        joints: N of (P, K, 3): x, y in the image's pixels, visibility; those above 0 are drawn as dots.
+        factors: (N, h, w), or N of (h, w), finite, of any resolution: drawn at the size of the image. (In the paper's figure,
+            the mean of the channels.)
+        path: path of the picture.
+        joints: N of (P, K, 3): x, y in the image's pixels, visibility; joints with a visibility above 0 are drawn as dots.
         names: N titles.
-        columns: pairs side by side.
+        columns: number of pairs side by side.
 
     Raises:
-        ValueError: not as many entries as images; a map that is not (h, w) or not finite.
+        ValueError: the number of entries differs from that of the images; a map is not (h, w) or not finite.
 
     >>> from tempfile import mkdtemp
     >>> image, factor = np.zeros((32, 48, 3), np.uint8), np.full((8, 12), 0.9)
@@ -81,7 +81,7 @@ def scale_maps(
                 ax.plot(dots[:, 0], dots[:, 1], "o", color=TRUTH, ms=1.8)
         if names is not None:
             left.set_title(names[i], fontsize=8, parse_math=False)
-        right.axis("on")  # a frame: where alpha is 0 the map is as white as the paper
+        right.axis("on")  # a frame, because the map is white where alpha is 0
         right.set(xticks=[], yticks=[])
         for ax in (left, right):
             limit_to_image(ax, image)
@@ -101,22 +101,22 @@ def joint_maps(
     further: Sequence[dict[str, Any]] = (),
     columns: int = 6,
 ) -> Path:
-    """One image with its heatmaps over it: first all joints together, then one by one, each as bright as its own peak.
+    """Draws one image with its heatmaps: first all joints together, then each alone, scaled by its own peak.
 
     Args:
         image: (H, W, 3) uint8.
         maps: (h, w, K), finite.
-        skeleton: of the K joints.
-        path: of the picture.
+        skeleton: the skeleton of the K joints.
+        path: path of the picture.
         pixels_per_cell: input pixels from one cell of the maps to the next, x and y; cell 0 is at pixel 0.
-        poses: predicted, each (K, 2) image pixels, or NaN: dark crosses, and the pose on the first picture.
-        truth: labelled, likewise: green circles.
-        further: panels after the first: title, values (h', w'), pixels_per_cell, and, where they are wanted, alpha (h', w')
-            in [0, 1], cmap, low, high.
-        columns: pictures side by side.
+        poses: predicted poses, each (K, 2) in image pixels, or NaN: dark crosses, and the pose on the first picture.
+        truth: labelled poses of the same form: green circles.
+        further: panels after the first: title, values (h', w'), pixels_per_cell, and optionally alpha (h', w') in [0, 1], cmap,
+            low, high.
+        columns: number of pictures side by side.
 
     Raises:
-        ValueError: maps of another shape, or not finite.
+        ValueError: maps have another shape, or are not finite.
 
     >>> from tempfile import mkdtemp
     >>> image, path = np.zeros((16, 12, 3), np.uint8), Path(mkdtemp()) / "maps.png"
@@ -147,7 +147,7 @@ def joint_maps(
     for j, xy in enumerate(poses):
         color = PREDICTION if len(poses) == 1 else PEOPLE[j % len(PEOPLE)]
         draw_pose(ax, xy, skeleton, color=color, shown=np.isfinite(xy).all(-1), lw=1.2)
-    # Each map by its own peak, else one strong joint blanches the rest.
+    # Each map is scaled by its own peak, or one strong joint would make the others invisible.
     peaks = np.maximum(maps.max((0, 1)), 1e-12)
     light = np.clip(maps / peaks, 0, 1)
     _over(panel("all joints, each by its peak"), light.max(-1), light.max(-1), pixels_per_cell)
@@ -157,7 +157,7 @@ def joint_maps(
     for k, name in enumerate(skeleton.joints):
         ax = panel(f"{name}  {maps[..., k].max():.2g}")
         _over(ax, light[..., k], light[..., k], pixels_per_cell)
-        for width, ring, cross in ((2.6, "white", "white"), (1.2, TRUTH, INK)):  # a rim: seen on any colour
+        for width, ring, cross in ((2.6, "white", "white"), (1.2, TRUTH, INK)):  # a rim is visible on any colour
             for xy in truth:
                 ax.plot(*xy[k], "o", mfc="none", mec=ring, ms=6, mew=width)
             for xy in poses:
@@ -166,12 +166,12 @@ def joint_maps(
 
 
 def _over(ax, values, alpha, pixels_per_cell, *, cmap: str = "inferno", low=0.0, high=1.0) -> None:
-    """Values over the picture: opaque where alpha is 1, a darkened picture where it is 0."""
+    """Draws values over the picture: opaque where alpha is 1, and a darkened picture where it is 0."""
     h, w = values.shape
     (sx, sy), (x, y) = pixels_per_cell, (ax.get_xlim(), ax.get_ylim())
     extent = (-0.5 * sx, (w - 0.5) * sx, (h - 0.5) * sy, -0.5 * sy)
     ax.imshow(np.zeros((1, 1)), cmap="gray", alpha=0.35, extent=(*x, *y), vmin=0, vmax=1)
-    veil = None if alpha is None else 0.92 * np.sqrt(alpha)  # the flank of a peak is seen too
+    veil = None if alpha is None else 0.92 * np.sqrt(alpha)  # so that the flank of a peak is visible too
     ax.imshow(values, cmap=cmap, alpha=veil, extent=extent, vmin=low, vmax=high, interpolation="nearest")
     ax.set_xlim(*x)
     ax.set_ylim(*y)
@@ -180,17 +180,17 @@ def _over(ax, values, alpha, pixels_per_cell, *, cmap: str = "inferno", low=0.0,
 def joint_regions(
     samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str | Path, *, levels: Sequence[float] = ()
 ) -> Path:
-    """Crops with what a regression says of each joint: the pose; its deviations as ellipses; the regions of its density.
+    """Draws crops with the regression of each joint: the pose; its standard deviations as ellipses; the regions of its density.
 
     Args:
-        samples: N of image (H, W, 3) uint8, xy (K, 2), truth (K, 2, NaN where unlabelled), title; and where sigma is trained,
-            deviation (K, 2) pixels, and outlines: for each level a list of K lists of (n, 2) closed lines, pixels.
-        skeleton: of the joints.
-        path: of the sheet.
-        levels: masses of the regions, for the titles.
+        samples: N of image (H, W, 3) uint8, xy (K, 2), truth (K, 2, NaN where unlabelled), title; and if sigma is trained,
+            deviation (K, 2) in pixels, and outlines: for each level a list of K lists of closed lines (n, 2) in pixels.
+        skeleton: the skeleton of the joints.
+        path: path of the sheet.
+        levels: probability masses of the regions, for the titles.
 
     Raises:
-        ValueError: no samples.
+        ValueError: there are no samples.
 
     >>> from tempfile import mkdtemp
     >>> from jaxpose.skeleton import COCO17

@@ -1,4 +1,4 @@
-"""Figures of a run: curves, the learned density, calibration, the scale factor against the size of people."""
+"""Figures of a run: curves, the learned density, calibration, the scale factor as a function of the size of people."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
-    """Loss, EPE or the terms of the loss, and AP against the step, from the events of a run's log.jsonl."""
+    """Draws loss, EPE or the terms of the loss, and AP against the step, from the events of a run's log.jsonl."""
     plt = pyplot()
     train = [e for e in events if e["event"] == "train"]
-    evals = [e for e in events if e["event"] == "eval" and "AP" in e]  # without annotations there is none
+    evals = [e for e in events if e["event"] == "eval" and "AP" in e]  # without annotations there is no AP
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
     steps = [e["step"] for e in train]
     axes[0].plot(steps, [e["loss"] for e in train], color=RIGHT, lw=1)
@@ -28,7 +28,7 @@ def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
     if train and "epe" in train[0]:
         axes[1].plot(steps, [e["epe"] for e in train], color=RIGHT, lw=1)
         axes[1].set(title="training EPE (input px)", xlabel="step")
-    else:  # whole images: what the loss is made of, before its factors
+    else:  # whole images: the terms of the loss, before their factors
         for term in ("map_loss", "scale_loss", "pull", "push"):
             axes[1].plot(steps, [e.get(term, np.nan) for e in train], lw=1, label=term)
         axes[1].set(title="terms of the loss", xlabel="step", yscale="log")
@@ -39,14 +39,14 @@ def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
 
 
 def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.0, points: int = 201) -> Path:
-    """Draws the learned density of the standardised error beside Laplace and Gaussian (RLE figure 4), in 2D.
+    """Draws the learned density of the standardised error next to Laplace and Gaussian (RLE figure 4), in 2D.
 
-    All three are in units of their own standard deviation. The width of the learned density says little, because sigma
-    and the flow share the scale (`jaxpose.losses.likelihood`); its shape is what is learned.
+    All three are in units of their own standard deviation. The width of the learned density is not informative, because sigma
+    and the flow share the scale (`jaxpose.losses.likelihood`); only its shape is learned.
 
     Args:
         model: the density to draw, of two coordinates.
-        path: where the picture is written.
+        path: path of the picture.
         bound: half the width of the panels, in standard deviations.
         points: grid points along each axis.
 
@@ -71,7 +71,7 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     figure, axes = plt.subplots(1, 4, figsize=(16, 3.8), layout="constrained")
     for ax, values, title in zip(axes, (learned, laplace, gaussian), ("learned", "Laplace", "Gaussian"), strict=False):
         ax.imshow(values, origin="lower", extent=(-bound, bound, -bound, bound), cmap="viridis")
-        ax.set(title=title, xlabel="$e_x$ / its deviation", ylabel="$e_y$ / its deviation")
+        ax.set(title=title, xlabel="$e_x$ / standard deviation", ylabel="$e_y$ / standard deviation")
     step = float(axis[1] - axis[0])
     for values, label, style, color in (
         (learned.sum(0), "learned, $e_x$", "-", RIGHT),
@@ -81,8 +81,8 @@ def learned_density(model: density.Model, path: str | Path, *, bound: float = 4.
     ):
         axes[3].plot(axis, values * step, style, label=label, color=color)
     axes[3].set(
-        title=f"marginals\nlearned deviations {deviation[0]:.3f}, {deviation[1]:.3f}",
-        xlabel="e / its deviation",
+        title=f"marginals\nlearned standard deviations {deviation[0]:.3f}, {deviation[1]:.3f}",
+        xlabel="$e$ / standard deviation",
         ylabel="density",
     )
     axes[3].legend(fontsize=8)
@@ -96,9 +96,9 @@ def calibration(
 
     Args:
         levels: ``(L,)`` levels of the regions, from 0 to 1.
-        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group of NaN or None alone is left out.
-        path: where the picture is written.
-        title: of the picture.
+        coverage: the ``(L,)`` shares of each group of labels, by the group's name; a group with only NaN or None is left out.
+        path: path of the picture.
+        title: title of the picture.
 
     Returns:
         The path.
@@ -111,7 +111,7 @@ def calibration(
     figure, axis = plt.subplots(figsize=(4.6, 4.2))
     axis.plot([0, 1], [0, 1], color=INK, lw=0.8)
     for i, (name, shares) in enumerate(coverage.items()):
-        values = np.asarray(shares, np.float64)  # None, as JSON has it, becomes NaN
+        values = np.asarray(shares, np.float64)  # None, as in JSON, becomes NaN
         if np.isfinite(values).any():  # a group without labels has no curve
             # The first curve is wider, so that it is visible where another one has the same values.
             axis.plot(levels, values, "o-", ms=3, lw=1.5 if i else 4, alpha=1 if i else 0.5, label=name)
@@ -121,16 +121,16 @@ def calibration(
 
 
 def scale_against_size(size: np.ndarray, factor: np.ndarray, path: str | Path, *, r: float) -> Path:
-    """The mean learned scale factor of every person against its size: whether small people get small factors.
+    """Draws the mean learned scale factor of every person against its size: whether small people get small factors.
 
     Args:
-        size: (N,) of the persons, in pixels.
-        factor: (N,) mean over a person's joints of what multiplies sigma (`tasks.scale_factors`).
-        path: of the picture.
+        size: (N,) sizes of the persons in pixels.
+        factor: (N,) factors of sigma, the mean over a person's joints (`tasks.scale_factors`).
+        path: path of the picture.
         r: Pearson's correlation of the two (`jaxpose.metrics.pearson`), for the title.
 
     Raises:
-        ValueError: not one size and one factor each.
+        ValueError: size and factor are not (N,) of the same length.
 
     >>> from tempfile import mkdtemp
     >>> size, factor = np.array([40.0, 90.0]), np.array([0.8, 1.1])

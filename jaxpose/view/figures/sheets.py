@@ -1,4 +1,4 @@
-"""Sheets of pictures with poses on them: predictions, people, annotations, tiles."""
+"""Sheets of pictures with poses: predictions, people, annotations, tiles."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sheet(
     deviation_px: np.ndarray | None = None,
     columns: int = 8,
 ) -> Path:
-    """Crops (N, H, W, 3) with predicted poses (N, K, 2), their mean confidence, the truth in green, and
+    """Draws crops (N, H, W, 3) with predicted poses (N, K, 2), their mean confidence, the truth in green, and
     the standard deviation of each joint (N, K, 2) as an ellipse."""
     plt = pyplot()
     from matplotlib.patches import Ellipse
@@ -72,23 +72,23 @@ def people(
     scores: Sequence[np.ndarray] | None = None,
     columns: int = 4,
 ) -> Path:
-    """Whole images with everybody found in them, each person in a colour of its own, the labelled ones in green.
+    """Draws whole images with all detected people, each person in a different colour, and the labelled people in green.
 
-    The title of an image says how many people were found, and how many are labelled (with any joint).
+    The title of an image gives the numbers of detected people and of labelled people (with any labelled joint).
 
     Args:
         images: N of (H, W, 3) uint8, of any sizes.
-        poses: N of (P, K, 3): x, y in the image's pixels, confidence. Joints of confidence 0 are not drawn, nor their
-            limbs; nobody found is (0, K, 3).
-        skeleton: of the poses.
-        path: of the picture.
+        poses: N of (P, K, 3): x, y in the image's pixels, confidence. Joints with confidence 0 and their limbs are not drawn;
+            an image without detected people has (0, K, 3).
+        skeleton: the skeleton of the poses.
+        path: path of the picture.
         truth: N of (P, K, 2) or more columns: x, y of the labelled people, in pixels.
-        labelled: N of (P, K) bool, which joints of `truth` are labelled; None: all.
+        labelled: N of (P, K) bool, the labelled joints of `truth`; None: all.
         scores: N of (P,), written at each pose.
-        columns: images side by side.
+        columns: number of images side by side.
 
     Raises:
-        ValueError: not as many entries as images, or of other shapes.
+        ValueError: the number of entries differs from that of the images, or shapes are wrong.
 
     >>> from tempfile import mkdtemp
     >>> image, pose = np.zeros((32, 48, 3), np.uint8), np.full((1, 17, 3), 16.0)
@@ -109,15 +109,15 @@ def people(
         ax.imshow(images[i])
         title = f"found {len(poses[i])}"
         if truth is not None:
-            shown = np.ones(np.shape(truth[i])[:2], bool) if labelled is None else np.asarray(labelled[i], bool)
-            for xy, where in zip(truth[i], shown, strict=True):
+            is_labelled = np.ones(np.shape(truth[i])[:2], bool) if labelled is None else np.asarray(labelled[i], bool)
+            for xy, where in zip(truth[i], is_labelled, strict=True):
                 draw_pose(ax, np.asarray(xy), skeleton, color=TRUTH, shown=where, lw=1)
-            title += f", labelled {int(shown.any(axis=1).sum())}"
+            title += f", labelled {int(is_labelled.any(axis=1).sum())}"
         for j, pose in enumerate(np.asarray(poses[i])):
-            color, shown = PEOPLE[j % len(PEOPLE)], pose[:, 2] > 0
-            draw_pose(ax, pose[:, :2], skeleton, color=color, shown=shown)
-            if scores is not None and shown.any():
-                x, y = pose[shown][pose[shown, 1].argmin(), :2]
+            color, is_drawn = PEOPLE[j % len(PEOPLE)], pose[:, 2] > 0
+            draw_pose(ax, pose[:, :2], skeleton, color=color, shown=is_drawn)
+            if scores is not None and is_drawn.any():
+                x, y = pose[is_drawn][pose[is_drawn, 1].argmin(), :2]
                 where = dict(xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", annotation_clip=True)
                 where["bbox"] = dict(facecolor="white", alpha=0.7, pad=0.4, lw=0)
                 ax.annotate(f"{float(scores[i][j]):.2f}", (x, y), color=color, fontsize=6, weight="bold", **where)
@@ -127,16 +127,16 @@ def people(
 
 
 def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
-    """Pictures of one size with a title each, none of them changed.
+    """Draws pictures of the same size, unchanged, each with a title.
 
     Args:
         pictures: N of (h, w, 3) uint8.
-        titles: N, shown as they are.
-        path: of the sheet.
-        columns: pictures side by side.
+        titles: N titles, printed unchanged.
+        path: path of the sheet.
+        columns: number of pictures side by side.
 
     Raises:
-        ValueError: no pictures, or not as many titles.
+        ValueError: there are no pictures, or the number of titles differs.
 
     >>> from tempfile import mkdtemp
     >>> tile_sheet([np.zeros((8, 8, 3), np.uint8)], ["$x^"], Path(mkdtemp()) / "sheet.png").name
@@ -158,19 +158,19 @@ def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str 
 
 
 def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str | Path, *, columns: int = 4) -> Path:
-    """Images with their labels: every person in a colour, visible joints filled, hidden ones hollow, boxes dashed.
+    """Draws images with their labels: every person in a colour, visible joints filled, hidden ones hollow, boxes dashed.
 
-    Where there is one person and no box, a crop, the left side is orange and the right side blue.
+    If there is one person and no box, as in a crop, the left side is orange and the right side blue.
 
     Args:
-        samples: N of image (H, W, 3) uint8; joints (P, K, 2) and visibility (P, K), image pixels; title; and, where there
-            are any, boxes (P, 4) x, y, w, h and shaded (H, W) bool, the pixels that do not count.
-        skeleton: of the joints.
-        path: of the sheet.
-        columns: images side by side.
+        samples: N of image (H, W, 3) uint8; joints (P, K, 2) and visibility (P, K), in image pixels; title; and optionally
+            boxes (P, 4) x, y, w, h and shaded (H, W) bool, the ignored pixels.
+        skeleton: the skeleton of the joints.
+        path: path of the sheet.
+        columns: number of images side by side.
 
     Raises:
-        ValueError: no samples.
+        ValueError: there are no samples.
 
     >>> from tempfile import mkdtemp
     >>> from jaxpose.skeleton import COCO17
@@ -190,17 +190,17 @@ def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str
         ax.imshow(sample["image"])
         if "shaded" in sample and sample["shaded"].any():
             _shade(ax, sample["shaded"])
-        for j, (xy, seen) in enumerate(zip(sample["joints"], sample["visibility"], strict=True)):
+        for j, (xy, visibility) in enumerate(zip(sample["joints"], sample["visibility"], strict=True)):
             color = PEOPLE[j % len(PEOPLE)]
-            if (seen > 0).any():
+            if (visibility > 0).any():
                 crop = len(sample["joints"]) == 1 and "boxes" not in sample and "shaded" not in sample
                 colors = sides(skeleton) if crop else [color] * len(xy)
-                draw_pose(ax, xy, skeleton, color=colors, shown=seen > 0, lw=1.2)
-                for k in np.flatnonzero(seen == 1):
+                draw_pose(ax, xy, skeleton, color=colors, shown=visibility > 0, lw=1.2)
+                for k in np.flatnonzero(visibility == 1):
                     ax.plot(*xy[k], "o", mfc="white", mec=colors[k], ms=3.4, mew=0.9)
             if "boxes" in sample:
                 x, y, w, h = sample["boxes"][j]
-                edge = color if (seen > 0).any() else "white"
+                edge = color if (visibility > 0).any() else "white"
                 ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec=edge, lw=0.9, ls="--"))
         ax.set_title(printable(sample["title"]), fontsize=7, parse_math=False)
         limit_to_image(ax, sample["image"])
@@ -208,7 +208,7 @@ def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str
 
 
 def _shade(ax, shaded: np.ndarray) -> None:
-    """Dark with light stripes, where `shaded` (H, W)."""
+    """Draws a dark veil with light stripes where `shaded` (H, W) is True."""
     rows, columns = np.indices(shaded.shape)
     period = max(6, min(shaded.shape) // 24)
     stripe = (rows + columns) % period < period / 4

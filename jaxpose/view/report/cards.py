@@ -16,13 +16,13 @@ __all__ = ["card", "cases_section"]
 
 
 def card(case: cases.Case, pictures: tiles.Pictures, limbs: Sequence[tuple[int, int]], joints: Sequence[str]) -> str:
-    """The card of a case: its picture, its errors, and what the filter reads.
+    """Returns the card of a case: its picture, its errors, and the data for the filter.
 
     Args:
-        case: whose card.
+        case: the case to show.
         pictures: the images of the ground truth.
-        limbs: pairs of joints.
-        joints: K names.
+        limbs: pairs of joints, the limbs to draw.
+        joints: the K names of the joints.
     """
     picture = pictures.get(case.image)
     uri = tiles.data_uri(tiles.draw(case, picture, limbs=limbs))
@@ -48,7 +48,7 @@ def card(case: cases.Case, pictures: tiles.Pictures, limbs: Sequence[tuple[int, 
             f"<tbody>{rows}</tbody></table></details>"
         )
     if case.excused:
-        facts.append("on a crowd or on somebody unlabelled: not counted")
+        facts.append("on a crowd or an unlabelled person: not counted")
         words.append("crowd unlabelled")
     if case.person is not None:
         facts.append(f"size {case.size:.0f} px, {case.occluded:.0%} occluded")
@@ -83,7 +83,7 @@ def card(case: cases.Case, pictures: tiles.Pictures, limbs: Sequence[tuple[int, 
 
 
 def _bin(value: float | None, bins: Mapping[str, tuple[float, float]]) -> str:
-    """The number of the bin of a value, "" for none."""
+    """Returns the index of the bin of a value, "" if there is none."""
     return next(
         (str(i) for i, (low, high) in enumerate(bins.values()) if value is not None and low <= value < high), ""
     )
@@ -94,11 +94,11 @@ def _options(entries: Mapping[str, str]) -> str:
 
 
 def cases_section(cards: Sequence[str], all_cases: Sequence[cases.Case]) -> str:
-    """The cards with the form that filters and orders them.
+    """Returns the cards with the form that filters and orders them.
 
     Args:
-        cards: of the cases on the page.
-        all_cases: of the evaluation.
+        cards: the cards of the cases on the page.
+        all_cases: all cases of the evaluation.
     """
     any_of = lambda bins: _options({"": "any", **{str(i): name for i, name in enumerate(bins)}})  # noqa: E731
     kinds = {"": "all", "matched": "matched", "missed": "missed people", "unmatched": "unmatched predictions"}
@@ -118,6 +118,6 @@ def cases_section(cards: Sequence[str], all_cases: Sequence[cases.Case]) -> str:
         f'<section id="all"><h2>Cases</h2><p><span class="key truth"></span>labelled <span class="key found"></span>predicted '
         f'<span class="key error"></span>error. {len(cards):,} of {len(all_cases):,} cases are on this page: the worst and '
         "the best pairs, "
-        "people who were missed, predictions that belong to nobody. The address keeps the filter.</p>"
+        "missed people, unmatched predictions. The address keeps the filter.</p>"
         f'{form}<div id="cases">{"".join(cards)}</div></section>'
     )

@@ -1,4 +1,4 @@
-"""Line and column charts as SVG within a page: the page's style gives the colours, light or dark."""
+"""Line and column charts as SVG for a page, whose style gives the colours, light or dark."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["columns", "lines", "ticks"]
 
 WIDTH, HEIGHT = 440, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 40  # margins
-MOST = 400  # points of a line: more are not seen
+MOST = 400  # points per line: more are not visible
 COLORS = 4
 
 
 def ticks(low: float, high: float, *, count: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, about `count` of them.
+    """Returns round numbers from `low` to `high`, about `count` of them.
 
     >>> ticks(0, 1), ticks(3, 3)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [3])
@@ -41,27 +41,27 @@ def lines(
     dots: bool = False,
     diagonal: bool = False,
 ) -> str:
-    """Lines over one axis, as an SVG element.
+    """Draws lines over one axis, as an SVG element.
 
     Args:
         series: name -> (x values, y values), finite.
-        title, x: what it shows, and over what.
-        low, high: ends of the y axis; None: of the values.
-        x_range: of the x axis; None: of the values.
-        log: logarithmic y axis; values that are not positive are left out.
-        dots: a dot at every value.
-        diagonal: a line from corner to corner.
+        title, x: title of the chart, and label of the x axis.
+        low, high: ends of the y axis; None: those of the values.
+        x_range: ends of the x axis; None: those of the values.
+        log: True if the y axis is logarithmic; values that are not positive are left out.
+        dots: if True, draw a dot at every value.
+        diagonal: if True, draw a line from corner to corner.
 
     >>> lines({"a": ([0], [1]), "<b>": ([0, 1], [2.0, 1.0])}, title="loss", x="step").count("&lt;b&gt;")
     1
     """
-    kept = {}
+    visible = {}
     for name, (xs, ys) in series.items():
         points = [(float(a), float(b)) for a, b in zip(xs, ys, strict=True) if not log or b > 0]
-        kept[name] = points[:: max(1, -(-len(points) // MOST))] + points[-1:]
-    kept = {name: points for name, points in kept.items() if points}
-    values = [(b if not log else math.log10(b)) for points in kept.values() for _, b in points] or [0.0]
-    steps = [a for points in kept.values() for a, _ in points] or [0.0]
+        visible[name] = points[:: max(1, -(-len(points) // MOST))] + points[-1:]
+    visible = {name: points for name, points in visible.items() if points}
+    values = [(b if not log else math.log10(b)) for points in visible.values() for _, b in points] or [0.0]
+    steps = [a for points in visible.values() for a, _ in points] or [0.0]
     bottom = min(values) if low is None else low
     top = max(values) if high is None else high
     if not top > bottom:
@@ -73,27 +73,27 @@ def lines(
     at_y = lambda v: HEIGHT - BOTTOM - (v - bottom) / (top - bottom) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
     parts = _frame(title, x)
     for tick in ticks(bottom, top):
-        shown = f"1e{tick:g}" if log else f"{tick:g}"
+        label = f"1e{tick:g}" if log else f"{tick:g}"
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(tick):.1f}" y2="{at_y(tick):.1f}"/>'
         )
-        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{shown}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at_y(tick) + 4:.1f}" text-anchor="end">{label}</text>')
     for tick in ticks(left, right, count=4):
         parts.append(f'<text x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
     if diagonal:
         parts.append(f'<line class="diagonal" x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH - RIGHT}" y2="{TOP}"/>')
-    for i, points in enumerate(kept.values()):
+    for i, points in enumerate(visible.values()):
         color, placed = i % COLORS, [(at_x(a), at_y(math.log10(b) if log else b)) for a, b in points]
         parts.append(f'<polyline class="s{color}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in placed)}"/>')
         if dots or len(points) == 1:
             parts += [f'<circle class="f{color}" cx="{a:.1f}" cy="{b:.1f}" r="2.6"/>' for a, b in placed]
-    if len(kept) > 1:
-        parts += _legend(list(kept))
+    if len(visible) > 1:
+        parts += _legend(list(visible))
     return "".join(parts) + "</svg>"
 
 
 def columns(rows: Sequence[tuple[str, int]], *, title: str, x: str) -> str:
-    """A column for each (name, count), the first apart from the others and in another colour, as an SVG element.
+    """Draws a column per (name, count), the first apart from the others and in another colour, as an SVG element.
 
     >>> columns([("missed", 2), ("0.00", 1)], title="people", x="OKS").count("<rect")
     2
@@ -108,10 +108,10 @@ def columns(rows: Sequence[tuple[str, int]], *, title: str, x: str) -> str:
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,.0f}</text>')
     for i, (name, count) in enumerate(rows):
         tall, at = count / top * height, LEFT + (i + (i > 0)) * space
-        said = html.escape(f"{name}: {count:,}")
+        description = html.escape(f"{name}: {count:,}")
         parts.append(
             f'<rect class="f{0 if i else 1}" x="{at + space * 0.12:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" '
-            f'width="{space * 0.76:.1f}" height="{tall:.1f}"><title>{said}</title></rect>'
+            f'width="{space * 0.76:.1f}" height="{tall:.1f}"><title>{description}</title></rect>'
         )
         if i == 0 or (i > 1 and i % 5 == 1):
             parts.append(
@@ -129,7 +129,7 @@ def _frame(title: str, x: str) -> list[str]:
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    """In the upper right corner, or the lower one of a chart whose lines rise."""
+    """Draws the legend in the upper left corner."""
     parts = []
     for i, name in enumerate(names):
         y = TOP + 12 + 15 * i

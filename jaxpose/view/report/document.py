@@ -1,4 +1,4 @@
-"""The document of `jaxpose view report`: of a run, or of a ground truth and a result file."""
+"""The document of `jaxpose view report`, for a run, or for a ground truth and a result file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from jaxpose.view import tiles
 from jaxpose.view.report.cards import card, cases_section
 from jaxpose.view.report.page import page
 from jaxpose.view.report.sections import charts_section, header, scores_section, tables_section
-from jaxpose.view.results import by_oks
+from jaxpose.view.results import order_by_oks
 
 __all__ = ["of_run", "report", "select_cases", "write"]
 
 SHARES = {"worst": 0.5, "best": 0.2, "missed": 0.15, "unmatched": 0.15}
-"""Parts of the cases in a report."""
+"""Shares of the kinds of cases in a report."""
 
 
 def report(
@@ -42,25 +42,25 @@ def report(
 ) -> None:
     """Write an evaluation as one HTML file, with the worst and the best cases as pictures.
 
-    Of a run: `jaxpose view report RUN --data FOLDER`; of any result file: `jaxpose view report GROUND_TRUTH.json RESULTS.json
+    For a run: `jaxpose view report RUN --data FOLDER`; for any result file: `jaxpose view report GROUND_TRUTH.json RESULTS.json
     --images DIR`.
 
     Args:
         source: a run's folder, or a COCO keypoint file.
-        results: result file; of a run by default its newest (results/NAME.json, with what NAME_report.json and log.jsonl say).
+        results: result file; for a run by default its newest (results/NAME.json, with NAME_report.json and log.jsonl).
         data: the folder that the run was evaluated on.
-        split: of that folder.
-        format: of its annotations; auto: the one that their content shows.
-        images: the image folder, where there is no --data to look in.
-        out: the file to write; by default report.html in the run's folder, or beside the results with their name.
-        count: so many cases at most, about 20 KB each.
-        category_id: of the persons, where several categories have keypoints.
+        split: split of that folder.
+        format: format of its annotations; auto: detected from the content.
+        images: the image folder, if it is not in --data.
+        out: the file to write; by default report.html in the run's folder, or a file next to the results with their name.
+        count: largest number of cases, about 20 KB each.
+        category_id: category of the persons, if several categories have keypoints.
     """
     if count < 0:
         raise ValueError(f"--count {count}: expected 0 or more")
     if not source.is_dir():
         if data is not None:
-            raise ValueError(f"{source} is not a run's folder, which --data goes with: give --images")
+            raise ValueError(f"{source} is not a run's folder, which --data needs: give --images instead")
         if results is None or images is None:
             raise ValueError(
                 f"{source} is not a run's folder: give the result file after the ground truth, and the image folder (--images)"
@@ -96,36 +96,36 @@ def of_run(
     category_id: int | None = None,
     count: int = 100,
 ) -> dict[str, Any]:
-    """The page of a run: `write`, with what lies in the run's folder.
+    """Writes the page of a run with `write`, from the files in the run's folder.
 
     Args:
-        run: folder that holds results/NAME.json and, where there are any, results/NAME_report.json and log.jsonl.
-        ground_truth, images, skeleton, category_id, count: as in `write`.
-        results: which result file; None: the newest.
-        path: of the page; None: report.html in the folder.
+        run: folder with results/NAME.json and optionally results/NAME_report.json and log.jsonl.
+        ground_truth, images, skeleton, category_id, count: the arguments of `write`.
+        results: the result file; None: the newest.
+        path: path of the page; None: report.html in the folder.
 
     Returns:
-        As `write`.
+        The result of `write`.
 
     Raises:
-        FileNotFoundError: no result file. Others as `write`.
+        FileNotFoundError: there is no result file. Other errors are those of `write`.
 
     >>> of_run("no_such_run", ground_truth={}, images="images")
     Traceback (most recent call last):
     FileNotFoundError: no_such_run/results holds no result file: evaluate first, or name one
     """
     run = Path(run)
-    chosen = _newest(run / "results") if results is None else Path(results)
+    result_file = _newest(run / "results") if results is None else Path(results)
     events = read_events(run / "log.jsonl")
-    step = re.fullmatch(r"step_(\d+)", chosen.stem)
+    step = re.fullmatch(r"step_(\d+)", result_file.stem)
     scores = next((e for e in reversed(events) if step and e["event"] == "eval" and e["step"] == int(step[1])), None)
-    beside = chosen.with_name(f"{chosen.stem}_report.json")
+    beside = result_file.with_name(f"{result_file.stem}_report.json")
     return write(
         run / "report.html" if path is None else path,
-        ground_truth=ground_truth, results=chosen, images=images, skeleton=skeleton, events=events,
+        ground_truth=ground_truth, results=result_file, images=images, skeleton=skeleton, events=events,
         scores=None if scores is None else {k: v for k, v in scores.items() if k not in ("event", "step", "time")},
         details=_read_details(beside) if beside.is_file() else None,
-        title=f"{run.resolve().name}: {chosen.stem}", category_id=category_id, count=count,
+        title=f"{run.resolve().name}: {result_file.stem}", category_id=category_id, count=count,
     )  # fmt: skip
 
 
@@ -144,26 +144,26 @@ def write(
     category_id: int | None = None,
     count: int = 100,
 ) -> dict[str, Any]:
-    """Write the page, at once: a reader sees the old one or the whole new one.
+    """Writes the page atomically: a reader sees either the old or the complete new one.
 
     Args:
-        path: of the page.
-        ground_truth, results, category_id: as in `jaxpose.evaluation.average_precision`.
+        path: path of the page.
+        ground_truth, results, category_id: the arguments of `jaxpose.evaluation.average_precision`.
         images: the image folder, or a function from the entry of an image in the ground truth to the bytes of its file. A case
             whose image cannot be read is drawn on grey, and counted.
         skeleton: limbs and sigmas; None: those of the ground truth's category.
         scores: name -> number; None: average precision and recall are computed.
-        details: as `jaxpose.evaluation.report.details` gives it; None: computed.
-        events: of the run's log, for the curves.
-        density: as `jaxpose.density.calibration` gives it; None: ``details["density"]``, if it is there.
-        title: of the page; None: the result file's name.
-        count: so many cases at most: half of them the worst pairs, then the best, who was missed, and what was found besides.
+        details: the result of `jaxpose.evaluation.report.details`; None: it is computed.
+        events: events of the run's log, for the curves.
+        density: the result of `jaxpose.density.calibration`; None: ``details["density"]``, if it exists.
+        title: title of the page; None: the result file's name.
+        count: largest number of cases: half of them the worst pairs, then the best, missed people, and unmatched predictions.
 
     Returns:
-        path, bytes, cases, images_missing: ready for JSON.
+        path, bytes, cases, images_missing, as JSON values.
 
     Raises:
-        FileNotFoundError, ValueError: as `jaxpose.evaluation.cases.compare`.
+        FileNotFoundError, ValueError: the errors of `jaxpose.evaluation.cases.compare`.
 
     >>> from tempfile import mkdtemp
     >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
@@ -174,8 +174,8 @@ def write(
     """
     path = Path(path)
     sigmas = None if skeleton is None else skeleton.sigmas
-    found, truth = cases.compare(ground_truth, results, sigmas=sigmas, category_id=category_id)
-    own = errors.of_cases(found, truth, sigmas=sigmas)
+    all_cases, truth = cases.compare(ground_truth, results, sigmas=sigmas, category_id=category_id)
+    own = errors.of_cases(all_cases, truth, sigmas=sigmas)
     details = own if details is None else details
     if scores is None:
         scores = average_precision(ground_truth, results, sigmas=sigmas, category_id=category_id) | dict(
@@ -187,15 +187,15 @@ def write(
     title = name if title is None else title
 
     pictures = tiles.Pictures(images)
-    shown = select_cases(found, count)
+    cases_shown = select_cases(all_cases, count)
     joints = [str(joint) for joint in truth["category"]["keypoints"]]
-    cards = [card(case, pictures, limbs, joints) for case in shown]
+    cards = [card(case, pictures, limbs, joints) for case in cases_shown]
     body = [
-        header(title, own["matched"], truth, pictures, shown, remarks=details.get("remarks", ())),
+        header(title, own["matched"], truth, pictures, cases_shown, remarks=details.get("remarks", ())),
         scores_section(scores),
-        charts_section(events, density, found, is_in_sample="sigma_scale" in scores),
+        charts_section(events, density, all_cases, is_in_sample="sigma_scale" in scores),
         tables_section(details),
-        cases_section(cards, found),
+        cases_section(cards, all_cases),
     ]
     document = page(title, "\n".join(part for part in body if part))
     content = document.encode("utf-8", errors="replace")  # JSON may hold half a surrogate pair
@@ -222,18 +222,18 @@ def _read_details(path: Path) -> dict[str, Any]:
 
 
 def select_cases(all_cases: Sequence[cases.Case], count: int) -> list[cases.Case]:
-    """Chooses the cases that a report shows: the worst and the best pairs, missed people, unmatched predictions.
+    """Selects the cases of a report: the worst and the best pairs, missed people, unmatched predictions.
 
-    Each kind gets its share of `SHARES`; what one kind leaves is filled up from the others.
+    Each kind gets its share of `SHARES`; free places are filled from the other kinds.
 
     Args:
-        all_cases: of `jaxpose.evaluation.cases.compare`.
-        count: so many at most.
+        all_cases: the cases of `jaxpose.evaluation.cases.compare`.
+        count: largest number of cases.
 
     Returns:
         The cases, the worst first.
     """
-    ordered = by_oks(all_cases)
+    ordered = order_by_oks(all_cases)
     matched = [case for case in ordered if case.kind == "matched"]
     rows = {
         "worst": matched,

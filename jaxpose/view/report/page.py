@@ -1,6 +1,6 @@
-"""The frame of a page that fetches nothing: its style, its one script, and the policy that allows these alone.
+"""The frame of a self-contained page: its style, its only script, and the policy that allows nothing else.
 
-The style sheet and the script are the files ``report.css`` and ``report.js`` beside this one.
+The style sheet and the script are the files ``report.css`` and ``report.js`` next to this one.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def asset(name: str) -> str:
 
 
 def page(title: str, body: str) -> str:
-    """Puts together a whole document.
+    """Combines title and body into a complete document.
 
     The Content-Security-Policy allows pictures within the page, its own style and the script whose hash it states.
 
     Args:
-        title: plain text.
-        body: elements, with every name in them `escaped`.
+        title: the title, plain text.
+        body: HTML elements in which every name is `escaped`.
 
     Returns:
-        HTML.
+        The HTML document.
 
     >>> "script-src 'sha256-" in page("<a>", "") and "<a>" not in page("<a>", "")
     True

@@ -23,22 +23,22 @@ EXPLAINED = {
     "EPE": "mean distance of the labelled joints, image px",
     "EPE_visible": "of the visible joints, px",
     "EPE_occluded": "of the occluded joints, px",
-    "EPE_mean_position": "of every joint at its mean place in the box, px",
+    "EPE_mean_position": "of every joint at its mean position in the box, px",
     "EPE_nearest_pose": "of the training pose nearest to the labels, px",
-    "skill": "part of the mean position's error that is gone",
+    "skill": "1 - EPE / EPE_mean_position",
     "PCK@0.05": "joints within 5 % of the box's longer side",
     "PCK@0.1": "joints within 10 % of the box's longer side",
-    "OKS": "mean over the people found",
+    "OKS": "mean over the matched people",
     "pearson": "correlation of confidence and OKS",
     "calibration_error": "mean difference of coverage and level",
     "coverage_90": "truth inside the 90 % regions, on frames that sigma was not fitted on",
     "sigma_scale": "factor of sigma, fitted on these frames",
-    "people_per_image": "found, on average",
+    "people_per_image": "detected, on average",
     "scale_pearson": "correlation of learned factor and size",
     "people": "matched with a prediction",
     "joints": "labelled, of these people",
 }
-"""What the numbers of a report mean."""
+"""Meanings of the numbers in a report."""
 
 
 def header(
@@ -46,18 +46,18 @@ def header(
     matched: Mapping[str, int],
     truth: Mapping[str, Any],
     pictures: tiles.Pictures,
-    shown: Sequence[cases.Case],
+    cases_shown: Sequence[cases.Case],
     *,
     remarks: Sequence[str] = (),
 ) -> str:
-    """Heading: how many people and predictions there are, and what could not be read.
+    """Returns the heading: numbers of people and predictions, and images that could not be read.
 
     Args:
-        title: of the page.
-        matched: numbers of people, results and pairs, of `jaxpose.evaluation.report.of_cases`.
-        truth: of `jaxpose.evaluation.coco.read_ground_truth`.
-        pictures: from which the cases were drawn.
-        shown: the cases on the page.
+        title: title of the page.
+        matched: numbers of people, results and pairs, from `jaxpose.evaluation.report.of_cases`.
+        truth: the result of `jaxpose.evaluation.coco.read_ground_truth`.
+        pictures: the images from which the cases were drawn.
+        cases_shown: the cases on the page.
         remarks: sentences about the evaluation.
     """
     line = (
@@ -68,10 +68,10 @@ def header(
     parts = [f"<header><h1>{escaped(title)}</h1><p>{line}</p>"]
     parts += [f'<p class="notice">{escaped(remark)}</p>' for remark in remarks]
     if not matched["results"]:
-        parts.append('<p class="notice">The result file is empty: nobody was found.</p>')
+        parts.append('<p class="notice">The result file is empty: there are no predictions.</p>')
     if pictures.missing:
         name, why = next(iter(pictures.missing.items()))
-        images = len({case.image["id"] for case in shown})
+        images = len({case.image["id"] for case in cases_shown})
         parts.append(
             f'<p class="notice" id="missing">{len(pictures.missing)} of the {images} images shown could not be read, and are grey: '
             f"the first is {escaped(name)} ({escaped(why)}).</p>"
@@ -80,18 +80,18 @@ def header(
 
 
 def scores_section(scores: Mapping[str, Any]) -> str:
-    """The numbers of an evaluation, each with its meaning; "" without numbers."""
+    """Returns the numbers of an evaluation, each with its meaning; "" without numbers."""
     rows = []
     for name, value in scores.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        undefined = value == -1 and re.match(r"A[PR]", str(name))  # pycocotools' word for "there is no ground truth"
+        undefined = value == -1 and re.match(r"A[PR]", str(name))  # pycocotools' value without ground truth
         meaning = EXPLAINED.get(name, "")
         if name == "calibration_error" and "sigma_scale" in scores:
             meaning += ", on the frames that sigma was fitted on"
-        shown = "–" if undefined else _number(value, 2 if str(name).startswith("EPE") else 3)
+        text = "–" if undefined else _number(value, 2 if str(name).startswith("EPE") else 3)
         rows.append(
-            f'<div class="score"><dt>{escaped(name)}</dt><dd>{shown}</dd><small>{escaped(meaning)}</small></div>'
+            f'<div class="score"><dt>{escaped(name)}</dt><dd>{text}</dd><small>{escaped(meaning)}</small></div>'
         )
     return f'<section><h2>Numbers</h2><dl class="scores">{"".join(rows)}</dl></section>' if rows else ""
 
@@ -99,21 +99,21 @@ def scores_section(scores: Mapping[str, Any]) -> str:
 def charts_section(
     events: Sequence[Mapping[str, Any]],
     density: Mapping[str, Any] | None,
-    found: Sequence[cases.Case],
+    all_cases: Sequence[cases.Case],
     *,
     is_in_sample: bool = False,
 ) -> str:
-    """The charts of a training and of an evaluation; "" where there is nothing to draw.
+    """Returns the charts of a training and of an evaluation; "" if there is nothing to draw.
 
     Args:
-        events: of the run's log.
+        events: events of the run's log.
         density: calibration of the predictive density by group of joints.
-        found: the cases of the evaluation.
-        is_in_sample: whether the factor of sigma was fitted on the evaluated frames.
+        all_cases: the cases of the evaluation.
+        is_in_sample: True if the factor of sigma was fitted on the evaluated frames.
     """
-    chart, said = _calibration(density, is_in_sample)
-    drawn = [*_curves(events), *_similarity(found), *chart]
-    return f'<section><h2>Charts</h2><div class="charts">{"".join(drawn)}</div>{said}</section>' if drawn else ""
+    chart, explanation = _calibration(density, is_in_sample)
+    svgs = [*_curves(events), *_similarity(all_cases), *chart]
+    return f'<section><h2>Charts</h2><div class="charts">{"".join(svgs)}</div>{explanation}</section>' if svgs else ""
 
 
 def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -123,24 +123,24 @@ def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
     def series(rows, name):
         return [e["step"] for e in rows if is_number(e.get(name))], [e[name] for e in rows if is_number(e.get(name))]
 
-    drawn = []
+    svgs = []
     if any(is_number(e.get("loss")) for e in train):
-        drawn.append(charts.lines({"loss": series(train, "loss")}, title="training loss", x="step"))
+        svgs.append(charts.lines({"loss": series(train, "loss")}, title="training loss", x="step"))
     if any(is_number(e.get("epe")) for e in train):
-        drawn.append(charts.lines({"EPE": series(train, "epe")}, title="training EPE (input px)", x="step", low=0))
+        svgs.append(charts.lines({"EPE": series(train, "epe")}, title="training EPE (input px)", x="step", low=0))
     terms = [term for term in ("map_loss", "scale_loss", "pull", "push") if any(is_number(e.get(term)) for e in train)]
     if len(terms) > 1:
-        drawn.append(charts.lines({t: series(train, t) for t in terms}, title="terms of the loss", x="step", log=True))
+        svgs.append(charts.lines({t: series(train, t) for t in terms}, title="terms of the loss", x="step", log=True))
     names = [n for n in ("AP", "AP50", "AR", "PCKh@0.5") if any(is_number(e.get(n)) and e[n] >= 0 for e in evals)]
     if names:
-        drawn.append(
+        svgs.append(
             charts.lines({n: series(evals, n) for n in names}, title="evaluations", x="step", low=0, high=1, dots=True)
         )
-    return drawn
+    return svgs
 
 
 def _calibration(density: Mapping[str, Any] | None, is_in_sample: bool) -> tuple[list[str], str]:
-    """Draws the calibration chart, and says how to read it."""
+    """Draws the calibration chart, and explains how to read it."""
     if not density:
         return [], ""
     curves = {}
@@ -156,18 +156,18 @@ def _calibration(density: Mapping[str, Any] | None, is_in_sample: bool) -> tuple
     )  # fmt: skip
     numbers = ", ".join(f"{escaped(name)} {_number(part['calibration_error'])}" for name, part in density.items())
     in_sample = (
-        " The factor of sigma was fitted on these same frames, so the curves flatter it; coverage_90 is of frames that "
-        "had no part in their factor."
+        " The factor of sigma was fitted on these same frames, so the curves are optimistic; coverage_90 is measured on frames "
+        "that were left out of the fit."
     )
     return [chart], (
-        "<p>Calibration: on the diagonal, the density says what is true; above it, its regions are too large, below, too "
-        f"small. Mean difference: {numbers}.{in_sample if is_in_sample else ''}</p>"
+        "<p>Calibration: on the diagonal, the predicted regions hold the stated share of the labels; above it they are too large, "
+        f"below it too small. Mean difference: {numbers}.{in_sample if is_in_sample else ''}</p>"
     )
 
 
-def _similarity(found: Sequence[cases.Case]) -> list[str]:
-    similarities = [case.oks for case in found if case.kind == "matched"]
-    missed = sum(case.kind == "missed" for case in found)
+def _similarity(all_cases: Sequence[cases.Case]) -> list[str]:
+    similarities = [case.oks for case in all_cases if case.kind == "matched"]
+    missed = sum(case.kind == "missed" for case in all_cases)
     if not similarities and not missed:
         return []
     counts, edges = np.histogram(similarities, bins=20, range=(0, 1))
@@ -176,7 +176,7 @@ def _similarity(found: Sequence[cases.Case]) -> list[str]:
 
 
 def tables_section(details: Mapping[str, Any]) -> str:
-    """Errors by joint, by occlusion and by size, from `jaxpose.evaluation.report.details`."""
+    """Returns errors by joint, by occlusion and by size, from `jaxpose.evaluation.report.details`."""
     joints = {str(k): v for k, v in details["per_joint"].items()}
     worst = max((v["EPE"] for v in joints.values() if is_number(v["EPE"])), default=0) or 1
     rows = "".join(
@@ -209,8 +209,8 @@ def _grid(rows: Mapping[str, Mapping[str, Any]]) -> str:
         if not is_number(entry["EPE"]):
             return '<td class="none">–</td>'
         heat = 0.0 if high <= low else (entry["EPE"] - low) / (high - low)
-        shown = f"{_number(float(entry['EPE']), 2)}<small>{_number(entry['people'])}</small>"
-        return f'<td style="--heat:{heat:.2f}" class="heat">{shown}</td>'
+        text = f"{_number(float(entry['EPE']), 2)}<small>{_number(entry['people'])}</small>"
+        return f'<td style="--heat:{heat:.2f}" class="heat">{text}</td>'
 
     head = "".join(f"<th>{squared(column)}</th>" for column in columns)
     body = "".join(

@@ -83,12 +83,12 @@ def test_people_of_whole_images(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: titles.append(text))
     plain = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "plain.png", columns=2))
-    assert titles == ["found 2", "found 0", "found 1"]
+    assert titles == ["detected 2", "detected 0", "detected 1"]
     assert near(plain, palette.TRUTH) == 0
     assert near(plain, palette.PEOPLE[0]) > 100 and near(plain, palette.PEOPLE[1]) > 100
     options = dict(truth=truth, labelled=labelled, scores=[np.full(n, 0.5) for n in (2, 0, 1)], columns=2)
     both = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "a" / "both.png", **options))
-    assert titles[3:] == ["found 2, labelled 1", "found 0, labelled 1", "found 1, labelled 0"]
+    assert titles[3:] == ["detected 2, labelled 1", "detected 0, labelled 1", "detected 1, labelled 0"]
     assert near(both, palette.TRUTH) > 100
     poses = [pose * (1, 1, 0) for pose in poses]
     hidden = pixels(view.people(images, poses, CROWDPOSE14, tmp_path / "hidden.png"))

@@ -13,10 +13,12 @@ from jaxpose.evaluation import cases
 from jaxpose.files import write_whole
 from jaxpose.skeleton import Skeleton
 from jaxpose.view import figures, tiles
+from jaxpose.view.palette import TILE_PREDICTION, TILE_TRUTH
 
 __all__ = ["results"]
 
 COLUMNS, ROWS = 4, 4  # pairs of tiles per sheet
+COLORS = {"labelled, on the left": TILE_TRUTH, "predicted, on the right": TILE_PREDICTION}
 
 
 def results(
@@ -72,7 +74,9 @@ def results(
             part = group[page : page + size]
             titles = [_title(case, tiles.name_of(case.image) in pictures.missing) for case in part]
             path = out / f"{name}_{page // size + 1}.png"
-            sheets.append(figures.tile_sheet([pairs[id(case)] for case in part], titles, path, columns=COLUMNS))
+            sheets.append(
+                figures.tile_sheet([pairs[id(case)] for case in part], titles, path, columns=COLUMNS, colors=COLORS)
+            )
     out.mkdir(parents=True, exist_ok=True)
     joints = truth["category"]["keypoints"]
     lines = [json.dumps(describe_case(case, joints), allow_nan=False) for case in order_by_oks(all_cases)]

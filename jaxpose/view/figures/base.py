@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose.skeleton import Skeleton
-from jaxpose.view.palette import LEFT, MIDDLE, RIGHT, limbs_shown
+from jaxpose.view.palette import INK, LEFT, MIDDLE, RIGHT, limbs_shown
 
 DPI = 110
 """Pixels per inch of every figure."""
@@ -149,6 +149,23 @@ def grid(count: int, columns: int, *, aspect: float, width: float, **options: An
     for ax in axes.flat:
         ax.axis("off")
     return figure, axes
+
+
+def add_legend(figure, colors: Mapping[str, str], *, hollow: str | None = None) -> None:
+    """Explains the colours of a figure in one line above its panels.
+
+    Args:
+        figure: matplotlib's figure.
+        colors: meaning -> colour.
+        hollow: meaning of a hollow dot; None: there are none.
+    """
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=color, lw=2, label=meaning) for meaning, color in colors.items()]
+    if hollow is not None:
+        handles.append(Line2D([], [], ls="", marker="o", mfc="white", mec=INK, ms=4, label=hollow))
+    options = {"ncols": len(handles), "fontsize": 8, "frameon": False}
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), **options)
 
 
 def limit_to_image(ax, image: np.ndarray) -> None:

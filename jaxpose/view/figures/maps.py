@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpose.skeleton import Skeleton
 from jaxpose.view.figures.base import (
+    add_legend,
     check_one_per_image,
     draw_pose,
     grid,
@@ -20,7 +21,7 @@ from jaxpose.view.figures.base import (
     save,
     sides,
 )
-from jaxpose.view.palette import INK, PEOPLE, PREDICTION, TRUTH
+from jaxpose.view.palette import INK, LEFT, MIDDLE, PEOPLE, PREDICTION, RIGHT, TRUTH
 
 
 def scale_maps(
@@ -141,7 +142,7 @@ def joint_maps(
         limit_to_image(ax, image)
         return ax
 
-    ax = panel("prediction, truth" if len(truth) else "prediction")
+    ax = panel("prediction and labels" if len(truth) else "prediction")
     for xy in truth:
         draw_pose(ax, xy, skeleton, color=TRUTH, shown=np.isfinite(xy).all(-1), lw=1)
     for j, xy in enumerate(poses):
@@ -150,18 +151,21 @@ def joint_maps(
     # Each map is scaled by its own peak, or one strong joint would make the others invisible.
     peaks = np.maximum(maps.max((0, 1)), 1e-12)
     light = np.clip(maps / peaks, 0, 1)
-    _over(panel("all joints, each by its peak"), light.max(-1), light.max(-1), pixels_per_cell)
+    _over(panel("all joints, each over its peak"), light.max(-1), light.max(-1), pixels_per_cell)
     for entry in further:
         options = {key: entry[key] for key in ("cmap", "low", "high") if key in entry}
         _over(panel(entry["title"]), entry["values"], entry.get("alpha"), entry["pixels_per_cell"], **options)
     for k, name in enumerate(skeleton.joints):
-        ax = panel(f"{name}  {maps[..., k].max():.2g}")
+        ax = panel(f"{name}, peak {maps[..., k].max():.2g}")
         _over(ax, light[..., k], light[..., k], pixels_per_cell)
         for width, ring, cross in ((2.6, "white", "white"), (1.2, TRUTH, INK)):  # a rim is visible on any colour
             for xy in truth:
                 ax.plot(*xy[k], "o", mfc="none", mec=ring, ms=6, mew=width)
             for xy in poses:
                 ax.plot(*xy[k], "x", color=cross, ms=5, mew=width)
+    colors = {"labelled": TRUTH} if len(truth) else {}
+    colors["predicted" if len(poses) == 1 else "predicted, a colour per person"] = PREDICTION
+    add_legend(figure, colors)
     return save(figure, path)
 
 
@@ -226,4 +230,6 @@ def joint_regions(
             for k, pieces in enumerate(joints):
                 for line in pieces:
                     row[2].plot(*np.asarray(line).T, color=colors[k], lw=width)
+    legend = {"labelled": TRUTH, "predicted pose, left joints": LEFT, "right joints": RIGHT, "middle": MIDDLE}
+    add_legend(figure, legend if panels > 1 else {"labelled": TRUTH, "predicted": PREDICTION})
     return save(figure, path)

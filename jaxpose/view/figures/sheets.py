@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxpose.skeleton import Skeleton
 from jaxpose.view.figures.base import (
     DPI,
+    add_legend,
     check_one_per_image,
     draw_pose,
     grid,
@@ -22,7 +23,7 @@ from jaxpose.view.figures.base import (
     save,
     sides,
 )
-from jaxpose.view.palette import DEVIATION, PEOPLE, PREDICTION, TRUTH
+from jaxpose.view.palette import DEVIATION, LEFT, MIDDLE, PEOPLE, PREDICTION, RIGHT, TRUTH
 
 
 def sheet(
@@ -55,9 +56,15 @@ def sheet(
         if deviation_px is not None:
             for centre, size in zip(xy[i], deviation_px[i], strict=True):
                 ax.add_patch(Ellipse(centre, *(2 * size), fill=False, color=DEVIATION, lw=0.6))
-        ax.set_title(f"{confidence[i].mean():.2f}", fontsize=8)
+        ax.set_title(f"confidence {confidence[i].mean():.2f}", fontsize=8)
         ax.set_xlim(-0.5, images.shape[2] - 0.5)
         ax.set_ylim(images.shape[1] - 0.5, -0.5)
+    add_legend(
+        figure,
+        ({} if truth is None else {"labelled": TRUTH})
+        | {"predicted": PREDICTION}
+        | ({} if deviation_px is None else {"standard deviation": DEVIATION}),
+    )
     return save(figure, path)
 
 
@@ -107,7 +114,7 @@ def people(
     figure, axes = grid(len(images), columns, aspect=median_aspect(images), width=3.0)
     for i, ax in zip(range(len(images)), axes.flat, strict=False):
         ax.imshow(images[i])
-        title = f"found {len(poses[i])}"
+        title = f"detected {len(poses[i])}"
         if truth is not None:
             is_labelled = np.ones(np.shape(truth[i])[:2], bool) if labelled is None else np.asarray(labelled[i], bool)
             for xy, where in zip(truth[i], is_labelled, strict=True):
@@ -123,10 +130,19 @@ def people(
                 ax.annotate(f"{float(scores[i][j]):.2f}", (x, y), color=color, fontsize=6, weight="bold", **where)
         ax.set_title(title, fontsize=8)
         limit_to_image(ax, images[i])
+    if truth is not None:
+        add_legend(figure, {"labelled": TRUTH, "detected, a colour per person": PEOPLE[0]})
     return save(figure, path)
 
 
-def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str | Path, *, columns: int = 4) -> Path:
+def tile_sheet(
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str],
+    path: str | Path,
+    *,
+    columns: int = 4,
+    colors: Mapping[str, str] | None = None,
+) -> Path:
     """Draws pictures of the same size, unchanged, each with a title.
 
     Args:
@@ -134,6 +150,7 @@ def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str 
         titles: N titles, printed unchanged.
         path: path of the sheet.
         columns: number of pictures side by side.
+        colors: meaning -> colour, for the legend; None: no legend.
 
     Raises:
         ValueError: there are no pictures, or the number of titles differs.
@@ -154,6 +171,8 @@ def tile_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], path: str 
     for picture, title, ax in zip(pictures, titles, axes.flat, strict=False):
         ax.imshow(picture)
         ax.set_title(printable(title), fontsize=8, parse_math=False)
+    if colors is not None:
+        add_legend(figure, colors)
     return save(figure, path)
 
 
@@ -186,14 +205,14 @@ def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str
     figure, axes = grid(
         len(samples), columns, aspect=median_aspect(images), width=12.0 / columns + 0.3, layout="constrained"
     )
-    for sample, ax in zip(samples, axes.flat, strict=False):
+    is_crop = [len(s["joints"]) == 1 and "boxes" not in s and "shaded" not in s for s in samples]
+    for sample, ax, crop in zip(samples, axes.flat, is_crop, strict=False):
         ax.imshow(sample["image"])
         if "shaded" in sample and sample["shaded"].any():
             _shade(ax, sample["shaded"])
         for j, (xy, visibility) in enumerate(zip(sample["joints"], sample["visibility"], strict=True)):
             color = PEOPLE[j % len(PEOPLE)]
             if (visibility > 0).any():
-                crop = len(sample["joints"]) == 1 and "boxes" not in sample and "shaded" not in sample
                 colors = sides(skeleton) if crop else [color] * len(xy)
                 draw_pose(ax, xy, skeleton, color=colors, shown=visibility > 0, lw=1.2)
                 for k in np.flatnonzero(visibility == 1):
@@ -204,6 +223,8 @@ def annotations(samples: Sequence[dict[str, Any]], skeleton: Skeleton, path: str
                 ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec=edge, lw=0.9, ls="--"))
         ax.set_title(printable(sample["title"]), fontsize=7, parse_math=False)
         limit_to_image(ax, sample["image"])
+    sides_of_crops = {"left": LEFT, "right": RIGHT, "middle": MIDDLE} if any(is_crop) else {}
+    add_legend(figure, sides_of_crops, hollow="occluded joint")
     return save(figure, path)
 
 

@@ -17,6 +17,8 @@ COMMANDS = {
     "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos."),
     "live": ("jaxpose.predict.live:main", "Predict the poses of a camera or a stream while it runs."),
     "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
+    "smooth": ("jaxpose.predict.smooth:main", "Smooth the trajectories of joints by their predicted covariances."),
+    "triangulate": ("jaxpose.predict.triangulate:main", "Joints in space from the trajectories of several calibrated cameras."),
     "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, or a net's maps; write an evaluation as one "
              "HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "
@@ -32,18 +34,18 @@ imported when the command is called."""
 
 
 STREAM = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)
-"""How the address of a video stream begins, which `jaxpose predict` and `jaxpose live` take."""
+"""The beginning of the address of a video stream, which `jaxpose predict` and `jaxpose live` accept."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the first word names, and imports that command only.
 
     Args:
-        argv: the words after the program's name; None takes them from `sys.argv`.
+        argv: The words after the program's name; None takes them from `sys.argv`.
 
     Raises:
-        SystemExit: status 0 after --help; status 2 for a command line that cannot be parsed; for what is wrong with a file
-            or with the value of a flag, one sentence and status 1.
+        SystemExit: Status 0 after --help; status 2 for a command line that cannot be parsed; one sentence and status 1
+            for a fault of a file or of the value of a flag.
 
     >>> main(["sumary"])
     Traceback (most recent call last):
@@ -72,11 +74,11 @@ def alias(command: str, package: str) -> None:
     """Runs a command under its older name ``python -m PACKAGE``.
 
     Args:
-        command: a name among `COMMANDS`.
-        package: the package's name, for the help.
+        command: A name among `COMMANDS`.
+        package: The package's name, for the help.
 
     Raises:
-        SystemExit: as `main`.
+        SystemExit: The same as for `main`.
     """
     import tyro
 
@@ -89,7 +91,7 @@ def load(command: str) -> Callable[..., None]:
     """Imports the function of a command.
 
     Args:
-        command: a name among `COMMANDS`.
+        command: A name among `COMMANDS`.
 
     >>> load("summary").__module__
     'jaxpose.summary'
@@ -100,12 +102,12 @@ def load(command: str) -> Callable[..., None]:
 
 @contextmanager
 def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
-    """Refuses URLs among the words, and ends the program with one line for an error of a file or of a flag."""
+    """Refuses URLs among the words, and ends the program with one line for an error in a file or a flag."""
     try:
         for word in words:
             if not (
                 words[0] in ("predict", "live") and STREAM.match(word)
-            ):  # a camera's address is an input of its own
+            ):  # a camera's address is a valid input of these
                 local(word.partition("=")[2] if word.startswith("--") else word)
         yield
     except (ValueError, OSError, ImportError) as error:
@@ -113,7 +115,7 @@ def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
 
 
 def _described_by(summary: str) -> Callable[[], None]:
-    """A function that stands for a command in the list of `jaxpose --help`, without importing it."""
+    """Returns a function that represents a command in the list of `jaxpose --help`, without importing it."""
 
     def command() -> None: ...
 

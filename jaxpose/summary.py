@@ -1,6 +1,6 @@
 """Parameters and operations of a net and of the flow, as in tables 5 and 11 of the RLE paper (Li et al. 2021).
 
-Nothing is computed: shapes are traced, and the operations are read off the trace.
+Nothing is computed: shapes are traced, and the operations are counted in the trace.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # loaded by the functions: the other tools of the console script do without
+if TYPE_CHECKING:  # imported by the functions, because other tools of the console script do not need them
     import jax
     from flax import linen as nn
 
@@ -21,9 +21,9 @@ class Cost:
     """Size and work of a module.
 
     Attributes:
-        params: number of trained parameters.
-        multiply_adds: of convolutions and matrix products; what the paper calls FLOPs of a network.
-        sums: terms of plain sums, such as the average pooling of the head.
+        params: The number of trained parameters.
+        multiply_adds: Those of convolutions and matrix products, which the paper calls FLOPs of a network.
+        sums: Terms of plain sums, such as the average pooling of the head.
 
     >>> Cost(3, 5, 1) - Cost(1, 2, 1)
     Cost(params=2, multiply_adds=3, sums=0)
@@ -43,14 +43,14 @@ class Cost:
 
 
 def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
-    """Cost of a net for one image.
+    """Counts the cost of a net for one image.
 
     Args:
-        net: a module images (B, H, W, 3) -> anything, such as `ResNet` or `PoseRegressor`.
-        size_wh: width and height of the input, px.
+        net: A module images (B, H, W, 3) -> anything, such as `ResNet` or `PoseRegressor`.
+        size_wh: The width and height of the input, px.
 
     Raises:
-        ValueError: a size that is not positive.
+        ValueError: The size is not positive.
 
     >>> from jaxpose.nets import ResNet
     >>> count(ResNet(depth=18), (192, 256))
@@ -66,10 +66,10 @@ def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
 
 
 def count_flow(*, dim: int = 2, hidden: tuple[int, ...] = (64, 64), layers: int = 6) -> Cost:
-    """Cost of log G for one joint of one image (the sums are those of log det and of the prior).
+    """Counts the cost of log G for one joint of one image (the sums are those of log det and of the prior).
 
-    Table 11's FLOPs are those of 17 joints, with two for a multiply-add and one for the addition of a bias: 17 (parameters
-    + multiply_adds) gives all five of its rows.
+    Table 11's FLOPs are those of 17 joints, with two for a multiply-add and one for the addition of a bias: 17
+    (parameters + multiply_adds) gives all five of its rows.
 
     >>> cost = count_flow(hidden=(64, 64))  # "3 x 64" in the paper
     >>> cost.params, cost.multiply_adds, round(17 * (cost.params + cost.multiply_adds) / 1e6, 1)
@@ -96,13 +96,13 @@ def main(
     """Print the parameters and operations of a ResNet, its regression head and the flow.
 
     Args:
-        depth: of the ResNet: 18, 34, 50, 101 or 152.
-        width: channels of its first layer.
-        size_wh: width and height of the input in px.
-        joints: number of joints.
-        dim: coordinates of a joint, 2 or 3.
-        flow_hidden: widths of the hidden layers of every net in the flow.
-        flow_layers: couplings of the flow.
+        depth: Depth of the ResNet: 18, 34, 50, 101 or 152.
+        width: Channels of its first layer.
+        size_wh: Width and height of the input in px.
+        joints: Number of joints.
+        dim: Coordinates of a joint, 2 or 3.
+        flow_hidden: Widths of the hidden layers of every net in the flow.
+        flow_layers: Number of couplings of the flow.
     """
     from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 
@@ -113,13 +113,13 @@ def main(
     head = total - backbone
     print(f"ResNet-{depth}, width {width}, input {size_wh[0]} x {size_wh[1]} px, {joints} joints in {dim}D\n")
     print(f"{'':28}{'parameters':>14}{'multiply-adds':>18}{'plain sums':>14}{'GFLOPs (RLE table 5)':>22}")
-    rows = {"backbone": backbone, "head": head, "total": total, "flow, a joint, training only": flow}
+    rows = {"backbone": backbone, "head": head, "total": total, "flow, per joint, training": flow}
     for name, cost in rows.items():
         print(f"{name:28}{cost.params:>14,}{cost.multiply_adds:>18,}{cost.sums:>14,}{cost.operations / 1e9:>22.4f}")
     print("Table 5 counts a multiply-add and a term of a plain sum (the head's average pooling) as one each.\n")
     print(f"The head takes 1/{backbone.operations / head.operations:,.0f} of the backbone's operations.")
     flops = joints * (flow.params + flow.multiply_adds)
-    print(f"RLE table 11 counts the flow as {flops / 1e6:.1f}M FLOPs: {joints} joints, 2 a multiply-add, 1 a bias.")
+    print(f"RLE table 11 counts the flow as {flops / 1e6:.1f}M FLOPs: {joints} joints, 2 per multiply-add, 1 per bias.")
 
 
 def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
@@ -132,7 +132,7 @@ def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
 
 
 def _operations(jaxpr) -> np.ndarray:
-    """(multiply-adds, terms of sums) of a trace and of the traces in it; a loop's body as often as it runs."""
+    """Returns (multiply-adds, terms of sums) of a trace and of the traces in it; a loop's body counts as often as it runs."""
     import jax
 
     total = np.zeros(2, np.int64)

@@ -20,7 +20,7 @@ from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral
 from jaxpose import importer, new, suggest
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
-from jaxpose.predict import command
+from jaxpose.predict import command, live, track
 from tests.test_api_style import MODULES, public
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +221,8 @@ def test_flags_exist(capsys):
         command.main,
         new.main,
         suggest.main,
+        track.main,
+        live.main,
     ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]

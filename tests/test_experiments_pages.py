@@ -292,7 +292,8 @@ def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, 
 @pytest.mark.slow
 def test_methods_for_few_frames_are_compared(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablation_few_frames, "HELD_OUT", 4)
-    options = ["--out", str(tmp_path), "--rows", "heatmap_then_rle", "--seeds", "0", "--steps", "6", "--images", "6", "--copies", "1", "--batch-size", "8", "--width", "4", "--largest", "64"]  # fmt: skip
+    options = ["--out", str(tmp_path), "--rows", "heatmap_then_rle", "--seeds", "0", "--steps", "6", "--images", "6",
+               "--copies", "1", "--batch-size", "8", "--width", "4", "--largest", "64"]  # fmt: skip
     runs = ablation_few_frames.main(options)
     (run,) = runs
     assert run["of_mean_position"] == pytest.approx(run["EPE"] / run["EPE_mean_position"])

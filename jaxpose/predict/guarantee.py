@@ -67,7 +67,7 @@ class Guarantee:
         if not self.path.is_file():
             raise ValueError(
                 f"--guarantee: {directory} has no scores of a calibration set ({self.path} does not exist): train with --calibrate, or "
-                f"evaluate this run with its page's --eval-only {directory} --calibrate on frames that it was not trained on"
+                f"evaluate it with its page's --eval-only {directory} --data DATA --calibrate, on frames that it was not trained on"
             )
         stored = files.read_json(self.path, "scores of a calibration set")
         try:

@@ -185,7 +185,7 @@ def refine(
     derivative of a view's pixel by the point; there a view counts at most as predicted.
 
     Args:
-        points: ``(N, 3)`` where to start, such as the linear solution; NaN stays NaN.
+        points: ``(N, 3)``, the start, such as the linear solution; NaN stays NaN.
         xy: ``(V, N, 2)`` pixels of the pictures.
         covariance: ``(V, N, 2, 2)`` covariance of their errors.
         cameras: The cameras of the V views, all of one model.

@@ -26,9 +26,9 @@ class Method:
 
     Attributes:
         model: "velocity" or "walk", as of `jaxpose.smoothing.kalman`.
-        tails: of the errors' density.
+        tails: The density of the errors.
         causal: the filter, which uses the frames until then only.
-        process_noise: px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
+        process_noise: The noise in px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
         fill: joints that are missing for at most so many frames are filled in.
         deviation: px at likelihood 1 of joints without a covariance; None: from the second differences of each joint.
 
@@ -75,12 +75,12 @@ def main(
         out: folder for what is written; None: beside each input.
         formats: npz, dlc (the CSV of DeepLabCut), slp and h5 (SLEAP; need the extra labels); None: that of the input.
         model: velocity, which changes by noise; or walk, where the position does.
-        tails: of the density of errors: laplace and student weigh down outliers; gaussian does not.
+        tails: The density of the errors: laplace and student weigh down outliers; gaussian does not.
         causal: use only the frames until then, as in live use.
-        process_noise: px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
+        process_noise: The noise in px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
         fill: joints that are missing for at most so many frames are filled in; never before the first and after the last.
-        deviation: of joints without a covariance, such as those of a CSV: error in px at likelihood 1; the variance is its
-            square over the likelihood. None: from the second differences of each joint.
+        deviation: The error in px at likelihood 1 of joints without a covariance, such as those of a CSV; the variance is its
+            square over the likelihood. None: it is estimated from the second differences of each joint.
         fps: frames per second of a CSV, which does not say it.
         size_wh: width and height of the frames of a CSV; None: what holds its joints.
     """
@@ -110,8 +110,8 @@ def read(path: Path, *, fps: float, size_wh: tuple[int, int] | None) -> Trajecto
 
     Args:
         path: the file, which ends in .npz or .csv.
-        fps: of a CSV.
-        size_wh: of a CSV; None: the smallest whole numbers that hold its joints.
+        fps: The frames per second of a CSV.
+        size_wh: The width and height of the frames of a CSV; None: the smallest whole numbers that hold its joints.
 
     Raises:
         FileNotFoundError: no such file.
@@ -189,7 +189,7 @@ def observation_covariance(poses: Trajectories, *, deviation: float | None) -> n
     Returns:
         covariances, NaN of absent joints, with variances of at least 1e-6 px^2.
     """
-    known = np.isfinite(poses.covariance).all((-1, -2))
+    stated = np.isfinite(poses.covariance).all((-1, -2))
     present = np.isfinite(poses.mean).all(-1)
     if deviation is None:
         second = np.abs(np.diff(poses.mean, 2, axis=0))
@@ -200,9 +200,8 @@ def observation_covariance(poses: Trajectories, *, deviation: float | None) -> n
     else:
         sigma = np.full(poses.mean.shape[1:3], deviation)
     variance = sigma**2 / np.maximum(poses.score, LEAST_LIKELIHOOD)
-    stated = np.where(known[..., None, None], poses.covariance, variance[..., None, None] * np.eye(2))
-    stated = stated + LEAST_VARIANCE * np.eye(2)
-    return np.where(present[..., None, None], stated, np.nan)
+    covariance = np.where(stated[..., None, None], poses.covariance, variance[..., None, None] * np.eye(2))
+    return np.where(present[..., None, None], covariance + LEAST_VARIANCE * np.eye(2), np.nan)
 
 
 def _median(values: np.ndarray) -> float:
@@ -224,14 +223,14 @@ def probability_within(covariance: np.ndarray, *, radius: float) -> np.ndarray:
     >>> probability_within(np.eye(2), radius=np.sqrt(2 * np.log(2))).round(6)
     np.float64(0.5)
     """
-    known = np.isfinite(covariance).all((-1, -2))
-    covariance = np.where(known[..., None, None], covariance, np.eye(2)) + LEAST_VARIANCE * np.eye(2)
+    stated = np.isfinite(covariance).all((-1, -2))
+    covariance = np.where(stated[..., None, None], covariance, np.eye(2)) + LEAST_VARIANCE * np.eye(2)
     angle = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
     values = np.linalg.eigvalsh(covariance)
     # Angles in coordinates where the density is round, so that an elongated one needs no more of them.
     squared = values[..., :1] * np.cos(angle) ** 2 + values[..., 1:] * np.sin(angle) ** 2
     inside = 1 - np.exp(-(radius**2) / (2 * squared))
-    return np.where(known, inside.mean(-1), 0.0)
+    return np.where(stated, inside.mean(-1), 0.0)
 
 
 def _near(where: np.ndarray, fill: int, *, causal: bool) -> np.ndarray:

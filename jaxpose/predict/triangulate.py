@@ -75,15 +75,15 @@ def main(
         views: trajectories (.npz) of `jaxpose predict`, `jaxpose track` or `jaxpose smooth`, or CSV of DeepLabCut, one of each
             camera, of synchronised videos: frames of one number belong together.
         out: path of the results without their ending; None: NAME_3d beside the calibration, with the name of its folder.
-        names: of the cameras of the views, in their order; none: the one name that the name of each file holds.
-        same_people: of several persons: person p is the same one in all views.
-        tails_in_views: of the density of errors in the pictures.
+        names: The cameras of the views, in their order; none: the one name that the name of each file holds.
+        same_people: Whether, of several persons, person p is the same one in all views.
+        tails_in_views: The density of the errors in the pictures.
         over_time: smooth the points over time.
-        model: of the smoother, as of `jaxpose smooth`.
-        tails: of the smoother.
-        causal: of the smoother: use only the frames until then.
-        process_noise: of the smoother, in the unit of the calibration squared, per frame^3 or per frame; None: by likelihood.
-        deviation: of joints without a covariance, px at likelihood 1, as of `jaxpose smooth`.
+        model: The smoother's model of motion, as of `jaxpose smooth`.
+        tails: The density of the errors in the smoother.
+        causal: Let the smoother use only the frames until then.
+        process_noise: The smoother's, in the unit of the calibration squared, per frame^3 or per frame; None: by likelihood.
+        deviation: The error in px at likelihood 1 of joints without a covariance, as of `jaxpose smooth`.
         fps: frames per second of a CSV.
     """
     method = Method(model, tails, causal, process_noise, deviation=deviation)
@@ -109,34 +109,36 @@ def match_views(calibration: Path, views: tuple[Path, ...], *, names: tuple[str,
     Args:
         calibration: file of the cameras.
         views: files of the views.
-        names: of their cameras, in order; none: a view's camera is the one whose name its file name holds as a word.
+        names: Their cameras, in order; none: a view's camera is the one whose name its file name holds as a word.
 
     Raises:
         ValueError: fewer than two views; a view of no camera, or of several; two views of one camera.
     """
-    known = {camera.name: camera for camera in cameras.read_calibration(calibration)}
+    by_name = {camera.name: camera for camera in cameras.read_calibration(calibration)}
     if len(views) < 2:
         raise ValueError(f"{len(views)} views: triangulation needs two or more")
     if names and len(names) != len(views):
         raise ValueError(f"--names names {len(names)} cameras, but there are {len(views)} views")
-    listed = ", ".join(known)
-    chosen: list[str] = []
+    listed = ", ".join(by_name)
+    names_so_far: list[str] = []
     for i, view in enumerate(views):
         if names:
-            candidates = [names[i]] if names[i] in known else []
+            candidates = [names[i]] if names[i] in by_name else []
         else:
             stem = re.sub(r"(_tracks|_smooth|_dlc|_poses)+$", "", view.stem)
-            candidates = [stem] if stem in known else [
-                name for name in known if re.search(rf"(?<![a-zA-Z0-9]){re.escape(name)}(?![a-zA-Z0-9])", stem)
+            candidates = [stem] if stem in by_name else [
+                name for name in by_name if re.search(rf"(?<![a-zA-Z0-9]){re.escape(name)}(?![a-zA-Z0-9])", stem)
             ]  # fmt: skip
         if len(candidates) != 1:
             asked = f"--names {names[i]}" if names else str(view)
             fits = f"fits {', '.join(candidates)}" if candidates else "is no camera"
             raise ValueError(f"{asked} {fits} of {calibration}, which has {listed}: name them in order with --names")
-        if candidates[0] in chosen:
-            raise ValueError(f"{views[chosen.index(candidates[0])]} and {view} are both of camera {candidates[0]!r}")
-        chosen += candidates
-    return [known[name] for name in chosen]
+        if candidates[0] in names_so_far:
+            raise ValueError(
+                f"{views[names_so_far.index(candidates[0])]} and {view} are both of camera {candidates[0]!r}"
+            )
+        names_so_far += candidates
+    return [by_name[name] for name in names_so_far]
 
 
 def reconstruct(
@@ -151,12 +153,12 @@ def reconstruct(
     """Joints in space, frame by frame.
 
     Args:
-        poses: of the views.
+        poses: The trajectories of the views.
         rig: their cameras.
         places: their files, for messages.
-        same_people: of several persons: they are the same ones in all views.
-        tails: of the errors.
-        deviation: of joints without a covariance.
+        same_people: Whether, of several persons, person p is the same one in all views.
+        tails: The density of the errors.
+        deviation: The error in px at likelihood 1 of joints without a covariance.
 
     Raises:
         ValueError: views of different joints, persons, sizes or rates; no frame that two views share.
@@ -240,8 +242,8 @@ def write_csv(path: Path, space: Space, *, person: int) -> Path:
 
     Args:
         path: the file.
-        space: what to write.
-        person: whose.
+        space: The joints in space.
+        person: The index of the person.
 
     Returns:
         The path. Joints that are not determined are empty cells.

@@ -3,11 +3,11 @@
         python -m benchmarks.predict_throughput                                # ResNet-50 with RLE, 256x192, and PyTorch
     python -m benchmarks.predict_throughput --batch 1 64 256 --dtype bfloat16                             # on a GPU
 
-The net is `jaxpose.export.served` (the weights are constants of the program, as in an exported file), and once more with the
-weights as arguments, as an evaluation during the training has them. One view, no flip test. Compilation is timed apart; the
-crops are random, and none is seen twice. Weights and BatchNorm's statistics are random too, with none at 0. On a CPU with
-PyTorch installed the same net in eager PyTorch takes turns with ours, in both memory layouts, on the same crops. Prints one JSON
-line a side and batch size.
+The net is `jaxpose.export.serving_function` (the weights are constants of the program, as in an exported file), and
+once more with the weights as arguments, as an evaluation during the training has them. One view, no flip test.
+Compilation is timed apart; the crops are random, and none is seen twice. Weights and BatchNorm's statistics are random
+too, with none at 0. On a CPU with PyTorch installed the same net in eager PyTorch takes turns with ours, in both memory
+layouts, on the same crops. Prints one JSON line a side and batch size.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Predict:
         images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
         start = time.perf_counter()
         if inside:
-            self.predict = jax.jit(export.served(task, variables)).lower(images).compile()
+            self.predict = jax.jit(export.serving_function(task, variables)).lower(images).compile()
         else:
-            predict = jax.jit(lambda variables, images: export.served(task, variables)(images))
+            predict = jax.jit(lambda variables, images: export.serving_function(task, variables)(images))
             self.predict = partial(predict.lower(variables, images).compile(), jax.device_put(variables))
         self.compile_s = time.perf_counter() - start
 

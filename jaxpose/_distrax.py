@@ -1,12 +1,12 @@
-"""The import of distrax, kept from loading TensorFlow. Only `jaxpose.flow` imports this module.
+"""Imports distrax without loading TensorFlow. Only `jaxpose.flow` imports this module.
 
-distrax is built on the JAX half ("substrate") of TensorFlow Probability. Where TensorFlow is installed, that half imports it to
-copy docstrings and signatures, which takes three seconds and prints messages. An ImportError there is expected, and does no harm.
-So an import of TensorFlow by this thread fails while distrax is imported (`unimportable`).
+distrax is built on the JAX half ("substrate") of TensorFlow Probability. If TensorFlow is installed, that half imports
+it to copy docstrings and signatures, which takes three seconds and prints messages. An ImportError there is expected,
+and does no harm. So imports of TensorFlow by this thread fail while distrax is imported (`unimportable`).
 
-The other half of TensorFlow Probability is not prepared for that: what was loaded of it meanwhile is forgotten afterwards, and whoever
-imports it later gets it whole. Where either of the two packages is loaded already there is nothing to save, and nothing is done.
-`tests/test_layering.py` imports TensorFlow and the flow in both orders.
+The other half of TensorFlow Probability does not expect that: its modules that were loaded meanwhile are removed from
+`sys.modules`, so that a later import gets the whole. If either package is loaded already there is nothing to save, and
+nothing is done. `tests/test_layering.py` imports TensorFlow and the flow in both orders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 
 class _Refusal:
-    """A finder of modules that refuses a package to one thread; other threads find it as always."""
+    """A module finder that refuses a package to one thread; other threads are not affected."""
 
     def __init__(self, package: str):
         self.package, self.thread = package, threading.get_ident()
@@ -30,7 +30,7 @@ class _Refusal:
 
 @contextlib.contextmanager
 def unimportable(package: str) -> Iterator[None]:
-    """Inside, this thread's imports of a package that is not loaded yet raise ModuleNotFoundError.
+    """Makes this thread's imports of a package that is not loaded yet raise ModuleNotFoundError, inside the context.
 
     >>> with unimportable("this"):
     ...     import this

@@ -1,9 +1,10 @@
-"""One factor on sigma, fitted on held-out frames, so that the regions of a small set's model hold what they claim.
+"""A factor on sigma, fitted on held-out frames, so that the regions of a model trained on a small set are calibrated.
 
-A net that has seen a hundred frames many times knows their errors, not those of new frames: its density is far too sure. The
-shape of the density stays; `fit_scale` finds the factor of sigma at which the region of one level (0.9) holds that share of
-the held-out joints, as split conformal prediction does (Vovk 2005; Angelopoulos and Bates 2023, arXiv 2107.07511). Frames
-that the factor was fitted on cannot tell whether it is right, so `cross_fit` counts every frame with the factor of the others.
+A net that has seen a hundred frames many times knows their errors, not those of new frames: its density is overconfident.
+The shape of the density stays; `fit_scale` finds the factor on sigma at which the region of one level (0.9) holds that
+share of the held-out joints, as split conformal prediction does (Vovk 2005; Angelopoulos and Bates 2023, arXiv
+2107.07511). Frames that the factor was fitted on cannot validate it, so `cross_fit` counts every frame with the factor
+of the others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["LEVEL", "cross_fit", "fit_scale"]
 
 LEVEL = 0.9
 MIN_JOINTS = 10
-"""With fewer labelled joints to count there is no 90 % of them to speak of, and the factor stays 1."""
+"""With fewer labelled joints a share of 90 % cannot be estimated, and the factor stays 1."""
 FACTORS = np.geomspace(1 / 16, 64, 101)
 
 
@@ -32,19 +33,19 @@ def fit_scale(
     where: jax.typing.ArrayLike | None = None,
     level: float = LEVEL,
 ) -> float:
-    """The factor of sigma with which the regions of `level` hold that share of the joints.
+    """Fits the factor on sigma with which the regions of `level` hold that share of the joints.
 
     Args:
-        mu, sigma, target: (..., K, D), same unit.
-        model: of the standardised error.
+        mu, sigma, target: (..., K, D) in the same unit.
+        model: The model of the standardised error.
         where: (..., K) labelled joints.
-        level: in (0, 1).
+        level: The mass of the regions, in (0, 1).
 
     Returns:
-        A factor between 1/16 and 64; 1 where fewer than 10 joints are labelled.
+        A factor between 1/16 and 64; 1 if fewer than 10 joints are labelled.
 
     Raises:
-        ValueError: as `jaxpose.density.coverage`; a level outside (0, 1).
+        ValueError: The same as for `jaxpose.density.coverage`, or a level outside (0, 1).
 
     >>> truth = np.random.default_rng(0).laplace(scale=0.3, size=(2000, 1, 2))
     >>> model = density.Model(log_g=None, base="laplace")
@@ -68,19 +69,19 @@ def cross_fit(
     level: float = LEVEL,
     folds: int = 5,
 ) -> Mapping[str, float]:
-    """How often the region of `level` holds the truth, each frame counted with a factor fitted on the other frames.
+    """Measures how often the region of `level` holds the truth, each frame with a factor fitted on the other frames.
 
     Args:
-        mu, sigma, target: (N, K, D), same unit.
-        model: of the standardised error.
-        groups: (N,) persons of one image, or of one video, have one number and are never parted.
+        mu, sigma, target: (N, K, D) in the same unit.
+        model: The model of the standardised error.
+        groups: (N,) group numbers; persons of one image, or of one video, have the same number and are never separated.
         where: (N, K) labelled joints.
-        level: in (0, 1).
-        folds: into so many parts the groups are dealt out.
+        level: The mass of the region, in (0, 1).
+        folds: The number of parts that the groups are divided into.
 
     Returns:
-        {"scale": fitted on all, "coverage": the cross-fitted share, "raw": the share with the factor 1}; without "coverage"
-        where there are fewer than two groups or 10 labelled joints in some part.
+        {"scale": fitted on all, "coverage": the cross-fitted share, "raw": the share with the factor 1}; without
+        "coverage" if there are fewer than two groups or 10 labelled joints in some part.
 
     >>> rng = np.random.default_rng(0)
     >>> truth = rng.laplace(scale=0.3, size=(1000, 1, 2))
@@ -106,7 +107,7 @@ def cross_fit(
 
 
 def _reached(mu, sigma, target, model: density.Model, where) -> np.ndarray:
-    """(N K, F): the level that the truth reaches where sigma is multiplied by each of FACTORS; NaN where nothing is labelled."""
+    """Returns (N K, F): the level that the truth reaches if sigma is multiplied by each of FACTORS; NaN without a label."""
     mu, sigma, target = (np.asarray(array, np.float64) for array in (mu, sigma, target))
     where = np.ones(mu.shape[:-1], bool) if where is None else np.asarray(where) > 0
     e = np.where(where[..., None], target - mu, 0.0) / np.where(where[..., None], sigma, 1.0)
@@ -115,7 +116,7 @@ def _reached(mu, sigma, target, model: density.Model, where) -> np.ndarray:
 
 
 def _share(reached: np.ndarray, scale: float, level: float) -> float:
-    """The share of the joints inside, at a factor between two of FACTORS: of the levels that are interpolated there."""
+    """Returns the share of the joints inside, at a factor between two of FACTORS, by interpolation of their levels."""
     if len(reached) == 0:
         return float("nan")
     at = np.interp(np.log(scale), np.log(FACTORS), np.arange(len(FACTORS)))
@@ -125,11 +126,11 @@ def _share(reached: np.ndarray, scale: float, level: float) -> float:
 
 
 def _scale_of(reached: np.ndarray, level: float) -> float:
-    """The smallest factor at which ceil((n + 1) level) of the n joints are inside (all of them, where that is more)."""
+    """Returns the smallest factor at which ceil((n + 1) level) of the n joints are inside, or all if that is more."""
     count = len(reached)
     if count < MIN_JOINTS:
         return 1.0
-    # A joint's region grows with the factor: from where on is it inside, for each joint.
+    # A joint's region grows with the factor; find the factor from which on each joint is inside.
     inside = reached <= level
     first = np.where(inside.any(1), inside.argmax(1), len(FACTORS) - 1)
     before = np.maximum(first - 1, 0)

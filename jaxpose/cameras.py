@@ -94,22 +94,18 @@ def undistort(
     tangential: Array | None = None,
     model: Model = "human36m",
 ) -> Array:
-    """Rays of pixels, (X / Z, Y / Z): the inverse of `project` up to the depth, by Newton's method.
+    """Returns rays of pixels, (X / Z, Y / Z): the inverse of `project` up to the depth, by Newton's method.
 
     Args:
         px: ``(..., 2)`` pixels.
-        focal: as of `project`.
-        center: as of `project`.
-        radial: as of `project`.
-        tangential: as of `project`.
-        model: as of `project`.
+        focal, center, radial, tangential, model: The same as in `project`.
 
     Returns:
         ``(..., 2)``; times the focal length plus the centre, these are the pixels of a camera without distortion. NaN where
         the model has no such ray, which happens to pixels far outside of the calibrated picture.
 
     Raises:
-        ValueError: as `project`.
+        ValueError: The same as for `project`.
 
     >>> camera = dict(focal=(800.0, 800.0), center=(320.0, 240.0), radial=(-0.2, 0.05, 0.0), model="opencv")
     >>> ray = undistort([[600.0, 100.0]], **camera)
@@ -205,15 +201,15 @@ class Camera:
     """One calibrated camera.
 
     Attributes:
-        name: of the view.
-        size_wh: width and height of its pictures in pixels, or None.
-        focal: (2,) pixels.
-        center: (2,) pixels.
-        radial: (3,).
-        tangential: (2,).
+        name: The name of the view.
+        size_wh: The width and height of its pictures in pixels, or None.
+        focal: (2,) focal lengths, pixels.
+        center: (2,) principal point, pixels.
+        radial: (3,) radial distortion.
+        tangential: (2,) tangential distortion.
         rotation: (3, 3) from world to camera.
         position: (3,) in the world.
-        model: of the distortion.
+        model: The model of the distortion.
     """
 
     name: str

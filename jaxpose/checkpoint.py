@@ -1,7 +1,7 @@
-"""Checkpoints: three items, so that each can be read without the others.
+"""Checkpoints of three items, each of which can be read without the others.
 
-  model   the variables to evaluate (parameters, BatchNorm statistics, flow; the moving average where one is kept)
-  train   what resuming needs besides: step, optimiser, and the raw variables where `model` is the average
+  model   the variables to evaluate (parameters, BatchNorm statistics, flow; the moving average if there is one)
+  train   everything else that resuming needs: step, optimiser, and the raw variables if `model` is the average
   config  JSON: the task's description, how its net is tested, the run's settings, the scores
 
 `restore_model` needs `model` and `config` only, no TensorFlow, and any number of devices.
@@ -25,7 +25,7 @@ from jaxpose.train import TrainState
 logger = logging.getLogger(__name__)
 PyTree = Any
 MODEL, TRAIN, CONFIG = "model", "train", "config"
-CHECKSUMS = "checksums.json"  # in the folder of a step: {file: [bytes, CRC-32]}, written when the save is finished
+CHECKSUMS = "checksums.json"  # in the folder of a step: {file: [bytes, CRC-32]}, written after the save
 
 
 class Checkpoints:
@@ -34,11 +34,10 @@ class Checkpoints:
     Saving is asynchronous and atomic: a killed save leaves no checkpoint under its final name. Use it as a context
     manager, so that the last save is finished before the process ends.
 
-    Checkpoints that were damaged since they were written are set aside (STEP.damaged), with a warning: the newest whole one is
-    the latest.
+    Damaged checkpoints are renamed to STEP.damaged, with a warning; the newest intact one becomes the latest.
 
     Raises:
-        ValueError: there are checkpoints, and all of them are damaged.
+        ValueError: There are checkpoints, and all of them are damaged.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2, best: str = "AP"):
@@ -56,7 +55,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            # What a killed save left behind is removed at the next start.
+            # Remains of a killed save are removed at the next start.
             cleanup_tmp_directories=True,
         )
         self.manager = ocp.CheckpointManager(self.directory, options=options, item_names=(MODEL, TRAIN, CONFIG))
@@ -69,20 +68,20 @@ class Checkpoints:
         try:
             self.wait()
         except OSError:
-            if kind is None:  # do not hide the error that is already on its way
+            if kind is None:  # do not hide an error that is already being raised
                 raise
         finally:
             self.manager.close()
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
+        """Returns the newest complete step, or None."""
         return self.manager.latest_step()
 
     def save(self, state: TrainState, config: dict[str, Any], *, metrics: dict[str, float] | None = None) -> None:
-        """Start saving `state`; waits for the save before it first.
+        """Starts saving `state`, after waiting for the previous save.
 
         Raises:
-            OSError: if this save or the one before it could not be written (a full disk); the checkpoints before stay.
+            OSError: This save or the one before it could not be written (a full disk); earlier checkpoints stay.
         """
         self.wait()
         step = int(jax.device_get(state.step))
@@ -95,7 +94,7 @@ class Checkpoints:
     def _write(
         self, step: int, items: dict[str, Any], config: dict[str, Any], *, metrics: dict[str, float] | None = None
     ) -> None:
-        """Start saving orbax's arguments by item, and the config."""
+        """Starts saving orbax's arguments by item, and the config."""
         stored = {CONFIG: ocp.args.JsonSave({**config, "step": step, "metrics": metrics or {}})}
         try:
             self.manager.save(step, args=ocp.args.Composite(**items, **stored), metrics=metrics)
@@ -104,7 +103,7 @@ class Checkpoints:
         self._pending = step
 
     def wait(self) -> None:
-        """Wait until the save that is under way is on disk."""
+        """Waits until the current save is on disk."""
         step = getattr(self, "_pending", None)
         if step is None:
             return
@@ -118,7 +117,7 @@ class Checkpoints:
         self.last_good = str(self.directory / str(step))
 
     def poll(self) -> None:
-        """Note the checksums of a save as soon as it is on disk: call it often, it waits for nothing."""
+        """Writes the checksums of a save that is already on disk. It does not wait, so call it often."""
         if getattr(self, "_pending", None) is not None and not self.manager.is_saving_in_progress():
             self.wait()
 
@@ -130,15 +129,15 @@ class Checkpoints:
         )
 
     def config(self) -> dict[str, Any]:
-        """What the newest checkpoint stored beside the weights: "task", "inference", "run", "step", "metrics"."""
+        """Returns the config that the newest checkpoint stored: "task", "inference", "run", "step", "metrics"."""
         return _read_config(self.directory / str(self.latest()))
 
     def restore(self, like: TrainState, config: dict[str, Any]) -> TrainState:
-        """The newest checkpoint, in the shapes and shardings of `like` (a freshly initialised state).
+        """Restores the newest checkpoint in the shapes and shardings of `like` (a freshly initialised state).
 
         Raises:
-            ValueError: if the checkpoint belongs to another model than `config["task"]` describes, was trained with
-                another optimiser, or is damaged.
+            ValueError: The checkpoint belongs to another model than `config["task"]` describes, was trained with another
+                optimiser, or is damaged.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
         if not steps:
@@ -150,11 +149,11 @@ class Checkpoints:
                 state = self._restore(step, like)
             except ValueError as error:
                 failed.append((step, error))
-                if (self.directory / str(step) / CHECKSUMS).exists():  # its files are whole: the settings are others
+                if (self.directory / str(step) / CHECKSUMS).exists():  # its files are intact: the settings differ
                     break
                 continue
-            # A save that was killed before its checksums were noted has none: what could not be read is taken for damaged only where
-            # the one before could be.
+            # A save that was killed before its checksums were written has none: an unreadable checkpoint counts as
+            # damaged only if the one before it could be read.
             if failed and jax.process_index() == 0:
                 for damaged, error in failed:
                     _set_aside(self.directory, damaged, str(error.__cause__ or error).splitlines()[0])
@@ -195,7 +194,7 @@ class Checkpoints:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The config of the checkpoint in the folder of a step; read as a file, so that no device is touched."""
+    """Returns the config of the checkpoint in the folder of a step, read as a file so that no device is touched."""
     try:
         config = files.read_json(folder / CONFIG / "metadata", "config of a checkpoint")
         if not isinstance(config, dict) or not {"task", "metrics"} <= config.keys():
@@ -206,33 +205,39 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _incomplete(path: Path, error: Exception) -> ValueError:
-    shown = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ValueError(
-        f"{path} is not a complete checkpoint of this package ({shown:.200}): copy it again, or name another"
+        f"{path} is not a complete checkpoint of this package ({reason:.200}): copy it again, or name another"
     )
 
 
 def check_same_task(stored: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
-    """Raise a ValueError that names the differences between two task configs."""
+    """Raises a ValueError that names the differences between two task configs."""
     differences = _differences(stored, expected)
     if differences:
         raise ValueError(
-            f"the checkpoint in {directory} is of another model: "
+            f"the checkpoint in {directory} belongs to another model: "
             + "; ".join(f"{key} is {a!r} there, {b!r} here" for key, a, b in differences[:8])
             + ". Give the same settings, or another --out."
         )
 
 
 def check_shapes(variables: PyTree, expected: PyTree, directory: str | Path) -> None:
-    """Raise a ValueError that names the arrays that `expected` (arrays or shapes) has otherwise; its flow may be absent."""
+    """Raises a ValueError that names arrays that differ from `expected` (arrays or shapes); its flow may be absent."""
     shapes = lambda tree: {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}  # noqa: E731
-    here, there = shapes(expected), shapes(variables)
+    expected_shapes, stored_shapes = shapes(expected), shapes(variables)
     if "flow" not in variables["params"]:
-        here = {k: v for k, v in here.items() if not k.startswith("['params']['flow']")}
-    wrong = [k for k in sorted(here.keys() | there.keys()) if here.get(k) != there.get(k)]
+        expected_shapes = {k: v for k, v in expected_shapes.items() if not k.startswith("['params']['flow']")}
+    wrong = [
+        k
+        for k in sorted(expected_shapes.keys() | stored_shapes.keys())
+        if expected_shapes.get(k) != stored_shapes.get(k)
+    ]
     if wrong:
-        shown = "; ".join(f"{k} is {there.get(k, 'absent')}, expected {here.get(k, 'none')}" for k in wrong[:4])
-        raise ValueError(f"the weights in {directory} do not fit the net that its config describes: {shown}")
+        differences = "; ".join(
+            f"{k} is {stored_shapes.get(k, 'absent')}, expected {expected_shapes.get(k, 'none')}" for k in wrong[:4]
+        )
+        raise ValueError(f"the weights in {directory} do not fit the net that its config describes: {differences}")
 
 
 def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
@@ -246,25 +251,26 @@ def _differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
 def restore_model(
     directory: str | Path, *, step: int | Literal["best", "latest"] = "best", best: str | None = None, flow: bool = True
 ) -> tuple[PyTree, dict[str, Any]]:
-    """Variables (NumPy arrays) and config of a checkpoint, on any topology and without TensorFlow.
+    """Returns the variables (NumPy arrays) and config of a checkpoint, on any topology and without TensorFlow.
 
     Args:
-        directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
-        step: which one; "best" by the metric `best` (None: the one that the run named, or AP), or the newest where no
-            checkpoint has that metric.
-        flow: False leaves the flow's parameters out (deployment needs no flow).
+        directory: The run's checkpoint folder, or the run's folder that holds `checkpoints`.
+        step: The checkpoint to restore; "best" by the metric `best` (None: the one that the run named, or AP), or the
+            newest if no checkpoint has that metric.
+        best: The metric of "best".
+        flow: Include the flow's parameters; deployment needs no flow.
 
     Returns:
-        variables: {"params", "batch_stats"}; give them to `tasks.from_config(config["task"]).predict`.
-        config: what the run stored: "task", "inference", "run", "step", "metrics".
+        variables: {"params", "batch_stats"}; pass them to `tasks.from_config(config["task"]).predict`.
+        config: The entries stored by the run: "task", "inference", "run", "step", "metrics".
 
     Raises:
-        FileNotFoundError: if there is no checkpoint.
-        ValueError: if one is damaged, or another program's.
+        FileNotFoundError: There is no checkpoint.
+        ValueError: A checkpoint is damaged, or belongs to another program.
     """
     folder, config = _select(directory, step=step, best=best)
-    if found := damage(folder, items=(MODEL, CONFIG)):
-        raise _incomplete(folder, ValueError(found))
+    if fault := damage(folder, items=(MODEL, CONFIG)):
+        raise _incomplete(folder, ValueError(fault))
     with ocp.PyTreeCheckpointer() as reader:
         path = folder / MODEL
         try:
@@ -284,34 +290,34 @@ def read_config(
     """Reads the config of a checkpoint alone, before any device is touched.
 
     Args:
-        directory: the run's checkpoint folder, or the run's folder that holds `checkpoints`.
-        step: which checkpoint; as in `restore_model`.
-        best: the metric of "best"; as in `restore_model`.
+        directory: The run's checkpoint folder, or the run's folder that holds `checkpoints`.
+        step: The checkpoint to read, as in `restore_model`.
+        best: The metric of "best", as in `restore_model`.
 
     Returns:
-        What the run stored: "task", "inference", "run", "step", "metrics".
+        The entries stored by the run: "task", "inference", "run", "step", "metrics".
 
     Raises:
-        FileNotFoundError: there is no checkpoint.
-        ValueError: the checkpoint is damaged, or another program's.
+        FileNotFoundError: There is no checkpoint.
+        ValueError: The checkpoint is damaged, or belongs to another program.
     """
     folder, config = _select(directory, step=step, best=best)
-    if found := damage(folder, items=(CONFIG,)):
-        raise _incomplete(folder, ValueError(found))
+    if fault := damage(folder, items=(CONFIG,)):
+        raise _incomplete(folder, ValueError(fault))
     return config
 
 
 def _select(
     directory: str | Path, *, step: int | Literal["best", "latest"], best: str | None
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder and the config of the checkpoint that `step` and `best` name, see `restore_model`."""
+    """Returns the folder and the config of the checkpoint that `step` and `best` select, see `restore_model`."""
     directory = find(directory)
     configs: dict[int, dict[str, Any]] = {}
     unreadable: dict[int, ValueError] = {}
     for name in sorted((p.name for p in directory.iterdir() if p.name.isdigit()), key=int):
         try:
             configs[int(name)] = _read_config(directory / name)
-        except ValueError as error:  # one that was being deleted, or is damaged: the others may do
+        except ValueError as error:  # it is being deleted, or is damaged; others may be intact
             unreadable[int(name)] = error
     if unreadable and (step in unreadable or not configs):
         raise unreadable.get(step, next(iter(unreadable.values())))
@@ -325,15 +331,19 @@ def _select(
 
 
 def write_checksums(folder: Path) -> None:
-    """Note what every file of a finished checkpoint holds, for `damage`."""
-    if not folder.is_dir():  # it was not among those that are kept
+    """Writes the size and checksum of every file of a finished checkpoint, for `damage`."""
+    if not folder.is_dir():  # this checkpoint was not among those that are kept
         return
     files.write_json(folder / CHECKSUMS, {str(f.relative_to(folder)): files.size_and_crc32(f) for f in _files(folder)})
 
 
 def damage(folder: Path, *, items: tuple[str, ...] | None = None) -> str | None:
-    """What has happened to a checkpoint's files since they were written, to those of some items or to all; None: nothing, or it has
-    no checksums."""
+    """Describes damage to a checkpoint's files, or None if they are intact or have no checksums.
+
+    Args:
+        folder: The folder of a step.
+        items: The items to check; None checks all.
+    """
     try:
         noted = files.read_json(folder / CHECKSUMS, "list of checksums")
     except FileNotFoundError:
@@ -356,34 +366,34 @@ def _files(folder: Path) -> list[Path]:
 
 def _set_damaged_aside(directory: Path) -> None:
     steps = sorted((int(p.name) for p in directory.glob("*") if p.name.isdigit()), reverse=True)
-    damaged = {step: found for step in steps if (found := damage(directory / str(step)))}
+    damaged = {step: fault for step in steps if (fault := damage(directory / str(step)))}
     if damaged and len(damaged) == len(steps):
-        shown = "; ".join(f"{step}: {found}" for step, found in damaged.items())
+        faults = "; ".join(f"{step}: {fault}" for step, fault in damaged.items())
         raise ValueError(
-            f"every checkpoint in {directory} is damaged ({shown}): copy one there again, or give another --out"
+            f"every checkpoint in {directory} is damaged ({faults}): copy one there again, or give another --out"
         )
-    for step, found in damaged.items():
-        _set_aside(directory, step, found)
+    for step, fault in damaged.items():
+        _set_aside(directory, step, fault)
 
 
-def _set_aside(directory: Path, step: int, found: str) -> None:
+def _set_aside(directory: Path, step: int, fault: str) -> None:
     aside = directory / f"{step}.damaged"
     shutil.rmtree(aside, ignore_errors=True)
     (directory / str(step)).rename(aside)
-    logger.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, found, aside.name)
+    logger.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, fault, aside.name)
 
 
 def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]) -> None:
-    """A checkpoint of step 0 that can be evaluated but not resumed: `model` and `config` alone, complete or not at all.
+    """Writes a checkpoint of step 0 that can be evaluated but not resumed: `model` and `config` only, atomically.
 
     Args:
-        directory: the run's folder; the checkpoint goes into its `checkpoints`.
+        directory: The run's folder; the checkpoint goes into its `checkpoints`.
         variables: {"params", "batch_stats"} of a task.
-        config: "task", and what else is to be stored; "step" and "metrics" are added.
+        config: "task", and any other entries to store; "step" and "metrics" are added.
 
     Raises:
-        FileExistsError: there is a checkpoint already.
-        OSError: it could not be written.
+        FileExistsError: There is already a checkpoint.
+        OSError: The checkpoint could not be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -399,17 +409,17 @@ def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]
 
 
 def exists(directory: str | Path) -> bool:
-    """Whether a run's folder holds a checkpoint."""
+    """Tells whether a run's folder holds a checkpoint."""
     return Path(directory).exists() and any(p.name.isdigit() for p in Path(directory).glob("checkpoints/*"))
 
 
 def resumable(directory: str | Path) -> bool:
-    """Whether a checkpoint in a run's folder has what training goes on from; those of `write_model` have not."""
+    """Tells whether a checkpoint in a run's folder can be resumed from; those of `write_model` cannot."""
     return any(Path(directory).glob(f"checkpoints/*/{TRAIN}"))
 
 
 def find(directory: str | Path) -> Path:
-    """The folder whose entries are checkpoint steps: `directory` itself or its `checkpoints`."""
+    """Returns the folder whose entries are checkpoint steps: `directory` itself or its `checkpoints`."""
     directory = Path(directory).absolute()
     if not directory.exists():
         raise FileNotFoundError(f"{directory} does not exist; expected a run's folder or its checkpoints folder")

@@ -27,25 +27,25 @@ COMMANDS = {
     "export": ("jaxpose.export:main", "Write a trained net to one file that runs without this package."),
     "prepare": ("jaxpose.data.command:prepare", "Prepare one split of a folder once, so that every later run starts at once."),
     "synthetic": ("jaxpose.data.command:synthetic", "Draw the embedded synthetic people: COCO JSON and JPEG files."),
-    "summary": ("jaxpose.summary:main", "Print the parameters and operations of a ResNet, its regression head and the flow."),
+    "summary": ("jaxpose.summary:main", "Print the parameters and operations of a net of the papers, or of a run's net."),
 }  # fmt: skip
 """One line per command: its name, "module:function", and the first line of that function's docstring. The module is
 imported when the command is called."""
 
 
 STREAM = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)
-"""How the address of a video stream begins, which `jaxpose predict` and `jaxpose live` take."""
+"""The beginning of the address of a video stream, which `jaxpose predict` and `jaxpose live` accept."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the first word names, and imports that command only.
 
     Args:
-        argv: the words after the program's name; None takes them from `sys.argv`.
+        argv: The words after the program's name; None takes them from `sys.argv`.
 
     Raises:
-        SystemExit: status 0 after --help; status 2 for a command line that cannot be parsed; for what is wrong with a file
-            or with the value of a flag, one sentence and status 1.
+        SystemExit: Status 0 after --help; status 2 for a command line that cannot be parsed; one sentence and status 1
+            for a fault of a file or of the value of a flag.
 
     >>> main(["sumary"])
     Traceback (most recent call last):
@@ -74,11 +74,11 @@ def alias(command: str, package: str) -> None:
     """Runs a command under its older name ``python -m PACKAGE``.
 
     Args:
-        command: a name among `COMMANDS`.
-        package: the package's name, for the help.
+        command: A name among `COMMANDS`.
+        package: The package's name, for the help.
 
     Raises:
-        SystemExit: as `main`.
+        SystemExit: The same as for `main`.
     """
     import tyro
 
@@ -91,7 +91,7 @@ def load(command: str) -> Callable[..., None]:
     """Imports the function of a command.
 
     Args:
-        command: a name among `COMMANDS`.
+        command: A name among `COMMANDS`.
 
     >>> load("summary").__module__
     'jaxpose.summary'
@@ -102,12 +102,12 @@ def load(command: str) -> Callable[..., None]:
 
 @contextmanager
 def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
-    """Refuses URLs among the words, and ends the program with one line for an error of a file or of a flag."""
+    """Refuses URLs among the words, and ends the program with one line for an error in a file or a flag."""
     try:
         for word in words:
             if not (
                 words[0] in ("predict", "live") and STREAM.match(word)
-            ):  # a camera's address is an input of its own
+            ):  # a camera's address is a valid input of these
                 local(word.partition("=")[2] if word.startswith("--") else word)
         yield
     except (ValueError, OSError, ImportError) as error:
@@ -115,7 +115,7 @@ def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
 
 
 def _described_by(summary: str) -> Callable[[], None]:
-    """A function that stands for a command in the list of `jaxpose --help`, without importing it."""
+    """Returns a function that represents a command in the list of `jaxpose --help`, without importing it."""
 
     def command() -> None: ...
 

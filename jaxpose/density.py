@@ -1,7 +1,7 @@
-"""What a trained model says of its errors: a predictive density, its regions, and whether it is right.
+"""The predictive density of a trained model: its regions, and whether it is calibrated.
 
 With e = (x - mu) / sigma the standardised error, a trained model states a density of e that is the same for every
-joint and image; mu and sigma place and scale it. Which density depends on how the model was trained:
+joint and image; mu and sigma place and scale it. The density depends on how the model was trained:
 
     trained with                    density of e
     rle, log s                      s Q(e) G(e)           (RLE paper, equation 7)
@@ -9,7 +9,7 @@ joint and image; mu and sigma place and scale it. Which density depends on how t
     laplace_nll, gaussian_nll       Q(e)
 
 Without log s the flow is still fitted to the errors by maximum likelihood (its gradient holds -log G(e) alone), so G
-by itself is the density of e, and Q G would count Q twice. A checkpoint records which of the cases it is; `Model`
+alone is the density of e, and Q G would count Q twice. A checkpoint records which of the cases applies; `Model`
 holds it. Densities of coordinates follow as p(x) = p(e) / prod(sigma); a confidence region of level p is the smallest
 set of mass p, {density >= threshold}; `coverage` counts how often the truth falls inside.
 """
@@ -30,32 +30,32 @@ from jaxpose.quadrature import evaluate_in_chunks, product_rule, rule_around, ru
 
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
 
-# Of the normaliser, by dimension: nodes an axis on [-BOUND, BOUND].
+# Nodes per axis of the normaliser on [-BOUND, BOUND], by dimension.
 BOUND = 20.0
 POINTS = {1: 400, 2: 400, 3: 80}
 
-# Of the regions, by dimension: nodes an axis.
+# Nodes per axis of the regions, by dimension.
 NODES = {1: 2000, 2: 400, 3: 72}
-BOUNDS = (20.0, 40.0, 80.0, 160.0, 320.0, 10.0, 5.0, 2.5, 1.25, 0.6, 0.3)  # where to look for the density
-FOUND, MASS_TOLERANCE = 0.1, 1e-3
-HALF_AXES = np.geomspace(1 / 256, 512, 86)  # of the ellipses whose mass `within` looks up
+BOUNDS = (20.0, 40.0, 80.0, 160.0, 320.0, 10.0, 5.0, 2.5, 1.25, 0.6, 0.3)  # boxes that are tried for the density
+ROUGH_TOLERANCE, MASS_TOLERANCE = 0.1, 1e-3
+HALF_AXES = np.geomspace(1 / 256, 512, 86)  # half axes of the ellipses whose mass `within` looks up
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a trained model says of the standardised error.
+    """The density of the standardised error that a trained model states.
 
     Attributes:
-        log_g: the flow's log density in the sign it was trained with, (..., dim) -> (...); None for a model without a
+        log_g: The flow's log density in the sign it was trained with, (..., dim) -> (...); None for a model without a
             flow (`laplace_nll`, `gaussian_nll`).
-        base: the density Q. Used where there is no flow, and with log s.
-        variant: the variant of `losses.rle` the flow was trained with: the released codes' sees -e.
+        base: The density Q, used without a flow, and with log s.
+        variant: The variant of `losses.rle` that the flow was trained with: in the released codes' it sees -e.
         log_normalizer: log s if the model was trained with it, at the accuracy of a density (`log_normalizer` of this
             module); None if it was trained without.
-        dim: 1, 2 or 3, number of coordinates of a joint.
+        dim: The number of coordinates of a joint: 1, 2 or 3.
 
     Raises:
-        ValueError: neither a flow nor a base, an unknown base or variant, or log s where no base is.
+        ValueError: There is neither a flow nor a base, the base or variant is unknown, or log s is given without a base.
 
     >>> Model(log_g=None, base="laplace").dim
     2
@@ -90,13 +90,13 @@ def log_prob(e: jax.typing.ArrayLike, model: Model) -> jax.Array:
 
     Args:
         e: (..., dim), no unit.
-        model: what was trained.
+        model: The trained model.
 
     Returns:
         (...) in nats.
 
     Raises:
-        ValueError: the last axis is not `model.dim`.
+        ValueError: The last axis is not `model.dim`.
 
     >>> round(log_prob(jnp.zeros(2), Model(log_g=None, base="gaussian")).item(), 4)
     -1.8379
@@ -117,15 +117,15 @@ def log_prob_at(
     """Log density of coordinates: log p((x - mu) / sigma) - sum log sigma.
 
     Args:
-        x, mu, sigma: (..., dim), same unit, finite, sigma positive.
-        model: what was trained.
+        x, mu, sigma: (..., dim) in the same unit, finite, sigma positive.
+        model: The trained model.
 
     Returns:
-        (...) in nats, a density with respect to the unit of x. What is given as JAX arrays is not looked at: a sigma
-        that is not positive gives NaN or infinity there.
+        (...) in nats, a density with respect to the unit of x. Values in JAX arrays are not checked: a sigma that is not
+        positive gives NaN or infinity.
 
     Raises:
-        ValueError: shapes differ; on the host (NumPy, numbers) also values that are not finite, or sigma not positive.
+        ValueError: The shapes differ; on the host (NumPy, numbers) also if a value is not finite, or sigma not positive.
 
     >>> at = log_prob_at(jnp.ones(2), jnp.ones(2), jnp.full(2, 0.5), Model(log_g=None, base="laplace"))
     >>> round(at.item(), 4)
@@ -150,22 +150,23 @@ def log_normalizer(
 ) -> jax.Array:
     """log s = -log of the integral of Q G over [-bound, bound]^dim (RLE paper, equation 16), for densities.
 
-    Gauss-Legendre nodes on either side of 0 on every axis, so that the kink of a Laplace Q falls between panels, most of
-    them near 0.
-    Differentiable in whatever log_g depends on. The paper's [-5, 5], for training, is `flow.log_normalizer`.
+    The nodes are Gauss-Legendre's on either side of 0 on every axis, so that the kink of a Laplace Q falls between
+    panels; most of them lie near 0. The result is differentiable in everything log_g depends on. The paper's [-5, 5],
+    for training, is `flow.log_normalizer`.
 
     Args:
         log_g: (..., dim) -> (...) log density.
-        base: the density Q.
-        bound: half the side of the box.
-        points: nodes on each axis; 400 in 1D and 2D, 80 in 3D.
-        dim: number of coordinates: 1, 2 or 3.
+        base: The density Q.
+        bound: Half the side of the box.
+        points: The number of nodes on each axis; 400 in 1D and 2D, 80 in 3D.
+        dim: The number of coordinates: 1, 2 or 3.
 
     Returns:
         A scalar in nats.
 
     Raises:
-        ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
+        ValueError: The base is unknown, the bound not positive, there are fewer than 2 points, or the dimension is
+            another.
 
     >>> flat = lambda e: jnp.zeros(e.shape[:-1])
     >>> round(abs(log_normalizer(flat, "laplace", points=40).item()), 4)
@@ -182,7 +183,7 @@ def log_normalizer(
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Mean (dim,), covariance (dim, dim) and integral of a density of e, by quadrature."""
+    """The mean (dim,), covariance (dim, dim) and integral of a density of e, by quadrature."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -190,20 +191,20 @@ class Moments:
 
     @property
     def standard_deviation(self) -> np.ndarray:
-        """(dim,): the standard deviation of a coordinate is sigma times this."""
+        """The standard deviations (dim,); sigma times this is the standard deviation of a coordinate."""
         return np.sqrt(np.diag(self.covariance))
 
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """The smallest set that holds the mass `level`, of the standardised error.
+    """The smallest set of standardised errors that holds the mass `level`.
 
     Attributes:
-        level: the mass, in (0, 1).
-        log_threshold: the set is {e: log density >= log_threshold}.
+        level: The mass, in (0, 1).
+        log_threshold: The set is {e: log density >= log_threshold}.
         axes: dim arrays of grid coordinates (denser around 0).
-        log_density: log density on the grid of `axes`, for contours at `log_threshold`.
-        mean, covariance: first two moments of the whole density, for `ellipse`.
+        log_density: The log density on the grid of `axes`, for contours at `log_threshold`.
+        mean, covariance: The first two moments of the whole density, for `ellipse`.
     """
 
     level: float
@@ -215,11 +216,11 @@ class Region:
 
     @property
     def mask(self) -> np.ndarray:
-        """The grid points inside."""
+        """The grid points inside the region."""
         return self.log_density >= self.log_threshold
 
     def contains(self, e: np.ndarray, model: Model) -> np.ndarray:
-        """(...) bool for standardised errors (..., dim)."""
+        """Tells which standardised errors (..., dim) lie inside, (...) bool."""
         return np.asarray(log_prob(e, model)) >= self.log_threshold
 
     def extent(self) -> np.ndarray:
@@ -232,26 +233,26 @@ class Region:
         return np.array(rows)
 
     def ellipse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Centre (dim,), half axes (dim,) and directions (dim, dim; columns) of the moment ellipse.
+        """Returns centre (dim,), half axes (dim,) and directions (dim, dim; columns) of the moment ellipse.
 
-        An approximation: the region of this level of the Gaussian with the same mean and covariance. It has that mass
-        exactly only if the density is Gaussian; the contour of `log_density` is the region itself.
+        It is an approximation: the region of this level of the Gaussian with the same mean and covariance. It has that
+        mass exactly only if the density is Gaussian; the contour of `log_density` is the region itself.
         """
         variances, directions = np.linalg.eigh(self.covariance)
         return self.mean, np.sqrt(variances * _chi_square_quantile(self.level, len(self.mean))), directions
 
 
 def moments(model: Model) -> Moments:
-    """Mean, covariance and mass of the density of e.
+    """Computes the mean, covariance and mass of the density of e.
 
     Args:
-        model: what was trained.
+        model: The trained model.
 
     Returns:
         Moments; `.standard_deviation * sigma` is the standard deviation of a coordinate, in the unit of sigma.
 
     Raises:
-        ValueError: no box around the origin holds the density (mass off 1 by more than 1e-3).
+        ValueError: No box around the origin holds the density (its mass differs from 1 by more than 1e-3).
 
     >>> moments(Model(log_g=None, base="laplace")).standard_deviation.round(3).tolist()
     [1.414, 1.414]
@@ -263,14 +264,14 @@ def region(model: Model, level: float) -> Region:
     """The highest-density region of mass `level`: the contour that a confidence region should follow.
 
     Args:
-        model: what was trained.
-        level: mass, in (0, 1).
+        model: The trained model.
+        level: The mass, in (0, 1).
 
     Returns:
         A Region in units of sigma: scale by sigma and shift by mu for coordinates.
 
     Raises:
-        ValueError: a level outside (0, 1), or a density that no box holds.
+        ValueError: The level is outside (0, 1), or no box holds the density.
 
     >>> r = region(Model(log_g=None, base="gaussian"), 0.5)  # a disc of radius sqrt(2 log 2)
     >>> round(r.log_threshold, 2), r.ellipse()[1].round(3).tolist()
@@ -282,17 +283,17 @@ def region(model: Model, level: float) -> Region:
 
 
 def region_above(model: Model, *, log_threshold: float) -> Region:
-    """The region {e: log density >= log_threshold}, whose level is the mass that the model gives it.
+    """Returns the region {e: log density >= log_threshold}, whose level is its mass under the model.
 
     Args:
-        model: what was trained.
-        log_threshold: finite; such as `conformal` finds it.
+        model: The trained model.
+        log_threshold: The threshold, finite, such as that of `conformal`.
 
     Returns:
         A Region in units of sigma.
 
     Raises:
-        ValueError: a threshold that is not finite, or a density that no box holds.
+        ValueError: The threshold is not finite, or no box holds the density.
 
     >>> r = region_above(Model(log_g=None, base="gaussian"), log_threshold=-2.531)
     >>> round(r.level, 2), r.extent().round(1).tolist()
@@ -316,11 +317,11 @@ def _region(table: _Table, level: float, log_threshold: float) -> Region:
 
 
 def level(e: jax.typing.ArrayLike, model: Model) -> np.ndarray:
-    """The mass of the smallest highest-density region that reaches e: uniform on [0, 1] where the model is right.
+    """The mass of the smallest highest-density region that reaches e: uniform on [0, 1] if the model is right.
 
     Args:
         e: (..., dim) standardised errors.
-        model: what was trained.
+        model: The trained model.
 
     Returns:
         (...) float64; 0 at the mode.
@@ -334,29 +335,31 @@ def level(e: jax.typing.ArrayLike, model: Model) -> np.ndarray:
 def within(sigma: jax.typing.ArrayLike, model: Model, *, radius: float) -> np.ndarray:
     """The probability that the error of a joint is below `radius`: the mass of a disc around mu.
 
-    Read from a table of the masses of ellipses, which is made once for a model and is within 0.005 of the integral.
+    It is read from a table of the masses of ellipses, which is computed once per model and is within 0.005 of the
+    integral.
 
     Args:
-        sigma: (..., 2), positive; the unit of `radius`.
-        model: what was trained, of two coordinates.
-        radius: positive.
+        sigma: (..., 2), positive, in the unit of `radius`.
+        model: The trained model of two coordinates.
+        radius: The radius of the disc, positive.
 
     Returns:
         (...) float64 in [0, 1].
 
     Raises:
-        ValueError: a model of another dimension, sigma of another shape or not positive, a radius that is not positive.
+        ValueError: The model has another dimension, sigma has another shape or is not positive, or the radius is not
+            positive.
 
     >>> round(within([2.0, 2.0], Model(log_g=None, base="gaussian"), radius=2.0).item(), 2)  # 1 - exp(-1 / 2)
     0.39
     """
     sigma = np.asarray(sigma, np.float64)
     if model.dim != 2 or sigma.shape[-1:] != (2,):
-        raise ValueError(f"sigma has shape {sigma.shape}, the model dim={model.dim}: discs are of (..., 2) and dim=2")
+        raise ValueError(f"sigma has shape {sigma.shape}, the model dim={model.dim}: expected (..., 2) and dim=2")
     if not (np.isfinite(radius) and radius > 0):
         raise ValueError(f"radius={radius}: expected a positive number in the unit of sigma")
     _check_values(np.True_, sigma=sigma)
-    half_axes = radius / sigma  # of the ellipse of standardised errors
+    half_axes = radius / sigma  # the ellipse of standardised errors
     step = np.log(HALF_AXES[1] / HALF_AXES[0])
     at = np.clip(np.log(half_axes / HALF_AXES[0]) / step, 0, len(HALF_AXES) - 1)
     low = np.minimum(at.astype(int), len(HALF_AXES) - 2)
@@ -369,16 +372,18 @@ def within(sigma: jax.typing.ArrayLike, model: Model, *, radius: float) -> np.nd
 
 @functools.lru_cache(maxsize=8)
 def _masses_of_ellipses(model: Model) -> np.ndarray:
-    """The mass of {(x / a)^2 + (y / b)^2 < 1} for each pair of HALF_AXES, (a, b)."""
+    """Returns the mass of {(x / a)^2 + (y / b)^2 < 1} for each pair of HALF_AXES, (a, b)."""
     table, parts, count = _table(model), 3, len(HALF_AXES)
-    # A node stands for a cell around it, which the border of an ellipse may cut: its mass is dealt out over the cell.
+    # A node stands for a cell around it, which the border of an ellipse may cut: its mass is spread over the cell.
     offsets = (np.arange(parts) - (parts - 1) / 2) / parts
     x, y = (np.abs(axis[:, None] + np.gradient(axis)[:, None] * offsets).ravel() for axis in table.axes)
     probability = np.repeat(np.repeat(table.probability / parts**2, parts, 0), parts, 1)
     mass = np.zeros((count, count))
     for i, a in enumerate(HALF_AXES):
         inside = x < a
-        least = y / np.sqrt(1 - (x[inside, None] / a) ** 2)  # the ellipse must be at least so high to hold the node
+        least = y / np.sqrt(
+            1 - (x[inside, None] / a) ** 2
+        )  # the least half axis b with which the ellipse holds the node
         first = np.searchsorted(HALF_AXES, least.ravel())
         mass[i] = np.bincount(first, probability[inside].ravel(), minlength=count + 1)[:count]
     return np.cumsum(mass, 1)
@@ -386,12 +391,12 @@ def _masses_of_ellipses(model: Model) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """How often the truth lies inside the region of each level; NaN where nothing was counted.
+    """How often the truth lies inside the region of each level; NaN if nothing was counted.
 
     Attributes:
         levels: (L,) nominal mass.
-        overall: (L,) share of all counted joints inside.
-        per_joint: (L, K).
+        overall: (L,) share of all counted joints that lie inside.
+        per_joint: (L, K) share for each joint.
         count: (K,) number of joints counted.
     """
 
@@ -413,17 +418,17 @@ def coverage(
     """Empirical coverage of the model's highest-density regions.
 
     Args:
-        mu, sigma, target: (..., K, D), same unit.
-        model: what was trained.
-        levels: nominal masses in (0, 1).
+        mu, sigma, target: (..., K, D) in the same unit.
+        model: The trained model.
+        levels: Nominal masses in (0, 1).
         where: (..., K) joints to count: labelled ones, or, in a second call, occluded ones. Others may hold anything.
 
     Returns:
         A Coverage; a calibrated model has `overall` close to `levels`.
 
     Raises:
-        ValueError: shapes differ, D is not `model.dim`, a level outside (0, 1), or a joint to count whose mu or target
-            is not finite, or whose sigma is not positive and finite.
+        ValueError: The shapes differ, D is not `model.dim`, a level is outside (0, 1), or a joint to count has a mu or
+            target that is not finite, or a sigma that is not positive and finite.
 
     >>> truth = np.random.default_rng(0).laplace(scale=0.1, size=(4000, 1, 2))
     >>> c = coverage(np.zeros_like(truth), np.full_like(truth, 0.1), truth, Model(log_g=None, base="laplace"))
@@ -442,14 +447,14 @@ def coverage(
     return Coverage(levels, overall, per_joint, keep.sum(0))
 
 
-def calibration_error(found: Coverage) -> float:
+def calibration_error(measured: Coverage) -> float:
     """Mean of |empirical - nominal| coverage over the levels; 0 is perfect, NaN if nothing was counted.
 
     >>> levels = np.array([0.5, 0.9])
     >>> round(calibration_error(Coverage(levels, levels - 0.1, levels[:, None], np.array([5]))), 6)
     0.1
     """
-    return float(np.abs(found.overall - found.levels).mean())
+    return float(np.abs(measured.overall - measured.levels).mean())
 
 
 def sigma_quantiles(
@@ -458,18 +463,18 @@ def sigma_quantiles(
     where: jax.typing.ArrayLike | None = None,
     quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
 ) -> np.ndarray:
-    """The distribution of predicted sigma, by joint: a model can be calibrated and say nothing.
+    """The distribution of predicted sigma by joint: a model can be calibrated and yet uninformative.
 
     Args:
         sigma: (..., K, D); its mean over D is taken first, as in the confidence.
         where: (..., K) joints to count.
-        quantiles: in [0, 1].
+        quantiles: Quantiles in [0, 1].
 
     Returns:
         (Q, K) in the unit of sigma; NaN for a joint that was never counted.
 
     Raises:
-        ValueError: the mask has another shape.
+        ValueError: The mask has another shape.
 
     >>> sigma_quantiles(np.full((10, 3, 2), 0.2), quantiles=[0.5]).round(3).tolist()
     [[0.2, 0.2, 0.2]]
@@ -494,19 +499,19 @@ def calibration(
     """Coverage, calibration error and sigma over an evaluation set, as numbers that go into a JSON file.
 
     Args:
-        mu, sigma, target: (..., K, D), same unit.
-        model: what was trained.
-        levels: nominal masses in (0, 1).
+        mu, sigma, target: (..., K, D) in the same unit.
+        model: The trained model.
+        levels: Nominal masses in (0, 1).
         where: (..., K) labelled joints.
-        occluded: (..., K) which of them are occluded; splits the result further.
+        occluded: (..., K) occluded joints among them; splits the result further.
 
     Returns:
         {"all": ..., "visible": ..., "occluded": ...} (the last two with `occluded` only), each {"count", "levels",
-        "coverage", "coverage_per_joint", "calibration_error", "sigma_quantiles"}; lists, with None where nothing was
+        "coverage", "coverage_per_joint", "calibration_error", "sigma_quantiles"}; lists, with None if nothing was
         counted.
 
     Raises:
-        ValueError: as `coverage`.
+        ValueError: The same as for `coverage`.
 
     >>> zero = np.zeros((5, 1, 2))
     >>> calibration(zero, zero + 1, zero, Model(log_g=None, base="laplace"))["all"]["coverage"]
@@ -519,13 +524,13 @@ def calibration(
         masks |= {"visible": labelled & ~hidden, "occluded": labelled & hidden}
     result = {}
     for name, mask in masks.items():
-        found = coverage(mu, sigma, target, model, levels=levels, where=mask)
+        measured = coverage(mu, sigma, target, model, levels=levels, where=mask)
         result[name] = {
-            "count": int(found.count.sum()),
-            "levels": found.levels.tolist(),
-            "coverage": _without_nan(found.overall),
-            "coverage_per_joint": _without_nan(found.per_joint),
-            "calibration_error": _without_nan(calibration_error(found)),
+            "count": int(measured.count.sum()),
+            "levels": measured.levels.tolist(),
+            "coverage": _without_nan(measured.overall),
+            "coverage_per_joint": _without_nan(measured.per_joint),
+            "calibration_error": _without_nan(calibration_error(measured)),
             "sigma_quantiles": _without_nan(sigma_quantiles(sigma, where=mask)),
         }
     return result
@@ -548,7 +553,7 @@ def conformal(
 
     Args:
         mu, sigma, target: (N, K, D), same unit, of persons that the net was not trained on.
-        model: what was trained.
+        model: The trained model.
         where: (N, K) labelled joints. Others may hold anything.
 
     Returns:
@@ -585,12 +590,12 @@ def _keep(where, shape: tuple[int, ...], *, name: str = "where") -> np.ndarray:
         return np.ones(shape[:-1], bool)
     where = np.asarray(where)
     if where.shape != shape[:-1]:
-        raise ValueError(f"{name} has shape {where.shape}, expected {shape[:-1]}: one entry a joint of {shape}")
+        raise ValueError(f"{name} has shape {where.shape}, expected {shape[:-1]}: one entry per joint of {shape}")
     return (where > 0) | (where < 0)  # NaN counts as masked
 
 
 def _standardise(mu, sigma, target, where) -> tuple[np.ndarray, np.ndarray]:
-    """(e, mask); masked joints are replaced before the division."""
+    """Returns (e, mask); masked joints are replaced before the division."""
     mu, sigma, target = (np.asarray(array, np.float64) for array in (mu, sigma, target))
     if not mu.shape == sigma.shape == target.shape or mu.ndim < 2:
         raise ValueError(
@@ -604,7 +609,7 @@ def _standardise(mu, sigma, target, where) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_values(keep: np.ndarray, *, sigma: np.ndarray, **others: np.ndarray) -> None:
-    """Refuse what would be counted as a miss (or, with a negative sigma, as a hit) without a word."""
+    """Refuses values that would silently be counted as a miss (or, with a negative sigma, as a hit)."""
     bad = {name: keep & ~np.isfinite(value) for name, value in others.items()}
     bad["sigma"] = keep & ~(np.isfinite(sigma) & (sigma > 0))
     for name, where in bad.items():
@@ -616,7 +621,7 @@ def _check_values(keep: np.ndarray, *, sigma: np.ndarray, **others: np.ndarray) 
 
 
 def _without_nan(value) -> list | float | None:
-    """Nested lists with None for NaN, which JSON does not know."""
+    """Returns nested lists with None for NaN, which JSON cannot represent."""
     value = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
@@ -629,56 +634,58 @@ class _Table:
 
     axes: tuple[np.ndarray, ...]
     log_density: np.ndarray  # on the grid of axes
-    probability: np.ndarray  # of the nodes of that grid, 1 in all
-    ascending: np.ndarray  # the same, sorted
+    probability: np.ndarray  # probability of the nodes of that grid, 1 in total
+    ascending: np.ndarray  # the log densities, sorted
     mass_above: np.ndarray  # mass at least as dense, descending
     moments: Moments
 
     def threshold(self, level: float) -> float:
-        """The log density on the boundary of the region of mass `level`."""
+        """Returns the log density on the boundary of the region of mass `level`."""
         return float(np.interp(level, self.mass_above[::-1], self.ascending[::-1]))
 
     def level(self, log_density: np.ndarray) -> np.ndarray:
-        """The mass of the smallest region that reaches a point of this log density."""
+        """Returns the mass of the smallest region that reaches a point of this log density."""
         return np.interp(log_density, self.ascending, self.mass_above, left=1.0, right=0.0)
 
 
 @functools.lru_cache(maxsize=8)
 def _table(model: Model) -> _Table:
-    found = _find(model)
-    for _ in range(2):  # the second box is drawn around moments that the first made exact
+    grid_moments = _find(model)
+    for _ in range(2):  # the second box is placed by moments that the first made exact
         axes = [
             rule_around(mean, deviation, NODES[model.dim])
-            for mean, deviation in zip(found.mean, found.standard_deviation, strict=True)
+            for mean, deviation in zip(grid_moments.mean, grid_moments.standard_deviation, strict=True)
         ]
-        log_density, probability, found = _on_grid(model, axes)
-    if abs(found.mass - 1) > MASS_TOLERANCE:
+        log_density, probability, grid_moments = _on_grid(model, axes)
+    if abs(grid_moments.mass - 1) > MASS_TOLERANCE:
         raise ValueError(
-            f"the density integrates to {found.mass:.4f}, expected 1: log_normalizer is not that of this flow, or the "
-            f"density is too irregular for {NODES[model.dim]} nodes an axis"
+            f"the density integrates to {grid_moments.mass:.4f}, expected 1: log_normalizer is not that of this flow, or the "
+            f"density is too irregular for {NODES[model.dim]} nodes per axis"
         )
     order = np.argsort(log_density)
     # A node stands for a cell around it: half of its mass lies above its density.
     mass_above = np.cumsum(probability[order][::-1])[::-1] - 0.5 * probability[order]
     points = tuple(x for x, _ in axes)
     shape = tuple(map(len, points))
-    return _Table(points, log_density.reshape(shape), probability.reshape(shape), log_density[order], mass_above, found)
+    return _Table(
+        points, log_density.reshape(shape), probability.reshape(shape), log_density[order], mass_above, grid_moments
+    )
 
 
 def _find(model: Model) -> Moments:
-    """Moments from the first box around 0 that holds the density and resolves it."""
+    """Returns the moments from the first box around 0 that holds the density and resolves it."""
     masses = {}
     for bound in BOUNDS:
         axis = rule_from_zero(bound, NODES[model.dim])
-        _, _, found = _on_grid(model, [axis] * model.dim)
-        if abs(found.mass - 1) <= FOUND:
-            return found
-        masses[bound] = round(found.mass, 4)
+        _, _, grid_moments = _on_grid(model, [axis] * model.dim)
+        if abs(grid_moments.mass - 1) <= ROUGH_TOLERANCE:
+            return grid_moments
+        masses[bound] = round(grid_moments.mass, 4)
     raise ValueError(f"no box [-b, b]^{model.dim} holds the density; its mass by b, expected 1: {masses}")
 
 
 def _on_grid(model: Model, axes) -> tuple[np.ndarray, np.ndarray, Moments]:
-    """(log density (N,), probability of each node (N,), moments) on the product of the axes."""
+    """Returns (log density (N,), probability of each node (N,), moments) on the product of the axes."""
     nodes, log_weights = product_rule(axes)
     log_density = _evaluate(model, nodes)
     mass = np.exp(log_density + log_weights)
@@ -690,14 +697,14 @@ def _on_grid(model: Model, axes) -> tuple[np.ndarray, np.ndarray, Moments]:
 
 
 def _evaluate(model: Model, points: np.ndarray) -> np.ndarray:
-    """log_prob at (..., dim) in float64 NumPy, in chunks and compiled."""
+    """Evaluates log_prob at (..., dim) as float64 NumPy, in chunks and compiled."""
     flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
     evaluate = jax.jit(lambda x: evaluate_in_chunks(lambda e: log_prob(e, model), x))
     return np.asarray(evaluate(flat), np.float64).reshape(points.shape[:-1])
 
 
 def _chi_square_quantile(level: float, dim: int) -> float:
-    """The squared radius that holds `level` of a standard Gaussian of this dimension, by bisection."""
+    """Returns the squared radius that holds `level` of a standard Gaussian of this dimension, by bisection."""
     lo, hi = 0.0, 200.0
     for _ in range(80):
         middle = (lo + hi) / 2

@@ -4,15 +4,15 @@
     jaxpose export runs/rle --out exported --format onnx          # model.onnx
     jaxpose export runs/rle --out exported --format tflite --batch 1
 
-The file takes crops (B, H, W, 3) uint8, RGB, and gives what `Task.predict` gives: normalisation, net and decoding are inside, and
-so are the weights, as constants: one file cannot be paired with another's weights. RLE's flow is left out, prediction needs none.
-StableHLO is read with JAX alone:
+The file takes crops (B, H, W, 3) uint8, RGB, and returns what `Task.predict` returns. Normalisation, net and decoding
+are inside, and so are the weights, as constants, so a file cannot be paired with another's weights. RLE's flow is left
+out, because prediction does not need it. StableHLO is read with JAX alone:
 
     from jax import export
     model = export.deserialize(open("exported/model.stablehlo", "rb").read())
     model.call(crops)["xy"]                                       # any batch size; on a CPU, a GPU or a TPU
 
-`model.json` says names, shapes and units of inputs and outputs, the joints, and how a crop is cut.
+`model.json` describes names, shapes and units of inputs and outputs, the joints, and how a crop is cut.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ FILES = {
     "tflite": "model.tflite",
 }
 PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4  # of the largest entry of an output, where float32 is multiplied as such: on a CPU
-ROUNDED = 1e-2  # where an accelerator rounds the factors, to 8 bits on a TPU
+TOLERANCE = 1e-4  # fraction of the largest entry of an output, if float32 is multiplied as such: on a CPU
+ROUNDED = 1e-2  # the same if an accelerator rounds the factors, to 8 bits on a TPU
 
 UNITS = {
     "image": "RGB, 0 to 255",
     "xy": "pixels of the input, x to the right and y down",
-    "confidence": "the higher the surer; 1 - mean sigma of a regression, the peak or what else is read off a heatmap",
-    "sigma": 'learned scale of x and y, as parts of the input\'s width and height; times sigma_scale of "inference" it is calibrated',
+    "confidence": "higher means more certain; 1 - mean sigma of a regression, or the peak of a heatmap (or what its decoding gives)",
+    "sigma": 'learned scale of x and y, as fractions of the input\'s size; times sigma_scale of "inference" it is calibrated',
     "heatmap": "near 1 at a joint",
-    "tag": "no unit: near one another within a person; the last axis is the mirror image's, with the flip test",
+    "tag": "no unit: similar values within a person; the last axis is the mirror image's, with the flip test",
 }
 COORDINATES = "(0, 0) is the centre of the top-left pixel of the input, (W - 1, H - 1) that of the bottom-right one"
 TOP_DOWN = (
@@ -70,19 +70,19 @@ BOTTOM_UP = (
 )
 
 
-def served(
+def serving_function(
     task: tasks.ImageTask, variables: PyTree, *, flip_test: bool = False
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """What an exported file computes, as a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
+    """Returns what an exported file computes, a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
 
-    Top-down tasks give xy (B, K, 2) and confidence (B, K), those with a learned scale also sigma (B, K, 2); bottom-up tasks
-    heatmap (B, h, w, K) and tag (B, h, w, K, T).
+    Top-down tasks return xy (B, K, 2) and confidence (B, K), those with a learned scale also sigma (B, K, 2); bottom-up
+    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T).
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
     >>> net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(17))
     >>> task = tasks.regression(net, skeleton=COCO17, size_wh=(32, 48))
-    >>> function = served(task, jax.jit(task.init)(jax.random.key(0)))
+    >>> function = serving_function(task, jax.jit(task.init)(jax.random.key(0)))
     >>> {name: x.shape for name, x in jax.eval_shape(function, jnp.zeros((2, 48, 32, 3), jnp.uint8)).items()}
     {'confidence': (2, 17), 'sigma': (2, 17, 2), 'xy': (2, 17, 2)}
     """
@@ -102,17 +102,17 @@ def lower(
     flip_test: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> jax_export.Exported:
-    """`served` as StableHLO, the weights in it as constants; `.serialize()` gives the bytes.
+    """Lowers `serving_function` to StableHLO, with the weights as constants; `.serialize()` returns the bytes.
 
     Args:
-        task: whose `size_wh` is the size of the images.
-        variables: of the task, such as NumPy arrays.
-        batch: images in a call; "symbolic": any number.
-        flip_test: average with the mirrored images, as evaluation does; twice the time.
-        platforms: what it is lowered for, all in one file.
+        task: The task, whose `size_wh` is the size of the images.
+        variables: The variables of the task, such as NumPy arrays.
+        batch: The number of images per call; "symbolic" accepts any number.
+        flip_test: Average with the mirrored images, as evaluation does, at twice the time.
+        platforms: The platforms to lower for, all in one file.
 
     Raises:
-        ValueError: a batch below 1, an unknown platform, or a net in which something cannot be exported.
+        ValueError: The batch is below 1, a platform is unknown, or a part of the net cannot be exported.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -125,7 +125,7 @@ def lower(
     if not platforms or not set(platforms) <= {*PLATFORMS, "rocm"}:
         raise ValueError(f"platforms={tuple(platforms)}: expected some of {', '.join(PLATFORMS)}, rocm")
     image = jax.ShapeDtypeStruct(_shape(task, batch), jnp.uint8)
-    function = jax.jit(served(task, variables, flip_test=flip_test))
+    function = jax.jit(serving_function(task, variables, flip_test=flip_test))
     try:
         return jax_export.export(function, platforms=tuple(platforms))(image)
     except _untraceable() as error:
@@ -133,14 +133,14 @@ def lower(
 
 
 def _untraceable() -> tuple[type[Exception], ...]:
-    """What a net that needs to know its batch raises when the batch is a symbol."""
+    """Returns the errors that a net which needs to know its batch raises if the batch is a symbol."""
     return (jax.core.InconclusiveDimensionOperation, TypeError, NotImplementedError)
 
 
 def _advice(error: Exception, batch: Batch) -> str:
-    shown = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     remedy = ": give a number of images, such as --batch 1" if batch == "symbolic" else ""
-    return f"this net cannot be exported so ({shown:.200}){remedy}"
+    return f"this net cannot be exported in this way ({reason:.200}){remedy}"
 
 
 def _shape(task: tasks.ImageTask, batch: Batch) -> tuple[Any, ...]:
@@ -165,32 +165,33 @@ def export(
     force: bool = False,
     net: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint's net to out/model.* and its description to out/model.json.
+    """Writes a checkpoint's net to out/model.* and its description to out/model.json.
 
-    What was written is read back and compared with the checkpoint's own predictions before it is left in place: every output may
-    differ by 1e-4 of its largest entry.
+    The file is read back and compared with the checkpoint's own predictions before it is moved into place: every output
+    may differ by 1e-4 of its largest entry.
 
     Args:
-        directory: a run's folder, or its checkpoints folder.
-        out: folder for the files.
-        format: "stablehlo", "onnx" (extra `export`), "savedmodel" or "tflite" (extra `data`;
-            TFLite needs a number as batch).
-        batch, flip_test, platforms: as of `lower`; platforms are of StableHLO only, of a SavedModel the CPU and the GPU.
-        size_wh: of the input, where it is not the one of the training. Top-down nets are taught for theirs; a bottom-up net takes
-            any that 64 divides.
-        step: which checkpoint.
-        force: replace files that are there.
-        net: where it is not one that this package ships.
+        directory: A run's folder, or its checkpoints folder.
+        out: The folder for the files.
+        format: "stablehlo", "onnx" (extra `export`), "savedmodel" or "tflite" (extra `data`; TFLite needs a number as
+            batch).
+        batch, flip_test, platforms: The same as for `lower`; platforms apply to StableHLO only, a SavedModel is for the
+            CPU and the GPU.
+        size_wh: The size of the input, if it differs from that of the training. Top-down nets are trained for theirs; a
+            bottom-up net takes any that 64 divides.
+        step: The checkpoint to export.
+        force: Replace existing files.
+        net: The net, if it is not one of this package.
 
     Returns:
-        the description.
+        The description.
 
     Raises:
-        ValueError: an option that does not fit; a net of your own without `net`; a file that does not predict what the
+        ValueError: An option does not fit; a net of your own is not given as `net`; or the file does not predict what the
             checkpoint does.
-        FileExistsError: out holds a model.
-        FileNotFoundError: there is no checkpoint.
-        ImportError: the format needs a package that is not installed.
+        FileExistsError: `out` already holds a model.
+        FileNotFoundError: There is no checkpoint.
+        ImportError: The format needs a package that is not installed.
     """
     require(format)
     if format == "tflite" and batch == "symbolic":
@@ -231,11 +232,11 @@ def export(
 
 
 def require(format: str) -> None:
-    """Raise unless that format can be written here.
+    """Raises an error unless this format can be written here.
 
     Raises:
-        ValueError: a format that there is not, with the way round.
-        ImportError: a missing package, with its name.
+        ValueError: The format is unknown; the message lists the known ones.
+        ImportError: A package is missing; the message names it.
 
     >>> require("torch")
     Traceback (most recent call last):
@@ -264,7 +265,7 @@ def describe(
     flip_test: bool = False,
     inference: Settings | None = None,
 ) -> dict[str, Any]:
-    """What model.json says of inputs, outputs, joints, coordinates, and how the checkpoint is tested (`inference`).
+    """Returns the description in model.json: inputs, outputs, joints, coordinates, and test settings (`inference`).
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -275,7 +276,7 @@ def describe(
     """
     width, height = task.size_wh
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
-    outputs = jax.eval_shape(served(task, variables, flip_test=flip_test), image)
+    outputs = jax.eval_shape(serving_function(task, variables, flip_test=flip_test), image)
     first = "b" if batch == "symbolic" else batch
 
     def entry(name: str, array: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -294,7 +295,7 @@ def describe(
         "coordinates": COORDINATES,
         "image": BOTTOM_UP if task.level == "image" else TOP_DOWN.format(padding=inference.padding),
         "inference": inference.to_dict(),
-        "preprocess": f"inside the file ({task.preprocess}): give pixels as they are",
+        "preprocess": f"inside the file ({task.preprocess}): give raw pixels",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
 
@@ -314,16 +315,18 @@ def _task(config: dict[str, Any], size_wh: tuple[int, int] | None, net: nn.Modul
 
 
 def _check_net(task: tasks.ImageTask, variables: PyTree, flip_test: bool, directory: str | Path) -> None:
-    """Raise where the weights are not the net's, or the input's size does not suit it."""
+    """Raises an error if the weights do not fit the net, or the input's size does not suit it."""
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
-    jax.eval_shape(served(task, variables, flip_test=flip_test), jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8))
+    jax.eval_shape(
+        serving_function(task, variables, flip_test=flip_test), jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8)
+    )
 
 
 def _previous_files(out: Path, *, force: bool) -> list[Path]:
-    """The files of a model that lie in the folder already, which are replaced with `force`.
+    """Returns the files of a model that are already in the folder; `force` replaces them.
 
     Raises:
-        FileExistsError: there are some and `force` is false, or `out` is a file.
+        FileExistsError: There are some and `force` is false, or `out` is a file.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file: name a folder as out")
@@ -361,14 +364,14 @@ def _write_onnx(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch: 
     import onnx
     from jax2onnx import to_onnx
 
-    function = served(task, variables, flip_test=flip_test)
+    function = serving_function(task, variables, flip_test=flip_test)
     shape = ("b" if batch == "symbolic" else batch, *_shape(task, 1)[1:])
     names = list(jax.eval_shape(function, jax.ShapeDtypeStruct(_shape(task, 1), jnp.uint8)))
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
 
     def in_order(image: jax.Array) -> list[jax.Array]:
-        found = function(image)
-        return [found[name] for name in names]
+        outputs = function(image)
+        return [outputs[name] for name in names]
 
     try:
         with for_any_platform():
@@ -385,7 +388,7 @@ def _write_savedmodel(task: tasks.ImageTask, variables: PyTree, path: Path, *, b
     any_batch = batch == "symbolic"
     shapes = ["(b, ...)"] if any_batch else None
     function = jax2tf.convert(
-        served(task, variables, flip_test=flip_test), polymorphic_shapes=shapes, with_gradient=False,
+        serving_function(task, variables, flip_test=flip_test), polymorphic_shapes=shapes, with_gradient=False,
         native_serialization_platforms=("cpu", "cuda"),
     )  # fmt: skip
     image = tf.TensorSpec([None if any_batch else batch, *_shape(task, 1)[1:]], tf.uint8, name="image")
@@ -401,24 +404,25 @@ def _write_tflite(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch
         _write_savedmodel(task, variables, Path(folder), batch=batch, flip_test=flip_test)
         try:
             path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-        except Exception as error:  # a kind of its own
+        except Exception as error:  # the converter has an exception type of its own
             raise ValueError(f"{_advice(error, batch)}: use --format onnx or stablehlo") from error
 
 
 def load(path: str | Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """An exported file as a function: crops (B, H, W, 3) uint8 -> outputs by name, NumPy arrays.
+    """Loads an exported file as a function: crops (B, H, W, 3) uint8 -> outputs by name, NumPy arrays.
 
     Args:
-        path: model.stablehlo, model.onnx, model.savedmodel or model.tflite.
+        path: The path of model.stablehlo, model.onnx, model.savedmodel or model.tflite.
 
     Raises:
-        ValueError: another kind of file.
-        ImportError: the format needs a package that is not installed.
+        ValueError: The file is of another kind.
+        ImportError: The format needs a package that is not installed.
 
     >>> load("model.pt")
     Traceback (most recent call last):
     ...
-    ValueError: model.pt: expected a file written by `jaxpose export`, named model.stablehlo, .onnx, .savedmodel or .tflite
+    ValueError: model.pt: expected a file written by `jaxpose export`, named model.stablehlo, .onnx, .savedmodel or
+        .tflite
     """
     path = Path(path)
     format = path.suffix.removeprefix(".")
@@ -457,12 +461,13 @@ def _compare(
     flip_test: bool,
     platforms: Sequence[str],
 ) -> dict[str, float] | None:
-    """Largest difference from the checkpoint's predictions, by output; None where it cannot run here.
+    """Returns the largest difference from the checkpoint's predictions, by output; None if the file cannot run here.
 
-    It is to be at most TOLERANCE of the largest entry of that output, whatever its unit; on the CPU, if the file runs there.
+    It may be at most TOLERANCE of the largest entry of that output, whatever its unit; on the CPU, if the file runs
+    there.
 
     Raises:
-        ValueError: it is more, or the file does not run.
+        ValueError: The difference is larger, or the file does not run.
     """
     device = jax.devices()[0]
     if format != "stablehlo" or "cpu" in platforms:
@@ -493,21 +498,21 @@ def _differences(
     flip_test: bool,
     tolerance: float,
 ) -> dict[str, float]:
-    model, predict = load(path), jax.jit(served(task, variables, flip_test=flip_test))
+    model, predict = load(path), jax.jit(serving_function(task, variables, flip_test=flip_test))
     rng, differences = np.random.default_rng(0), {}
     for size in (1, 3) if batch == "symbolic" else (batch,):
         images = rng.integers(0, 256, (size, *_shape(task, 1)[1:]), dtype=np.uint8)
         try:
-            found = model(images)
-        except Exception as error:  # every runtime has its own
+            outputs = model(images)
+        except Exception as error:  # every runtime has its own exception types
             raise ValueError(f"{format} does not run with {size} images: " + _advice(error, batch)) from error
         for name, expected in jax.device_get(predict(images)).items():
-            difference = float(np.abs(found[name] - expected).max())
+            difference = float(np.abs(outputs[name] - expected).max())
             differences[name] = max(difference, differences.get(name, 0.0))
             largest = float(np.abs(expected).max())
             if not difference <= tolerance * largest:
                 raise ValueError(
-                    f"{format} gives another {name} than the checkpoint, by {difference:.3g} of {largest:.3g} for {size} images: "
+                    f"{format} gives a different {name} than the checkpoint, by {difference:.3g} of {largest:.3g} for {size} images: "
                     "use another format"
                 )
     return differences
@@ -529,15 +534,16 @@ def main(
     """Write a trained net to one file that runs without this package.
 
     Args:
-        checkpoint: a run's folder, or its checkpoints folder.
-        out: folder for model.* and model.json.
-        format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data; tflite with --batch 1).
-        batch: images in a call; symbolic: any number.
-        flip_test: average with the mirrored images, as evaluation does; twice the time.
-        size_wh: width and height of the input in px, where they are not those of the training.
-        step: which checkpoint: a number, best or latest.
-        platforms: that StableHLO is lowered for.
-        force: replace a model that is there.
+        checkpoint: A run's folder, or its checkpoints folder.
+        out: Folder for model.* and model.json.
+        format: stablehlo (read with JAX alone), onnx (extra export), savedmodel or tflite (extra data; tflite with
+            --batch 1).
+        batch: Number of images per call; symbolic accepts any number.
+        flip_test: Average with the mirrored images, as evaluation does, at twice the time.
+        size_wh: Width and height of the input in px, if they differ from those of the training.
+        step: The checkpoint to export: a number, best or latest.
+        platforms: The platforms that StableHLO is lowered for.
+        force: Replace an existing model.
     """
     description = export(
         checkpoint, out=out, format=format, batch=batch, flip_test=flip_test, size_wh=size_wh, step=step,

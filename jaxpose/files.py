@@ -1,7 +1,7 @@
-"""The one door to files: JSON, atomic writes, checksums, and paths that are not URLs.
+"""The single place for file access: JSON, atomic writes, checksums, and paths that are not URLs.
 
-Only the standard library is imported, so that every module of the package can use it. Errors name the file, what it
-holds, what was expected and what to do.
+Only the standard library is imported, so that every module of the package can use it. Errors name the file, its
+contents, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def read_json(path: str | os.PathLike, what: str, *, advice: str = "") -> Any:
     """Reads a JSON file in UTF-8, with or without a byte order mark, UTF-16 or UTF-32.
 
     Args:
-        path: the file.
-        what: the kind of file, for error messages, such as "result file" or "file of boxes (--boxes)".
-        advice: what to do about a file that does not hold JSON; by default the message asks whether the file is complete.
+        path: The file.
+        what: The kind of file, for error messages, such as "result file" or "file of boxes (--boxes)".
+        advice: Advice for a file that does not hold JSON; by default the message asks whether the file is complete.
 
     Returns:
         The value in the file.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the path is a folder; the file is empty, or does not hold JSON.
+        FileNotFoundError: The file does not exist.
+        ValueError: The path is a folder, or the file is empty or does not hold JSON.
 
     >>> read_json("absent.json", "result file")
     Traceback (most recent call last):
@@ -78,11 +78,11 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     """Writes a file atomically, creating its folder: readers see either the old file or the complete new one.
 
     Args:
-        path: the file, which is replaced if it exists.
-        content: all of its bytes.
+        path: The file, which is replaced if it exists.
+        content: All of its bytes.
 
     Raises:
-        OSError: the file or its folder cannot be written.
+        OSError: The file or its folder cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,14 +98,14 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None
     """Writes a value as JSON in UTF-8, atomically (`write_whole`).
 
     Args:
-        path: the file.
-        value: anything that JSON can hold.
-        indent: spaces per level of nesting; None writes one line without spaces.
-        allow_nan: write NaN and infinities as Python reads them; they are not JSON.
+        path: The file.
+        value: Any value that JSON can hold.
+        indent: Spaces per level of nesting; None writes one line without spaces.
+        allow_nan: Write NaN and infinities as Python reads them; they are not JSON.
 
     Raises:
-        ValueError: the value holds NaN or an infinity, and `allow_nan` is false.
-        OSError: the file or its folder cannot be written.
+        ValueError: The value holds NaN or an infinity, and `allow_nan` is false.
+        OSError: The file or its folder cannot be written.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "new folder" / "value.json"
@@ -117,16 +117,16 @@ def write_json(path: str | os.PathLike, value: Any, *, indent: int | None = None
 
 
 def to_json(value: Any, path: str | os.PathLike, *, indent: int | None = None, allow_nan: bool = False) -> bytes:
-    """The bytes of a JSON file, as `write_json` writes it.
+    """Returns the bytes of a JSON file, as `write_json` writes it.
 
     Args:
-        value: anything that JSON can hold.
-        path: the file, for the message.
-        indent: as in `write_json`.
-        allow_nan: as in `write_json`.
+        value: Any value that JSON can hold.
+        path: The file, for the message.
+        indent: The same as in `write_json`.
+        allow_nan: The same as in `write_json`.
 
     Raises:
-        ValueError: the value holds NaN or an infinity, and `allow_nan` is false.
+        ValueError: The value holds NaN or an infinity, and `allow_nan` is false.
 
     >>> to_json([1, 2], "list.json")
     b'[1,2]'
@@ -145,7 +145,7 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[Any]:
     A line that cannot be read, such as the last one of a run that was killed while writing, is left out.
 
     Args:
-        path: the file.
+        path: The file.
 
     Yields:
         The values; none if there is no such file.
@@ -164,10 +164,10 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[Any]:
 def read_events(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Reads the events of a run's log.jsonl: one JSON object with "event" and "step" per line.
 
-    A resumed run repeats steps: the later event of the same kind and step counts. Lines that are no events are left out.
+    A resumed run repeats steps: the later event of the same kind and step counts. Lines that are not events are left out.
 
     Args:
-        path: the log.
+        path: The log.
 
     Returns:
         The events in the order of their steps; an empty list if there is no such file.
@@ -185,16 +185,16 @@ def read_events(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file in hexadecimal; of a folder, that of the list of its files' names and their SHA-256, sorted.
+    """Returns the SHA-256 of a file in hexadecimal; for a folder, that of the sorted list of its files' names and SHA-256.
 
     Args:
-        path: a file or a folder.
+        path: A file or a folder.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        OSError: the file does not exist or cannot be read.
+        OSError: The file does not exist or cannot be read.
 
     >>> from tempfile import mkdtemp
     >>> file = Path(mkdtemp()) / "a"
@@ -211,7 +211,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def size_and_crc32(path: str | os.PathLike) -> list[int]:
-    """Size in bytes and CRC-32 of a file: what checkpoints note of their files, because SHA-256 takes several times longer.
+    """Returns the size in bytes and CRC-32 of a file; checkpoints store them because SHA-256 takes several times longer.
 
     >>> from tempfile import mkdtemp
     >>> file = Path(mkdtemp()) / "a"
@@ -230,16 +230,17 @@ def local(path: str | Path) -> Path:
     """Returns the path, unless it is a URL, which `pathlib` would take for a folder named ``gs:``.
 
     Args:
-        path: a file or a folder.
+        path: A file or a folder.
 
     Raises:
-        ValueError: a URL, as a string or as what pathlib makes of it.
+        ValueError: The path is a URL, as a string or as pathlib converts it.
 
     >>> str(local("runs/data")), str(local("coco:/2017"))
     ('runs/data', 'coco:/2017')
     >>> local(Path("gs://bucket/coco"))
     Traceback (most recent call last):
-    ValueError: gs:/bucket/coco is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it here
+    ValueError: gs:/bucket/coco is a URL, not a path: mount the bucket (gcsfuse, s3fs) and give its folder, or copy it
+        here
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://" if isinstance(path, str) else f"({SCHEMES}):/", str(path)):
         raise ValueError(
@@ -249,14 +250,14 @@ def local(path: str | Path) -> Path:
 
 
 def is_number(value: Any, *, most: float = sys.float_info.max) -> bool:
-    """Whether a value read from JSON is a finite number.
+    """Tells whether a value read from JSON is a finite number.
 
     Booleans are not numbers, although Python calls them integers; nor are NaN, infinities, and integers too large for a
     float.
 
     Args:
-        value: anything.
-        most: the largest magnitude that is accepted.
+        value: Any value.
+        most: The largest magnitude that is accepted.
 
     >>> is_number(1), is_number(1e300), is_number(True), is_number(float("nan")), is_number(10**400), is_number("1")
     (True, True, False, False, False, False)

@@ -1,22 +1,22 @@
 """RealNVP: the normalising flow of RLE (Li et al. 2021, section 3.3 and appendix A; Dinh et al. 2017).
 
-The only module of the library that uses distrax (through `jaxpose._distrax`). With `m` the mask of a coupling (True: passes through and
-conditions; False: transformed), a sample is made from z ~ N(0, I) by
+This is the only module of the library that uses distrax (through `jaxpose._distrax`). With `m` the mask of a coupling
+(True: passes through and conditions; False: transformed), a sample is made from z ~ N(0, I) by
 
     forward,  i = 0 .. n-1:   x = m z + (1 - m) (z exp(s_i(m z)) + t_i(m z))
     inverse,  i = n-1 .. 0:   z = m x + (1 - m) (x - t_i(m x)) exp(-s_i(m x))
     log det of the inverse:   minus the sum over couplings and transformed coordinates of s_i
 
 and log G(x) = log N(z; 0, I) + log det. Each s_i and t_i is a net of fully connected layers with leaky ReLU (slope
-0.01) between them; s_i ends in tanh, t_i in nothing. (The paper's appendix puts a leaky ReLU after every layer; both
-released codes do as here.) The prior is Gaussian also where Q is Laplace.
+0.01) between them; s_i ends in tanh, t_i is linear. (The paper's appendix puts a leaky ReLU after every layer; both
+released codes do as here.) The prior is Gaussian even if Q is Laplace.
 
 Parameters: for coupling i and layer j, `params["s{i}_{j}"]` and `params["t{i}_{j}"]`, each {"kernel" (in, out), "bias"
 (out,)}; in released state dicts these are `s.{i}.{2 j}.weight` (transposed) and `s.{i}.{2 j}.bias`.
 
 The couplings have equal shapes, so one `lax.scan` runs them, and each is recomputed in the backward pass. The memory
-of a training step is then that of one coupling instead of all: on a CPU this decides the speed beyond some 4,000
-points, because the allocator hands larger blocks back to the system after every step.
+of a training step is then that of one coupling instead of all: on a CPU this decides the speed beyond about 4,000
+points, because the allocator returns larger blocks to the system after every step.
 """
 
 from __future__ import annotations
@@ -35,25 +35,28 @@ from jaxpose import density
 from jaxpose._distrax import distrax
 from jaxpose.losses import base_log_prob
 
-Net = list[dict[str, jax.Array]]  # one {"kernel", "bias"} a layer
+Net = list[dict[str, jax.Array]]  # one {"kernel", "bias"} per layer
 
-MASKS = {2: ([0, 1], [1, 0]), 3: ([0, 0, 1], [1, 1, 0])}  # alternate; 1 passes through (RLE code, 2D and 3D models)
+MASKS = {
+    2: ([0, 1], [1, 0]),
+    3: ([0, 0, 1], [1, 1, 0]),
+}  # used alternately; 1 passes through (RLE code, 2D and 3D models)
 INITIALISERS = ("torch", "xavier")
 
 
 class RealNVP(nn.Module):
-    """Normalising flow of dimension 2 or 3 over standardised errors.
+    """A normalising flow of dimension 2 or 3 over standardised errors.
 
     Attributes:
-        dim: 2 or 3.
-        layers: number of couplings; the published flows have 6.
-        hidden: widths of the hidden layers of every net; L_fc x N_n of the paper's table 6 is (N_n,) * (L_fc - 1).
-        scheme: "torch", weights and biases uniform in +-1/sqrt(fan_in), is what the official code trains from (it
-            defines a Xavier initialisation but never calls it); "xavier" is mmpose's, Xavier-uniform weights of gain 0.01
-            and biases as before, close to the identity.
+        dim: The dimension, 2 or 3.
+        layers: The number of couplings; the published flows have 6.
+        hidden: The widths of the hidden layers of every net; L_fc x N_n of the paper's table 6 is (N_n,) * (L_fc - 1).
+        scheme: The initialisation. "torch", weights and biases uniform in +-1/sqrt(fan_in), is what the official code
+            trains from (it defines a Xavier initialisation but never calls it); "xavier" is mmpose's, Xavier-uniform
+            weights of gain 0.01 and biases as before, close to the identity.
 
     Raises:
-        ValueError: a dimension other than 2 or 3, no coupling, no hidden layer, or an unknown scheme.
+        ValueError: The dimension is not 2 or 3, there is no coupling or hidden layer, or the scheme is unknown.
 
     >>> flow = RealNVP(hidden=(8, 8))
     >>> variables = flow.init(jax.random.key(0), jnp.zeros((1, 2)), method="log_prob")
@@ -87,7 +90,7 @@ class RealNVP(nn.Module):
         return self.log_prob(x)
 
     def log_prob(self, x: jax.Array) -> jax.Array:
-        """log G(x): (..., dim) -> (...), in nats."""
+        """Returns log G(x): (..., dim) -> (...), in nats."""
         x = self._check(x)
         return self._distribution(x.dtype).log_prob(x)
 
@@ -96,12 +99,12 @@ class RealNVP(nn.Module):
         return self._distribution(self._dtype(jnp.float32)).sample(seed=key, sample_shape=shape)
 
     def forward(self, z: jax.Array) -> jax.Array:
-        """Latent to data, (..., dim)."""
+        """Maps latent to data, (..., dim)."""
         z = self._check(z)
         return self._couplings(z.dtype).forward(z)
 
     def inverse(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Data to latent: (..., dim) -> z (..., dim) and log |det dz/dx| (...)."""
+        """Maps data to latent: (..., dim) -> z (..., dim) and log |det dz/dx| (...)."""
         x = self._check(x)
         return self._couplings(x.dtype).inverse_and_log_det(x)
 
@@ -144,8 +147,8 @@ class _Couplings(distrax.Bijector):
             value, change = apply(_coupling(*parameters), value)
             return (value, log_det + change), None
 
-        step = jax.checkpoint(step, prevent_cse=False)  # recomputed: see the head of the module
-        points = x.reshape(-1, x.shape[-1])  # one axis of points: XLA's CPU matrix products are a third faster so
+        step = jax.checkpoint(step, prevent_cse=False)  # recomputed, see the head of the module
+        points = x.reshape(-1, x.shape[-1])  # with one axis of points, XLA's CPU matrix products are a third faster
         start = (points, jnp.zeros(points.shape[:1], x.dtype))
         (points, log_det), _ = jax.lax.scan(step, start, self._parameters, reverse=reverse)
         return points.reshape(x.shape), log_det.reshape(x.shape[:-1])
@@ -174,7 +177,7 @@ def _leaky_relu(x: jax.Array) -> jax.Array:
 
 @_leaky_relu.defjvp
 def _leaky_relu_jvp(primals, tangents):
-    # The sign is read off the output, which the next layer keeps anyway, instead of keeping the input as well.
+    # The sign is taken from the output, which the next layer keeps anyway, so that the input need not be kept as well.
     y = _leaky_relu(*primals)
     return y, jnp.where(y >= 0, tangents[0], 0.01 * tangents[0])
 
@@ -209,26 +212,27 @@ def log_normalizer(
     """log s = -log of the integral of Q G over [-bound, bound]^dim (RLE paper, equation 16), differentiable.
 
     The paper sums over equal cells. The nodes here are Gauss-Legendre's on either side of 0, where Q has its kink, and
-    lie closest near 0. (Table 17's 44.2 against 1.8 MFLOPs amount to about 20 x 20 evaluations of the flow. So few are
-    not safe to train with: the flow learns to hide between the nodes, which makes s, and the likelihood, look larger
-    than they are. `experiments/sigma_collapse.py` did so with 20 and 32 nodes an axis, and never with 48.) For densities
-    use `density.log_normalizer`, which is finer and wider.
+    lie closest near 0. (Table 17's 44.2 against 1.8 MFLOPs amount to about 20 x 20 evaluations of the flow. That is too
+    few for training: the flow learns to hide between the nodes, which makes s, and the likelihood, look larger than they
+    are. `experiments/sigma_collapse.py` did so with 20 and 32 nodes per axis, and never with 48.) For densities use
+    `density.log_normalizer`, which is finer and wider.
 
     Args:
-        log_prob: the flow's log density, (..., dim) -> (...).
-        base: the density Q.
-        bound: half the side of the square; [-5, 5] is the paper's.
-        points: nodes on each axis: points^dim evaluations of the flow.
-        dim: 1, 2 or 3.
+        log_prob: The flow's log density, (..., dim) -> (...).
+        base: The density Q.
+        bound: Half the side of the square; [-5, 5] is the paper's.
+        points: The number of nodes on each axis: points^dim evaluations of the flow.
+        dim: The number of coordinates: 1, 2 or 3.
 
     Returns:
         A scalar in nats.
 
     Raises:
-        ValueError: an unknown base, a bound that is not positive, fewer than 2 points, or another dimension.
+        ValueError: The base is unknown, the bound not positive, there are fewer than 2 points, or the dimension is
+            another.
 
     >>> normal = lambda x: -0.5 * (x**2).sum(-1) - 1.837877
-    >>> round(log_normalizer(normal, "gaussian").item(), 4)  # 1 / integral of N(0, 1)^2 is 2 sqrt(pi) each axis
+    >>> round(log_normalizer(normal, "gaussian").item(), 4)  # 1 / integral of N(0, 1)^2 is 2 sqrt(pi) per axis
     2.531
     """
     return density.log_normalizer(log_prob, base, bound=bound, points=points, dim=dim)
@@ -243,16 +247,16 @@ def log_normalizer_latent(
 ) -> jax.Array:
     """log s of equation 16 as an expectation over the flow's latent: -log E[Q(f(z))], z standard normal.
 
-    The same integral as `log_normalizer`, over the plane instead of a square, with equal cells of the latent, |z| <= 4.5
-    (7e-6 of a coordinate lies beyond), so that the nodes move with the flow. This is the one to train with: nodes that
-    stay in the plane of e can be learned around, and were, by a flow that became narrower than their gaps; the likelihood
-    then looked larger than it was.
+    It is the same integral as `log_normalizer`, over the plane instead of a square, with equal cells of the latent,
+    |z| <= 4.5 (7e-6 of a coordinate lies beyond), so that the nodes move with the flow. Use this one for training: a flow
+    can learn to avoid nodes that are fixed in the plane of e by becoming narrower than their gaps, and did; the
+    likelihood then looked larger than it was.
 
     Args:
         forward: f, latent (..., dim) -> errors (..., dim), `net.apply(variables, z, method="forward")`.
-        base: the density Q.
-        points: nodes on each axis: points^dim evaluations of the flow.
-        dim: 2 or 3.
+        base: The density Q.
+        points: The number of nodes on each axis: points^dim evaluations of the flow.
+        dim: The dimension, 2 or 3.
 
     Returns:
         A scalar in nats.

@@ -1,19 +1,19 @@
-"""Boxes, affines, flips and normalised coordinates: the coordinate convention of the library is stated here, once.
+"""Boxes, affines, flips and normalised coordinates. The coordinate convention of the library is defined here, once.
 
 Convention
     A point is ``(x, y)`` in pixels, x to the right and y downwards. Pixel centres lie at integers: ``(0, 0)`` is the
     centre of the top-left pixel and ``(W - 1, H - 1)`` that of the bottom-right one.
     A box is ``(x, y, w, h)``: its top-left corner and its size; its centre is ``(x + w / 2, y + h / 2)``.
-    An affine is a ``(2, 3)`` matrix ``A``: ``p' = A[:, :2] @ p + A[:, 2]``. Where none is named it maps image pixels
-    to input pixels (the pixels of the crop which the net sees).
+    An affine is a ``(2, 3)`` matrix ``A``: ``p' = A[:, :2] @ p + A[:, 2]``. Unless stated otherwise it maps image pixels
+    to input pixels (the pixels of the crop that the net sees).
     The centre of a box goes to ``(W / 2, H / 2)`` of the crop, as in the published HRNet and RLE code, not to the
     centre of its pixel grid, ``((W - 1) / 2, (H - 1) / 2)``.
     Normalised coordinates are ``x / W - 0.5`` and ``y / H - 0.5``.
 
-Every function takes leading batch dimensions. NumPy (or plain Python) in gives NumPy out, without touching JAX: this is
-what the input pipeline calls per sample. JAX is not even imported: where it has not been, no input can be a JAX array. A JAX
+Every function takes leading batch dimensions. NumPy (or plain Python) in gives NumPy out, without touching JAX: the input
+pipeline calls these functions per sample. JAX is not even imported: before its import, no input can be a JAX array. A JAX
 array or tracer among the inputs gives a JAX array. The two compute the same formula in the promoted dtype, float32 at
-least. Shapes are checked always; values (box sizes, angles, matrices) only on the host, where there are values to look at.
+least. Shapes are always checked; values (box sizes, angles, matrices) only on the host, where they are known.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ __all__ = [
 def box_to_affine(
     box_xywh: Array, size_wh: Sequence[int], *, padding: float = 1.25, rotation: Array = 0.0, scale: Array = 1.0
 ) -> Array:
-    """Affine from image pixels to the pixels of a crop around a box.
+    """Computes the affine from image pixels to the pixels of a crop around a box.
 
     The box is widened or heightened about its centre to the aspect of the crop, enlarged by ``padding * scale``, and
-    turned. With W, H the size of the crop, c the centre of the box, f = W / (max(w, h W / H) * padding * scale):
+    rotated. With W, H the size of the crop, c the centre of the box, f = W / (max(w, h W / H) * padding * scale):
 
         x' = f ( cos r (x - cx) + sin r (y - cy)) + W / 2
         y' = f (-sin r (x - cx) + cos r (y - cy)) + H / 2
 
     Args:
-        box_xywh: ``(..., 4)``, top-left corner and size in image pixels. COCO ground truth passes `clip_box` first.
-        size_wh: width and height of the crop in pixels.
-        padding: factor by which the crop is larger than the box: 1.25 in the published recipes.
-        rotation: degrees, a number or ``(...)``. Positive turns the content of the crop counter-clockwise on screen.
-        scale: a further factor on the size of the region (augmentation), a number or ``(...)``: above 1 shows more.
+        box_xywh: ``(..., 4)``, top-left corner and size in image pixels. Apply `clip_box` to COCO ground truth first.
+        size_wh: The width and height of the crop in pixels.
+        padding: The factor by which the crop is larger than the box: 1.25 in the published recipes.
+        rotation: Degrees, a number or ``(...)``. Positive turns the content of the crop counter-clockwise on screen.
+        scale: A further factor on the size of the region (augmentation), a number or ``(...)``; values above 1 show more.
 
     Returns:
         ``(..., 2, 3)``.
 
     Raises:
-        ValueError: a wrong shape or padding; on the host also a box that is not finite or has no positive size, an angle
-            that is not finite, a scale that is not positive.
+        ValueError: A shape or the padding is wrong; on the host also if a box is not finite or has no positive size, an
+            angle is not finite, or a scale is not positive.
 
     Source: the affine of Xiao et al. 2018 (Simple Baselines), shared by HRNet, RLE and mmpose. Those codes build it
     from three point pairs in float32; only the width of the fitted box enters: both axes are scaled by the same f.
@@ -92,16 +92,16 @@ def box_to_affine(
 
 
 def center_to_affine(center_xy: Array, source_width: Array, size_wh: Sequence[int], *, rotation: Array = 0.0) -> Array:
-    """Affine from image pixels to a crop that shows `source_width` image pixels across, about a centre.
+    """Computes the affine from image pixels to a crop that shows `source_width` image pixels across, about a centre.
 
     For annotations given as centre and scale (MPII: ``source_width = 200 * scale``), and for crops whose centre is not
     that of their box. `box_to_affine` is this after the box is fitted to the aspect of the crop.
 
     Args:
-        center_xy: ``(..., 2)`` image pixels; goes to (W / 2, H / 2).
-        source_width: image pixels that the width of the crop covers, a number or ``(...)``. The height follows.
-        size_wh: width and height of the crop in pixels.
-        rotation: degrees, a number or ``(...)``; as in `box_to_affine`.
+        center_xy: ``(..., 2)`` image pixels, which map to (W / 2, H / 2).
+        source_width: The image pixels that the width of the crop covers, a number or ``(...)``. The height follows.
+        size_wh: The width and height of the crop in pixels.
+        rotation: Degrees, a number or ``(...)``; as in `box_to_affine`.
 
     Returns:
         ``(..., 2, 3)``.
@@ -123,18 +123,18 @@ def center_to_affine(center_xy: Array, source_width: Array, size_wh: Sequence[in
 
 
 def apply_affine(affine: Array, xy: Array) -> Array:
-    """Points under an affine: ``p' = A[:, :2] @ p + A[:, 2]``.
+    """Applies an affine to points: ``p' = A[:, :2] @ p + A[:, 2]``.
 
     Args:
         affine: ``(batch..., 2, 3)``.
-        xy: ``(batch..., points..., 2)``: one affine for all points of a batch entry. The batch dimensions must be the
-            first dimensions of `xy`: ``(2, 3)`` goes with any ``(..., 2)``, ``(B, 2, 3)`` with ``(B, K, 2)``.
+        xy: ``(batch..., points..., 2)``, with one affine for all points of a batch entry. The batch dimensions must be
+            the first dimensions of `xy`: ``(2, 3)`` goes with any ``(..., 2)``, ``(B, 2, 3)`` with ``(B, K, 2)``.
 
     Returns:
         Points of the shape of `xy`.
 
     Raises:
-        ValueError: a wrong shape; on the host also a matrix that is not finite (points may be: NaN gives NaN).
+        ValueError: A shape is wrong; on the host also if a matrix is not finite (points may be: NaN gives NaN).
 
     >>> apply_affine(np.array([[2.0, 0, 1], [0, 2, 0]]), np.array([[0.0, 0.0], [3.0, 4.0]]))
     array([[1., 0.],
@@ -155,7 +155,7 @@ def apply_affine(affine: Array, xy: Array) -> Array:
 
 
 def invert_affine(affine: Array) -> Array:
-    """The affine that undoes `affine`: input pixels back to image pixels.
+    """Computes the inverse of an affine: input pixels back to image pixels.
 
     Args:
         affine: ``(..., 2, 3)``.
@@ -164,7 +164,7 @@ def invert_affine(affine: Array) -> Array:
         ``(..., 2, 3)``.
 
     Raises:
-        ValueError: a wrong shape; on the host also a matrix that is singular or not finite.
+        ValueError: A shape is wrong; on the host also if a matrix is singular or not finite.
 
     >>> invert_affine(np.array([[2.0, 0, 1], [0, 2, 4]])) @ (1, 4, 1)
     array([0., 0.])
@@ -174,22 +174,22 @@ def invert_affine(affine: Array) -> Array:
     a, b, tx, c, d, ty = (affine[..., i, j] for i in (0, 1) for j in (0, 1, 2))
     determinant = a * d - b * c
     if xp is np and not np.all(determinant != 0):
-        raise ValueError(f"affine {_shown(affine)} has no inverse: its determinant is 0")
+        raise ValueError(f"affine {_format(affine)} has no inverse: its determinant is 0")
     a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
     return _matrix(xp, a, b, -(a * tx + b * ty), c, d, -(c * tx + d * ty))
 
 
 def flip_affine(affine: Array, *, width: Array) -> Array:
-    """The affine which first mirrors the image, x -> width - 1 - x, and then does what `affine` does.
+    """Composes an affine that first mirrors the image, x -> width - 1 - x, and then applies `affine`.
 
     With it, one warp of the unmirrored image gives the crop of the mirrored one.
 
     Args:
         affine: ``(..., 2, 3)`` for the mirrored image.
-        width: width of the image in pixels, a number or ``(...)``.
+        width: The width of the image in pixels, a number or ``(...)``.
 
     Returns:
-        ``(..., 2, 3)`` for the image as it is.
+        ``(..., 2, 3)`` for the unmirrored image.
 
     >>> flip_affine(np.array([[1.0, 0, 0], [0, 1, 0]]), width=100) @ (0, 7, 1)
     array([99.,  7.])
@@ -202,17 +202,17 @@ def flip_affine(affine: Array, *, width: Array) -> Array:
 
 
 def flip_joints(xy: Array, visible: Array, *, width: Array, flip_index: Array) -> tuple[Array, Array]:
-    """Joints of the mirrored image: x -> width - 1 - x, left and right exchanged.
+    """Mirrors joints: x -> width - 1 - x, left and right exchanged.
 
     Args:
         xy: ``(..., K, D)`` pixels, D 2 or 3; only x is mirrored.
         visible: ``(..., K)`` flags or weights, 0 where a joint has no label.
-        width: width of the image in pixels, a number or ``(...)``.
-        flip_index: ``(K,)``: joint k of the mirrored image is joint ``flip_index[k]`` of this one
+        width: The width of the image in pixels, a number or ``(...)``.
+        flip_index: ``(K,)`` indices: joint k of the mirrored image is joint ``flip_index[k]`` of this one
             (`jaxpose.skeleton.Skeleton.flip_index`).
 
     Returns:
-        ``(xy, visible)`` of the shapes that came in. A joint without a label comes back as 0, whatever it held.
+        ``(xy, visible)`` of the input shapes. A joint without a label is returned as 0, whatever it held.
 
     >>> xy, visible = flip_joints(np.array([[1.0, 5.0], [2.0, 6.0]]), np.array([2, 1]), width=10, flip_index=(1, 0))
     >>> xy, visible
@@ -239,15 +239,14 @@ def flip_joints(xy: Array, visible: Array, *, width: Array, flip_index: Array) -
 
 
 def fit_box(box_xywh: Array, *, aspect: float, padding: float = 1.0) -> Array:
-    """The smallest box of a given aspect about the same centre that holds the box, times a padding.
+    """Returns the smallest box of a given aspect about the same centre that holds the box, times a padding.
 
-    This is the region that the crop of `box_to_affine` shows; its area is the one that OKS-NMS of the published
-    pipelines uses.
+    This is the region that the crop of `box_to_affine` shows; OKS-NMS of the published pipelines uses its area.
 
     Args:
         box_xywh: ``(..., 4)``.
-        aspect: width / height of the result.
-        padding: factor on width and height.
+        aspect: The width / height of the result.
+        padding: The factor on width and height.
 
     Returns:
         ``(..., 4)``.
@@ -266,19 +265,19 @@ def fit_box(box_xywh: Array, *, aspect: float, padding: float = 1.0) -> Array:
 
 
 def clip_box(box_xywh: Array, size_wh: Array) -> Array:
-    """A COCO ground-truth box as the published pipelines clean it: inside the image, one pixel narrower and lower.
+    """Cleans a COCO ground-truth box as the published pipelines do: inside the image, one pixel narrower and lower.
 
     The corners (x, y) and (x + w - 1, y + h - 1), centres of the first and last pixel, are clipped to
     [0, W - 1] x [0, H - 1]; the size is their difference.
 
     Args:
         box_xywh: ``(..., 4)`` image pixels.
-        size_wh: image width and height, ``(2,)`` or ``(..., 2)``.
+        size_wh: The image width and height, ``(2,)`` or ``(..., 2)``.
 
     Returns:
-        ``(..., 4)``. A box outside the image comes back with a width or height of 0: such a sample is to be dropped.
+        ``(..., 4)``. A box outside the image gets a width or height of 0; drop such a sample.
 
-    Where x < 0 (COCO has no such box) the HRNet code shifts the box into the image before it takes the far corner;
+    If x < 0 (COCO has no such box) the HRNet code shifts the box into the image before it takes the far corner;
     RLE's clips both corners, as here.
 
     >>> clip_box((-5, 10, 20, 20), (100, 25))
@@ -296,11 +295,11 @@ def clip_box(box_xywh: Array, size_wh: Array) -> Array:
 
 
 def normalize(xy: Array, size_wh: Sequence[float]) -> Array:
-    """Pixels to the coordinates that a regression net predicts: ``x / W - 0.5``, ``y / H - 0.5``.
+    """Converts pixels to the coordinates that a regression net predicts: ``x / W - 0.5``, ``y / H - 0.5``.
 
     Args:
         xy: ``(..., D)`` pixels of the crop.
-        size_wh: D sizes, in the order of the coordinates.
+        size_wh: The D sizes, in the order of the coordinates.
 
     Returns:
         ``(..., D)``; the crop spans [-0.5, 0.5 - 1 / W]. Inverse: `denormalize`.
@@ -313,7 +312,7 @@ def normalize(xy: Array, size_wh: Sequence[float]) -> Array:
 
 
 def denormalize(xy: Array, size_wh: Sequence[float]) -> Array:
-    """Normalised coordinates back to pixels: ``(x + 0.5) W``, ``(y + 0.5) H``. Inverse of `normalize`.
+    """Converts normalised coordinates back to pixels: ``(x + 0.5) W``, ``(y + 0.5) H``. Inverse of `normalize`.
 
     >>> denormalize(np.array([0.0, -0.25]), (192, 256))
     array([96., 64.])
@@ -323,14 +322,14 @@ def denormalize(xy: Array, size_wh: Sequence[float]) -> Array:
 
 
 def mirror_normalized(xy: Array, *, width: int, flip_index: Array | None = None) -> Array:
-    """Normalised coordinates in the mirrored crop: ``x -> -x - 1 / W``; with `flip_index` left and right exchanged.
+    """Mirrors normalised coordinates: ``x -> -x - 1 / W``; with `flip_index` left and right are exchanged.
 
-    The exact mirror: x -> W - 1 - x in pixels. A prediction on the mirrored crop goes through this before it is
+    This is the exact mirror, x -> W - 1 - x in pixels. A prediction on the mirrored crop goes through it before it is
     averaged with the one on the crop itself (the flip test of the official RLE code).
 
     Args:
         xy: ``(..., D)``, or ``(..., K, D)`` with `flip_index`.
-        width: width of the crop in pixels.
+        width: The width of the crop in pixels.
         flip_index: ``(K,)`` or None; permutes the joints.
 
     Returns:
@@ -354,10 +353,10 @@ def mirror_normalized(xy: Array, *, width: int, flip_index: Array | None = None)
 
 
 def pixel_to_camera(uvd: Array, *, focal: Array, center: Array) -> Array:
-    """Pixels with depth to camera coordinates: ``x = (u - cx) / fx * d``, ``y = (v - cy) / fy * d``, ``z = d``.
+    """Converts pixels with depth to camera coordinates: ``x = (u - cx) / fx * d``, ``y = (v - cy) / fy * d``, ``z = d``.
 
     Args:
-        uvd: ``(..., 3)``: u, v in pixels, d the depth along the optical axis.
+        uvd: ``(..., 3)``: u, v in pixels, and d, the depth along the optical axis.
         focal: ``(2,)`` focal lengths in pixels.
         center: ``(2,)`` principal point in pixels.
 
@@ -376,23 +375,23 @@ def pixel_to_camera(uvd: Array, *, focal: Array, center: Array) -> Array:
 
 
 def _affine(xp: ModuleType, cx, cy, source_width, width, height, rotation) -> Array:
-    """Centre, covered width and rotation in degrees -> (..., 2, 3)."""
+    """Returns (..., 2, 3) from the centre, the covered width and the rotation in degrees."""
     angle = rotation * (np.pi / 180)
     zoom = width / source_width
     cos, sin = zoom * xp.cos(angle), zoom * xp.sin(angle)
-    cos, sin = cos + 0 * cx, sin + 0 * cx  # of the batch shape, where zoom and angle are numbers
+    cos, sin = cos + 0 * cx, sin + 0 * cx  # broadcasts to the batch shape if zoom and angle are numbers
     return _matrix(xp, cos, sin, width / 2 - cos * cx - sin * cy, -sin, cos, height / 2 + sin * cx - cos * cy)
 
 
 def _matrix(xp: ModuleType, a, b, tx, c, d, ty) -> Array:
-    if xp is np and a.ndim == 0:  # a single host item: three times as fast as stacking
+    if xp is np and a.ndim == 0:  # for a single host item, three times as fast as stacking
         return np.array([[a, b, tx], [c, d, ty]])
     flat = xp.stack([a, b, tx, c, d, ty], axis=-1)
     return flat.reshape(flat.shape[:-1] + (2, 3))
 
 
 def _is_jax(*values: Any) -> bool:
-    """Whether one of the values is a JAX array or tracer."""
+    """Tells whether one of the values is a JAX array or tracer."""
     jax_array = getattr(sys.modules.get("jax"), "Array", ())
     return any(isinstance(value, jax_array) for value in values)
 
@@ -402,7 +401,7 @@ def _is_traced(value: Any) -> bool:
 
 
 def _as_float(first: Array, *others: Array) -> tuple:
-    """The array namespace, and the arrays in one floating dtype: that of the first, or wider if another float is."""
+    """Returns the array namespace, and the arrays in one floating dtype: that of the first, or a wider one of the others."""
     if from_jax := _is_jax(first, *others):
         import jax
         import jax.numpy as xp
@@ -415,32 +414,32 @@ def _as_float(first: Array, *others: Array) -> tuple:
         if hasattr(other, "dtype") and xp.issubdtype(other.dtype, xp.floating):
             dtype = xp.promote_types(dtype, other.dtype)
     if from_jax:
-        dtype = jax.dtypes.canonicalize_dtype(dtype)  # float64 of the host only where JAX has it
+        dtype = jax.dtypes.canonicalize_dtype(dtype)  # float64 from the host only if JAX has it enabled
     if not others:
         return xp, xp.asarray(first, dtype=dtype)
     return xp, *(xp.asarray(a, dtype=dtype) for a in (first, *others))
 
 
 def _columns(array: Array) -> tuple:
-    """The last axis apart."""
+    """Splits the last axis."""
     return tuple(array[..., i] for i in range(array.shape[-1]))
 
 
 def _plain_size(size_wh: Sequence[int]) -> tuple[float, float]:
     if np.shape(size_wh) != (2,):
-        raise ValueError(f"size_wh must be two numbers, width and height, got {_shown(size_wh)}")
+        raise ValueError(f"size_wh must be two numbers, width and height, got {_format(size_wh)}")
     width, height = (float(s) for s in size_wh)
     if not (width > 0 and height > 0):
-        raise ValueError(f"size_wh must be positive, got {_shown(size_wh)}")
+        raise ValueError(f"size_wh must be positive, got {_format(size_wh)}")
     return width, height
 
 
 def _size_of(xp: ModuleType, xy: Array, size: Sequence[float]) -> Array:
     size = np.asarray(size)
     if xy.ndim < 1 or size.shape != xy.shape[-1:]:
-        raise ValueError(f"size_wh must hold one size per coordinate: xy {xy.shape}, size_wh {_shown(size)}")
+        raise ValueError(f"size_wh must hold one size per coordinate: xy {xy.shape}, size_wh {_format(size)}")
     if not np.all(size > 0):
-        raise ValueError(f"size_wh must be positive, got {_shown(size)}")
+        raise ValueError(f"size_wh must be positive, got {_format(size)}")
     return xp.asarray(size, dtype=xy.dtype)
 
 
@@ -463,12 +462,12 @@ def _check_number_or_batch(array: Array, batch: tuple[int, ...], name: str, othe
 
 def _check_positive(value: np.ndarray, name: str) -> None:
     if not (np.all(value > 0) and np.isfinite(value).all()):
-        raise ValueError(f"{name} must be positive and finite, got {_shown(value)}")
+        raise ValueError(f"{name} must be positive and finite, got {_format(value)}")
 
 
 def _check_finite(value: np.ndarray, name: str) -> None:
     if not np.isfinite(value).all():
-        raise ValueError(f"{name} must be finite, got {_shown(value)}")
+        raise ValueError(f"{name} must be finite, got {_format(value)}")
 
 
 def _check_boxes(box: np.ndarray) -> None:
@@ -481,10 +480,10 @@ def _check_boxes(box: np.ndarray) -> None:
 def _check_flip_index(index: np.ndarray, num_joints: int) -> None:
     if index.shape != (num_joints,) or not np.array_equal(np.sort(index), np.arange(num_joints)):
         raise ValueError(
-            f"flip_index must be a permutation of the {num_joints} joints, got {_shown(index)} of shape {index.shape}"
+            f"flip_index must be a permutation of the {num_joints} joints, got {_format(index)} of shape {index.shape}"
         )
 
 
-def _shown(value: Array) -> str:
+def _format(value: Array) -> str:
     text = str(np.asarray(value).tolist() if not _is_traced(value) else value)
     return text if len(text) < 200 else text[:200] + "..."

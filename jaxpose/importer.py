@@ -1,19 +1,21 @@
-"""A paper's PyTorch checkpoint -> a checkpoint that the pages evaluate (--eval-only) and start from (--init).
+"""Converts a paper's PyTorch checkpoint to one that the pages evaluate (--eval-only) and start from (--init).
 
-A state dict has the numbers of a net, not what its code base does before and after it. `published_task` adds that, by layout:
+A state dict has the numbers of a net, but not what its code base does before and after it. `published_task` adds that,
+by layout:
 
     layout                       images                         read by                                        code
-    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    QUIRK R14, R16
-    rle_mmpose                   ImageNet's, RGB                the same                                       QUIRK R15, R16
-    simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a column  QUIRK H1
-    hrnet                        ImageNet's, RGB                the same
+    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    QUIRK
+    R14, R16 rle_mmpose                   ImageNet's, RGB                the same
+    QUIRK R15, R16 simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a
+    column  QUIRK H1 hrnet                        ImageNet's, RGB                the same
     *_mmpose                     ImageNet's, RGB                the same, the shift by mmpose's border rule
-    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4, D1
-    higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
+    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4,
+    D1 higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
 
-mmpose says ImageNet's in 0..255 (1.x) or 0..1 (0.x); these are the same numbers, `tasks.IMAGENET`. What is neither in the file
-nor in its layout is an option: the input's size, the skeleton, DARK or UDP, beta. What the released codes crop differently
-(mmpose's UDP affine, half a pixel at the border) is not imitated, nor the pixel by which mmpose 1.x's MPII models are off (QUIRK H4).
+mmpose states ImageNet's in 0..255 (1.x) or 0..1 (0.x); these are the same numbers, `tasks.IMAGENET`. Options set
+everything that neither the file nor its layout holds: the input's size, the skeleton, DARK or UDP, beta. Differences in
+how the released codes crop (mmpose's UDP affine, half a pixel at the border) are not imitated, nor the pixel by which
+mmpose 1.x's MPII models are off (QUIRK H4).
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_51
 ALONE = re.compile(r"(?<=[_-])384(?=[_.-]|$)")  # "pose_hrnet_w48_384.pth": the height
 SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors")
 TRAINED_FOR = re.compile(r"(?<![a-z])(dark|udp)(?![a-z])")  # "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192.pth"
-# Data sets whose joints are as many as COCO's, CrowdPose's or MPII's but others: "td-hm_res101_8xb64-210e_aic-256x192.pth"
+# Data sets with the number of joints of COCO, CrowdPose or MPII but other joints:
+# "td-hm_res101_8xb64-210e_aic-256x192.pth"
 OTHER_JOINTS = re.compile(
     r"(?<![a-z0-9])(aic|ap-?10k|posetrack|h36m|human3\.?6m|mhp|jhmdb|animal[a-z]*|macaque|exlpose|lsp|lspet|3dhp)(?![a-z])"
 )
@@ -72,19 +75,19 @@ def main(
 
     Args:
         file: .pth, .pt, .pth.tar, .ckpt, .bin as torch.save writes them, or .safetensors.
-        layout: naming of the tensors; auto: found by the names.
-        part: which net of the file, where it holds several: the key of a state dict ("state_dict_ema"), or what the names of its
-            tensors begin with ("teacher").
-        out: folder of the run to make; none: runs/ and the file's name.
-        size_wh: input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the published
-            default.
-        skeleton: of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's, unless the file's name tells of
-            another data set, which is asked about.
-        annotations: a COCO JSON whose category is the skeleton.
-        category: name or id, where several categories of the annotations have keypoints.
-        decode: how heatmaps are read: argmax, or dark or udp for models that were trained so, which is not in the file; none:
-            argmax, unless the file's name says otherwise, which is asked about.
-        beta: of the softmax of mmpose's integral models; none: 10 where the file's name says debias, else 1.
+        layout: Naming of the tensors; auto: found by the names.
+        part: The net to read, if the file holds several: the key of a state dict ("state_dict_ema"), or the common
+            prefix of its tensors' names ("teacher").
+        out: Folder of the run to create; none: runs/ and the file's name.
+        size_wh: Input width and height in pixels; none: those in the file's name ("256x192" is height x width), or the
+            published default.
+        skeleton: Skeleton of the joints; none: by their number, 17 COCO's, 14 CrowdPose's, 16 MPII's, unless the file's
+            name indicates another data set, which is an error that asks for it.
+        annotations: A COCO JSON whose category is the skeleton.
+        category: Name or id, if several categories of the annotations have keypoints.
+        decode: Decoding of heatmaps: argmax, or dark or udp for models that were trained for it, which is not in the
+            file; none: argmax, unless the file's name indicates another, which is an error that asks for it.
+        beta: Beta of the softmax of mmpose's integral models; none: 10 if the file's name contains debias, else 1.
     """
     from jaxpose import checkpoint, train
 
@@ -99,9 +102,9 @@ def main(
         )
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
-    except Exception as error:  # shapes that no published net has, of many types
+    except Exception as error:  # shapes that no published net has, which raise many exception types
         reason = str(error).splitlines()[:1] or [""]
-        raise ValueError(f"{file}: no net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
+        raise ValueError(f"{file}: not a net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
     settings = published_settings(task).to_dict()
     config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
@@ -122,21 +125,23 @@ def read(
     decode: Decode | None = None,
     beta: float | None = None,
 ) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
-    """A state dict of a pose net -> (task, variables, facts).
+    """Converts a state dict of a pose net to (task, variables, facts).
 
     Args:
         state_dict: {name: array}, see `weights.from_torch`.
-        name: of the file, which may tell the size of the input, and what is to be asked about.
-        layout, size_wh, skeleton, decode, beta: see `main`.
+        name: The name of the file, which may contain the size of the input, and indicate what has to be asked.
+        layout, size_wh, skeleton, decode, beta: The same as in `main`.
 
     Returns:
-        task: whose `predict` gives what the published code gives.
-        variables: for it, with the flow of RLE under params/flow where the file has one.
-        facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" of heatmaps.
+        task: The task, whose `predict` returns what the published code returns.
+        variables: Its variables, with the flow of RLE under params/flow if the file has one.
+        facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" for
+            heatmaps.
 
     Raises:
-        ValueError: a backbone, a 3D model, names of no or several layouts, an unknown number of joints, a name that tells of
-            other joints, of DARK, UDP or Caffe, options that do not go with the layout, tensors that do not fit.
+        ValueError: The state dict is a backbone or a 3D model; its names fit no or several layouts; the number of
+            joints is unknown; the name indicates other joints, DARK, UDP or Caffe; options or tensors do not fit the
+            layout.
 
     >>> from jaxpose.nets import HeatmapNet, ResNet
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
@@ -180,7 +185,7 @@ def read(
     variables = {"params": params, "batch_stats": net_variables["batch_stats"]}
     width, height = size_wh
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
-    jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # does the size do?
+    jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # checks the size
     facts = {
         "layout": row.name, "family": row.family, "joints": skeleton.num_joints, "skeleton": skeleton.name,
         "size_wh": list(size_wh), "size_from": origin, "preprocess": row.settings["preprocess"],
@@ -202,16 +207,17 @@ def published_task(
     beta: float = 1.0,
     flow: dict[str, Any] | None = None,
 ) -> ImageTask:
-    """The task of a layout: what its code base does to images, and how it reads the net; see the head of this module.
+    """Returns the task of a layout: its code base's image processing and decoding; see the head of this module.
 
     Args:
-        net: of `weights.from_torch`.
-        layout: of a pose net.
-        skeleton: of its joints.
-        size_wh: of the input, px; at a height of 384 the published Gaussians have sigma 3, which DARK's blur follows.
-        decode: of heatmaps.
-        beta: of "soft_argmax".
-        flow: the parameters of RLE's flow, whose widths become the task's; none: the published ones.
+        net: The net from `weights.from_torch`.
+        layout: The layout of a pose net.
+        skeleton: The skeleton of its joints.
+        size_wh: The size of the input, px; at a height of 384 the published Gaussians have sigma 3, which DARK's blur
+            follows.
+        decode: The decoding of heatmaps.
+        beta: The beta of "soft_argmax".
+        flow: The parameters of RLE's flow, whose widths become the task's; none takes the published ones.
 
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
@@ -228,13 +234,13 @@ def published_task(
 def input_size(
     name: str, *, layout: weights.Layout, skeleton: Skeleton, width: int | None = None
 ) -> tuple[tuple[int, int], str]:
-    """(width, height) of the input, and where that is from: the file's name, or the published default.
+    """Returns (width, height) of the input, and their origin: the file's name, or the published default.
 
     Args:
-        name: of the file.
-        layout: of a pose net.
-        skeleton: of its joints; MPII's inputs are square.
-        width: of an HRNet; whole images are published at 640 px for W48, at 512 else.
+        name: The name of the file.
+        layout: The layout of a pose net.
+        skeleton: The skeleton of its joints; MPII's inputs are square.
+        width: The width of an HRNet; whole images are published at 640 px for W48, else at 512.
 
     >>> input_size("td-hm_hrnet-w48_8xb32-210e_coco-384x288-c161b7de.pth", layout="hrnet_mmpose", skeleton=COCO17)
     ((288, 384), 'file name')
@@ -251,12 +257,12 @@ def input_size(
 
 
 def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) -> str:
-    """The page in `experiments` that evaluates an imported task.
+    """Returns the page in `experiments` that evaluates an imported task.
 
     Args:
-        layout: of a pose net.
-        skeleton: the name of its skeleton.
-        decode: how its heatmaps are read; none: it has none.
+        layout: The layout of a pose net.
+        skeleton: The name of its skeleton.
+        decode: The decoding of its heatmaps; none if it has no heatmaps.
 
     >>> page("simple_baseline_mmpose", skeleton="coco17", decode="soft_argmax")
     'coco_integral'
@@ -266,19 +272,20 @@ def page(layout: weights.Layout, *, skeleton: str, decode: str | None = None) ->
 
 
 def published_settings(task: ImageTask) -> Settings:
-    """How the code bases test a net of that task: all of them with the mirrored image.
+    """Returns the test settings of the code bases for a net of that task; all of them average with the mirrored image.
 
-    MPII has one person per box, so that nothing is suppressed and the box alone ranks a person.
+    MPII has one person per box, so that nothing is suppressed and the box alone ranks a person. RLE's code suppresses nobody whose
+    box is annotated (QUIRK R21); its models are those of its image normalisation.
 
     Args:
-        task: the task of an imported net.
+        task: The task of an imported net.
     """
-    settings = inference.published(task)
+    settings = replace(inference.published(task), nms_annotated=task.preprocess != "rle_official")
     return replace(settings, rescore="box", nms=None) if task.skeleton.name == MPII16.name else settings
 
 
 def stem(file: Path) -> str:
-    """The file's name without the suffixes of such files.
+    """Returns the file's name without the suffixes of such files.
 
     >>> stem(Path("models/pose_resnet_50_256x192.pth.tar"))
     'pose_resnet_50_256x192'
@@ -290,12 +297,12 @@ def stem(file: Path) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Families of tasks: what the settings in a row of `weights.layouts` mean
+# Families of tasks: the meaning of the settings in a row of `weights.layouts`
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, flow, **_) -> ImageTask:
-    """Settings: variant and flow_init of `tasks.Likelihood`; preprocess and outside of `tasks.regression`."""
+    """Builds the task. Settings: variant and flow_init of `tasks.Likelihood`; preprocess and outside of `tasks.regression`."""
     from jaxpose import tasks
 
     widths = {}
@@ -312,7 +319,7 @@ def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, 
 def _heatmaps(
     net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_
 ) -> ImageTask:
-    """Settings: variant of `tasks.MapLoss`; border of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
+    """Builds the task. Settings: variant of `tasks.MapLoss`; border of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
     from jaxpose import tasks
 
     sigma = 3.0 if shared["size_wh"][1] >= 384 else 2.0
@@ -328,7 +335,7 @@ def _heatmaps(
 
 
 def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> ImageTask:
-    """Settings: loss, the fields of `tasks.PeopleLoss`; detection_thresholds by the width of an HRNet; preprocess."""
+    """Builds the task. Settings: loss, the fields of `tasks.PeopleLoss`; detection_thresholds by HRNet width; preprocess."""
     from jaxpose import tasks
 
     threshold = settings.get("detection_thresholds", {}).get(net.backbone.width, 0.1)
@@ -339,7 +346,7 @@ def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_)
 
 
 def _person_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
-    """Of crops of persons; MPII's are square."""
+    """Returns the size of crops of persons and its origin; MPII's are square."""
     square = skeleton == MPII16
     if ALONE.search(name):
         return (384 if square else 288, 384), "file name"
@@ -347,7 +354,7 @@ def _person_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tupl
 
 
 def _whole_image_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
-    """Of whole images, which are square."""
+    """Returns the size of whole images, which are square, and its origin."""
     if match := SQUARE.search(name):
         return (int(match[1]), int(match[1])), "file name"
     return ((640, 640) if width == 48 else (512, 512)), "default"
@@ -355,13 +362,13 @@ def _whole_image_size(name: str, skeleton: Skeleton, width: int | None) -> tuple
 
 @dataclass(frozen=True)
 class Family:
-    """What the importer does for the published nets of one task family.
+    """The conversion of the published nets of one task family.
 
     Attributes:
         make: (net, settings of the row, {"skeleton", "size_wh"}, decode=, beta=, flow=) -> the task.
-        size: (name of the file, skeleton, width of the net) -> the input's size and where that is from.
-        has_maps: whether its nets are read by `decode` and `beta`.
-        has_flow: whether a checkpoint may hold RLE's flow.
+        size: (name of the file, skeleton, width of the net) -> the input's size and its origin.
+        has_maps: True if its nets are decoded with `decode` and `beta`.
+        has_flow: True if a checkpoint may hold RLE's flow.
     """
 
     make: Callable[..., ImageTask]
@@ -383,7 +390,7 @@ FAMILIES = {  # by the `family` of a row in `weights.layouts`
 
 
 def _check_reading(row: PublishedNet, name: str, *, decode: Decode | None, beta: float | None, integral: bool) -> None:
-    """Raise where --decode and --beta do not go with the layout, or the file's name asks for another --decode."""
+    """Raises an error if --decode and --beta do not fit the layout, or the file's name asks for another --decode."""
     has_maps = FAMILIES[row.family].has_maps
     if decode is not None and not has_maps:
         raise ValueError(f"--decode {decode}: for heatmaps of persons, this is layout {row.name}")
@@ -396,17 +403,17 @@ def _check_reading(row: PublishedNet, name: str, *, decode: Decode | None, beta:
 
 
 def _check_name(net: nn.Module, name: str) -> None:
-    """Raise where the file's name says that the net is another one than names and shapes say."""
+    """Raises an error if the file's name indicates another net than the tensors' names and shapes."""
     if "caffe" in name.lower() and isinstance(net.backbone, ResNet):
         raise ValueError(
-            f"{name}: of Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
+            f"{name}: a net in Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
             "one; names and shapes are the same, so it would be read as another net. Take the file of PyTorch's style; if "
             "this is one, rename it"
         )
 
 
 def _skeleton_of_net(net: nn.Module, name: str, skeleton: Skeleton | None) -> Skeleton:
-    """The skeleton that was asked for, or the one with the net's number of joints; raises where it does not fit."""
+    """Returns the requested skeleton, or the one with the net's number of joints; raises an error if it does not fit."""
     joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
     if skeleton is None and (match := OTHER_JOINTS.search(name.lower())):
         raise ValueError(
@@ -434,7 +441,7 @@ def _flow(state_dict: dict[str, np.ndarray]) -> dict[str, Any] | None:
 
 def _skeleton(name: str | None, annotations: Path | None, category: int | str | None) -> Skeleton | None:
     if category is not None and annotations is None:
-        raise ValueError(f"--category {category}: it chooses among those of --annotations, which is not given")
+        raise ValueError(f"--category {category}: it selects a category of --annotations, which is not given")
     if name is not None and annotations is not None:
         raise ValueError(f"--skeleton {name} --annotations {annotations}: give one of them")
     if annotations is None:

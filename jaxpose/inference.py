@@ -1,15 +1,15 @@
-"""How a net is tested, and the loop that tests it.
+"""The settings with which a net is tested, and the loop that tests it.
 
-`Settings` says how a net is tested: with which views of an image, from which pixels, and how a person is scored. A checkpoint
-stores its settings under "inference", beside the task. A page that trains writes them; evaluation, prediction, pictures and export
-read them with `from_checkpoint`, so that one net gives the same numbers everywhere.
+`Settings` says how a net is tested: with which views of an image, from which pixels, and how a person is scored. A
+checkpoint stores its settings under "inference", beside the task. A page that trains writes them; evaluation,
+prediction, pictures and export read them with `from_checkpoint`, so that one net gives the same numbers everywhere.
 
-`run` is the loop of every evaluation, arrays in and arrays out: run a step on each batch, gather the rows of all processes, cut the
-rows that only fill up the last batch, and concatenate the rest. `batches` stacks and pads samples that are not in batches yet,
-`to_image` maps points back to the image, and `people` does all of it for nets that look at whole images.
+`run` is the loop of every evaluation, arrays in and arrays out: it runs a step on each batch, gathers the rows of all
+processes, cuts the padding rows of the last batch, and concatenates the rest. `batches` stacks and pads samples that
+are not in batches yet, `to_image` maps points back to the image, and `people` does all of it for nets of whole images.
 
-A batch is a dictionary of arrays with rows in front. Its images are "image" and, at other scales, "image_0.5" and the like; "valid"
-(B,) is False for rows of padding, which come last.
+A batch is a dictionary of arrays with rows in front. Its images are "image" and, at other scales, "image_0.5" and the
+like; "valid" (B,) is False for rows of padding, which come last.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from jaxpose.files import is_number
 PyTree = Any
 Rows = dict[str, np.ndarray]
 Decode = Literal["exact", "scaled"]
-Rescore = Literal["box+mean+max", "box*mean", "box"]
+Rescore = Literal["box+mean+max", "box*mean", "mean", "box"]
 Fit = Literal["short", "long"]
 
-GRID = 64  # the side of an image at test is a multiple of this
-# Whether each augmentation of whole images mirrors. Runs from before there were settings name their augmentation instead.
+GRID = 64  # the side of a test image is a multiple of this
+# True for augmentations of whole images that mirror. Runs from before there were settings name their augmentation
+# instead.
 MIRRORS = {"none": False, "light": False, "higher_hrnet": True, "swahr_paper": True}
 
 
@@ -48,23 +49,25 @@ def _is_side(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a net is tested.
+    """The settings with which a net is tested.
 
     Attributes:
-        flip_test: average with the prediction on the mirrored image.
-        padding: factor on a person's box.
-        decode: JPEGs are decoded in full ("exact"), or at 1/2, 1/4 or 1/8 where a crop is shown no larger ("scaled").
-        rescore: how a person's score comes from the score of the box and the confidences of the joints; see
+        flip_test: Average with the prediction on the mirrored image.
+        padding: The factor on a person's box.
+        decode: "exact" decodes JPEGs in full, "scaled" at 1/2, 1/4 or 1/8 if a crop is no larger.
+        rescore: The rule that combines the score of the box and the confidences of the joints into a person's score; see
             `jaxpose.evaluation.results.person_score`.
-        nms: OKS above which the weaker of two poses is dropped; None keeps every pose.
-        soft_nms: decay the scores of overlapping poses instead of dropping them.
-        test_size: side of a whole image in input pixels, a multiple of 64; None stands for the shorter side of the training images.
-        fit: which side of a whole image `test_size` is, "short" or "long".
-        scales: scales of a whole image whose heatmaps are averaged, 1 among them.
-        sigma_scale: factor on the predicted sigma of a likelihood, fitted on held-out frames (`jaxpose.calibration`).
+        nms: The OKS above which the weaker of two poses is dropped; None keeps every pose.
+        nms_annotated: Suppress also where the boxes are those of the labels, as in HRNet's code; RLE's does not (QUIRK R21).
+        soft_nms: Decay the scores of overlapping poses instead of dropping them.
+        test_size: The side of a whole image in input pixels, a multiple of 64; None stands for the shorter side of the
+            training images.
+        fit: The side of a whole image that `test_size` refers to, "short" or "long".
+        scales: The scales of a whole image whose heatmaps are averaged, 1 among them.
+        sigma_scale: The factor on the predicted sigma of a likelihood, fitted on held-out frames (`jaxpose.calibration`).
 
     Raises:
-        ValueError: a value that is outside its range or of another type.
+        ValueError: A value is outside its range or of another type.
 
     >>> Settings(rescore="box").nms
     0.9
@@ -79,6 +82,7 @@ class Settings:
     decode: Decode = "exact"
     rescore: Rescore = "box+mean+max"
     nms: float | None = 0.9
+    nms_annotated: bool = True
     soft_nms: bool = False
     test_size: int | None = None
     fit: Fit = "short"
@@ -88,7 +92,7 @@ class Settings:
     def __post_init__(self):
         for name, choices in (("decode", Decode), ("rescore", Rescore), ("fit", Fit)):
             self._check(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
-        for name in ("flip_test", "soft_nms"):
+        for name in ("flip_test", "soft_nms", "nms_annotated"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("padding", is_number(self.padding) and self.padding > 0, "a positive factor on the box")
         scale_holds = is_number(self.sigma_scale) and self.sigma_scale > 0
@@ -110,7 +114,7 @@ class Settings:
         """Returns the side of a whole image at test, for a net that was trained on images of size `size_wh`.
 
         Raises:
-            ValueError: `test_size` is None and the shorter side of the training images is no multiple of 64.
+            ValueError: `test_size` is None and the shorter side of the training images is not a multiple of 64.
 
         >>> Settings().side((512, 640)), Settings(test_size=256).side((512, 640))
         (512, 256)
@@ -133,10 +137,10 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Builds settings from what `to_dict` gave; fields that are absent take their defaults.
+        """Builds settings from the result of `to_dict`; fields that are absent take their defaults.
 
         Raises:
-            ValueError: fields that this version does not know, by name; a value outside its range.
+            ValueError: There are fields that this version does not know, by name, or a value is outside its range.
 
         >>> Settings.from_dict({"nms": None, "tiles": 4})
         Traceback (most recent call last):
@@ -155,10 +159,10 @@ class Settings:
 
 
 def published(task: Any) -> Settings:
-    """Returns how the papers test nets of a task's family: with the mirrored image, and people of boxes suppressed.
+    """Returns the settings with which the papers test nets of a task's family: mirrored images, and OKS-NMS for boxes.
 
     Args:
-        task: an image task; its `rescore` and its `level` are read.
+        task: An image task; its `rescore` and its `level` are read.
 
     >>> from types import SimpleNamespace
     >>> published(SimpleNamespace(level="image", rescore="box")).nms is None
@@ -168,16 +172,16 @@ def published(task: Any) -> Settings:
 
 
 def from_checkpoint(config: Mapping[str, Any], *, default: Settings = Settings()) -> Settings:
-    """Reads how the net of a checkpoint is tested.
+    """Reads the test settings of a checkpoint.
 
     Checkpoints from before there were settings store the flags of their run instead ("run"); imported ones store none.
 
     Args:
-        config: what `checkpoint.restore_model` or `checkpoint.read_config` gives.
-        default: what holds for a setting that the checkpoint does not state.
+        config: The config from `checkpoint.restore_model` or `checkpoint.read_config`.
+        default: The values of settings that the checkpoint does not state.
 
     Raises:
-        ValueError: a stored setting that this version does not know or that is outside its range.
+        ValueError: This version does not know a stored setting, or it is outside its range.
 
     >>> from_checkpoint({"run": {"flip_test": False, "rescore": "box", "epochs": 3}}).rescore
     'box'
@@ -188,12 +192,13 @@ def from_checkpoint(config: Mapping[str, Any], *, default: Settings = Settings()
         return Settings.from_dict(config["inference"])
     run = config.get("run") or {}
     stated = {name: run[name] for name in _names(Settings) if name in run}
+    if run:  # of such a version, which always suppressed on annotated boxes
+        stated.setdefault("nms_annotated", True)
     for name in ("flip_test", "decode", "test_size"):  # None: not stated
         if stated.get(name) is None:
             stated.pop(name, None)
-    if (
-        "flip_test" not in stated and run.get("augment") in MIRRORS
-    ):  # tested with the mirror image if it was trained with it
+    if "flip_test" not in stated and run.get("augment") in MIRRORS:
+        # A net is tested with the mirror image if it was trained with it.
         stated["flip_test"] = MIRRORS[run["augment"]]
     return dataclasses.replace(default, **{k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()})
 
@@ -211,10 +216,10 @@ def batches(samples: Iterable[Mapping[str, Any]], *, size: int, smallest: int | 
     """Stacks samples into batches, the last one padded with copies of its last sample.
 
     Args:
-        samples: dictionaries of arrays, each name with one shape. They are taken when their batch is asked for.
-        size: rows of a batch.
-        smallest: the last batch has as many rows as the smallest power of two times `smallest` that holds its samples, at most
-            `size`, so that few programs are compiled and little is computed in vain; None pads it to `size`.
+        samples: Dictionaries of arrays, each name with one shape. They are taken when their batch is requested.
+        size: The number of rows of a batch.
+        smallest: The last batch has as many rows as the smallest power of two times `smallest` that holds its samples,
+            at most `size`, so that few programs are compiled and little is computed in vain; None pads it to `size`.
 
     Yields:
         The stacked arrays, and "valid" (rows,) bool: False for padding.
@@ -245,9 +250,9 @@ def on_mesh(
 
     Args:
         predict: (variables, global batch) -> dictionary of global arrays.
-        variables: what `predict` takes, on the devices of the mesh.
-        mesh: over which the rows of a batch are split.
-        inputs: names of the entries that `predict` sees; None stands for the images (`views`).
+        variables: The variables for `predict`, on the devices of the mesh.
+        mesh: The mesh over which the rows of a batch are split.
+        inputs: The names of the entries that `predict` sees; None stands for the images (`views`).
     """
 
     def step(batch: Mapping[str, np.ndarray]) -> PyTree:
@@ -266,14 +271,15 @@ def run(
     """Predicts every sample once: runs each batch, gathers its rows, cuts the padding, and concatenates.
 
     Args:
-        step: batch -> dictionary of arrays with the batch's rows in front: global JAX arrays, or NumPy arrays of the rows of this
-            process.
-        batches: the rows of this process, the same number and shapes of batches on every process. "valid" marks the rows that are
-            samples; without it all are.
-        gather: gather the rows of all processes, in the order of the global batch; False leaves each process its own.
+        step: batch -> dictionary of arrays with the batch's rows in front: global JAX arrays, or NumPy arrays of the
+            rows of this process.
+        batches: The rows of this process, the same number and shapes of batches on every process. "valid" marks the
+            rows that are samples; without it all are.
+        gather: Gather the rows of all processes, in the order of the global batch; False leaves each process its own.
 
     Returns:
-        What `step` gives and what the batches hold besides their images, a row for each sample; {} of no batches.
+        The outputs of `step` and the entries of the batches except their images, a row for each sample; {} for no
+        batches.
 
     >>> halves = run(lambda batch: {"half": batch["image"] / 2}, batches(({"image": np.float32(i)} for i in range(3)), size=2))
     >>> halves["half"].tolist(), halves["valid"].tolist()
@@ -283,10 +289,10 @@ def run(
     def parts() -> Iterator[tuple[Rows, np.ndarray | None]]:
         for batch in batches:
             outputs = step(batch)
-            known = {name: rows for name, rows in batch.items() if name not in views(batch)}
+            entries = {name: rows for name, rows in batch.items() if name not in views(batch)}
             if gather:
-                outputs, known = _gathered(outputs), parallel.gather_host(known)
-            yield {**known, **jax.device_get(outputs)}, known.get("valid")
+                outputs, entries = _gathered(outputs), parallel.gather_host(entries)
+            yield {**entries, **jax.device_get(outputs)}, entries.get("valid")
 
     return _concatenated(parts())
 
@@ -306,7 +312,7 @@ def to_image(xy: np.ndarray, affine: np.ndarray, *, where: np.ndarray | None = N
     Args:
         xy: (B, ..., 2) input pixels.
         affine: (B, 2, 3), image pixels -> input pixels.
-        where: (B, ..., 1) or (B, ..., 2) bool: points that are not there become 0; None maps all.
+        where: (B, ..., 1) or (B, ..., 2) bool: masked points become 0; None maps all.
 
     Returns:
         (B, ..., 2) image pixels.
@@ -326,19 +332,20 @@ def people(
     on_device: bool = False,
     gather: bool = True,
 ) -> Rows:
-    """Finds the people of whole images.
+    """Detects the people of whole images.
 
     Args:
         step: batch -> maps, as for `run`.
-        batches: of `jaxpose.data`'s evaluation of whole images: images, "affine" (B, 2, 3), "index" (B,), "valid" (B,).
-        group: (maps, stride=input pixels per map pixel) -> "poses" (B, P, K, 3): x and y in input pixels and the joint's score,
-            0 for a joint that was not found; "scores" (B, P); "valid" (B, P).
-        on_device: call `group` with `device=True` on the global maps; False groups the rows of this process on its host.
-        gather: as for `run`.
+        batches: The batches of an evaluation of whole images in `jaxpose.data`: images, "affine" (B, 2, 3), "index" (B,),
+            "valid" (B,).
+        group: (maps, stride=input pixels per map pixel) -> "poses" (B, P, K, 3): x and y in input pixels and the
+            joint's score, 0 for a missing joint; "scores" (B, P); "valid" (B, P).
+        on_device: Call `group` with `device=True` on the global maps; False groups the rows of this process on its host.
+        gather: The same as for `run`.
 
     Returns:
-        What `group` gives, with the poses in image pixels (float64), and what the batches hold besides images and affines, in the
-        order of "index".
+        The result of `group`, with the poses in image pixels (float64), and the entries of the batches except images
+        and affines, in the order of "index".
     """
 
     def grouped(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
@@ -346,16 +353,16 @@ def people(
         stride = batch["image"].shape[2] / maps["heatmap"].shape[2]
         if on_device:
             return group(maps, stride=stride, device=True)
-        count = int(batch["valid"].sum())  # grouping takes time: not for the padding
+        count = int(batch["valid"].sum())  # grouping takes time, so padding is left out
         some = group({name: rows[:count] for name, rows in parallel.local_rows(maps).items()}, stride=stride)
         return {name: _grown(rows, len(batch["valid"])) for name, rows in some.items()}
 
-    found = run(grouped, batches, gather=gather)
-    affine, poses = found.pop("affine").astype(np.float64), found["poses"]
+    rows_by_name = run(grouped, batches, gather=gather)
+    affine, poses = rows_by_name.pop("affine").astype(np.float64), rows_by_name["poses"]
     xy = to_image(poses[..., :2].astype(np.float64), affine, where=poses[..., 2:] > 0)
-    found["poses"] = np.concatenate([xy, poses[..., 2:]], -1)
-    order = np.argsort(found["index"])  # the batches come by shape
-    return {name: rows[order] for name, rows in found.items()}
+    rows_by_name["poses"] = np.concatenate([xy, poses[..., 2:]], -1)
+    order = np.argsort(rows_by_name["index"])  # the batches come by shape
+    return {name: rows[order] for name, rows in rows_by_name.items()}
 
 
 def _padded(samples: list[Mapping[str, Any]], rows: int) -> Rows:
@@ -365,7 +372,7 @@ def _padded(samples: list[Mapping[str, Any]], rows: int) -> Rows:
 
 
 def _gathered(outputs: Mapping[str, Any]) -> Rows:
-    """Rows of all processes: JAX arrays are global ones, NumPy arrays hold the rows of this process."""
+    """Returns rows of all processes: JAX arrays are global ones, NumPy arrays hold the rows of this process."""
     if jax.process_count() == 1:
         return jax.device_get(outputs)
     return {
@@ -383,7 +390,7 @@ def _concatenated(parts: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray | N
 
 
 def _grown(rows: np.ndarray, count: int) -> np.ndarray:
-    """Rows with zeros after them, `count` in all."""
+    """Appends zeros to rows, up to `count` in total."""
     if len(rows) == count:
         return rows
     return np.concatenate([rows, np.zeros((count - len(rows), *rows.shape[1:]), rows.dtype)])

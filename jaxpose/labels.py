@@ -1,7 +1,7 @@
-"""What an annotation of a COCO-format file means: read by the same rules in training and in evaluation.
+"""The interpretation of annotations in COCO-format files: the same rules for training and evaluation.
 
-Files in the wild write ids as text, nest their keypoints, name no joints or annotate no boxes. The rules of how these are
-read stand here once. Standard library and `jaxpose.files` only.
+Files in the wild write ids as text, nest their keypoints, name no joints or annotate no boxes. The rules for reading
+these are defined here, once. Standard library and `jaxpose.files` only.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from jaxpose.files import is_number
 __all__ = ["box_around", "flat", "joint_count", "whole"]
 
 MARGIN = 0.1
-"""What a box around the joints is enlarged by on each side, as a fraction of its longer side."""
+"""The enlargement of a box around the joints on each side, as a fraction of its longer side."""
 LEAST_SIDE = 8.0
 """The shortest side, in pixels, of a box around the joints: a single joint has no extent."""
 
 
 def whole(value: Any) -> int | None:
-    """Returns the whole number that a value is or writes: 3, 3.0, "3"; None for any other value.
+    """Returns the integer that a value is or spells: 3, 3.0, "3"; None for any other value.
 
     >>> whole(3), whole(3.0), whole(" 3"), whole("a"), whole(3.5), whole(True), whole(None)
     (3, 3, 3, None, None, None, None)
     """
-    if type(value) is int:  # the common case, first: it is asked of every number of a file
+    if type(value) is int:  # the common case comes first, because this is called for every number of a file
         return value
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", value) else None
@@ -37,9 +37,9 @@ def whole(value: Any) -> int | None:
 
 
 def flat(keypoints: Any) -> Any:
-    """Returns nested keypoints, ``[[x, y, v], ...]`` or ``[[x, y], ...]``, as ``[x, y, v, ...]``; others as they are.
+    """Returns nested keypoints, ``[[x, y, v], ...]`` or ``[[x, y], ...]``, as ``[x, y, v, ...]``; others unchanged.
 
-    A pair has no visibility: it is visible (2) where it holds two numbers, unlabelled (0) where it does not.
+    A pair has no visibility: it is visible (2) if it holds two numbers, else unlabelled (0).
 
     >>> flat([[1, 2, 1], [3, 4, 0]]), flat([[1, 2], [None, None]]), flat([1, 2, 2])
     ([1, 2, 1, 3, 4, 0], [1, 2, 2, 0, 0, 0], [1, 2, 2])
@@ -56,7 +56,7 @@ def flat(keypoints: Any) -> Any:
 
 
 def joint_count(annotations: Iterable[Mapping[str, Any]]) -> int:
-    """Returns how many joints most annotations have; 0 where none has any.
+    """Returns the number of joints that most annotations have; 0 if none has any.
 
     >>> joint_count([{"keypoints": [1, 2, 2, 3, 4, 2]}, {"keypoints": [[1, 2, 2], [0, 0, 0]]}, {}])
     2
@@ -74,7 +74,7 @@ def box_around(keypoints: Sequence[float], size_wh: Sequence[float] | None = Non
 
     Args:
         keypoints: x, y, visibility, ...
-        size_wh: Width and height of the image; None: the box is not cut.
+        size_wh: The width and height of the image; None does not cut the box.
 
     Returns:
         x, y, width, height in pixels; None without a labelled joint.

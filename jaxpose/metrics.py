@@ -1,9 +1,9 @@
-"""How far predicted joints are from labelled ones: OKS, PCK, PCKh, EPE, AUC, MPJPE and their like.
+"""Distances between predicted and labelled joints: OKS, PCK, PCKh, EPE, AUC, MPJPE and related metrics.
 
-NumPy in, NumPy out; JAX is not needed (its arrays are accepted and read). All take leading batch dimensions, ``where``
-is a mask of joints that count (neither 0 nor NaN), and what it leaves out never matters, NaN included. Rates and areas under curves are
-fractions in [0, 1], distances are in the unit of the coordinates. `Mean` carries a sum and a count, so that parts of a
-data set merge by addition.
+NumPy in, NumPy out; JAX is not needed (its arrays are accepted and read). All functions take leading batch dimensions.
+``where`` is a mask of joints that count (neither 0 nor NaN); joints that it leaves out never matter, not even if they are
+NaN. Rates and areas under curves are fractions in [0, 1], distances are in the unit of the coordinates. `Mean` carries a
+sum and a count, so that parts of a data set merge by addition.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 AREA_OF_BOX = 0.53
-"""Area of a person as a fraction of its box, for OKS where no area is annotated: that of the CrowdPose evaluation."""
+"""The area of a person as a fraction of its box, for OKS without an annotated area: that of the CrowdPose evaluation."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean in the making: parts add up, whatever the order or the number of processes.
+    """A mean that accumulates: parts add up, whatever the order or the number of processes.
 
     >>> parts = Mean.from_values([1.0, 2.0]) + Mean.from_values([6.0, float("nan")], where=[True, False])
     >>> parts, parts.value
@@ -54,7 +54,7 @@ class Mean:
 
     @classmethod
     def from_values(cls, values: ArrayLike, *, where: ArrayLike | None = None) -> Mean:
-        """The sum and the number of `values`, those with ``where`` False left out. Both of one shape."""
+        """Returns the sum and the number of `values`, without those whose ``where`` is False. Both have one shape."""
         values = _as_float(values)
         where = _mask(where, values.shape, "values")
         return cls(float(np.where(where, values, 0.0).sum(dtype=np.float64)), float(where.sum()))
@@ -66,16 +66,16 @@ class Mean:
 
     @property
     def value(self) -> float:
-        """total / count; NaN where nothing was counted."""
+        """total / count; NaN if nothing was counted."""
         return self.total / self.count if self.count else float("nan")
 
 
 class JointRates(NamedTuple):
     """Rates of correct joints over a data set.
 
-    per_joint: ``(K,)``, -1 for a joint that is labelled nowhere.
-    mean: over joints; how they are weighted is said by the function that made it.
-    count: ``(K,)`` how many labels each rate rests on.
+    per_joint: ``(K,)`` rates, -1 for a joint that is never labelled.
+    mean: The mean over joints, weighted as the function that made it says.
+    count: ``(K,)`` number of labels behind each rate.
     """
 
     per_joint: np.ndarray
@@ -84,11 +84,11 @@ class JointRates(NamedTuple):
 
 
 def distance(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
-    """Euclidean distance of each joint.
+    """Computes the Euclidean distance of each joint.
 
     Args:
-        pred, target: ``(..., K, D)`` of one shape.
-        where: ``(..., K)`` bool or None for all.
+        pred, target: ``(..., K, D)`` in the same shape.
+        where: ``(..., K)`` bool, or None for all.
 
     Returns:
         ``(..., K)``, 0 where masked out.
@@ -106,15 +106,15 @@ def oks(
     """Object keypoint similarity of each person: the mean over labelled joints of ``exp(-d^2 / (2 area (2 sigma)^2))``.
 
     Args:
-        xy, target: ``(..., K, 2)`` of one shape, in pixels.
+        xy, target: ``(..., K, 2)`` in the same shape, in pixels.
         area: ``(...)``, the annotated area of the person in square pixels.
         sigmas: ``(K,)`` (`jaxpose.skeleton.Skeleton.sigmas`).
-        where: ``(..., K)``, labelled joints (COCO's visibility above 0), or None for all.
+        where: ``(..., K)`` labelled joints (COCO's visibility above 0), or None for all.
 
     Returns:
         ``(...)`` in [0, 1]; 0 for a person without any labelled joint (COCO's evaluation ignores such a person).
 
-    Source: COCO keypoint evaluation; as pycocotools, the smallest float is added to the area.
+    Source: COCO keypoint evaluation; as in pycocotools, the smallest float is added to the area.
 
     >>> target = np.zeros((17, 2))
     >>> from jaxpose.skeleton import COCO17
@@ -146,13 +146,13 @@ def pck(
 
     Args:
         pred, target: ``(N, K, D)``.
-        norm: a length in the unit of the coordinates: a number, ``(N,)``, or ``(N, D)`` for one per coordinate (the
+        norm: A length in the unit of the coordinates: a number, ``(N,)``, or ``(N, D)`` for one per coordinate (the
             width and height of a box). A person with a norm of 0 does not count.
-        threshold: fraction of the norm; strictly nearer is correct.
+        threshold: The fraction of the norm; joints strictly nearer are correct.
         where: ``(N, K)`` bool or None.
 
     Returns:
-        `JointRates`, the mean unweighted over the joints that are labelled anywhere, as mmpose's PCKAccuracy.
+        `JointRates`, whose mean is unweighted over the joints that are ever labelled, as in mmpose's PCKAccuracy.
 
     >>> pck(np.zeros((1, 2, 2)), np.array([[[1.0, 0.0], [3.0, 0.0]]]), norm=10.0, threshold=0.2).per_joint
     array([1., 0.])
@@ -173,15 +173,15 @@ def auc(
 
     Args:
         pred, target: ``(N, K, D)``.
-        norm: as in `pck`; 30 pixels is the convention for hands.
-        num_thresholds: 20 gives 0, 0.05, ..., 0.95.
+        norm: The same as in `pck`; 30 pixels is the convention for hands.
+        num_thresholds: The number of thresholds; 20 gives 0, 0.05, ..., 0.95.
         where: ``(N, K)`` bool or None.
 
     Returns:
-        A fraction, -1 where nothing is labelled. Source: mmpose's AUC.
+        A fraction, -1 if nothing is labelled. Source: mmpose's AUC.
 
     Raises:
-        ValueError: wrong shapes, or no threshold.
+        ValueError: A shape is wrong, or there is no threshold.
 
     >>> auc(np.zeros((1, 1, 2)), np.array([[[10.0, 0.0]]]), norm=20.0)
     0.45
@@ -193,7 +193,7 @@ def auc(
 
 
 def epe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> float:
-    """End-point error: the mean distance over all labelled joints. Inputs ``(..., K, D)``; NaN where nothing counts.
+    """End-point error: the mean distance over all labelled joints. Inputs ``(..., K, D)``; NaN if nothing counts.
 
     Over parts of a data set, add up ``Mean.from_values(distance(pred, target), where=where)``.
 
@@ -205,7 +205,7 @@ def epe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -
 
 
 def nme(pred: ArrayLike, target: ArrayLike, *, norm: ArrayLike, where: ArrayLike | None = None) -> float:
-    """Normalised mean error: the mean over labelled joints of distance / norm; arguments as `pck`.
+    """Normalised mean error: the mean over labelled joints of distance / norm; arguments as in `pck`.
 
     >>> nme(np.zeros((1, 1, 2)), np.array([[[3.0, 4.0]]]), norm=10.0)
     0.5
@@ -247,17 +247,17 @@ def pckh(
     Args:
         pred, target: ``(N, K, 2)`` in the same pixel convention (MPII's published labels count pixels from 1).
         head_size: ``(N,)`` (`head_size`).
-        threshold: in head sizes.
+        threshold: The threshold in head sizes.
         where: ``(N, K)`` bool or None.
-        exclude: joints that the mean leaves out. None: MPII's pelvis and thorax, 6 and 7, of 16 joints (in MPII's order:
-            pass your own for another), and no joint of any other number.
-        inclusive: whether a distance of exactly the threshold is a hit: True as MPII's evaluation, False as mmpose.
+        exclude: The joints that the mean leaves out. None: MPII's pelvis and thorax, 6 and 7, if there are 16 joints
+            (in MPII's order; pass your own for another), and no joint otherwise.
+        inclusive: Count a distance of exactly the threshold as a hit, as in MPII's evaluation; mmpose does not.
 
     Returns:
-        `JointRates`, the mean weighted by how often each joint is labelled.
+        `JointRates`, whose mean is weighted by how often each joint is labelled.
 
-    What HRNet prints as "Mean@0.1" is at threshold 0.11; mmpose's PCKh@0.1 is at 0.1 and not inclusive: published
-    values of the two are not comparable.
+    The number that HRNet prints as "Mean@0.1" is at threshold 0.11; mmpose's PCKh@0.1 is at 0.1 and not inclusive:
+    published values of the two are not comparable.
 
     >>> pckh(np.zeros((1, 1, 2)), np.array([[[3.0, 4.0]]]), head_size=[10.0]).mean
     1.0
@@ -270,9 +270,9 @@ def pckh(
         exclude = (6, 7) if num_joints == 16 else ()
     if outside := [k for k in exclude if not 0 <= k < num_joints]:
         raise ValueError(f"exclude holds {outside}, expected joints of 0..{num_joints - 1}")
-    kept = [k for k in range(num_joints) if k not in exclude]
-    labelled = where[:, kept].sum()
-    return rates._replace(mean=float((hit & where)[:, kept].sum() / labelled) if labelled else -1.0)
+    included = [k for k in range(num_joints) if k not in exclude]
+    labelled = where[:, included].sum()
+    return rates._replace(mean=float((hit & where)[:, included].sum() / labelled) if labelled else -1.0)
 
 
 def pckh_auc(
@@ -283,7 +283,7 @@ def pckh_auc(
     where: ArrayLike | None = None,
     exclude: Sequence[int] | None = None,
 ) -> float:
-    """The mean of `pckh` over the 51 thresholds 0, 0.01, ..., 0.5; arguments as there.
+    """The mean of `pckh` over the 51 thresholds 0, 0.01, ..., 0.5; arguments as in `pckh`.
 
     No published code prints MPII's AUC; the papers define it as the average over 0 to 0.5.
 
@@ -300,13 +300,13 @@ def mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None,
     Args:
         pred, target: ``(..., K, 3)`` (any D), usually millimetres.
         where: ``(..., K)`` bool or None.
-        root: index of the joint that both poses are moved to first, or None when they are root-relative already.
+        root: The index of the joint to which both poses are moved first, or None if they are already root-relative.
 
     Returns:
         ``(...)``; 0 for a pose without any joint that counts.
 
     Raises:
-        ValueError: wrong shapes, a root that is no joint or that `where` leaves out.
+        ValueError: A shape is wrong, or the root is not a joint or is left out by `where`.
 
     Source: protocol 1 of Human3.6M.
 
@@ -324,12 +324,12 @@ def mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None,
 
 
 def pa_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, scale: bool = True) -> np.ndarray:
-    """`mpjpe` after the prediction is moved, turned and scaled onto the target (protocol 2, P-MPJPE).
+    """`mpjpe` after the prediction is moved, rotated and scaled onto the target (protocol 2, P-MPJPE).
 
     Args:
         pred, target: ``(..., K, D)``.
-        where: ``(..., K)`` bool or None; what it leaves out takes no part in the alignment either.
-        scale: False leaves the size alone (a rigid alignment, as the Integral repository's).
+        where: ``(..., K)`` bool or None; joints that it leaves out take no part in the alignment either.
+        scale: Also fit the size; False makes a rigid alignment, like the Integral repository's.
 
     Returns:
         ``(...)``.
@@ -342,7 +342,7 @@ def pa_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = No
 
 
 def n_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
-    """`mpjpe` after the prediction is scaled, and only scaled, to fit best (N-MPJPE). Shapes as `mpjpe`.
+    """`mpjpe` after the prediction is scaled, and only scaled, to fit best (N-MPJPE). Shapes as in `mpjpe`.
 
     >>> float(n_mpjpe(2 * np.eye(3), np.eye(3)))
     0.0
@@ -351,9 +351,9 @@ def n_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = Non
 
 
 def scale_align(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
-    """``a * pred`` with ``a = <pred, target> / <pred, pred>`` of each pose, the best scale in the squared error.
+    """Returns ``a * pred`` with ``a = <pred, target> / <pred, pred>`` of each pose, the best scale in the squared error.
 
-    Shapes ``(..., K, D)``. Joints that ``where`` leaves out come back as 0.
+    Shapes are ``(..., K, D)``. Joints that ``where`` leaves out become 0.
 
     >>> scale_align([[2.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]])
     array([[1., 0.],
@@ -368,18 +368,18 @@ def scale_align(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None =
 def procrustes_align(
     pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, scale: bool = True
 ) -> np.ndarray:
-    """The prediction moved, turned (never mirrored) and, with `scale`, sized to be nearest to the target.
+    """Moves, rotates (never mirrors) and, with `scale`, scales the prediction to be nearest to the target.
 
     Args:
         pred, target: ``(..., K, D)``.
         where: ``(..., K)`` bool or None.
-        scale: False for a rigid alignment.
+        scale: Also fit the size; False makes a rigid alignment.
 
     Returns:
-        ``(..., K, D)``; joints that ``where`` leaves out come back as 0.
+        ``(..., K, D)``; joints that ``where`` leaves out become 0.
 
     Raises:
-        ValueError: wrong shapes, or a joint that counts and is not finite: it would move all the others.
+        ValueError: A shape is wrong, or a joint that counts is not finite, which would move all the others.
 
     Source: Umeyama 1991: with ``U S V^T`` the singular value decomposition of the covariance, ``R = V U^T``, the last
     axis reflected where det R < 0.
@@ -413,15 +413,15 @@ def pearson(x: ArrayLike, y: ArrayLike, *, where: ArrayLike | None = None) -> fl
     """Pearson's correlation coefficient of two sets of numbers of one shape.
 
     Args:
-        x, y: of one shape.
-        where: which pairs count; None for all.
+        x, y: Numbers in the same shape.
+        where: A mask of the pairs that count; None counts all.
 
     Returns:
-        -1 to 1. NaN where it is not defined: fewer than two pairs, all values of one side the same, or a value that
+        -1 to 1. NaN if it is not defined: fewer than two pairs, all values of one side the same, or a value that
         counts and is not finite (leave it out with ``where``).
 
     Raises:
-        ValueError: wrong shapes.
+        ValueError: A shape is wrong.
 
     Used for confidence against OKS (Li et al. 2021, table 4) and for learned scale against size (Luo et al. 2021).
 
@@ -437,14 +437,14 @@ def pearson(x: ArrayLike, y: ArrayLike, *, where: ArrayLike | None = None) -> fl
     x, y = x[where].astype(np.float64), y[where].astype(np.float64)
     if x.size < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return float("nan")
-    # Compared, not subtracted: the mean of equal numbers may be another one, and what is left would correlate.
+    # Compared, not subtracted: the mean of equal numbers may differ from them, and the remainders would correlate.
     if x.min() == x.max() or y.min() == y.max():
         return float("nan")
     return float(np.clip(_direction(x) @ _direction(y), -1, 1))
 
 
 def _direction(values: np.ndarray) -> np.ndarray:
-    """The deviations from the mean, of length 1; scaled before they are squared, which numbers like 1e200 need."""
+    """Returns the deviations from the mean, of length 1; scaled before they are squared, which numbers like 1e200 need."""
     values = values / np.abs(values).max()
     deviations = values - values.mean()
     deviations = deviations / np.abs(deviations).max()
@@ -473,7 +473,7 @@ def _joints(pred: ArrayLike, target: ArrayLike, where: ArrayLike | None) -> tupl
 
 
 def _difference(pred: np.ndarray, target: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """pred - target, 0 where masked out; replaced before the arithmetic."""
+    """Returns pred - target, 0 where masked out; values are replaced before the arithmetic."""
     return np.where(where[..., None], pred, 0.0) - np.where(where[..., None], target, 0.0)
 
 
@@ -491,7 +491,7 @@ def _mean_over_joints(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _normed_distance(pred: ArrayLike, target: ArrayLike, norm: ArrayLike, where: ArrayLike | None) -> tuple:
-    """Distances in units of `norm`, and the joints that count: a norm of 0 drops the person."""
+    """Returns distances in units of `norm`, and the joints that count: a norm of 0 drops the person."""
     pred, target, where = _joints(pred, target, where)
     if pred.ndim != 3:
         raise ValueError(f"prediction must be (N, K, D), got {pred.shape}")
@@ -508,7 +508,7 @@ def _normed_distance(pred: ArrayLike, target: ArrayLike, norm: ArrayLike, where:
 
 
 def _rates(hit: np.ndarray, where: np.ndarray) -> JointRates:
-    """hit and where (N, K) -> rates, their mean unweighted over the labelled joints."""
+    """Computes rates from hit and where (N, K), with their mean unweighted over the labelled joints."""
     count = where.sum(axis=0)
     per_joint = np.where(count > 0, (hit & where).sum(axis=0) / np.maximum(count, 1), -1.0)
     return JointRates(per_joint, float(per_joint[count > 0].mean()) if count.any() else -1.0, count)

@@ -1,8 +1,8 @@
 """From a labelled set to a trained model in one command: `jaxpose new NAME --data PATH`, or `--labels PROJECT`.
 
-What is not split yet is split, by video where the file names tell videos apart and by picture otherwise. Preparation, training
-(`python -m experiments.coco_rle --preset auto`), evaluation and the page are those of the experiments, so this command needs a
-checkout of the repository; the last lines say how to go on.
+A set without splits is split, by video if the file names tell videos apart, otherwise by picture. Preparation, training
+(`python -m experiments.coco_rle --preset auto`), evaluation and the page are those of the experiments, so this command
+needs a checkout of the repository; the last lines that it prints say how to go on.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ def main(
     """Train, evaluate and describe a first model of a labelled set.
 
     Args:
-        name: of the run.
-        data: a folder with annotations/{train,val}.json and the pictures; or one COCO-format JSON, or a folder that holds one, which
-            is split here.
-        labels: in its place a project of a labelling tool: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose, Label Studio's export,
-            CVAT's XML, labelme, COCO. What its tool does not split is split here.
-        labels_format: the tool; auto: the one that the content shows.
-        names: names of the joints in order, where the project does not list them, or another order.
-        corner: the tool counts pixels from the corner of the first one, not its centre: subtract half a pixel.
-        category: name or id, where a set has several kinds of person or animal.
-        minutes: for all of it, on this machine.
-        val_share: the part of the pictures that is held out, where the set is not split yet.
-        out: folder of the run; none: runs/NAME.
-        seed: of the split and the training.
+        name: Name of the run.
+        data: A folder with annotations/{train,val}.json and the pictures; or one COCO-format JSON, or a folder that
+            holds one, which is then split.
+        labels: A project of a labelling tool in place of data: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose,
+            Label Studio's export, CVAT's XML, labelme, COCO. If its tool does not split it, it is split.
+        labels_format: The tool; auto: the one that the content shows.
+        names: Names of the joints in order, if the project does not list them, or to change their order.
+        corner: The tool counts pixels from the corner of the first pixel, not its centre: subtract half a pixel.
+        category: Name or id, if a set has several kinds of person or animal.
+        minutes: Time for everything, on this machine.
+        val_share: The fraction of the pictures to hold out, if the set is not split yet.
+        out: Folder of the run; none: runs/NAME.
+        seed: Seed of the split and the training.
     """
     if not minutes > 0 or not 0 < val_share < 1:
         raise ValueError(
@@ -90,7 +90,7 @@ def main(
 
 
 def next_steps(out: Path, folder: Path) -> str:
-    """The three commands to go on with."""
+    """Returns three commands to go on with."""
     return "\n".join(
         [
             f"the evaluation as a page: {out / 'report.html'}. To go on:",
@@ -102,17 +102,17 @@ def next_steps(out: Path, folder: Path) -> str:
 
 
 def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Path, str]:
-    """A folder with the splits train and val of a labelled set, and a sentence that says how they were made.
+    """Returns a folder with the splits train and val of a labelled set, and a sentence that says how they were made.
 
     Args:
-        data: a split folder, which is returned as it is; a COCO-format JSON; or a folder with one in it.
-        place: folder to write, where a split has to be made.
-        share: of the pictures to hold out.
-        seed: of the draw.
+        data: A split folder, which is returned unchanged; a COCO-format JSON; or a folder with one in it.
+        place: The folder to write if a split has to be made.
+        share: The fraction of the pictures to hold out.
+        seed: The seed of the draw.
 
     Raises:
-        FileNotFoundError: no annotations, or no pictures to them.
-        ValueError: several JSON files, fewer than two labelled pictures.
+        FileNotFoundError: There are no annotations, or no pictures for them.
+        ValueError: There are several JSON files, or fewer than two labelled pictures.
     """
     if data.is_dir() and _has_splits(data):
         return (
@@ -134,10 +134,10 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
     pictures = layout.pictures_of(annotations, names)
     held_out, how = choose_held_out(names, share=share, seed=seed)
     for split in ("train", "val"):
-        chosen = [i for i in content["images"] if (str(i.get("file_name")) in held_out) == (split == "val")]
-        ids = {i.get("id") for i in chosen}
+        entries = [i for i in content["images"] if (str(i.get("file_name")) in held_out) == (split == "val")]
+        ids = {i.get("id") for i in entries}
         part = content | {
-            "images": chosen,
+            "images": entries,
             "annotations": [a for a in content["annotations"] if a.get("image_id") in ids],
         }
         path = place / "annotations" / f"{split}.json"
@@ -148,9 +148,9 @@ def with_splits(data: Path, place: Path, *, share: float, seed: int) -> tuple[Pa
 
 
 def choose_held_out(names: Sequence[str], *, share: float, seed: int) -> tuple[set[str], str]:
-    """File names to hold out, and by what: whole videos where the names tell three or more apart, else single pictures.
+    """Selects file names to hold out, and says by what: whole videos if the names tell three or more apart, else pictures.
 
-    Videos that would hold out more than 1.5 times the share are passed over; if all of them would, the shortest is held out.
+    Videos that would hold out more than 1.5 times the share are skipped; if all of them would, the shortest is held out.
 
     >>> frames = [f"clip{v}_frame{i:03d}.jpg" for v in range(4) for i in range(10)]
     >>> held_out, how = choose_held_out(frames, share=0.25, seed=0)
@@ -180,20 +180,20 @@ def choose_held_out(names: Sequence[str], *, share: float, seed: int) -> tuple[s
 
 
 def video_of(names: Sequence[str]) -> dict[str, str]:
-    """Which video a picture is of, by its name: the folder, and the file name without its frame number.
+    """Returns the video of each picture, by its name: the folder, and the file name without its frame number.
 
     >>> video_of(["a/img001.png", "a/img002.png", "b/img001.png"])
     {'a/img001.png': 'a/', 'a/img002.png': 'a/', 'b/img001.png': 'b/'}
     >>> video_of(["session1_cam2_frame00017.jpg"])
     {'session1_cam2_frame00017.jpg': 'session1_cam2'}
     """
-    found = {}
+    videos = {}
     for name in names:
         folder, _, file = name.rpartition("/")
         stem = file.rsplit(".", 1)[0]
         bare = re.sub(r"[-_ .]*(frame|img|image|im|f)?[-_ .]*[0-9]+$", "", stem, flags=re.IGNORECASE)
-        found[name] = f"{folder}/{bare}" if folder else bare
-    return found
+        videos[name] = f"{folder}/{bare}" if folder else bare
+    return videos
 
 
 def _has_splits(folder: Path) -> bool:
@@ -215,14 +215,14 @@ def _only_json(data: Path) -> Path:
         return data
     if not data.is_dir():
         raise FileNotFoundError(f"--data {data} does not exist: give a folder or a COCO-format JSON")
-    found = sorted(data.glob("*.json")) + sorted(data.glob("annotations/*.json"))
-    if not found:
+    candidates = sorted(data.glob("*.json")) + sorted(data.glob("annotations/*.json"))
+    if not candidates:
         raise FileNotFoundError(
             f"--data {data} holds no JSON: expected COCO-format annotations in it, or in annotations/"
         )
-    if len(found) > 1:
+    if len(candidates) > 1:
         raise ValueError(
-            f"--data {data} holds {', '.join(str(p.relative_to(data)) for p in found)}: name one of them, or call two train.json "
+            f"--data {data} holds {', '.join(str(p.relative_to(data)) for p in candidates)}: name one of them, or call two train.json "
             "and val.json in annotations/, with their pictures in train/ and val/"
         )
-    return found[0]
+    return candidates[0]

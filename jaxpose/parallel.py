@@ -1,8 +1,8 @@
-"""One program on many devices: a mesh, shardings, and the border between one process and all of them.
+"""One program on many devices: a mesh, shardings, and the exchange of data between one process and all of them.
 
 The batch is split over all devices; parameters are replicated. `jax.jit` sees the global batch, so a mean over the batch,
-BatchNorm included, is a mean over every device, and the compiler inserts the all-reduce. The mesh has two axes, `data` and
-`fsdp`: the devices of an `fsdp` group hold a part of the optimiser's state each instead of all of it.
+BatchNorm included, is a mean over every device, and the compiler inserts the all-reduce. The mesh has two axes, `data`
+and `fsdp`: each device of an `fsdp` group holds a part of the optimiser's state instead of all of it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
-LONGEST_MESSAGE = 4096  # bytes of what a process tells the others
+LONGEST_MESSAGE = 4096  # bytes of an error message that a process sends to the others
 FSDP = "fsdp"  # the mesh axis over which the optimiser's state is split
-SMALLEST_SPLIT = 4096  # elements: every convolution of a ResNet-50, and none of its normalisations
-HEARTBEAT_S = 40  # a process that is not heard of for so long ends the others
+SMALLEST_SPLIT = 4096  # elements; every convolution of a ResNet-50 is larger, and none of its normalisations
+HEARTBEAT_S = 40  # a process without a heartbeat for this time ends the others
 
 
 def start_multihost(
     *, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Join the other processes of this run; call it once, before any other JAX call.
+    """Joins the other processes of this run; call it once, before any other JAX call.
 
-    Without arguments JAX detects a TPU pod or a SLURM job by itself; elsewhere give all three. On CPUs the
+    Without arguments JAX detects a TPU pod or a SLURM job itself; elsewhere pass all three. On CPUs the
     collectives between processes go through gloo.
 
     Raises:
-        ValueError: if only some of the three arguments are given, or `process_id` is out of range.
+        ValueError: Only some of the three arguments are given, or `process_id` is out of range.
     """
     given = [argument is not None for argument in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
@@ -48,14 +48,15 @@ def start_multihost(
 
 
 def make_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
-    """A mesh with the axes `data` and `fsdp` over all devices (of all processes).
+    """Makes a mesh with the axes `data` and `fsdp` over all devices (of all processes).
 
     Args:
-        devices: None: all.
-        fsdp: how many neighbouring devices share one copy of the optimiser's state (`split_state`); 1: each has its own.
+        devices: The devices; None takes all.
+        fsdp: The number of neighbouring devices that share one copy of the optimiser's state (`split_state`); with 1 each
+            has its own.
 
     Raises:
-        ValueError: if the groups do not come out even.
+        ValueError: The devices cannot be divided into such groups.
 
     >>> make_mesh().axis_names
     ('data', 'fsdp')
@@ -64,27 +65,28 @@ def make_mesh(devices: list[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh
     if fsdp < 1 or len(devices) % fsdp:
         even = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
         raise ValueError(f"fsdp={fsdp} does not divide {len(devices)} devices into groups: choose one of {even}")
-    # Rows of the global batch lie in process order, so that what the hosts know of a row (ids, affines) can be
-    # concatenated by process and still match. `jax.make_mesh` may reorder, and defaults to Explicit axes.
+    # Rows of the global batch lie in process order, so that host values of a row (ids, affines) can be concatenated by
+    # process and still match. `jax.make_mesh` may reorder, and defaults to Explicit axes.
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis split over the devices."""
+    """Returns the sharding that splits the leading axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """Returns the sharding with the same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_state(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Inside `jax.jit`: arrays -> the same, each split over the axis `fsdp` along the longest dimension that it divides.
+    """Splits arrays over the axis `fsdp`, inside `jax.jit`, each along the longest dimension that it divides.
 
-    What is small, or divided nowhere, stays whole on every device: each array that is split costs a gather in every step. Of
-    the optimiser's state this is the first stage of ZeRO (Rajbhandari et al. 2020, section 5.1).
+    Small arrays, and those without such a dimension, stay whole on every device: each array that is split costs a
+    gather in every step. For the optimiser's state this is the first stage of ZeRO (Rajbhandari et al. 2020, section
+    5.1).
 
     >>> traced = jax.make_jaxpr(lambda x: split_state(x, make_mesh()))(np.ones((64, 128)))
     >>> tuple(traced.eqns[0].params["sharding"].spec)
@@ -94,7 +96,7 @@ def split_state(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def state_sharding(x: jax.Array | np.ndarray | jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
-    """How `split_state` lays out an array of this shape.
+    """Returns the sharding that `split_state` gives an array of this shape.
 
     >>> [tuple(state_sharding(np.ones(shape), make_mesh()).spec) for shape in ((64, 128), (8, 8))]
     [(None, 'fsdp'), (None, None)]
@@ -106,12 +108,12 @@ def state_sharding(x: jax.Array | np.ndarray | jax.ShapeDtypeStruct, mesh: Mesh)
 
 
 def make_whole(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Inside `jax.jit`: arrays -> the same, whole on every device, so that what is split behind them is split there only."""
+    """Makes arrays whole on every device, inside `jax.jit`; keeps the sharding of later arrays from propagating into them."""
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def device_bytes(tree: PyTree) -> tuple[int, int]:
-    """(bytes that each device holds, bytes of the arrays).
+    """Returns (bytes that each device holds, bytes of the arrays).
 
     >>> device_bytes(replicate(np.ones(8, np.float32), make_mesh()))
     (32, 32)
@@ -122,7 +124,7 @@ def device_bytes(tree: PyTree) -> tuple[int, int]:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise if a global batch cannot be split evenly over the mesh.
+    """Raises an error if a global batch cannot be split evenly over the mesh.
 
     >>> check_batch_size(8, make_mesh())
     """
@@ -133,13 +135,13 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def global_batch(local: PyTree, mesh: Mesh) -> PyTree:
-    """This process's rows of a batch (NumPy) -> global arrays split over the devices."""
+    """Makes global arrays, split over the devices, from this process's rows of a batch (NumPy)."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same host values on every process -> arrays replicated over the mesh."""
+    """Makes arrays that are replicated over the mesh from host values that are the same on every process."""
     sharding = replicated(mesh)
 
     def put(x):
@@ -150,14 +152,14 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Global arrays -> whole NumPy arrays on every process, rows in global order."""
+    """Returns global arrays as whole NumPy arrays on every process, rows in global order."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
 
 
 def local_rows(tree: PyTree) -> PyTree:
-    """Global arrays split over the devices -> the rows of this process, as NumPy.
+    """Returns the rows of this process, as NumPy, of global arrays that are split over the devices.
 
     >>> local_rows(global_batch(np.arange(8.0), make_mesh())).tolist()
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
@@ -173,7 +175,7 @@ def local_rows(tree: PyTree) -> PyTree:
 
 
 def gather_host(tree: PyTree) -> PyTree:
-    """Every process's NumPy rows -> all rows on every process, in process order, whatever their dtype."""
+    """Gathers every process's NumPy rows on every process, in process order, whatever their dtype."""
     if jax.process_count() == 1:
         return tree
 
@@ -187,10 +189,10 @@ def gather_host(tree: PyTree) -> PyTree:
 
 
 class Preemption:
-    """Whether this run is asked to stop: SIGTERM, which is what clusters send before they take a machine.
+    """Tells whether this run is asked to stop, by SIGTERM, which clusters send before they take a machine.
 
-    Use it as a context manager, in the main thread, where it takes the place of the signal's handler. With several processes JAX hears
-    the signal (`jax.distributed`), whichever of them gets it, and all stop after the same step.
+    Use it as a context manager, in the main thread, where it replaces the signal's handler. With several processes JAX
+    receives the signal (`jax.distributed`), whichever process gets it, and all stop after the same step.
     """
 
     def __init__(self):
@@ -210,17 +212,17 @@ class Preemption:
         self.asked = True
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; every process has to ask at every step."""
+        """Tells whether to stop after this step; every process has to call it at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
 
 
 def on_first(work: Callable[[], Any]) -> None:
-    """Do `work` on process 0, while the others wait; if it fails there, it fails on every process.
+    """Does `work` on process 0, while the others wait; if it fails there, it fails on every process.
 
     Raises:
-        ValueError: on the others, with the message of what process 0 raises.
+        ValueError: Process 0 failed; raised on the other processes, with its message.
 
     >>> on_first(lambda: print("once"))
     once
@@ -234,9 +236,9 @@ def on_first(work: Callable[[], Any]) -> None:
     if jax.process_count() > 1:
         verdict = b"" if error is None else f"{type(error).__name__}: {error}".encode()[:LONGEST_MESSAGE]
         padded = np.frombuffer(verdict.ljust(LONGEST_MESSAGE, b"\0"), np.uint8)
-        heard = multihost_utils.broadcast_one_to_all(padded).astype(np.uint8).tobytes().rstrip(b"\0")
-        if heard and error is None:
-            raise ValueError(f"process 0 stops: {heard.decode(errors='replace')}")
+        message = multihost_utils.broadcast_one_to_all(padded).astype(np.uint8).tobytes().rstrip(b"\0")
+        if message and error is None:
+            raise ValueError(f"process 0 stops: {message.decode(errors='replace')}")
     if error is not None:
         raise error
 
@@ -245,7 +247,7 @@ def from_first(value: Any) -> Any:
     """Sends a value of process 0 to every process.
 
     Args:
-        value: a JSON-able value; those of the other processes do not count.
+        value: A JSON-able value; those of the other processes are ignored.
 
     Returns:
         The value of process 0.
@@ -262,6 +264,6 @@ def from_first(value: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Wait until every process has come here."""
+    """Waits until every process has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -1,7 +1,7 @@
 """Gauss-Legendre quadrature on boxes, for densities that are sharp near 0 and have long tails.
 
-A rule of one dimension is a pair (nodes, weights); `product_rule` makes a rule of a box from one per axis. Panels are short where
-the mass is expected, and always end at 0, where a Laplace density has its kink.
+A rule of one dimension is a pair (nodes, weights); `product_rule` makes a rule of a box from one per axis. Panels are
+short where the mass is expected, and always end at 0, where a Laplace density has its kink.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ __all__ = ["evaluate_in_chunks", "panels", "product_rule", "rule_around", "rule_
 
 Rule = tuple[np.ndarray, np.ndarray]
 CHUNK = 65536
-"""Points of one evaluation of the integrand."""
+"""The number of points in one evaluation of the integrand."""
 INNER, OUTER, INNER_SHARE = 4.0, 30.0, 0.7
-"""A box of +-OUTER standard deviations has INNER_SHARE of its nodes in +-INNER. Flows that are fitted to errors with outliers
-have tails that heavy: in some, +-12 deviations leave out 4e-3 of the mass, +-30 leave out 2e-4."""
+"""A box of +-OUTER standard deviations has INNER_SHARE of its nodes in +-INNER.
+
+Flows that are fitted to errors with outliers have tails that heavy: in some, +-12 deviations leave out 4e-3 of the mass,
++-30 leave out 2e-4."""
 
 
 def panels(breaks: Sequence[float], counts: Sequence[int]) -> Rule:
     """Makes a rule of Gauss-Legendre panels.
 
     Args:
-        breaks: ends of the panels, ascending.
-        counts: number of nodes of each panel, one fewer than breaks.
+        breaks: The ends of the panels, ascending.
+        counts: The number of nodes of each panel, one fewer than breaks.
 
     Returns:
         Nodes and weights, ``(sum(counts),)`` float64 each.
@@ -49,17 +51,17 @@ def rule_from_zero(bound: float, points: int) -> Rule:
     """Makes a rule on [-bound, bound]: half of the nodes on either side of 0, two thirds of those in the inner fifth.
 
     A flow that is narrower than the gaps between nodes could hide its mass from the integral, and training with log s
-    finds that out; standardised errors, and so such flows, lie near 0.
+    exploits that; standardised errors, and so such flows, lie near 0.
 
     Args:
-        bound: half the length of the interval.
-        points: number of nodes.
+        bound: Half the length of the interval.
+        points: The number of nodes.
 
     Returns:
         Nodes and weights, ``(points,)`` float64 each.
 
     Raises:
-        ValueError: a bound that is not positive, or fewer than 2 points.
+        ValueError: The bound is not positive, or there are fewer than 2 points.
 
     >>> nodes, weights = rule_from_zero(10.0, 12)
     >>> int((abs(nodes) < 2).sum()), round(float(weights.sum()), 9)
@@ -67,7 +69,7 @@ def rule_from_zero(bound: float, points: int) -> Rule:
     """
     if not bound > 0 or points < 2:
         raise ValueError(
-            f"bound={bound}, points={points}: the bound must be positive, and 2 nodes an axis are the least"
+            f"bound={bound}, points={points}: the bound must be positive, and at least 2 nodes per axis are needed"
         )
     left, right = ((round(2 / 3 * half), half - round(2 / 3 * half)) for half in (points // 2, points - points // 2))
     if not (left[1] and right[1]):  # too few to divide
@@ -79,8 +81,8 @@ def rule_around(mean: float, deviation: float, points: int) -> Rule:
     """Makes a rule on mean +- OUTER deviations: a fine middle, coarse tails, and a break at 0.
 
     Args:
-        mean, deviation: of the density to integrate, along the axis.
-        points: about so many nodes.
+        mean, deviation: The mean and deviation of the density along the axis.
+        points: The approximate number of nodes.
 
     Returns:
         Nodes and weights, float64.
@@ -101,7 +103,7 @@ def product_rule(rules: Sequence[Rule]) -> Rule:
     """Makes the rule of a box from one rule per axis.
 
     Args:
-        rules: of the axes, dim of them.
+        rules: The rules of the axes, dim of them.
 
     Returns:
         Nodes ``(N, dim)`` and the logarithms of their weights ``(N,)``.
@@ -114,16 +116,16 @@ def product_rule(rules: Sequence[Rule]) -> Rule:
     return nodes, functools.reduce(np.add.outer, [np.log(w) for _, w in rules]).ravel()
 
 
-@jax.default_matmul_precision("highest")  # products in TF32 or bfloat16 would be seen in an integral
+@jax.default_matmul_precision("highest")  # products in TF32 or bfloat16 would change an integral
 def evaluate_in_chunks(function: Callable[[jax.Array], jax.Array], points: jax.Array) -> jax.Array:
     """Evaluates a function at many points, at most `CHUNK` at a time.
 
     Args:
-        function: ``(n, dim) -> (n,)``.
-        points: ``(N, dim)``.
+        function: A function ``(n, dim) -> (n,)``.
+        points: ``(N, dim)`` points.
 
     Returns:
-        ``(N,)``.
+        ``(N,)`` values.
 
     >>> evaluate_in_chunks(lambda x: x.sum(-1), jnp.ones((100_000, 2))).sum().item()
     200000.0

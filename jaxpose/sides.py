@@ -1,7 +1,7 @@
-"""Left and right: which joints a mirror exchanges, from the names of the joints or from what a data set says of them.
+"""Left and right: the joints that a mirror exchanges, from the names of the joints or from entries of a data set.
 
 Training with mirrored images and the flip test both exchange left and right joints. A pair that is not recognised turns
-every mirrored left joint into a wrong right one, so `pairs_from_names` reads the ways in which public data sets mark
+every mirrored left joint into a wrong right one, so `pairs_from_names` recognises the ways in which public data sets mark
 the side, and also returns the joints that look sided and have no partner. Standard library only.
 """
 
@@ -20,7 +20,7 @@ Reading = tuple[str, tuple[str, ...]]  # the side, "L" or "R", and the name with
 
 WORDS = (("left", "right"), ("lft", "rgt"), ("左", "右"))
 TOKEN = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\dA-Za-z_]+")
-FORE_AND_HIND = re.compile(r"[FHBMLR][LR]|[LR][FHBM]")  # FL, HR, LF, ...: what looks like a side even without a partner
+FORE_AND_HIND = re.compile(r"[FHBMLR][LR]|[LR][FHBM]")  # FL, HR, LF, ...: looks like a side even without a partner
 
 
 def pairs_from_names(names: Sequence[str]) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
@@ -28,12 +28,12 @@ def pairs_from_names(names: Sequence[str]) -> tuple[tuple[Pair, ...], tuple[str,
 
     A side is a word (``left_ear``, ``earRight``), a letter of its own (``l_ear``, ``ear.L``, ``LEar``, ``forelegL1``),
     a part of two or three letters (``FL_paw`` and ``FR_paw``, ``paw_LH``), or the first or last letter of a name, which
-    counts where at least two pairs are named so (``lshoulder``; ``lump`` and ``rump`` alone are chance). Upper and lower
+    counts if at least two pairs have such names (``lshoulder``; ``lump`` and ``rump`` alone are chance). Upper and lower
     case, blanks at the ends and separators may differ. A name with two possible partners is in no pair. Sixty-eight
     or ninety-eight numbered joints are those of iBUG's and WFLW's faces.
 
     Args:
-        names: K names of joints.
+        names: The K names of joints.
 
     Returns:
         The index pairs (left, right), sorted; and the names that look sided but are in no pair.
@@ -57,7 +57,7 @@ def pairs_from_names(names: Sequence[str]) -> tuple[tuple[Pair, ...], tuple[str,
 
 
 def is_numbered(names: Sequence[str]) -> bool:
-    """Whether the names are numbers behind one common beginning, such as kpt-0, kpt-1: they cannot tell left from right.
+    """Tells whether the names are numbers after one common prefix, such as kpt-0, kpt-1, so that they have no sides.
 
     >>> is_numbered(["kpt-0", "kpt-1"]), is_numbered(["nose", "ear1"])
     (True, False)
@@ -66,18 +66,18 @@ def is_numbered(names: Sequence[str]) -> bool:
 
 
 def pairs_from_entry(entry: Mapping[str, Any], names: Sequence[str]) -> tuple[Pair, ...] | None:
-    """Reads the pairs that the entry of a category gives itself.
+    """Reads the pairs that the entry of a category states itself.
 
     Args:
-        entry: With ``flip_pairs`` (pairs of names or of indices), ``swap`` (for every joint its partner's name, "" for
-            none, as a list or as a dictionary) or ``flip_idx`` (for every joint its partner's index).
-        names: K names of joints.
+        entry: An entry with ``flip_pairs`` (pairs of names or of indices), ``swap`` (the name of every joint's partner,
+            "" for none, as a list or as a dictionary) or ``flip_idx`` (the index of every joint's partner).
+        names: The K names of joints.
 
     Returns:
-        Index pairs; None where the entry has none of the three.
+        Index pairs; None if the entry has none of the three.
 
     Raises:
-        ValueError: Unknown names, indices out of range, partners that do not name each other.
+        ValueError: A name is unknown, an index is out of range, or partners do not name each other.
 
     >>> pairs_from_entry({"flip_idx": [0, 2, 1]}, ["nose", "a", "b"])
     ((1, 2),)
@@ -94,17 +94,17 @@ def pairs_from_entry(entry: Mapping[str, Any], names: Sequence[str]) -> tuple[Pa
 
 
 def parse_pairs(pairs: Any, names: Sequence[str], *, what: str = "flip_pairs") -> tuple[Pair, ...]:
-    """Turns pairs of names or indices into index pairs.
+    """Converts pairs of names or indices to index pairs.
 
     Indices count from 0, unless one of them is K, or only counting from 1 joins names that differ in their side.
 
     Args:
         pairs: Pairs of names or of indices; texts such as "left_ear:right_ear" or "3:4"; "none" for no pair.
-        names: K names of joints.
-        what: Of the pairs, for messages.
+        names: The K names of joints.
+        what: The name of the pairs, for messages.
 
     Raises:
-        ValueError: Not pairs, unknown names, indices out of range, a joint in two pairs.
+        ValueError: These are not pairs, a name is unknown, an index is out of range, or a joint is in two pairs.
 
     >>> parse_pairs(["left:right"], ["nose", "left", "right"]), parse_pairs(["none"], ["nose"])
     (((1, 2),), ())
@@ -145,7 +145,7 @@ def _only_letters(key: str) -> str:
 def _match(
     names: Mapping[int, str], read: Callable[[str], Iterator[Reading]], simplify: Callable[[str], str]
 ) -> list[Pair]:
-    """Pairs of joints whose readings leave the same name, where that is unambiguous."""
+    """Returns pairs of joints whose readings leave the same name, if that is unambiguous."""
     sides: dict[tuple[str, ...], dict[str, set[int]]] = defaultdict(lambda: {"L": set(), "R": set()})
     for i, name in names.items():
         for side, key in read(name):
@@ -157,7 +157,7 @@ def _match(
 
 
 def _words(name: str) -> Iterator[Reading]:
-    """left_ear, leftear, earLeft, LEFT_EAR."""
+    """Yields readings such as left_ear, leftear, earLeft, LEFT_EAR."""
     for words in WORDS:
         for side, word in zip("LR", words, strict=True):
             for match in re.finditer(word, name, re.IGNORECASE):
@@ -165,7 +165,7 @@ def _words(name: str) -> Iterator[Reading]:
 
 
 def _letters(name: str) -> Iterator[Reading]:
-    """l_ear, ear.L, L1, LEar, lEar, earL, forelegL1."""
+    """Yields readings such as l_ear, ear.L, L1, LEar, lEar, earL, forelegL1."""
     tokens = TOKEN.findall(name)
     for i, token in enumerate(tokens):
         if token in "lLrR":
@@ -173,7 +173,7 @@ def _letters(name: str) -> Iterator[Reading]:
 
 
 def _parts(name: str) -> Iterator[tuple[str, Reading]]:
-    """Parts of two or three letters that begin or end with the side: FL_paw, paw_LH, tl."""
+    """Yields parts of two or three letters that begin or end with the side: FL_paw, paw_LH, tl."""
     tokens = TOKEN.findall(name)
     for i, token in enumerate(tokens):
         if 2 <= len(token) <= 3:
@@ -197,19 +197,19 @@ def _small_parts(name: str) -> Iterator[Reading]:
 
 
 def _first(name: str) -> Iterator[Reading]:
-    """lshoulder, LSHO, but also lump."""
+    """Yields readings such as lshoulder, LSHO, but also lump."""
     if re.match(r"[lLrR][A-Za-z]{2}", name):
         yield name[0].upper(), ("", name[1:])
 
 
 def _last(name: str) -> Iterator[Reading]:
-    """eyel, forelegl1, but also heel."""
+    """Yields readings such as eyel, forelegl1, but also heel."""
     for match in re.finditer(r"(?<=[A-Za-z]{2})[lLrR](?![A-Za-z])", name):
         yield match.group().upper(), (name[: match.start()], name[match.end() :])
 
 
 def _looks_sided(name: str) -> bool:
-    """Whether a name says a side by itself; a part such as "cleft" or "bright" does not."""
+    """Tells whether a name states a side by itself; a part such as "cleft" or "bright" does not."""
     tokens = TOKEN.findall(name)
     words = tuple(word for pair in WORDS for word in pair)
     return any(
@@ -221,7 +221,7 @@ def _looks_sided(name: str) -> bool:
 
 
 def _numbers(names: Sequence[str]) -> list[int] | None:
-    """The numbers that the names end in, where they are all that differs."""
+    """Returns the numbers at the ends of the names, if they are all that differs."""
     matches = [re.fullmatch(r"(.*?)(\d+)", _clean(name)) for name in names]
     if len(names) < 2 or not all(matches) or len({match.group(1) for match in matches}) != 1:
         return None
@@ -229,7 +229,7 @@ def _numbers(names: Sequence[str]) -> list[int] | None:
 
 
 def _chains(*ends: tuple[int, int, int]) -> tuple[Pair, ...]:
-    """(first, partner, count): `first` and what follows, `partner` and what stands before it."""
+    """Returns pairs from (first, partner, count): ascending from `first`, descending from `partner`."""
     return tuple((first + i, partner - i) for first, partner, count in ends for i in range(count))
 
 
@@ -239,7 +239,7 @@ FACES = {
     98: _chains((0, 32, 16), (33, 46, 5), (38, 50, 4), (55, 59, 2), (60, 72, 5), (65, 75, 3), (76, 82, 3), (83, 87, 2))
     + _chains((88, 92, 2)) + ((93, 95), (96, 97)),
 }  # fmt: skip
-"""Pairs of the 68 points of a face of iBUG's (300W, and the face of COCO-WholeBody) and of the 98 points of WFLW."""
+"""The pairs of the 68 points of iBUG's face (300W, and the face of COCO-WholeBody) and of the 98 points of WFLW."""
 
 
 def _numbered_face(names: Sequence[str]) -> list[Pair]:
@@ -253,22 +253,22 @@ def _numbered_face(names: Sequence[str]) -> list[Pair]:
 
 
 def _split(pair: Any, names: Sequence[str], what: str) -> tuple[Any, Any]:
-    """Two names or two indices."""
+    """Splits a pair into two names or two indices."""
     if isinstance(pair, str):
         halves = [(pair[: m.start()].strip(), pair[m.end() :].strip()) for m in re.finditer(r"[:,=|/]", pair)]
-        known = [half for half in halves if all(_known(joint, names) for joint in half)]
-        if len(known) != 1:
+        valid = [half for half in halves if all(_is_joint(joint, names) for joint in half)]
+        if len(valid) != 1:
             raise ValueError(
                 f"{what}: {pair!r} is not two joints as in left_ear:right_ear; the joints are {list(names)}"
             )
-        pair = known[0]
+        pair = valid[0]
     pair = list(pair) if isinstance(pair, Sequence) else [pair]
-    if len(pair) != 2 or not all(_known(joint, names) for joint in pair):
+    if len(pair) != 2 or not all(_is_joint(joint, names) for joint in pair):
         raise ValueError(f"{what}: {pair!r} is not a pair of joints; the joints are {list(names)}")
     return tuple(int(joint) if joint not in names else joint for joint in pair)
 
 
-def _known(joint: Any, names: Sequence[str]) -> bool:
+def _is_joint(joint: Any, names: Sequence[str]) -> bool:
     whole = isinstance(joint, int) and not isinstance(joint, bool) or isinstance(joint, str) and joint.isdecimal()
     return joint in names or whole
 

@@ -1,8 +1,7 @@
-"""Skeletons: the names of the joints, which are mirror images of each other, and how well people agree on each.
+"""Skeletons: the names of the joints, their mirror partners, and the spread of annotators about each.
 
 `COCO17`, `COCO_WHOLEBODY133`, `CROWDPOSE14`, `MPII16`, `H36M17` and `RHD21` are those of the public data sets, in the
-order of their files;
-`Skeleton.from_coco_category` makes one for anybody's data. NumPy only: nothing here imports JAX.
+order of their files; `Skeleton.from_coco_category` makes one for your own data. NumPy only: nothing here imports JAX.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from jaxpose import sides
 __all__ = ["COCO17", "COCO_WHOLEBODY133", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RHD21", "Skeleton"]
 
 DEFAULT_SIGMA = 0.05
-"""OKS sigma of a joint for which nobody has measured one: between COCO's eyes (0.025) and shoulders (0.079)."""
+"""OKS sigma of a joint without a measured one: between COCO's eyes (0.025) and shoulders (0.079)."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,16 @@ class Skeleton:
     """K named joints.
 
     Attributes:
-        name: of the skeleton.
-        joints: K names, all different, in the order in which the joints are stored.
-        flip_pairs: index pairs that a mirror exchanges (left and right); a joint in no pair stays itself.
-        limbs: index pairs to draw lines between.
-        sigmas: K OKS sigmas: the standard deviation of annotators about a joint, as a fraction of the square root of
+        name: The name of the skeleton.
+        joints: The K names, all different, in the order in which the joints are stored.
+        flip_pairs: Index pairs that a mirror exchanges (left and right); a joint in no pair stays itself.
+        limbs: Index pairs to draw lines between.
+        sigmas: The K OKS sigmas: the standard deviation of annotators about a joint, as a fraction of the square root of
             the person's area (`jaxpose.metrics.oks`).
-        upper: indices of the upper body, for half-body augmentation; empty switches that off.
+        upper: The indices of the upper body, for half-body augmentation; empty disables it.
 
     Raises:
-        ValueError: repeated names, a number of sigmas that is not K, an index out of range, a joint in two flip pairs.
+        ValueError: Names are repeated, there are not K sigmas, an index is out of range, or a joint is in two flip pairs.
 
     >>> COCO17.num_joints, COCO17.joints[5], COCO17.joints[COCO17.flip_index[5]]
     (17, 'left_shoulder', 'right_shoulder')
@@ -62,7 +61,7 @@ class Skeleton:
 
     @property
     def num_joints(self) -> int:
-        """K."""
+        """The number of joints K."""
         return len(self.joints)
 
     @cached_property
@@ -75,12 +74,12 @@ class Skeleton:
         return index
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values that JSON can hold; `from_dict` reads it back."""
+        """Returns a dictionary of plain values that JSON can hold; `from_dict` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Skeleton:
-        """The skeleton that `to_dict` (or its JSON) describes.
+        """Returns the skeleton that `to_dict` (or its JSON) describes.
 
         >>> Skeleton.from_dict(COCO17.to_dict()) == COCO17
         True
@@ -103,33 +102,33 @@ class Skeleton:
         num_joints: int | None = None,
         notes: list[str] | None = None,
     ) -> Skeleton:
-        """The skeleton of a category entry of a COCO keypoint file.
+        """Returns the skeleton of a category entry of a COCO keypoint file.
 
-        Joint names that are those of a skeleton of this module give that skeleton with everything it knows (published
+        Joint names that are those of a skeleton of this module give that skeleton with all its attributes (published
         CrowdPose files name COCO's 1-based edges for their 14 joints, so their own list cannot be used). For other
         names, left and right are found in the names (`jaxpose.sides.pairs_from_names`): ``left_ear``/``right_ear``,
         ``l_ear``/``r_ear``, ``LEar``/``REar``, ``forelegL1``/``forelegR1``, ``FL_paw``/``FR_paw``, in upper or lower
         case. A joint without a partner stays itself under a flip.
 
-        What the category says itself comes first: ``flip_pairs`` (pairs of names or of indices), ``swap`` (of every
-        joint its partner's name, as in mmpose) or ``flip_idx`` (of every joint its partner's index, as in YOLO), and
+        Values of the category itself take precedence: ``flip_pairs`` (pairs of names or of indices), ``swap`` (the name
+        of every joint's partner, as in mmpose) or ``flip_idx`` (the index of every joint's partner, as in YOLO), and
         ``sigmas``.
 
         Args:
-            category: With ``keypoints`` (K names), and perhaps ``name``, ``skeleton`` (pairs of names, or of numbers that
-                count from 1), ``sigmas``, ``flip_pairs``, ``swap``, ``flip_idx``.
-            sigmas: K OKS sigmas, or one for all joints. None: the category's; without any, the published ones where the
+            category: An entry with ``keypoints`` (K names), and perhaps ``name``, ``skeleton`` (pairs of names, or of
+                numbers that count from 1), ``sigmas``, ``flip_pairs``, ``swap``, ``flip_idx``.
+            sigmas: K OKS sigmas, or one for all joints. None takes the category's; without any, the published ones if the
                 names are those of a skeleton of this module, else `DEFAULT_SIGMA` for all, which makes average
                 precisions comparable with each other but not with published ones.
             flip_pairs: Pairs of names or of indices that count from 0, or texts such as "left_ear:right_ear", or
-                ("none",). None: the category's, or those of the names.
-            num_joints: K, where the category names no joints: they are then numbered, "joint_0" and on.
-            notes: A list that gets a line about every guess and repair. With None, what would need a repair (an edge
-                out of range, joints without names) is an error, and guesses are not told.
+                ("none",). None takes the category's, or those of the names.
+            num_joints: The number of joints K, if the category names no joints: they are then numbered from "joint_0".
+            notes: A list that gets a line about every guess and repair. With None, a fault that needs a repair (an edge
+                out of range, joints without names) is an error, and guesses are not reported.
 
         Raises:
-            ValueError: No category, no joint names, an edge out of range, a wrong number of sigmas, pairs that do not
-                fit the joints.
+            ValueError: This is not a category, it has no joint names, an edge is out of range, the number of sigmas is
+                wrong, or pairs do not fit the joints.
 
         >>> mouse = {"name": "mouse", "keypoints": ["snout", "leftear", "rightear"], "skeleton": [[1, 2], [1, 3]]}
         >>> skeleton = Skeleton.from_coco_category(mouse)
@@ -143,10 +142,10 @@ class Skeleton:
         if isinstance(given, numbers.Real):
             given = (float(given),) * len(names)
         pairs = sides.pairs_from_entry(category, names) if flip_pairs is None else sides.parse_pairs(flip_pairs, names)
-        known = _known(names)
-        if known is not None:
+        shipped = _shipped(names)
+        if shipped is not None:
             changes = {} if given is None else {"sigmas": given}
-            return replace(known, **changes, **({} if pairs is None else {"flip_pairs": pairs}))
+            return replace(shipped, **changes, **({} if pairs is None else {"flip_pairs": pairs}))
         limbs = _limbs(category.get("skeleton"), names, notes)
         if pairs is None:
             pairs, unpaired = sides.pairs_from_names(names)
@@ -164,13 +163,13 @@ class Skeleton:
         """Returns the category entry of a COCO keypoint file, in which limbs count joints from 1.
 
         Args:
-            category_id: the category's id.
-            name: the category's name; None takes the skeleton's name.
+            category_id: The category's id.
+            name: The category's name; None takes the skeleton's name.
 
         Returns:
-            A dictionary with ``id``, ``name``, ``keypoints`` and ``skeleton``. `from_coco_category` finds the joints and
-            limbs in it again; a COCO file has no place for sigmas, the upper body and flip pairs, which it takes from the
-            names of the joints.
+            A dictionary with ``id``, ``name``, ``keypoints`` and ``skeleton``. `from_coco_category` reads the joints
+            and limbs from it again; a COCO file has no place for sigmas, the upper body and flip pairs, which it takes
+            from the names of the joints.
 
         >>> MPII16.to_coco_category(name="person")["skeleton"][:2]
         [[1, 2], [2, 3]]
@@ -210,7 +209,7 @@ def _pairs(pairs: Sequence[Sequence[int]], what: str) -> tuple[tuple[int, int], 
 
 
 def _names(names: Sequence[str], what: str) -> tuple[str, ...]:
-    """As a tuple, if they are names: a string, too, is a sequence of strings."""
+    """Returns a tuple if these are names; a single string is also a sequence of strings."""
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ValueError(f"{what}: joints must be a list of names, got {names!r}")
     if not names or not all(isinstance(name, str) and name for name in names):
@@ -219,7 +218,7 @@ def _names(names: Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def _names_of(category: Mapping[str, Any], num_joints: int | None, notes: list[str] | None) -> tuple[str, ...]:
-    """The names of a category's joints, numbered where it has none and `num_joints` and `notes` are given."""
+    """Returns the names of a category's joints, numbered if it has none and `num_joints` and `notes` are given."""
     names = category.get("keypoints")
     if names in (None, [], ()) and num_joints and notes is not None:
         notes.append(
@@ -243,12 +242,12 @@ def _numbers(values: Sequence[float], what: str) -> tuple[float, ...]:
 
 
 def _limbs(edges: Any, names: Sequence[str], notes: list[str] | None) -> tuple[tuple[int, int], ...]:
-    """The lines to draw: pairs of numbers that count from 1, or of names.
+    """Returns the lines to draw: pairs of numbers that count from 1, or of names.
 
     Args:
         edges: The category's ``skeleton``.
-        names: K names.
-        notes: Gets a line about every repair; None: what needs one is an error.
+        names: The K names.
+        notes: A list that gets a line about every repair; with None, a fault that needs one is an error.
     """
     if edges is None:
         return ()
@@ -284,7 +283,7 @@ def _is_edge(edge: Any) -> bool:
 
 
 def _whole(value: Any) -> int:
-    """The whole number that a value is, or writes; another value: far below every joint."""
+    """Returns the integer that a value is, or spells; for another value, a number far below every joint."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -293,7 +292,7 @@ def _whole(value: Any) -> int:
 
 
 def _about_sides(flip_pairs: Sequence[tuple[int, int]], unpaired: Sequence[str], names: Sequence[str]) -> list[str]:
-    """What there is to say about pairs that were read from names."""
+    """Returns lines about pairs that were read from names."""
     give = "give the pairs in the category ('flip_pairs', 'swap' or 'flip_idx'), or by --flip-pairs"
     if sides.is_numbered(names):
         if flip_pairs:
@@ -330,7 +329,7 @@ COCO17 = Skeleton(
     ),
     upper=tuple(range(11)),
 )  # fmt: skip
-"""COCO persons. Sigmas as COCO publishes them; limbs in the order of its category entry."""
+"""COCO persons. The sigmas are those that COCO publishes; limbs are in the order of its category entry."""
 
 CROWDPOSE14 = Skeleton(
     name="crowdpose14",
@@ -367,7 +366,7 @@ MPII16 = Skeleton(
     ),
     upper=tuple(range(7, 16)),
 )  # fmt: skip
-"""MPII. Its own metric is PCKh; the sigmas are the ones that mmpose uses for OKS-NMS."""
+"""MPII. Its own metric is PCKh; the sigmas are those that mmpose uses for OKS-NMS."""
 
 H36M17 = Skeleton(
     name="h36m17",
@@ -383,7 +382,7 @@ H36M17 = Skeleton(
     sigmas=(DEFAULT_SIGMA,) * 17,
     upper=tuple(range(7, 17)),
 )  # fmt: skip
-"""Human3.6M, 17 joints. Its metric is MPJPE; nobody published OKS sigmas, so they are uniform."""
+"""Human3.6M, 17 joints. Its metric is MPJPE; there are no published OKS sigmas, so they are uniform."""
 
 RHD21 = Skeleton(
     name="rhd21",
@@ -397,8 +396,10 @@ RHD21 = Skeleton(
     ),
     sigmas=(DEFAULT_SIGMA,) * 21,
 )
-"""One hand of the Rendered Hand Pose data: the wrist, then each finger from its tip (4) to its base (1). One hand has
-no left and right, so nothing is exchanged. Its metrics are EPE and AUC; the sigmas are uniform, none are published."""
+"""One hand of the Rendered Hand Pose data: the wrist, then each finger from its tip (4) to its base (1).
+
+One hand has no left and right, so nothing is exchanged. Its metrics are EPE and AUC; the sigmas are uniform, because none
+are published."""
 
 FACE68 = tuple(f"face-{i}" for i in range(68))
 HAND21 = ("hand_root",) + tuple(
@@ -411,7 +412,7 @@ FACE_RINGS = ((36, 41), (42, 47), (48, 59), (60, 67))
 
 
 def _wholebody_limbs() -> tuple[tuple[int, int], ...]:
-    """COCO's lines, from the ankles to the feet, the outlines of the face, and the fingers from the hands' roots."""
+    """Returns COCO's lines, from the ankles to the feet, the outlines of the face, and the fingers from the hands' roots."""
     feet = tuple((15, j) for j in (17, 18, 19)) + tuple((16, j) for j in (20, 21, 22))
     face = tuple((23 + i, 24 + i) for start, end in FACE_LINES for i in range(start, end - 1))
     face += tuple((23 + a, 23 + b) for a, b in FACE_RINGS)
@@ -453,14 +454,15 @@ COCO_WHOLEBODY133 = Skeleton(
     ),
     upper=(*range(11), *range(23, 133)),
 )  # fmt: skip
-"""COCO-WholeBody: COCO's body, six of the feet, 68 of the face and 21 of each hand, with the sigmas of its evaluation
-code. Its files keep them in fields of their own (``foot_kpts``, ``face_kpts``, ``lefthand_kpts``, ``righthand_kpts``)."""
+"""COCO-WholeBody: COCO's body, six joints of the feet, 68 of the face and 21 of each hand, with its evaluation's sigmas.
+
+Its files keep them in separate fields (``foot_kpts``, ``face_kpts``, ``lefthand_kpts``, ``righthand_kpts``)."""
 
 _SHIPPED = (COCO17, COCO_WHOLEBODY133, CROWDPOSE14, MPII16, H36M17, RHD21)
 
 
-def _known(names: Sequence[str]) -> Skeleton | None:
-    """The skeleton of this module with these joint names; CrowdPose's files say 'head' for the top of the head."""
+def _shipped(names: Sequence[str]) -> Skeleton | None:
+    """Returns the skeleton of this module with these joint names; CrowdPose's files use 'head' for the top of the head."""
     for skeleton in _SHIPPED:
         if tuple(names) == skeleton.joints:
             return skeleton

@@ -7,14 +7,14 @@ The model of a joint, in frames t = 0 ... T - 1, with position p and, under ``mo
     both        xy[t] = p[t] + noise of covariance R[t]
 
 The observation noise R[t] is what the net predicts for that frame and joint (`predict.Poses.deviation` squared, or a full
-matrix), so that a sure frame counts and an occluded one does not. The time unit is the frame: q is in px^2 per frame (walk)
-or px^2 per frame^3 (velocity); `estimate_process_noise` finds it by maximum likelihood.
+matrix), so that a sure frame counts and an occluded one does not. The time unit is the frame: q is in px^2 per frame
+(walk) or px^2 per frame^3 (velocity); `estimate_process_noise` finds it by maximum likelihood.
 
-The state before the first observation is a Gaussian about ``initial``, where None stands for the mean and the variance over
-time of what is observed, as in the ensemble Kalman smoother EKS (Biderman et al. 2024), the variance being at least the
-harmonic mean of the observations' own. In a causal filter, which may not look ahead, and for a joint that is seen once, it
-stands for the first observation and 100 times its covariance. The velocity starts at 0 with the same variance per frame^2.
-Frames before the first observation are extrapolated backwards.
+The state before the first observation is a Gaussian about ``initial``, where None stands for the mean and the variance
+over time of what is observed, as in the ensemble Kalman smoother EKS (Biderman et al. 2024), the variance being at
+least the harmonic mean of the observations' own. In a causal filter, which may not look ahead, and for a joint that is
+seen once, it stands for the first observation and 100 times its covariance. The velocity starts at 0 with the same
+variance per frame^2. Frames before the first observation are extrapolated backwards.
 
 The filter is that of Kalman 1960 in Joseph's form, the smoother that of Rauch, Tung and Striebel 1965 in a form that only
 adds positive matrices, so that both hold in float32. The time-parallel form is that of Särkkä and García-Fernández 2021,
@@ -62,31 +62,32 @@ def kalman(
     parallel: bool = False,
     initial: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> tuple[Array, Array]:
-    """Smoothed positions of every joint and their covariance, given all frames (or, causal, the frames until then).
+    """Returns smoothed positions of every joint and their covariance, given all frames (or, if causal, those up to then).
 
     Args:
         xy: ``(..., T, K, D)`` observed positions, in pixels or in any unit.
-        covariance: ``(..., T, K, D, D)`` of the error of each observation, in that unit squared.
+        covariance: ``(..., T, K, D, D)`` covariance of the error of each observation, in that unit squared.
         process_noise: q of the module's docstring, a number, ``(K,)`` or ``(..., K)``; see `estimate_process_noise`.
         model: "velocity", where the velocity changes by noise, or "walk", where the position does.
         where: ``(..., T, K)``, False where a joint is missing; so is one whose position or covariance is not finite.
-        causal: the filter: the estimate of frame t uses frames 0 to t only, as in live use.
-        tails: of the error's density of that covariance. "gaussian" is the linear smoother. "laplace" and "student" (4
-            degrees of freedom) are elliptical densities with heavier tails, fitted by iterative reweighting: every pass
-            divides R[t] by `tail_weight` of the expected squared error (variational inference of a scale mixture). The
-            covariance that is returned counts every observation at its predicted covariance at most: the weights of
-            small residuals would make it too narrow (`benchmarks/smoothing.py` measures it).
-        iterations: of this reweighting; a causal filter reweights within the frame, 5 times.
-        parallel: the time-parallel form by `jax.lax.associative_scan`, of logarithmic depth: the same result, for long
-            videos on an accelerator.
-        initial: mean and covariance ``(..., K, D)``, ``(..., K, D, D)`` of the position at the first observation.
+        causal: Return the filter: the estimate of frame t uses frames 0 to t only, as in live use.
+        tails: The density of the error with that covariance. "gaussian" is the linear smoother. "laplace" and "student"
+            (4 degrees of freedom) are elliptical densities with heavier tails, fitted by iterative reweighting: every
+            pass divides R[t] by `tail_weight` of the expected squared error (variational inference of a scale mixture).
+            The returned covariance counts every observation at its predicted covariance at most, because the weights
+            of small residuals would make it too narrow (`benchmarks/smoothing.py` measures it).
+        iterations: The number of reweighting passes; a causal filter reweights within the frame, 5 times.
+        parallel: Use the time-parallel form by `jax.lax.associative_scan`, of logarithmic depth: the same result, for
+            long videos on an accelerator.
+        initial: The mean and covariance ``(..., K, D)``, ``(..., K, D, D)`` of the position at the first observation.
 
     Returns:
-        mean ``(..., T, K, D)`` and covariance ``(..., T, K, D, D)`` of the position. Both are NaN for a joint that is never
-        observed, and in a causal filter before the first observation.
+        mean ``(..., T, K, D)`` and covariance ``(..., T, K, D, D)`` of the position. Both are NaN for a joint that is
+        never observed, and in a causal filter before the first observation.
 
     Raises:
-        ValueError: shapes that do not match; a negative process noise; a variance that is not positive; an unknown model.
+        ValueError: Shapes do not match, the process noise is negative, a variance is not positive, or the model is
+            unknown.
 
     >>> xy = np.array([0.0, 1.0, 2.0, 30.0, 4.0]).reshape(5, 1, 1)
     >>> covariance = np.array([1.0, 1.0, 1.0, 1e4, 1.0]).reshape(5, 1, 1, 1)   # the net is not sure of the fourth frame
@@ -120,17 +121,17 @@ def log_likelihood(
     Args:
         xy: ``(..., T, K, D)``.
         covariance: ``(..., T, K, D, D)``.
-        process_noise: a number, ``(K,)`` or ``(..., K)``, as of `kalman`.
-        model: as of `kalman`.
-        where: ``(..., T, K)``, as of `kalman`.
-        tails: under "laplace" and "student" each prediction's density is the elliptical one whose covariance is that of the
-            innovation, which is an approximation; under "gaussian" the value is exact.
+        process_noise: A number, ``(K,)`` or ``(..., K)``, as for `kalman`.
+        model: The same as for `kalman`.
+        where: ``(..., T, K)``, the same as for `kalman`.
+        tails: The density of the error. Under "laplace" and "student" each prediction's density is the elliptical one
+            whose covariance is that of the innovation, which is an approximation; under "gaussian" the value is exact.
 
     Returns:
         ``(..., K)``; 0 for a joint with fewer than two observations.
 
     Raises:
-        ValueError: as `kalman`.
+        ValueError: The same as for `kalman`.
 
     >>> xy = np.cumsum(np.random.default_rng(0).normal(size=(200, 1, 2)), axis=0)
     >>> covariance = np.broadcast_to(0.01 * np.eye(2), (200, 1, 2, 2))
@@ -152,23 +153,23 @@ def estimate_process_noise(
     tails: Tails = "gaussian",
     shared: bool = False,
 ) -> Array:
-    """The process noise under which the observations are likeliest (`log_likelihood`), for each joint or for all together.
+    """Estimates the process noise that makes the observations likeliest (`log_likelihood`), per joint or for all together.
 
     The search runs over 16 powers of ten about the observations' own variance: a grid, then a golden section.
 
     Args:
         xy: ``(..., T, K, D)``.
         covariance: ``(..., T, K, D, D)``.
-        model: as of `kalman`.
-        where: ``(..., T, K)``, as of `kalman`.
-        tails: as of `kalman`, for which the estimate is meant.
-        shared: one value for all joints of a sequence.
+        model: The same as for `kalman`.
+        where: ``(..., T, K)``, the same as for `kalman`.
+        tails: The same as for `kalman`, for which the estimate is meant.
+        shared: Estimate one value for all joints of a sequence.
 
     Returns:
-        ``(..., K)``, or ``(...)`` where shared. A joint with fewer than three observations gets the smallest value.
+        ``(..., K)``, or ``(...)`` if shared. A joint with fewer than three observations gets the smallest value.
 
     Raises:
-        ValueError: as `kalman`.
+        ValueError: The same as for `kalman`.
 
     >>> xy = np.cumsum(np.random.default_rng(0).normal(size=(500, 1, 2)), axis=0)
     >>> covariance = np.broadcast_to(0.01 * np.eye(2), (500, 1, 2, 2))
@@ -181,16 +182,16 @@ def estimate_process_noise(
 
 
 def tail_weight(squared: ArrayLike, *, dim: int, tails: Tails) -> Array:
-    """By what an observation's precision is multiplied, given the expected squared error in units of its covariance.
+    """Returns the factor on an observation's precision, given its expected squared error in units of its covariance.
 
-    Both densities have the covariance that was predicted. Laplace's is proportional to exp(-sqrt(D + 1) |e|), whose weight
-    is sqrt(D + 1) / |e|: in one dimension the Laplace distribution. Student's with n degrees of freedom has
+    Both densities have the covariance that was predicted. Laplace's is proportional to exp(-sqrt(D + 1) |e|), whose
+    weight is sqrt(D + 1) / |e|: in one dimension the Laplace distribution. Student's with n degrees of freedom has
     (n + D) / (n - 2 + |e|^2). At |e|^2 = D + 1, and D + 2, an observation counts as it is.
 
     Args:
         squared: ``(...)``: E|e|^2 = r' R^-1 r + trace(R^-1 P), with residual r and the covariance P of the estimate.
-        dim: D, the number of coordinates.
-        tails: "gaussian" is 1 everywhere.
+        dim: The number of coordinates D.
+        tails: The density of the error; "gaussian" gives 1 everywhere.
 
     Returns:
         ``(...)``, positive.
@@ -211,7 +212,7 @@ def tail_weight(squared: ArrayLike, *, dim: int, tails: Tails) -> Array:
 
 
 class _Options(NamedTuple):
-    """What compiled code depends on."""
+    """The options that compiled code depends on."""
 
     model: Model
     tails: Tails
@@ -452,8 +453,10 @@ def _smooth_one(series: _Series, options: _Options) -> tuple[jax.Array, jax.Arra
         (mean, cov, _), _ = jax.lax.scan(pass_over, start, passes)
     else:
         mean, cov = run(series.covariance)
-    known = jnp.cumsum(series.seen) > 0 if options.causal else jnp.broadcast_to(series.seen.any(), series.seen.shape)
-    return jnp.where(known[:, None], mean, jnp.nan), jnp.where(known[:, None, None], cov, jnp.nan)
+    is_estimated = (
+        jnp.cumsum(series.seen) > 0 if options.causal else jnp.broadcast_to(series.seen.any(), series.seen.shape)
+    )
+    return jnp.where(is_estimated[:, None], mean, jnp.nan), jnp.where(is_estimated[:, None, None], cov, jnp.nan)
 
 
 def _squared(series: _Series, mean: jax.Array, cov: jax.Array) -> jax.Array:

@@ -1,11 +1,11 @@
-"""Which pictures to label next: those where a model is unsure, and that differ from each other.
+"""Suggests pictures to label next: those where a model is uncertain, and that differ from each other.
 
     jaxpose suggest runs/mouse unlabelled/ --count 20
 
-The uncertainty of a picture is the predicted standard deviation of its joints as a part of the crop (of nets without a
-density: 1 - confidence), the mean over the joints of its least certain person. Choosing by that alone gives twenty
-frames of one bad second, so every further picture is the one with the largest product of its uncertainty's rank and its
-distance to the nearest picture that is chosen already (the greedy rule of k-centre coresets, Sener and Savarese 2018,
+The uncertainty of a picture is the predicted standard deviation of its joints as a fraction of the crop (for nets
+without a density: 1 - confidence), the mean over the joints of its least certain person. Selecting by that alone gives
+twenty frames of one bad second, so every further picture is the one with the largest product of its uncertainty's rank
+and its distance to the nearest selected picture (the greedy rule of k-centre coresets, Sener and Savarese 2018,
 arXiv 1708.00489, on poses and thumbnails in place of a net's features).
 """
 
@@ -24,22 +24,22 @@ from jaxpose.data.pixels import opencv
 
 log = logging.getLogger(__name__)
 THUMBNAIL = 8
-"""Grey levels of the whole picture on a square of so many cells: what tells scenes apart."""
+"""The number of cells per side of a square of grey levels of the whole picture, which distinguishes scenes."""
 
 
 def choose(uncertainty: ArrayLike, features: ArrayLike, *, count: int) -> np.ndarray:
-    """The order in which to take items that are uncertain and unlike each other.
+    """Returns the order in which to take items that are uncertain and different from each other.
 
     Args:
-        uncertainty: (N,) larger where less is known; only the order counts.
-        features: (N, F) whose Euclidean distances say how much two items differ.
-        count: how many to take; all, where there are fewer.
+        uncertainty: (N,) larger for less certain items; only the order counts.
+        features: (N, F) features whose Euclidean distances say how much two items differ.
+        count: The number of items to take, at most all.
 
     Returns:
         (min(count, N),) indices, the most wanted first.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, a count below 1.
+        ValueError: The shapes do not fit, a value is not finite, or the count is below 1.
 
     >>> choose([0.9, 0.8, 0.1, 0.7], [[0.0], [0.1], [5.0], [4.0]], count=3).tolist()
     [0, 3, 2]
@@ -57,7 +57,7 @@ def choose(uncertainty: ArrayLike, features: ArrayLike, *, count: int) -> np.nda
     order = [int(uncertainty.argmax())]
     distance = np.linalg.norm(features - features[order[0]], axis=-1)
     while len(order) < min(count, len(uncertainty)):
-        wanted = rank * (distance + 1e-9 * (1 + distance.max()))  # of copies of chosen items the least certain
+        wanted = rank * (distance + 1e-9 * (1 + distance.max()))  # among copies of selected items the least certain
         wanted[order] = -1.0
         order.append(int(wanted.argmax()))
         distance = np.minimum(distance, np.linalg.norm(features - features[order[-1]], axis=-1))
@@ -78,18 +78,19 @@ def main(
 ) -> None:
     """List the pictures whose labels would teach a model most.
 
-    Prints a line for each, the most wanted first: file name, frame of a video, and the uncertainty (a part of the crop).
+    Prints one line per picture, the most wanted first: file name, frame of a video, and the uncertainty (a fraction of
+    the crop).
 
     Args:
-        run: a run's folder, or an imported checkpoint, of a net of persons.
-        inputs: unlabelled pictures, videos, folders of them, and patterns.
-        count: how many to list.
-        boxes: JSON of a detector, as of `jaxpose predict`; none: a picture is one person.
-        category: id of the persons in that JSON; boxes without category_id count too.
-        min_box_score: boxes with a lower score are left out.
-        out: also write the list into this JSON file.
-        every: of videos, look at one frame of so many.
-        batch_size: crops at a time.
+        run: A run's folder, or an imported checkpoint, of a top-down net.
+        inputs: Unlabelled pictures, videos, folders of them, and patterns.
+        count: The number of pictures to list.
+        boxes: JSON of a detector, as in `jaxpose predict`; none: a picture is one person.
+        category: Id of the persons in that JSON; boxes without category_id count too.
+        min_box_score: Boxes with a lower score are left out.
+        out: Also write the list into this JSON file.
+        every: Look at every n-th frame of videos only.
+        batch_size: The number of crops at a time.
     """
     from jaxpose import predict
     from jaxpose.data.boxes import BoxFile
@@ -102,7 +103,7 @@ def main(
     paths = expand_inputs(inputs)
     if live := [str(path) for path in paths if isinstance(path, Live)]:
         raise ValueError(f"{live[0]} is a camera or a stream: name pictures, recorded videos or folders of them")
-    known = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
+    box_file = None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score)
     predictor = predict.load(run, batch_size=batch_size)
     if predictor.finds_people:
         raise ValueError(
@@ -114,8 +115,8 @@ def main(
         try:
             frames = media.video(file) if is_video(file) else [media.picture(file, upright=upright)]
             for number, image in enumerate(frames):
-                people = None if known is None else known.of(file, number)
-                if number % every or people == []:  # the detector saw nobody
+                people = None if box_file is None else box_file.of(file, number)
+                if number % every or people == []:  # the detector has no box here
                     continue
                 poses = predictor(image, people)
                 rows.append({"file": str(file), "frame": number, "uncertainty": round(_uncertainty(poses), 5)})
@@ -124,17 +125,17 @@ def main(
             failed.append(str(error))
     if not rows:
         raise ValueError(f"no person to look at in the inputs: {'; '.join(failed[:3]) or 'no box lies in them'}")
-    chosen = [rows[i] for i in choose([row["uncertainty"] for row in rows], np.array(features), count=count)]
-    for row in chosen:
+    selected = [rows[i] for i in choose([row["uncertainty"] for row in rows], np.array(features), count=count)]
+    for row in selected:
         print(f"{row['uncertainty']:.4f}  {row['file']}" + (f"  frame {row['frame']}" if row["frame"] else ""))
     if out is not None:
-        files.write_json(out, chosen)
+        files.write_json(out, selected)
     if failed:
         log.warning("%d inputs could not be read: %s", len(failed), "; ".join(failed[:3]))
 
 
 def _uncertainty(poses: Any) -> float:
-    """Of the least certain person of a picture: the mean over the joints, as a part of the crop's side."""
+    """Returns the uncertainty of a picture's least certain person: the mean over joints, as a fraction of the crop's side."""
     if poses.deviation is None or poses.crop_area is None:
         return float((1 - poses.confidence).mean(-1).max())
     side = np.sqrt(poses.crop_area)[:, None]
@@ -142,7 +143,7 @@ def _uncertainty(poses: Any) -> float:
 
 
 def _features(image: np.ndarray, poses: Any) -> np.ndarray:
-    """The first person's joints in units of its box, and a thumbnail of the picture; each with a norm of about 1."""
+    """Returns the first person's joints in units of its box, and a thumbnail; each with a norm of about 1."""
     cv2 = opencv()
     box = poses.box[0]
     joints = ((poses.xy[0] - box[:2]) / box[2:] - 0.5).ravel() / np.sqrt(poses.xy.shape[1])

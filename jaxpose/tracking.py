@@ -1,15 +1,17 @@
 """Identities over a video, by assignment on the density of poses.
 
-Every person is a track: the place and the velocity of each joint with their covariance, from a Kalman filter whose observation noise
-is the predicted covariance of the joint. In each frame the poses are assigned to the tracks so that the sum of the logarithms of
-their densities under the predicted states is largest (`scipy.optimize.linear_sum_assignment`); a pose too far from every track
-starts a new one, and a track that has not been seen for some time ends. A joint's density is a mixture of the Gaussian of the
-filter and a few per cent of a uniform density over the image, so that one wrong joint does not decide.
+Every person is a track: the place and the velocity of each joint with their covariance, from a Kalman filter whose
+observation noise is the predicted covariance of the joint. In each frame the poses are assigned to the tracks so that
+the sum of the logarithms of their densities under the predicted states is largest
+(`scipy.optimize.linear_sum_assignment`); a pose too far from every track starts a new one, and a track that has not
+been seen for some time ends. A joint's density is a mixture of the Gaussian of the filter and a few per cent of a
+uniform density over the image, so that one wrong joint does not decide.
 
 Without covariances (NaN), or to compare, poses are matched with the last pose of a track by IoU of their boxes or by OKS.
 
 `assign` gives the numbers of the tracks, `rearrange` puts the poses of a track into one place, `track` does both, and
-`identity_scores` counts what an assignment got wrong. NumPy and SciPy only; a run over 600 frames with 4 persons takes seconds.
+`identity_scores` counts what an assignment got wrong. NumPy and SciPy only; a run over 600 frames with 4 persons takes
+seconds.
 """
 
 from __future__ import annotations
@@ -40,25 +42,25 @@ SAME = 0.3
 LAG = 0.2
 """Seconds over which the accelerations of a video are measured."""
 FITTED = np.geomspace(0.1, 1000, 41)
-"""Where the process noise of a video is looked for, relative to the default, one person size squared per second cubed."""
+"""The candidates for the process noise of a video, relative to the default, one person size squared per second cubed."""
 CHI_SQUARE_MEDIAN = 0.4549
-"""Of one degree of freedom."""
+"""The median of chi-square with one degree of freedom."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How poses become tracks.
+    """The options of linking poses to tracks.
 
     Attributes:
         measure: "density", or the similarity with the last pose of a track, "oks" or "iou".
-        people: the number of persons, where it is known: tracks are not ended then, and no further ones start.
-        max_gap: seconds that a track may be unseen before it ends.
-        min_frames: tracks of fewer frames are left out.
-        gate: the level of the region of the predicted state that must hold a pose: half of its joints lie inside.
-        process_noise: of the acceleration, person sizes squared per second cubed; None: fitted to the video.
+        people: The number of persons, if it is known: tracks are then not ended, and no further ones start.
+        max_gap: The seconds that a track may be unseen before it ends.
+        min_frames: The least number of frames; shorter tracks are left out.
+        gate: The level of the region of the predicted state that must hold a pose: half of its joints lie inside.
+        process_noise: The noise of the acceleration, person sizes squared per second cubed; None fits it to the video.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: A value is outside its range.
 
     >>> Options(gate=1.5)
     Traceback (most recent call last):
@@ -87,14 +89,14 @@ class Options:
 
 
 def track(poses: Trajectories, *, options: Options = Options()) -> Trajectories:
-    """Trajectories whose person p is the same one in all frames.
+    """Links poses to trajectories whose person p is the same one in all frames.
 
     Args:
-        poses: the persons of each frame in any order.
-        options: how poses become tracks.
+        poses: The persons of each frame in any order.
+        options: The options of linking.
 
     Returns:
-        One person for each track, in the order of their first frames; poses that belong to none are left out.
+        One person for each track, in the order of their first frames; poses without a track are left out.
 
     >>> walk = np.zeros((4, 2, 1, 2)) + np.array([[[10.0, 10.0]], [[50.0, 10.0]]])
     >>> walk[2] = walk[2, ::-1]  # the order of the poses in a frame says nothing
@@ -136,15 +138,15 @@ def rearrange(poses: Trajectories, ids: np.ndarray, *, people: int | None = None
 
 
 def assign(poses: Trajectories, *, options: Options = Options()) -> np.ndarray:
-    """The track of each pose.
+    """Returns the track of each pose.
 
     Args:
         poses: (T, P) poses.
-        options: how poses become tracks.
+        options: The options of linking.
 
     Returns:
-        (T, P) int, numbers from 0 in the order of the tracks' first frames; -1 for an absent pose, and for one of a track that is
-        left out.
+        (T, P) int, numbers from 0 in the order of the tracks' first frames; -1 for an absent pose, and for one of a
+        track that is left out.
     """
     ids = np.full(poses.mean.shape[:2], -1)
     if not poses.present.any():
@@ -160,19 +162,19 @@ def assign(poses: Trajectories, *, options: Options = Options()) -> np.ndarray:
 
 
 def identity_scores(ids: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
-    """What an assignment got wrong, beside the true identities of the poses.
+    """Compares an assignment with the true identities of the poses.
 
     Args:
-        ids: (T, P) number of the track of each pose; -1: of none.
-        truth: (T, P) number of the person of each pose; -1: a false positive, or an absent pose.
+        ids: (T, P) number of the track of each pose; -1 for no track.
+        truth: (T, P) number of the person of each pose; -1 for a false positive, or an absent pose.
 
     Returns:
-        {"switches": how often a person's track differs from that of the person's last pose with a track; "IDF1": 2 n / (poses
-        with a person + poses with a track), n the poses that agree under the best one-to-one match of persons and tracks (Ristani
-        et al. 2016); "tracks": number of tracks}.
+        {"switches": how often a person's track differs from that of the person's last pose with a track; "IDF1": 2 n /
+        (poses with a person + poses with a track), n the poses that agree under the best one-to-one match of persons
+        and tracks (Ristani et al. 2016); "tracks": number of tracks}.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: The shapes differ.
 
     >>> identity_scores(np.array([[0, 1], [1, 0]]), np.array([[0, 1], [0, 1]]))
     {'switches': 2, 'IDF1': 0.5, 'tracks': 2}
@@ -182,8 +184,8 @@ def identity_scores(ids: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
         raise ValueError(f"ids has shape {ids.shape}, truth {truth.shape}: expected (T, P) twice")
     switches = 0
     for person in np.unique(truth[truth >= 0]):
-        mine = ids[(truth == person) & (ids >= 0)]  # row by row: in the order of the frames
-        switches += int((mine[1:] != mine[:-1]).sum())
+        track_ids = ids[(truth == person) & (ids >= 0)]  # row by row: in the order of the frames
+        switches += int((track_ids[1:] != track_ids[:-1]).sum())
     both = (ids >= 0) & (truth >= 0)
     people, tracks = (np.unique(numbers[numbers >= 0], return_inverse=True)[0] for numbers in (truth, ids))
     agree = np.zeros((len(people), len(tracks)))
@@ -331,16 +333,16 @@ def _size(poses: Trajectories) -> float:
 
 def _observed_covariance(poses: Trajectories, size: float) -> np.ndarray:
     """(T, P, K, 2, 2) that can be inverted: where it is unknown, that of OKS_SIGMA of the person's size."""
-    known = np.isfinite(poses.covariance).all((-1, -2), keepdims=True)
+    is_known = np.isfinite(poses.covariance).all((-1, -2), keepdims=True)
     unknown = (OKS_SIGMA * size) ** 2 * np.eye(2)
-    return np.where(known, poses.covariance, unknown) + (1e-3 * size) ** 2 * np.eye(2)
+    return np.where(is_known, poses.covariance, unknown) + (1e-3 * size) ** 2 * np.eye(2)
 
 
 def _fitted_noise(poses: Trajectories, noisy: np.ndarray, ids: np.ndarray, *, default: float) -> float:
     """The noise of the acceleration that the second differences of the tracks ask for, by their median.
 
-    Over frames that are L apart, the second difference of a track has the variance 2 q L^3 / 3 of the motion and R + 4 R + R of
-    the observations. L is a fifth of a second: of successive frames, the errors would hide the motion.
+    Over frames that are L apart, the second difference of a track has the variance 2 q L^3 / 3 of the motion and R + 4
+    R + R of the observations. L is a fifth of a second: of successive frames, the errors would hide the motion.
     """
     lag = max(round(LAG * poses.fps), 1)
     row_of = {frame: t for t, frame in enumerate(poses.frame.tolist())}

@@ -1,8 +1,8 @@
-"""The training state, the step that moves it, and the schedules of the published recipes.
+"""The training state, the training step, and the schedules of the published recipes.
 
-A task (`jaxpose.tasks`) says what the loss is; this file says how a loss becomes an update. The step is one
-jitted function over a mesh: state donated and replicated (the optimiser's where the mesh has no `fsdp` groups), batch split
-over the devices.
+A task (`jaxpose.tasks`) defines the loss; this module turns a loss into an update. The step is one jitted function over a
+mesh: the state is donated and replicated (the optimiser's if the mesh has no `fsdp` groups), the batch is split over the
+devices.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ NO_STEP = -1
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a run must remember, and nothing else.
+    """The complete state of a run.
 
     Attributes:
-        step: number of updates made so far, int32 scalar.
+        step: The number of updates so far, int32 scalar.
         variables: {"params", "batch_stats"} of the task, flow included.
-        opt_state: the state of the optax transformation.
-        ema: exponential moving average of `variables`, or None.
-        first_bad: the first update, counted from 1 as in logs and checkpoints, whose loss or gradient was not finite; -1
-            while all were.
+        opt_state: The state of the optax transformation.
+        ema: The exponential moving average of `variables`, or None.
+        first_bad: The first update, counted from 1 as in logs and checkpoints, whose loss or gradient was not finite; -1
+            while all were finite.
     """
 
     step: jax.Array
@@ -45,7 +45,7 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def eval_variables(self) -> PyTree:
-        """What to evaluate and publish: the moving average where one is kept."""
+        """The variables to evaluate and publish: the moving average if there is one."""
         return self.variables if self.ema is None else self.ema
 
 
@@ -67,7 +67,7 @@ def multi_step(
     Boundaries and warm-up are counted in steps from the start of training.
 
     Raises:
-        ValueError: a rate that is not positive, boundaries that do not increase, a negative warm-up.
+        ValueError: The rate is not positive, the boundaries do not increase, or the warm-up is negative.
 
     >>> rate = multi_step(1e-3, boundaries=[100], warmup_steps=10)
     >>> [round(float(rate(t)), 7) for t in (0, 10, 99, 100)]
@@ -92,7 +92,7 @@ def linear_decay(
     """Learning rate that falls linearly to 0 at `steps`, after a linear warm-up from `warmup_start` x the rate: SWAHR's.
 
     Raises:
-        ValueError: a rate that is not positive, a warm-up that is not shorter than the training.
+        ValueError: The rate is not positive, or the warm-up is not shorter than the training.
 
     >>> rate = linear_decay(1e-3, steps=30, warmup_steps=10)
     >>> [round(float(rate(t)), 7) for t in (0, 10, 20, 30)]
@@ -108,22 +108,22 @@ def linear_decay(
 
 
 def growing_decay(decay: float, *, growth: float = 9.0) -> optax.Schedule:
-    """Decay of a moving average that is right from the first step: min(decay, t / (t + growth)) at step t, from 0.
+    """Decay of a moving average without bias from the start: min(decay, t / (t + growth)) at step t, from 0.
 
     With a constant decay an average that starts at the initial weights still holds decay**n of them after n steps: 41 %
     after 450 steps at 0.998. Here step 0 replaces them, so they weigh nothing from then on, and until t / (t + growth)
-    reaches `decay` the average covers about the last 1 / (growth + 1) of the steps (polynomial-decay averaging, Shamir and
-    Zhang 2013, arXiv 1212.1824: their eta is `growth` - 1). After growth * decay / (1 - decay) steps (4,491 at
+    reaches `decay` the average covers about the last 1 / (growth + 1) of the steps (polynomial-decay averaging, Shamir
+    and Zhang 2013, arXiv 1212.1824: their eta is `growth` - 1). After growth * decay / (1 - decay) steps (4,491 at
     0.998) the update is that of the constant decay.
 
-    It is a function of the step alone, so a checkpoint holds nothing more for it.
+    It is a function of the step alone, so a checkpoint stores nothing more for it.
 
     Args:
-        decay: the limit, in (0, 1).
-        growth: how slowly the decay grows; larger: a shorter average.
+        decay: The limit, in (0, 1).
+        growth: How slowly the decay grows; a larger value gives a shorter average.
 
     Raises:
-        ValueError: a decay outside (0, 1), a growth that is not positive.
+        ValueError: The decay is outside (0, 1), or the growth is not positive.
 
     >>> decay = growing_decay(0.998)
     >>> [round(float(decay(t)), 3) for t in (0, 1, 9, 91, 5000)]
@@ -146,8 +146,9 @@ def optimizer(
     """Adam as the published recipes use it (no weight decay), with optional clipping and accumulation.
 
     Args:
-        clip_norm: largest global norm of the gradient, or None.
-        accumulate: number of batches whose gradients are averaged into one update. The schedule counts updates.
+        schedule: The learning rate by update.
+        clip_norm: The largest global norm of the gradient, or None.
+        accumulate: The number of batches whose gradients are averaged into one update. The schedule counts updates.
 
     >>> tx = optimizer(optax.constant_schedule(1e-3), clip_norm=1.0, accumulate=2)
     """
@@ -169,31 +170,33 @@ def init_state(
     ema: bool = False,
     variables: PyTree | None = None,
 ) -> TrainState:
-    """A fresh state on the mesh.
+    """Makes an initial state on the mesh.
 
     Args:
-        task: initialises the variables.
-        tx: the optimiser.
-        key: seeds the initialisation.
-        mesh: where the state lies: whole on every device, but the optimiser's state split over the axis `fsdp`.
-        ema: keep a moving average, for a step that is made with an `ema_decay`.
-        variables: host arrays to start from instead.
+        task: Initialises the variables.
+        tx: The optimiser.
+        key: Seeds the initialisation.
+        mesh: The mesh of the state, which is whole on every device, except for the optimiser's, split over the axis
+            `fsdp`.
+        ema: Keep a moving average, for a step that is made with an `ema_decay`.
+        variables: Host arrays to start from instead.
     """
     fresh = _fresh_state(task, tx, mesh=mesh, ema=ema)
     return jax.jit(fresh, out_shardings=_shardings(mesh))(key, variables)
 
 
 def abstract_state(task: Task, tx: optax.GradientTransformation, *, mesh: Mesh, ema: bool = False) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `init_state` makes, as `jax.ShapeDtypeStruct`.
+    """Returns shapes, dtypes and shardings of the state that `init_state` makes, as `jax.ShapeDtypeStruct`.
 
     Nothing is computed and no device is touched, so the devices of the mesh need not be attached (those of
-    `jax.experimental.topologies` will do). A step can be lowered and compiled from it, and a checkpoint restored into it.
+    `jax.experimental.topologies` are enough). A step can be lowered and compiled from it, and a checkpoint restored
+    into it.
 
     Args:
-        task: initialises the variables.
-        tx: the optimiser.
-        mesh: where the state would lie.
-        ema: with a moving average.
+        task: Initialises the variables.
+        tx: The optimiser.
+        mesh: The mesh on which the state would lie.
+        ema: Include a moving average.
 
     >>> class Task:
     ...     def init(self, key):
@@ -219,7 +222,7 @@ def abstract_state(task: Task, tx: optax.GradientTransformation, *, mesh: Mesh, 
 def _fresh_state(
     task: Task, tx: optax.GradientTransformation, *, mesh: Mesh, ema: bool
 ) -> Callable[[jax.Array, PyTree | None], TrainState]:
-    """The function (key, variables to start from or None) -> state, to be jitted or evaluated by shape."""
+    """Returns the function (key, variables to start from or None) -> state, to be jitted or evaluated by shape."""
 
     def fresh(key: jax.Array, given: PyTree | None) -> TrainState:
         variables = task.init(key) if given is None else given
@@ -236,7 +239,7 @@ def _fresh_state(
 
 
 def _shardings(mesh: Mesh) -> TrainState:
-    """Of a state: whole on every device, but for the optimiser's, of which `parallel.split_state` decides."""
+    """Returns the shardings of a state: whole on every device, except for the optimiser's (`parallel.split_state`)."""
     whole = parallel.replicated(mesh)
     return TrainState(step=whole, variables=whole, opt_state=None, ema=whole, first_bad=whole)
 
@@ -249,17 +252,22 @@ def make_train_step(
     ema_decay: float | optax.Schedule | None = None,
     seed: int = 0,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted function (state, global batch) -> (state, metrics); the state is donated.
+    """Makes the jitted function (state, global batch) -> (state, metrics); the state is donated.
 
     The key of step t is `fold_in(key(seed), t)`: randomness on the device depends on (seed, t) only, like the data.
 
     Args:
-        ema_decay: of the moving average, for a state made with `ema=True`; None for one without. A number in (0, 1) is the
-            decay of every step, from the initial weights on; a schedule gives it by the step, as `growing_decay` does, which
-            forgets the initial weights.
+        task: Defines the loss.
+        tx: The optimiser.
+        mesh: The mesh over which batches are split.
+        ema_decay: The decay of the moving average, for a state made with `ema=True`; None for one without. A number in
+            (0, 1) applies to every step, from the initial weights on; a schedule gives the decay by step, as
+            `growing_decay` does, which forgets the initial weights.
+        seed: Seeds the randomness on the device.
 
     Raises:
-        ValueError: a decay outside (0, 1); in the first call, a state with an average and no decay or the reverse.
+        ValueError: The decay is outside (0, 1); in the first call, the state has an average and there is no decay, or the
+            reverse.
     """
     if ema_decay is not None and not callable(ema_decay):
         _check_decay(ema_decay)
@@ -296,7 +304,7 @@ def make_train_step(
 
 
 def make_predict_step(task: Task, *, mesh: Mesh, flip_test: bool = True) -> Callable[[PyTree, PyTree], PyTree]:
-    """The jitted function (variables, global batch) -> predictions split over the devices like the batch."""
+    """Makes the jitted function (variables, global batch) -> predictions, split over the devices like the batch."""
 
     def predict(variables, batch):
         return task.predict(variables, batch, flip_test=flip_test)
@@ -306,7 +314,7 @@ def make_predict_step(task: Task, *, mesh: Mesh, flip_test: bool = True) -> Call
 
 
 def check_finite(state: TrainState, last_good: str | None = None) -> None:
-    """Raise `NonFiniteLoss` if any step so far had a non-finite loss or gradient (one scalar is fetched).
+    """Raises `NonFiniteLoss` if any step so far had a non-finite loss or gradient (one scalar is fetched).
 
     The message counts updates from 1, as logs and checkpoints do: checkpoint 2 is the state after update 2.
     """
@@ -320,7 +328,7 @@ def check_finite(state: TrainState, last_good: str | None = None) -> None:
 
 
 def count_parameters(params: PyTree) -> int:
-    """Number of scalars in a tree of arrays.
+    """Returns the number of scalars in a tree of arrays.
 
     >>> count_parameters({"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)})
     9
@@ -329,7 +337,7 @@ def count_parameters(params: PyTree) -> int:
 
 
 def scaled_learning_rate(learning_rate: float, *, batch_size: int, base_batch_size: int) -> float:
-    """Linear scaling rule, used only where a run asks for it.
+    """Applies the linear scaling rule, which is used only if a run asks for it.
 
     >>> scaled_learning_rate(1e-3, batch_size=512, base_batch_size=256)
     0.002

@@ -1,7 +1,7 @@
-"""Trajectories: the joints of one video over time with their covariances, as an array file that other tools read.
+"""Trajectories: the joints of one video over time with their covariances, in an array file for other tools.
 
-The file is NumPy's .npz without pickled objects. T frames, P persons, K joints; coordinates are pixels of the image, pixel
-centres are at integers:
+The file is NumPy's .npz without pickled objects. T frames, P persons, K joints; coordinates are pixels of the image,
+pixel centres are at integers:
 
     mean         (T, P, K, 2)      float64; NaN where a person or a joint is absent
     covariance   (T, P, K, 2, 2)   float64, pixels squared; NaN where it is unknown (absent, or a net without a density)
@@ -13,8 +13,9 @@ centres are at integers:
     individuals  (P,)              text, the persons; may be missing
     edges        (E, 2)            int64, limbs as pairs of joints; may be missing
     tracked      ()                bool: person p is the same one in all frames; may be missing (False)
-    radius       ()                float64 pixels: `score` is the probability that the error of a joint is below it; NaN or missing:
-                                   `score` is the confidence of a net that states no density
+    radius       ()                float64 pixels: `score` is the probability that the error of a joint is below it; NaN
+    or missing:
+                                   `score` is the confidence of a net without a density
 
 Only NumPy and `jaxpose.files` are imported.
 """
@@ -37,7 +38,7 @@ __all__ = ["Trajectories", "read", "write"]
 REQUIRED = ("mean", "covariance", "score", "frame", "fps", "names", "size_wh")
 OPTIONAL = ("individuals", "edges", "tracked", "radius")
 TOLERANCE = 1e-6
-"""By how much, relative to its trace, a covariance may be asymmetric or have a negative eigenvalue."""
+"""The asymmetry or negative eigenvalue that a covariance may have, relative to its trace."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,17 @@ class Trajectories:
         covariance: (T, P, K, 2, 2) pixels squared, NaN where unknown.
         score: (T, P, K) in [0, 1].
         frame: (T,) ascending numbers of the frames.
-        fps: frames per second.
-        names: K names of joints.
-        size_wh: width and height of a frame in pixels.
-        individuals: P names of persons; by default "person1" and so on.
-        edges: pairs of joints.
-        tracked: whether person p is the same one in all frames.
-        radius: pixels; `score` is the probability that a joint's error is below it. None: it is a confidence without that meaning.
+        fps: Frames per second.
+        names: The K names of joints.
+        size_wh: The width and height of a frame in pixels.
+        individuals: The P names of persons; by default "person1" and so on.
+        edges: Pairs of joints.
+        tracked: True if person p is the same one in all frames.
+        radius: Pixels; `score` is the probability that a joint's error is below this. None: it is a confidence without
+            that meaning.
 
     Raises:
-        ValueError: shapes that do not fit one another, or values outside their range, by name.
+        ValueError: Shapes do not fit one another, or values are outside their range; the message names the array.
 
     >>> walk = Trajectories(np.zeros((5, 1, 2, 2)), np.ones((5, 1, 2, 1, 1)) * np.eye(2), np.ones((5, 1, 2)), np.arange(5), 25.0,
     ...                     ("nose", "tail"), (640, 480))
@@ -98,11 +100,11 @@ class Trajectories:
 
     @property
     def present(self) -> np.ndarray:
-        """(T, P) bool: the person has a joint in the frame."""
+        """(T, P) bool, True if the person has a joint in the frame."""
         return np.isfinite(self.mean).all(-1).any(-1)
 
     def replace(self, **changes) -> Trajectories:
-        """Returns a copy with these attributes changed, and checked again."""
+        """Returns a copy with these attributes changed, which is checked again."""
         return dataclasses.replace(self, **changes)
 
 
@@ -110,12 +112,12 @@ def write(path: str | os.PathLike, trajectories: Trajectories) -> None:
     """Writes trajectories to an .npz file, atomically.
 
     Args:
-        path: the file; it ends in .npz.
-        trajectories: what to write.
+        path: The file; its name ends in .npz.
+        trajectories: The trajectories to write.
 
     Raises:
-        ValueError: the name does not end in .npz.
-        OSError: the file cannot be written.
+        ValueError: The name does not end in .npz.
+        OSError: The file cannot be written.
 
     >>> from tempfile import mkdtemp
     >>> path = Path(mkdtemp()) / "walk.npz"
@@ -148,14 +150,14 @@ def read(path: str | os.PathLike) -> Trajectories:
     """Reads trajectories from an .npz file.
 
     Args:
-        path: a file that `write` wrote, or one with the same arrays.
+        path: A file that `write` wrote, or one with the same arrays.
 
     Returns:
         The trajectories, checked.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no .npz file, an array is missing, or does not fit the others.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not an .npz file, an array is missing, or one does not fit the others.
 
     >>> read("absent.npz")
     Traceback (most recent call last):
@@ -169,7 +171,7 @@ def read(path: str | os.PathLike) -> Trajectories:
             arrays = {name: stored[name] for name in (*REQUIRED, *OPTIONAL) if name in stored.files}
             names = sorted(stored.files)
     except (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz file of trajectories: {error}") from None
+        raise ValueError(f"{path} is not an .npz file of trajectories: {error}") from None
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise ValueError(f"{path} has no array {', '.join(missing)}, it has {', '.join(names)}: is it of trajectories?")
     try:
@@ -233,15 +235,17 @@ def _check_values(t: Trajectories) -> None:
     if not ((t.score >= 0) & (t.score <= 1)).all():
         raise ValueError("score holds values outside [0, 1]")
     if t.frame.dtype.kind not in "iu" or (np.diff(t.frame.astype(np.int64)) <= 0).any():
-        raise ValueError("frame holds no ascending whole numbers")
+        raise ValueError("frame does not hold ascending whole numbers")
     if not (np.isfinite(t.fps) and t.fps > 0):
         raise ValueError(f"fps is {t.fps}, expected a positive number")
     if not all(float(side).is_integer() and side > 0 for side in t.size_wh):
         raise ValueError(f"size_wh is {tuple(t.size_wh)}, expected the width and height in pixels")
     if t.radius is not None and not (np.isfinite(t.radius) and t.radius > 0):
         raise ValueError(f"radius is {t.radius}, expected a positive number of pixels or None")
-    known = np.isfinite(t.covariance).all((-1, -2)) & ~absent
-    (xx, xy), (yx, yy) = np.moveaxis(t.covariance[known], (-2, -1), (0, 1)) if known.any() else np.zeros((2, 2, 0))
+    is_known = np.isfinite(t.covariance).all((-1, -2)) & ~absent
+    (xx, xy), (yx, yy) = (
+        np.moveaxis(t.covariance[is_known], (-2, -1), (0, 1)) if is_known.any() else np.zeros((2, 2, 0))
+    )
     slack = TOLERANCE * np.maximum(xx + yy, 0)
     if (np.abs(xy - yx) > slack).any() or (xx < 0).any() or (yy < 0).any() or (xx * yy - xy * yx < -(slack**2)).any():
         raise ValueError("covariance holds matrices that are not symmetric and positive semi-definite")

@@ -129,21 +129,21 @@ def reconstruct(
     tails: Tails = "gaussian",
     iterations: int = 15,
 ) -> Points:
-    """Points in space from pixels of calibrated cameras: the weighted linear solution, then `refine`.
+    """Returns points in space from pixels of calibrated cameras: the weighted linear solution, then `refine`.
 
     Args:
         xy: ``(V, N, 2)`` pixels of the pictures, distorted as the lenses do.
-        covariance: ``(V, N, 2, 2)`` of their errors, pixels squared.
-        cameras: of the V views.
+        covariance: ``(V, N, 2, 2)`` covariance of their errors, pixels squared.
+        cameras: The cameras of the V views.
         where: ``(V, N)``, False where a point is missing in a view; so is one whose position or covariance is not finite.
-        tails: of the errors, see `jaxpose.smoothing.kalman`.
-        iterations: of the refinement.
+        tails: The density of the errors, see `jaxpose.smoothing.kalman`.
+        iterations: The number of refinement steps.
 
     Returns:
         Points, NaN where they are not determined.
 
     Raises:
-        ValueError: shapes that do not match; another number of cameras; a variance that is not positive.
+        ValueError: Shapes or the number of cameras do not match, or a variance is not positive.
 
     >>> lens = dict(size_wh=None, focal=np.full(2, 600.0), center=np.zeros(2), radial=np.zeros(3), tangential=np.zeros(2))
     >>> both = [Camera(name, rotation=np.eye(3), position=np.array([x, 0.0, 0.0]), **lens) for name, x in (("a", -1), ("b", 1))]
@@ -187,17 +187,17 @@ def refine(
     Args:
         points: ``(N, 3)`` where to start, such as the linear solution; NaN stays NaN.
         xy: ``(V, N, 2)`` pixels of the pictures.
-        covariance: ``(V, N, 2, 2)`` of their errors.
-        cameras: of the V views, all of one model.
+        covariance: ``(V, N, 2, 2)`` covariance of their errors.
+        cameras: The cameras of the V views, all of one model.
         where: ``(V, N)``, False where a point is missing in a view.
-        tails: of the errors.
-        iterations: steps.
+        tails: The density of the errors.
+        iterations: The number of steps.
 
     Returns:
         ``(N, 3)`` and ``(N, 3, 3)``; NaN for a point with fewer than two views, or that ends behind one of its cameras.
 
     Raises:
-        ValueError: shapes that do not match; another number of cameras; cameras of different models.
+        ValueError: Shapes or the number of cameras do not match, or the cameras have different models.
 
     Source: Hartley and Zisserman, section 12.3 (reprojection error) and 5.2 (its covariance).
 
@@ -235,14 +235,14 @@ def reprojection_error(points: Array, xy: Array, *, cameras: Sequence[Camera], w
     Args:
         points: ``(N, 3)``.
         xy: ``(V, N, 2)`` pixels of the pictures.
-        cameras: of the V views.
+        cameras: The cameras of the V views.
         where: ``(V, N)``, False where a view does not count; nor does one without a finite pixel.
 
     Returns:
         ``(N,)``, the mean over views; NaN without one.
 
     Raises:
-        ValueError: another number of cameras.
+        ValueError: The number of cameras does not match.
 
     >>> reprojection_error(np.zeros((1, 3)), np.zeros((0, 1, 2)), cameras=[])
     array([nan])

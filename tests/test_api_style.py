@@ -1,5 +1,6 @@
 """One style for all public functions: data by position, options by keyword, annotated, documented, with an example."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -13,8 +14,8 @@ MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping", "s
 
 # Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
 DATA = {
-    "affine", "alpha", "base", "box_xywh", "center_xy", "covariance", "e", "found", "head_box", "heatmaps", "level",
-    "log_g", "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "model", "mu", "path", "points",
+    "affine", "alpha", "base", "box_xywh", "center_xy", "covariance", "e", "head_box", "heatmaps", "level",
+    "log_g", "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "measured", "model", "mu", "path", "points",
     "pred", "prob", "projections", "px", "sigma", "size", "size_hw", "size_wh", "source_width", "squared", "tags",
     "target", "uvd", "values", "vector", "visible", "x", "xy", "y",
 }  # fmt: skip
@@ -87,3 +88,49 @@ def test_the_sections_of_docstrings_are_indented_by_four():
     sections = [(path, len(match[2])) for path, text in sources.items() for match in SECTION.finditer(text)]
     assert len(sections) > 500
     assert not [f"{path.relative_to(ROOT)}: {indent}" for path, indent in sections if indent != 4]
+
+
+# Participles and pronouns that do not say what a value holds.
+IDIOM = frozenset({"found", "shown", "kept", "chosen", "there", "made", "mine", "drawn", "said", "told", "known"})
+# Names that users know: an attribute of a public class, and a keyword of a public function.
+PUBLIC = {("jaxpose/evaluation/cases.py", "found"), ("jaxpose/view/figures/base.py", "shown")}
+# An argument is described by a noun phrase: "seed: Seeds the shuffling", not "seed: of the shuffling".
+TELEGRAPHIC = re.compile(r"^\s+[a-z_]+: (of|for|by|so|as|which|that|what|whether|how) ")
+
+
+def idioms(tree: ast.AST):
+    """The names of IDIOM that a module gives to values, attributes, arguments, functions and classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            name = node.name
+        else:
+            continue
+        if name in IDIOM:
+            yield name
+
+
+def telegraphic_lines(tree: ast.AST):
+    """The lines of docstrings that describe an argument without a noun."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            text = ast.get_docstring(node, clean=False) or ""
+            yield from (line.strip() for line in text.splitlines() if TELEGRAPHIC.match(line))
+
+
+def test_values_are_named_by_what_they_hold_and_arguments_described_by_noun_phrases():
+    example = ast.parse(
+        "def shown(kept):\n"
+        "    '''Args:\n        seed: of the order.\n        n: A count.'''\n"
+        "    a, self.made = found = 1, 2\n"
+    )
+    assert sorted(idioms(example)) == ["found", "kept", "made", "shown"]
+    assert list(telegraphic_lines(example)) == ["seed: of the order."]
+    paths = [path for folder in ("jaxpose", "experiments", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in paths}
+    assert len(trees) > 150
+    assert not [(path, name) for path, tree in trees.items() for name in idioms(tree) if (path, name) not in PUBLIC]
+    assert not [(path, line) for path, tree in trees.items() for line in telegraphic_lines(tree)]

@@ -157,7 +157,7 @@ def test_every_family_takes_any_number_of_images(case):
     }.get(case, {"xy", "confidence"})  # fmt: skip
     if case in ("argmax", "basic", "bottom_up"):
         crops = images(task, 3)
-        wanted = jax.jit(export.served(task, variables, flip_test=True))(crops)
+        wanted = jax.jit(export.serving_function(task, variables, flip_test=True))(crops)
         assert_close(jax_export_round_trip(exported).call(crops), wanted)
 
 

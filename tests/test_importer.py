@@ -462,7 +462,7 @@ def test_whatever_is_wrong_inside_names_the_file(tmp_path):
     state = integral()
     del state["head.linspace_y"]
     for broken, message in (
-        (state, r"net\.pth: no net that can be read \(KeyError: 'head.linspace_y'\)"),
+        (state, r"net\.pth: not a net that can be read \(KeyError: 'head.linspace_y'\)"),
         (resnet18(4), r"net\.pth: layout resnet: a backbone"),
         (
             bottom_up() | {"deconv_layers.0.999999999.conv1.weight": np.ones(1)},
@@ -677,7 +677,7 @@ def test_the_reason_why_annotations_give_no_skeleton_is_told(tmp_path, capsys):
     # Categories of the same joints are trained together, so that there is nothing to choose.
     annotations.write_text(json.dumps(content | {"categories": [category, rat | {"keypoints": category["keypoints"]}]}))
     assert run_import(capsys, path, tmp_path / "both", "--annotations", str(annotations))["skeleton"]
-    with pytest.raises(SystemExit, match="--category rat: it chooses among those of --annotations"):
+    with pytest.raises(SystemExit, match="--category rat: it selects a category of --annotations"):
         cli.main(["import", str(path), "--out", str(tmp_path / "x"), "--category", "rat"])
 
 

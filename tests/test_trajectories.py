@@ -74,7 +74,11 @@ def test_files_that_are_something_else_are_named(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", mean=np.zeros(3))
     np.savez(tmp_path / "object.npz", **{name: np.array([None]) for name in trajectories.REQUIRED})
-    for name, message in (("text", "no .npz file"), ("other", "no array covariance"), ("object", "no .npz file")):
+    for name, message in (
+        ("text", "not an .npz file"),
+        ("other", "no array covariance"),
+        ("object", "not an .npz file"),
+    ):
         with pytest.raises(ValueError, match=f"{name}.npz.*{message}"):
             trajectories.read(tmp_path / f"{name}.npz")
     trajectories.write(tmp_path / "walk.npz", example())

@@ -89,8 +89,8 @@ def main(
             lines = stack.enter_context(out.open("w", encoding="utf-8"))
         show = None
         if page is not None:
-            shown = stack.enter_context(Page(page))
-            show = lambda image, poses: shown.show(drawn(image, poses, draw_above=draw_above))  # noqa: E731
+            server = stack.enter_context(Page(page))
+            show = lambda image, poses: server.show(draw_frame(image, poses, draw_above=draw_above))  # noqa: E731
         waits = not (video.opened is not None or real_time)
         frames = stack.enter_context(Newest(paced(video) if real_time else video, wait=waits, timeout=timeout))
         run(frames, predictor, lines, follow=follow and not predictor.finds_people, show=show, max_frames=max_frames)
@@ -312,8 +312,8 @@ def box_after(poses: Poses, size_wh: tuple[int, int]) -> list[float] | None:
     return [*low.tolist(), *(high - low).tolist()]
 
 
-def drawn(image: np.ndarray, poses: Poses, *, draw_above: float) -> np.ndarray:
-    """Returns the frame with its poses."""
+def draw_frame(image: np.ndarray, poses: Poses, *, draw_above: float) -> np.ndarray:
+    """Returns the frame with its poses drawn on it."""
     return draw(image, poses.xy, poses.confidence > draw_above, poses.skeleton, outlines=[], box=None)
 
 

@@ -33,11 +33,13 @@ def main(
 ) -> None:
     """Give the persons of a video their identities.
 
-    Poses are assigned to tracks by their density under the state that a Kalman filter predicts; see jaxpose/tracking.py. Writes
-    NAME_tracks.npz, and NAME_tracks in other formats, and prints one line of JSON for each file.
+    Poses are assigned to tracks by their density under the state that a Kalman filter predicts; see
+    jaxpose/tracking.py. Writes NAME_tracks.npz, and NAME_tracks in other formats, and prints one line of JSON for each
+    file.
 
     Args:
-        inputs: trajectories (.npz) that `jaxpose predict --formats npz` wrote, or its results.json, beside which its images.json is.
+        inputs: trajectories (.npz) that `jaxpose predict --formats npz` wrote, or its results.json, beside which its
+            images.json is.
         out: folder for what is written; None: beside each input.
         people: the number of persons, where it is known: tracks are not ended then, and no further ones start.
         formats: npz, dlc (the CSV of DeepLabCut), slp and h5 (SLEAP; need the extra labels).
@@ -76,15 +78,16 @@ def from_results(
     """Trajectories of the result records of videos.
 
     Args:
-        records: what `jaxpose predict` writes into results.json: "keypoints", "image_id", and "frame" of videos.
-        images: its images.json: "images" with "id", "file_name", "frame", "width" and "height", and "categories".
-        fps: frames per second.
+        records: The records that `jaxpose predict` writes into results.json: "keypoints", "image_id", and "frame" for
+            videos.
+        images: Its images.json: "images" with "id", "file_name", "frame", "width" and "height", and "categories".
+        fps: Frames per second.
 
     Returns:
         {name of a video: trajectories without covariances}; `score` is the confidence of a joint.
 
     Raises:
-        ValueError: no record of a video, or one that does not fit.
+        ValueError: There is no record of a video, or one does not fit.
 
     >>> pose = {"image_id": 1, "keypoints": [3.0, 4.0, 0.5], "score": 1.0}
     >>> image = {"id": 1, "file_name": "a.mp4", "frame": 0, "width": 9, "height": 9}

@@ -3,12 +3,12 @@
     converted = labels.convert("openfield-Ada-2026-03-04", "runs/data/labels/openfield")
     source = coco.read(*converted.files["train"])
 
-`convert` writes a project as a folder in COCO's layout, whose pictures stay where they are, and everything else goes on from there: the
-checks, left and right, EXIF, the split, the evaluation. A new tool is one module here with the functions of `Reader`, and its name in
-`Format`.
+`convert` writes a project as a folder in COCO's layout, whose pictures stay where they are, and everything else goes on
+from there: the checks, left and right, EXIF, the split, the evaluation. A new tool is one module here with the
+functions of `Reader`, and its name in `Format`.
 
-Coordinates are what the files say. DeepLabCut and SLEAP count pixels from the centre of the first one, as this package does; CVAT,
-labelme, Label Studio and YOLO count from its corner, which ``corner=True`` corrects by half a pixel.
+Coordinates are what the files say. DeepLabCut and SLEAP count pixels from the centre of the first one, as this package
+does; CVAT, labelme, Label Studio and YOLO count from its corner, which ``corner=True`` corrects by half a pixel.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ Format = Literal["deeplabcut", "sleap", "yolo", "labelstudio", "cvat", "labelme"
 """The tools: names of modules of this package. Lightning Pose's folders are read as DeepLabCut's."""
 Choice = Format | Literal["auto"]
 """What a flag `--labels-format` takes: a tool, or "auto" for the one that the content shows."""
+SUBFOLDERS = 20
+"""Where a folder is no project, this many of its subfolders are looked at for one."""
 UNSPLIT = "train"
 """The split of projects whose tool does not split."""
 PLAIN = ("data", "annotations", "labels", "config", "export", "default")
@@ -71,7 +73,8 @@ class Converted:
     Attributes:
         format: The tool.
         folder: The folder that was written, which `--data` and `jaxpose prepare` take.
-        files: The annotation JSON and the image folder of each split; a project that its tool does not split is all "train".
+        files: The annotation JSON and the image folder of each split; a project that its tool does not split is all
+            "train".
         pictures: How many pictures there are.
         persons: How many persons with at least one labelled joint.
         labelled: How many labels each joint has, in the order of the joints.
@@ -169,8 +172,13 @@ def guess(path: str | Path) -> Format:
         )
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty: give the project's folder or its label file (--labels)")
-    known = "; ".join(f"{name}: {reader(name).CONTENT}" for name in get_args(Format))
-    raise ValueError(f"{path} is in no format of labels that is known. Read are {known}")
+    inside = [child for child in sorted(path.iterdir()) if child.is_dir()][:SUBFOLDERS] if path.is_dir() else []
+    for child in inside:
+        for name in get_args(Format):
+            if reader(name).recognises(child):
+                raise ValueError(f"{path} holds the {name} project {child.name}: give --labels {child}")
+    contents_by_name = "; ".join(f"{name}: {reader(name).CONTENT}" for name in get_args(Format))
+    raise ValueError(f"{path} is in no format of labels that is known. Read are {contents_by_name}")
 
 
 def read(path: str | Path, *, format: Choice = "auto", options: Options | None = None) -> tuple[Format, Project]:
@@ -227,8 +235,8 @@ def convert(
 ) -> Converted:
     """Writes a project as a folder in COCO's layout: ``annotations/SPLIT.json``, and SPLIT, a link to the pictures.
 
-    Pictures that the label file holds itself are written to ``pictures/``. What was left out is logged, and counted in the result.
-    The same project gives the same files, which are not written again where they are there.
+    Pictures that the label file holds itself are written to ``pictures/``. What was left out is logged, and counted in
+    the result. The same project gives the same files, which are not written again where they are there.
 
     Args:
         path: A file or a folder of a labelling tool.
@@ -241,8 +249,8 @@ def convert(
         Where everything is, and how much.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: A file is missing or wrong, or nobody is labelled; names the file, the entry and
-            what to do.
+        FileNotFoundError, ValueError, ImportError: A file is missing or wrong, or nobody is labelled; names the file,
+            the entry and what to do.
     """
     name, project = read(path, format=format, options=options)
     folder = files.local(folder)

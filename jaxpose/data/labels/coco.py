@@ -31,15 +31,15 @@ def _is_coco(file: Path) -> bool:
 
 def _splits(folder: Path) -> dict[str, tuple[Path, Path]]:
     """The JSON and the image folder of each split of a layout."""
-    found = {}
+    paths_by_split = {}
     for split in ("train", "val", "test"):
         try:
             paths = coco.find(folder, split)
         except FileNotFoundError:
             continue
         if _is_coco(paths[0]):
-            found[split] = paths
-    return found
+            paths_by_split[split] = paths
+    return paths_by_split
 
 
 def _jsons(folder: Path) -> list[Path]:

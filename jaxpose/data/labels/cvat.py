@@ -1,11 +1,13 @@
 """CVAT's XML: "CVAT for images 1.1" and "CVAT for video 1.1".
 
-People are skeletons, whose points come in any order, or bare points: those of one ``group_id`` are one person, and a points shape
-with several points is a person by itself. The box of the same group is the person's. ``outside`` is not labelled, ``occluded`` is
-hidden. The order of joints is that of the labels in the file's ``meta``, the edges are those of the skeleton's drawing.
+People are skeletons, whose points come in any order, or bare points: those of one ``group_id`` are one person, and a
+points shape with several points is a person by itself. The box of the same group is the person's. ``outside`` is not
+labelled, ``occluded`` is hidden. The order of joints is that of the labels in the file's ``meta``, the edges are those
+of the skeleton's drawing.
 
-Pictures lie in ``images/``, where CVAT's export has them, or beside the XML; those of a video are its frames, with their numbers in
-their names (``frame_000012.png``), as the export with images has them. A project's subsets Train, Validation and Test are splits.
+Pictures lie in ``images/``, where CVAT's export has them, or beside the XML; those of a video are its frames, with
+their numbers in their names (``frame_000012.png``), as the export with images has them. A project's subsets Train,
+Validation and Test are splits.
 """
 
 from __future__ import annotations
@@ -104,12 +106,12 @@ class _Reader:
                 self.project.unlabelled(name)
                 continue
             subset = image.get("subset", "")
-            found = pictures.find(name, anywhere=True)
-            if found is None:
+            file = pictures.find(name, anywhere=True)
+            if file is None:
                 self.project.missing(name)
                 continue
             split = SPLITS.get(subset.lower(), "")
-            self.project.add(Picture(found, _size(image), people, split=split), entry=f"image id {image.get('id')}")
+            self.project.add(Picture(file, _size(image), people, split=split), entry=f"image id {image.get('id')}")
         if len({picture.split for picture in self.project.pictures}) > 1:
             for picture in self.project.pictures:
                 picture.split = picture.split or "train"
@@ -146,17 +148,17 @@ class _Reader:
             )
             if not people:
                 continue
-            found = files.get(frame, ())
-            if len(found) > 1:
-                message = f"frame {frame} is {', '.join(map(str, found[:2]))}: expected the pictures of one video; export task by task"
+            paths = files.get(frame, ())
+            if len(paths) > 1:
+                message = f"frame {frame} is {', '.join(map(str, paths[:2]))}: expected the pictures of one video; export task by task"
                 self.project.problems.add("picture of a frame ambiguous", message)
                 continue
-            if not found:
+            if not paths:
                 self.project.missing(f"images/frame_{frame:06d}.png")
                 continue
-            name = found[0].relative_to(self.project.root).as_posix()
+            name = paths[0].relative_to(self.project.root).as_posix()
             if stated is None:
-                stated = picture_size(found[0])
+                stated = picture_size(paths[0])
             self.project.add(Picture(name, stated, people), entry=f"frame {frame}")
 
     def finish(self) -> None:

@@ -1,11 +1,13 @@
 r"""DeepLabCut projects with one or several animals, and Lightning Pose's data folders.
 
-A project has ``config.yaml`` and ``labeled-data/VIDEO/CollectedData_SCORER.csv`` beside the pictures; Lightning Pose has one
-``CollectedData.csv`` in the data folder. The CSV begins with three rows (scorer, bodyparts, coords) or four (individuals after
-scorer). The picture stands in three columns (labeled-data, VIDEO, FILE), or in one, with / or \ between folders.
+A project has ``config.yaml`` and ``labeled-data/VIDEO/CollectedData_SCORER.csv`` beside the pictures; Lightning Pose
+has one ``CollectedData.csv`` in the data folder. The CSV begins with three rows (scorer, bodyparts, coords) or four
+(individuals after scorer). The picture stands in three columns (labeled-data, VIDEO, FILE), or in one, with / or \
+between folders.
 
-The order of joints is that of config.yaml; without it that of the header. An empty cell is a joint that is not labelled; nothing says
-whether a labelled one is hidden. Pixels count from the centre of the first one. The .h5 file beside the CSV holds the same.
+The order of joints is that of config.yaml; without it that of the header. An empty cell is a joint that is not
+labelled; nothing says whether a labelled one is hidden. Pixels count from the centre of the first one. The .h5 file
+beside the CSV holds the same.
 """
 
 from __future__ import annotations
@@ -226,14 +228,14 @@ def _add_row(
         )  # fmt: skip
     if not people:
         return
-    found = pictures.find(name)
-    if found is None and file.parent != project.root:  # the folder was renamed
-        found = pictures.find((file.parent / name.rpartition("/")[2]).relative_to(project.root).as_posix())
-    if found is None:
+    picture_name = pictures.find(name)
+    if picture_name is None and file.parent != project.root:  # the folder was renamed
+        picture_name = pictures.find((file.parent / name.rpartition("/")[2]).relative_to(project.root).as_posix())
+    if picture_name is None:
         project.missing(name)
         return
-    size = picture_size(project.root / found)
-    project.add(Picture(found, size, list(people.values())), entry=f"{file}, line {line}")
+    size = picture_size(project.root / picture_name)
+    project.add(Picture(picture_name, size, list(people.values())), entry=f"{file}, line {line}")
 
 
 def _skeleton(config: dict[str, Any], header: list[str], project: Project, file: Path, *, unique: bool) -> Skeleton:

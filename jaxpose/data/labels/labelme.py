@@ -1,8 +1,9 @@
 """labelme: one JSON a picture, with points whose ``group_id`` is the person.
 
-A rectangle with the same group is the person's box. Points without a group are one person. Pictures lie beside their JSON, or inside it
-(``imageData``). The order of joints is that of ``labels.txt``, labelme's list of labels, where it lies beside the files; else that in
-which they were labelled. Nothing says whether a joint is hidden, but for a flag of the point called occluded.
+A rectangle with the same group is the person's box. Points without a group are one person. Pictures lie beside their
+JSON, or inside it (``imageData``). The order of joints is that of ``labels.txt``, labelme's list of labels, where it
+lies beside the files; else that in which they were labelled. Nothing says whether a joint is hidden, but for a flag of
+the point called occluded.
 """
 
 from __future__ import annotations

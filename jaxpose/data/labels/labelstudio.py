@@ -1,12 +1,12 @@
 """Label Studio's exports, JSON and JSON-MIN.
 
-A list of tasks, each with the picture's address and annotations, of which the last submitted one counts. A keypoint is percent of the
-picture's original width and height. Keypoints belong to one person where they have the same parent (``parentID``) or are linked by
-relations, usually to a rectangle, which is the person's box; without either, a picture shows one person. JSON-MIN holds no links, so
-its pictures show one person each.
+A list of tasks, each with the picture's address and annotations, of which the last submitted one counts. A keypoint is
+percent of the picture's original width and height. Keypoints belong to one person where they have the same parent
+(``parentID``) or are linked by relations, usually to a rectangle, which is the person's box; without either, a picture
+shows one person. JSON-MIN holds no links, so its pictures show one person each.
 
-The export does not list the joints. Their order is that of the labelling configuration, where it lies beside the export as an XML
-file, else that in which they were labelled. Nothing says whether a joint is hidden.
+The export does not list the joints. Their order is that of the labelling configuration, where it lies beside the export
+as an XML file, else that in which they were labelled. Nothing says whether a joint is hidden.
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ def _path_of(address: str) -> str:
 def _file_of(address: str, pictures: Pictures) -> str | None:
     """The file of a picture's address. Uploads may lie there under their own names or under Label Studio's."""
     path = _path_of(address)
-    found = pictures.find(path.lstrip("/"), anywhere=True)
-    if found is not None or "d=" in address:
-        return found
+    file_name = pictures.find(path.lstrip("/"), anywhere=True)
+    if file_name is not None or "d=" in address:
+        return file_name
     base = path.rpartition("/")[2]
     flat = "/upload/" in address or "://" in address
     names = [base, UPLOAD.sub("", base)] if flat else [UPLOAD.sub("", path)]
@@ -170,13 +170,13 @@ def _add_task(task: Mapping[str, Any], project: Project, pictures: Pictures) -> 
     people, size = _people(results, project, f"{where} ({address!r})")
     if people is None:
         return
-    found = _file_of(address, pictures)
-    if found is None:
+    file_name = _file_of(address, pictures)
+    if file_name is None:
         project.missing(address)
         return
     if size is None:  # nobody is there
-        size = picture_size(project.root / found)
-    project.add(Picture(found, size, people), entry=where)
+        size = picture_size(project.root / file_name)
+    project.add(Picture(file_name, size, people), entry=where)
 
 
 def _results(task: Mapping[str, Any], project: Project, address: str) -> list[Mapping[str, Any]] | None:
@@ -271,9 +271,9 @@ def _region(
     numbers = [number(value.get(key)) for key in (("x", "y", "width", "height") if rectangle else ("x", "y"))]
     within = all(v is not None and -PERCENT_TOLERANCE <= v <= 100 + PERCENT_TOLERANCE for v in numbers)
     if not within:
-        shown = ", ".join(f"{value.get(key)!r:.30}" for key in ("x", "y"))
+        position = ", ".join(f"{value.get(key)!r:.30}" for key in ("x", "y"))
         project.problems.add(
-            "not percent", f"{where} has a region at {shown}: expected percent of the picture, from 0 to 100"
+            "not percent", f"{where} has a region at {position}: expected percent of the picture, from 0 to 100"
         )
         return None
     names = value.get("rectanglelabels" if rectangle else "keypointlabels")

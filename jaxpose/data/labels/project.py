@@ -1,8 +1,9 @@
 """What a labelling project holds, whatever tool wrote it, and how that becomes COCO's layout.
 
-Each module of this package reads one tool's files into a `Project`: pictures with their people, and for each kind of person the
-joints in the project's own order. `contents` turns it into COCO files that the reader of `jaxpose.data.formats.coco` checks and
-reads, so that nothing that comes later knows the tools. Standard library and Pillow only.
+Each module of this package reads one tool's files into a `Project`: pictures with their people, and for each kind of
+person the joints in the project's own order. `contents` turns it into COCO files that the reader of
+`jaxpose.data.formats.coco` checks and reads, so that nothing that comes later knows the tools. Standard library and
+Pillow only.
 """
 
 from __future__ import annotations
@@ -230,8 +231,8 @@ def png(pixels: Any) -> bytes:
 def order_of(sequences: Iterable[Sequence[str]]) -> list[str]:
     """The order of joints that the orders within single persons show, for tools that have no list of joints.
 
-    A joint comes before another where it does so in more persons than the other way round; what no person decides is ordered by
-    the first appearance. The result depends on the labels alone.
+    A joint comes before another where it does so in more persons than the other way round; what no person decides is
+    ordered by the first appearance. The result depends on the labels alone.
 
     >>> order_of([["nose", "right_ear"], ["nose", "left_ear", "right_ear", "tail"]])
     ['nose', 'left_ear', 'right_ear', 'tail']
@@ -341,8 +342,8 @@ def contents(project: Project) -> dict[str, dict[str, Any]]:
             labelled = sum(v > 0 for v in keypoints[2::3])
             box = person.box or labels.box_around(keypoints, picture.size_wh)
             if bad := bad_box([*box], picture.size_wh, strict=labelled > 0):
-                made = "" if person.box else "the extent of its joints, as "
-                project.problems.add(bad[0], f"a person in {picture.name!r}: {made}{bad[1]}")
+                origin = "" if person.box else "the extent of its joints, as "
+                project.problems.add(bad[0], f"a person in {picture.name!r}: {origin}{bad[1]}")
                 continue
             people_count += 1
             boxes_made += person.box is None

@@ -1,8 +1,8 @@
 """SLEAP's ``.slp`` and ``.pkg.slp`` files, through sleap-io (the extra ``labels``).
 
-The order of joints, the edges and the symmetries are those of the skeleton in the file. A point that is not visible but has a place is
-occluded. Predicted instances are left out. Pictures that lie beside the file are read there; those inside it, or frames of a video that
-sleap-io can open, are written out. Pixels count from the centre of the first one.
+The order of joints, the edges and the symmetries are those of the skeleton in the file. A point that is not visible but
+has a place is occluded. Predicted instances are left out. Pictures that lie beside the file are read there; those
+inside it, or frames of a video that sleap-io can open, are written out. Pixels count from the centre of the first one.
 """
 
 from __future__ import annotations
@@ -162,16 +162,16 @@ def _picture(
     named = _named(frame)
     if named is not None and not _is_embedded(frame):
         inside = os.path.relpath(os.path.realpath(project.root / named), project.root)
-        found = (
+        file_name = (
             inside
             if not inside.startswith("..") and (project.root / inside).is_file()
             else pictures.find(named, anywhere=True)
         )
-        if found is None:
+        if file_name is None:
             base = named.replace("\\", "/").rpartition("/")[2]
-            found = pictures.find(base)
-        if found is not None:
-            return found, picture_size(project.root / found), None
+            file_name = pictures.find(base)
+        if file_name is not None:
+            return file_name, picture_size(project.root / file_name), None
         return named, None, None
     stem = stems[_origin(frame)]
     name = f"{stem}.png" if named is not None else f"{stem}/frame_{frame.frame_idx:06d}.png"

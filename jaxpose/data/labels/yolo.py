@@ -1,9 +1,9 @@
 """Ultralytics' YOLO pose: a ``data.yaml``, and one text file a picture with one line a person.
 
-A line is the class, the box (centre, width, height) and x, y and, with ``kpt_shape: [K, 3]``, the visibility of every joint: fractions
-of the picture's width and height. With ``[K, 2]`` a joint at 0, 0 is not labelled. The label file of ``images/train/a.png`` is
-``labels/train/a.txt``; a picture without one shows nobody. Fractions are of the picture as viewers show it, turned by its EXIF
-orientation.
+A line is the class, the box (centre, width, height) and x, y and, with ``kpt_shape: [K, 3]``, the visibility of every
+joint: fractions of the picture's width and height. With ``[K, 2]`` a joint at 0, 0 is not labelled. The label file of
+``images/train/a.png`` is ``labels/train/a.txt``; a picture without one shows nobody. Fractions are of the picture as
+viewers show it, turned by its EXIF orientation.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def _yamls(path: Path) -> list[Path]:
     files = [path] if path.suffix.lower() in suffixes else []
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file())
-    found = []
+    descriptions = []
     for file in files:
         try:
             value = read_yaml(file)
         except ValueError:
             if file.name == "data.yaml":
-                found.append(file)  # read says what is wrong with it
+                descriptions.append(file)  # read says what is wrong with it
             continue
         if "kpt_shape" in value or ("names" in value and SPLITS.keys() & value.keys()):
-            found.append(file)
-    return found
+            descriptions.append(file)
+    return descriptions
 
 
 def read(path: Path, options: Options) -> Project:
@@ -321,11 +321,11 @@ def _person(
 
 def _count_pictureless(project: Project, pictures: Sequence[Path]) -> None:
     """Counts label files, in folders called labels, without a picture."""
-    known = {label_file(_absolute(picture)) for picture in pictures}
-    folders = {file.parent for file in known if "labels" in file.parts}
+    label_files = {label_file(_absolute(picture)) for picture in pictures}
+    folders = {file.parent for file in label_files if "labels" in file.parts}
     if not pictures:
         folders = {file.parent for file in project.root.rglob("*.txt") if "labels" in file.parts}
     for folder in sorted(folders):
         for file in sorted(folder.glob("*.txt")) if folder.is_dir() else ():
-            if file not in known and file.name != "classes.txt":
+            if file not in label_files and file.name != "classes.txt":
                 project.missing(f"the picture of {file.relative_to(project.root).as_posix()}")

@@ -3,6 +3,9 @@
   python -m experiments.ablation_rle                       the table, on JAX's default device
   python -m experiments.ablation_rle --rows l1 rle --seeds 0 1 --steps 500
 
+Rows that differ in Q alone (table 7): `rle_paper` and `rle_paper_gaussian`, `rle_mmpose` and `rle_gaussian`. `rle_gaussian` beside
+`rle` also changes the variant and the start of the flow, since the released code has no Gaussian Q.
+
 `experiments/common/ablation.py` describes how runs are stored and shared between processes.
 
 Columns: AP with the row's own confidences; AP with all confidences 1 (the effect of localisation alone; L1 and L2 have no
@@ -54,6 +57,7 @@ ROWS: dict[str, Row] = {
     "rle_paper": Row(PAPER),
     "rle_paper_log_s": Row(Likelihood(variant="paper", log_s=True)),
     "rle_gaussian": Row(Likelihood(base="gaussian", variant="mmpose", flow_init="xavier")),
+    "rle_paper_gaussian": Row(Likelihood(base="gaussian", variant="paper")),
     # Rows that show what keeps RLE from diverging: the head, the initial sigma, the clipping.
     "rle_linear": Row(RLE, head="linear", sigma_bias=0.0, clip_norm=None),
     "rle_linear_bias": Row(RLE, head="linear", clip_norm=None),

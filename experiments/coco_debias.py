@@ -18,7 +18,8 @@
 
 "l_de" is our reading of section 5.4 of the paper, which mentions L_de in table 6 only: "the combination of Eq. (5) and Eq. (2)"
 there is the stronger regularisation of the comparison. The paper states neither the number of first epochs nor the weight of
-the heatmap loss: --first-epochs 40 (its figure 4 shows heatmaps converged there) and --maps.weight 100 are our choices.
+the heatmap loss: --first-epochs 40 of 140 (its figure 4 shows heatmaps converged there), which is --first-epochs 60 of
+HRNet's 210, and --maps.weight 100 are our choices. A flag that the method decides or does not use is refused.
 
 Published (COCO val2017), AP / EPE in pixels: ResNet-50, 256x192, beta 10: sbl 70.5 / 9.52, ipr 68.2 / 9.63, l_de 70.2 / 9.38,
 l_aug 70.4 / 9.31, debias 71.0 / 9.15, ours 71.2 / 8.93 (beta 1: 70.7 / 9.02, beta 20: 70.3 / 9.32); ResNet-152, 384x288: sbl
@@ -33,40 +34,86 @@ from typing import Annotated, Any, Literal
 
 from experiments import coco_hrnet, coco_simple_baseline
 from experiments.common import families, persons, runner
+from experiments.common.config import UNUSED, Methodical
 from experiments.common.page import Page
 from experiments.common.rules import AnyValue, Fixed, Positive
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
 
 @dataclass(frozen=True)
-class Config(families.HeatmapConfig):
+class Config(families.HeatmapConfig, Methodical):
     """Debiased integral regression on COCO keypoints."""
 
     method: Annotated[
         Literal["sbl", "ipr", "l_de", "l_aug", "debias", "ours", "dsnt", "mmpose_ipr"], AnyValue, Fixed
     ] = "ours"
-    """Row of the tables; sets --maps.kind, --joints and --read.decode, beta and compensate."""
+    """Row of the tables; it sets --maps.kind, --joints.kind, --read.decode, --read.beta and --read.compensate."""
     beta: Annotated[float, Positive, Fixed] = 10.0
     """Inverse temperature of the softmax; dsnt and mmpose_ipr have 1."""
 
 
+# The losses of a row: of the maps (None: the flags'), of the coordinates.
+LOSSES = {
+    "sbl": (None, JointLoss()),
+    "ipr": ("none", JointLoss("l1")),
+    "l_de": (None, JointLoss("l1")),
+    "l_aug": (None, JointLoss("l1")),
+    "debias": ("none", JointLoss("l1")),
+    "ours": (None, JointLoss("l1")),
+    "dsnt": (MapLoss("js"), JointLoss("smooth_l1", variant="mmpose")),
+    "mmpose_ipr": (MapLoss("softmax_mse"), JointLoss("smooth_l1", variant="mmpose")),
+}
+
+
 def with_method(config: Config) -> Config:
-    """Applies the losses and the decoding of the method."""
-    maps = config.maps
-    read = replace(config.read, decode="soft_argmax", beta=config.beta, compensate=config.method in ("debias", "ours"))
-    smooth_l1 = JointLoss("smooth_l1", variant="mmpose")
-    changes = {
-        "sbl": dict(maps=replace(maps, weight=1.0), read=replace(config.read, confidence="peak")),
-        "ipr": dict(maps=replace(maps, kind="none"), joints=JointLoss("l1"), read=read),
-        "l_de": dict(maps=maps, joints=JointLoss("l1"), read=read),
-        "l_aug": dict(maps=maps, joints=JointLoss("l1"), read=read, first="both"),
-        "debias": dict(maps=replace(maps, kind="none"), joints=JointLoss("l1"), read=read),
-        "ours": dict(maps=maps, joints=JointLoss("l1"), read=read, first="both"),
-        "dsnt": dict(maps=MapLoss("js"), joints=smooth_l1, read=replace(read, beta=1.0)),
-        "mmpose_ipr": dict(maps=MapLoss("softmax_mse"), joints=smooth_l1, read=replace(read, beta=1.0)),
-    }[config.method]
-    first_epochs = config.first_epochs if config.method in ("l_aug", "ours") else 0
-    return replace(config, first_epochs=first_epochs, **changes)
+    """Applies the losses and the decoding of the method.
+
+    Raises:
+        ValueError: a flag given by hand that the method decides, or does not use.
+    """
+    by, (of_maps, of_joints) = f"--method {config.method}", LOSSES[config.method]
+    in_two_parts = config.method in ("l_aug", "ours")
+    if not in_two_parts:
+        config.decided(by, first_epochs=UNUSED)
+    config.decided(by, first=UNUSED, maps__radius=UNUSED)
+    if of_maps == "none":
+        config.decided(by, maps__kind="none", maps__weight=UNUSED, maps__sigma=UNUSED, maps__variant=UNUSED)
+        maps = replace(config.maps, kind="none")
+    elif of_maps is None:
+        config.decided(by, maps__kind="mse")
+        maps = config.maps
+    else:
+        config.decided(by, maps__kind=of_maps.kind, maps__variant=UNUSED)
+        maps = config.chosen("maps", of_maps)
+    if config.method == "sbl":
+        config.decided(by, beta=UNUSED, joints=UNUSED, maps__weight=UNUSED, read__decode="argmax")
+        config.decided(by, **{f"read__{name}": UNUSED for name in ("beta", "compensate", "floor", "rectify", "kernel")})
+        read = config.chosen("read", replace(config.read, confidence="peak"))
+        return replace(config, maps=replace(maps, weight=1.0), joints=of_joints, read=read, first_epochs=0)
+    return replace(
+        config, maps=maps, joints=_joints(config, by, of_joints), read=_integral(config, by), first_epochs=config.first_epochs
+        if in_two_parts else 0, first="both" if in_two_parts else config.first,
+    )  # fmt: skip
+
+
+def _joints(config: Config, by: str, default: JointLoss) -> JointLoss:
+    """The loss of the coordinates, whose kind the method decides."""
+    config.decided(by, joints__kind=default.kind)
+    return config.chosen("joints", default)
+
+
+def _integral(config: Config, by: str) -> Readout:
+    """The soft-argmax of the method."""
+    of_mmpose = config.method in ("dsnt", "mmpose_ipr")
+    read = {"beta": 1.0 if of_mmpose else config.beta, "compensate": config.method in ("debias", "ours")}
+    config.decided(by, read__decode="soft_argmax", read__compensate=read["compensate"], read__kernel=UNUSED)
+    config.decided(by, read__border=UNUSED, read__shift=UNUSED)
+    config.decided(f"{by} --beta {read['beta']:g}", read__beta=read["beta"])
+    if of_mmpose:
+        config.decided(by, beta=1.0)
+    if not read["compensate"]:
+        config.decided(by, read__floor=UNUSED)
+    return replace(config.read, decode="soft_argmax", **read)
 
 
 def debias(base: families.HeatmapConfig, **changes: Any) -> Config:

@@ -41,10 +41,10 @@ def hrnet(preset: str, **changes: Any) -> families.HeatmapConfig:
 PRESETS = {
     "tiny": hrnet("tiny", width=8, size_wh=(64, 96)),
     "w32": hrnet(
-        "official", width=32, epochs=210, milestones=(170, 200), augment="hrnet", preprocess="imagenet"
+        "official", width=32, kernel_init="narrow", epochs=210, milestones=(170, 200), augment="hrnet", preprocess="imagenet"
     ),
-    "mmpose": hrnet("mmpose", width=32),
-    "dark": hrnet("dark", width=32),
+    "mmpose": hrnet("mmpose", width=32, kernel_init="narrow"),
+    "dark": hrnet("dark", width=32, kernel_init="narrow"),
 }  # fmt: skip
 PRESETS["w48_384"] = replace(PRESETS["w32"], width=48, size_wh=(288, 384), batch_size=96, maps=MapLoss(sigma=3.0))
 

@@ -8,14 +8,21 @@
 --method, the paper's names:
   H1, H2, H3   heatmaps alone: squared error to a Gaussian, cross-entropy over the pixels, binary cross-entropy in a disc
   R1           average pooling and a linear layer, L1
-    I1, I2, I3   trained with the loss of H1, H2, H3 alone, then with that and the L1 of the soft-argmax
-    I*           the L1 of the soft-argmax alone
+  I1, I2, I3   trained with the loss of H1, H2, H3 alone, then with that and the L1 of the soft-argmax
+  I*           the L1 of the soft-argmax alone
+H1 to H3 are decoded as equation 1 of the paper says, at the highest pixel itself (--read.shift 0.25 moves it by a quarter pixel, as in
+SimpleBaseline). A flag that the method decides or does not use is refused; other settings of the maps, such as --maps.sigma and
+--read.compensate, hold for every method that reads them.
 --size-wh 128 128, --deconvs 256 256 (two: stride 8, as on MPII), --depth 18 50 101 and --stages 2 3 4 give the other tables;
 `mpii_integral` is the same on MPII.
 
 Published: COCO test-dev, ResNet-101, 256x256: H1 AP 66.3, I1 AP 67.8. The paper drops the rate from 1e-3 to 1e-5 when the
 validation loss stops decreasing, and trains heatmaps to convergence before the joint loss; it does not state the weights of the
 two losses. Our choices: 140 epochs with HRNet's milestones, half of them with heatmaps alone (--alone), --map-weight.
+Poses are rescored with the heatmap score (section 6.2 of the paper) by the rule of G-RMI, which it cites: the mean of the joints'
+scores (--rescore mean). A joint's score is the peak of its map; for I*, whose maps have no loss, the highest probability of the
+softmax; R1 has no maps, so the box's score counts. Each channel of a crop is multiplied by a factor in 1 +- 0.2 (--colour), as in
+the authors' code.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from experiments.common import families, persons, runner
+from experiments.common.config import UNUSED, Methodical
 from experiments.common.page import Page, Tasks
 from experiments.common.rules import AnyValue, AtLeast, Between, Fixed
 from jaxpose.skeleton import Skeleton
@@ -31,11 +39,11 @@ from jaxpose.tasks import NO_MAP_LOSS, JointLoss, Likelihood, MapLoss, Readout
 
 
 @dataclass(frozen=True)
-class Config(families.HeatmapConfig):
+class Config(families.HeatmapConfig, Methodical):
     """Integral regression on COCO keypoints."""
 
     method: Annotated[Literal["H1", "H2", "H3", "R1", "I1", "I2", "I3", "I*"], AnyValue, Fixed] = "I1"
-    """The paper's name; sets --maps, --joints, --read.decode and --first-epochs."""
+    """The paper's name; it sets --maps.kind, --maps.weight, --joints.kind, --read.decode and --first-epochs."""
     map_weight: Annotated[float | None, AtLeast(0), Fixed] = None
     """Weight of the heatmap loss next to the joint loss of I1, I2, I3; none: 100, 0.01, 0.1."""
     alone: Annotated[float, Between(0, 1, "a share of the epochs, from 0 to below 1", open_high=True), Fixed] = 0.5
@@ -44,34 +52,68 @@ class Config(families.HeatmapConfig):
 
 # Gaussians of sigma 1; the weights scale the map losses to the joint loss, which is a sum of fractions of the image.
 MAPS = {
+    "*": NO_MAP_LOSS,
     "1": MapLoss(sigma=1.0, weight=100.0),
     "2": MapLoss("cross_entropy", weight=0.01),
     "3": MapLoss("bce", weight=0.1),
 }
 
 
+# Settings of the maps that the loss of a method does not read. The target says where the grid of the maps lies: all read it.
+UNREAD = {
+    "*": ("kind", "weight", "sigma", "radius", "variant"),
+    "1": ("radius",),
+    "2": ("sigma", "radius", "variant"),
+    "3": ("sigma", "variant"),
+}
+
+
 def with_method(config: Config) -> Config:
-    """Applies the losses and the decoding of the method."""
-    if config.method == "R1" and config.stages > 1:
-        raise ValueError(f"--method R1 --stages {config.stages}: direct regression has one stage")
+    """Applies the losses and the decoding of the method.
+
+    Raises:
+        ValueError: a flag given by hand that the method decides, or does not use.
+    """
+    by = f"--method {config.method}"
+    if config.method == "R1":
+        return _direct(config)
     kind, number = config.method
-    beta = config.read.beta
-    match kind:
-        case "H":
-            maps = replace(MAPS[number], weight=1.0)
-            return replace(config, maps=maps, joints=JointLoss(), read=Readout("argmax"), first_epochs=0)
-        case "I":
-            maps = MAPS.get(number, NO_MAP_LOSS)
-            if config.map_weight is not None:
-                maps = replace(maps, weight=config.map_weight)
-            read = Readout("soft_argmax", beta=beta, confidence=config.read.confidence)
-            first = 0 if number == "*" else config.alone * config.epochs
-            return replace(config, maps=maps, joints=JointLoss("l1"), read=read, first_epochs=first)
-    return config
+    trained_apart = kind == "I" and number != "*"
+    if not trained_apart:
+        config.decided(by, map_weight=UNUSED, alone=UNUSED)
+    config.decided(by, maps__kind=MAPS[number].kind, first=UNUSED, first_epochs=UNUSED)
+    config.decided(f"{by}, for whose losses there is --map-weight," if trained_apart else by, maps__weight=UNUSED)
+    config.decided(by, **{f"maps__{name}": UNUSED for name in UNREAD[number]})
+    maps = config.chosen("maps", MAPS[number])
+    if kind == "H":
+        config.decided(by, joints=UNUSED, read__decode="argmax", read__compensate=UNUSED, read__floor=UNUSED)
+        config.decided(by, read__beta=UNUSED, read__rectify=UNUSED, read__kernel=UNUSED)
+        read = config.chosen("read", Readout("argmax", shift=0.0))
+        return replace(config, maps=replace(maps, weight=1.0), joints=JointLoss(), read=read, first_epochs=0)
+    config.decided(by, joints__kind="l1", read__decode="soft_argmax", read__border=UNUSED, read__kernel=UNUSED)
+    config.decided(by, read__shift=UNUSED)
+    if config.map_weight is not None:
+        maps = replace(maps, weight=config.map_weight)
+    confidence = "probability" if number == "*" and config.rescore == "mean" else config.read.confidence
+    read = config.chosen("read", Readout("soft_argmax", beta=config.read.beta, confidence=confidence))
+    first = config.alone * config.epochs if trained_apart else 0
+    return replace(config, maps=maps, joints=config.chosen("joints", JointLoss("l1")), read=read, first_epochs=first)
+
+
+def _direct(config: Config) -> Config:
+    """R1 has no maps, and so none of their settings."""
+    by = "--method R1"
+    if config.stages > 1:
+        raise ValueError(f"{by} --stages {config.stages}: direct regression has one stage")
+    maps = ("maps", "joints", "read", "deconvs", "first", "first_epochs", "map_weight", "alone")
+    config.decided(by, **dict.fromkeys(maps, UNUSED))
+    if config.rescore == "mean" and "rescore" in config.by_hand:
+        raise ValueError(f"--rescore mean {by}: there are no maps, so no scores of joints; give --rescore box")
+    return replace(config, rescore="box") if config.rescore == "mean" else config
 
 
 PRESETS = {
-    # The softmax's highest probability as confidence: the published code has 1 (QUIRK I4).
+    # The softmax's highest probability as confidence; the paper's is the heatmap's score (QUIRK I4).
     "tiny": Config(
         depth=18, width=16, deconvs=(64, 64, 64), size_wh=(96, 96), batch_size=32, epochs=45, milestones=(33, 41),
         learning_rate=3e-3, warmup_steps=200, eval_every=15, clip_norm=10.0, ema=0.998, augment="light",
@@ -79,7 +121,7 @@ PRESETS = {
     ),
     "paper": Config(
         depth=101, size_wh=(256, 256), batch_size=128, epochs=140, milestones=(90, 120), augment="mpii",
-        read=Readout(confidence="one"),
+        colour=0.2, rescore="mean",
     ),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@
   python -m experiments.coco_simple_baseline --preset official --data DIR --init resnet50.pth
   python -m experiments.coco_simple_baseline --preset mmpose --data DIR      mmpose's recipe: 210 epochs, warm-up
   python -m experiments.coco_simple_baseline --preset dark --data DIR        DARK: unrounded targets, Newton decoding
-  python -m experiments.coco_simple_baseline --preset udp --data DIR         UDP targets and decoding
+  python -m experiments.coco_simple_baseline --preset udp --data DIR         UDP targets and decoding (the crop is not UDP's)
   python -m experiments.coco_simple_baseline --preset resnet152_384 --data DIR
 
 A released checkpoint: jaxpose import FILE.pth --out RUN (--decode dark or udp if it was trained with them), then --eval-only RUN.

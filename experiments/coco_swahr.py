@@ -38,7 +38,7 @@ class Config(families.BottomUpConfig):
 W32 = Config(
     backbone="hrnet", width=32, size_wh=(512, 512), augment="higher_hrnet", loss=SWAHR,
     people=FindPeople(detection_threshold=0.12), batch_size=160, epochs=300, learning_rate=2e-3, decay="linear",
-    warmup_epochs=3, warmup_start=0.1, eval_every=10,
+    warmup_epochs=3, warmup_start=0.1, eval_every=10, kernel_init="narrow",
 )  # fmt: skip
 W48 = replace(
     W32, width=48, size_wh=(640, 640), people=FindPeople(detection_threshold=0.1), batch_size=80, learning_rate=9.6e-4
@@ -52,7 +52,7 @@ PRESETS = {
     "tiny": replace(
         W32, backbone="resnet", depth=18, width=32, resnet_stages=2, deconvs=(32,), dilations=(1, 1), size_wh=(128, 128),
         augment="light", loss=replace(SWAHR, sigma=1.0, embedding=0.01), people=FindPeople(project=False),
-        batch_size=8, epochs=12, learning_rate=4e-3, warmup_epochs=0.5, ema=0.998, eval_every=3,
+        batch_size=8, epochs=12, learning_rate=4e-3, warmup_epochs=0.5, ema=0.998, eval_every=3, kernel_init="he",
     ),
     "w32_512": W32,
     "w48_640": W48,

@@ -1,4 +1,4 @@
-"""HigherHRNet and SWAHR on CrowdPose (Luo 2021, table 10): 14 joints, crowds.
+"""HigherHRNet and SWAHR on CrowdPose (Luo 2021, table 9): 14 joints, crowds.
 
   python -m experiments.crowdpose_swahr --preset w48_640 --data CROWDPOSE --init hrnet_w48-imagenet.pth
   python -m experiments.crowdpose_swahr --preset higher_w48_640 --data CROWDPOSE --init hrnet_w48-imagenet.pth

@@ -27,7 +27,7 @@ COMMANDS = {
     "export": ("jaxpose.export:main", "Write a trained net to one file that runs without this package."),
     "prepare": ("jaxpose.data.command:prepare", "Prepare one split of a folder once, so that every later run starts at once."),
     "synthetic": ("jaxpose.data.command:synthetic", "Draw the embedded synthetic people: COCO JSON and JPEG files."),
-    "summary": ("jaxpose.summary:main", "Print the parameters and operations of a ResNet, its regression head and the flow."),
+    "summary": ("jaxpose.summary:main", "Print the parameters and operations of a net of the papers, or of a run's net."),
 }  # fmt: skip
 """One line per command: its name, "module:function", and the first line of that function's docstring. The module is
 imported when the command is called."""

@@ -30,7 +30,7 @@ from jaxpose.files import is_number
 PyTree = Any
 Rows = dict[str, np.ndarray]
 Decode = Literal["exact", "scaled"]
-Rescore = Literal["box+mean+max", "box*mean", "box"]
+Rescore = Literal["box+mean+max", "box*mean", "mean", "box"]
 Fit = Literal["short", "long"]
 
 GRID = 64  # the side of a test image is a multiple of this
@@ -58,6 +58,7 @@ class Settings:
         rescore: The rule that combines the score of the box and the confidences of the joints into a person's score; see
             `jaxpose.evaluation.results.person_score`.
         nms: The OKS above which the weaker of two poses is dropped; None keeps every pose.
+        nms_annotated: Suppress also where the boxes are those of the labels, as in HRNet's code; RLE's does not (QUIRK R21).
         soft_nms: Decay the scores of overlapping poses instead of dropping them.
         test_size: The side of a whole image in input pixels, a multiple of 64; None stands for the shorter side of the
             training images.
@@ -81,6 +82,7 @@ class Settings:
     decode: Decode = "exact"
     rescore: Rescore = "box+mean+max"
     nms: float | None = 0.9
+    nms_annotated: bool = True
     soft_nms: bool = False
     test_size: int | None = None
     fit: Fit = "short"
@@ -90,7 +92,7 @@ class Settings:
     def __post_init__(self):
         for name, choices in (("decode", Decode), ("rescore", Rescore), ("fit", Fit)):
             self._check(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
-        for name in ("flip_test", "soft_nms"):
+        for name in ("flip_test", "soft_nms", "nms_annotated"):
             self._check(name, isinstance(getattr(self, name), bool), "True or False")
         self._check("padding", is_number(self.padding) and self.padding > 0, "a positive factor on the box")
         scale_holds = is_number(self.sigma_scale) and self.sigma_scale > 0
@@ -190,6 +192,8 @@ def from_checkpoint(config: Mapping[str, Any], *, default: Settings = Settings()
         return Settings.from_dict(config["inference"])
     run = config.get("run") or {}
     stated = {name: run[name] for name in _names(Settings) if name in run}
+    if run:  # of such a version, which always suppressed on annotated boxes
+        stated.setdefault("nms_annotated", True)
     for name in ("flip_test", "decode", "test_size"):  # None: not stated
         if stated.get(name) is None:
             stated.pop(name, None)

@@ -1,4 +1,5 @@
-"""Parameters and operations of a net and of the flow, as in tables 5 and 11 of the RLE paper (Li et al. 2021).
+"""Parameters and operations of the papers' nets and of the flow: tables 5 and 11 of RLE (Li 2021), 3, 4 and 7 of integral
+regression (Sun 2018), 1 of SWAHR (Luo 2021).
 
 Nothing is computed: shapes are traced, and the operations are counted in the trace.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -24,6 +26,8 @@ class Cost:
         params: The number of trained parameters.
         multiply_adds: Those of convolutions and matrix products, which the paper calls FLOPs of a network.
         sums: Terms of plain sums, such as the average pooling of the head.
+        more_at_output: Further multiply-adds of transposed convolutions if each output pixel is said to take a whole kernel,
+            stride^2 times as many as are needed; the papers count so, except Sun 2018.
 
     >>> Cost(3, 5, 1) - Cost(1, 2, 1)
     Cost(params=2, multiply_adds=3, sums=0)
@@ -32,6 +36,12 @@ class Cost:
     params: int
     multiply_adds: int
     sums: int = 0
+    more_at_output: int = dataclasses.field(default=0, repr=False)
+
+    @property
+    def as_published(self) -> int:
+        """multiply_adds, with those of transposed convolutions counted at their output size."""
+        return self.multiply_adds + self.more_at_output
 
     @property
     def operations(self) -> int:
@@ -83,52 +93,191 @@ def count_flow(*, dim: int = 2, hidden: tuple[int, ...] = (64, 64), layers: int 
     return _trace(RealNVP(dim=dim, hidden=hidden, layers=layers), jax.ShapeDtypeStruct((1, dim), jnp.float32))
 
 
+Net = Literal["rle", "hrnet_rle", "simple_baseline", "hrnet", "integral", "higher_hrnet", "swahr"]
+USED_BY = {
+    "depth": ("rle", "simple_baseline", "integral"),
+    "dim": ("rle",),
+    "flow_hidden": ("rle", "hrnet_rle"),
+    "flow_layers": ("rle", "hrnet_rle"),
+    "deconvs": ("simple_baseline", "integral"),
+    "stages": ("integral",),
+}
+
+
 def main(
     *,
+    net: Net = "rle",
+    run: Path | None = None,
     depth: int = 50,
-    width: int = 64,
-    size_wh: tuple[int, int] = (192, 256),
+    width: int | None = None,
+    size_wh: tuple[int, int] | None = None,
     joints: int = 17,
     dim: int = 2,
+    deconvs: tuple[int, ...] | None = None,
+    stages: int = 1,
     flow_hidden: tuple[int, ...] = (64, 64),
     flow_layers: int = 6,
 ) -> None:
-    """Print the parameters and operations of a ResNet, its regression head and the flow.
+    """Print the parameters and operations of a net of the papers, or of a run's net.
 
     Args:
+        net: "rle" (a ResNet, its regression head and the flow), "hrnet_rle", "simple_baseline", "hrnet", "integral" (Sun 2018: two
+            deconvolutions, or several stages), "higher_hrnet" or "swahr".
+        run: Folder of a run; its net and input size replace all other options.
         depth: Depth of the ResNet: 18, 34, 50, 101 or 152.
-        width: Channels of its first layer.
-        size_wh: Width and height of the input in px.
+        width: Channels of the first layer of a ResNet (64), or of the finest branch of an HRNet (32).
+        size_wh: Width and height of the input in px; by default 192 x 256, for integral 256 x 256, and for whole images 512 x 512.
         joints: Number of joints.
         dim: Coordinates of a joint, 2 or 3.
+        deconvs: Channels of the deconvolutions.
+        stages: Stages of Sun 2018's net, 1 to 4.
         flow_hidden: Widths of the hidden layers of every net in the flow.
         flow_layers: Number of couplings of the flow.
-    """
-    from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 
-    backbone_net = ResNet(depth=depth, width=width)
-    backbone = count(backbone_net, size_wh)
-    total = count(PoseRegressor(backbone_net, RegressionHead(joints, dim=dim)), size_wh)
-    flow = count_flow(dim=dim, hidden=flow_hidden, layers=flow_layers)
-    head = total - backbone
-    print(f"ResNet-{depth}, width {width}, input {size_wh[0]} x {size_wh[1]} px, {joints} joints in {dim}D\n")
-    print(f"{'':28}{'parameters':>14}{'multiply-adds':>18}{'plain sums':>14}{'GFLOPs (RLE table 5)':>22}")
-    rows = {"backbone": backbone, "head": head, "total": total, "flow, per joint, training": flow}
+    Raises:
+        ValueError: The net does not have an option that was given.
+    """
+    given = {"depth": depth != 50, "dim": dim != 2, "deconvs": deconvs is not None, "stages": stages != 1}
+    given |= {"flow_hidden": tuple(flow_hidden) != (64, 64), "flow_layers": flow_layers != 6}
+    others = {"width": width is not None, "size_wh": size_wh is not None, "joints": joints != 17, "net": net != "rle"}
+    unused = [name for name, by_hand in given.items() if by_hand and net not in USED_BY[name]]
+    if run is not None:
+        unused = [name for name, by_hand in (given | others).items() if by_hand]
+    if unused:
+        beside = f"--run {run}" if run is not None else f"--net {net}"
+        raise ValueError(f"--{unused[0].replace('_', '-')} has no effect with {beside}: leave it out")
+    if run is not None:
+        _print_run(run)
+        return
+    options = {"depth": depth, "width": width, "joints": joints, "deconvs": deconvs, "stages": stages, "dim": dim}
+    module, default_wh = make(net, **options)
+    size_wh = size_wh or default_wh
+    name = f"ResNet-{depth}" if "depth" in options and net in USED_BY["depth"] else "HRNet"
+    width = width or (64 if name != "HRNet" else 32)
+    print(f"{net}: {name}, width {width}, input {size_wh[0]} x {size_wh[1]} px, {joints} joints in {dim}D\n")
+    rows = {}
+    if hasattr(module, "head"):
+        rows["backbone"] = count(module.backbone, size_wh)
+    total = count(module, size_wh)
+    if rows:
+        rows["head"] = total - rows["backbone"]
+    rows["total"] = total
+    if net in USED_BY["flow_layers"]:
+        rows["flow, per joint, training"] = count_flow(dim=dim, hidden=flow_hidden, layers=flow_layers)
+    _print_rows(rows)
+    if "head" in rows:
+        ratio = rows["backbone"].operations / rows["head"].operations
+        print(f"The head takes 1/{ratio:,.0f} of the backbone's operations.")
+    if net in USED_BY["flow_layers"]:
+        flow = rows["flow, per joint, training"]
+        flops = joints * (flow.params + flow.multiply_adds)
+        print(
+            f"RLE table 11 counts the flow as {flops / 1e6:.1f}M FLOPs: {joints} joints, 2 per multiply-add, 1 per bias."
+        )
+
+
+def make(
+    net: Net,
+    *,
+    depth: int = 50,
+    width: int | None = None,
+    joints: int = 17,
+    deconvs: tuple[int, ...] | None = None,
+    stages: int = 1,
+    dim: int = 2,
+) -> tuple[nn.Module, tuple[int, int]]:
+    """Returns a net of the papers and the size (W, H) of its input there.
+
+    Args:
+        net: The name, as for `main`.
+        depth: Depth of the ResNet.
+        width: Channels of the first layer of a ResNet (64), or of the finest branch of an HRNet (32).
+        joints: Number of joints.
+        deconvs: Channels of the deconvolutions.
+        stages: Stages of Sun 2018's net.
+        dim: Coordinates of a joint.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    from jaxpose import nets
+
+    resnet, hrnet = nets.ResNet(depth=depth, width=width or 64), nets.HRNet(width or 32)
+    match net:
+        case "rle":
+            return nets.PoseRegressor(resnet, nets.RegressionHead(joints, dim=dim)), (192, 256)
+        case "hrnet_rle":
+            return nets.IntegralRegressor(nets.HeatmapNet(hrnet, joints, deconvs=())), (192, 256)
+        case "simple_baseline":
+            return nets.HeatmapNet(resnet, joints, deconvs=deconvs or (256, 256, 256)), (192, 256)
+        case "hrnet":
+            return nets.HeatmapNet(hrnet, joints, deconvs=()), (192, 256)
+        case "integral":
+            deconvs = deconvs or (256, 256)
+            if stages == 1:
+                return nets.HeatmapNet(resnet, joints, deconvs=deconvs), (256, 256)
+            return nets.MultiStageNet(joints, stages, deconvs, depth=depth, width=width or 64), (256, 256)
+        case "higher_hrnet" | "swahr":
+            return nets.HigherHRNet(hrnet, joints, scale=net == "swahr"), (512, 512)
+    raise ValueError(f"net={net!r}: expected one of {', '.join(get_args(Net))}")
+
+
+def _print_run(run: Path) -> None:
+    """Prints the cost of a run's net, and of its flow if its loss has one."""
+    from jaxpose import checkpoint, tasks
+
+    task = tasks.from_config(checkpoint.read_config(run)["task"])
+    print(f"{run}: {type(task.net).__name__}, input {task.size_wh[0]} x {task.size_wh[1]} px, "
+          f"{task.skeleton.num_joints} joints\n")  # fmt: skip
+    rows = {"total": count(task.net, task.size_wh)}
+    likelihood = getattr(task, "likelihood", None)
+    if likelihood is not None and likelihood.has_flow:
+        widths = {"hidden": likelihood.flow_hidden, "layers": likelihood.flow_layers}
+        rows["flow, per joint, training"] = count_flow(dim=task.dim, **widths)
+    _print_rows(rows)
+
+
+def _print_rows(rows: dict[str, Cost]) -> None:
+    """Prints the table and an explanation of its columns."""
+    columns = ("parameters", "multiply-adds", "at output size", "plain sums", "GFLOPs (RLE table 5)")
+    print(f"{'':28}" + "".join(f"{title:>{max(18, len(title) + 2)}}" for title in columns))
     for name, cost in rows.items():
-        print(f"{name:28}{cost.params:>14,}{cost.multiply_adds:>18,}{cost.sums:>14,}{cost.operations / 1e9:>22.4f}")
-    print("Table 5 counts a multiply-add and a term of a plain sum (the head's average pooling) as one each.\n")
-    print(f"The head takes 1/{backbone.operations / head.operations:,.0f} of the backbone's operations.")
-    flops = joints * (flow.params + flow.multiply_adds)
-    print(f"RLE table 11 counts the flow as {flops / 1e6:.1f}M FLOPs: {joints} joints, 2 per multiply-add, 1 per bias.")
+        gflops = (cost.as_published + cost.sums) / 1e9
+        print(
+            f"{name:28}{cost.params:>18,}{cost.multiply_adds:>18,}{cost.as_published:>18,}{cost.sums:>18,}{gflops:>22.4f}"
+        )
+    print(
+        "'multiply-adds' counts a transposed convolution as a kernel per input pixel (Sun 2018), 'at output size' as a kernel per\n"
+        "output pixel, four times as many (RLE table 5, SWAHR table 1). HRNet's paper has the latter in units of 2^30.\n"
+        "Table 5 counts a multiply-add and a term of a plain sum (the head's average pooling) as one each.\n"
+    )
 
 
 def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
     import jax
+    from flax import linen as nn
 
+    transposed = []
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-    multiply_adds, sums = _operations(jax.make_jaxpr(module.apply)(variables, x).jaxpr)
-    return Cost(params, int(multiply_adds), int(sums))
+    with nn.intercept_methods(_recorder(transposed)):
+        multiply_adds, sums = _operations(jax.make_jaxpr(module.apply)(variables, x).jaxpr)
+    exact, traced = np.sum(transposed, 0, dtype=np.int64) if transposed else (0, 0)
+    return Cost(params, int(multiply_adds - traced + exact), int(sums), int(3 * exact))
+
+
+def _recorder(transposed: list[tuple[int, int]]):
+    """Returns an interceptor that records for each `Deconv` its multiply-adds, and those of the padded product in the trace."""
+    from jaxpose.nets.deconv import Deconv
+
+    def intercept(call, args, kwargs, context):
+        if isinstance(context.module, Deconv) and context.method_name == "__call__":
+            b, h, w, inputs = args[0].shape
+            taps = b * 16 * inputs * context.module.features
+            transposed.append((taps * h * w, taps * (h + 1) * (w + 1)))
+        return call(*args, **kwargs)
+
+    return intercept
 
 
 def _operations(jaxpr) -> np.ndarray:

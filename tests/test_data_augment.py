@@ -246,3 +246,20 @@ def test_named_whole_and_its_published_numbers():
 def test_a_whole_image_setting_checks_its_numbers(values, message):
     with pytest.raises(ValueError, match=message):
         WholeImage("mine", **values)
+
+
+def test_colour_factors_are_uniform_and_a_function_of_seed_epoch_and_annotation():
+    """By channel in 1 +- 0.2, as common/utility/augment.py of the integral regression code; QUIRK I6."""
+    options = {"seed": 3, "epochs": np.arange(2000) % 7, "ids": np.arange(2000)}
+    factors = augment.colour_factors(0.2, **options)
+    assert factors.shape == (2000, 3) and factors.dtype == np.float32
+    assert 0.8 <= factors.min() < 0.802 and 1.198 < factors.max() <= 1.2
+    assert stats.kstest(factors.ravel(), stats.uniform(0.8, 0.4).cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(factors.T) - np.eye(3)).max() < 0.1
+    np.testing.assert_array_equal(augment.colour_factors(0.2, **options), factors)
+    np.testing.assert_array_equal(augment.colour_factors(0.2, seed=3, epochs=[5], ids=[5])[0], factors[5])
+    for changed in ({"seed": 4}, {"epochs": options["epochs"] + 1}, {"ids": options["ids"] + 2000}):
+        assert not np.isclose(augment.colour_factors(0.2, **{**options, **changed}), factors).all(-1).any()
+    assert augment.named("mpii").colour == 0 and augment.MPII.rotation == 30
+    with pytest.raises(ValueError, match="colour must be in"):
+        dataclasses.replace(augment.NONE, colour=1.0)

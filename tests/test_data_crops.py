@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import shutil
 
@@ -245,6 +246,20 @@ def test_a_crop_beside_the_image_is_black(tmp_path):
 def test_both_sources_give_the_same(direct, prepared):
     for a, b in zip(take(direct, 3), take(prepared, 3), strict=True):
         assert_equal(a, b)
+
+
+def test_a_setting_with_colours_draws_the_same_crops_and_says_the_factors(direct):
+    """The pixels stay those of the file, so that a pipeline without colours gives the bits that it gave."""
+    setting = named("official")
+    coloured = dataclasses.replace(setting, colour=0.2)
+    plain = plan(direct, [0, 1], augment=setting, seed=5, epochs=[3, 4], size_wh=(48, 64))
+    batch = plan(direct, [0, 1], augment=coloured, seed=5, epochs=[3, 4], size_wh=(48, 64))
+    factors = batch.pop("colour")
+    assert_equal(plain, batch)
+    ids = direct.persons["annotation_id"][:2]
+    np.testing.assert_array_equal(factors, augment.colour_factors(0.2, seed=5, epochs=[3, 4], ids=ids))
+    (first,) = take(direct, 1, batch_size=2, augment=coloured)
+    assert first["colour"].shape == (2, 3) and first["image"].dtype == np.uint8
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])

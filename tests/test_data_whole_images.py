@@ -80,6 +80,8 @@ def test_the_batch_is_as_documented(direct):
         "joints": ((6, 2, 17, 2), np.float32),
         "visibility": ((6, 2, 17), np.int8),
         "extent": ((6, 2), np.float32),
+        "width": ((6, 2), np.float32),
+        "released_extent": ((6, 2), np.float32),
         "image_id": ((6,), np.int64),
         "valid": ((6,), np.bool_),
     }
@@ -132,6 +134,9 @@ def test_the_affine_is_the_draw(direct):
         np.testing.assert_allclose(row["affine"], expected, rtol=1e-5, atol=1e-4)
         boxes = direct.persons["box"][direct.persons["image"] == index]
         np.testing.assert_allclose(row["extent"], boxes[:, 2:].max(axis=1) * 64 / d.side, rtol=1e-5)
+        np.testing.assert_allclose(row["width"], boxes[:, 2] * 64 / d.side, rtol=1e-5)
+        released = boxes[:, 2:].max(axis=1) * min(image["size_wh"]) / d.side
+        np.testing.assert_allclose(row["released_extent"], released, rtol=1e-5)
 
 
 def test_the_square_spans_the_shorter_side(direct):

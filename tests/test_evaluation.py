@@ -476,6 +476,7 @@ def test_person_scores():
     np.testing.assert_allclose(results.person_score(confidence, box), [0.5 + 0.5 + 0.9, 0.8 + 0.4 / 3 + 0.2])
     np.testing.assert_allclose(results.person_score(confidence, box, rule="box*mean"), [0.5 * 0.7, 0.0])
     np.testing.assert_allclose(results.person_score(confidence, box, rule="box"), box)
+    np.testing.assert_allclose(results.person_score(confidence, box, rule="mean"), np.mean(confidence, -1))
 
 
 def test_records_hold_what_was_predicted():

@@ -6,17 +6,22 @@ import ast
 import dataclasses
 import doctest
 import importlib
+import json
+import operator
+import re
+import shlex
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, mpii_integral
+from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, mpii_integral, mpii_rle
 from experiments.common import families, rules
-from experiments.common.config import parse
+from experiments.common.config import parse, settings
 from experiments.common.log import Log
 from jaxpose import checkpoint, tasks
+from jaxpose.data.augment import named
 from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PoseRegressor
 from jaxpose.skeleton import COCO17
 from tests import test_data_formats_mpii, test_evaluation_mpii
@@ -161,6 +166,165 @@ def test_what_the_flags_say_about_the_two_losses_is_what_is_trained():
         assert task.config["maps"]["weight"] == weight
         task, _ = families.heatmap_tasks(coco_integral.with_method(dataclasses.replace(config, map_weight=3.0)), COCO17)
         assert task.config["maps"]["weight"] == 3.0
+
+
+@pytest.mark.parametrize("preset", ["official", "auxiliary", "hrnet_w32", "mpii"])
+def test_the_authors_rle_sees_their_colours_and_suppresses_nobody_who_is_annotated(preset):
+    """QUIRK R14 and R21: rlepose/utils/presets/simple_transform.py and validate_gt of its trainer."""
+    config = mpii_rle.PRESETS["official"] if preset == "mpii" else coco_rle.PRESETS[preset]
+    task = families.regression_task(small(config), COCO17)
+    assert task.config["preprocess"] == "rle_official" and not config.test_settings().nms_annotated
+    grey = tasks.base.preprocessor(task.preprocess)(np.full((1, 1, 3), 255, np.uint8))
+    np.testing.assert_allclose(grey[0, 0], 1 - np.array([0.406, 0.457, 0.480]), atol=1e-6)
+    for other in ("tiny", "mmpose", "resnet152_384", "mobilenet_v2", "auto"):
+        assert coco_rle.PRESETS[other].preprocess == "imagenet" and coco_rle.PRESETS[other].nms_annotated
+
+
+@pytest.mark.parametrize("method", ["H1", "H2", "H3"])
+def test_equation_1_of_sun_is_the_highest_pixel_itself(method):
+    config = small(coco_integral.PRESETS["paper"], method=method)
+    task, _ = coco_integral.make(coco_integral.with_method(config), COCO17)
+    maps = np.full((1, 16, 16, 17), 0.1, np.float32)
+    maps[:, 5, 7], maps[:, 5, 8] = 0.9, 0.5
+    np.testing.assert_array_equal(task.decode(maps)[0], np.broadcast_to([28.0, 20.0], (1, 17, 2)))
+    given = dataclasses.replace(config, read=dataclasses.replace(config.read, shift=0.25), by_hand=("read.shift",))
+    task, _ = coco_integral.make(coco_integral.with_method(given), COCO17)
+    assert task.config["read"]["shift"] == 0.25 if "shift" in task.config["read"] else True
+    np.testing.assert_array_equal(task.decode(maps)[0][0, 0], [29.0, 20.0])
+
+
+def test_a_readout_from_before_there_was_a_shift_keeps_its_quarter_pixel():
+    stored = dataclasses.asdict(tasks.Readout())
+    del stored["shift"]
+    assert tasks.Readout(**stored).shift == 0.25 and "shift" not in tasks.base.stated(tasks.Readout())
+    run = settings(coco_integral.PRESETS["paper"])
+    before = run | {"read": stored}
+    assert not rules.changes(coco_integral.Config, before, run, allowed=coco_integral.Config.resume_rules(run))
+    moved = run | {"read": run["read"] | {"shift": 0.0}}
+    assert set(rules.changes(coco_integral.Config, before, moved, allowed=coco_integral.Config.resume_rules(run))) == {
+        "read"
+    }
+
+
+def with_flags(module, *flags):
+    """The settings that a page runs with."""
+    preset = {coco_integral: "paper", mpii_integral: "paper", coco_debias: "resnet50"}[module]
+    return module.PAGE.adjust(module.PAGE.parse(["--preset", preset, *flags]))
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "expected"),
+    [
+        (coco_integral, ["--method", "I1", "--read.compensate", "--read.beta", "10"], {"read.compensate": True}),
+        (mpii_integral, ["--method", "H1", "--maps.sigma", "2"], {"maps.sigma": 2.0, "maps.weight": 1.0}),
+        (coco_integral, ["--method", "I1", "--maps.sigma", "2", "--maps.target", "udp"], {"maps.target": "udp"}),
+        (coco_integral, ["--method", "I3", "--maps.radius", "9"], {"maps.radius": 9.0}),
+        (coco_integral, ["--method", "I*", "--joints.variant", "mmpose"], {"joints.variant": "mmpose"}),
+        (coco_integral, ["--method", "I1", "--read.confidence", "one"], {"read.confidence": "one"}),
+        (coco_integral, ["--method", "I1", "--maps.kind", "mse"], {"maps.kind": "mse"}),
+        (coco_debias, ["--method", "dsnt", "--maps.sigma", "1.5"], {"maps.sigma": 1.5, "maps.kind": "js"}),
+        (coco_debias, ["--method", "ours", "--read.floor", "0.1"], {"read.floor": 0.1}),
+        (coco_debias, ["--method", "sbl", "--read.shift", "0"], {"read.shift": 0.0}),
+        (coco_debias, ["--method", "sbl", "--read.confidence", "one"], {"read.confidence": "one"}),
+        (coco_debias, ["--method", "ipr", "--joints.weight", "3"], {"joints.weight": 3.0, "joints.kind": "l1"}),
+    ],
+)
+def test_a_flag_beside_the_method_reaches_the_task(module, flags, expected, tmp_path):
+    config = with_flags(module, *flags)
+    values = {name: operator.attrgetter(name)(config) for name in expected}
+    assert values == expected
+    task, first = module.PAGE.make(small(config), COCO17)
+    stored = [task.config] + ([first[1].config] if first else [])
+    for name, value in expected.items():
+        group, field = name.split(".")
+        assert value in [c[group].get(field, getattr(tasks.Readout(), field, None)) for c in stored]
+    # --config repeats the run, the flags given by hand included.
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings(config)))
+    again = module.PAGE.adjust(module.PAGE.parse(["--config", str(path)]))
+    assert dataclasses.replace(again, out=None) == dataclasses.replace(config, out=None)
+    assert again.by_hand == config.by_hand
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        (coco_integral, ["--method", "H1", "--read.compensate"], "--read.compensate True has no effect with --method H1"),
+        (coco_integral, ["--method", "H2", "--maps.sigma", "2"], "--maps.sigma 2.0 has no effect with --method H2"),
+        (coco_integral, ["--method", "I2", "--maps.kind", "mse"], "--maps.kind mse: --method I2 decides this, cross_entropy"),
+        (mpii_integral, ["--maps.weight", "3"], "--maps.weight 3.0 has no effect with --method I1, for whose losses there is "
+                                                "--map-weight"),
+        (coco_integral, ["--read.decode", "dark"], "--read.decode dark: --method I1 decides this, soft_argmax"),
+        (coco_integral, ["--method", "R1", "--read.beta", "3"], "--read.beta 3.0 has no effect with --method R1"),
+        (coco_integral, ["--method", "I*", "--alone", "0.2"], "--alone 0.2 has no effect with --method I*"),
+        (coco_integral, ["--method", "R1", "--rescore", "mean"], "--rescore mean --method R1: there are no maps"),
+        (coco_debias, ["--method", "dsnt", "--beta", "10"], "--beta 10.0: --method dsnt decides this, 1.0"),
+        (coco_debias, ["--method", "ipr", "--maps.weight", "5"], "--maps.weight 5.0 has no effect with --method ipr"),
+        (coco_debias, ["--method", "ours", "--read.beta", "5"], "--read.beta 5.0: --method ours --beta 10 decides this"),
+        (coco_debias, ["--method", "ipr", "--first-epochs", "5"], "--first-epochs 5.0 has no effect with --method ipr"),
+        (coco_debias, ["--joints.kind", "l2"], "--joints.kind l2: --method ours decides this, l1"),
+    ],
+)  # fmt: skip
+def test_a_flag_that_the_method_decides_or_does_not_use_is_refused(module, flags, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        with_flags(module, *flags)
+
+
+def test_poses_of_integral_regression_are_rescored_by_their_heatmaps():
+    """Section 6.2 of Sun 2018; QUIRK I4."""
+    for method, confidence in (("H1", "peak"), ("I1", "peak"), ("I2", "peak"), ("I*", "probability")):
+        config = with_flags(coco_integral, "--method", method)
+        assert (config.read.confidence, config.test_settings().rescore) == (confidence, "mean")
+    assert with_flags(coco_integral, "--method", "R1").test_settings().rescore == "box"
+
+
+def test_each_debias_preset_says_how_long_its_first_part_is():
+    for name in ("resnet50", "resnet152_384", "hrnet_w32"):
+        preset = coco_debias.PRESETS[name]
+        assert f"--first-epochs {preset.first_epochs:g}" in coco_debias.__doc__
+        assert preset.first_epochs / preset.epochs == pytest.approx(40 / 140)
+
+
+def test_integral_regression_changes_colours_and_nobody_else_does():
+    for name in PAGES:
+        for preset, config in page(name).PRESETS.items():
+            expected = 0.2 if name.endswith("integral") and preset == "paper" else 0.0
+            assert getattr(config, "colour", 0.0) == expected, (name, preset)
+    assert with_flags(coco_integral).augmentation().colour == 0.2
+    assert coco_rle.PRESETS["official"].augmentation() == named("official")
+
+
+def commands_of_coverage() -> list[list[str]]:
+    """The commands of docs/coverage.md that start a page with a preset."""
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    commands = [shlex.split(c) for c in re.findall(r"`([^`]+)`", text)]
+    return [c for c in commands if c[0] in PAGES and "--preset" in c]
+
+
+@pytest.mark.parametrize("command", commands_of_coverage(), ids=" ".join)
+def test_every_command_of_the_coverage_page_is_taken(command):
+    here = page(command[0]).PAGE
+    config = here.adjust(here.parse(command[1:]))
+    rules.check(config)
+
+
+def test_the_coverage_page_has_every_table_and_figure():
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    sections = dict(re.findall(r"^## (\w+).*?\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    expected = {
+        "RLE": (18, (3, 4, 5, 6, 7, 8)),
+        "Removing": (6, range(1, 7)),
+        "Integral": (8, (1, 2, 3)),
+        "SWAHR": (9, (1, 5)),
+    }
+    for section, (tables, figures) in expected.items():
+        first_cells = " ".join(line.split("|")[1] for line in sections[section].splitlines() if line.startswith("| "))
+        numbers = {"table": set(), "figure": set()}
+        for kind, rest in re.findall(r"(table|figure)s? ([0-9](?:[0-9a-d, ]*[0-9a-d])?(?: to [0-9]+)?)", first_cells):
+            low = [int(n) for n in re.findall(r"\d+", rest)]
+            numbers[kind] |= set(range(low[0], low[-1] + 1)) if " to " in rest else set(low)
+        assert numbers["table"] | {1} == set(range(1, tables + 1)), section  # table 1 of Sun 2018 lists methods
+        assert numbers["figure"] == set(figures), section
 
 
 def test_a_resnet_is_grafted_into_every_stage():

@@ -133,7 +133,7 @@ def test_what_a_resumed_run_may_change():
         "eval_every", "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size",
         "fit", "scales", "group_on", "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator",
         "num_processes", "process_id", "init", "init_layout", "annotations", "images", "val_annotations", "val_images", "sigmas",
-        "follow_links", "labels",
+        "follow_links", "labels", "nms_annotated",
         "ema_growth", "patience", "sigma_scale", "calibrate", "minutes", "by_hand",
     }  # fmt: skip
 

@@ -20,8 +20,8 @@ from jaxpose.inference import Settings, from_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CHANGED = Settings(
-    flip_test=False, padding=1.5, decode="scaled", rescore="box", nms=None, soft_nms=True, test_size=640, fit="long",
-    scales=(0.5, 1.0, 2.0), sigma_scale=2.0,
+    flip_test=False, padding=1.5, decode="scaled", rescore="box", nms=None, nms_annotated=False, soft_nms=True, test_size=640,
+    fit="long", scales=(0.5, 1.0, 2.0), sigma_scale=2.0,
 )  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def test_checkpoints_from_before_there_were_settings():
     run = {
         "flip_test": False, "decode": "scaled", "rescore": "box", "nms": None, "soft_nms": True, "test_size": 640, "fit": "long",
         "scales": [0.5, 1.0, 2.0], "epochs": 3, "augment": "official", "padded_people": None, "group_on": "device",
+        "nms_annotated": False,
     }  # fmt: skip
     assert from_checkpoint({"run": run}, default=default) == replace(CHANGED, padding=1.25, sigma_scale=1.0)
     for nothing in ({}, {"run": {}}, {"run": None}, {"run": {"flip_test": None, "decode": None, "test_size": None}}):

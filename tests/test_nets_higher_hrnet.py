@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import coco_debias, coco_hrnet, coco_rle, coco_swahr
+from experiments.common import families
 from jaxpose import weights
-from jaxpose.nets import HigherHRNet, HRNet
+from jaxpose.nets import HigherHRNet, HRNet, layers
+from jaxpose.skeleton import COCO17
+from jaxpose.tasks.describe import build, describe
 from tests.torch_states import sine_weights
 
 KEY = jax.random.key(0)
@@ -159,3 +166,46 @@ def test_the_nets_match_the_reference(name, layout, golden, golden_json):
 def test_errors_name_what_was_given(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def starts(net, monkeypatch) -> dict[str, int]:
+    """How many kernels of convolutions without bias start by each initializer; shapes alone are traced."""
+    counts = {"he": 0, "narrow": 0}
+
+    def counting(name):
+        def initialize(key, shape, dtype):
+            counts[name] += 1
+            return jnp.zeros(shape, dtype)
+
+        return initialize
+
+    monkeypatch.setattr(layers, "KERNEL_INITS", {name: counting(name) for name in counts})
+    jax.eval_shape(lambda x: net.init(jax.random.key(0), x), jnp.zeros((1, 64, 64, 3)))
+    return counts
+
+
+def test_the_convolutions_of_the_presets_start_as_in_the_published_code(monkeypatch):
+    """QUIRK H6: init_weights of pose_hrnet.py and pose_higher_hrnet.py sets every convolution to N(0, 0.001^2)."""
+    values = layers.initializer("narrow")(jax.random.key(0), (3, 3, 32, 32), jnp.float32)
+    assert float(values.std()) == pytest.approx(0.001, rel=0.03)
+    assert float(layers.initializer("he")(jax.random.key(0), (3, 3, 32, 32), jnp.float32).std()) > 0.08
+    for preset in ("w32_512", "w48_640", "higher_w32_512", "higher_w48_640"):
+        config = dataclasses.replace(coco_swahr.PRESETS[preset], width=4, size_wh=(64, 64))
+        task = families.bottom_up_task(config, COCO17)
+        assert task.net.kernel_init == task.net.backbone.kernel_init == "narrow"
+    counts = starts(task.net, monkeypatch)
+    assert counts["he"] == 0 and counts["narrow"] > 250
+    old = starts(HigherHRNet(HRNet(4), 17), monkeypatch)
+    assert old == {"he": counts["narrow"], "narrow": 0}
+    nets = [coco_hrnet.PRESETS[name] for name in ("w32", "w48_384", "mmpose", "dark")] + [coco_rle.PRESETS["hrnet_w32"]]
+    assert {config.kernel_init for config in nets + [coco_debias.PRESETS["hrnet_w32"]]} == {"narrow"}
+    assert {coco_hrnet.PRESETS["tiny"].kernel_init, coco_swahr.PRESETS["tiny"].kernel_init} == {"he"}
+
+
+def test_a_net_from_before_there_was_a_choice_has_the_description_that_it_had():
+    net = HigherHRNet(HRNet(4), 17)
+    assert "kernel_init" not in json.dumps(describe(net)) and build(describe(net)) == net
+    narrow = HigherHRNet(HRNet(4, kernel_init="narrow"), 17, kernel_init="narrow")
+    assert build(json.loads(json.dumps(describe(narrow)))) == narrow
+    with pytest.raises(ValueError, match="kernel_init='wide': expected one of he, narrow"):
+        HRNet(4, kernel_init="wide")

@@ -10,7 +10,9 @@ from flax import linen as nn
 
 from jaxpose import cli, summary
 from jaxpose.nets import MobileNetV2, PoseRegressor, RegressionHead, ResNet
+from jaxpose.nets.deconv import Deconv
 from jaxpose.nets.layers import Conv
+from tests import tiny_run
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,64 @@ def test_table_11(hidden, thousands, millions):
     assert round(17 * (cost.params + cost.multiply_adds) / 1e6, 1) == millions
 
 
+GOLDEN = [  # net, options, size, published parameters in millions, and G multiply-adds: exact, at output size, in units of 2^30
+    ("simple_baseline", {}, None, 34.0, None, 9.7, None),  # RLE table 5; its head is 5.7 of them
+    ("simple_baseline", {"depth": 152}, (288, 384), 68.6, None, None, 35.5),  # HRNet 35.3
+    ("hrnet", {}, None, 28.5, None, None, 7.1),  # HRNet table 1
+    ("hrnet", {"width": 48}, (288, 384), 63.6, None, None, 32.9),
+    ("integral", {"joints": 16, "depth": 18}, None, None, 2.8, None, None),  # Sun table 4
+    ("integral", {"joints": 16}, None, None, 6.2, None, None),
+    ("integral", {"joints": 16, "depth": 101}, None, None, 11.0, None, None),
+    ("integral", {"joints": 16}, (128, 128), None, 1.5, None, None),  # Sun table 3
+    ("integral", {"joints": 16, "deconvs": (256,) * 3}, (128, 128), None, 1.8, None, None),
+    ("higher_hrnet", {}, None, 28.6, None, 47.9, None),  # SWAHR table 1
+    ("swahr", {}, None, 28.6, None, 48.0, None),
+    ("swahr", {"width": 48}, (640, 640), 63.8, None, 154.6, None),
+]
+
+
+@pytest.mark.parametrize(("net", "options", "size_wh", "millions", "exact", "at_output", "binary"), GOLDEN)
+def test_published_costs(net, options, size_wh, millions, exact, at_output, binary):
+    module, default_wh = summary.make(net, **options)
+    cost = summary.count(module, size_wh or default_wh)
+    assert millions is None or round(cost.params / 1e6, 1) == millions
+    assert exact is None or abs(cost.multiply_adds / 1e9 - exact) < 0.06
+    assert at_output is None or round(cost.as_published / 1e9, 1) == at_output
+    assert binary is None or round(cost.as_published / 2**30, 1) == binary
+
+
+def test_heads_of_table_5_and_stages_of_sun():
+    backbone = summary.count(ResNet(depth=50), (192, 256))
+    head = summary.count(summary.make("simple_baseline")[0], (192, 256)) - backbone
+    assert round(head.as_published / 1e9, 1) in (5.6, 5.7) and round(head.params / 1e6, 1) == 10.5
+    four = summary.count(*summary.make("integral", stages=4, joints=16))
+    assert abs(four.multiply_adds / 1e9 - 18) < 0.55  # table 7: 18G
+
+
+def test_a_transposed_convolution_is_counted_at_its_input_and_at_its_output():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return Deconv(7)(images)
+
+    cost = summary.count(Net(), (5, 4))
+    assert cost.multiply_adds == 5 * 4 * 16 * 3 * 7 and cost.as_published == 10 * 8 * 16 * 3 * 7
+
+
+def test_the_net_of_a_run_is_counted(tmp_path, capsys):
+    run = tiny_run.write(tmp_path / "run", tiny_run.regression_task())
+    summary.main(run=run)
+    text = capsys.readouterr().out
+    expected = summary.count(tiny_run.regression_task().net, tiny_run.SIZE_WH)
+    assert f"{expected.params:,}" in text and "PoseRegressor, input 24 x 32 px, 17 joints" in text and "53,784" in text
+    with pytest.raises(ValueError, match="--depth has no effect with --run"):
+        summary.main(run=run, depth=18)
+    with pytest.raises(ValueError, match="--stages has no effect with --net hrnet"):
+        summary.main(net="hrnet", stages=2)
+    summary.main(net="simple_baseline", depth=18, size_wh=(32, 32), joints=5)
+    assert "simple_baseline: ResNet-18, width 64, input 32 x 32 px, 5 joints" in capsys.readouterr().out
+
+
 def test_strided_convolutions_and_products():
     class Net(nn.Module):
         @nn.compact
@@ -88,9 +148,9 @@ def test_the_table(capsys):
     summary.main(depth=18, size_wh=(48, 64), joints=14, flow_hidden=(8,), flow_layers=2)
     text = capsys.readouterr().out
     assert "11,176,512" in text and f"{512 * 56 + 56:,}" in text and "14 joints" in text
-    columns = {line.split("  ")[0]: line.split()[-4:-1] for line in text.splitlines() if line.count(",") >= 1}
-    # parameters, multiply-adds, plain sums: the pooling of 2 x 2 x 512 numbers is no multiply-add
-    assert columns["head"] == [f"{512 * 56 + 56:,}", f"{512 * 56:,}", f"{512 * 2 * 2:,}"]
+    columns = {line.split("  ")[0]: line.split()[-5:-1] for line in text.splitlines() if line.count(",") >= 1}
+    # parameters, multiply-adds, the same at output size, plain sums: the pooling of 2 x 2 x 512 numbers is no multiply-add
+    assert columns["head"] == [f"{512 * 56 + 56:,}", f"{512 * 56:,}", f"{512 * 56:,}", f"{512 * 2 * 2:,}"]
 
 
 def test_the_command_line_has_every_flag(capsys):

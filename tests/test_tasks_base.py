@@ -231,6 +231,17 @@ def test_the_parts_of_a_bottom_up_task_can_be_called_alone():
         np.testing.assert_array_equal(people[name], value)
 
 
+def test_a_batch_with_colours_is_seen_in_them_in_training_only():
+    task = make()
+    data = batch()
+    assert task.training_images(data) is data["image"]
+    factors = np.array([[0.8, 1.0, 1.2]] * len(data["image"]), np.float32)
+    images = task.training_images({**data, "colour": factors})
+    expected = np.clip(np.asarray(data["image"], np.float32) * factors[:, None, None], 0, 255)
+    np.testing.assert_array_equal(images, expected)
+    assert expected.max() == 255
+
+
 # ----------------------------------------------------------------------------------------------- families known by their name
 
 KEYS = "family|net|skeleton|size_wh|preprocess|likelihood|outside|auxiliary|maps|joints|read|loss|people"

@@ -157,6 +157,25 @@ def test_box_targets_follow_the_person_and_round_up():
         np.testing.assert_allclose(grads(task, batch)[0], expected, rtol=1e-5)
 
 
+def test_shr_by_paper_and_by_code_is_not_rounded_and_sees_its_own_length():
+    """QUIRK S9: the paper's width of the box; the code's max(w, h) of the original image over aug_scale, INT_SIGMA False."""
+    batch = {
+        "joints": np.zeros((1, 2, K, 2), np.float32),
+        "extent": np.array([[256.0, 0.0]]),
+        "width": np.array([[100.0, 0.0]], np.float32),
+        "released_extent": np.array([[300.0, 0.0]], np.float32),
+    }
+    outs = (np.zeros((1, 64, 64, 34)), np.zeros((1, 128, 128, 17)))
+    for targets, sigma in (("box_paper", 200 / 256), ("box_official", 600 / 256), ("box", 2.0)):
+        loss = PeopleLoss(targets=targets)
+        task = tasks.bottom_up(Given(outs, K), skeleton=COCO17, size_wh=(256, 256), loss=loss)
+        values = task.sigma(batch)
+        assert values.shape == (1, 2, K)
+        np.testing.assert_allclose(values[0, 0], sigma, rtol=1e-6)
+        maps = heatmap.people(batch["joints"], np.array([[[1] * K, [0] * K]]), (8, 8), sigma=values)
+        assert np.isfinite(maps).all(), "a slot without a person has no size"
+
+
 def test_alpha_changes_the_targets_and_is_held_by_lambda():
     batch, net = make_batch(), Looking(scale=True)
     variables = tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64)).init(jax.random.key(0))

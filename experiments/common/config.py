@@ -230,6 +230,45 @@ class RunConfig:
         return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 
 
+@dataclass(frozen=True)
+class Methodical(RunConfig):
+    """Settings of a page whose --method chooses several other flags, which may also be given by hand.
+
+    A flag that is given by hand and that the method also chooses is honoured or refused, never dropped: `decided` refuses,
+    `chosen` honours. The names are stored with the run, so that --config repeats it.
+    """
+
+    by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = dataclasses.field(
+        default=(), compare=False
+    )
+    """Names of the flags that were given by hand."""
+
+    def decided(self, by: str, **values: Any) -> None:
+        """Raises a ValueError where a flag was given by hand whose value something else decides.
+
+        Args:
+            by: the flag that decides, with its value: "--method I1".
+            **values: what it decides by the name of the flag, with "__" for the point: read__decode="argmax". `UNUSED` stands
+                for a flag, or for all flags of a group, that has no effect then.
+        """
+        for name, value in values.items():
+            flag = name.replace("__", ".")
+            for given in (g for g in self.by_hand if g == flag or g.startswith(flag + ".")):
+                now = self
+                for part in given.split("."):
+                    now = getattr(now, part)
+                if value is UNUSED:
+                    raise ValueError(f"--{given.replace('_', '-')} {now} has no effect with {by}: leave it out")
+                if now != value:
+                    raise ValueError(f"--{given.replace('_', '-')} {now}: {by} decides this, {value}; leave it out")
+
+    def chosen(self, group: str, default: Any) -> Any:
+        """`default`, a group of settings such as MapLoss, with those of its fields that were given by hand."""
+        given = [name.removeprefix(f"{group}.") for name in self.by_hand if name.startswith(f"{group}.")]
+        return dataclasses.replace(default, **{name: getattr(getattr(self, group), name) for name in given})
+
+
+UNUSED = object()
 AUTO = "auto"  # the preset for a user's own data, on pages that have it
 
 
@@ -288,6 +327,8 @@ def parse(
                 f"--minutes {config.minutes:g} --epochs {config.epochs:g}: both say how long the run is; leave one out"
             )
         config = dataclasses.replace(config, by_hand=tuple(sorted(given)))
+    if isinstance(config, Methodical):
+        config = dataclasses.replace(config, by_hand=tuple(sorted({*preset.by_hand, *given})))
     if config.out is None:
         folder = checkpoint.find(config.eval_only) if config.eval_only else Path("runs") / name
         config = dataclasses.replace(config, out=folder.parent if folder.name == "checkpoints" else folder)

@@ -19,7 +19,7 @@ from flax import traverse_util
 from experiments.common import persons, whole_images
 from experiments.common.config import RunConfig
 from experiments.common.kinds import PyTree
-from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive
+from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Unsaid
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -60,6 +60,9 @@ class BackboneConfig(RunConfig):
     init_layout: Annotated[weights.Layout | None, AnyValue, MayChange] = None
     """Naming of the PyTorch file; none: that of the backbone's ImageNet weights (torchvision, HRNet's authors). Layouts such as
     "simple_baseline_mmpose" take the backbone out of a pose net."""
+    kernel_init: Annotated[Literal["he", "narrow"], AnyValue, Fixed, Unsaid("he")] = "he"
+    """How the convolutions of HRNet, and of the blocks after any backbone that finds people in whole images, start where --init gives
+    no weights: with He's variance, or as N(0, 0.001^2), as in the code of HRNet and HigherHRNet."""
     preprocess: Annotated[Literal["imagenet", "rle_official", "simple_baseline"], AnyValue, Fixed] = "imagenet"
     """Image normalisation."""
 
@@ -130,7 +133,7 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
         case "resnet":
             return ResNet(depth=config.depth, width=config.width or 64, stages=config.resnet_stages, **options)
         case "hrnet":
-            return HRNet(width=config.width or 32, **options)
+            return HRNet(width=config.width or 32, kernel_init=config.kernel_init, **options)
         case "mobilenet_v2":
             return MobileNetV2(width=(config.width or 32) / 32, **options)
 
@@ -230,6 +233,7 @@ def bottom_up_task(config: BottomUpConfig, skeleton: Skeleton) -> tasks.Task:
         skeleton.num_joints,
         scale=config.loss.targets == "scale_adaptive",
         dilations=config.dilations,
+        kernel_init=config.kernel_init,
         **options,
     )
     return tasks.bottom_up(

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # probabilities of the regions whose coverage is reported
 FEW_STEPS = 1000
 ORIENTATION = 0x0112  # the EXIF tag
+USED = ("image", "joints", "visibility", "colour")  # entries of a training batch that a task reads
 SHEET = 32  # number of crops in the picture of predictions
 
 Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
@@ -90,10 +91,17 @@ class PersonConfig(RunConfig):
     """Decode JPEGs completely ("exact"), or at 1/2, 1/4 or 1/8 if the crop needs no more pixels ("scaled": faster for large images,
     slightly different pixels); none: exact, or as in the run that is evaluated."""
 
-    rescore: Annotated[Literal["box+mean+max", "box*mean", "box"], AnyValue, MayChange] = "box+mean+max"
+    colour: Annotated[
+        float, Between(0, 1, "a part of a channel, from 0 to below 1", open_high=True), Fixed, Unsaid(0.0)
+    ] = 0.0
+    """In training each channel of a crop is multiplied by a factor of its own, uniform in 1 +- this; 0: none."""
+
+    rescore: Annotated[Literal["box+mean+max", "box*mean", "mean", "box"], AnyValue, MayChange] = "box+mean+max"
     """How a person's score is computed from the box score and the joints' confidences (QUIRK R10)."""
     nms: Annotated[float | None, Between(0, 1, "an OKS above 0, at most 1, or None", open_low=True), MayChange] = 0.9
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
+    nms_annotated: Annotated[bool, AnyValue, MayChange] = True
+    """Suppress also where the boxes are those of the labels, as HRNet's code does; RLE's does not (QUIRK R21)."""
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
 
@@ -125,7 +133,8 @@ class PersonConfig(RunConfig):
 
     def augmentation(self) -> Setting:
         """Returns the augmentation of training crops."""
-        return self.own.setting() if self.augment == "own" else named(self.augment)
+        setting = self.own.setting() if self.augment == "own" else named(self.augment)
+        return dataclasses.replace(setting, colour=self.colour) if self.colour else setting
 
     def decoding(self) -> crops.Decode:
         """Returns how JPEGs are decoded."""
@@ -192,7 +201,7 @@ class Persons:
             stop_step=total, threads=config.workers, padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
         for batch in host:
-            yield parallel.global_batch({k: batch[k] for k in ("image", "joints", "visibility")}, self.mesh)
+            yield parallel.global_batch({k: batch[k] for k in USED if k in batch}, self.mesh)
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
         """Returns predictions for every person of `val` exactly once, on every process, in the source's order.
@@ -224,7 +233,7 @@ class Persons:
             annotation_id=predictions["annotation_id"] if config.detections is None else None,
             category_id=self.val.categories_of(predictions["annotation_id"]), rescore=config.rescore,
         )  # fmt: skip
-        if config.nms is None:
+        if config.nms is None or (config.detections is None and not config.nms_annotated):
             return records
         return results.suppress(records, sigmas=self.val.skeleton.sigmas, threshold=config.nms, soft=config.soft_nms)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -203,12 +204,21 @@ def changes(
         allowed: the allowed difference of each flag; a missing flag may not differ.
     """
     unsaid = {name: flag.unsaid for name, flag in flags(kind).items() if flag.unsaid is not None}
-    different = {}
+    hints, different = get_type_hints(kind), {}
     for name in now:
         meaning = unsaid.get(name, Unsaid(None))
         if name not in stored and (name not in unsaid or now[name] in meaning.also):
             continue
         pair = tuple(meaning.value if run.get(name) is None else run[name] for run in (stored, now))
+        if dataclasses.is_dataclass(hints[name]) and all(isinstance(values, dict) for values in pair):
+            pair = tuple(_completed(hints[name], values) for values in pair)
         if not allowed.get(name, Fixed).allows(*pair):
             different[name] = pair
     return different
+
+
+def _completed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as JSON holds them, with the defaults of the fields that came after the run was started."""
+    fields = dataclasses.fields(kind)
+    missing = {f.name: f.default for f in fields if f.name not in values and f.default is not dataclasses.MISSING}
+    return {**json.loads(json.dumps(missing)), **values}

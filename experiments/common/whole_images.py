@@ -29,7 +29,8 @@ from jaxpose.inference import Settings
 from jaxpose.skeleton import Skeleton
 
 log = logging.getLogger(__name__)
-USED = ("image", "joints", "visibility", "extent", "mask_4", "mask_2")  # entries of a batch that a task reads
+# Entries of a batch that a task reads.
+USED = ("image", "joints", "visibility", "extent", "width", "released_extent", "mask_4", "mask_2")
 PICTURES, PICTURES_OF_SCALES = 16, 8  # number of images in the pictures at the end of a run
 
 

@@ -54,6 +54,7 @@ __all__ = [
     "Setting",
     "WholeAugmentation",
     "WholeImage",
+    "colour_factors",
     "draw",
     "draw_whole",
     "generator",
@@ -105,6 +106,8 @@ class Setting:
         distribution: The distribution of u. "uniform" in [-1, 1]; "normal": clipped to [-1, 1] for the scale and [-2, 2]
             for the rotation; "truncated": a standard normal drawn again until it is in [-1, 1].
         half_body: The setting of half bodies, or None.
+        colour: Each channel is multiplied by its own factor, uniform in 1 +- colour (`colour_factors`), and clipped to
+            0..255. The factors are drawn apart from the other numbers, which do not change.
     """
 
     name: str
@@ -116,8 +119,11 @@ class Setting:
     shift_probability: float = 0.0
     distribution: Distribution = "uniform"
     half_body: HalfBody | None = None
+    colour: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.colour < 1:
+            raise ValueError(f"augmentation {self.name!r}: colour must be in [0, 1), got {self.colour}")
         for field in ("flip", "rotation_probability", "shift_probability"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"augmentation {self.name!r}: {field} is a probability, got {getattr(self, field)}")
@@ -175,6 +181,28 @@ def philox(seed: int, purpose: int, epoch: int, item: int) -> np.random.Generato
     key = np.array([seed % 2**64, purpose], np.uint64)
     counter = np.array([0, 0, epoch % 2**64, item % 2**64], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def colour_factors(amount: float, *, seed: int, epochs: Sequence[int], ids: Sequence[int]) -> np.ndarray:
+    """Draws by what the channels of some crops are multiplied; a function of (seed, epoch, annotation id), like every draw.
+
+    The batch carries the factors and the step multiplies, on the device, where the image becomes float32 anyway.
+
+    Args:
+        amount: largest distance of a factor from 1, in [0, 1); 0.2 in the code of integral regression.
+        seed: of the run.
+        epochs: ``(B,)`` epochs.
+        ids: ``(B,)`` ids of the annotations.
+
+    Returns:
+        ``(B, 3)`` float32, one factor for red, green and blue.
+
+    >>> print(colour_factors(0.2, seed=0, epochs=[0, 1], ids=[7, 7]).round(2))
+    [[0.98 0.8  0.88]
+     [0.94 1.1  0.97]]
+    """
+    draws = [philox(seed, COLOURS, int(e), int(i)).random(3) for e, i in zip(epochs, ids, strict=True)]
+    return (1 + amount * (2 * np.array(draws).reshape(-1, 3) - 1)).astype(np.float32)
 
 
 def draw(
@@ -379,8 +407,8 @@ def move_joints(
     return visibility, np.where(flip[:, None, None], joints[:, flip_index], joints)
 
 
-# Purposes of random numbers: augmentation of persons, order of the pipeline, augmentation of images.
-DRAWS, PERMUTATIONS, WHOLE_DRAWS = 1, 2, 3
+# Purposes of random numbers: the augmentation of persons, the order of the pipeline, the augmentation of images, colours.
+DRAWS, PERMUTATIONS, WHOLE_DRAWS, COLOURS = 1, 2, 3, 4
 _UNIT = {"uniform": _uniform, "normal": _clipped_normal, "truncated": _truncated_normal}
 
 NONE = Setting("none")
@@ -415,7 +443,8 @@ SIMPLE_BASELINE = replace(HRNET, name="simple_baseline", scale=0.3, rotation=40.
 """The HRNet code, COCO configs of SimpleBaseline."""
 
 MPII = replace(HRNET, name="mpii", scale=0.25, rotation=30.0, half_body=None)
-"""The HRNet code and the integral regression code on MPII."""
+"""The HRNet code on MPII, and the integral regression code, which also changes colours (0.2, QUIRK I6). Both codes turn by up to
+60 degrees: a normal draw of 30, cut at two deviations; Sun 2018 says 30."""
 
 MMPOSE = Setting(
     "mmpose",

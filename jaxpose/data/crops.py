@@ -32,6 +32,8 @@ A batch is a dictionary of NumPy arrays, this process's B rows of the global bat
     crop_area (B,) float32        area of the padded box of the crop's aspect, square image px, for OKS-NMS
     image_id, annotation_id (B,) int64      -1 in padding
     valid (B,) bool               False for padding
+    colour (B, 3) float32         only of a setting that changes colours: the factors of red, green and blue by which the training
+                                  step multiplies the image, which holds the colours of the file
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxpose.data.augment import NONE, Augmentation, Setting, draw, generator, move_joints, named
+from jaxpose.data.augment import NONE, Augmentation, Setting, colour_factors, draw, generator, move_joints, named
 from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
 from jaxpose.data.pixels import decoded, warped
 from jaxpose.data.source import Source
@@ -217,7 +219,11 @@ def plan(
     window, warp = _regions(_from_smaller(affine, ratio), size_wh, -(-images["size_wh"] // ratio[:, None]))
     visibility, joints = move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
     padded = fit_box(boxes, aspect=size_wh[0] / size_wh[1], padding=padding)
-    return {
+    colour = {}
+    if augment.colour:
+        epochs = np.zeros(len(persons), np.int64) if epochs is None else epochs
+        colour["colour"] = colour_factors(augment.colour, seed=seed, epochs=epochs, ids=persons["annotation_id"])
+    return colour | {
         "affine": affine.astype(np.float32),
         "joints": joints.astype(np.float32),
         "visibility": visibility.astype(np.int8),

@@ -16,6 +16,9 @@ labelled joint and are not crowds, in the order of the annotations; unused slots
                                   A labelled joint outside the input keeps its place and its visibility.
     visibility (B, P, K) int8     0 unlabelled, 1 hidden, 2 visible
     extent (B, P) float32         larger side of the annotated box, input px
+    width (B, P) float32          width of the annotated box, input px
+    released_extent (B, P) float32  larger side of the annotated box in px of the image, over the scale that the augmentation drew:
+                                  what the released code would size a person by (QUIRK S9)
     mask_4 (B, H/4, W/4) bool     a mask_s for each stride s, True where a loss may look. False in crowds, in persons
                                   without a labelled joint (`jaxpose.data.masks`), and beyond the image, as published
     image_id (B,) int64
@@ -465,14 +468,20 @@ def _plan(
     seen, xy = move_joints(persons["keypoints"], affine[row], mirror[row], source.skeleton.flip_index)
     shape = (len(indices), people.slots, source.skeleton.num_joints)
     joints, visibility = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.int8)
-    extent = np.zeros(shape[:2], np.float32)
+    extent, box_width, released_extent = np.zeros((3, *shape[:2]), np.float32)
     joints[row, slot], visibility[row, slot] = xy, seen
-    extent[row, slot] = persons["box"][:, 2:].max(axis=1) * zoom[row]
+    longer = persons["box"][:, 2:].max(axis=1)
+    drawn_scale = np.array([d.side for d in augmentations]) / images["size_wh"].min(axis=1)
+    extent[row, slot] = longer * zoom[row]
+    box_width[row, slot] = persons["box"][:, 2] * zoom[row]
+    released_extent[row, slot] = longer / drawn_scale[row]
     return {
         "affine": affine.astype(np.float32),
         "joints": joints,
         "visibility": visibility,
         "extent": extent,
+        "width": box_width,
+        "released_extent": released_extent,
         "image_id": images["image_id"],
         "valid": np.ones(len(indices), bool),
         "record": indices.astype(np.int64),

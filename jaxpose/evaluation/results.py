@@ -31,7 +31,7 @@ from jaxpose.evaluation.nms import oks_nms, soft_oks_nms
 __all__ = ["check", "from_predictions", "person_score", "read", "rescore", "suppress", "write"]
 
 Record = dict[str, Any]
-Rule = Literal["box+mean+max", "box*mean", "box"]
+Rule = Literal["box+mean+max", "box*mean", "mean", "box"]
 
 COORDINATE_DIGITS = 3
 """Decimals of a coordinate in a record: a thousandth of a pixel changes no number of the evaluation."""
@@ -116,6 +116,7 @@ def person_score(
 
         box+mean+max   box + mean of the joints + largest of the joints: official RLE, mmpose's "bbox_rle"
         box*mean       box * mean of the joints above `threshold` (0 if there is none): HRNet, mmpose's "bbox_keypoint"
+        mean           mean of the joints, without the box: G-RMI (Papandreou 2017), which Sun 2018 takes (QUIRK I4)
         box            box alone
 
     Args:
@@ -141,9 +142,11 @@ def person_score(
         confident = confidence > threshold
         total = np.where(confident, confidence, 0.0).sum(axis=-1)
         return box_score * total / np.maximum(confident.sum(axis=-1), 1)
+    if rule == "mean":
+        return confidence.mean(axis=-1)
     if rule == "box":
         return box_score.copy()
-    raise ValueError(f"rule must be 'box+mean+max', 'box*mean' or 'box', got {rule!r}")
+    raise ValueError(f"rule must be 'box+mean+max', 'box*mean', 'mean' or 'box', got {rule!r}")
 
 
 def rescore(records: Sequence[Mapping[str, Any]], *, rule: Rule, threshold: float = 0.2) -> list[Record]:

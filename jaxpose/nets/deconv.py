@@ -10,9 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, compute_dtype, param_dtype
-
-narrow = nn.initializers.normal(0.001)  # as published for the layers after the backbone
+from jaxpose.nets.layers import BatchNorm, compute_dtype, narrow, param_dtype
 
 
 class Deconv(nn.Module):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.deconv import Deconv, narrow
+from jaxpose.nets.deconv import Deconv
 from jaxpose.nets.depthwise import DepthwiseConv
-from jaxpose.nets.layers import BatchNorm, param_dtype
+from jaxpose.nets.layers import BatchNorm, initializer, later, narrow, param_dtype
 from jaxpose.nets.resnet import Block
 
 SCALE_KERNEL = 9
@@ -37,6 +37,8 @@ class HigherHRNet(nn.Module):
             change the parameters.
         dtype: compute dtype of the blocks at 1/2; the maps are float32 at least.
         batch_groups: number of groups of BatchNorm, as for `ResNet`.
+        kernel_init: of the blocks at 1/2, as for `HRNet`; "narrow" is the published code's. The layers around them start at
+            N(0, 0.001^2) either way.
 
     >>> from jaxpose.nets import HRNet
     >>> net = HigherHRNet(HRNet(4), 17, scale=True)
@@ -52,8 +54,10 @@ class HigherHRNet(nn.Module):
     dilations: tuple[int, ...] = (1, 1, 1, 1)
     dtype: Any = jnp.float32
     batch_groups: int = 1
+    kernel_init: str = later("he")
 
     def __post_init__(self):
+        initializer(self.kernel_init)
         if self.num_joints < 1 or min(self.dilations, default=1) < 1:
             raise ValueError(f"num_joints={self.num_joints}, dilations={self.dilations}: expected positive numbers")
         super().__post_init__()
@@ -69,7 +73,8 @@ class HigherHRNet(nn.Module):
         x = Deconv(features, dtype=self.dtype, name="deconv_layers_0_0_0")(x)
         x = nn.relu(BatchNorm(self.batch_groups, dtype=self.dtype, name="deconv_layers_0_0_1")(x, train=train))
         for i, dilation in enumerate(self.dilations, start=1):
-            block = Block(features, 1, False, self.dtype, self.batch_groups, dilation, name=f"deconv_layers_0_{i}_0")
+            options = (self.dtype, self.batch_groups, dilation, self.kernel_init)
+            block = Block(features, 1, False, *options, name=f"deconv_layers_0_{i}_0")
             x = block(x, train=train)
         return first, self._with_scale(1, x, self._maps(1, x, self.num_joints), train)
 

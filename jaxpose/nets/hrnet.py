@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, initializer, later
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -24,6 +24,8 @@ class HRNet(nn.Module):
     Attributes:
         width: number of channels of the finest branch, 32 or 48 in the published nets.
         dtype, batch_groups: compute dtype and groups of BatchNorm, as for `ResNet`.
+        kernel_init: "he": as torchvision's ResNets; "narrow": N(0, 0.001^2), as every convolution of HRNet's code and of mmpose's
+            starts that no ImageNet weights replace (QUIRK H6).
 
     >>> net = HRNet(width=4)
     >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3))).shape
@@ -33,8 +35,10 @@ class HRNet(nn.Module):
     width: int = 32
     dtype: Any = jnp.float32
     batch_groups: int = 1
+    kernel_init: str = later("he")
 
     def __post_init__(self):
+        initializer(self.kernel_init)
         if self.width < 1 or self.batch_groups < 1:
             raise ValueError(f"width={self.width}, batch_groups={self.batch_groups}: expected positive numbers")
         super().__post_init__()
@@ -54,7 +58,9 @@ class HRNet(nn.Module):
         for i in (1, 2):
             x = nn.relu(unit(x, 64, 3, 2, conv=f"conv{i}", bn=f"bn{i}"))
         for i in range(4):
-            x = Block(64, 1, True, self.dtype, self.batch_groups, name=f"layer1_{i}")(x, train=train)
+            x = Block(64, 1, True, self.dtype, self.batch_groups, 1, self.kernel_init, name=f"layer1_{i}")(
+                x, train=train
+            )
 
         branches = [nn.relu(unit(x, self.width, 3, conv="transition1_0_0", bn="transition1_0_1"))]
         deepest = x
@@ -65,7 +71,11 @@ class HRNet(nn.Module):
             for m in range(modules):
                 last = stage == 4 and m == modules - 1
                 exchange = Exchange(
-                    1 if last else len(branches), self.dtype, self.batch_groups, name=f"stage{stage}_{m}"
+                    1 if last else len(branches),
+                    self.dtype,
+                    self.batch_groups,
+                    self.kernel_init,
+                    name=f"stage{stage}_{m}",
                 )
                 branches = exchange(branches, train=train)
             deepest = branches[-1]
@@ -78,6 +88,7 @@ class Exchange(nn.Module):
     outputs: int
     dtype: Any
     batch_groups: int
+    kernel_init: str = "he"
 
     @nn.compact
     def __call__(self, branches: list[jax.Array], *, train: bool) -> list[jax.Array]:
@@ -85,7 +96,8 @@ class Exchange(nn.Module):
         after = []
         for b, x in enumerate(branches):
             for i in range(BLOCKS):
-                block = Block(x.shape[-1], 1, False, self.dtype, self.batch_groups, name=f"branches_{b}_{i}")
+                options = (self.dtype, self.batch_groups, 1, self.kernel_init)
+                block = Block(x.shape[-1], 1, False, *options, name=f"branches_{b}_{i}")
                 x = block(x, train=train)
             after.append(x)
         return [
@@ -115,5 +127,5 @@ class Unit:
 
     def __call__(self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str) -> jax.Array:
         dtype = self.module.dtype
-        x = Conv(features, size, stride, dtype=dtype, name=conv)(x)
+        x = Conv(features, size, stride, dtype=dtype, kernel_init=self.module.kernel_init, name=conv)(x)
         return BatchNorm(self.module.batch_groups, dtype=dtype, name=bn)(x, train=self.train)

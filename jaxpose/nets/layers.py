@@ -5,6 +5,7 @@ Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetr
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -17,6 +18,21 @@ BN_MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
 
 # He initialisation on the fan-out, as in the published ResNets (torchvision, mmpose).
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+narrow = nn.initializers.normal(0.001)
+# How the convolutions of a net start: as torchvision's ResNets, or as every convolution of HRNet's and HigherHRNet's code.
+KERNEL_INITS = {"he": he_fan_out, "narrow": narrow}
+
+
+def initializer(name: str) -> Any:
+    """Returns the initializer of that name, or raises a ValueError for another."""
+    if name not in KERNEL_INITS:
+        raise ValueError(f"kernel_init={name!r}: expected one of {', '.join(KERNEL_INITS)}")
+    return KERNEL_INITS[name]
+
+
+def later(default: Any) -> Any:
+    """A field of a net that stored descriptions of earlier versions lack; its default is what those versions did."""
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 def compute_dtype(dtype: DType, *arrays: jax.Array) -> DType:
@@ -51,11 +67,12 @@ class Conv(nn.Module):
     stride: int = 1
     dtype: DType = jnp.float32
     dilation: int = 1
+    kernel_init: str = "he"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", he_fan_out, shape, param_dtype(self.dtype))
+        kernel = self.param("kernel", initializer(self.kernel_init), shape, param_dtype(self.dtype))
         dtype = compute_dtype(self.dtype, x, kernel)
         return convolve(x.astype(dtype), kernel.astype(dtype), stride=self.stride, dilation=self.dilation)
 

@@ -27,7 +27,7 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 class Block(nn.Module):
     """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
 
-    `dilation` is the dilation of the 3x3 convolutions.
+    `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`.
     """
 
     features: int
@@ -36,11 +36,13 @@ class Block(nn.Module):
     dtype: Any
     batch_groups: int
     dilation: int = 1
+    kernel_init: str = "he"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(name, features, size, stride=1):
-            return Conv(features, size, stride, dtype=self.dtype, dilation=self.dilation, name=name)
+            options = {"dtype": self.dtype, "dilation": self.dilation, "kernel_init": self.kernel_init}
+            return Conv(features, size, stride, **options, name=name)
 
         def bn(name, x):
             return BatchNorm(self.batch_groups, dtype=self.dtype, name=name)(x, train=train)

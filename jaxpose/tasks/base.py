@@ -13,7 +13,7 @@ No class has to inherit from them: any class with these members satisfies them. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, is_dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints, runtime_checkable
 
 import jax
@@ -192,7 +192,7 @@ class NetTask:
             "net": describe(self.net),
             "skeleton": self.skeleton.to_dict(),
             "size_wh": list(self.size_wh),
-            **{key: asdict(value) if is_dataclass(value) else value for key, value in values.items()},
+            **{key: stated(value) if is_dataclass(value) else value for key, value in values.items()},
         }
 
     @classmethod
@@ -245,6 +245,17 @@ class NetTask:
             return self.net.apply(variables, images, train=False, **options), {}
         return self.net.apply(variables, images, train=True, mutable=["batch_stats"], **options)
 
+    def training_images(self, batch: Batch) -> jax.Array:
+        """The images of a training batch, (B, H, W, 3) in 0..255, with the colours that its augmentation drew.
+
+        Args:
+            batch: image, and where colours are augmented "colour" (B, 3), factors of the channels.
+        """
+        if "colour" not in batch:
+            return batch["image"]
+        coloured = batch["image"].astype(jnp.float32) * batch["colour"][:, None, None, :]
+        return jnp.clip(coloured, 0.0, 255.0)
+
     @property
     def flip_index(self) -> jax.Array:
         """(K,) indices of the joints that take the place of each joint in the mirror image."""
@@ -271,6 +282,30 @@ class Preprocess:
         """
         images = images[..., ::-1] if self.bgr else images
         return (images.astype(jnp.float32) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+def later(default: Any) -> Any:
+    """A field of settings that checkpoints of earlier versions do not hold, where the default is what those versions did.
+
+    `stated` leaves it out where it has its default, so that a stored task and the task that is rebuilt from it have equal
+    configs.
+    """
+    return field(default=default, metadata={"later": True})
+
+
+def stated(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass of settings as a checkpoint holds them.
+
+    >>> @dataclass
+    ... class Read:
+    ...     kernel: int = 11
+    ...     shift: float = later(0.25)
+    >>> stated(Read()), stated(Read(shift=0.0))
+    ({'kernel': 11}, {'kernel': 11, 'shift': 0.0})
+    """
+    defaults = {f.name: f.default for f in fields(settings) if f.metadata.get("later")}
+    values = asdict(settings).items()
+    return {name: value for name, value in values if name not in defaults or value != defaults[name]}
 
 
 IMAGENET = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))

@@ -30,6 +30,7 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive
 
 COARSEST = 32
+LEAST_SIGMA = 0.1  # of a person of no size, in map pixels: the Gaussian of this one is a single pixel already
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,14 @@ class PeopleLoss:
 
     Attributes:
         targets: the rule for the standard deviation of the Gaussians. "fixed": `sigma` for everybody (HigherHRNet).
-            "scale_adaptive": scaled pixel by pixel by the predicted alpha (SAHR). "box": `sigma` times the longer side of the
-            person's box, divided by `base`, and rounded as in the released code to round(sigma + 1/2), half to even, at least 1
-            (SHR, table 4 of Luo 2021, the baseline of SAHR).
+            "scale_adaptive": scaled pixel by pixel by the predicted alpha (SAHR). Three are SHR, `sigma` times a length of the
+            person's box over `base` (table 4 of Luo 2021, the baseline of SAHR; QUIRK S9). "box_paper": the width in input pixels,
+            as the paper says. "box_official": the longer side in pixels of the original image over the scale that the augmentation
+            drew, as the released code would if its option did not crash. "box": ours, the longer side in input pixels, rounded
+            to round(sigma + 1/2), half to even, at least 1, because the Gaussians of the released code have their peak at the
+            joint for whole numbers only.
         sigma: standard deviation in map pixels, at both resolutions.
-        base: side in input pixels of a box whose Gaussians have the standard deviation `sigma`; used by "box".
+        base: length in pixels of a box whose Gaussians have the standard deviation `sigma`; used by the three of SHR.
         order: the power that "scale_adaptive" applies to a Gaussian: its expansion to "second" order, as published, or the
             "exact" power.
         exponent: the quantity that alpha changes in "scale_adaptive": the exponent ("alpha", as published) or the standard
@@ -54,7 +58,7 @@ class PeopleLoss:
         variant: form of the push, see `losses.associative_embedding` (QUIRK S7).
     """
 
-    targets: Literal["fixed", "scale_adaptive", "box"] = "fixed"
+    targets: Literal["fixed", "scale_adaptive", "box", "box_paper", "box_official"] = "fixed"
     sigma: float = 2.0
     base: float = 256.0
     order: Literal["second", "exact"] = "second"
@@ -262,8 +266,12 @@ class BottomUp(NetTask):
     def sigma(self, batch: Batch) -> float | jax.Array:
         """Returns the standard deviation of the unscaled Gaussians in map pixels: one number, or (B, P, K)."""
         settings = self.people_loss
-        if settings.targets != "box":
+        if settings.targets in ("fixed", "scale_adaptive"):
             return settings.sigma
+        if settings.targets != "box":
+            length = batch[{"box_paper": "width", "box_official": "released_extent"}[settings.targets]]
+            sigma = jnp.maximum(settings.sigma * length / settings.base, LEAST_SIGMA)
+            return jnp.broadcast_to(sigma[..., None], batch["joints"].shape[:-1])
         # The released code's rounding: a patch at a fractional position would have its peak beside the joint.
         sigma = jnp.maximum(jnp.round(settings.sigma * batch["extent"] / settings.base + 0.5), 1)
         return jnp.broadcast_to(sigma[..., None], batch["joints"].shape[:-1])
@@ -302,10 +310,10 @@ def bottom_up(
     """Returns a task whose net is `jaxpose.nets.HigherHRNet`, or has its outputs and its `split`.
 
     `loss` takes a batch of `jaxpose.data.whole_images`: image (B, H, W, 3), joints (B, P, K, 2) in input pixels, visibility
-    (B, P, K), extent (B, P), mask_4 and mask_2. `predict` takes image, whose sides are multiples of 64, and any number of
-    further scales of it (image_0.5 and so on), which are all enlarged to the maps of the first. It returns heatmap (B, h, w, K)
-    and tag (B, h, w, K, T), with T = 2 in the flip test. Heatmaps are averaged over scales and mirror images; tags come from
-    the first scale, one from each mirror image.
+    (B, P, K), mask_4 and mask_2, and for targets of SHR extent, width or released_extent (B, P). `predict` takes image, whose
+    sides are multiples of 64, and any number of further scales of it (image_0.5 and so on), which are all enlarged to the maps
+    of the first. It returns heatmap (B, h, w, K) and tag (B, h, w, K, T), with T = 2 in the flip test. Heatmaps are averaged over
+    scales and mirror images; tags come from the first scale, one from each mirror image.
 
     Args:
         net: the net, from images to maps at 1/4 and at 1/2.

@@ -31,9 +31,10 @@ class MapCodec:
     Attributes:
         target: kind of Gaussian, see `jaxpose.heatmap.gaussian`; "udp" also selects UDP's grid.
         sigma: standard deviation of the Gaussian in map pixels.
-        search: method that locates the peak: `heatmap.argmax` (with the quarter shift), `heatmap.dark` or `heatmap.udp`.
+        search: method that locates the peak: `heatmap.argmax` (moved by `shift`), `heatmap.dark` or `heatmap.udp`.
         kernel: width of the blur of "dark" and "udp": 11 for a sigma of 2, 17 for 3.
-        border: rule of the quarter shift of "argmax" at the border of the map.
+        border: rule of the shift of "argmax" at the border of the map.
+        shift: distance in map pixels that "argmax" moves towards the higher neighbour; 0 is the pixel itself.
 
     >>> codec = MapCodec(target="udp", search="udp")
     >>> joints = jnp.array([[[95.0, 127.5]]])
@@ -50,6 +51,7 @@ class MapCodec:
     search: Search = "argmax"
     kernel: int = 11
     border: Literal["hrnet", "mmpose"] = "hrnet"
+    shift: float = 0.25
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -113,7 +115,7 @@ class MapCodec:
         """
         match self.search:
             case "argmax":
-                xy, peak = heatmap.argmax(maps, border=self.border)
+                xy, peak = heatmap.argmax(maps, shift=self.shift, border=self.border)
             case "dark":
                 xy, peak = heatmap.dark(maps, kernel=self.kernel)
             case "udp":

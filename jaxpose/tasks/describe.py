@@ -23,6 +23,8 @@ def describe(module: nn.Module) -> dict[str, Any] | None:
     parts = {k: describe(v) for k, v in fields.items() if isinstance(v, nn.Module)}
     if None in parts.values():
         return None
+    later = {k: f.default for k, f in module.__dataclass_fields__.items() if f.metadata.get("later")}
+    fields = {k: v for k, v in fields.items() if k not in later or v != later[k]}
     plain = {k: jnp.dtype(v).name if k == "dtype" else v for k, v in fields.items()}
     return {"name": type(module).__name__, **plain, **parts}
 

@@ -24,7 +24,7 @@ from flax import linen as nn
 from jaxpose import geometry, heatmap, losses
 from jaxpose.nets.deconv import check_cells
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive
+from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, check_positive, later
 from jaxpose.tasks.codec import MapCodec
 from jaxpose.tasks.supervision import MSE, MapLoss, inside, map_loss
 
@@ -54,7 +54,7 @@ class Readout:
     """Settings for reading coordinates and confidences from the maps.
 
     Attributes:
-        decode: the decoder: "argmax" (with the quarter shift), "dark", "udp" or "soft_argmax".
+        decode: the decoder: "argmax" (moved by `shift`), "dark", "udp" or "soft_argmax".
         beta: factor of the maps in the soft-argmax, which a joint loss uses too; see `jaxpose.heatmap.soft_argmax`.
         compensate: if True, compensate the bias of the soft-argmax.
         floor: bound of the compensation. It is larger than the default of `soft_argmax`, because initial maps are flat, exactly
@@ -63,10 +63,12 @@ class Readout:
             exactly.
         rectify: if True, replace negative values of the maps by 0, the background that the compensation assumes. Without a map
             loss nothing keeps the background at 0, and a pixel below 0 counts with a negative weight. The paper does not do this.
-        border: rule of the quarter shift at the border, "hrnet" or "mmpose".
+        border: rule of the shift at the border, "hrnet" or "mmpose".
         kernel: width of the blur of "dark" and "udp": 11 for targets of sigma 2, 17 for 3.
         confidence: source of the confidence: "peak": the highest value of the map; "probability": the highest value of its
             softmax with `beta`; "one": 1, as in the published code of integral regression (QUIRK I4).
+        shift: distance in map pixels that "argmax" moves towards the higher neighbour: a quarter in SimpleBaseline and HRNet; 0,
+            the pixel itself, in equation 1 of Sun 2018 (QUIRK I5).
     """
 
     decode: Literal["argmax", "dark", "udp", "soft_argmax"] = "argmax"
@@ -77,6 +79,7 @@ class Readout:
     border: Literal["hrnet", "mmpose"] = "hrnet"
     kernel: int = 11
     confidence: Literal["peak", "probability", "one"] = "peak"
+    shift: float = later(0.25)
 
     def __post_init__(self):
         check_choices(self)
@@ -85,6 +88,8 @@ class Readout:
             raise ValueError(f"floor={self.floor}: expected a number between 0 and 1")
         if self.kernel < 3 or self.kernel % 2 == 0:
             raise ValueError(f"kernel={self.kernel}: expected an odd number of pixels, 3 at least")
+        if not 0 <= self.shift <= 0.5:
+            raise ValueError(f"shift={self.shift}: expected 0 to half a map pixel")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,7 +133,7 @@ class Heatmaps(NetTask):
         """The encoding that the loss and the decoder share: the target of the loss, with the search of the readout."""
         read = self.readout
         search = "argmax" if self.integrates else read.decode
-        return replace(self.map_loss.codec, search=search, kernel=read.kernel, border=read.border)
+        return replace(self.map_loss.codec, search=search, kernel=read.kernel, border=read.border, shift=read.shift)
 
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
         """See `Task.loss`.
@@ -138,7 +143,7 @@ class Heatmaps(NetTask):
             batch: image (B, H, W, 3) in 0..255, joints (B, K, 2) in input pixels, visibility (B, K), above 0 where labelled.
             key: random key of the map loss.
         """
-        stages, collections = self.run_net(variables, batch["image"], train=True)
+        stages, collections = self.run_net(variables, self.training_images(batch), train=True)
         where = (batch["visibility"] > 0) & inside(batch["joints"], self.size_wh)
         of_maps = of_joints = jnp.zeros(())
         for i, stage in enumerate(stages):
@@ -239,7 +244,8 @@ class Heatmaps(NetTask):
         """Returns coordinates (B, K, 2) in input pixels for the EPE of the training, without refinement of a peak."""
         if self.integrates:
             return self.soft_argmax(stage)
-        return self.map_loss.codec.decode(self.as_taught(stage), size_wh=self.size_wh)[0]
+        codec = replace(self.map_loss.codec, shift=self.readout.shift)
+        return codec.decode(self.as_taught(stage), size_wh=self.size_wh)[0]
 
     def loss_of_joints(self, xy: jax.Array, joints: jax.Array, *, where: jax.Array) -> jax.Array:
         """Returns the joint loss of coordinates (B, K, 2) in input pixels, a scalar."""

@@ -199,7 +199,7 @@ class Regression(NetTask):
             batch: image (B, H, W, 3) in 0..255, joints (B, K, D) in input pixels, visibility (B, K), above 0 where labelled.
             key: random key of the auxiliary loss.
         """
-        (mu, sigma, *maps), new_collections = self.run_net(variables, batch["image"], train=True)
+        (mu, sigma, *maps), new_collections = self.run_net(variables, self.training_images(batch), train=True)
         target = self.normalized(batch["joints"])
         where = labelled = batch["visibility"] > 0
         if self.outside == "mask":

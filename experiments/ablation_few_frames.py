@@ -67,7 +67,8 @@ ROWS: dict[str, Row] = {
     "rle": Row("pooled"),
     "laplace": Row("pooled", Likelihood(loss="laplace")),
     "heatmap_then_rle": Row("pooled", maps_first=0.5),
-    "rle_soft_argmax": Row("soft_argmax", kind="mse"),
+    "rle_soft_argmax": Row("soft_argmax"),
+    "rle_soft_argmax_kl": Row("soft_argmax", kind="kl"),
     "integral": Row("maps", read=SOFT, joints=JointLoss("l1")),
     "integral_compensated": Row("maps", read=replace(SOFT, compensate=True), joints=JointLoss("l1")),
     "heatmap_dark": Row("maps", kind="mse", read=DARK),
@@ -125,7 +126,8 @@ def make_task(
     joints = skeleton.num_joints
     backbone = ResNet(depth=config.depth, width=config.width, stages=auto.STAGES)
     maps = HeatmapNet(backbone, joints, deconvs=auto.DECONVS)
-    map_loss = MapLoss(row.kind, sigma=1.5, target="unbiased", weight=map_weight)
+    weight = map_weight if row.kind == "mse" else 1.0  # the divergences are sums over the map, not means
+    map_loss = MapLoss(row.kind, sigma=1.5, target="unbiased", weight=weight)
     if row.head == "maps":
         return tasks.heatmaps(
             maps, skeleton=skeleton, size_wh=size_wh, maps=map_loss, joints=row.joints, read=row.read,

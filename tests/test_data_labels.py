@@ -742,6 +742,8 @@ def test_what_is_no_project_is_refused(tmp_path):
     with pytest.raises(ValueError, match="in no format of labels that is known. Read are deeplabcut: "):
         labels.guess(tmp_path)
     write_dlc(tmp_path / "p")
+    with pytest.raises(ValueError, match=r"holds the deeplabcut project p: give --labels .*/p$"):
+        labels.guess(tmp_path)
     write_labelme(tmp_path / "p")
     with pytest.raises(ValueError, match=r"labels of several formats \(deeplabcut, labelme\)"):
         labels.guess(tmp_path / "p")

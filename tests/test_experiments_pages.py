@@ -16,7 +16,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ablation_integral, coco_debias, coco_integral, coco_rle, mpii_integral, mpii_rle
+from experiments import (
+    ablation_few_frames,
+    ablation_integral,
+    coco_debias,
+    coco_integral,
+    coco_rle,
+    mpii_integral,
+    mpii_rle,
+)
 from experiments.common import families, rules
 from experiments.common.config import parse, settings
 from experiments.common.log import Log
@@ -451,6 +459,18 @@ def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, 
     assert "| joint_1 | 1 | 0 |" in capsys.readouterr().out
     assert (tmp_path / "curves.png").stat().st_size > 5000
     assert ablation_integral.main(options) == runs, "the same command again trains nothing"
+
+
+@pytest.mark.slow
+def test_methods_for_few_frames_are_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ablation_few_frames, "HELD_OUT", 4)
+    options = ["--out", str(tmp_path), "--rows", "heatmap_then_rle", "--seeds", "0", "--steps", "6", "--images", "6",
+               "--copies", "1", "--batch-size", "8", "--width", "4", "--largest", "64"]  # fmt: skip
+    runs = ablation_few_frames.main(options)
+    (run,) = runs
+    assert run["of_mean_position"] == pytest.approx(run["EPE"] / run["EPE_mean_position"])
+    assert 0 < run["EPE"] < 1000 and 0 <= run["coverage_90"] <= 1 and run["diverged"] < 0
+    assert "| heatmap_then_rle | 1 | 0 |" in capsys.readouterr().out
 
 
 def test_convergence_is_the_first_epoch_as_good_as_the_plain_ones_last():

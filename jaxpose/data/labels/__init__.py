@@ -32,6 +32,8 @@ Format = Literal["deeplabcut", "sleap", "yolo", "labelstudio", "cvat", "labelme"
 """The tools: names of modules of this package. Lightning Pose's folders are read as DeepLabCut's."""
 Choice = Format | Literal["auto"]
 """What a flag `--labels-format` takes: a tool, or "auto" for the one that the content shows."""
+SUBFOLDERS = 20
+"""Where a folder is no project, this many of its subfolders are looked at for one."""
 UNSPLIT = "train"
 """The split of projects whose tool does not split."""
 PLAIN = ("data", "annotations", "labels", "config", "export", "default")
@@ -170,6 +172,11 @@ def guess(path: str | Path) -> Format:
         )
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty: give the project's folder or its label file (--labels)")
+    inside = [child for child in sorted(path.iterdir()) if child.is_dir()][:SUBFOLDERS] if path.is_dir() else []
+    for child in inside:
+        for name in get_args(Format):
+            if reader(name).recognises(child):
+                raise ValueError(f"{path} holds the {name} project {child.name}: give --labels {child}")
     contents_by_name = "; ".join(f"{name}: {reader(name).CONTENT}" for name in get_args(Format))
     raise ValueError(f"{path} is in no format of labels that is known. Read are {contents_by_name}")
 

@@ -17,7 +17,7 @@ import tyro
 
 from benchmarks import scaling_model
 from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr
-from jaxpose import importer, new, suggest
+from jaxpose import importer, new, suggest, summary
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
 from jaxpose.predict import command, live, smooth, track, triangulate
@@ -228,6 +228,7 @@ def test_flags_exist(capsys):
         live.main,
         smooth.main,
         triangulate.main,
+        summary.main,
     ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]

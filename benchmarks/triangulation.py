@@ -49,7 +49,11 @@ def scores(points: np.ndarray, covariance: np.ndarray | None, truth: np.ndarray)
     error = points - truth
     determined = np.isfinite(error).all(-1)
     distance = 1000 * np.linalg.norm(error[determined], axis=-1)
-    row = {"median": float(np.median(distance)), "mean": float(distance.mean()), "undetermined": int((~determined).sum())}
+    row = {
+        "median": float(np.median(distance)),
+        "mean": float(distance.mean()),
+        "undetermined": int((~determined).sum()),
+    }
     if covariance is not None:
         squared = np.einsum("ni,nij,nj->n", error[determined], np.linalg.inv(covariance[determined]), error[determined])
         row |= {f"coverage{level:.0%}": float((squared < chi2.ppf(level, 3)).mean()) for level in LEVELS}

@@ -1,36 +1,36 @@
-"""Samples per second that one core turns from JPEG files into training batches, beside OpenCV and a PyTorch DataLoader.
+"""Samples per second that one core turns from JPEG files into training batches, compared with OpenCV and a PyTorch DataLoader.
 
-    python -m benchmarks.input_throughput                                # synthetic people, written for the occasion
+        python -m benchmarks.input_throughput                                # synthetic people, written for this run
     python -m benchmarks.input_throughput --data path/to/coco            # any COCO-format folder
     python -m benchmarks.input_throughput --whole --data path/to/coco    # whole images, for bottom-up nets
-    python -m benchmarks.input_throughput --decode scaled                # JPEGs decoded smaller too, as another side
+        python -m benchmarks.input_throughput --decode scaled                # with JPEGs decoded at a smaller size as another side
     python -m benchmarks.input_throughput --cores 1 2 --no-rival         # how the samples grow with the cores
     python -m benchmarks.input_throughput --parts --no-rival             # where the time of a sample goes
 
-The sides are pinned to the same core and take turns there, with the same augmentation (the official RLE code's; for
-whole images HigherHRNet's). A turn begins with batches that are not counted, until what was made ahead is used up. Then
-how the memory of our process grows over the epochs. Prints one JSON line for each side, the ratio in ours (above 1: we
-are faster; `ratio_cpu` by processor time, which other programs on the machine disturb less). Without PyTorch: ours only.
+The sides are pinned to the same core and take turns there, with the same augmentation (that of the official RLE code; for
+whole images HigherHRNet's). A turn begins with batches that are not counted, until the prefetched ones are used up. Then the
+growth of our process's memory over the epochs is measured. Prints one JSON line per side, with the ratio in ours (above 1: ours
+is faster; `ratio_cpu` by CPU time, which other programs on the machine disturb less). Without PyTorch, only ours is measured.
 
-Of whole images we hand over joints, and a net's loss draws the target maps on the device; the released code draws them
-in the loader. So there the rival runs twice: as it is (`ratio`: what the loader is relieved of), and without target maps
-(`ratio_without_targets`). In all of them the rival normalises its pixels to float32 and we hand over uint8.
+For whole images we deliver joints, and a net's loss draws the target maps on the device; the released code draws them in the
+loader. The PyTorch side is therefore timed twice: as it is (`ratio`), and without target maps (`ratio_without_targets`). In all
+cases the PyTorch side normalises its pixels to float32 and we deliver uint8.
 
-`--decode scaled` adds our pipeline with JPEGs decoded at 1/2, 1/4 or 1/8 where a crop is shown no larger, and says how many
-crops were. The rival decodes in full, as the official code.
+`--decode scaled` adds our pipeline with JPEGs decoded at 1/2, 1/4 or 1/8 if a crop needs no more pixels, and prints the share of
+these crops. The PyTorch side decodes completely, as in the official code.
 
-`--cores` pins our pipeline to so many cores, in turns: `efficiency` is the samples per second and core, as a part of those with
-the first number given; `efficiency_cpu` the same of samples per second of processor time, which other programs disturb less.
+`--cores` pins our pipeline to this number of cores, in turns: `efficiency` is the samples per second and core, relative to the
+first number given; `efficiency_cpu` is the same for samples per second of CPU time, which other programs disturb less.
 
-`--parts` takes batches apart on one core, in processor time a sample: planning (augmentation, affine, region), reading the
-record, decoding the region (less what calling that singly costs), the warp, and the rest, which is batching (below 0 with large
-images, where decoding singly takes fresh memory each time and the pipeline does not). Beside it the other way: regions padded to
-the size of the largest (`pad_us` to copy them), handed to the device and warped there under jit, to the same pixels
-(`mean_difference`, grey levels). From both, the samples per second that the cores of this machine can make, with the warp on the
+`--parts` splits the work of a batch on one core, in CPU time per sample: planning (augmentation, affine, region), reading the
+record, decoding the region (minus the cost of a single call), the warp, and the rest, which is batching (below 0 for large
+images, where single decoding allocates new memory each time and the pipeline does not). The alternative is measured too: regions
+padded to the size of the largest (`pad_us` to copy them), transferred to the device and warped there under jit, to the same pixels
+(`mean_difference`, grey levels). Both give the samples per second that the cores of this machine can produce, with the warp on the
 host and without it.
 
-Where the warp belongs, by these numbers (benchmarks/RESULTS.md): on the host. It is an eighth of a sample's time there, the
-decoding seven tenths; taking it off raises the host's limit by that eighth and hands the device eight times the bytes, as
+These numbers (benchmarks/RESULTS.md) show that the warp belongs on the host. It takes an eighth of a sample's time there, and the
+decoding seven tenths; without it the host's limit rises by that eighth, but the device receives eight times the bytes, because
 the regions of a batch have to be padded to one shape.
 """
 
@@ -60,26 +60,26 @@ class Options:
     """COCO-format folder; None: 120 images of synthetic people are written."""
     split: str = "train"
     whole: bool = False
-    """Whole images with masks for the strides 4 and 2, not crops of persons."""
+    """Use whole images with masks for the strides 4 and 2 instead of crops of persons."""
     size_wh: tuple[int, int] | None = None
-    """None: 192 256, of whole images 512 512."""
+    """Width and height of the samples; None: 192 256, for whole images 512 512."""
     batch: int | None = None
-    """None: 64, of whole images 12."""
+    """Samples per batch; None: 64, for whole images 12."""
     turns: int = 7
     batches: int = 8
-    """Timed batches in a turn."""
+    """Timed batches per turn."""
     memory_samples: int = 4096
-    """Samples over which the growth of memory is measured; 0: not at all."""
+    """Number of samples over which the growth of memory is measured; 0: not measured."""
     core: int = -1
     """The core to use; -1: the last one that this process may use."""
     rival: bool = True
-    """Measure the PyTorch loader too."""
+    """Also measure the PyTorch loader."""
     image_wh: tuple[int, int] = (640, 480)
-    """Of the synthetic images."""
+    """Width and height of the synthetic images."""
     decode: Literal["exact", "scaled"] = "exact"
-    """"scaled": measure the pipeline that decodes smaller too."""
+    """"scaled": also measure the pipeline that decodes at a smaller size."""
     cores: tuple[int, ...] = ()
-    """Numbers of cores, to measure our pipeline on each."""
+    """Numbers of cores on which our pipeline is measured."""
     parts: bool = False
     """Measure the parts of a sample, and the warp on the device."""
 
@@ -89,7 +89,7 @@ SCALED = "jaxpose, decode=scaled"
 PARTS = "jaxpose, parts"
 THEIRS = "opencv + torch DataLoader"
 THEIRS_BARE = "opencv + torch DataLoader, no targets"
-RATIOS = {THEIRS: "", THEIRS_BARE: "_without_targets"}  # how the names of the ratios over them end
+RATIOS = {THEIRS: "", THEIRS_BARE: "_without_targets"}  # suffixes of the names of the ratios to them
 PREFETCH = 2
 DRAIN = PREFETCH + 2
 
@@ -166,14 +166,14 @@ def _column(rates: dict[str, list[tuple[float, float]]], side: str, i: int) -> l
 
 
 def _over_cores(data: Path, work: Path, options: Options, allowed: list[int]) -> list[dict]:
-    """A line for each number of cores; each is compared with the first of them in the same turn."""
+    """Returns a line per number of cores; each is compared with the first of them in the same turn."""
     sides = {f"{OURS}, {n} core{'s' * (n > 1)}": (_ours, (data, work, options, options.decode)) for n in options.cores}
     pins = {side: set(allowed[-n:]) for side, n in zip(sides, options.cores, strict=True)}
     with _Runners(sides, pins) as runners:
         rates = runners.take_turns(options)
     lines, first = [], next(iter(sides))
     for side, n in zip(sides, options.cores, strict=True):
-        # Of the processor time a sample takes, however many cores it is spread over, nothing has to be divided.
+        # The CPU time per sample does not depend on the number of cores, so nothing has to be divided.
         share = options.cores[0] / n
         lines.append(_common(side, options, data) | {
             "decode": options.decode,
@@ -193,7 +193,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 class _Runners:
-    """One process a side, pinned to one core, or each side to its own set of cores; only the one that is asked works."""
+    """One process per side, pinned to one core, or each side to its own set of cores; only the process that is asked works."""
 
     def __init__(self, sides, cores: int | dict[str, set[int]]):
         context = multiprocessing.get_context("spawn")
@@ -242,7 +242,7 @@ def _serve(pipe, cores: set[int], start, arguments) -> None:
 
 
 def _rate(stream, batches: int, batch: int) -> tuple[float, float]:
-    """Samples per second by the clock, and per second of processor time (the same on an idle machine)."""
+    """Returns samples per second of wall-clock time, and per second of CPU time (the same on an idle machine)."""
     for _ in range(DRAIN):
         next(stream)
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -250,14 +250,14 @@ def _rate(stream, batches: int, batch: int) -> tuple[float, float]:
         next(stream)
     wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     samples, before = batches * batch, 0.0
-    while time.process_time() - before > 0.001:  # what is made ahead would go on into the turn of another side
+    while time.process_time() - before > 0.001:  # prefetching would continue into the turn of another side
         before = time.process_time()
         time.sleep(0.05)
     return samples / wall, samples / cpu
 
 
 def _memory(stream, samples: int) -> dict:
-    """Resident memory before and after some samples: it must not grow with their number."""
+    """Returns resident memory before and after some samples: it must not grow with their number."""
     before, seen = _resident_mb(), 0
     while seen < samples:
         seen += len(next(stream)["image"])
@@ -292,7 +292,7 @@ def _ours(data: Path, work: Path, options: Options, decode: str = "exact"):
 
 
 def _shares(data: Path, work: Path, options: Options) -> dict[str, float]:
-    """Which part of the crops of some epochs is decoded at which scale."""
+    """Returns the share of the crops of some epochs that is decoded at each scale."""
     import numpy as np
 
     from jaxpose.data import augment, crops
@@ -307,7 +307,7 @@ def _shares(data: Path, work: Path, options: Options) -> dict[str, float]:
 
 
 class _Parts:
-    """Our pipeline, and what it does taken apart."""
+    """Our pipeline, and the measurement of its parts."""
 
     def __init__(self, data: Path, work: Path, options: Options):
         import io
@@ -364,7 +364,7 @@ class _Parts:
         }
 
     def _once(self, step: int) -> tuple[dict[str, float], dict]:
-        """Processor microseconds a sample of each part, in this thread, and what was made."""
+        """Returns CPU microseconds per sample of each part, in this thread, and the results."""
         import numpy as np
 
         from jaxpose.data import augment, crops, feed, pixels
@@ -406,7 +406,7 @@ class _Parts:
         return times, {"sizes": sizes, "padded": padded, "images": images, "warp": planned["warp"]}
 
     def _buffer(self, shape: tuple[int, ...]):
-        """An array of this shape in memory that was used before: the rest of a row is what was there."""
+        """Returns an array of this shape in memory that was used before; the rest of a row has old content."""
         import numpy as np
 
         size = int(np.prod(shape))
@@ -415,7 +415,7 @@ class _Parts:
         return self.memory[:size].reshape(shape)
 
     def _on_device(self, batch: dict) -> dict:
-        """The time of the warp there, and how far its pixels are from ours."""
+        """Measures the time of the warp on the device, and the difference of its pixels from ours."""
         import numpy as np
 
         from jaxpose.geometry import invert_affine
@@ -432,7 +432,7 @@ class _Parts:
             times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
         wall, cpu = (statistics.median(column) * 1e6 / len(batch["images"]) for column in zip(*times, strict=True))
         device = jax.devices()[0]
-        own = device.platform == "cpu"  # there processor time is what other programs do not disturb
+        own = device.platform == "cpu"  # there other programs do not disturb the CPU time
         return {
             "us_a_sample": round(cpu if own else wall, 1),
             "device": f"1 core of {processor()}" if own else device.device_kind,
@@ -445,7 +445,7 @@ def _decoded(tf, jpeg: bytes, window, ratio: int):
 
 
 def _warp_on_device(size_wh: tuple[int, int]):
-    """(regions (B, h, w, 3) uint8, their sizes (B, 2) h w, affines (B, 2, 3) input px -> region px) -> crops uint8."""
+    """Returns the function (regions (B, h, w, 3) uint8, sizes (B, 2) h w, affines (B, 2, 3) input px -> region px) -> crops uint8."""
     import jax.numpy as jnp
 
     width, height = size_wh

@@ -1,4 +1,4 @@
-"""What the model of scaling predicts over what this machine does.
+"""Compares the predictions of the model of scaling with measurements on this machine.
 
     python -m benchmarks.scaling_check --batch 8         # the same as python -m benchmarks.scaling_model --check --batch 8
 
@@ -40,7 +40,7 @@ PROCESSES = (2, 4)
 
 
 def main(options: StepOptions, *, repeats: int = 5) -> list[dict]:
-    """Check the compute and the communication; `options` may be those of the model, whose fields beside the step's are not used."""
+    """Checks the compute and the communication; `options` may be those of the model, of which only the step's fields are used."""
     on_cpu = jax.default_backend() == "cpu"
     step = {each.name: getattr(options, each.name) for each in dataclasses.fields(StepOptions)}
     options = StepOptions(**step | {"local_statistics": False})
@@ -63,7 +63,7 @@ def emit(line: dict) -> dict:
 
 
 def check_compute(options: StepOptions, *, repeats: int) -> dict:
-    """The step on one device: roofline with the measured peaks, at the full share, over the time measured."""
+    """Returns the line of the step on one device: roofline with the measured peaks, at full share, over the measured time."""
     batch = options.batch[0]
     flops, moved = peaks(jnp.dtype(options.dtype), repeats=repeats)
     each, fixed = traffic_of(options)
@@ -81,10 +81,10 @@ def check_compute(options: StepOptions, *, repeats: int) -> dict:
 
 
 def peaks(dtype: jnp.dtype, *, repeats: int) -> tuple[float, float]:
-    """(FLOP/s of a large product, bytes/s of a large elementwise sum) of one device."""
+    """Returns (FLOP/s of a large product, bytes/s of a large elementwise sum) of one device."""
     n, size = (2048, 2**25) if jax.default_backend() == "cpu" else (8192, 2**28)
     a, x = jnp.ones((n, n), dtype), jnp.ones(size, jnp.float32)
-    # In place: a processor spends most of a new array's time on getting its memory.
+    # In place, because a CPU spends most of the time for a new array on allocating its memory.
     product, add = jax.jit(lambda a: a @ a), jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def add_one() -> None:
@@ -99,7 +99,7 @@ def peaks(dtype: jnp.dtype, *, repeats: int) -> tuple[float, float]:
 
 
 def check_communication(work: Work, runs: dict[int, dict], options, *, on_cpu: bool) -> list[dict]:
-    """A line for every number of devices."""
+    """Returns a line per number of devices."""
     lines = []
     for n, run in runs.items():
         if n == 1:
@@ -120,14 +120,14 @@ def check_communication(work: Work, runs: dict[int, dict], options, *, on_cpu: b
             "gradients_ms": short(1e3 * (sum(parts) - waited)), "predicted_ms": short(1e3 * predicted),
             "measured_ms": short(1e3 * run["step_s"]), "measured_median_ms": short(1e3 * run["step_median_s"]),
             "predicted_over_measured": short(predicted / run["step_s"]),
-            # What n processes on fewer cores compute may take less than n / cores as long.
+            # The computation of n processes on fewer cores may take less than n / cores times as long.
             "added_predicted_over_measured": short(sum(parts) / (run["step_s"] - compute))
             if run["step_s"] > compute else None})  # fmt: skip
     return lines
 
 
 def step_on(devices: list[jax.Device], options) -> tuple[Any, Any]:
-    """(the compiled step, a function that makes one step and blocks)."""
+    """Returns the compiled step, and a function that makes one step and blocks."""
     mesh = parallel.make_mesh(devices)
     _, task = task_of(options)
     tx = train.optimizer(train.multi_step(1e-3, boundaries=[]))
@@ -147,7 +147,7 @@ def step_on(devices: list[jax.Device], options) -> tuple[Any, Any]:
 
 
 def measure(devices: list[jax.Device], options, repeats: int, *, ready: Callable[[], None] = lambda: None) -> dict:
-    """The quickest of several, s: one all-reduce of every size, and a step; and the median of the step.
+    """Returns the shortest of several times in seconds: one all-reduce of every size, and a step; also the median of the step.
 
     `ready` is called when everything is compiled, before the first collective.
     """
@@ -162,7 +162,7 @@ def measure(devices: list[jax.Device], options, repeats: int, *, ready: Callable
 
 
 def all_reduce(mesh: Mesh, size: int, repeats: int, *, chain: int = 9) -> float:
-    """Seconds of one all-reduce among several of a program; what a call costs by itself is taken off."""
+    """Returns the seconds of one all-reduce among several of a program, without the cost of the call itself."""
 
     def program(times: int):
         def body(x):
@@ -185,7 +185,7 @@ def in_process(n: int, options, repeats: int) -> dict:
 
 
 def on_loopback(n: int, options, repeats: int) -> dict:
-    """`measure` in n processes, each bound to a core; the slowest of them counts."""
+    """Runs `measure` in n processes, each bound to a core; the slowest of them counts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -214,7 +214,7 @@ def on_loopback(n: int, options, repeats: int) -> dict:
 
 
 def worker(*, n: int, index: int, port: int, repeats: int, options: dict) -> None:
-    """One of n processes; prints what it measured."""
+    """Runs one of n processes; prints its measurements."""
     if hasattr(os, "sched_setaffinity"):
         usable = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {usable[index % len(usable)]})
@@ -234,7 +234,7 @@ def worker(*, n: int, index: int, port: int, repeats: int, options: dict) -> Non
 
 
 def work_apart(options) -> Work:
-    """`step_program.work_of` in a process of its own, where JAX has as many devices as the model compiles for."""
+    """Runs `step_program.work_of` in a separate process, in which JAX has as many devices as the model compiles for."""
     code = (
         "import sys, json; from benchmarks import step_program as m; m.force_host_devices(); "
         "work = m.work_of(m.StepOptions(**json.loads(sys.argv[1]))); import dataclasses; "

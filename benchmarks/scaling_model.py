@@ -1,23 +1,23 @@
-"""What limits data parallelism: a model of the training step on 1 to 1,024 chips, read off the compiled program.
+"""A model of data parallelism: the time of a training step on 1 to 1,024 chips, predicted from the compiled program.
 
     python -m benchmarks.scaling_model --batch 32 128                          # ResNet-50, bfloat16, TPU v5e and H100
     python -m benchmarks.scaling_model --net hrnet --chip v4 v5p a100 --global-batch 4096            # strong scaling
     python -m benchmarks.scaling_model --local-statistics                      # BatchNorm sees each chip's own rows
-    python -m benchmarks.scaling_model --check                                 # the model against what this machine does
+        python -m benchmarks.scaling_model --check                                 # predictions against this machine
 
 Nothing is run: the step is compiled for 2, 4 and 8 forced host devices, and its FLOPs, collectives and memory traffic are counted
 (`benchmarks.step_program`).
 
 The prediction is a roofline, max(FLOPs / peak, bytes / bandwidth) at an attainable share of the vendor's peaks, and for every
 collective 2 (n-1)/n bytes / bandwidth (inside a node or slice, then between them) and a latency. Each BatchNorm layer waits for
-two small all-reduces, one forward and one backward, that hold up what comes after them: a hundred latencies a step and more,
-which no overlap hides. The all-reduce of the gradients can hide behind the backward pass. Both ends are printed, without any
-overlap and with all of it. Not modelled: stragglers, a busy network, input that falls behind, memory that does not suffice;
-and that another backend may merge what this one does not: HRNet-W32 has 478 all-reduces here, though its branches are
-independent. `chain` is how many wait for one another. `flops_over_analytic` is a little below 1: nobody needs the gradient by
-the image, and XLA leaves out the taps that fall on padding.
+two small all-reduces, one forward and one backward, on which all later layers depend: at least a hundred latencies per step,
+which no overlap hides. The all-reduce of the gradients can overlap with the backward pass. Both limits are printed, without
+overlap and with full overlap. The model ignores stragglers, a busy network, a slow input pipeline and insufficient memory, and
+that another backend may merge collectives that this one does not: HRNet-W32 has 478 all-reduces here, although its branches are
+independent. `chain` is the number of collectives that depend on one another. `flops_over_analytic` is slightly below 1, because
+the gradient with respect to the image is not needed, and XLA omits the taps that fall on padding.
 
-Prints a JSON line for the program, one a row, and a table. A model is no measurement: `--check` prints predicted / measured.
+Prints a JSON line for the program, one per row, and a table. A model is not a measurement: `--check` prints predicted / measured.
 """
 
 from __future__ import annotations
@@ -80,26 +80,26 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Options(StepOptions):
-    """What to predict."""
+    """Settings of the prediction."""
 
     global_batch: int | None = None
-    """Strong scaling: images of all chips together, in place of --batch."""
+    """Strong scaling: images of all chips together, instead of --batch."""
     chip: tuple[Literal["v4", "v5e", "v5p", "v6e", "a100", "h100", "h200"], ...] = ("v5e", "h100")
     chips: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     attainable: float = 0.5
-    """Share of the peak FLOP/s and of the memory bandwidth that a step reaches. Not measured: no accelerator was there."""
+    """Share of the peak FLOP/s and of the memory bandwidth that a step reaches. Not measured, for lack of an accelerator."""
     attainable_link: float = 0.7
     """Share of the networks' bandwidth that an all-reduce reaches. Not measured."""
     latency: float = 1.0
     """Factor on the latencies of `Chip`, which are assumptions."""
     samples_per_core: float = 477.0
-    """Of the input pipeline, for the cores a host needs: benchmarks/RESULTS.md, 2026-11-24, `input_throughput` with coco_mini."""
+    """Speed of the input pipeline, for the cores per host: benchmarks/RESULTS.md, 2026-11-24, `input_throughput` with coco_mini."""
     check: bool = False
-    """Compare with what this machine does, instead: `python -m benchmarks.scaling_check`."""
+    """Compare with measurements on this machine instead: `python -m benchmarks.scaling_check`."""
 
 
 def axes(n: int, dimensions: int) -> list[int]:
-    """Sides of the torus of n chips: as equal as powers of two let them be.
+    """Returns the sides of the torus of n chips: as equal as powers of two allow.
 
     >>> axes(256, 2), axes(32, 3)
     ([16, 16], [4, 4, 2])
@@ -109,7 +109,7 @@ def axes(n: int, dimensions: int) -> list[int]:
 
 
 def all_reduce_s(size: float, n: int, chip: Chip, *, share: float = 1.0, latency: float = 1.0) -> float:
-    """Seconds of one all-reduce of `size` bytes over n chips, a power of two: rings inside the node or slice, then between them.
+    """Returns the seconds of an all-reduce of `size` bytes over n chips, a power of two: rings in a node or slice, then between.
 
     Bytes: 2 (k-1)/k of `size` over k chips inside, and 2 (m-1)/m of size / k between m nodes. Latency: once around
     every axis of a torus; up and down a tree behind a switch and between nodes.
@@ -136,7 +136,7 @@ def all_reduce_s(size: float, n: int, chip: Chip, *, share: float = 1.0, latency
 
 
 def predict(work: Work, chip: Chip, n: int, batch: float, options) -> dict:
-    """Seconds of the parts of a step on n chips with `batch` images each."""
+    """Returns the seconds of the parts of a step on n chips with `batch` images each."""
     share = options.attainable
     flops_s = work.step_flops(batch) / (getattr(chip, options.dtype) * share)
     bytes_s = work.step_bytes(batch) / (chip.memory * share)
@@ -152,7 +152,7 @@ def predict(work: Work, chip: Chip, n: int, batch: float, options) -> dict:
 
 
 def rows_of(work: Work, options) -> list[dict]:
-    """A row for every chip, batch and number of chips."""
+    """Returns a row per chip, batch size and number of chips."""
     rows = []
     for name in options.chip:
         chip = CHIPS[name]
@@ -176,7 +176,7 @@ def rows_of(work: Work, options) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown; times in ms, efficiencies in %, "a / b": without overlap and with all of it."""
+    """Returns a Markdown table; times in ms, efficiencies in %, "a / b": without overlap and with full overlap."""
     heads = ("chip", "chips", "batch a chip", "compute", "statistics", "gradients", "step", "images/s", "efficiency",
              "samples/s a host", "cores")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -73,8 +73,8 @@ PRESETS = {
         depth=18, width=16, size_wh=(72, 96), batch_size=32, epochs=45, milestones=(33, 41), learning_rate=3e-3,
         warmup_steps=200, eval_every=15, sigma_bias=-1.0, clip_norm=10.0, ema=0.998, augment="light",
     ),
-    # The authors' code takes means in BGR order off RGB images and divides by no deviation (QUIRK R14), and suppresses
-    # nobody whose box is annotated (QUIRK R21).
+    # The authors' code subtracts means in BGR order from RGB images without division by a deviation (QUIRK R14), and does not
+    # apply suppression to annotated boxes (QUIRK R21).
     "official": Config(preprocess="rle_official", nms_annotated=False),
     "mmpose": Config(
         head="linear", batch_size=512, epochs=210, warmup_steps=500, augment="mmpose", outside="mask", likelihood=MMPOSE,

@@ -699,8 +699,13 @@ def _on_grid(model: Model, axes) -> tuple[np.ndarray, np.ndarray, Moments]:
 def _evaluate(model: Model, points: np.ndarray) -> np.ndarray:
     """Evaluates log_prob at (..., dim) as float64 NumPy, in chunks and compiled."""
     flat = jnp.asarray(points.reshape(-1, points.shape[-1]), jnp.result_type(float))
-    evaluate = jax.jit(lambda x: evaluate_in_chunks(lambda e: log_prob(e, model), x))
-    return np.asarray(evaluate(flat), np.float64).reshape(points.shape[:-1])
+    return np.asarray(_evaluator(model)(flat), np.float64).reshape(points.shape[:-1])
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(model: Model) -> Callable[[jax.Array], jax.Array]:
+    """Returns a compiled function (N, dim) -> (N,), so that a model compiles once for each N."""
+    return jax.jit(lambda x: evaluate_in_chunks(lambda e: log_prob(e, model), x))
 
 
 def _chi_square_quantile(level: float, dim: int) -> float:

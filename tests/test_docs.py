@@ -17,10 +17,10 @@ import tyro
 
 from benchmarks import scaling_model
 from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr
-from jaxpose import importer, new, suggest
+from jaxpose import importer, new, suggest, summary
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
-from jaxpose.predict import command, live, track
+from jaxpose.predict import command, live, smooth, track, triangulate
 from tests.test_api_style import MODULES, public
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,9 @@ grouping: group group_batch
 weights: from_torch flow_from_torch
 tasks: regression.regression heatmaps bottom_up.bottom_up from_config
 checkpoint: restore_model
+cameras: project world_to_camera camera_to_world
+smoothing: kalman
+triangulation: triangulate
 """
 
 # Builds with every connection refused, so that nothing can come from another host.
@@ -150,7 +153,7 @@ def test_api_pages_have_every_public_name(site):
             module = word[:-1]
         else:
             names.add(f"jaxpose.{module}.{word}")
-    assert len(names) == 51
+    assert len(names) == 56
     names |= {f"jaxpose.{module}.{name}" for module in MODULES for name, value in public(module) if callable(value)}
     missing = sorted(names - anchors)
     assert not missing
@@ -223,6 +226,9 @@ def test_flags_exist(capsys):
         suggest.main,
         track.main,
         live.main,
+        smooth.main,
+        triangulate.main,
+        summary.main,
     ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]

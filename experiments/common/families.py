@@ -61,8 +61,8 @@ class BackboneConfig(RunConfig):
     """Naming of the PyTorch file; none: that of the backbone's ImageNet weights (torchvision, HRNet's authors). Layouts such as
     "simple_baseline_mmpose" take the backbone out of a pose net."""
     kernel_init: Annotated[Literal["he", "narrow"], AnyValue, Fixed, Unsaid("he")] = "he"
-    """How the convolutions of HRNet, and of the blocks after any backbone that finds people in whole images, start where --init gives
-    no weights: with He's variance, or as N(0, 0.001^2), as in the code of HRNet and HigherHRNet."""
+    """Initialisation of the convolutions of HRNet, and of the blocks after the backbone of a bottom-up net, without weights from
+    --init: He's variance, or N(0, 0.001^2) as in the code of HRNet and HigherHRNet."""
     preprocess: Annotated[Literal["imagenet", "rle_official", "simple_baseline"], AnyValue, Fixed] = "imagenet"
     """Image normalisation."""
 

@@ -94,14 +94,14 @@ class PersonConfig(RunConfig):
     colour: Annotated[
         float, Between(0, 1, "a part of a channel, from 0 to below 1", open_high=True), Fixed, Unsaid(0.0)
     ] = 0.0
-    """In training each channel of a crop is multiplied by a factor of its own, uniform in 1 +- this; 0: none."""
+    """In training, multiply each channel of a crop by its own random factor, uniform in 1 +- this; 0: none."""
 
     rescore: Annotated[Literal["box+mean+max", "box*mean", "mean", "box"], AnyValue, MayChange] = "box+mean+max"
     """How a person's score is computed from the box score and the joints' confidences (QUIRK R10)."""
     nms: Annotated[float | None, Between(0, 1, "an OKS above 0, at most 1, or None", open_low=True), MayChange] = 0.9
     """OKS above which the lower-scored of two poses is dropped; none: no suppression."""
     nms_annotated: Annotated[bool, AnyValue, MayChange] = True
-    """Suppress also where the boxes are those of the labels, as HRNet's code does; RLE's does not (QUIRK R21)."""
+    """Apply the suppression to ground-truth boxes too, as HRNet's code does; RLE's code does not (QUIRK R21)."""
     soft_nms: Annotated[bool, AnyValue, MayChange] = False
     """Decay the scores of overlapping poses instead of dropping them."""
 

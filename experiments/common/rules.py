@@ -218,7 +218,7 @@ def changes(
 
 
 def _completed(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as JSON holds them, with the defaults of the fields that came after the run was started."""
+    """Returns nested settings as JSON holds them, with the defaults of fields that were added after the run was started."""
     fields = dataclasses.fields(kind)
     missing = {f.name: f.default for f in fields if f.name not in values and f.default is not dataclasses.MISSING}
     return {**json.loads(json.dumps(missing)), **values}

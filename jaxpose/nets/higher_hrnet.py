@@ -37,8 +37,8 @@ class HigherHRNet(nn.Module):
             change the parameters.
         dtype: compute dtype of the blocks at 1/2; the maps are float32 at least.
         batch_groups: number of groups of BatchNorm, as for `ResNet`.
-        kernel_init: of the blocks at 1/2, as for `HRNet`; "narrow" is the published code's. The layers around them start at
-            N(0, 0.001^2) either way.
+        kernel_init: initialisation of the blocks at 1/2, as for `HRNet`; the published code has "narrow". The layers around them
+            start at N(0, 0.001^2) in both cases.
 
     >>> from jaxpose.nets import HRNet
     >>> net = HigherHRNet(HRNet(4), 17, scale=True)

@@ -24,8 +24,8 @@ class HRNet(nn.Module):
     Attributes:
         width: number of channels of the finest branch, 32 or 48 in the published nets.
         dtype, batch_groups: compute dtype and groups of BatchNorm, as for `ResNet`.
-        kernel_init: "he": as torchvision's ResNets; "narrow": N(0, 0.001^2), as every convolution of HRNet's code and of mmpose's
-            starts that no ImageNet weights replace (QUIRK H6).
+        kernel_init: the initialisation: "he": as in torchvision's ResNets; "narrow": N(0, 0.001^2), as for every convolution
+            without ImageNet weights in the code of HRNet and mmpose (QUIRK H6).
 
     >>> net = HRNet(width=4)
     >>> jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 64, 32, 3))).shape

@@ -19,19 +19,19 @@ BN_MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
 # He initialisation on the fan-out, as in the published ResNets (torchvision, mmpose).
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 narrow = nn.initializers.normal(0.001)
-# How the convolutions of a net start: as torchvision's ResNets, or as every convolution of HRNet's and HigherHRNet's code.
+# Initialisations of convolutions: as in torchvision's ResNets, or as in the code of HRNet and HigherHRNet.
 KERNEL_INITS = {"he": he_fan_out, "narrow": narrow}
 
 
 def initializer(name: str) -> Any:
-    """Returns the initializer of that name, or raises a ValueError for another."""
+    """Returns the initialiser called `name`; raises a ValueError for an unknown name."""
     if name not in KERNEL_INITS:
         raise ValueError(f"kernel_init={name!r}: expected one of {', '.join(KERNEL_INITS)}")
     return KERNEL_INITS[name]
 
 
 def later(default: Any) -> Any:
-    """A field of a net that stored descriptions of earlier versions lack; its default is what those versions did."""
+    """Returns a field that the stored nets of earlier versions lack; its default is the behaviour of those versions."""
     return dataclasses.field(default=default, metadata={"later": True})
 
 

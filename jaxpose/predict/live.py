@@ -163,6 +163,12 @@ class Newest:
             self._stopped = True
             self._changed.notify_all()
 
+    def forget(self) -> None:
+        """Leaves out the frame that is there, unless every frame is wanted, and counts dropped frames from here."""
+        with self._changed:
+            self._slot = self._slot if self.wait else None
+            self.dropped = 0
+
     def take(self) -> tuple[int, float, np.ndarray] | None:
         """Returns the number of the newest frame, the time when it was read, and the frame; None at the end.
 
@@ -185,7 +191,7 @@ class Summary:
     """What a run of `jaxpose live` took.
 
     Attributes:
-        latencies: Seconds from reading a frame to its poses, of every frame but the first, which compiles.
+        latencies: Seconds from reading a frame to its line, of every frame but the first, which compiles.
         first: Seconds of the first frame.
         dropped: Frames that were passed over.
         seconds: From the second frame to the end.
@@ -248,18 +254,16 @@ def run(
                 break
             number, read, image = taken
             poses = predictor(image, None if box is None else [box])
+            line = record(poses, frame=number)
             done = time.perf_counter()
             if summary.first == 0:
                 summary.first, start, origin = done - read, done, read
-                frames.dropped = 0  # those that came while the net was compiled say nothing
+                frames.forget()  # what came while the net was compiled is old, and says nothing about dropping
             else:
                 summary.latencies.append(done - read)
+            line |= {"time_s": round(read - origin, 3), "latency_ms": round(1000 * (done - read), 1)}
+            print(json.dumps(line), file=lines, flush=True)
             box = box_after(poses, image.shape[1::-1]) if follow else None
-            print(
-                json.dumps(record(poses, frame=number, seconds=read - origin, latency=done - read)),
-                file=lines,
-                flush=True,
-            )
             if show is not None:
                 show(image, poses)
     except KeyboardInterrupt:
@@ -271,7 +275,7 @@ def run(
     return summary
 
 
-def record(poses: Poses, *, frame: int, seconds: float, latency: float) -> dict[str, Any]:
+def record(poses: Poses, *, frame: int) -> dict[str, Any]:
     """Returns the line of one frame: x, y and confidence of every joint, pixels, and standard deviations where there are any."""
     people = []
     for p in range(len(poses)):
@@ -280,7 +284,7 @@ def record(poses: Poses, *, frame: int, seconds: float, latency: float) -> dict[
         if poses.deviation is not None:
             person["deviation"] = poses.deviation[p].round(2).ravel().tolist()
         people.append(person)
-    return {"frame": frame, "time_s": round(seconds, 3), "latency_ms": round(1000 * latency, 1), "people": people}
+    return {"frame": frame, "people": people}
 
 
 def box_after(poses: Poses, size_wh: tuple[int, int]) -> list[float] | None:

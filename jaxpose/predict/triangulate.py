@@ -56,7 +56,7 @@ def main(
     out: Path | None = None,
     names: tuple[str, ...] = (),
     same_people: bool = False,
-    tails_in_views: smoothing.Tails = "gaussian",
+    tails_in_views: smoothing.Tails = "laplace",
     over_time: bool = True,
     model: smoothing.Model = "velocity",
     tails: smoothing.Tails = "laplace",

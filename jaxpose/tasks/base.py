@@ -246,10 +246,10 @@ class NetTask:
         return self.net.apply(variables, images, train=True, mutable=["batch_stats"], **options)
 
     def training_images(self, batch: Batch) -> jax.Array:
-        """The images of a training batch, (B, H, W, 3) in 0..255, with the colours that its augmentation drew.
+        """Returns the images of a training batch, (B, H, W, 3) in 0..255, with the colours of their augmentation.
 
         Args:
-            batch: image, and where colours are augmented "colour" (B, 3), factors of the channels.
+            batch: the image, and with augmented colours also "colour" (B, 3), the factors of the channels.
         """
         if "colour" not in batch:
             return batch["image"]
@@ -285,16 +285,16 @@ class Preprocess:
 
 
 def later(default: Any) -> Any:
-    """A field of settings that checkpoints of earlier versions do not hold, where the default is what those versions did.
+    """Returns a field of settings that checkpoints of earlier versions lack; its default is the behaviour of those versions.
 
-    `stated` leaves it out where it has its default, so that a stored task and the task that is rebuilt from it have equal
+    `stated` leaves it out if it has its default, so that a stored task and the task that is rebuilt from it have equal
     configs.
     """
     return field(default=default, metadata={"later": True})
 
 
 def stated(settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass of settings as a checkpoint holds them.
+    """Returns the fields of a dataclass of settings as a checkpoint holds them.
 
     >>> @dataclass
     ... class Read:

@@ -164,8 +164,11 @@ def add_legend(figure, colors: Mapping[str, str], *, hollow: str | None = None) 
     handles = [Line2D([], [], color=color, lw=2, label=meaning) for meaning, color in colors.items()]
     if hollow is not None:
         handles.append(Line2D([], [], ls="", marker="o", mfc="white", mec=INK, ms=4, label=hollow))
+    height = 1.0
+    if figure.get_layout_engine() is None:  # the panels end below the figure's edge: directly above their titles
+        height = max(ax.get_position().y1 for ax in figure.axes) + 0.3 / figure.get_figheight()
     options = {"ncols": len(handles), "fontsize": 8, "frameon": False}
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), **options)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, height), **options)
 
 
 def limit_to_image(ax, image: np.ndarray) -> None:

@@ -22,9 +22,11 @@ def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
     train = [e for e in events if e["event"] == "train"]
     evals = [e for e in events if e["event"] == "eval" and "AP" in e]  # without annotations there is no AP
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
-    steps = [e["step"] for e in train]
-    axes[0].plot(steps, [e["loss"] for e in train], color=RIGHT, lw=1)
-    axes[0].set(title="training loss", xlabel="step")
+    steps, losses = [e["step"] for e in train], [e["loss"] for e in train]
+    axes[0].plot(steps, losses, color=RIGHT, lw=1)
+    # Negative values surprise readers, but a density can exceed 1.
+    note = "\nnegative log-likelihood, can be below 0" if min(losses, default=0) < 0 else ""
+    axes[0].set(title=f"training loss{note}", xlabel="step")
     if train and "epe" in train[0]:
         axes[1].plot(steps, [e["epe"] for e in train], color=RIGHT, lw=1)
         axes[1].set(title="training EPE (input px)", xlabel="step")
@@ -35,6 +37,8 @@ def curves(events: Sequence[dict[str, Any]], path: str | Path) -> Path:
         axes[1].legend(fontsize=8)
     axes[2].plot([e["step"] for e in evals], [e["AP"] for e in evals], "o-", color=LEFT, ms=4)
     axes[2].set(title="AP on the evaluation set", xlabel="step", ylim=(0, 1))
+    for axis in axes:  # the same steps in every panel
+        axis.set_xlim(0, max([*steps, *(e["step"] for e in evals), 1]))
     return save(figure, path)
 
 

@@ -84,11 +84,11 @@ def with_method(config: Config) -> Config:
         maps = config.maps
     else:
         config.decided(by, maps__kind=of_maps.kind, maps__variant=UNUSED)
-        maps = config.with_given("maps", of_maps)
+        maps = config.apply_flags("maps", of_maps)
     if config.method == "sbl":
         config.decided(by, beta=UNUSED, joints=UNUSED, maps__weight=UNUSED, read__decode="argmax")
         config.decided(by, **{f"read__{name}": UNUSED for name in ("beta", "compensate", "floor", "rectify", "kernel")})
-        read = config.with_given("read", replace(config.read, confidence="peak"))
+        read = config.apply_flags("read", replace(config.read, confidence="peak"))
         return replace(config, maps=replace(maps, weight=1.0), joints=of_joints, read=read, first_epochs=0)
     return replace(
         config, maps=maps, joints=_joints(config, by, of_joints), read=_integral(config, by), first_epochs=config.first_epochs
@@ -99,7 +99,7 @@ def with_method(config: Config) -> Config:
 def _joints(config: Config, by: str, default: JointLoss) -> JointLoss:
     """The loss of the coordinates, whose kind the method decides."""
     config.decided(by, joints__kind=default.kind)
-    return config.with_given("joints", default)
+    return config.apply_flags("joints", default)
 
 
 def _integral(config: Config, by: str) -> Readout:

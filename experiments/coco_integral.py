@@ -84,21 +84,21 @@ def with_method(config: Config) -> Config:
     config.decided(by, maps__kind=MAPS[number].kind, first=UNUSED, first_epochs=UNUSED)
     config.decided(f"{by}, for whose losses there is --map-weight," if trained_apart else by, maps__weight=UNUSED)
     config.decided(by, **{f"maps__{name}": UNUSED for name in UNREAD[number]})
-    maps = config.with_given("maps", MAPS[number])
+    maps = config.apply_flags("maps", MAPS[number])
     if kind == "H":
         config.decided(by, joints=UNUSED, read__decode="argmax", read__compensate=UNUSED, read__floor=UNUSED)
         config.decided(by, read__beta=UNUSED, read__rectify=UNUSED, read__kernel=UNUSED)
-        read = config.with_given("read", Readout("argmax", shift=0.0))
+        read = config.apply_flags("read", Readout("argmax", shift=0.0))
         return replace(config, maps=replace(maps, weight=1.0), joints=JointLoss(), read=read, first_epochs=0)
     config.decided(by, joints__kind="l1", read__decode="soft_argmax", read__border=UNUSED, read__kernel=UNUSED)
     config.decided(by, read__shift=UNUSED)
     if config.map_weight is not None:
         maps = replace(maps, weight=config.map_weight)
     confidence = "probability" if number == "*" and config.rescore == "mean" else config.read.confidence
-    read = config.with_given("read", Readout("soft_argmax", beta=config.read.beta, confidence=confidence))
+    read = config.apply_flags("read", Readout("soft_argmax", beta=config.read.beta, confidence=confidence))
     first = config.alone * config.epochs if trained_apart else 0
     return replace(
-        config, maps=maps, joints=config.with_given("joints", JointLoss("l1")), read=read, first_epochs=first
+        config, maps=maps, joints=config.apply_flags("joints", JointLoss("l1")), read=read, first_epochs=first
     )
 
 

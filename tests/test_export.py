@@ -200,8 +200,8 @@ def test_a_file_that_predicts_otherwise_is_not_left_in_place(fault, run, tmp_pat
 
     monkeypatch.setattr(export, "load", broken)
     message = {
-        "another number": "another xy than the checkpoint, by 1 of",
-        "another sigma": "another sigma than the checkpoint, by 0.0002 of",
+        "another number": "a different xy than the checkpoint, by 1 of",
+        "another sigma": "a different sigma than the checkpoint, by 0.0002 of",
         "does not run": "--batch 1",
     }[fault]
     with pytest.raises(ValueError, match=message):

@@ -249,7 +249,7 @@ class Methodical(RunConfig):
     """Settings of a page whose --method chooses several other flags, which may also be given by hand.
 
     A flag that is given by hand and that the method also chooses is honoured or refused, never dropped: `decided` refuses,
-    `with_given` honours. The names are stored with the run, so that --config repeats it.
+    `apply_flags` honours. The names are stored with the run, so that --config repeats it.
     """
 
     by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = dataclasses.field(
@@ -276,7 +276,7 @@ class Methodical(RunConfig):
                 if now != value:
                     raise ValueError(f"--{given.replace('_', '-')} {now}: {by} decides this, {value}; leave it out")
 
-    def with_given(self, group: str, default: Any) -> Any:
+    def apply_flags(self, group: str, default: Any) -> Any:
         """Returns `default`, a group of settings such as MapLoss, with those of its fields that were given by hand."""
         given = [name.removeprefix(f"{group}.") for name in self.by_hand if name.startswith(f"{group}.")]
         return dataclasses.replace(default, **{name: getattr(getattr(self, group), name) for name in given})

@@ -184,13 +184,13 @@ def philox(seed: int, purpose: int, epoch: int, item: int) -> np.random.Generato
 
 
 def colour_factors(amount: float, *, seed: int, epochs: Sequence[int], ids: Sequence[int]) -> np.ndarray:
-    """Draws by what the channels of some crops are multiplied; a function of (seed, epoch, annotation id), like every draw.
+    """Draws one factor per channel for each of some crops, a function of (seed, epoch, annotation id), like every draw.
 
     The batch carries the factors and the step multiplies, on the device, where the image becomes float32 anyway.
 
     Args:
         amount: largest distance of a factor from 1, in [0, 1); 0.2 in the code of integral regression.
-        seed: of the run.
+        seed: the seed of the run.
         epochs: ``(B,)`` epochs.
         ids: ``(B,)`` ids of the annotations.
 

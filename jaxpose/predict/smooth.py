@@ -16,24 +16,24 @@ from jaxpose.trajectories import Trajectories
 __all__ = ["Method", "main", "observation_covariance", "probability_within", "read", "smooth"]
 
 LEAST_LIKELIHOOD = 0.01
-DIRECTIONS = 64  # of the integral over a disc
+DIRECTIONS = 64  # the number of directions in the integral over a disc
 LEAST_VARIANCE = 1e-6  # px^2
 
 
 @dataclass(frozen=True)
 class Method:
-    """How trajectories are smoothed.
+    """The method by which trajectories are smoothed.
 
     Attributes:
-        model: "velocity" or "walk", as of `jaxpose.smoothing.kalman`.
-        tails: of the errors' density.
-        causal: the filter, which uses the frames until then only.
+        model: "velocity" or "walk", as for `jaxpose.smoothing.kalman`.
+        tails: The density of the errors.
+        causal: Use the filter, which uses the frames up to then only.
         process_noise: px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
-        fill: joints that are missing for at most so many frames are filled in.
-        deviation: px at likelihood 1 of joints without a covariance; None: from the second differences of each joint.
+        fill: The number of frames up to which missing joints are filled in.
+        deviation: Px at likelihood 1, for joints without a covariance; None: from the second differences of each joint.
 
     Raises:
-        ValueError: a value outside its range, by its flag.
+        ValueError: A value is outside its range; the message names its flag.
     """
 
     model: smoothing.Model = "velocity"
@@ -67,22 +67,23 @@ def main(
 ) -> None:
     """Smooth the trajectories of joints by their predicted covariances.
 
-    A Kalman smoother for every joint; see jaxpose/smoothing.py. Writes NAME_smooth in the format of each input, or in others, and
-    prints one line of JSON for each.
+    This is a Kalman smoother for every joint; see jaxpose/smoothing.py. Writes NAME_smooth in the format of each input,
+    or in others, and prints one line of JSON for each.
 
     Args:
-        inputs: trajectories (.npz) that `jaxpose predict` or `jaxpose track` wrote, or a CSV of DeepLabCut.
-        out: folder for what is written; None: beside each input.
-        formats: npz, dlc (the CSV of DeepLabCut), slp and h5 (SLEAP; need the extra labels); None: that of the input.
+        inputs: Trajectories (.npz) that `jaxpose predict` or `jaxpose track` wrote, or a CSV of DeepLabCut.
+        out: Folder for the output files; None: beside each input.
+        formats: npz, dlc (the CSV of DeepLabCut), slp and h5 (SLEAP; they need the extra labels); None: that of the
+            input.
         model: velocity, which changes by noise; or walk, where the position does.
-        tails: of the density of errors: laplace and student weigh down outliers; gaussian does not.
-        causal: use only the frames until then, as in live use.
+        tails: Density of the errors: laplace and student give outliers less weight; gaussian does not.
+        causal: Use only the frames up to then, as in live use.
         process_noise: px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
-        fill: joints that are missing for at most so many frames are filled in; never before the first and after the last.
-        deviation: of joints without a covariance, such as those of a CSV: error in px at likelihood 1; the variance is its
-            square over the likelihood. None: from the second differences of each joint.
-        fps: frames per second of a CSV, which does not say it.
-        size_wh: width and height of the frames of a CSV; None: what holds its joints.
+        fill: The number of frames up to which missing joints are filled in; never before the first and after the last.
+        deviation: Error in px at likelihood 1, for joints without a covariance, such as those of a CSV; the variance is
+            its square over the likelihood. None: from the second differences of each joint.
+        fps: Frames per second of a CSV, which does not state it.
+        size_wh: Width and height of the frames of a CSV; None: the smallest that holds its joints.
     """
     if not inputs:
         raise ValueError("no inputs: name trajectories (.npz) or a CSV of DeepLabCut")
@@ -106,16 +107,16 @@ def main(
 
 
 def read(path: Path, *, fps: float, size_wh: tuple[int, int] | None) -> Trajectories:
-    """Trajectories of an .npz file or of a CSV.
+    """Reads trajectories from an .npz file or a CSV.
 
     Args:
-        path: the file, which ends in .npz or .csv.
-        fps: of a CSV.
-        size_wh: of a CSV; None: the smallest whole numbers that hold its joints.
+        path: The file, which ends in .npz or .csv.
+        fps: Frames per second of a CSV.
+        size_wh: The size of a CSV's frames; None takes the smallest whole numbers that hold its joints.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another kind of file, or a broken one.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is of another kind, or broken.
 
     >>> read(Path("poses.txt"), fps=25.0, size_wh=None)
     Traceback (most recent call last):
@@ -134,15 +135,15 @@ def read(path: Path, *, fps: float, size_wh: tuple[int, int] | None) -> Trajecto
 
 
 def smooth(poses: Trajectories, method: Method) -> tuple[Trajectories, np.ndarray]:
-    """Smoothed trajectories: for every joint of every person, by itself.
+    """Smooths the trajectories of every joint of every person separately.
 
     Args:
-        poses: persons that are the same ones in all frames.
-        method: how.
+        poses: Persons that are the same ones in all frames.
+        method: The method.
 
     Returns:
-        Trajectories of the same frames, whose score is the probability of an error below `radius` where that is stated, and
-        otherwise what it was; and the process noise (P, K), NaN of joints that are never seen.
+        Trajectories of the same frames, whose score is the probability of an error below `radius` if that is stated, and
+        otherwise unchanged; and the process noise (P, K), NaN for joints that are never seen.
 
     >>> walk = Trajectories(np.zeros((5, 1, 1, 2)), np.ones((5, 1, 1, 1, 1)) * np.eye(2), np.ones((5, 1, 1)), np.arange(5), 25.0,
     ...                     ["nose"], (640, 480))
@@ -179,17 +180,17 @@ def smooth(poses: Trajectories, method: Method) -> tuple[Trajectories, np.ndarra
 
 
 def observation_covariance(poses: Trajectories, *, deviation: float | None) -> np.ndarray:
-    """Covariances (T, P, K, 2, 2), where a net states none those of a constant deviation over the likelihood.
+    """Returns covariances (T, P, K, 2, 2); if a net states none, those of a constant deviation over the likelihood.
 
     Args:
-        poses: the trajectories.
-        deviation: px at likelihood 1. None: the median absolute second difference of each joint over 0.6745 sqrt(6), which is
-            the standard deviation of white noise; motion adds to it.
+        poses: The trajectories.
+        deviation: Px at likelihood 1. None: the median absolute second difference of each joint over 0.6745 sqrt(6),
+            which is the standard deviation of white noise; motion adds to it.
 
     Returns:
-        covariances, NaN of absent joints, with variances of at least 1e-6 px^2.
+        Covariances, NaN for absent joints, with variances of at least 1e-6 px^2.
     """
-    known = np.isfinite(poses.covariance).all((-1, -2))
+    is_stated = np.isfinite(poses.covariance).all((-1, -2))
     present = np.isfinite(poses.mean).all(-1)
     if deviation is None:
         second = np.abs(np.diff(poses.mean, 2, axis=0))
@@ -200,7 +201,7 @@ def observation_covariance(poses: Trajectories, *, deviation: float | None) -> n
     else:
         sigma = np.full(poses.mean.shape[1:3], deviation)
     variance = sigma**2 / np.maximum(poses.score, LEAST_LIKELIHOOD)
-    stated = np.where(known[..., None, None], poses.covariance, variance[..., None, None] * np.eye(2))
+    stated = np.where(is_stated[..., None, None], poses.covariance, variance[..., None, None] * np.eye(2))
     stated = stated + LEAST_VARIANCE * np.eye(2)
     return np.where(present[..., None, None], stated, np.nan)
 
@@ -211,27 +212,27 @@ def _median(values: np.ndarray) -> float:
 
 
 def probability_within(covariance: np.ndarray, *, radius: float) -> np.ndarray:
-    """Probability that an error of a Gaussian density about 0 is shorter than a radius.
+    """Returns the probability that an error of a Gaussian density about 0 is shorter than a radius.
 
     Args:
         covariance: (..., 2, 2).
-        radius: in the unit of its root.
+        radius: The radius, in the unit of the covariance's root.
 
     Returns:
-        (...) in [0, 1]; 0 where the covariance is NaN. The integral along each direction is exact, that over directions the
-        trapezoid's, which converges fast for a periodic function.
+        (...) in [0, 1]; 0 where the covariance is NaN. The integral along each direction is exact, that over directions
+        the trapezoid's, which converges fast for a periodic function.
 
     >>> probability_within(np.eye(2), radius=np.sqrt(2 * np.log(2))).round(6)
     np.float64(0.5)
     """
-    known = np.isfinite(covariance).all((-1, -2))
-    covariance = np.where(known[..., None, None], covariance, np.eye(2)) + LEAST_VARIANCE * np.eye(2)
+    is_finite = np.isfinite(covariance).all((-1, -2))
+    covariance = np.where(is_finite[..., None, None], covariance, np.eye(2)) + LEAST_VARIANCE * np.eye(2)
     angle = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
     values = np.linalg.eigvalsh(covariance)
     # Angles in coordinates where the density is round, so that an elongated one needs no more of them.
     squared = values[..., :1] * np.cos(angle) ** 2 + values[..., 1:] * np.sin(angle) ** 2
     inside = 1 - np.exp(-(radius**2) / (2 * squared))
-    return np.where(known, inside.mean(-1), 0.0)
+    return np.where(is_finite, inside.mean(-1), 0.0)
 
 
 def _near(where: np.ndarray, fill: int, *, causal: bool) -> np.ndarray:

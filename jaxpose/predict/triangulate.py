@@ -67,24 +67,26 @@ def main(
 ) -> None:
     """Joints in space from the trajectories of several calibrated cameras.
 
-    Weighted by the covariances that the nets predicted; see jaxpose/triangulation.py. Then smoothed in space. Writes NAME_3d.npz and,
-    for each person, NAME_3d.csv with the columns of Anipose, and prints one line of JSON.
+    Views are weighted by the covariances that the nets predicted; see jaxpose/triangulation.py. The points are then
+    smoothed in space. Writes NAME_3d.npz and, for each person, NAME_3d.csv with the columns of Anipose, and prints one
+    line of JSON.
 
     Args:
         calibration: TOML as Anipose writes it.
-        views: trajectories (.npz) of `jaxpose predict`, `jaxpose track` or `jaxpose smooth`, or CSV of DeepLabCut, one of each
-            camera, of synchronised videos: frames of one number belong together.
-        out: path of the results without their ending; None: NAME_3d beside the calibration, with the name of its folder.
-        names: of the cameras of the views, in their order; none: the one name that the name of each file holds.
-        same_people: of several persons: person p is the same one in all views.
-        tails_in_views: of the density of errors in the pictures.
-        over_time: smooth the points over time.
-        model: of the smoother, as of `jaxpose smooth`.
-        tails: of the smoother.
-        causal: of the smoother: use only the frames until then.
-        process_noise: of the smoother, in the unit of the calibration squared, per frame^3 or per frame; None: by likelihood.
-        deviation: of joints without a covariance, px at likelihood 1, as of `jaxpose smooth`.
-        fps: frames per second of a CSV.
+        views: Trajectories (.npz) of `jaxpose predict`, `jaxpose track` or `jaxpose smooth`, or CSV of DeepLabCut, one
+            per camera, of synchronised videos: frames of one number belong together.
+        out: Path of the results without their ending; None: NAME_3d beside the calibration, with the name of its folder.
+        names: Names of the cameras of the views, in their order; none: the one camera whose name is in each file's name.
+        same_people: With several persons: person p is the same one in all views.
+        tails_in_views: Density of the errors in the pictures.
+        over_time: Smooth the points over time.
+        model: Model of the smoother, as in `jaxpose smooth`.
+        tails: Density of the errors in the smoother.
+        causal: Let the smoother use only the frames up to then.
+        process_noise: Process noise of the smoother, in the unit of the calibration squared, per frame^3 or per frame;
+            None: by likelihood.
+        deviation: Px at likelihood 1, for joints without a covariance, as in `jaxpose smooth`.
+        fps: Frames per second of a CSV.
     """
     method = Method(model, tails, causal, process_noise, deviation=deviation)
     rig = match_views(calibration, views, names=names)
@@ -104,39 +106,39 @@ def main(
 
 
 def match_views(calibration: Path, views: tuple[Path, ...], *, names: tuple[str, ...] = ()) -> list[Camera]:
-    """The cameras of the views.
+    """Returns the cameras of the views.
 
     Args:
-        calibration: file of the cameras.
-        views: files of the views.
-        names: of their cameras, in order; none: a view's camera is the one whose name its file name holds as a word.
+        calibration: The file of the cameras.
+        views: The files of the views.
+        names: The names of their cameras, in order; none takes the camera whose name is a word of a view's file name.
 
     Raises:
-        ValueError: fewer than two views; a view of no camera, or of several; two views of one camera.
+        ValueError: There are fewer than two views, a view fits no camera or several, or two views have one camera.
     """
-    known = {camera.name: camera for camera in cameras.read_calibration(calibration)}
+    by_name = {camera.name: camera for camera in cameras.read_calibration(calibration)}
     if len(views) < 2:
         raise ValueError(f"{len(views)} views: triangulation needs two or more")
     if names and len(names) != len(views):
         raise ValueError(f"--names names {len(names)} cameras, but there are {len(views)} views")
-    listed = ", ".join(known)
-    chosen: list[str] = []
+    listed = ", ".join(by_name)
+    selected: list[str] = []
     for i, view in enumerate(views):
         if names:
-            candidates = [names[i]] if names[i] in known else []
+            candidates = [names[i]] if names[i] in by_name else []
         else:
             stem = re.sub(r"(_tracks|_smooth|_dlc|_poses)+$", "", view.stem)
-            candidates = [stem] if stem in known else [
-                name for name in known if re.search(rf"(?<![a-zA-Z0-9]){re.escape(name)}(?![a-zA-Z0-9])", stem)
+            candidates = [stem] if stem in by_name else [
+                name for name in by_name if re.search(rf"(?<![a-zA-Z0-9]){re.escape(name)}(?![a-zA-Z0-9])", stem)
             ]  # fmt: skip
         if len(candidates) != 1:
             asked = f"--names {names[i]}" if names else str(view)
             fits = f"fits {', '.join(candidates)}" if candidates else "is no camera"
             raise ValueError(f"{asked} {fits} of {calibration}, which has {listed}: name them in order with --names")
-        if candidates[0] in chosen:
-            raise ValueError(f"{views[chosen.index(candidates[0])]} and {view} are both of camera {candidates[0]!r}")
-        chosen += candidates
-    return [known[name] for name in chosen]
+        if candidates[0] in selected:
+            raise ValueError(f"{views[selected.index(candidates[0])]} and {view} are both of camera {candidates[0]!r}")
+        selected += candidates
+    return [by_name[name] for name in selected]
 
 
 def reconstruct(
@@ -148,18 +150,18 @@ def reconstruct(
     tails: smoothing.Tails,
     deviation: float | None,
 ) -> Space:
-    """Joints in space, frame by frame.
+    """Reconstructs joints in space, frame by frame.
 
     Args:
-        poses: of the views.
-        rig: their cameras.
-        places: their files, for messages.
-        same_people: of several persons: they are the same ones in all views.
-        tails: of the errors.
-        deviation: of joints without a covariance.
+        poses: The trajectories of the views.
+        rig: Their cameras.
+        places: Their files, for messages.
+        same_people: With several persons: they are the same ones in all views.
+        tails: The density of the errors.
+        deviation: Px at likelihood 1, for joints without a covariance.
 
     Raises:
-        ValueError: views of different joints, persons, sizes or rates; no frame that two views share.
+        ValueError: The views have different joints, persons, sizes or rates, or no two of them share a frame.
     """
     _check_views(poses, rig, places, same_people)
     frame = np.unique(np.concatenate([view.frame for view in poses]))
@@ -208,7 +210,7 @@ def _check_views(poses: list[Trajectories], rig: list[Camera], places: tuple[Pat
 
 
 def _smoothed(space: Space, method: Method) -> Space:
-    """The smoother of `jaxpose.smoothing` in space; joints that no views determine stay NaN."""
+    """Applies the smoother of `jaxpose.smoothing` in space; joints that no views determine stay NaN."""
     seen = np.isfinite(space.mean).all(-1) & np.isfinite(space.covariance).all((-1, -2))
     ever = seen.any(axis=0)
     time = space.frame - space.frame[0]
@@ -239,9 +241,9 @@ def write_csv(path: Path, space: Space, *, person: int) -> Path:
     """Writes one person with Anipose's columns: of each joint x, y, z, error, ncams and score, and fnum at the end.
 
     Args:
-        path: the file.
-        space: what to write.
-        person: whose.
+        path: The file.
+        space: The trajectories to write.
+        person: The index of the person.
 
     Returns:
         The path. Joints that are not determined are empty cells.

@@ -115,7 +115,7 @@ def write_dlc(path: str | os.PathLike, poses: Trajectories) -> None:
     header.append(["bodyparts", *(poses.names[k] for _, k, _ in columns)])
     header.append(["coords", *(COORDS[c] for _, _, c in columns)])
     score = np.where(np.isfinite(poses.mean).all(-1), poses.score, np.nan)
-    values = np.concatenate([poses.mean, score[..., None]], -1).reshape(len(poses.frame), -1).round(DIGITS)
+    values = np.concatenate([poses.mean, score[..., None]], -1).reshape(len(poses.frame), len(columns)).round(DIGITS)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerows(header)

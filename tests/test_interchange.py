@@ -39,6 +39,17 @@ def test_the_csv_of_deeplabcut(tmp_path, people):
     assert np.isnan(loaded.covariance).all()
 
 
+@pytest.mark.parametrize("frames, people", [(3, 0), (0, 1), (3, 2)])
+def test_a_video_of_nobody(tmp_path, frames, people):
+    mean = np.full((frames, people, 2, 2), np.nan)
+    nobody = Trajectories(
+        mean, np.full((*mean.shape, 2), np.nan), np.zeros(mean.shape[:3]), np.arange(frames), 25.0, ["a", "b"], (64, 48)
+    )
+    interchange.write_dlc(tmp_path / "walk.csv", nobody)
+    loaded = interchange.read_dlc(tmp_path / "walk.csv", fps=25.0, size_wh=(64, 48))
+    assert not loaded.present.any() and loaded.mean.shape[:2] == (frames, people)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

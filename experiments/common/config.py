@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -187,6 +187,20 @@ class RunConfig:
                 f"--annotations {self.annotations}: what to evaluate on is missing: give --val-annotations, or --val-fraction 0.1"
             )
 
+    def idle(self) -> dict[str, str]:
+        """Returns the flags, or groups of flags, that have no effect beside the others, each with the flag that would make it count.
+
+        A flag of these that is given by hand is refused (`refuse_idle`); one that a preset or a stored run sets is not.
+        """
+        flags = {}
+        if self.decay == "linear":
+            flags["milestones"] = "--decay milestones"
+        if not self.warmup_steps and not self.warmup_epochs:
+            flags["warmup_start"] = "--warmup-steps or --warmup-epochs"
+        if self.ema is None:
+            flags["ema_growth"] = "--ema"
+        return flags
+
     @classmethod
     def resume_rules(cls, run: Mapping[str, Any]) -> Mapping[str, Resume]:
         """Returns how each flag of a resumed run may differ; the slope of a linear decay depends on the number of epochs."""
@@ -263,7 +277,7 @@ class Methodical(RunConfig):
                     raise ValueError(f"--{given.replace('_', '-')} {now}: {by} decides this, {value}; leave it out")
 
     def apply_flags(self, group: str, default: Any) -> Any:
-        """`default`, a group of settings such as MapLoss, with those of its fields that were given by hand."""
+        """Returns `default`, a group of settings such as MapLoss, with those of its fields that were given by hand."""
         given = [name.removeprefix(f"{group}.") for name in self.by_hand if name.startswith(f"{group}.")]
         return dataclasses.replace(default, **{name: getattr(getattr(self, group), name) for name in given})
 
@@ -422,3 +436,21 @@ def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mappin
 def settings(config: RunConfig) -> dict[str, Any]:
     """Returns the config as values that JSON can hold."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def refuse_idle(config: RunConfig, given: Collection[str]) -> None:
+    """Raises a ValueError where a flag that was given by hand has no effect beside the others.
+
+    A run that only evaluates takes its net from the checkpoint, and one with --minutes leaves choices to the data: neither is checked.
+
+    Args:
+        config: the settings of the run.
+        given: names of the flags that were given by hand.
+    """
+    if config.eval_only is not None or getattr(config, "minutes", None) is not None:
+        return
+    for idle, needs in config.idle().items():
+        for name in sorted(given):
+            if name == idle or name.startswith(idle + "."):
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} has no effect without {needs}: leave it out, or give that too")

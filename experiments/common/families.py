@@ -66,6 +66,16 @@ class BackboneConfig(RunConfig):
     preprocess: Annotated[Literal["imagenet", "rle_official", "simple_baseline"], AnyValue, Fixed] = "imagenet"
     """Image normalisation."""
 
+    def idle(self) -> dict[str, str]:
+        flags = super().idle()
+        if self.backbone != "resnet":
+            flags |= dict.fromkeys(("depth", "resnet_stages"), "--backbone resnet")
+        if self.backbone != "hrnet":
+            flags["kernel_init"] = "--backbone hrnet"
+        if self.init is None:
+            flags["init_layout"] = "--init"
+        return flags
+
 
 @dataclass(frozen=True)
 class RegressionConfig(persons.PersonConfig, BackboneConfig):
@@ -90,6 +100,24 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
     compensate: Annotated[bool, AnyValue, Fixed] = False
     """Compensate the bias of --head integral (Gu 2021)."""
 
+    def idle(self) -> dict[str, str]:
+        flags, loss = super().idle(), self.likelihood.loss
+        if self.head != "integral":
+            flags |= dict.fromkeys(("beta", "compensate"), "--head integral")
+        if self.auxiliary.kind == "none":
+            names = ("weight", "target", "sigma", "radius", "variant")
+            flags |= {f"auxiliary.{name}": "--auxiliary.kind" for name in names}
+            if self.head not in ("integral", "peak"):
+                flags["deconvs"] = "--auxiliary.kind, or a --head of maps"
+        if not self.likelihood.has_flow:
+            flow = ("flow_layers", "flow_hidden", "flow_init")
+            flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in flow}
+        if loss != "rle":
+            flags["likelihood.base"] = "--likelihood.loss rle"
+        if loss not in ("rle", "dle"):
+            flags["likelihood.variant"] = "--likelihood.loss rle or dle"
+        return flags
+
 
 @dataclass(frozen=True)
 class HeatmapConfig(persons.PersonConfig, BackboneConfig):
@@ -110,6 +138,26 @@ class HeatmapConfig(persons.PersonConfig, BackboneConfig):
     first: Annotated[Literal["maps", "both"], AnyValue, Fixed] = "maps"
     """"maps": the map loss alone, then both losses (I1 to I3); "both": both losses, then the joint loss alone (L_aug)."""
 
+    def idle(self) -> dict[str, str]:
+        flags, decode = super().idle(), self.read.decode
+        if self.stages > 1:
+            flags["resnet_stages"] = "--stages 1"
+        if self.joints.kind == "none":
+            flags |= {f"joints.{name}": "--joints.kind" for name in ("weight", "variant")}
+        if not self.first_epochs:
+            flags["first"] = "--first-epochs"
+        if self.maps.kind != "bce":
+            flags["maps.radius"] = "--maps.kind bce"
+        if self.maps.kind != "mse":
+            flags["maps.variant"] = "--maps.kind mse"
+        if decode not in ("dark", "udp"):
+            flags["read.kernel"] = "--read.decode dark or udp"
+        if decode != "argmax":
+            flags |= {f"read.{name}": "--read.decode argmax" for name in ("border", "shift")}
+        if decode != "soft_argmax" and self.joints.kind == "none":
+            flags |= {f"read.{name}": "--read.decode soft_argmax" for name in ("compensate", "floor")}
+        return flags
+
 
 @dataclass(frozen=True)
 class BottomUpConfig(whole_images.ImageConfig, BackboneConfig):
@@ -124,6 +172,17 @@ class BottomUpConfig(whole_images.ImageConfig, BackboneConfig):
     """Targets and terms of the loss."""
     people: Annotated[tasks.FindPeople, AnyValue, Fixed] = tasks.FindPeople()
     """Settings of the search for people in the maps."""
+
+    def idle(self) -> dict[str, str]:
+        flags = super().idle()
+        flags.pop("kernel_init", None)  # of the blocks after any backbone
+        if self.loss.targets != "scale_adaptive":
+            flags |= {f"loss.{name}": "--loss.targets scale_adaptive" for name in ("order", "exponent", "penalty")}
+        if not self.loss.targets.startswith("box"):
+            flags["loss.base"] = "--loss.targets box, box_paper or box_official"
+        if self.loss.weighting == "none":
+            flags["loss.gamma"] = "--loss.weighting adaptive"
+        return flags
 
 
 def make_backbone(config: BackboneConfig) -> nn.Module:

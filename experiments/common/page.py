@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.common import families, runner
-from experiments.common.config import RunConfig, parse
+from experiments.common.config import RunConfig, given_flags, parse, refuse_idle
 from experiments.common.kinds import Kind, Load, PyTree
 from jaxpose import checkpoint, tasks
 from jaxpose.skeleton import Skeleton
@@ -44,7 +45,7 @@ class Page:
 
     def main(self, argv: list[str] | None = None) -> dict[str, float]:
         """Trains, resumes or evaluates as the flags say, and returns the scores."""
-        config = self.adjust(self.parse(argv))
+        config = self.settings(argv)
         runner.start(config)
         if config.eval_only is not None:
             return runner.evaluate_only(config, load=self.load)
@@ -55,6 +56,16 @@ class Page:
         # A resumed run has its own weights.
         variables = None if checkpoint.exists(config.out) else self.initial(task, config)
         return runner.run(task, config, kind, variables=variables, first=first)
+
+    def settings(self, argv: list[str] | None = None) -> RunConfig:
+        """Returns the settings of a run.
+
+        Raises:
+            ValueError: a flag that was given by hand has no effect.
+        """
+        config = self.adjust(self.parse(argv))
+        refuse_idle(config, given_flags(sys.argv[1:] if argv is None else argv))
+        return config
 
     def parse(self, argv: list[str] | None = None) -> RunConfig:
         """Parses the command line into the flags, before `adjust`."""

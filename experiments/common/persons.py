@@ -131,6 +131,14 @@ class PersonConfig(RunConfig):
                 "the detections with --eval-only when the run is complete"
             )
 
+    def idle(self) -> dict[str, str]:
+        flags = super().idle()
+        if self.augment != "own":
+            flags["own"] = "--augment own"
+        if self.nms is None:
+            flags |= dict.fromkeys(("soft_nms", "nms_annotated"), "--nms")
+        return flags
+
     def augmentation(self) -> Setting:
         """Returns the augmentation of training crops."""
         setting = self.own.setting() if self.augment == "own" else named(self.augment)

@@ -736,6 +736,46 @@ def test_coco_is_taken_as_it_is(tmp_path):
         labels.convert(converted.folder, tmp_path / "again", options=labels.Options(names=("a",)))
 
 
+def coco_file(folder: Path, **changes) -> Path:
+    """A COCO file of one picture and one joint, with some of its lists replaced."""
+    picture(folder / "a.png")
+    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 10], "num_keypoints": 1, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": SIZE[0], "height": SIZE[1]}],
+        "annotations": [person | {"keypoints": [5, 6, 2]}],
+        "categories": [{"id": 1, "name": "mouse", "keypoints": ["nose"]}],
+    }
+    if "keypoints" in changes:
+        content["annotations"][0]["keypoints"] = changes.pop("keypoints")
+    path = folder / "coco.json"
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+@pytest.mark.parametrize("keypoints", [[5, 6, 2], [[5, 6, 2]], [[5, 6]], [5, 6, 2, None, None, 0]])
+def test_half_a_pixel_is_subtracted_from_joints_in_every_form(tmp_path, keypoints):
+    converted = labels.convert(coco_file(tmp_path, keypoints=keypoints), tmp_path / "out", corner=True)
+    (person,) = json.loads(converted.files["train"][0].read_text())["annotations"]
+    assert person["keypoints"][:3] == [4.5, 5.5, 2] and person["bbox"] == [1.5, 2.5, 10, 10]
+
+
+@pytest.mark.parametrize("corner", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"categories": None},
+        {"categories": [{"id": 1, "name": "mouse", "keypoints": 5}]},
+        {"categories": [{"id": [1], "name": "mouse", "keypoints": ["nose"]}]},
+        {"annotations": [None]},
+        {"annotations": [{"category_id": [1]}]},
+    ],
+)
+def test_a_broken_coco_file_is_left_to_its_reader(tmp_path, changes, corner):
+    converted = labels.convert(coco_file(tmp_path, **changes), tmp_path / "out", corner=corner)
+    with pytest.raises(ValueError, match="train.json"):
+        coco.read(*converted.files["train"])
+
+
 def test_what_is_no_project_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: give the project's folder"):
         labels.guess(tmp_path / "no")
@@ -761,6 +801,40 @@ def test_xml_and_yaml_are_read_without_running_or_expanding_anything(tmp_path):
     file.write_text("a: &a {x: 1}\nb: {<<: [*a, *a], y: on}\nc: !!python/object/apply:os.getcwd []\n")
     value = read_yaml(file)
     assert value["b"]["y"] == "on" and "x" not in value["b"] and value["c"] == []
+
+
+def test_a_yaml_whose_aliases_would_be_millions_of_values_is_refused(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    file = tmp_path / "data.yaml"
+    file.write_text("\n".join([*lines, "kpt_shape: *a8"]))
+    with pytest.raises(ValueError, match="aliases of aliases"):
+        read_yaml(file)
+    file.write_text("a: &a [1, 3]\nkpt_shape: *a")
+    assert read_yaml(file)["kpt_shape"] == ["1", "3"]
+
+
+def test_labelme_pictures_inside_files_of_one_name_in_two_folders(tmp_path):
+    picture(tmp_path / "a.png")
+    inside = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    shape = {"label": "nose", "points": [[5, 6]], "shape_type": "point"}
+    for video in ("one", "two"):
+        (tmp_path / "set" / video).mkdir(parents=True)
+        entry = {"shapes": [shape], "imagePath": "x.png", "imageData": inside}
+        (tmp_path / "set" / video / "0001.json").write_text(
+            json.dumps(entry | {"imageWidth": SIZE[0], "imageHeight": SIZE[1]})
+        )
+    _, people, _ = convert(tmp_path / "set", tmp_path)
+    assert list(people) == ["one/0001.png", "two/0001.png"]
+
+
+def test_label_studio_rows_and_addresses_may_be_anything(tmp_path):
+    picture(tmp_path / "a.png")
+    point = {"x": 50, "y": 50, "keypointlabels": ["nose"], "original_width": SIZE[0], "original_height": SIZE[1]}
+    rows = [{"id": [1], "image": "a.png", "kp": [point]}, {"id": 2, "image": "http://[x/b.png", "kp": [point]}]
+    (tmp_path / "export.json").write_text(json.dumps(rows))
+    converted, people, _ = convert(tmp_path / "export.json", tmp_path)
+    assert list(people) == ["a.png"] and sum(converted.left_out.values()) >= 1
 
 
 def test_the_order_of_joints_is_that_of_most_persons():

@@ -280,20 +280,24 @@ def _counts(contents_of_splits: Any) -> tuple[int, int, dict[str, int]]:
     counts: Counter[str] = Counter()
     for content in contents_of_splits:
         pictures += len(content["images"])
-        categories = {
-            c.get("id"): c.get("keypoints") or [] for c in content.get("categories", []) if isinstance(c, dict)
-        }
+        categories = {str(c.get("id")): _joints(c) for c in content.get("categories") or () if isinstance(c, dict)}
         for joints in categories.values():
-            counts.update(dict.fromkeys(map(str, joints), 0))
+            counts.update(dict.fromkeys(joints, 0))
         for annotation in content["annotations"]:
             keypoints = rules.flat(annotation.get("keypoints")) if isinstance(annotation, dict) else None
             seen = (
                 [isinstance(v, (int, float)) and v > 0 for v in keypoints[2::3]] if isinstance(keypoints, list) else []
             )
             persons += any(seen)
-            joints = categories.get(annotation.get("category_id")) or () if isinstance(annotation, dict) else ()
-            counts.update(str(name) for name, labelled in zip(joints, seen, strict=False) if labelled)
+            joints = categories.get(str(annotation.get("category_id")), ()) if isinstance(annotation, dict) else ()
+            counts.update(name for name, labelled in zip(joints, seen, strict=False) if labelled)
     return pictures, persons, dict(counts)
+
+
+def _joints(category: dict[str, Any]) -> list[str]:
+    """The joints of a category of a COCO file, which may hold anything: its reader refuses what is wrong."""
+    keypoints = category.get("keypoints")
+    return [str(name) for name in keypoints] if isinstance(keypoints, list) else []
 
 
 def _left_out(project: Project) -> dict[str, int]:

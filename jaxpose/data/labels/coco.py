@@ -100,7 +100,7 @@ class CocoProject(Project):
         names = self.options.names
         for category in content.get("categories") or () if names is not None else ():
             own = category.get("keypoints") if isinstance(category, dict) else None
-            if own and list(own) != list(names):
+            if isinstance(own, list) and own and own != list(names):
                 raise ValueError(
                     f"{file} names the joints of {category.get('name')!r} itself ({', '.join(map(str, own))}): leave out --names"
                 )

@@ -62,7 +62,7 @@ def read(path: Path, options: Options) -> Project:
     outside = any(place is not None and not place.is_relative_to(folder.resolve()) for place in places.values())
     project = Project(path, folder.resolve().parent if outside else folder.resolve(), options)
     for file, entry in entries:
-        _add(project, file, entry, places[file])
+        _add(project, file, entry, places[file], folder)
     in_order(project, default=KIND, listed=_listed(folder))
     return project
 
@@ -88,8 +88,8 @@ def _place(file: Path, entry: Any, folder: Path) -> Path | None:
     return None
 
 
-def _add(project: Project, file: Path, entry: Any, place: Path | None) -> None:
-    """One picture with its people."""
+def _add(project: Project, file: Path, entry: Any, place: Path | None, folder: Path) -> None:
+    """One picture with its people; a picture inside the file is named as the file is within the folder."""
     shapes = entry.get("shapes") if isinstance(entry, Mapping) else None
     if not isinstance(shapes, list):
         project.problems.add("no shapes", f"{file} has no list 'shapes'")
@@ -106,7 +106,9 @@ def _add(project: Project, file: Path, entry: Any, place: Path | None) -> None:
     if people is None:
         return
     name, data = (
-        (place.relative_to(project.root).as_posix(), None) if place else (f"{file.stem}.png", _embedded(file, entry))
+        (place.relative_to(project.root).as_posix(), None)
+        if place
+        else (file.relative_to(folder).with_suffix(".png").as_posix(), _embedded(file, entry))
     )
     if place is None and data is None:
         project.missing(str(entry.get("imagePath")))

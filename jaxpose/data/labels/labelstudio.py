@@ -113,7 +113,7 @@ def _latest(tasks: Iterable[Any], project: Project) -> list[Mapping[str, Any]]:
             project.problems.add("task not an object", f"task {i + 1} is not an object with a picture and annotations")
             continue
         whole = "data" in task or "annotations" in task or "completions" in task
-        rows[i if whole else (_address(task), task.get("id"))].append((_time(task), i, task))
+        rows[i if whole else (_address(task), str(task.get("id")))].append((_time(task), i, task))
     for several in rows.values():
         if len(several) > 1:
             project.notes.add(
@@ -135,7 +135,10 @@ def _address(data: Mapping[str, Any]) -> str | None:
 
 def _path_of(address: str) -> str:
     """The path that an address of a picture names."""
-    parts = urlsplit(address) if re.match(r"[a-z0-9]+://|/data/", address) else None
+    try:
+        parts = urlsplit(address) if re.match(r"[a-z0-9]+://|/data/", address) else None
+    except ValueError:  # such as http://[x: no file has that name
+        parts = None
     if parts is None:
         return address
     local = parse_qs(parts.query).get("d")

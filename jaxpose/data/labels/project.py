@@ -420,10 +420,15 @@ def shifted(content: dict[str, Any]) -> dict[str, Any]:
     """The contents of a COCO file with half a pixel subtracted from joints and boxes."""
     annotations = []
     for annotation in content.get("annotations", []):
-        keypoints, box = annotation.get("keypoints"), annotation.get("bbox")
-        if isinstance(keypoints, list) and all(map(is_number, keypoints)):
+        if not isinstance(annotation, dict):  # the reader says what is wrong with it
+            annotations.append(annotation)
+            continue
+        keypoints, box = labels.flat(annotation.get("keypoints")), annotation.get("bbox")
+        if isinstance(keypoints, list):
             moved = [
-                v - HALF_PIXEL if i % 3 < 2 and any(keypoints[3 * (i // 3) + 2 : 3 * (i // 3) + 3]) else v
+                v - HALF_PIXEL
+                if i % 3 < 2 and is_number(v) and any(keypoints[3 * (i // 3) + 2 : 3 * (i // 3) + 3])
+                else v
                 for i, v in enumerate(keypoints)
             ]
             annotation = annotation | {"keypoints": moved}
@@ -454,7 +459,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping of a YAML file, whose scalars are all texts; nothing in the file is executed or expanded.
 
     Raises:
-        ValueError: It is too large, no YAML, or no mapping.
+        ValueError: It is too large, also by aliases of aliases, no YAML, or no mapping.
     """
     import yaml  # flax and orbax need it too
 
@@ -467,7 +472,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())[:300]}; correct it") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no names with values: expected the settings of a labelling project")
+    if _written_out(value, {}) > MOST_YAML:
+        raise ValueError(f"{path} has aliases of aliases, which would be {MOST_YAML} values or more: write them out")
     return value
+
+
+def _written_out(value: Any, counts: dict[int, int]) -> int:
+    """The number of values in nested lists and mappings without aliases; `counts` holds those of the shared ones."""
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in counts:
+        inner = value.values() if isinstance(value, dict) else value
+        counts[id(value)] = 1 + sum(_written_out(entry, counts) for entry in inner)
+    return counts[id(value)]
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

@@ -245,7 +245,7 @@ def read_calibration(path: str | Path) -> tuple[Camera, ...]:
     vector) and ``translation`` (t of R X + t). Other tables, such as ``[metadata]``, are left alone.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The cameras in the order of the file.

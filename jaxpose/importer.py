@@ -4,13 +4,13 @@ A state dict has the numbers of a net, but not what its code base does before an
 by layout:
 
     layout                       images                         read by                                        code
-    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    QUIRK
-    R14, R16 rle_mmpose                   ImageNet's, RGB                the same
-    QUIRK R15, R16 simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a
-    column  QUIRK H1 hrnet                        ImageNet's, RGB                the same
+    rle_official                 RGB, odd means, no deviation   mu, 1 - sigma, exact mirror                    QUIRK R14, R16
+    rle_mmpose                   ImageNet's, RGB                the same                                       QUIRK R15, R16
+    simple_baseline              ImageNet's of RGB on BGR       argmax and quarter shift, maps moved a column  QUIRK H1
+    hrnet                        ImageNet's, RGB                the same
     *_mmpose                     ImageNet's, RGB                the same, the shift by mmpose's border rule
-    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4,
-    D1 higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
+    mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4, D1
+    higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
 
 mmpose states ImageNet's in 0..255 (1.x) or 0..1 (0.x); these are the same numbers, `tasks.IMAGENET`. Options set
 everything that neither the file nor its layout holds: the input's size, the skeleton, DARK or UDP, beta. Differences in

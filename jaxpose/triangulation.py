@@ -96,7 +96,7 @@ def triangulate(xy: Array, projections: Array, *, weight: Array | None = None, w
         - projections[..., :, None, :2, :]
     )
     rows = xp.moveaxis(factor[..., None, None] * rows, -4, -3)  # (..., N, V, 2, 4)
-    equations = rows.reshape((*rows.shape[:-3], -1, 4))
+    equations = rows.reshape((*rows.shape[:-3], 2 * xy.shape[-3], 4))
     return _solution(xp, equations, seen)
 
 
@@ -185,7 +185,7 @@ def refine(
     derivative of a view's pixel by the point; there a view counts at most as predicted.
 
     Args:
-        points: ``(N, 3)`` where to start, such as the linear solution; NaN stays NaN.
+        points: ``(N, 3)``, the start, such as the linear solution; NaN stays NaN.
         xy: ``(V, N, 2)`` pixels of the pictures.
         covariance: ``(V, N, 2, 2)`` covariance of their errors.
         cameras: The cameras of the V views, all of one model.

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,18 @@ import numpy as np
 from jaxpose import files, trajectories
 from jaxpose.trajectories import Trajectories
 
-__all__ = ["FORMATS", "Format", "read_dlc", "require", "scorer", "write", "write_analysis_h5", "write_dlc", "write_slp"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "numbered",
+    "read_dlc",
+    "require",
+    "scorer",
+    "write",
+    "write_analysis_h5",
+    "write_dlc",
+    "write_slp",
+]
 
 Format = Literal["npz", "dlc", "slp", "h5"]
 FORMATS: tuple[Format, ...] = ("npz", "dlc", "slp", "h5")
@@ -86,6 +98,16 @@ def require(formats: Sequence[Format]) -> None:
         _sleap_io()
 
 
+def numbered(name: str, taken: Container[str]) -> str:
+    """Returns the name, or, if another output of a call has it, the name with the first number that is free.
+
+    >>> numbered("arena", {"fly"}), numbered("arena", {"arena", "arena_2"})
+    ('arena', 'arena_3')
+    """
+    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
+    return next(candidate for candidate in names if candidate not in taken)
+
+
 def write_dlc(path: str | os.PathLike, poses: Trajectories) -> None:
     """Writes predictions as DeepLabCut's CSV: x, y and likelihood of every joint, one row for each frame.
 
@@ -146,8 +168,11 @@ def read_dlc(path: str | os.PathLike, *, fps: float, size_wh: tuple[int, int]) -
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no DeepLabCut CSV found: {path} does not exist; check the path")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from None
     header: dict[str, list[str]] = {}
     while rows and rows[0] and rows[0][0] in ("scorer", "individuals", "bodyparts", "coords"):
         header[rows[0][0]] = rows[0][1:]
@@ -161,6 +186,13 @@ def read_dlc(path: str | os.PathLike, *, fps: float, size_wh: tuple[int, int]) -
         for column, (owner, name, coord) in enumerate(zip(owners, header["bodyparts"], header["coords"]), start=1)
         if coord in COORDS
     }
+    if len(places) != sum(coord in COORDS for coord in header["coords"]):
+        raise ValueError(f"{path} has two columns for one coordinate of a joint: keep those of one scorer")
+    with_x, with_y = ({(p, k) for p, k, c in places if c == of} for of in (0, 1))
+    if with_x != with_y or (header["coords"] and not with_x):
+        raise ValueError(
+            f"{path} has a joint without x or without y: expected coords {', '.join(COORDS)} of every joint"
+        )
     values = np.full((len(rows), len(people), len(names), 3), np.nan)
     frames = []
     for t, row in enumerate(rows):

@@ -26,6 +26,7 @@ import dataclasses
 import io
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,12 @@ REQUIRED = ("mean", "covariance", "score", "frame", "fps", "names", "size_wh")
 OPTIONAL = ("individuals", "edges", "tracked", "radius")
 TOLERANCE = 1e-6
 """The asymmetry or negative eigenvalue that a covariance may have, relative to its trace."""
+MOST_BYTES, MOST_COMPRESSED = 1 << 30, 200
+"""Arrays of more bytes than the first are read only if the file is not compressed more than the second: real poses are not."""
+BROKEN = (
+    ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+"""What NumPy and zipfile raise for files that are damaged, encrypted, of another kind, or that state impossible sizes."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +175,10 @@ def read(path: str | os.PathLike) -> Trajectories:
         raise FileNotFoundError(f"no trajectories found: {path} does not exist; `jaxpose predict VIDEO` writes them")
     try:
         with np.load(path, allow_pickle=False) as stored:
+            _check_sizes(path, stored.zip)
             arrays = {name: stored[name] for name in (*REQUIRED, *OPTIONAL) if name in stored.files}
             names = sorted(stored.files)
-    except (ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise ValueError(f"{path} is not an .npz file of trajectories: {error}") from None
     if missing := [name for name in REQUIRED if name not in arrays]:
         raise ValueError(f"{path} has no array {', '.join(missing)}, it has {', '.join(names)}: is it of trajectories?")
@@ -178,6 +186,15 @@ def read(path: str | os.PathLike) -> Trajectories:
         return _from_arrays(arrays)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuses files whose arrays would fill the memory, since sizes that a file states are not to be trusted."""
+    total, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    if total > max(MOST_BYTES, MOST_COMPRESSED * size):
+        raise ValueError(
+            f"its {size} bytes hold arrays of {total} bytes: expected poses, which are not compressed so far"
+        )
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Trajectories:

@@ -58,10 +58,15 @@ def test_a_video_of_nobody(tmp_path, frames, people):
         ("scorer,s,s,s\nbodyparts,n,n,n\ncoords,x,y,likelihood\n0,1,2\n", "row 1 after the header"),
         ("scorer,s,s,s\nbodyparts,n,n,n\ncoords,x,y,likelihood\n0,1,2,.5\n0,1,2,.5\n", "ascending"),
         ("scorer,s,s,s\nbodyparts,n,n,n\ncoords,x,y,likelihood\n0,1,2,7\n", r"outside \[0, 1\]"),
+        ("scorer,s,s,t,t\nbodyparts,n,n,n,n\ncoords,x,y,x,y\n0,1,2,3,4\n", "two columns for one coordinate"),
+        ("scorer,s,s\nbodyparts,n,n\ncoords,x,likelihood\n0,1,.5\n", "without x or without y"),
+        ("scorer,s,s\nbodyparts,n,n\ncoords,u,v\n0,1,2\n", "without x or without y"),
+        ("x" * 200_000, "not a CSV file in UTF-8"),
+        ("scorer,\udcff", "not a CSV file in UTF-8"),
     ],
 )
 def test_other_csv_files_are_named(tmp_path, content, message):
-    (tmp_path / "a.csv").write_text(content)
+    (tmp_path / "a.csv").write_text(content, errors="surrogateescape")
     with pytest.raises(ValueError, match=f"a.csv.*{message}"):
         interchange.read_dlc(tmp_path / "a.csv", fps=25.0, size_wh=(64, 48))
 

@@ -107,3 +107,16 @@ def test_what_is_wrong_is_said(tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main(["smooth", *words])
+
+
+def test_nobody_and_frames_that_are_numbered_wrongly():
+    poses, _ = walk(people=1)
+    nobody = poses.replace(
+        mean=poses.mean[:, :0], covariance=poses.covariance[:, :0], score=poses.score[:, :0], individuals=()
+    )
+    result, noise = smooth.smooth(nobody, Method())
+    assert result.mean.shape == (FRAMES, 0, 2, 2) and noise.shape == (0, 2)
+    frame = poses.frame.copy()
+    frame[-1] = 10**12
+    with pytest.raises(ValueError, match="numbered from 100 to 1000000000000"):
+        smooth.smooth(poses.replace(frame=frame), Method())

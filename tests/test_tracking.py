@@ -161,5 +161,22 @@ def test_results_of_a_video_as_trajectories():
     for broken in ([{"image_id": 3}], [{"image_id": 3, "keypoints": [1, 2]}], [3]):
         with pytest.raises(ValueError, match="not those of `jaxpose predict`"):
             from_results(broken, images, fps=30.0)
+    for change in ({"id": [1]}, {"frame": None}, {"frame": 2**70}, {"width": None}, {"width": 0}):
+        wrong = [image | change for image in images["images"]]
+        with pytest.raises(ValueError):
+            from_results(records, images | {"images": wrong}, fps=30.0)
+    with pytest.raises(ValueError, match="not those of `jaxpose predict`"):
+        from_results(
+            records, images | {"images": [{"file_name": "a.mp4", "frame": 0, "width": 9, "height": 9}]}, fps=30.0
+        )
     with pytest.raises(ValueError, match="of pictures"):
         from_results([], {**images, "images": []}, fps=30.0)
+
+
+def test_videos_of_one_name_do_not_overwrite_one_another(crossing, tmp_path, capsys):
+    poses, _ = crossing
+    for folder in ("a", "b"):
+        trajectories.write(tmp_path / folder / "walk_poses.npz", poses)
+    inputs = [str(tmp_path / folder / "walk_poses.npz") for folder in ("a", "b")]
+    cli.main(["track", *inputs, "--people", "2", "--out", str(tmp_path / "out")])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["walk_tracks.npz", "walk_tracks_2.npz"]

@@ -89,3 +89,26 @@ def test_files_that_are_something_else_are_named(tmp_path):
         trajectories.read(tmp_path / "bad.npz")
     with pytest.raises(ValueError, match="ends in .npz"):
         trajectories.write(tmp_path / "walk.csv", example())
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = tmp_path / "walk.npz"
+    trajectories.write(path, example())
+    whole, rng = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole), size=3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(bytes(damaged))
+        try:
+            trajectories.read(path)
+        except ValueError as error:
+            assert "walk.npz" in str(error)
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "MOST_BYTES", 1 << 16)
+    arrays = {name: np.zeros(1) for name in trajectories.REQUIRED}
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays | {"mean": np.zeros(1 << 18)})
+    with pytest.raises(ValueError, match="bomb.npz.* hold arrays of [0-9]+ bytes"):
+        trajectories.read(tmp_path / "bomb.npz")

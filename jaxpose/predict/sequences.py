@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -149,8 +148,7 @@ class Sequences:
             return
         if source not in self.recordings:
             taken = {recording.name for recording in self.recordings.values()}
-            names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(2)))
-            unique = next(candidate for candidate in names if candidate not in taken)
+            unique = interchange.numbered(name, taken)
             rate = self.options.fps if fps is None else fps
             self.recordings[source] = Recording(unique, source, size_wh, rate, self.skeleton, self.options.radius)
         recording = self.recordings[source]

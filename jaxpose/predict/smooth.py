@@ -13,11 +13,12 @@ from jaxpose import interchange, smoothing, trajectories
 from jaxpose.interchange import Format
 from jaxpose.trajectories import Trajectories
 
-__all__ = ["Method", "main", "observation_covariance", "probability_within", "read", "smooth"]
+__all__ = ["Method", "main", "observation_covariance", "probability_within", "read", "smooth", "steps"]
 
 LEAST_LIKELIHOOD = 0.01
 DIRECTIONS = 64  # the number of directions in the integral over a disc
 LEAST_VARIANCE = 1e-6  # px^2
+MOST_STEPS = 100_000_000  # of a joint by a frame: a day of video, at 30 frames a second, of 38 joints
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def main(
         raise ValueError("no inputs: name trajectories (.npz) or a CSV of DeepLabCut")
     method = Method(model, tails, causal, process_noise, fill, deviation)
     interchange.require(formats or ())
+    written: set[str] = set()
     for path in inputs:
         poses = read(path, fps=fps, size_wh=size_wh)
         if not poses.tracked and poses.mean.shape[1] > 1:
@@ -97,7 +99,8 @@ def main(
             )
         result, noise = smooth(poses, method)
         stem = path.stem.removesuffix("_dlc")
-        base = (path.parent if out is None else out) / f"{stem}_smooth"
+        base = Path(interchange.numbered(str((path.parent if out is None else out) / f"{stem}_smooth"), written))
+        written.add(str(base))
         own: tuple[Format, ...] = ("dlc",) if path.suffix.lower() == ".csv" else ("npz",)
         paths = interchange.write(base, result, formats=formats or own, video=path.name)
         before, after = (int(np.isfinite(t.mean[..., 0]).sum()) for t in (poses, result))
@@ -157,7 +160,7 @@ def smooth(poses: Trajectories, method: Method) -> tuple[Trajectories, np.ndarra
     if not ever.any():
         return poses, noise
     time = poses.frame - poses.frame[0]  # the smoother's steps are frames; those that are left out are missing
-    shape = (int(time[-1]) + 1, int(ever.sum()))
+    shape = steps(poses.frame, int(ever.sum()))
     xy, spread = np.full((*shape, 2), np.nan), np.full((*shape, 2, 2), np.nan)
     xy[time] = poses.mean[:, ever]
     spread[time] = covariance[:, ever]
@@ -179,6 +182,24 @@ def smooth(poses: Trajectories, method: Method) -> tuple[Trajectories, np.ndarra
     return result, noise
 
 
+def steps(frame: np.ndarray, joints: int) -> tuple[int, int]:
+    """Returns the number of frames from the first to the last, those that are left out among them, and of joints.
+
+    Raises:
+        ValueError: They are so many that numbers of frames are wrong, or would fill the memory.
+
+    >>> steps(np.array([4, 5, 9]), 2)
+    (6, 2)
+    """
+    count = int(frame[-1]) - int(frame[0]) + 1
+    if count * joints > MOST_STEPS:
+        raise ValueError(
+            f"the frames are numbered from {frame[0]} to {frame[-1]}, which are {count} steps of {joints} joints: expected "
+            f"{MOST_STEPS} in all at most; correct the numbers, or split the recording"
+        )
+    return count, joints
+
+
 def observation_covariance(poses: Trajectories, *, deviation: float | None) -> np.ndarray:
     """Returns covariances (T, P, K, 2, 2); if a net states none, those of a constant deviation over the likelihood.
 
@@ -195,9 +216,8 @@ def observation_covariance(poses: Trajectories, *, deviation: float | None) -> n
     if deviation is None:
         second = np.abs(np.diff(poses.mean, 2, axis=0))
         _, people, joints, _ = poses.mean.shape
-        sigma = np.array([[_median(second[:, p, k]) for k in range(joints)] for p in range(people)]) / (
-            0.6745 * np.sqrt(6)
-        )
+        medians = [_median(second[:, p, k]) for p in range(people) for k in range(joints)]
+        sigma = np.reshape(medians, (people, joints)) / (0.6745 * np.sqrt(6))
     else:
         sigma = np.full(poses.mean.shape[1:3], deviation)
     variance = sigma**2 / np.maximum(poses.score, LEAST_LIKELIHOOD)

@@ -53,11 +53,13 @@ def main(
         raise ValueError("no inputs: name trajectories (.npz) or a results.json")
     interchange.require(formats)
     options = tracking.Options(measure=measure, people=people, max_gap=max_gap, min_frames=min_frames, gate=gate)
+    written: set[str] = set()
     for path in inputs:
         for name, poses in _read(path, fps=fps).items():
             tracks = tracking.track(poses, options=options)
             stem = Path(name).stem.removesuffix("_poses")
-            base = (path.parent if out is None else out) / f"{stem}_tracks"
+            base = Path(interchange.numbered(str((path.parent if out is None else out) / f"{stem}_tracks"), written))
+            written.add(str(base))
             paths = interchange.write(base, tracks, formats=formats, video=name)
             lost = int(poses.present.sum() - tracks.present.sum())
             counts = {"frames": len(tracks.frame), "tracks": tracks.mean.shape[1], "poses_without_track": lost}
@@ -106,14 +108,16 @@ def from_results(
         for image in frames:
             videos[image["file_name"]].append(image)
         sizes = {name: (some[0]["width"], some[0]["height"]) for name, some in videos.items()}
+        rows = {name: [people[image["id"]] for image in some] for name, some in videos.items()}
+        numbers = {name: [image["frame"] for image in some] for name, some in videos.items()}
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"the results are not those of `jaxpose predict`: {type(error).__name__}: {error}") from None
     if not videos:
         raise ValueError("the results are of pictures, not of videos: write trajectories with --formats npz instead")
-    return {
-        name: _stacked([people[image["id"]] for image in some], [image["frame"] for image in some], names, edges, sizes[name], fps)
-        for name, some in videos.items()
-    }  # fmt: skip
+    try:
+        return {name: _stacked(rows[name], numbers[name], names, edges, sizes[name], fps) for name in videos}
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"the results are not those of `jaxpose predict`: {error}") from None
 
 
 def _joints(keypoints: Any, joints: int) -> np.ndarray:

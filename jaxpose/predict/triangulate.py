@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from jaxpose import cameras, files, smoothing, triangulation
+from jaxpose import cameras, files, interchange, smoothing, triangulation
 from jaxpose.cameras import Camera
-from jaxpose.predict.smooth import Method, observation_covariance, read
+from jaxpose.predict.smooth import Method, observation_covariance, read, steps
 from jaxpose.trajectories import Trajectories
 
 __all__ = ["Space", "main", "match_views", "reconstruct", "write_csv", "write_npz"]
@@ -96,9 +96,11 @@ def main(
         space = _smoothed(space, method)
     base = calibration.with_name(f"{calibration.absolute().parent.name or 'poses'}_3d") if out is None else out
     paths = [write_npz(base.with_name(f"{base.name}.npz"), space)]
+    written: set[str] = set()
     for p, person in enumerate(space.individuals):
         suffix = f"_{re.sub(r'[^-.a-zA-Z0-9_]+', '_', person)}" if len(space.individuals) > 1 else ""
-        paths.append(write_csv(base.with_name(f"{base.name}{suffix}.csv"), space, person=p))
+        written.add(name := interchange.numbered(f"{base.name}{suffix}", written))
+        paths.append(write_csv(base.with_name(f"{name}.csv"), space, person=p))
     joints, error = int(np.isfinite(space.mean[..., 0]).sum()), space.error[np.isfinite(space.error)]
     line = {"frames": len(space.frame), "joints": joints, "cameras": list(space.cameras)}
     line["error_px"] = round(float(np.median(error)), 3) if error.size else None
@@ -214,7 +216,7 @@ def _smoothed(space: Space, method: Method) -> Space:
     seen = np.isfinite(space.mean).all(-1) & np.isfinite(space.covariance).all((-1, -2))
     ever = seen.any(axis=0)
     time = space.frame - space.frame[0]
-    shape = (int(time[-1]) + 1, int(ever.sum()))
+    shape = steps(space.frame, int(ever.sum()))
     xyz, spread = np.full((*shape, 3), np.nan), np.full((*shape, 3, 3), np.nan)
     xyz[time], spread[time] = space.mean[:, ever], space.covariance[:, ever]
     options = dict(model=method.model, tails=method.tails)

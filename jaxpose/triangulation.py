@@ -96,7 +96,7 @@ def triangulate(xy: Array, projections: Array, *, weight: Array | None = None, w
         - projections[..., :, None, :2, :]
     )
     rows = xp.moveaxis(factor[..., None, None] * rows, -4, -3)  # (..., N, V, 2, 4)
-    equations = rows.reshape((*rows.shape[:-3], -1, 4))
+    equations = rows.reshape((*rows.shape[:-3], 2 * xy.shape[-3], 4))
     return _solution(xp, equations, seen)
 
 

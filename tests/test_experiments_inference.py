@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments import coco_rle, coco_swahr
+from experiments.common import persons
 from jaxpose import checkpoint, geometry, predict
 from jaxpose.data.formats import coco
 from jaxpose.evaluation import results
 from jaxpose.inference import Settings, from_checkpoint
+from jaxpose.skeleton import COCO17
 from tests import tiny_run
 
 PERSONS = ["--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--resnet-stages", "1", "--batch-size", "8",
@@ -181,3 +185,22 @@ def test_a_checkpoint_that_cannot_be_evaluated_is_named_before_anything_else(tmp
     run = tiny_run.write(tmp_path / "run", tiny_run.regression_task(), inference=Settings())
     with pytest.raises(ValueError, match=r"--size-wh .48, 64.: the net in .*run was trained at .24, 32."):
         coco_rle.main(["--eval-only", str(run), "--size-wh", "48", "64"])
+
+
+# ------------------------------------------------------------------------------------------------------------- suppression
+
+
+@pytest.mark.parametrize(("flags", "kept"), [
+    ({}, 1), ({"nms_annotated": False}, 2), ({"nms_annotated": False, "detections": Path("boxes.json")}, 1), ({"nms": None}, 2),
+])  # fmt: skip
+def test_annotated_boxes_are_suppressed_unless_the_code_of_the_page_does_not(flags, kept):
+    """QUIRK R21: `validate` of rlepose/trainer.py suppresses, `validate_gt` does not."""
+    config = dataclasses.replace(coco_rle.PRESETS["tiny"], **flags)
+    val = SimpleNamespace(skeleton=COCO17, categories_of=lambda ids: np.ones(len(ids), int))
+    xy = np.random.default_rng(0).uniform(0, 100, (17, 2))
+    predictions = {
+        "xy": np.stack([xy, xy + 0.1]), "confidence": np.full((2, 17), 0.9), "image_id": np.array([3, 3]),
+        "box": np.array([[0.0, 0.0, 100.0, 100.0]] * 2), "score": np.ones(2), "crop_area": np.full(2, 1e4),
+        "annotation_id": np.array([1, 2]),
+    }  # fmt: skip
+    assert len(persons.Persons.records(SimpleNamespace(config=config, val=val), predictions)) == kept

@@ -231,6 +231,7 @@ def test_official_rle_predicts_as_its_code_does(tmp_path, capsys):
     assert said["joints"] == 17 and said["family"] == "regression" and said["skeleton"] == "coco17"
     assert said["command"] == f"python -m experiments.coco_rle --eval-only {tmp_path / 'run'} --data DIR"
     variables, config, predict = restored(tmp_path / "run")
+    assert config["inference"]["nms_annotated"] is False, "as validate_gt of the authors' code, QUIRK R21"
     assert config["imported"] == {
         "file": "net_96x64.pth", "layout": "rle_official", "tensors": len(state), "sha256": config["imported"]["sha256"]
     }  # fmt: skip

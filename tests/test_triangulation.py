@@ -103,6 +103,8 @@ def test_what_determines_no_point_is_nan():
         for dtype in (np.float64, np.float32):
             points = triangulation.triangulate(np.array(xy, dtype), np.array(views, dtype))
             assert np.isnan(points).all() and points.dtype == dtype, name
+    nothing = triangulation.triangulate(np.zeros((2, 0, 2)), np.array([straight, beside]))
+    assert nothing.shape == (0, 3)
     millimetres = np.array([straight, beside * [1, 1, 1, 1000]])
     np.testing.assert_allclose(
         triangulation.triangulate(np.array([[[0.25, 0.5]], [[0, 0.5]]]), millimetres), [[1000, 2000, 4000]]

@@ -36,7 +36,7 @@ def config_of(*flags: str, preset: str = "tiny"):
 def test_published_presets_make_higher_hrnet(preset, scale):
     net = describe.build(families.bottom_up_task(config_of(preset=preset), COCO17).config["net"])
     width = int(preset.removeprefix("higher_")[1:3])
-    assert net == HigherHRNet(HRNet(width), 17, scale=scale)
+    assert net == HigherHRNet(HRNet(width, kernel_init="narrow"), 17, scale=scale, kernel_init="narrow")
 
 
 def test_the_published_schedule():

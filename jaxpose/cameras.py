@@ -263,7 +263,7 @@ def read_calibration(path: str | Path) -> tuple[Camera, ...]:
         raise FileNotFoundError(f"no calibration found: {path} does not exist; check the path")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no TOML file: {error}") from None
     cameras = tuple(
         _camera(f"{path}: [{key}]", table)
@@ -287,11 +287,11 @@ def _camera(place: str, table: dict[str, Any]) -> Camera:
             raise ValueError(f"{place} has no {name!r}, it has {', '.join(map(repr, table)) or 'nothing'}")
         try:
             value = np.array(table[name], np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = np.array(np.nan)
         if value.shape not in shapes or not np.isfinite(value).all():
             expected = " or ".join("x".join(map(str, shape)) for shape in shapes)
-            raise ValueError(f"{place} has {name} = {table[name]}, expected {expected} finite numbers")
+            raise ValueError(f"{place} has {name} = {str(table[name])[:100]}, expected {expected} finite numbers")
         return value
 
     matrix = numbers("matrix", (3, 3))
@@ -309,6 +309,8 @@ def _camera(place: str, table: dict[str, Any]) -> Camera:
     distortions[: len(given)] = given
     rotation = rotation_matrix(numbers("rotation", (3,), (3, 1)).ravel())
     size = numbers("size", (2,)) if table.get("size") is not None else None
+    if size is not None and not ((size > 0) & (size == size.round())).all():
+        raise ValueError(f"{place} has size = {table['size']}, expected the width and height in whole pixels")
     return Camera(
         name=str(table.get("name", place.rpartition("[")[2].rstrip("]"))),
         size_wh=None if size is None else (int(size[0]), int(size[1])),

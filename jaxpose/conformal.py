@@ -50,7 +50,8 @@ class Scores:
         object.__setattr__(self, "ranks", np.asarray(self.ranks, np.int64))
         object.__setattr__(self, "values", np.asarray(self.values, np.float64))
         ranks, values = self.ranks, self.values
-        fits = ranks.ndim == 1 and ranks.shape == values.shape and (len(ranks) > 0) == (self.count > 0)
+        fits = ranks.ndim == 1 and ranks.shape == values.shape and self.count >= 0
+        fits = fits and (len(ranks) > 0) == (self.count > 0)
         if fits and self.count:
             fits = (
                 ranks[0] >= 1 and ranks[-1] == self.count and (np.diff(ranks) > 0).all() and not np.isnan(values).any()
@@ -106,7 +107,7 @@ class Scores:
         """
         try:
             return cls(int(values["count"]), np.array(values["ranks"]), np.array(values["values"], np.float64))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"no sorted scores: {type(error).__name__}: {error}") from None
 
 

@@ -224,12 +224,15 @@ class Region:
         return np.asarray(log_prob(e, model)) >= self.log_threshold
 
     def extent(self) -> np.ndarray:
-        """(dim, 2): lowest and highest coordinate of the standardised error inside; infinite where it leaves the grid."""
+        """(dim, 2): lowest and highest coordinate of the standardised error inside; infinite where it leaves the grid.
+
+        The border lies between a node inside and the next one, which is taken: the box holds the whole region.
+        """
         rows = []
         for i, axis in enumerate(self.axes):
             inside = self.mask.any(tuple(j for j in range(self.mask.ndim) if j != i))
-            reached = axis[inside] if inside.any() else np.zeros(1)
-            rows.append([-np.inf if inside[0] else reached[0], np.inf if inside[-1] else reached[-1]])
+            nodes, around = np.flatnonzero(inside), np.concatenate([[-np.inf], axis, [np.inf]])
+            rows.append([around[nodes[0]], around[nodes[-1] + 2]] if len(nodes) else [0.0, 0.0])
         return np.array(rows)
 
     def ellipse(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

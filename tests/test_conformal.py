@@ -108,6 +108,21 @@ def test_a_region_above_a_threshold_is_the_region_of_its_mass():
     assert again.level == pytest.approx(0.8, abs=1e-6)
     reach = -region.log_threshold - 2 * np.log(2)  # |x| + |y| <= reach
     np.testing.assert_allclose(again.extent(), [[-reach, reach]] * 2, rtol=0.03)
+    assert (np.abs(again.extent()) >= reach).all(), "the box holds the whole region"
     assert np.isinf(density.region_above(LAPLACE, log_threshold=-1000.0).extent()).all()
     with pytest.raises(ValueError, match="expected a finite number"):
         density.region_above(LAPLACE, log_threshold=-np.inf)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"count": float("inf"), "ranks": [1], "values": [1.0]},
+        {"count": 1, "ranks": [10**400], "values": [1.0]},
+        {"count": -1, "ranks": [], "values": []},
+        {"count": 2, "ranks": [], "values": []},
+    ],
+)
+def test_stored_scores_that_are_none_are_refused(values):
+    with pytest.raises(ValueError, match="no sorted scores"):
+        Scores.from_dict(values)

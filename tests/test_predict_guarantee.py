@@ -88,6 +88,9 @@ def test_drift_is_noticed(guarantee):
         ({"sigma_scale": 2.0}, "sigma_scale 2.0, poses are predicted with 1.0"),
         ({"joints": 3}, "3 joints, the net has 17"),
         ({"scores": 3}, "cannot be used"),
+        ({"scores": {"joints": [{}] * 17}}, "step_7_conformal.json cannot be used"),
+        ({"persons": None}, "step_7_conformal.json cannot be used"),
+        ({"sigma_scale": float("nan")}, "sigma_scale nan, poses are predicted with 1.0"),
     ],
 )
 def test_scores_that_do_not_serve(guarantee, options, message):

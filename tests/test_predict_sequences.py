@@ -7,6 +7,7 @@ import pytest
 
 from jaxpose import density, trajectories
 from jaxpose.predict import Poses
+from jaxpose.predict.command import _places
 from jaxpose.predict.sequences import Options, Sequences, rows_of
 from jaxpose.skeleton import COCO17
 
@@ -74,3 +75,15 @@ def test_tracks_are_made_where_they_are_asked_for(tmp_path, caplog):
         Options(tracked=True)
     with pytest.raises(ValueError, match="people=0"):
         Options(formats=("npz",), people=0)
+
+
+def test_frames_of_a_folder_are_in_the_order_of_their_numbers(tmp_path):
+    files = [tmp_path / f"frame_{i}.png" for i in (1, 10, 2)] + [tmp_path / "other" / "a.png"]  # as a shell sorts them
+    numbers = {file.name: frame for file, (_, frame) in _places(files).items()}
+    assert numbers == {"frame_1.png": 0, "frame_10.png": 2, "frame_2.png": 1, "a.png": 0}
+    sequences = Sequences(tmp_path, Options(formats=("npz",)), COCO17)
+    for frame in (0, 2, 1):
+        sequences.add("a", poses(1, seed=frame), name="walk", frame=frame, size_wh=(64, 48))
+    walk = trajectories.read(sequences.write()[0])
+    assert walk.frame.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(walk.mean[1], poses(1, seed=1).xy)

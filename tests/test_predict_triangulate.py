@@ -118,6 +118,7 @@ def test_what_is_wrong_is_said(folder):
         ),
         ([one, str(path / "late_cam1.npz")], "do two views share a frame"),
         ([str(path / "crowd_cam0.npz"), str(path / "crowd_cam1.npz")], "holds 2 persons: track every view"),
+        ([one, two, "--no-over-time", "--causal"], "--no-over-time: .* are of the smoother over time"),
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main(["triangulate", str(path / "calibration.toml"), *words])

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -385,13 +386,18 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
 
 
 def _places(pictures: list[Path]) -> dict[Path, tuple[Path, int]]:
-    """The folder of each picture and its number among the pictures of that folder, in their order."""
+    """The folder of each picture and its number among the pictures of that folder: frame_9.png comes before frame_10.png."""
     counts: Counter[Path] = Counter()
     places = {}
-    for picture in pictures:
+    for picture in sorted(pictures, key=lambda path: (_natural(path.name), path)):
         places[picture] = picture.parent, counts[picture.parent]
         counts[picture.parent] += 1
     return places
+
+
+def _natural(name: str) -> list[str | int]:
+    """The key by which names sort as people count: texts and numbers in turn."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

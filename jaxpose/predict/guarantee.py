@@ -50,9 +50,7 @@ class Guarantee:
             raise ValueError(f"--guarantee: the net in {directory} states no density of its error")
         self.level, self.whole_pose, self.model = level, whole_pose, predictor.density
         self.path, self.joints = path_of(directory, predictor.config["step"]), predictor.skeleton.joints
-        stored = self._read(directory, predictor)
-        self.scores = conformal.Conformal.from_dict(stored["scores"])
-        self.persons = stored["persons"]
+        self.scores, self.persons = self._read(directory, predictor)
         self.log_thresholds = self.scores.log_thresholds(level, whole_pose=whole_pose)
         if short := [name for name, t in zip(self.joints, self.log_thresholds, strict=True) if not np.isfinite(t)]:
             counts = [self.scores.poses] if whole_pose else self.scores.joints
@@ -63,7 +61,8 @@ class Guarantee:
         self.regions = [density.region_above(self.model, log_threshold=t) for t in self.log_thresholds]
         self.spreads: list[float] = []
 
-    def _read(self, directory: str | Path, predictor: Predictor) -> dict[str, Any]:
+    def _read(self, directory: str | Path, predictor: Predictor) -> tuple[conformal.Conformal, int]:
+        """Returns the scores and the number of their persons."""
         if not self.path.is_file():
             raise ValueError(
                 f"--guarantee: {directory} has no scores of a calibration set ({self.path} does not exist): train with --calibrate, or "
@@ -73,13 +72,13 @@ class Guarantee:
         try:
             ours = {"flip_test": predictor.flip_test, "sigma_scale": predictor.settings.sigma_scale}
             for name, value in ours.items():
-                if abs(stored[name] - value) > 1e-3 * abs(value):
+                if not abs(stored[name] - value) <= 1e-3 * abs(value):  # NaN too
                     raise ValueError(f"they belong to {name} {stored[name]}, poses are predicted with {value}")
             if len(stored["scores"]["joints"]) != len(self.joints):
                 raise ValueError(
                     f"they are of {len(stored['scores']['joints'])} joints, the net has {len(self.joints)}"
                 )
-            return stored
+            return conformal.Conformal.from_dict(stored["scores"]), int(stored["persons"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"--guarantee: the scores in {self.path} cannot be used: {error}") from None
 

@@ -99,7 +99,7 @@ class Recording:
     has_density: bool = False
 
     def add(self, frame: int, poses: Poses) -> None:
-        """Adds the poses of a frame, whose number is above those before."""
+        """Adds the poses of a frame; frames may come in any order."""
         self.frames.append(frame)
         self.rows.append(rows_of(poses, radius=self.radius))
         self.has_density |= poses.density is not None
@@ -109,10 +109,11 @@ class Recording:
         people, joints = max((len(mean) for mean, _, _ in self.rows), default=0), self.skeleton.num_joints
         shape = (len(self.rows), people, joints)
         mean, covariance, score = np.full((*shape, 2), np.nan), np.full((*shape, 2, 2), np.nan), np.zeros(shape)
-        for t, (xy, spread, likelihood) in enumerate(self.rows):
+        order = sorted(range(len(self.frames)), key=self.frames.__getitem__)
+        for t, (xy, spread, likelihood) in enumerate(self.rows[i] for i in order):
             mean[t, : len(xy)], covariance[t, : len(xy)], score[t, : len(xy)] = xy, spread, likelihood
         return Trajectories(
-            mean, covariance, score, np.array(self.frames, np.int64), self.fps, self.skeleton.joints, self.size_wh,
+            mean, covariance, score, np.array(sorted(self.frames), np.int64), self.fps, self.skeleton.joints, self.size_wh,
             edges=self.skeleton.limbs, radius=self.radius if self.has_density else None,
         )  # fmt: skip
 

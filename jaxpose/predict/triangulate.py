@@ -88,6 +88,10 @@ def main(
         deviation: Px at likelihood 1, for joints without a covariance, as in `jaxpose smooth`.
         fps: Frames per second of a CSV.
     """
+    if not over_time and (causal or process_noise is not None or (model, tails) != ("velocity", "laplace")):
+        raise ValueError(
+            "--no-over-time: --model, --tails, --causal and --process-noise are of the smoother over time; leave them out"
+        )
     method = Method(model, tails, causal, process_noise, deviation=deviation)
     rig = match_views(calibration, views, names=names)
     poses = [read(path, fps=fps, size_wh=camera.size_wh) for path, camera in zip(views, rig, strict=True)]

@@ -61,6 +61,8 @@ def main(
             base = Path(interchange.numbered(str((path.parent if out is None else out) / f"{stem}_tracks"), written))
             written.add(str(base))
             paths = interchange.write(base, tracks, formats=formats, video=name)
+            for sentence in tracking.describe_losses(poses, tracks, people=people):
+                log.warning("%s: %s", path, sentence)
             lost = int(poses.present.sum() - tracks.present.sum())
             counts = {"frames": len(tracks.frame), "tracks": tracks.mean.shape[1], "poses_without_track": lost}
             print(json.dumps({"input": str(path), **counts, "files": [str(file) for file in paths]}))

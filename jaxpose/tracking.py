@@ -125,7 +125,7 @@ def describe_losses(poses: Trajectories, tracks: Trajectories, *, people: int | 
     total, lost = int(poses.present.sum()), int(poses.present.sum() - tracks.present.sum())
     if lost > total / 2:
         sentences.append(
-            f"{lost} of {total} poses are in no track: they are too few in a row, or too far from one another for the stated covariances"
+            f"{lost} of {total} poses are in no track: they are too few in a row, or further apart than the covariances allow"
         )
     most = int(poses.present.sum(1).max(initial=0))
     if people is not None and most < people:

@@ -149,15 +149,15 @@ def main(
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # fails before anything is drawn if it cannot be drawn
+    if (guarantee and region is None) or (whole_pose and not guarantee):
+        raise ValueError(
+            "--guarantee needs the level of --region, --whole-pose needs --guarantee: --region 0.9 --guarantee"
+        )
     whole = "" if boxes is not None or predictor.finds_people else whole_pictures(checkpoint)
     if whole and guarantee:
         raise ValueError(f"--guarantee: it holds for boxes such as those of the calibration set. {whole}")
     if whole:
         logger.warning("%s", whole)
-    if (guarantee and region is None) or (whole_pose and not guarantee):
-        raise ValueError(
-            "--guarantee needs the level of --region, --whole-pose needs --guarantee: --region 0.9 --guarantee"
-        )
     guaranteed = Guarantee(checkpoint, predictor, level=region, whole_pose=whole_pose) if guarantee else None
     exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def main(
             written.add(str(base))
             paths = interchange.write(base, tracks, formats=formats, video=name)
             for sentence in tracking.describe_losses(poses, tracks, people=people):
-                log.warning("%s: %s", path, sentence)
+                logging.getLogger("jaxpose").warning("%s: %s", path, sentence)
             lost = int(poses.present.sum() - tracks.present.sum())
             counts = {"frames": len(tracks.frame), "tracks": tracks.mean.shape[1], "poses_without_track": lost}
             print(json.dumps({"input": str(path), **counts, "files": [str(file) for file in paths]}))

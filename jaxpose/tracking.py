@@ -17,7 +17,7 @@ seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -53,7 +53,8 @@ class Options:
 
     Attributes:
         measure: "density", or the similarity with the last pose of a track, "oks" or "iou".
-        people: The number of persons, if it is known: tracks are then not ended, and no further ones start.
+        people: The number of persons, if it is known: tracks are then not ended, and no further ones start; poses outside of
+            every region continue the nearest track that is unseen meanwhile, if they are enough for a track of their own.
         max_gap: The seconds that a track may be unseen before it ends.
         min_frames: The least number of frames; shorter tracks are left out.
         gate: The level of the region of the predicted state that must hold a pose: half of its joints lie inside.
@@ -186,6 +187,8 @@ def assign(poses: Trajectories, *, options: Options = Options()) -> np.ndarray:
         first = _run(poses, noisy, options, size=size, process_noise=noise)
         noise = _fitted_noise(poses, noisy, first, default=noise)
     ids = _run(poses, noisy, options, size=size, process_noise=noise)
+    if options.measure == "density" and options.people is not None:
+        ids = _regained(poses, noisy, ids, options, size=size, process_noise=noise)
     return _in_order(ids, options)
 
 
@@ -287,6 +290,37 @@ def _run(poses: Trajectories, noisy: np.ndarray, options: Options, *, size: floa
     return ids
 
 
+def _regained(
+    poses: Trajectories, noisy: np.ndarray, ids: np.ndarray, options: Options, *, size: float, process_noise: float
+) -> np.ndarray:
+    """Gives poses that were too far from every track, such as those of a person who comes back elsewhere, to tracks that are free.
+
+    They are linked among themselves; what is long enough for a track belongs to the nearest one that is unseen meanwhile.
+    """
+    ids = ids.copy()
+    rest = poses.replace(mean=np.where((ids >= 0)[..., None, None], np.nan, poses.mean))
+    parts = _run(rest, noisy, replace(options, people=None), size=size, process_noise=process_noise)
+    numbers, counts = np.unique(parts[parts >= 0], return_counts=True)
+    long = counts >= min(options.min_frames, len(ids))
+    for number in numbers[np.argsort(-counts, kind="stable")][: int(long.sum())]:
+        part = parts == number
+        tracks = np.unique(ids[ids >= 0]).tolist()
+        free = [track for track in tracks if not ((ids == track).any(1) & part.any(1)).any()]
+        if len(tracks) < options.people:
+            ids[part] = max(tracks, default=-1) + 1
+        elif free:
+            ids[part] = min(free, key=lambda track: _apart(poses, ids == track, part))
+    return ids
+
+
+def _apart(poses: Trajectories, track: np.ndarray, part: np.ndarray) -> float:
+    """The distance of the middles of the first pose of a part and of a track's pose nearest to it in time."""
+    frame, place = np.argwhere(part)[0]
+    seen = np.argwhere(track)
+    nearest = seen[np.abs(poses.frame[seen[:, 0]] - poses.frame[frame]).argmin()]
+    return float(np.linalg.norm(np.nanmean(poses.mean[frame, place], 0) - np.nanmean(poses.mean[tuple(nearest)], 0)))
+
+
 def _lives(one: _Track, frame: int, options: Options, *, fps: float) -> bool:
     if options.people is not None and one.hits >= options.min_frames:
         return True
@@ -313,18 +347,20 @@ def _values(
 def _log_ratios(one: _Track, xy: np.ndarray, noise: np.ndarray, *, most: float, area: float) -> np.ndarray:
     """(poses,): sum over joints of log of (density under the track / uniform density over the image).
 
-    0 where fewer than half of the joints are within the squared Mahalanobis distance `most`. A pose within it is never
-    worth nothing: where covariances are as wide as the image, the uniform density is the larger one for every pose.
+    0 where fewer than half of the joints are within the squared Mahalanobis distance `most`. A state that is as wide as the
+    image says nothing even where it is met exactly: the distance then decides among the poses, with a value that is small.
     """
     seen = np.isfinite(xy).all(-1)
     spread = one.covariance[:, :2, :2] + noise
     distance = np.where(
         seen, _mahalanobis(np.where(seen[..., None], xy, 0) - one.mean[:, :2] * seen[..., None], spread), np.nan
     )
-    gaussian = np.exp(-0.5 * distance) / (2 * np.pi * np.sqrt(np.linalg.det(spread)))
-    ratio = np.nansum(np.log((1 - OUTLIERS) * gaussian * area + OUTLIERS), -1)
-    middle = np.nanmedian(distance, -1)
-    return np.where(middle <= most, np.maximum(ratio, 1e-3 / (1 + middle)), 0.0)
+    peak = area / (2 * np.pi * np.sqrt(np.linalg.det(spread)))
+    ratio = np.nansum(np.log((1 - OUTLIERS) * np.exp(-0.5 * distance) * peak + OUTLIERS), -1)
+    highest = np.where(seen, np.log((1 - OUTLIERS) * peak + OUTLIERS), 0).sum(-1)
+    median = np.nanmedian(distance, -1)
+    value = np.where(highest > 0, np.maximum(ratio, 0), 1e-3 * np.exp(-0.5 * median))
+    return np.where(median <= most, value, 0.0)
 
 
 def _nearness(a: np.ndarray, b: np.ndarray, *, size: float) -> float:

@@ -195,3 +195,27 @@ def test_videos_of_one_name_do_not_overwrite_one_another(crossing, tmp_path, cap
     inputs = [str(tmp_path / folder / "walk_poses.npz") for folder in ("a", "b")]
     cli.main(["track", *inputs, "--people", "2", "--out", str(tmp_path / "out")])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["walk_tracks.npz", "walk_tracks_2.npz"]
+
+
+@pytest.mark.parametrize("gap", [0, 10, 300])
+def test_a_known_person_who_comes_back_elsewhere_is_not_lost(gap):
+    xy = np.full((60 + gap, 1, 2), np.nan)
+    xy[:30], xy[30 + gap :] = 50, (400, 300)
+    if gap > 100:
+        xy[100] = 600, 20  # a false positive meanwhile
+    ids = tracking.assign(points(xy), options=Options(people=1))
+    assert set(ids[:30, 0]) == set(ids[30 + gap :, 0]) == {0} and (ids[30 : 30 + gap] == -1).all()
+
+
+def test_of_two_known_people_the_one_who_left_comes_back():
+    xy = np.full((90, 2, 2), 50.0)
+    xy[:30, 1], xy[30:60, 1], xy[60:, 1] = (300, 50), np.nan, (500, 300)
+    ids = tracking.assign(points(xy), options=Options(people=2))
+    assert (ids[:, 0] == 0).all() and set(ids[:30, 1]) == set(ids[60:, 1]) == {1}
+
+
+@pytest.mark.parametrize("people", [None, 1])
+def test_poses_as_uncertain_as_the_image_is_wide_are_still_linked(people):
+    poses = points(np.random.default_rng(0).normal(300, 30, (40, 1, 2)))
+    wide = poses.replace(covariance=np.full_like(poses.covariance, 0) + 300.0**2 * np.eye(2))
+    assert (tracking.assign(wide, options=Options(people=people)) == 0).all()

@@ -14,10 +14,9 @@ of numbers: change one with ``dataclasses.replace``. The three published setting
     flip          p .5                    p .5                             p .5
     ============  ======================  ===============================  ==========================================
 
-    N standard normal; T standard normal truncated to [-1, 1]; degrees. `SIMPLE_BASELINE` and `MPII` are hrnet's with
-    other
-numbers and without the half body (0.3 and 40 degrees; 0.25 and 30), `MMPOSE_MPII` is mmpose's without shift and half
-body.
+N is a standard normal draw, T one truncated to [-1, 1]; angles are in degrees. `SIMPLE_BASELINE` and `MPII` are hrnet's
+with other numbers and without the half body (0.3 and 40 degrees; 0.25 and 30), `MMPOSE_MPII` is mmpose's without shift
+and half body.
 
 Whole images, for bottom-up nets, have settings of their own: `WholeImage`, by name from `named_whole`, drawn by
 `draw_whole`.
@@ -138,10 +137,11 @@ class Setting:
 class Augmentation(NamedTuple):
     """The augmentation drawn for one sample.
 
-    flip: True to mirror the image first. box: ``(4,)`` xywh in pixels of the unmirrored image, moved or replaced by
-        that of
-    half a body. padding: The factor on the box. scale: A further factor. rotation: Degrees, in the mirrored image if
-    `flip`.
+    flip: True to mirror the image first.
+    box: ``(4,)`` xywh in pixels of the unmirrored image, moved or replaced by that of half a body.
+    padding: The factor on the box.
+    scale: A further factor.
+    rotation: Degrees, in the mirrored image if `flip`.
     """
 
     flip: bool
@@ -278,9 +278,10 @@ class WholeImage:
 class WholeAugmentation(NamedTuple):
     """The augmentation drawn for one whole image.
 
-    flip: True to mirror the input that the other three give. centre: ``(2,)`` the centre of the square, image pixels.
-        side:
-    The side of the square, image pixels. rotation: Degrees.
+    flip: True to mirror the input that the other three give.
+    centre: ``(2,)`` the centre of the square, image pixels.
+    side: The side of the square, image pixels.
+    rotation: Degrees.
     """
 
     flip: bool

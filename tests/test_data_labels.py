@@ -232,6 +232,13 @@ def test_several_scorers_need_the_project_to_say_whose(tmp_path):
     assert convert(other, tmp_path)[1]["labeled-data/v 1/img1.png"][0]["snout"][0] == 5.5
 
 
+def test_a_scorer_may_have_any_name(tmp_path, caplog):
+    config = write_dlc(tmp_path / "p").parents[2] / "config.yaml"
+    config.write_text("scorer: '{x}'\n" + config.read_text().replace("scorer: A B", ""))
+    converted, _, _ = convert(tmp_path / "p", tmp_path)
+    assert any("({x})" in kind for kind in converted.left_out) and "1 CSV files are not of the scorer" in caplog.text
+
+
 def test_bad_entries_are_left_out_when_asked(tmp_path):
     edit(write_dlc(tmp_path / "p", columns=3), "20.125,21", "inf,21")
     converted, people, _ = convert(tmp_path / "p", tmp_path, on_bad="skip")
@@ -523,6 +530,13 @@ def test_cvat_images(tmp_path):
         name: [{j: (x - 0.5, y - 0.5, 1 if (name, j) == ("img1.png", "tail") else v) for j, (x, y, v) in p.items()} for p in people]
         for name, people in PEOPLE.items()
     }, prefix="day 1/")  # fmt: skip
+
+
+def test_a_cvat_export_without_its_pictures_says_so(tmp_path):
+    mouse = f'<skeleton label="mouse">{points(PEOPLE["img1.png"][0])}</skeleton>'
+    body = f'<image id="0" name="a.png" width="40" height="30">{mouse}</image>'
+    with pytest.raises(ValueError, match="1 labelled pictures were left out, since their files are missing"):
+        convert(write_cvat(tmp_path / "p", body), tmp_path)
 
 
 def test_cvat_bare_points(tmp_path):

@@ -107,4 +107,5 @@ class Notes:
             logger.warning("%s: %s", self.path, line)
         for kind, count in self.counts.items():
             examples = "; ".join(self.examples.get(kind, ()))
-            logger.warning("%s: %s%s", self.path, kind.format(n=count), f", for example {examples}" if examples else "")
+            text = kind.replace("{n}", str(count))  # a file may name things with braces
+            logger.warning("%s: %s%s", self.path, text, f", for example {examples}" if examples else "")

@@ -80,7 +80,8 @@ def main(
         tails: Density of the errors: laplace and student give outliers less weight; gaussian does not.
         causal: Use only the frames up to then, as in live use.
         process_noise: px^2 per frame^3 (velocity) or per frame (walk); None: by maximum likelihood, for each joint.
-        fill: The number of frames up to which missing joints are filled in; never before the first and after the last.
+        fill: The number of frames up to which missing joints are filled in; never before the first and, but with --causal,
+            which does not know whether one follows, after the last.
         deviation: Error in px at likelihood 1, for joints without a covariance, such as those of a CSV; the variance is
             its square over the likelihood. None: from the second differences of each joint.
         fps: Frames per second of a CSV, which does not state it.

@@ -302,7 +302,7 @@ def _joints(category: dict[str, Any]) -> list[str]:
 
 def _left_out(project: Project) -> dict[str, int]:
     """What was left out or assumed, and how often."""
-    notes = {kind.format(n="N"): count for kind, count in project.notes.counts.items()}
+    notes = {kind.replace("{n}", "N"): count for kind, count in project.notes.counts.items()}
     return notes | {f"left out: {kind}": count for kind, count in project.problems.counts.items()}
 
 

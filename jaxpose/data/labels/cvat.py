@@ -170,7 +170,7 @@ class _Reader:
         for kind in one_kind(project, default=KIND):
             if kind not in project.skeletons:
                 project.skeletons[kind] = Skeleton(tuple(names or bare))
-                if names is None and not bare:
+                if names is None and not bare and project.pictures:  # without pictures, that is what is said
                     raise ValueError(
                         f"{self.file} does not list the joints of {kind!r} (meta, labels), and its points come in any order: give all "
                         "names in order with --names"

@@ -373,7 +373,7 @@ def _check_anybody(project: Project, files: dict[str, dict[str, Any]]) -> None:
     """Raises an error where nothing is left to train on, with what was left out."""
     if any(annotation["num_keypoints"] for content in files.values() for annotation in content["annotations"]):
         return
-    reasons = [kind.format(n=count) for kind, count in project.notes.counts.items()]
+    reasons = [kind.replace("{n}", str(count)) for kind, count in project.notes.counts.items()]
     reasons += [
         f"{count} left out ({kind}), such as: {project.problems.examples[kind][0]}"
         for kind, count in project.problems.counts.items()

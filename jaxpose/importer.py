@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Decode = Literal["argmax", "dark", "udp"]
 SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
 BY_JOINTS = {s.num_joints: s for s in (COCO17, CROWDPOSE14, MPII16)}
-SIZE = re.compile(r"(?<!\d)(\d{3,4})x(\d{3,4})(?!\d)")  # "256x192": height first, in all the code bases
+SIZE = re.compile(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)")  # "256x192": height first, in all the code bases
 SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_512.pth"
 ALONE = re.compile(r"(?<=[_-])384(?=[_.-]|$)")  # "pose_hrnet_w48_384.pth": the height
 SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors")
@@ -70,6 +70,7 @@ def main(
     category: int | str | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
+    preprocess: Literal["imagenet", "rle_official", "simple_baseline"] | None = None,
 ) -> None:
     """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
 
@@ -88,6 +89,8 @@ def main(
         decode: Decoding of heatmaps: argmax, or dark or udp for models that were trained for it, which is not in the
             file; none: argmax, unless the file's name indicates another, which is an error that asks for it.
         beta: Beta of the softmax of mmpose's integral models; none: 10 if the file's name contains debias, else 1.
+        preprocess: Image normalisation, for a training of your own: imagenet (red, green, blue), simple_baseline (the same with
+            blue first) or rle_official; none: that of the code base whose names the tensors have.
     """
     from jaxpose import checkpoint, train
 
@@ -98,8 +101,9 @@ def main(
     asked_for = _skeleton(skeleton, annotations, category)
     try:
         task, variables, facts = read(
-            state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta
-        )
+            state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta,
+            preprocess=preprocess,
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
     except Exception as error:  # shapes that no published net has, which raise many exception types
@@ -124,13 +128,14 @@ def read(
     skeleton: Skeleton | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
+    preprocess: str | None = None,
 ) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
     """Converts a state dict of a pose net to (task, variables, facts).
 
     Args:
         state_dict: {name: array}, see `weights.from_torch`.
         name: The name of the file, which may contain the size of the input, and indicate what has to be asked.
-        layout, size_wh, skeleton, decode, beta: The same as in `main`.
+        layout, size_wh, skeleton, decode, beta, preprocess: The same as in `main`.
 
     Returns:
         task: The task, whose `predict` returns what the published code returns.
@@ -180,7 +185,16 @@ def read(
         decode, beta = "soft_argmax", beta or (10.0 if "debias" in name else 1.0)
     decode, beta = decode or "argmax", beta or 1.0
     flow = _flow(state_dict) if family.has_flow else None
-    task = published_task(net, layout=row.name, skeleton=skeleton, size_wh=size_wh, decode=decode, beta=beta, flow=flow)
+    task = published_task(
+        net,
+        layout=row.name,
+        skeleton=skeleton,
+        size_wh=size_wh,
+        decode=decode,
+        beta=beta,
+        flow=flow,
+        preprocess=preprocess,
+    )
     params = {"net": net_variables["params"]} | ({} if flow is None else {"flow": flow})
     variables = {"params": params, "batch_stats": net_variables["batch_stats"]}
     width, height = size_wh
@@ -188,7 +202,7 @@ def read(
     jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # checks the size
     facts = {
         "layout": row.name, "family": row.family, "joints": skeleton.num_joints, "skeleton": skeleton.name,
-        "size_wh": list(size_wh), "size_from": origin, "preprocess": row.settings["preprocess"],
+        "size_wh": list(size_wh), "size_from": origin, "preprocess": task.preprocess,
     }  # fmt: skip
     if family.has_maps:
         facts |= {"decode": decode, "beta": beta}
@@ -206,6 +220,7 @@ def published_task(
     decode: Decode | Literal["soft_argmax"] = "argmax",
     beta: float = 1.0,
     flow: dict[str, Any] | None = None,
+    preprocess: str | None = None,
 ) -> ImageTask:
     """Returns the task of a layout: its code base's image processing and decoding; see the head of this module.
 
@@ -218,6 +233,7 @@ def published_task(
         decode: The decoding of heatmaps.
         beta: The beta of "soft_argmax".
         flow: The parameters of RLE's flow, whose widths become the task's; none takes the published ones.
+        preprocess: The image normalisation; None for the code base's.
 
     >>> from jaxpose.nets import HeatmapNet, HRNet
     >>> net = HeatmapNet(HRNet(4), 17, deconvs=())
@@ -226,8 +242,9 @@ def published_task(
     (17, 'unbiased', 'imagenet')
     """
     row = row_of(layout)
+    settings = row.settings if preprocess is None else {**row.settings, "preprocess": preprocess}
     return FAMILIES[row.family].make(
-        net, row.settings, {"skeleton": skeleton, "size_wh": tuple(size_wh)}, decode=decode, beta=beta, flow=flow
+        net, settings, {"skeleton": skeleton, "size_wh": tuple(size_wh)}, decode=decode, beta=beta, flow=flow
     )
 
 
@@ -246,13 +263,19 @@ def input_size(
     ((288, 384), 'file name')
     >>> input_size("pose_higher_hrnet_w48_640.pth.tar", layout="higher_hrnet", skeleton=COCO17)
     ((640, 640), 'file name')
+    >>> input_size("mine_4x16_96x72.pth", layout="hrnet", skeleton=COCO17)
+    ((72, 96), 'file name')
     >>> input_size("best.pth", layout="hrnet", skeleton=MPII16)
     ((256, 256), 'default')
     >>> input_size("best.pth", layout="swahr", skeleton=COCO17, width=48)
     ((640, 640), 'default')
     """
-    if match := SIZE.search(name):
-        return (int(match[2]), int(match[1])), "file name"
+    for match in SIZE.finditer(name):
+        height, across = int(match[1]), int(match[2])
+        if (
+            min(height, across) >= 32 and height % 8 == across % 8 == 0
+        ):  # no other pair of numbers, such as those of layers
+            return (across, height), "file name"
     return FAMILIES[row_of(layout).family].size(name, skeleton, width)
 
 

@@ -26,7 +26,7 @@ from scipy.stats import chi2
 
 from jaxpose.trajectories import Trajectories
 
-__all__ = ["Measure", "Options", "assign", "identity_scores", "rearrange", "track"]
+__all__ = ["Measure", "Options", "assign", "describe_losses", "identity_scores", "rearrange", "track"]
 
 Measure = Literal["density", "oks", "iou"]
 OUTLIERS = 0.02
@@ -107,6 +107,34 @@ def track(poses: Trajectories, *, options: Options = Options()) -> Trajectories:
     [[10.0, 10.0], [10.0, 10.0], [10.0, 10.0], [10.0, 10.0]]
     """
     return rearrange(poses, assign(poses, options=options), people=options.people)
+
+
+def describe_losses(poses: Trajectories, tracks: Trajectories, *, people: int | None = None) -> list[str]:
+    """Describes what a reader of tracks should know: most poses have no track, or no frame has as many poses as persons.
+
+    Args:
+        poses: The poses that were linked.
+        tracks: The result of `track`.
+        people: The number of persons, if it is known.
+
+    >>> alone = Trajectories(np.ones((3, 1, 1, 2)), np.ones((3, 1, 1, 2, 2)) * np.eye(2), np.ones((3, 1, 1)), np.arange(3), 25.0,
+    ...                      ["nose"], (64, 48))
+    >>> describe_losses(alone, track(alone), people=2)
+    ['at most 1 of 2 persons has a pose in a frame: a net that is trained on crops needs a box for every person (--boxes)']
+    """
+    sentences = []
+    total, lost = int(poses.present.sum()), int(poses.present.sum() - tracks.present.sum())
+    if lost > total / 2:
+        sentences.append(
+            f"{lost} of {total} poses are in no track: they are too few in a row, or further apart than the covariances allow"
+        )
+    most = int(poses.present.sum(1).max(initial=0))
+    if people is not None and most < people:
+        sentences.append(
+            f"at most {most} of {people} persons has a pose in a frame: a net that is trained on crops needs a box for every person "
+            "(--boxes)"
+        )
+    return sentences
 
 
 def rearrange(poses: Trajectories, ids: np.ndarray, *, people: int | None = None) -> Trajectories:

@@ -293,3 +293,11 @@ def test_notebook_runs(path, monkeypatch):
         printed += text
     assert len(drawn) >= 3 and all(png.startswith(b"\x89PNG") for png in drawn)
     assert "nan" not in printed
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_no_blank_line_ends_a_table_before_its_last_row(page):
+    lines = page.read_text().splitlines()
+    for i in range(2, len(lines) - 1):
+        if lines[i].startswith("|") and lines[i - 1] == "" and lines[i - 2].startswith("|"):
+            assert re.fullmatch(r"\|[-:| ]+\|", lines[i + 1]), f"{page.name}:{i + 1} is no row of the table above it"

@@ -360,6 +360,8 @@ def test_hrnet_sees_rgb_and_every_tensor_arrives():
     state = hrnet()
     task, variables, facts = importer.read(state, name="pose_hrnet_w48_384x288.pth")
     assert (facts["preprocess"], facts["size_wh"]) == ("imagenet", [288, 384])
+    blue_first, _, own = importer.read(state, name="mine_128x96.pth", preprocess="simple_baseline")
+    assert blue_first.preprocess == own["preprocess"] == "simple_baseline" and own["size_wh"] == [96, 128]
     assert importer.page("hrnet", skeleton=facts["skeleton"], decode=facts["decode"]) == "coco_hrnet"
     assert task.config["maps"]["sigma"] == 3 and task.config["read"]["border"] == "hrnet"
     assert_same(variables, weights.from_torch(state, layout="hrnet")[1])
@@ -453,6 +455,7 @@ def test_a_flag_answers_for_the_name():
         ("pose_resnet_384.pth", "simple_baseline", MPII16, 64, (384, 384), "file name"),
         ("pose_hrnet_w384_3840-384a.pth", "hrnet", COCO17, 48, (192, 256), "default"),
         ("pose_384_256x192.pth", "hrnet", COCO17, 48, (192, 256), "file name"),
+        ("mine_3x64_32x4d_96x72.pth", "hrnet", COCO17, 48, (72, 96), "file name"),
     ],
 )
 def test_the_inputs_size_is_told_by_name_or_by_width(name, layout, skeleton, width, size_wh, origin):

@@ -46,6 +46,18 @@ def command(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
+def test_whole_pictures_are_said_to_be_boxes(run, photos, tmp_path, caplog):
+    flags = ["predict", str(run), str(photos / "grey.png"), "--out", str(tmp_path / "out"), "--no-overlay"]
+    cli.main(flags)
+    assert "this net was trained on boxes around one person each" in caplog.text
+    for share, warned in ((0.23, True), (0.9, False)):
+        caplog.clear()
+        (run / "baselines.json").write_text(json.dumps({"box_share": share}))
+        cli.main(flags)
+        assert ("trained on boxes that span 23 % of the picture" in caplog.text) == warned
+    (run / "baselines.json").unlink()
+
+
 def test_a_folder_of_photographs(run, photos, tmp_path, capsys):
     out = tmp_path / "out"
     said = command(capsys, run, photos, "--out", out, "--region", "0.5")

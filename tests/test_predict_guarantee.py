@@ -116,6 +116,9 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit, match="needs the level of --region"):
         cli.main(flags)
     write_json(run / "results" / "step_0_conformal.json", calibration(), allow_nan=True)
+    with pytest.raises(SystemExit, match="holds for boxes such as those of the calibration set. without --boxes"):
+        cli.main([*flags, "--region", "0.9"])
+    write_json(run / "baselines.json", {"box_share": 0.9})
     cli.main([*flags, "--region", "0.9"])
     stated = json.loads((tmp_path / "o" / "guarantee.json").read_text())
     assert stated["level"] == 0.9 and stated["poses"] == 1 and set(stated["log_thresholds"]) == set(COCO17.joints)

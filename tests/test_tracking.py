@@ -53,6 +53,21 @@ def test_idf1_is_symmetric_and_does_not_see_the_numbers():
     assert tracking.identity_scores(renamed, truth)["IDF1"] == pytest.approx(score)
 
 
+@pytest.mark.parametrize("deviation", [1.0, 200.0])
+def test_covariances_as_wide_as_the_image_leave_no_pose_without_a_track(deviation):
+    walk = np.stack([100.0 + np.arange(20), np.full(20, 200.0)], -1)[:, None]
+    poses = points(walk, deviation=deviation)
+    assert tracking.track(poses).present.sum() == 20
+    assert not tracking.describe_losses(poses, tracking.track(poses), people=1)
+
+
+def test_lost_poses_are_described():
+    far = points(np.where(np.arange(8) % 2, 10.0, 600.0)[:, None, None] * np.ones(2))
+    tracks = tracking.track(far, options=Options(max_gap=0.01))
+    (sentence,) = tracking.describe_losses(far, tracks)
+    assert sentence.startswith("8 of 8 poses are in no track")
+
+
 @pytest.mark.parametrize("people", [None, 2])
 def test_a_crossing_with_occlusion_is_followed(crossing, people):
     poses, truth = crossing

@@ -29,7 +29,7 @@ from jaxpose.data import boxes, crops
 from jaxpose.data.augment import Setting, named
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report, results
-from jaxpose.evaluation.baselines import Baselines, causes, verdict
+from jaxpose.evaluation.baselines import BASELINES, Baselines, box_share, causes, verdict
 from jaxpose.evaluation.coco import with_categories
 from jaxpose.skeleton import DEFAULT_SIGMA, Skeleton
 
@@ -42,7 +42,6 @@ SHEET = 32  # number of crops in the picture of predictions
 
 Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
 EVALUATION = re.compile(r"(?:step|eval)_([0-9]+)")  # the start of an evaluation's name
-BASELINES = "baselines.json"  # in a run's folder: predictions from its training labels alone
 
 
 @dataclass(frozen=True)
@@ -424,8 +423,10 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
         val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     if train is not None and jax.process_index() == 0 and len(train) and not checkpoint.exists(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
-        baselines = Baselines.from_training(train.persons["keypoints"], train.persons["box"])
-        files.write_json(config.out / BASELINES, baselines.to_dict())
+        people = train.persons
+        baselines = Baselines.from_training(people["keypoints"], people["box"])
+        share = box_share(people["box"], train.images["size_wh"][people["image"]])
+        files.write_json(config.out / BASELINES, baselines.to_dict() | {"box_share": round(share, 3)})
     return Persons(config, train, val, ground_truth, mesh, best=config.best)
 
 

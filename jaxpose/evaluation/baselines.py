@@ -17,10 +17,24 @@ from numpy.typing import ArrayLike
 
 from jaxpose import metrics
 
-__all__ = ["CLEARLY_BETTER", "Baselines", "causes", "mean_position", "nearest_pose", "verdict"]
+__all__ = [
+    "BASELINES",
+    "CLEARLY_BETTER",
+    "WHOLE_IMAGE",
+    "Baselines",
+    "box_share",
+    "causes",
+    "mean_position",
+    "nearest_pose",
+    "verdict",
+]
 
 MAX_POSES = 1000
 """At most this number of training poses is compared, evenly spaced in the training set: COCO has 150,000."""
+BASELINES = "baselines.json"
+"""The file of a run that holds its `Baselines` and its `box_share`."""
+WHOLE_IMAGE = 0.75
+"""Nets whose training boxes span at least this part of the image can take a whole image for a box."""
 CLEARLY_BETTER = 0.5
 """A model is clearly better than the mean position if its error is below this fraction of that one's."""
 
@@ -115,6 +129,20 @@ class Baselines:
         if nearest:
             predicted["EPE_nearest_pose"] = nearest_pose(self.poses, joints, boxes, where=where)
         return {name: float(metrics.distance(xy, joints, where=where)[where].mean()) for name, xy in predicted.items()}
+
+
+def box_share(boxes: ArrayLike, sizes_wh: ArrayLike) -> float:
+    """Returns the median part of the image that a box spans, in the direction in which it spans more.
+
+    Args:
+        boxes: ``(N, 4)`` x, y, width, height in image pixels.
+        sizes_wh: ``(N, 2)`` width and height of the image of each box.
+
+    >>> box_share([[0, 0, 20, 80], [5, 5, 30, 30]], [[100, 100], [100, 60]])
+    0.65
+    """
+    boxes, sizes_wh = np.asarray(boxes, np.float64), np.asarray(sizes_wh, np.float64)
+    return float(np.median((boxes[:, 2:] / sizes_wh).max(-1)))
 
 
 def mean_position(mean: ArrayLike, boxes: ArrayLike) -> np.ndarray:

@@ -16,11 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from jaxpose.checkpoint import find
 from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
 from jaxpose.evaluation import results
-from jaxpose.files import write_json
+from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
+from jaxpose.files import read_json, write_json
 from jaxpose.interchange import Format
 from jaxpose.predict import media
 from jaxpose.predict.guarantee import Guarantee
@@ -151,6 +153,11 @@ def main(
         raise ValueError(
             "--guarantee needs the level of --region, --whole-pose needs --guarantee: --region 0.9 --guarantee"
         )
+    whole = "" if boxes is not None or predictor.finds_people else whole_pictures(checkpoint)
+    if whole and guarantee:
+        raise ValueError(f"--guarantee: it holds for boxes such as those of the calibration set. {whole}")
+    if whole:
+        logger.warning("%s", whole)
     guaranteed = Guarantee(checkpoint, predictor, level=region, whole_pose=whole_pose) if guarantee else None
     exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
@@ -166,6 +173,23 @@ def main(
     if work.failed:
         examples = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {examples}")
+
+
+def whole_pictures(checkpoint: Path) -> str:
+    """Returns a sentence if a net that was trained on crops will see whole pictures; "" if its training boxes were as large.
+
+    Args:
+        checkpoint: A run's folder, or an imported checkpoint.
+    """
+    path = find(checkpoint).parent / BASELINES
+    share = read_json(path, "baselines of a run").get("box_share") if path.is_file() else None
+    if share is not None and share >= WHOLE_IMAGE:
+        return ""
+    boxes = "boxes around one person each" if share is None else f"boxes that span {share:.0%} of the picture (median)"
+    return (
+        f"without --boxes each whole picture is taken for the box of one person, but this net was trained on {boxes}: "
+        "expect large errors where a person fills less than that of its box"
+    ).replace("%", " %")
 
 
 def exif_of_run(config: Mapping[str, Any]) -> Exif:

@@ -173,7 +173,11 @@ class Sequences:
         for recording in self.recordings.values():
             poses = recording.trajectories()
             if self.options.tracked:
-                poses = tracking.track(poses, options=tracking.Options(people=self.options.people))
+                people = self.options.people
+                tracks = tracking.track(poses, options=tracking.Options(people=people))
+                for sentence in tracking.describe_losses(poses, tracks, people=people):
+                    log.warning("%s: %s", recording.source, sentence)
+                poses = tracks
             elif poses.mean.shape[1] > 1:
                 log.warning(
                     "%s: up to %d persons in a frame, and which of them is the same one in the next frame is not known; `jaxpose "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ def main(
             base = Path(interchange.numbered(str((path.parent if out is None else out) / f"{stem}_tracks"), written))
             written.add(str(base))
             paths = interchange.write(base, tracks, formats=formats, video=name)
+            for sentence in tracking.describe_losses(poses, tracks, people=people):
+                logging.getLogger("jaxpose").warning("%s: %s", path, sentence)
             lost = int(poses.present.sum() - tracks.present.sum())
             counts = {"frames": len(tracks.frame), "tracks": tracks.mean.shape[1], "poses_without_track": lost}
             print(json.dumps({"input": str(path), **counts, "files": [str(file) for file in paths]}))

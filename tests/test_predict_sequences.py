@@ -73,6 +73,8 @@ def test_tracks_are_made_where_they_are_asked_for(tmp_path, caplog):
     np.testing.assert_array_equal(tracks.mean, np.broadcast_to(tracks.mean[:1], tracks.mean.shape))
     with pytest.raises(ValueError, match="give --formats too"):
         Options(tracked=True)
+    with pytest.raises(ValueError, match="give --formats too"):
+        Options(radius=7.0)
     with pytest.raises(ValueError, match="people=0"):
         Options(formats=("npz",), people=0)
 

@@ -219,3 +219,10 @@ def test_poses_as_uncertain_as_the_image_is_wide_are_still_linked(people):
     poses = points(np.random.default_rng(0).normal(300, 30, (40, 1, 2)))
     wide = poses.replace(covariance=np.full_like(poses.covariance, 0) + 300.0**2 * np.eye(2))
     assert (tracking.assign(wide, options=Options(people=people)) == 0).all()
+
+
+@pytest.mark.parametrize("command", ["track", "smooth"])
+def test_a_rate_beside_a_file_that_states_its_own_is_refused(crossing, tmp_path, command):
+    trajectories.write(tmp_path / "walk.npz", crossing[0])
+    with pytest.raises(SystemExit, match="--fps .*leave"):
+        cli.main([command, str(tmp_path / "walk.npz"), "--fps", "30"])

@@ -31,7 +31,7 @@ class Options:
         people: The number of persons; None if it is unknown.
 
     Raises:
-        ValueError: A radius, a rate or a number of people is not positive, or tracks are asked for without a format.
+        ValueError: A radius, a rate or a number of people is not positive, or one of them is given without a format.
         ImportError: A format needs a package that is not installed.
     """
 
@@ -48,6 +48,8 @@ class Options:
         for flag, value in (("--within", self.radius), ("--fps", self.fps)):
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{flag} {value}: expected a positive number")
+        if not self.formats and (self.radius, self.fps) != (Options.radius, Options.fps):
+            raise ValueError("--within and --fps are of trajectories: give --formats too, such as --formats npz dlc")
         interchange.require(self.formats)
 
 

@@ -89,6 +89,8 @@ def main(
     """
     if not inputs:
         raise ValueError("no inputs: name trajectories (.npz) or a CSV of DeepLabCut")
+    if (fps != 25.0 or size_wh is not None) and not any(path.suffix.lower() == ".csv" for path in inputs):
+        raise ValueError("--fps and --size-wh are of CSV files: trajectories (.npz) state both; leave them out")
     method = Method(model, tails, causal, process_noise, fill, deviation)
     interchange.require(formats or ())
     written: set[str] = set()

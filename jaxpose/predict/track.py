@@ -52,6 +52,8 @@ def main(
     """
     if not inputs:
         raise ValueError("no inputs: name trajectories (.npz) or a results.json")
+    if fps != 25.0 and not any(path.suffix.lower() == ".json" for path in inputs):
+        raise ValueError("--fps is of a results.json: trajectories (.npz) state theirs; leave it out")
     interchange.require(formats)
     options = tracking.Options(measure=measure, people=people, max_gap=max_gap, min_frames=min_frames, gate=gate)
     written: set[str] = set()

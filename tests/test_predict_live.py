@@ -63,6 +63,15 @@ def test_every_frame_of_a_file_is_predicted_and_the_person_is_followed():
     assert lost.boxes == [None] * 3
 
 
+def test_a_frame_of_a_file_does_not_wait_at_the_cost_of_the_latency():
+    with Newest([FRAME] * 2, wait=True, timeout=5.0) as frames:
+        assert frames.take()[0] == 0
+        time.sleep(0.05)  # the second frame is there already
+        asked = time.perf_counter()
+        number, read, _ = frames.take()
+        assert number == 1 and read >= asked
+
+
 def test_a_net_slower_than_the_camera_sees_the_newest_frames_and_counts_the_others():
     rows, summary = lines_of(slow(30, 0.01), Stub(0.05), wait=False)
     numbers = [row["frame"] for row in rows]

@@ -54,10 +54,10 @@ def main(
 ) -> None:
     """Predict the poses of a camera or a stream while it runs.
 
-    Prints a line of JSON for every frame: its number, the seconds since the first one, the latency in milliseconds from reading the
-    frame to its poses, and the people with x, y and confidence of every joint; nets with a likelihood add the standard deviation of
-    every coordinate. The last line has the summary: frames, dropped frames, frames per second, median and 95th percentile of the
-    latency.
+    Prints a line of JSON for every frame: its number, the seconds since the first one, the latency in milliseconds from
+    reading the frame (of a file: from taking it) to its poses, and the people with x, y and confidence of every joint; nets
+    with a likelihood add the standard deviation of every coordinate. The last line has the summary: frames, dropped frames,
+    frames per second, median and 95th percentile of the latency.
 
     Args:
         checkpoint: A run's folder, or an imported checkpoint.
@@ -172,6 +172,8 @@ class Newest:
     def take(self) -> tuple[int, float, np.ndarray] | None:
         """Returns the number of the newest frame, the time when it was read, and the frame; None at the end.
 
+        A frame that is kept until it is taken counts as read then: that it had to wait says nothing of the net.
+
         Raises:
             Stalled: No frame came within the timeout.
             Exception: What the source raised.
@@ -183,7 +185,7 @@ class Newest:
             self._changed.notify_all()
         if taken is None and self._error is not None:
             raise self._error
-        return taken
+        return (taken[0], time.perf_counter(), taken[2]) if taken is not None and self.wait else taken
 
 
 @dataclass

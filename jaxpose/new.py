@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -34,6 +34,7 @@ def main(
     labels_format: tools.Choice = "auto",
     names: tuple[str, ...] | None = None,
     corner: bool = False,
+    box: Literal["joints", "picture"] = "joints",
     category: int | str | None = None,
     minutes: float = 10.0,
     val_share: float = 0.2,
@@ -51,6 +52,8 @@ def main(
         labels_format: The tool; auto: the one that the content shows.
         names: Names of the joints in order, if the project does not list them, or to change their order.
         corner: The tool counts pixels from the corner of the first pixel, not its centre: subtract half a pixel.
+        box: Box of a person without one: the extent of the joints and a margin, or the whole picture, if it holds one person and is
+            to be predicted without a detector.
         category: Name or id, if a set has several kinds of person or animal.
         minutes: Time for everything, on this machine.
         val_share: The fraction of the pictures to hold out, if the set is not split yet.
@@ -65,8 +68,8 @@ def main(
         raise ValueError(
             "give the labelled set: --data, a folder or a COCO-format JSON, or --labels, a labelling tool's project"
         )
-    if labels is None and (names is not None or corner or labels_format != "auto"):
-        raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
+    if labels is None:
+        tools.check_alone(names=names, corner=corner, labels_format=labels_format, box=box)
     if find_spec("experiments") is None and not Path("experiments/coco_rle.py").exists():
         raise ValueError(
             "jaxpose new trains with the pages of the repository (experiments/), which the installed package does not hold: "
@@ -74,9 +77,8 @@ def main(
         )
     out = Path("runs") / name if out is None else out
     if labels is not None:
-        converted = tools.convert(
-            labels, out / "labels", format=labels_format, options=tools.Options(names, category=category), corner=corner
-        )
+        options = tools.Options(names, category=category, box=box)
+        converted = tools.convert(labels, out / "labels", format=labels_format, options=options, corner=corner)
         print(converted, flush=True)
         data = converted.folder if converted.is_split else converted.to_split
     folder, message = with_splits(data, out / "data", share=val_share, seed=seed)

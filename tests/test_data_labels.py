@@ -915,6 +915,20 @@ def test_prepare_takes_a_project(tmp_path, capsys):
         command.prepare(tmp_path, names=("a",), data_dir=tmp_path / "data")
 
 
+def test_the_whole_picture_is_the_box_where_it_holds_one_person(tmp_path):
+    write_dlc(tmp_path / "alone")
+    options = labels.Options(box="picture")
+    converted, people, _ = convert(tmp_path / "alone", tmp_path, box="picture")
+    content = json.loads(converted.files["train"][0].read_text())
+    sizes = {image["id"]: [0, 0, image["width"], image["height"]] for image in content["images"]}
+    assert content["annotations"] and all(a["bbox"] == sizes[a["image_id"]] for a in content["annotations"])
+    write_dlc(tmp_path / "two", individuals=("a", "b"))
+    with pytest.raises(ValueError, match="has 2 persons: --box picture is for pictures of one person each"):
+        convert(tmp_path / "two", tmp_path, box="picture")
+    with pytest.raises(ValueError, match="--box picture: .* is COCO JSON"):
+        labels.convert(converted.folder, tmp_path / "again", options=options)
+
+
 @pytest.mark.parametrize("page", [coco_rle, coco_swahr])
 def test_pages_take_a_project(tmp_path, page):
     path = write_labelme(tmp_path / "p")

@@ -59,6 +59,9 @@ class RunConfig:
     """With --labels: names of the joints in order, if the project does not list them, or to change the order."""
     corner: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
     """With --labels: subtract half a pixel, for tools that count pixels from the corner of the first one instead of its centre."""
+    box: Annotated[Literal["joints", "picture"], AnyValue, Fixed, Unsaid("joints")] = "joints"
+    """With --labels: the box of a person without one: the extent of the joints and a margin, or the whole picture, if it holds one
+    person and is to be predicted without a detector."""
     annotations: Annotated[Path | None, LocalPath, MayMove] = None
     """Annotation file to train on (with --eval-only: to evaluate on), if it is not in the usual place in --data."""
     images: Annotated[Path | None, LocalPath, MayMove] = None
@@ -174,8 +177,8 @@ class RunConfig:
         given = [f"--{name.replace('_', '-')}" for name in places if getattr(self, name) is not None]
         if self.labels is not None and given:
             raise ValueError(f"--labels {self.labels} names labels and pictures: leave out {', '.join(given)}")
-        if self.labels is None and (self.names is not None or self.corner or self.labels_format != "auto"):
-            raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
+        if self.labels is None:
+            tools.check_alone(names=self.names, corner=self.corner, labels_format=self.labels_format, box=self.box)
         own_val = self.val_annotations is not None or self.val_images is not None
         if self.val_fraction and own_val:
             raise ValueError(

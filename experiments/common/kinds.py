@@ -161,7 +161,7 @@ def with_labels(config: RunConfig) -> RunConfig:
     """
     if config.labels is None:
         return config
-    options = labels.Options(config.names, category=config.category, on_bad=config.on_bad)
+    options = labels.Options(config.names, category=config.category, on_bad=config.on_bad, box=config.box)
     choices = {"format": config.labels_format, "options": options, "corner": config.corner}
     folder = labels.folder_for(config.labels, config.data_dir, **choices)
     converted = labels.convert(config.labels, folder, **choices)

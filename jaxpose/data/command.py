@@ -26,6 +26,7 @@ def prepare(
     labels_format: tools.Choice = "auto",
     names: tuple[str, ...] | None = None,
     corner: bool = False,
+    box: Literal["joints", "picture"] = "joints",
     category: int | str | None = None,
     flip_pairs: tuple[str, ...] | None = None,
     sigmas: tuple[float, ...] | None = None,
@@ -56,6 +57,8 @@ def prepare(
         labels_format: The tool; auto: the one that the content shows.
         names: Names of the joints in order, if the project does not list them, or to change their order.
         corner: The tool counts pixels from the corner of the first pixel, not its centre: subtract half a pixel.
+        box: Box of a person without one: the extent of the joints and a margin, or the whole picture, if it holds one person and is
+            to be predicted without a detector.
         category: Name or id of a category, if several categories of the file have keypoints, or all, which is the
             default if they have the same joints.
         flip_pairs: Pairs of left and right joints, such as left_ear:right_ear, or none; by default those of the category
@@ -85,14 +88,14 @@ def prepare(
             raise ValueError(
                 f"--labels {labels} names labels and pictures: leave out the folder, --annotations and --images"
             )
-        options = tools.Options(names, category=category, on_bad=on_bad)
+        options = tools.Options(names, category=category, on_bad=on_bad, box=box)
         place = tools.folder_for(labels, data_dir, format=labels_format, options=options, corner=corner)
         converted = tools.convert(labels, place, format=labels_format, options=options, corner=corner)
         annotations, images = converted.of_split(split, divided=val_fraction > 0)
         format, name = "coco", name or place.name.rpartition("-")[0]
         print(json.dumps(converted.to_dict()))
-    elif names is not None or corner or labels_format != "auto":
-        raise ValueError("--names, --corner and --labels-format belong to --labels: give the project")
+    else:
+        tools.check_alone(names=names, corner=corner, labels_format=labels_format, box=box)
     source = builder.prepare(
         folder,
         data_dir=data_dir,

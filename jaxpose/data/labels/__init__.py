@@ -202,6 +202,19 @@ def read(path: str | Path, *, format: Choice = "auto", options: Options | None =
     return name, reader(name).read(path, options)
 
 
+def check_alone(
+    *, names: tuple[str, ...] | None, corner: bool, labels_format: Choice, box: Literal["joints", "picture"]
+) -> None:
+    """Raises a ValueError if a flag is given that only belongs to --labels, for commands that are given none.
+
+    >>> check_alone(names=None, corner=True, labels_format="auto", box="joints")
+    Traceback (most recent call last):
+    ValueError: --names, --corner, --box and --labels-format belong to --labels: give the project
+    """
+    if names is not None or corner or labels_format != "auto" or box != "joints":
+        raise ValueError("--names, --corner, --box and --labels-format belong to --labels: give the project")
+
+
 def folder_for(path: str | Path, data_dir: str | Path, *, format: Choice = "auto", options: Options | None = None,
                corner: bool = False) -> Path:  # fmt: skip
     """The folder within `data_dir` that a project with these choices is converted into: always the same one.
@@ -253,6 +266,10 @@ def convert(
             the entry and what to do.
     """
     name, project = read(path, format=format, options=options)
+    if name == "coco" and options is not None and options.box == "picture":
+        raise ValueError(
+            f"--box picture: {path} is COCO JSON, whose boxes are its own; give each person the bbox [0, 0, W, H] there"
+        )
     folder = files.local(folder)
     roots = dict(getattr(project, "roots", {}))
     by_split = dict(getattr(project, "files", {})) or contents(project)

@@ -13,7 +13,7 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -45,11 +45,14 @@ class Options:
         names: Names of the joints, in order. None: those of the project.
         category: Name of the kind of person to read, where a project has several whose joints differ.
         on_bad: "error" stops at the first entry that is wrong; "skip" leaves such entries out, counted and logged.
+        box: The box of a person without one: "joints", the extent of the joints and a margin, or "picture", the whole picture, for
+            pictures of one person each that are to be predicted without a detector.
     """
 
     names: tuple[str, ...] | None = None
     category: str | int | None = None
     on_bad: Literal["error", "skip"] = "error"
+    box: Literal["joints", "picture"] = "joints"
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,16 @@ class Project:
                 f"{picture.name!r} has the size {picture.size_wh[0]}x{picture.size_wh[1]}: expected a positive width and height",
             )
             return
+        if self.options.box == "picture" and len(picture.people) > 1:
+            self.problems.add(
+                "several persons in a whole picture",
+                f"{picture.name!r} has {len(picture.people)} persons: --box picture is for pictures of one person each",
+            )
+            return
+        if self.options.box == "picture":
+            picture.people = [
+                replace(one, box=one.box or (0.0, 0.0, *map(float, picture.size_wh))) for one in picture.people
+            ]
         self._names.add(picture.name)
         self.pictures.append(picture)
 

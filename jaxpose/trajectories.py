@@ -253,6 +253,8 @@ def _check_values(t: Trajectories) -> None:
         raise ValueError("score holds values outside [0, 1]")
     if t.frame.dtype.kind not in "iu" or (np.diff(t.frame.astype(np.int64)) <= 0).any():
         raise ValueError("frame does not hold ascending whole numbers")
+    if (t.frame < 0).any():
+        raise ValueError(f"frame begins with {t.frame[0]}: frames are counted from 0")
     if not (np.isfinite(t.fps) and t.fps > 0):
         raise ValueError(f"fps is {t.fps}, expected a positive number")
     if not all(float(side).is_integer() and side > 0 for side in t.size_wh):

@@ -56,6 +56,7 @@ def test_the_arrays_are_plain_numpy_and_the_optional_ones_may_be_missing(tmp_pat
         ({"covariance": np.zeros((4, 2, 3, 2, 2)) + [[1, 0.5], [0, 1]]}, "symmetric"),
         ({"frame": [0, 2, 1, 3]}, "ascending"),
         ({"frame": [0.0, 1.0, 2.0, 3.0]}, "whole numbers"),
+        ({"frame": [-1, 0, 1, 2]}, "frame begins with -1"),
         ({"fps": 0}, "fps is 0"),
         ({"names": ("nose", "nose", "tail")}, "'nose' twice"),
         ({"names": ("nose", "tail")}, r"names has shape \(2,\)"),

@@ -22,6 +22,7 @@ import tyro
 from jaxpose import files
 from jaxpose.data import labels as tools
 from jaxpose.data.formats import coco, layout
+from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
 
 TRAINER = "experiments.coco_rle"
 
@@ -92,11 +93,14 @@ def main(
 
 
 def next_steps(out: Path, folder: Path) -> str:
-    """Returns three commands to go on with."""
+    """Returns three commands to go on with; prediction needs boxes unless those of the training span the pictures."""
+    path = out / BASELINES
+    share = files.read_json(path, "baselines of the run")["box_share"] if path.is_file() else 0.0
+    boxes = "" if share >= WHOLE_IMAGE else " --boxes BOXES.json"
     return "\n".join(
         [
             f"the evaluation as a page: {out / 'report.html'}. To go on:",
-            f"  jaxpose predict {out} PICTURES/ --region 0.9                        # poses of new pictures",
+            f"  jaxpose predict {out} PICTURES/{boxes} --region 0.9                 # poses of new pictures",
             f"  jaxpose suggest {out} UNLABELLED/ --count 20                        # what to label next",
             f"  python -m {TRAINER} --data {folder} --init {out} --out {out}_2   # train on, after labelling more",
         ]

@@ -135,3 +135,10 @@ def test_the_command_trains_and_says_how_to_go_on(tmp_path, monkeypatch, capsys)
         new.main("dots", data=path, out=tmp_path / "run")
     with pytest.raises(ValueError, match="--minutes 0"):
         new.main("dots", data=path, minutes=0)
+
+
+@pytest.mark.parametrize(("share", "boxes"), [(None, True), (0.3, True), (0.9, False)])
+def test_prediction_is_said_to_need_boxes_where_it_does(tmp_path, share, boxes):
+    if share is not None:
+        (tmp_path / "baselines.json").write_text(json.dumps({"box_share": share}))
+    assert ("PICTURES/ --boxes BOXES.json" in new.next_steps(tmp_path, tmp_path / "data")) == boxes

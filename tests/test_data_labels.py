@@ -310,6 +310,7 @@ def test_yolo_turns_pictures_as_viewers_do(tmp_path):
         ("[0, 2, 1, 3]", "[0, 2, 1]", "flip_idx is not the numbers 0 to 3"),
         ("tail]", "snout]", "not 4 different names"),
         ("images/val", "images/nowhere", "which is not in"),
+        ("images/val", "/dev/null", "/dev/null., which is not in"),
         ("names: {0: mouse}", "names: 7", "'names' is not a list"),
         ("path:", "path: [", "is not a YAML file"),
     ],

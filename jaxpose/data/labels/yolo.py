@@ -162,7 +162,7 @@ def _pictures(file: Path, config: dict[str, Any], key: str, home: Path, absent: 
             raise ValueError(f"{file}: {key!r} is not a folder of pictures or a list of folders")
         inner = re.sub(r"^(\.\./)+", "", entry)  # Roboflow writes ../train/images for train/images
         places = [home / entry, file.parent / entry, home / inner, file.parent / inner]
-        place = next((p for p in places if p.exists()), None)
+        place = next((p for p in places if p.is_dir() or p.is_file()), None)  # no device, which may never end
         if place is None and key == "test":
             absent.append(entry)
             continue

@@ -210,6 +210,10 @@ COLUMNS = ("EPE", "EPE_mean_position", "of_mean_position", "PCK", "coverage_90",
 
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     config = ablation.parse(Config, __doc__, argv)
+    if config.data is not None and config.images != Config.images:
+        raise ValueError(
+            f"--data {config.data} --images {config.images}: --images is the number of synthetic pictures; leave one out"
+        )
     runs = ablation.run_all(config, ROWS, train_row, load=load)
     return ablation.report(runs, config, COLUMNS, plot=lambda runs, path: None)
 

@@ -461,6 +461,11 @@ def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, 
     assert ablation_integral.main(options) == runs, "the same command again trains nothing"
 
 
+def test_the_methods_for_few_frames_take_one_set():
+    with pytest.raises(ValueError, match="--data x --images 7: --images is the number of synthetic pictures"):
+        ablation_few_frames.main(["--data", "x", "--images", "7"])
+
+
 @pytest.mark.slow
 def test_methods_for_few_frames_are_compared(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablation_few_frames, "HELD_OUT", 4)

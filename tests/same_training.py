@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+RECORDED = Path(__file__).parent / "runs_before" / "thirty_steps.json"
 PICTURES = 200
 CROPS = ("--epochs", "4", "--milestones", "3")
 WHOLE = ("--epochs", "1.5", "--warmup-epochs", "0.5")
@@ -47,6 +48,16 @@ def run(page: str, folder: Path) -> dict[str, Any]:
     if len(losses) < 30:
         raise ValueError(f"{page} made {len(losses)} steps: expected at least 30")
     return {"losses": losses, "scores": scores}
+
+
+def check(page: str, folder: Path) -> None:
+    """Asserts that a page's losses are the recorded ones: the first steps to rounding, the later ones as far as a training lets
+    differences of rounding grow."""
+    expected = json.loads(RECORDED.read_text())
+    assert expected.keys() == PAGES.keys()
+    losses = run(page, folder)["losses"]
+    np.testing.assert_allclose(losses[:5], expected[page]["losses"][:5], rtol=1e-3)
+    np.testing.assert_allclose(losses[:30], expected[page]["losses"][:30], rtol=0.1, atol=0.5)
 
 
 def synthetic_coco(folder: Path) -> Path:

@@ -173,6 +173,8 @@ def read(path: str | os.PathLike) -> Trajectories:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no trajectories found: {path} does not exist; `jaxpose predict VIDEO` writes them")
+    if not zipfile.is_zipfile(path):  # NumPy would advise to unpickle it
+        raise ValueError(f"{path} is not an .npz file of trajectories: expected a ZIP archive, as np.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as stored:
             _check_sizes(path, stored.zip)

@@ -76,7 +76,7 @@ def test_files_that_are_something_else_are_named(tmp_path):
     np.savez(tmp_path / "other.npz", mean=np.zeros(3))
     np.savez(tmp_path / "object.npz", **{name: np.array([None]) for name in trajectories.REQUIRED})
     for name, message in (
-        ("text", "not an .npz file"),
+        ("text", "not an .npz file of trajectories: expected a ZIP archive"),
         ("other", "no array covariance"),
         ("object", "not an .npz file"),
     ):

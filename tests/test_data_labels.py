@@ -791,6 +791,13 @@ def test_a_broken_coco_file_is_left_to_its_reader(tmp_path, changes, corner):
         coco.read(*converted.files["train"])
 
 
+def test_a_json_that_is_cut_off_is_said_to_be_so(tmp_path):
+    path = coco_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"label file \(--labels\).*complete"):
+        labels.guess(path)
+
+
 def test_what_is_no_project_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: give the project's folder"):
         labels.guess(tmp_path / "no")

@@ -79,8 +79,13 @@ def page_of(name: str) -> Page:
 
 def joints_of(name: str) -> skeleton.Skeleton:
     """Returns the skeleton of a page's data set, by the beginning of its name; COCO's if it says nothing else."""
-    known = {"crowdpose": skeleton.CROWDPOSE14, "mpii": skeleton.MPII16, "h36m": skeleton.H36M17, "rhd": skeleton.RHD21}
-    return known.get(name.partition("_")[0], skeleton.COCO17)
+    skeletons = {
+        "crowdpose": skeleton.CROWDPOSE14,
+        "mpii": skeleton.MPII16,
+        "h36m": skeleton.H36M17,
+        "rhd": skeleton.RHD21,
+    }
+    return skeletons.get(name.partition("_")[0], skeleton.COCO17)
 
 
 def compiled_by(

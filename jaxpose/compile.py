@@ -338,7 +338,8 @@ def _compile(
     else:
         raise ValueError(f"step={step!r}: expected train or predict")
     try:
-        program = lowered.compile()
+        with _uncached():
+            program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
@@ -346,6 +347,18 @@ def _compile(
             raise DoesNotFit(f"the {step} step {what}: lower the batch size, or raise fsdp") from None
         raise
     return program, time.perf_counter() - start
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Keeps programs out of JAX's cache on disk, from which one for devices that are not here cannot be loaded."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _memory(program: Any, generation: Generation | None) -> Memory:

@@ -76,7 +76,7 @@ def coco_records(
     """
     records = list(records)
     results.check(records, num_joints=COCO17.num_joints)
-    known = None if image_ids is None else set(image_ids)
+    of_split = None if image_ids is None else set(image_ids)
     by_image: dict[int, list[Mapping[str, Any]]] = {}
     for i, record in enumerate(records):
         if record["category_id"] != 1:
@@ -84,8 +84,10 @@ def coco_records(
         image = record["image_id"]
         if not isinstance(image, int) or isinstance(image, bool):
             raise ValueError(f"result {i} has image_id {image!r}: COCO's ids are whole numbers")
-        if known is not None and image not in known:
-            raise ValueError(f"result {i} is of image {image}, which is not among the {len(known)} images of the split")
+        if of_split is not None and image not in of_split:
+            raise ValueError(
+                f"result {i} is of image {image}, which is not among the {len(of_split)} images of the split"
+            )
         by_image.setdefault(image, []).append(record)
     best = (sorted(group, key=lambda record: -record["score"])[:max_people] for group in by_image.values())
     return [{key: record[key] for key in KEYS} for group in best for record in group]

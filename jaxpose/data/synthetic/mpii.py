@@ -67,9 +67,9 @@ def mpii_joints(joints_3d: np.ndarray) -> np.ndarray:
     out[..., PELVIS, :] = joints_3d[..., HIPS, :].mean(-2)
     out[..., THORAX, :] = joints_3d[..., SHOULDERS, :].mean(-2)
     # The head is rigid, so its five points give the affine map from its frame.
-    known = np.array([[*IN_HEAD[COCO17.joints[k]], 1.0] for k in FACE])
+    face = np.array([[*IN_HEAD[COCO17.joints[k]], 1.0] for k in FACE])
     wanted = np.array([[*UNDER_SKULL, 1.0], [*CROWN, 1.0]])
-    out[..., [NECK, TOP], :] = (wanted @ np.linalg.pinv(known)) @ joints_3d[..., FACE, :]
+    out[..., [NECK, TOP], :] = (wanted @ np.linalg.pinv(face)) @ joints_3d[..., FACE, :]
     return out
 
 

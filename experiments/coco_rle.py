@@ -61,7 +61,8 @@ class Config(families.RegressionConfig):
     """RLE on COCO keypoints."""
 
     minutes: Annotated[float | None, Positive, MayChange] = None
-    """Time budget for this machine in minutes: settings that were not given by hand follow from the data; none: no setting does."""
+    """Time budget in minutes for the whole run on this machine: compilation, training, evaluations and the report. Settings
+    that were not given by hand then follow from the data; none: no setting does."""
     by_hand: Annotated[tyro.conf.Suppress[tuple[str, ...]], AnyValue, MayChange] = field(default=(), compare=False)
     """Names of the flags that were given by hand."""
 

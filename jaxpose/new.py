@@ -56,7 +56,7 @@ def main(
         box: Box of a person without one: the extent of the joints and a margin, or the whole picture, if it holds one person and is
             to be predicted without a detector.
         category: Name or id, if a set has several kinds of person or animal.
-        minutes: Time for everything, on this machine.
+        minutes: Time budget in minutes for the whole run on this machine: compilation, training, evaluations and the report.
         val_share: The fraction of the pictures to hold out, if the set is not split yet.
         out: Folder of the run; none: runs/NAME.
         seed: Seed of the split and the training.

@@ -791,6 +791,13 @@ def test_a_broken_coco_file_is_left_to_its_reader(tmp_path, changes, corner):
         coco.read(*converted.files["train"])
 
 
+def test_a_json_that_is_cut_off_is_said_to_be_so(tmp_path):
+    path = tmp_path / "export.json"
+    path.write_text('[{"id": 1, "data": {"img": "a.jpg"}, "annot')
+    with pytest.raises(ValueError, match=r"export.json .*complete"):
+        labels.guess(path)
+
+
 def test_what_is_no_project_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist: give the project's folder"):
         labels.guess(tmp_path / "no")

@@ -1,4 +1,4 @@
-"""The arithmetic of detectors beside the greedy loop and sample-by-sample RoIAlign in NumPy, and executed torchvision and Detectron2."""
+"""The arithmetic of detectors beside plain NumPy loops, and beside executed torchvision and Detectron2."""
 
 from functools import partial
 

@@ -177,6 +177,8 @@ def guess(path: str | Path) -> Format:
         for name in get_args(Format):
             if reader(name).recognises(child):
                 raise ValueError(f"{path} holds the {name} project {child.name}: give --labels {child}")
+    if path.suffix.lower() == ".json":
+        files.read_json(path, "label file (--labels)")  # says where a file that is cut off or wrong stops being JSON
     contents_by_name = "; ".join(f"{name}: {reader(name).CONTENT}" for name in get_args(Format))
     raise ValueError(f"{path} is in no format of labels that is known. Read are {contents_by_name}")
 

@@ -1,6 +1,7 @@
 """The frame of a self-contained page: its style, its only script, and the policy that allows nothing else.
 
-The style sheet and the script are the files ``report.css`` and ``report.js`` next to this one.
+The style sheet ``report.css`` and the scripts, ``report.js`` (the cases of a report) and ``space.js`` (poses in space), are files
+next to this one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import html
 from importlib import resources
 from typing import Any
 
-from jaxpose.view.palette import TILE_ERROR, TILE_PREDICTION, TILE_TRUTH
+from jaxpose.view.palette import LEFT, MIDDLE, RIGHT, TILE_ERROR, TILE_PREDICTION, TILE_TRUTH
 
 __all__ = ["asset", "escaped", "page"]
 
@@ -31,7 +32,7 @@ def asset(name: str) -> str:
     """Reads a file that belongs to the page.
 
     Args:
-        name: "report.css" or "report.js".
+        name: "report.css", "report.js" or "space.js".
 
     >>> asset("report.js").splitlines()[0]
     '"use strict";'
@@ -39,7 +40,7 @@ def asset(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, *, script: str = "report.js", command: str = "jaxpose view report") -> str:
     """Combines title and body into a complete document.
 
     The Content-Security-Policy allows pictures within the page, its own style and the script whose hash it states.
@@ -47,6 +48,8 @@ def page(title: str, body: str) -> str:
     Args:
         title: the title, plain text.
         body: HTML elements in which every name is `escaped`.
+        script: the file of the page's only script.
+        command: the command that the footer names.
 
     Returns:
         The HTML document.
@@ -54,9 +57,12 @@ def page(title: str, body: str) -> str:
     >>> "script-src 'sha256-" in page("<a>", "") and "<a>" not in page("<a>", "")
     True
     """
-    script = "\n" + asset("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    colors = f":root {{ --truth: {TILE_TRUTH}; --prediction: {TILE_PREDICTION}; --error: {TILE_ERROR}; }}"
+    code = "\n" + asset(script)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    colors = (
+        f":root {{ --truth: {TILE_TRUTH}; --prediction: {TILE_PREDICTION}; --error: {TILE_ERROR}; --left: {LEFT}; "
+        f"--right: {RIGHT}; --middle: {MIDDLE}; }}"
+    )
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
@@ -77,8 +83,8 @@ def page(title: str, body: str) -> str:
 <main>
 {body}
 </main>
-<footer>Written by <code>jaxpose view report</code>. The file holds everything that it shows.</footer>
-<script>{script}</script>
+<footer>Written by <code>{escaped(command)}</code>. The file holds everything that it shows.</footer>
+<script>{code}</script>
 </body>
 </html>
 """

@@ -145,8 +145,10 @@ def square(
 ) -> Square:
     """Returns the square of a hand, as the named code cuts it.
 
-    hand3d: labels are truncated to whole pixels; about the base of the middle finger; twice the largest distance of a
-        visible joint along an axis, clipped to 50 to 500 and to an enlargement of 1 to 10 for a crop of 256 pixels.
+    hand3d: about the base of the middle finger; twice the largest distance of a visible joint along an axis, clipped to 50
+        to 500 and to an enlargement of 1 to 10 for a crop of 256 pixels. Its labels are truncated to whole pixels
+        (`np.trunc`), and its first joint is the palm (`with_palm`, of the truncated labels), visible if the wrist or the
+        base of the middle finger is, unless it is run with the wrist.
     bihand: about the middle of the extent of all joints, truncated; twice the larger extent.
     tllib: 1.5 times the larger extent, rounded, moved by whole pixels to lie within the picture. The centre is that of the
         pixels' area: its left border is the pixel center - side / 2.
@@ -194,7 +196,6 @@ def _square_of_hand3d(xy: np.ndarray, visible: ArrayLike | None) -> Square:
             f"hand {np.argwhere(~visible.any(-1))[0].tolist()} has no visible joint, so that hand3d's square is not "
             'defined: leave it out, or take convention="mmpose"'
         )
-    xy = np.trunc(xy)
     center = xy[..., MIDDLE_BASE, :]
     distance = np.abs(xy - center[..., None, :]).max(-1)
     side = np.clip(2 * np.where(visible, distance, 0.0).max(-1), 50, 500)

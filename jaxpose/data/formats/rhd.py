@@ -10,7 +10,7 @@ hands
     Joints 0 to 20 are those of the left hand, 21 to 41 those of the right; each hand becomes a person with the joints of
     `jaxpose.skeleton.RHD21`, in RHD's order. The argument ``category`` says which hands of a picture: "dominant", the
     default, is the one with more pixels in the mask (the right one if both have the same number), as in the published
-    evaluation; "both" is every hand with a visible joint; "left" and "right" are those of one side.
+    evaluation; "both" is every hand with a visible joint; "left" and "right" are those of them on one side.
 visibility
     2 for a joint with the flag, 1 for one without it inside the picture (hidden), 0 outside. The joints in space are known
     for all.
@@ -21,7 +21,7 @@ space
     An annotation also has ``keypoints_3d``, 63 numbers in millimetres in the camera's frame; ``camera``, its focal lengths
     and principal point [fx, fy, cx, cy] in pixels; and ``hand``, "left" or "right".
 
-A picture whose hand has no visible joint, or joints of which the key bone has no length, is bad: the first raises an
+A picture whose dominant hand has no visible joint, or a hand whose key bone has no length, is bad: the first raises an
 error, or all are left out (``on_bad="skip"``).
 """
 
@@ -243,9 +243,7 @@ def _size(picture: Path, problems: Problems) -> tuple[int, int] | None:
     return None
 
 
-def _sides(
-    which: str, entry: Mapping[str, Any], folder: Path, number: int, problems: Problems
-) -> Iterator[hands.Side]:
+def _sides(which: str, entry: Mapping[str, Any], folder: Path, number: int, problems: Problems) -> Iterator[hands.Side]:
     """Yields the sides of the hands of a picture that are wanted."""
     if which == "dominant":
         mask = folder.parent / "mask" / f"{number:05d}.png"
@@ -253,14 +251,14 @@ def _sides(
             with Image.open(mask) as image:
                 yield hands.dominant_side(np.asarray(image))
         except FileNotFoundError:
-            message = f"{mask} does not exist: the dominant hand is the larger one in it; category 'both' needs no masks"
+            message = (
+                f"{mask} does not exist: the dominant hand is the larger one in it; category 'both' needs no masks"
+            )
             problems.add("mask missing", message, error=FileNotFoundError)
         except (UnidentifiedImageError, OSError) as error:
             problems.add("mask unreadable", f"{mask} is no picture ({str(error):.100})")
-    elif which == "both":
-        yield from (side for side in JOINTS if (entry["uv_vis"][JOINTS[side], 2] > 0).any())
     else:
-        yield which
+        yield from (s for s in JOINTS if which in ("both", s) and (entry["uv_vis"][JOINTS[s], 2] > 0).any())
 
 
 def _hand(

@@ -30,7 +30,13 @@ __all__ = ["CONTENT", "find", "ground_truth", "own_skeleton", "read", "recognise
 
 CONTENT = "as COCO's, with 'joint_cam' and 'hand_type' in the annotations (mmpose's file of RHD)"
 KEYS = ("joint_cam", "hand_type", "cam_param")
-NAMES = {"train": ("train",), "val": ("test", "val"), "test": ("test",), "training": ("train",), "evaluation": ("test",)}
+NAMES = {
+    "train": ("train",),
+    "val": ("test", "val"),
+    "test": ("test",),
+    "training": ("train",),
+    "evaluation": ("test",),
+}
 
 
 def find(
@@ -192,7 +198,9 @@ def _person(person: Any, cameras: Mapping[Any, Any], problems: Problems) -> Any:
         )
         return None
     if person.get("hand_type") not in ("left", "right"):
-        problems.add("hand without a side", f"{where}: 'hand_type' must be left or right, got {person.get('hand_type')!r}")
+        problems.add(
+            "hand without a side", f"{where}: 'hand_type' must be left or right, got {person.get('hand_type')!r}"
+        )
         return None
     try:
         hands.bone_length(joints)
@@ -202,8 +210,8 @@ def _person(person: Any, cameras: Mapping[Any, Any], problems: Problems) -> Any:
     keypoints = person.get("keypoints")
     if isinstance(keypoints, list) and all(isinstance(point, list) and len(point) == 3 for point in keypoints):
         keypoints = [value for point in keypoints for value in point]
-    kept = {key: value for key, value in person.items() if key not in ("joint_cam", "hand_type")}
-    return kept | {
+    others = {key: value for key, value in person.items() if key not in ("joint_cam", "hand_type")}
+    return others | {
         "keypoints": keypoints,
         "keypoints_3d": joints.ravel().tolist(),
         "camera": [*focal.tolist(), *center.tolist()],

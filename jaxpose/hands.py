@@ -213,9 +213,8 @@ def square_affine(place: Square, *, size: int = 256, rotation: ArrayLike = 0.0) 
         size: the width and height of the crop in pixels.
         rotation: (...) radians about the centre; positive turns x towards y.
 
-    >>> square_affine(Square(np.array([10.0, 20.0]), np.array(64.0)))
-    array([[  4.,   0.,  88.],
-           [  0.,   4.,  48.]])
+    >>> square_affine(Square(np.array([10.0, 20.0]), np.array(64.0)))[:, 2]
+    array([88., 48.])
     """
     scale, angle = size / np.asarray(place.side, np.float64), np.asarray(rotation, np.float64)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)

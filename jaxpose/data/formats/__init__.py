@@ -7,7 +7,8 @@ A new format is one module in this folder that implements `Reader`, and its name
 formats by name: commands and pages take `Format | Literal["auto"]` and pass it to `choose`.
 
 ``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON of HRNet and mmpose, ``crowdpose`` CrowdPose's,
-``coco_wholebody`` the 133 joints of COCO-WholeBody. ``layout`` holds shared functions that locate files.
+``coco_wholebody`` the 133 joints of COCO-WholeBody; ``coco_3d`` COCO's with joints in space, ``human36m`` Human3.6M's of the
+single-stage codes. ``layout`` holds shared functions that locate files.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
-Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody"]
+Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody", "coco_3d", "human36m"]
 """The formats, named like the modules of this package."""
 Choice = Format | Literal["auto"]
 """Values of a flag `--format`: a format, or "auto" for the one that the files show."""

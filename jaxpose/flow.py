@@ -1,6 +1,8 @@
-"""RealNVP: the normalising flow of RLE (Li et al. 2021, section 3.3 and appendix A; Dinh et al. 2017).
+"""The normalising flows of RLE: `RealNVP` for two and three coordinates, `Spline` for one.
 
-This is the only module of the library that uses distrax (through `jaxpose._distrax`). With `m` the mask of a coupling
+This is the only module of the library that uses distrax (through `jaxpose._distrax`).
+
+RealNVP (Li et al. 2021, section 3.3 and appendix A; Dinh et al. 2017): with `m` the mask of a coupling
 (True: passes through and conditions; False: transformed), a sample is made from z ~ N(0, I) by
 
     forward,  i = 0 .. n-1:   x = m z + (1 - m) (z exp(s_i(m z)) + t_i(m z))
@@ -17,6 +19,10 @@ Parameters: for coupling i and layer j, `params["s{i}_{j}"]` and `params["t{i}_{
 The couplings have equal shapes, so one `lax.scan` runs them, and each is recomputed in the backward pass. The memory
 of a training step is then that of one coupling instead of all: on a CPU this decides the speed beyond about 4,000
 points, because the allocator returns larger blocks to the system after every step.
+
+One coordinate: a coupling transforms a coordinate as a function of the others. With one coordinate there is no other, so
+that s_i and t_i are constants, the flow is x = a z + b, and G is a Gaussian whatever the nets learn. `Spline` is the flow
+for residuals of one coordinate, such as the row of a boundary in a column of a scan.
 """
 
 from __future__ import annotations
@@ -73,7 +79,8 @@ class RealNVP(nn.Module):
 
     def setup(self):
         if self.dim not in MASKS:
-            raise ValueError(f"dim={self.dim}: the flow has masks for 2 and 3 coordinates")
+            advice = "; of one coordinate a RealNVP is a Gaussian: take flow.Spline" if self.dim == 1 else ""
+            raise ValueError(f"dim={self.dim}: the flow has masks for 2 and 3 coordinates{advice}")
         if self.layers < 1 or not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"layers={self.layers}, hidden={self.hidden}: at least one coupling and one hidden layer")
         if self.scheme not in INITIALISERS:
@@ -182,6 +189,72 @@ def _leaky_relu_jvp(primals, tangents):
     return y, jnp.where(y >= 0, tangents[0], 0.01 * tangents[0])
 
 
+class Spline(nn.Module):
+    """A normalising flow of one coordinate over standardised errors: a monotone rational quadratic spline.
+
+    The spline (Durkan et al. 2019, Neural spline flows) maps [-bound, bound] onto itself, and is the identity outside, with
+    slope 1 at both ends: the tails of G are those of a standard normal. It starts as the identity, so that G starts as a
+    standard normal. The RLE paper does not say which flow it takes for the boundaries of its appendix H.
+
+    Attributes:
+        bins: The number of pieces of the spline; the flow has 3 bins + 1 parameters.
+        bound: The half width of the interval in which the flow differs from the identity, in standardised errors.
+
+    Raises:
+        ValueError: There is no bin, or the bound is not positive.
+
+    >>> flow = Spline()
+    >>> variables = flow.init(jax.random.key(0), jnp.zeros((1, 1)), method="log_prob")
+    >>> flow.apply(variables, jnp.zeros((5, 8, 1)), method="log_prob").shape
+    (5, 8)
+    >>> flow.apply(variables, jnp.array([0.5]), method="forward").tolist()
+    [0.5]
+    """
+
+    bins: int = 8
+    bound: float = 6.0
+
+    def setup(self):
+        if self.bins < 1 or not self.bound > 0:
+            raise ValueError(f"bins={self.bins}, bound={self.bound}: expected at least one bin and a positive bound")
+        self.knots = self.param("knots", nn.initializers.zeros, (3 * self.bins + 1,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.log_prob(x)
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """Returns log G(x): (..., 1) -> (...), in nats."""
+        z, log_det = self.inverse(x)
+        return base_log_prob(z, base="gaussian").sum(-1) + log_det
+
+    def sample(self, key: jax.Array, shape: int | tuple[int, ...] = ()) -> jax.Array:
+        """Draws from G: shape + (1,), in the dtype of the parameters, float32 at least."""
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        return self.forward(jax.random.normal(key, (*shape, 1), jnp.result_type(self.knots, jnp.float32)))
+
+    def forward(self, z: jax.Array) -> jax.Array:
+        """Maps latent to data, (..., 1)."""
+        z = self._check(z)
+        return self._bijector(z.dtype).forward(z)
+
+    def inverse(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Maps data to latent: (..., 1) -> z (..., 1) and log |dz/dx| (...)."""
+        x = self._check(x)
+        z, log_det = self._bijector(x.dtype).inverse_and_log_det(x)
+        return z, log_det.sum(-1)
+
+    def _check(self, x) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.shape[-1:] != (1,):
+            raise ValueError(f"got shape {x.shape}, expected (..., 1): the spline is a flow of one coordinate")
+        return x.astype(jnp.result_type(x, jnp.float32, self.knots))
+
+    def _bijector(self, dtype) -> distrax.Bijector:
+        return distrax.RationalQuadraticSpline(
+            self.knots.astype(dtype), -self.bound, self.bound, boundary_slopes="identity"
+        )
+
+
 def _stack(nets: list[Net], dtype) -> Net:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves).astype(dtype), *nets)
 
@@ -256,7 +329,7 @@ def log_normalizer_latent(
         forward: f, latent (..., dim) -> errors (..., dim), `net.apply(variables, z, method="forward")`.
         base: The density Q.
         points: The number of nodes on each axis: points^dim evaluations of the flow.
-        dim: The dimension, 2 or 3.
+        dim: The dimension: 1, 2 or 3.
 
     Returns:
         A scalar in nats.

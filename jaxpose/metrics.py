@@ -20,15 +20,19 @@ __all__ = [
     "JointRates",
     "Mean",
     "auc",
+    "auc_3d",
+    "auc_of_errors",
     "distance",
     "epe",
     "head_size",
     "mpjpe",
+    "mpjve",
     "n_mpjpe",
     "nme",
     "oks",
     "pa_mpjpe",
     "pck",
+    "pck_3d",
     "pckh",
     "pckh_auc",
     "pearson",
@@ -348,6 +352,135 @@ def n_mpjpe(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = Non
     0.0
     """
     return mpjpe(scale_align(pred, target, where=where), target, where=where)
+
+
+def mpjve(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:
+    """Mean per-joint velocity error: the mean distance of the differences of successive frames of one sequence.
+
+    Args:
+        pred, target: ``(..., T, K, D)``, T successive frames of one sequence, 2 or more.
+        where: ``(..., T, K)`` bool or None; a difference counts if the joint counts in both frames.
+
+    Returns:
+        ``(...)`` in the unit of the coordinates per frame; NaN if no difference counts.
+
+    Raises:
+        ValueError: A shape is wrong, or there are fewer than two frames.
+
+    Source: Pavllo et al. 2019, section 5. Sequences of one data set are joined with the number of their differences as weights;
+    a difference over the border of two sequences is none.
+
+    >>> steps = np.arange(4.0)[:, None, None] * [[3.0, 4.0, 0.0]]
+    >>> float(mpjve(steps, 0 * steps)), float(mpjve(steps + 5, steps))
+    (5.0, 0.0)
+    """
+    pred, target, where = _joints(pred, target, where)
+    if pred.ndim < 3 or pred.shape[-3] < 2:
+        raise ValueError(f"prediction must be (..., T, K, D) with two successive frames or more, got {pred.shape}")
+    errors = _difference(pred, target, where)
+    counts = where[..., 1:, :] & where[..., :-1, :]
+    moved = np.sqrt(
+        (np.where(counts[..., None], errors[..., 1:, :, :] - errors[..., :-1, :, :], 0.0) ** 2).sum(axis=-1)
+    )
+    number = counts.sum(axis=(-2, -1))
+    return np.where(number > 0, moved.sum(axis=(-2, -1)) / np.maximum(number, 1), np.nan)
+
+
+def pck_3d(pred: ArrayLike, target: ArrayLike, *, threshold: float = 150.0, where: ArrayLike | None = None) -> float:
+    """3DPCK: the share of joints whose error is strictly below a threshold, over all joints of all poses.
+
+    Args:
+        pred, target: ``(..., K, D)`` in the unit of the threshold, with their roots aligned already.
+        threshold: A length; 150 is the convention in mm.
+        where: ``(..., K)`` bool or None.
+
+    Returns:
+        A fraction; NaN if nothing counts.
+
+    Raises:
+        ValueError: A shape is wrong, or the threshold is not above 0.
+
+    Source: Mehta et al. 2017 (MPI-INF-3DHP); the comparison is strict, as in mmpose's.
+
+    >>> pck_3d(np.zeros((1, 2, 3)), np.array([[[150.0, 0, 0], [149.0, 0, 0]]]))
+    0.5
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold={threshold}: expected a length above 0")
+    return _share_below(distance(pred, target, where=where), [threshold], where)
+
+
+def auc_3d(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    thresholds: ArrayLike = tuple(range(0, 151, 5)),
+    where: ArrayLike | None = None,
+) -> float:
+    """The mean of `pck_3d` over thresholds.
+
+    Args:
+        pred, target: ``(..., K, D)`` in the unit of the thresholds, with their roots aligned already.
+        thresholds: ``(T,)`` lengths; 0, 5, ..., 150 mm by default. No error is strictly below 0, so that even a perfect
+            prediction has 30/31.
+        where: ``(..., K)`` bool or None.
+
+    Returns:
+        A fraction; NaN if nothing counts.
+
+    Raises:
+        ValueError: A shape is wrong, or there is no threshold.
+
+    Source: mmpose 0.x, Mehta et al. 2017.
+
+    >>> round(auc_3d(np.zeros((1, 1, 3)), np.zeros((1, 1, 3))), 4)
+    0.9677
+    """
+    return _share_below(distance(pred, target, where=where), thresholds, where)
+
+
+def auc_of_errors(error: ArrayLike, *, thresholds: ArrayLike, where: ArrayLike | None = None) -> float:
+    """Area under the curve of each joint's PCK over a range of thresholds, averaged over the joints.
+
+    Args:
+        error: ``(N, K)`` distances of N samples.
+        thresholds: ``(T,)`` increasing lengths in the unit of the errors, two or more; an error equal to one is within it.
+        where: ``(N, K)`` bool or None, the joints that are visible.
+
+    Returns:
+        The trapezoid of the share of visible samples within each threshold, divided by the range, per joint, then the
+        unweighted mean over the joints that are ever visible; NaN if none is.
+
+    Raises:
+        ValueError: A shape is wrong, or the thresholds do not increase.
+
+    Source: the evaluation of Zimmermann and Brox 2017 (RHD). `auc` is mmpose's, which differs.
+
+    >>> auc_of_errors([[1.0, 5.0], [9.0, 5.0]], thresholds=[0.0, 5.0, 10.0])
+    0.625
+    """
+    error = _as_float(error)
+    if error.ndim != 2:
+        raise ValueError(f"errors must be (N, K), got {error.shape}")
+    thresholds = np.asarray(thresholds, np.float64)
+    if thresholds.ndim != 1 or len(thresholds) < 2 or not (np.diff(thresholds) > 0).all():
+        raise ValueError(f"thresholds must be two or more increasing lengths, got {thresholds.tolist()!s:.100}")
+    where = _mask(where, error.shape, "the errors")
+    count = where.sum(axis=0)
+    if not count.any():
+        return float("nan")
+    within = ((error[None] <= thresholds[:, None, None]) & where).sum(axis=1)[:, count > 0] / count[count > 0]
+    areas = ((within[1:] + within[:-1]) / 2 * np.diff(thresholds)[:, None]).sum(axis=0)
+    return float(areas.mean() / (thresholds[-1] - thresholds[0]))
+
+
+def _share_below(error: np.ndarray, thresholds: ArrayLike, where: ArrayLike | None) -> float:
+    """Returns the share of errors (..., K) below a threshold, averaged over the thresholds."""
+    thresholds = np.asarray(thresholds, np.float64)
+    if thresholds.ndim != 1 or not len(thresholds) or np.isnan(thresholds).any():
+        raise ValueError(f"thresholds must be (T,) lengths, one or more, got {thresholds.tolist()!s:.100}")
+    errors = error[_mask(where, error.shape, "the joints")]
+    return float(np.mean([(errors < t).mean() for t in thresholds])) if errors.size else float("nan")
 
 
 def scale_align(pred: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None) -> np.ndarray:

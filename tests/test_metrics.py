@@ -352,3 +352,97 @@ def test_bad_input_is_named(call, words):
 def test_no_jax_is_loaded():
     code = "import sys, jaxpose.metrics; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Poses in space
+
+
+def test_metrics_3d_of_the_reference_code(golden):
+    g = golden("three_d/metrics3d")
+    pred, target, mask = g["pred_m"], g["gt_m"], g["mask"]
+    assert metrics.mpjve(pred, target) == pytest.approx(float(g["vp3d_mpjve"]), rel=1e-9)
+    for name, aligned in (
+        ("none", pred),
+        ("scale", metrics.scale_align(pred, target)),
+        ("procrustes", metrics.procrustes_align(pred, target)),
+    ):
+        mm = 1000 * aligned, 1000 * target
+        assert 100 * metrics.pck_3d(*mm, where=mask) == pytest.approx(float(g[f"mmpose0_3dpck_{name}"]), rel=1e-6)
+        assert 100 * metrics.auc_3d(*mm, where=mask) == pytest.approx(float(g[f"mmpose0_3dauc_{name}"]), rel=1e-6)
+        assert metrics.mpjpe(aligned, target).mean() == pytest.approx(float(g[f"mmpose_mpjpe_{name}"]), rel=1e-9)
+        errors = metrics.distance(aligned, target)[mask]  # masked joints take part in the alignment there
+        assert errors.mean() == pytest.approx(float(g[f"mmpose_masked_{name}"]), rel=1e-9)
+    within = metrics.pck_3d(1000 * pred, 1000 * target, threshold=50.0, where=mask)
+    assert 100 * within == pytest.approx(float(g["mmpose0_3dpck_thr50mm"]), rel=1e-6)
+    boundary = 1000 * g["pck_boundary_pred"]
+    assert 100 * metrics.pck_3d(boundary, 0 * boundary) == pytest.approx(float(g["pck_boundary_pck"]))
+    assert 100 * metrics.auc_3d(boundary, 0 * boundary) == pytest.approx(float(g["pck_boundary_auc"]), rel=1e-6)
+    aligned = metrics.procrustes_align(pred, target)
+    for prefix, poses in (("srnet", pred), ("srnet_aligned", aligned)):
+        assert metrics.pck_3d(1000 * poses, 1000 * target) == pytest.approx(float(g[f"{prefix}_pck"]), rel=1e-9)
+        assert metrics.auc_3d(1000 * poses, 1000 * target) == pytest.approx(float(g[f"{prefix}_auc"]), rel=1e-9)
+    for key, measured in (
+        ("frame_mpjpe", metrics.mpjpe(pred, target)),
+        ("frame_p_mpjpe", metrics.pa_mpjpe(pred, target)),
+        ("frame_n_mpjpe", metrics.n_mpjpe(pred, target)),
+        ("martinez_aligned", aligned),
+        ("rle_aligned", aligned),
+        ("martinez_aligned_noscale", metrics.procrustes_align(pred, target, scale=False)),
+    ):
+        np.testing.assert_allclose(measured, g[key], rtol=1e-9, atol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize("tag", ["m2_0_30px_20", "m3_0_50mm_20", "m3_0_50mm_100", "m3_20_50mm_100"])
+def test_auc_of_errors_of_the_reference_code(golden, tag):
+    g = golden("hands/hands")
+    kind = tag[:2]
+    if kind == "m2":
+        error, where = metrics.distance(g["m2_pred"], g["m2_gt"]), g["m2_vis"]
+    else:
+        gt = g["m3_gt"] - g["m3_gt"][:, :1]
+        error, where = metrics.distance(g["m3_pred_rel"], gt), None
+    area = metrics.auc_of_errors(error, thresholds=g[f"{tag}_thresholds"], where=where)
+    assert area == pytest.approx(float(g[f"{tag}_auc"]), rel=1e-9)
+
+
+def test_velocity_counts_pairs_of_visible_frames_only():
+    pred = np.zeros((4, 2, 3))
+    pred[2, 0] = np.nan
+    pred[3, 1, 0] = 3.0
+    where = np.ones((4, 2), bool)
+    where[2, 0] = False
+    assert metrics.mpjve(pred, np.zeros((4, 2, 3)), where=where) == pytest.approx(3.0 / 4)
+    batched = metrics.mpjve(np.stack([pred, pred]), np.zeros((2, 4, 2, 3)), where=np.stack([where, where]))
+    assert batched.shape == (2,) and np.isnan(metrics.mpjve(pred, pred, where=np.zeros((4, 2))))
+
+
+def test_rates_in_space_and_areas_of_errors():
+    target = np.zeros((2, 2, 3))
+    pred = target.copy()
+    pred[0, 0, 0], pred[1, 1, 2] = 100.0, np.nan
+    where = np.array([[True, True], [True, False]])
+    assert metrics.pck_3d(pred, target, where=where) == 1 and metrics.pck_3d(pred, target) == 0.75
+    assert metrics.pck_3d(pred, target, threshold=100.0, where=where) == pytest.approx(2 / 3)
+    assert metrics.auc_3d(pred, target, thresholds=[100.0, 100.5], where=where) == pytest.approx((2 / 3 + 1) / 2)
+    assert np.isnan(metrics.pck_3d(pred, target, where=np.zeros((2, 2))))
+    error = np.array([[1.0, np.nan], [3.0, np.nan]])
+    visible = np.array([[True, False], [True, False]])
+    # The share within 0, 2, 4 is 0, 1/2, 1: the trapezoid is (1/2 + 3/2) / 4.
+    assert metrics.auc_of_errors(error, thresholds=[0, 2, 4], where=visible) == pytest.approx(0.5)
+    assert np.isnan(metrics.auc_of_errors(error, thresholds=[0, 2], where=0 * visible))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.mpjve(np.zeros((1, 2, 3)), np.zeros((1, 2, 3))), "two successive frames"),
+        (lambda: metrics.mpjve(np.zeros((2, 3)), np.zeros((2, 3))), "two successive frames"),
+        (lambda: metrics.pck_3d(np.zeros((2, 3)), np.zeros((2, 3)), threshold=0.0), "threshold=0.0"),
+        (lambda: metrics.auc_3d(np.zeros((2, 3)), np.zeros((2, 3)), thresholds=[]), "one or more"),
+        (lambda: metrics.auc_of_errors(np.zeros(3), thresholds=[0, 1]), r"\(N, K\)"),
+        (lambda: metrics.auc_of_errors(np.zeros((3, 2)), thresholds=[1, 1]), "increasing"),
+    ],
+)
+def test_metrics_in_space_say_what_they_expect(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

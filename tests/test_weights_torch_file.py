@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxpose import weights
+from jaxpose.pickles import PlainDict
 from jaxpose.weights import torch_file
 from jaxpose.weights.torch_file import Inert
 
@@ -215,7 +216,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path):
     known = [("collections", "OrderedDict"), ("torch", "FloatStorage"), ("torch", "float32"),
              ("torch._utils", "_rebuild_tensor_v2"), ("os", "system")]  # fmt: skip
     attributes = body({"__doc__": "changed"})
-    before = {kind: dict(vars(kind)) for kind in (torch_file._Dict, torch_file.Inert, torch_file._Rebuild)}
+    before = {kind: dict(vars(kind)) for kind in (PlainDict, torch_file.Inert, torch_file._Rebuild)}
     for module, attribute in known:
         for state in (attributes, b"N" + attributes + b"\x86"):  # the second by setattr
             path = write(tmp_path / "net.pth", b"\x80\x02" + name(module, attribute) + state + b"b.")

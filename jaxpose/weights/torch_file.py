@@ -3,13 +3,10 @@
 Both formats are read: the zip archive (PyTorch 1.6 and newer: data.pkl, and a member per storage) and the older format
 (a magic number, protocol, system, the pickle, the storages' keys, and their bytes one after another).
 
-Why this is safe: a pickle is a program of about sixty opcodes. It can only call what `Unpickler.find_class` and
-`Unpickler.persistent_load` return, whichever opcode asks (GLOBAL, STACK_GLOBAL, INST; REDUCE, NEWOBJ and OBJ only call what
-is on the stack). Here these return the dictionary, the dtypes and the rebuilders of tensors of this module, and for every other
-name `Inert`. None of them has state that a pickle could change: BUILD calls their `__setstate__`, which does nothing. The
-registry of extensions (EXT1, EXT2, EXT4), whose cache would bypass find_class, is rejected beforehand. So is everything that makes
-the C implementation allocate or recurse without bound: unfilled places in the memo; huge nested tuples and frozensets, whose
-hash is a recursion; and many keys with hashes that a file can choose (those of strings are salted), which collide.
+Why this is safe is said in `jaxpose.pickles`, whose means this module uses: a pickle can only call what
+`Unpickler.find_class` and `Unpickler.persistent_load` return. Here these return the dictionary, the dtypes and the rebuilders
+of tensors of this module, and for every other name `Inert`. None of them has state that a pickle could change: BUILD calls
+their `__setstate__`, which does nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +14,15 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 import struct
-import sys
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxpose.pickles import Inert, PlainDict, Still, Unusable, check_opcodes
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
 DTYPES = {
@@ -55,68 +52,23 @@ MOST_COPIES = 8  # tensors that share a storage are copied; together they may ta
 FEW_BYTES = 2**24  # or at most this many bytes
 MOST_AXES = 64  # NumPy's limit
 MOST_CLASSES = 100  # the number of names that are remembered
-TUPLE_PARTS = 10_000  # limit for a tuple or frozenset with its nested parts, and for all that are keys
-HASH_MODULUS = sys.hash_info.modulus  # integers hash to themselves below it
 
 
-class _Unusable(ValueError):
-    """A problem with the file, described in the words of this module."""
-
-
-class _Absorbing(type):
-    """A class that is its own instance: every operation on it returns the class itself."""
-
-    def __call__(cls, *args, **kwargs):
-        return cls
-
-    def _nothing(cls, *args):
-        """Implements BUILD, APPEND, APPENDS, ADDITEMS, SETITEM and SETITEMS."""
-
-    __setstate__ = __setitem__ = append = extend = add = _nothing
-
-
-class Inert(metaclass=_Absorbing):
-    """Stands for every object of a file that is not a tensor, number, string, list, tuple, set or dictionary.
-
-    >>> Inert("os.system", 1) is Inert
-    True
-    """
-
-    def __new__(cls, *args, **kwargs):
-        return cls
-
-
-class _Still:
-    """An object without state that a pickle could set."""
-
-    __slots__ = ()
-
-    def __setstate__(*args):
-        pass
-
-
-class _Dict(_Still, dict):
-    """Stands for collections.OrderedDict, on which PyTorch sets an attribute."""
-
-    def __init__(self, items: Any = ()):  # pairs from Python 2, whose keys no opcode shows: only strings are read
-        super().__init__((key, value) for key, value in items if isinstance(key, str))
-
-
-class _Dtype(_Still):
+class _Dtype(Still):
     __slots__ = ("name",)
 
     def __init__(self, name: str):
         self.name = name
 
 
-class _Storage(_Still):
+class _Storage(Still):
     __slots__ = ("dtype", "key")
 
     def __init__(self, key: str, dtype: str):
         self.key, self.dtype = key, dtype
 
 
-class Tensor(_Still):
+class Tensor(Still):
     """A tensor of a file, read on demand."""
 
     __slots__ = ("_dtype", "_file", "_key", "_offset", "_size", "_stride")
@@ -133,13 +85,13 @@ class Tensor(_Still):
         """
         try:
             return self._file.read(self._key, self._dtype, self._offset, self._size, self._stride)
-        except _Unusable as error:
+        except Unusable as error:
             raise ValueError(f"{self._file.path}: {error}") from error
         except Exception as error:
             raise ValueError(f"{self._file.path}: a tensor that cannot be an array ({error})") from error
 
 
-class _Rebuild(_Still):
+class _Rebuild(Still):
     """A function of PyTorch that builds a tensor from a storage, or a parameter from a tensor."""
 
     __slots__ = ("file", "name")
@@ -188,11 +140,11 @@ class _File:
 
     def storage(self, key: str) -> memoryview:
         if key not in self.places:
-            raise _Unusable(f"the storage {key!r:.50} of a tensor is not in the file")
+            raise Unusable(f"the storage {key!r:.50} of a tensor is not in the file")
         start, size, checksum = self.places[key]
         content = memoryview(self.data)[start : start + size]
         if len(content) != size or (checksum and key not in self.sound and zlib.crc32(content) != checksum):
-            raise _Unusable(f"the storage {key!r:.50} is cut off or damaged; download or copy the file again")
+            raise Unusable(f"the storage {key!r:.50} is cut off or damaged; download or copy the file again")
         self.sound.add(key)
         return content
 
@@ -201,27 +153,23 @@ class _File:
         code = np.dtype(DTYPES[dtype]).newbyteorder(self.order)
         numbers = np.frombuffer(bytes_[: len(bytes_) // code.itemsize * code.itemsize], code)
         if not (type(size) is type(stride) is tuple and len(size) == len(stride) <= MOST_AXES):
-            raise _Unusable(
-                f"size and strides of a tensor: expected two tuples of the same length, {MOST_AXES} at most"
-            )
+            raise Unusable(f"size and strides of a tensor: expected two tuples of the same length, {MOST_AXES} at most")
         if not all(
             type(n) is int for n in (offset, *size, *stride)
         ):  # not shown: nested lists have texts without bound
-            raise _Unusable("size, strides and offset of a tensor: expected integers, 0 or more")
+            raise Unusable("size, strides and offset of a tensor: expected integers, 0 or more")
         description = f"{str(size):.60} with strides {str(stride):.60} from {offset!r:.20}"
         if min((offset, *size, *stride)) < 0:
-            raise _Unusable(f"a tensor of size {description}: expected integers, 0 or more")
+            raise Unusable(f"a tensor of size {description}: expected integers, 0 or more")
         if 0 in size:
             return np.zeros(size, code.newbyteorder("="))
         # Each axis alone first: the product of unbounded numbers would take long.
         last = offset + sum((n - 1) * s for n, s in zip(size, stride))
         if max(size, default=1) > len(numbers) or math.prod(size) > len(numbers) or last >= len(numbers):
-            raise _Unusable(
-                f"a tensor of size {description} claims more than the {len(numbers)} numbers of its storage"
-            )
+            raise Unusable(f"a tensor of size {description} claims more than the {len(numbers)} numbers of its storage")
         self.copied += math.prod(size) * code.itemsize
         if self.copied > max(MOST_COPIES * len(self.data), FEW_BYTES):
-            raise _Unusable(f"its tensors share storages and claim more than {MOST_COPIES} times the file")
+            raise Unusable(f"its tensors share storages and claim more than {MOST_COPIES} times the file")
         strides = tuple(s * code.itemsize for s in stride)
         view = np.lib.stride_tricks.as_strided(numbers[offset:], size, strides, writeable=False)
         if dtype == "bfloat16":  # the upper half of a float32
@@ -238,7 +186,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return _Dict
+            return PlainDict
         if (module, name) in REBUILD:
             return _Rebuild(name, self.file)
         if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
@@ -258,9 +206,9 @@ class _Unpickler(pickle.Unpickler):
             case _:
                 return Inert
         if view is not None:
-            raise _Unusable("a storage that is a part of another: load the file with PyTorch and save it again")
+            raise Unusable("a storage that is a part of another: load the file with PyTorch and save it again")
         if self.file.dtypes.setdefault(key, dtype.name) != dtype.name:
-            raise _Unusable(f"the storage {key!r:.50} has two types of numbers")
+            raise Unusable(f"the storage {key!r:.50} has two types of numbers")
         return _Storage(key, dtype.name)
 
 
@@ -305,7 +253,7 @@ def _read(path: Path) -> tuple[Any, _File]:
     file = _File(path, path.read_bytes())
     try:
         content = _load_zip(file) if file.data.startswith(b"PK\x03\x04") else _load_old(file)
-    except _Unusable as error:
+    except Unusable as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # many exception types, depending on the damage
         reason = str(error).splitlines()[:1] or [type(error).__name__]
@@ -322,24 +270,22 @@ def _load_zip(file: _File) -> Any:
     roots = [name.removesuffix("data.pkl") for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         names = ", ".join(sorted(members)[:5])
-        raise _Unusable(
-            f"not a file of torch.save but a zip archive with {len(roots)} data.pkl (it holds {names:.200})"
-        )
+        raise Unusable(f"not a file of torch.save but a zip archive with {len(roots)} data.pkl (it holds {names:.200})")
     root = roots[0]
     if f"{root}constants.pkl" in members or any(name.startswith(f"{root}code/") for name in members):
-        raise _Unusable(
+        raise Unusable(
             "a TorchScript program, not a checkpoint: save its weights with PyTorch, "
             "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
         )
 
     def place(info: zipfile.ZipInfo) -> tuple[int, int, int]:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise _Unusable(
+            raise Unusable(
                 f"{info.filename:.50} is compressed, which torch.save never does: unpack and pack it without compression"
             )
         header = data[info.header_offset : info.header_offset + 30]
         if not header.startswith(b"PK\x03\x04"):
-            raise _Unusable(
+            raise Unusable(
                 f"{info.filename:.50} is not where the directory of the archive says; download or copy the file again"
             )
         names = sum(struct.unpack_from("<HH", header, 26))
@@ -350,7 +296,7 @@ def _load_zip(file: _File) -> Any:
     file.places |= {part: parts[part] for part in ("data.pkl", "byteorder") if part in parts}
     order = bytes(file.storage("byteorder")) if "byteorder" in parts else b"little"
     if order not in (b"little", b"big"):
-        raise _Unusable(f"byteorder is {order!r:.30}: expected little or big")
+        raise Unusable(f"byteorder is {order!r:.30}: expected little or big")
     file.order = {b"little": "<", b"big": ">"}[order]
     return _unpickle(io.BytesIO(file.storage("data.pkl")), file)
 
@@ -359,17 +305,17 @@ def _load_old(file: _File) -> Any:
     data = file.data
     for start, kind in OTHER_FILES.items():
         if data.startswith(start):
-            raise _Unusable(f"not a file of torch.save but {kind}")
+            raise Unusable(f"not a file of torch.save but {kind}")
     if data[8:9] == b"{":
-        raise _Unusable("not a file of torch.save but of safetensors: name it .safetensors")
+        raise Unusable("not a file of torch.save but of safetensors: name it .safetensors")
     if data[257:262] == b"ustar":
-        raise _Unusable("a tar archive, as PyTorch wrote before 0.2: load it with PyTorch and save it again")
+        raise Unusable("a tar archive, as PyTorch wrote before 0.2: load it with PyTorch and save it again")
     if not data:
-        raise _Unusable("not a complete file of torch.save: it is empty")
+        raise Unusable("not a complete file of torch.save: it is empty")
     stream = io.BytesIO(data)
     magic = _unpickle(stream, file)
     if type(magic) is not int or magic != MAGIC:
-        raise _Unusable("not a file of torch.save but a plain pickle")
+        raise Unusable("not a file of torch.save but a plain pickle")
     _unpickle(stream, file)  # the protocol
     system = _unpickle(stream, file)
     little = system.get("little_endian", True) if isinstance(system, dict) else True
@@ -377,13 +323,13 @@ def _load_old(file: _File) -> Any:
     content = _unpickle(stream, file)
     keys = _unpickle(stream, file)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in file.dtypes for key in keys):
-        raise _Unusable("its list of storages does not match those of its tensors; download or copy the file again")
+        raise Unusable("its list of storages does not match those of its tensors; download or copy the file again")
     place = stream.tell()
     for key in keys:
         numel = int.from_bytes(data[place : place + 8], "little" if little else "big", signed=True)
         size = numel * np.dtype(DTYPES[file.dtypes[key]]).itemsize
         if numel < 0 or place + 8 + size > len(data):
-            raise _Unusable("not a complete file of torch.save: it ends within its tensors; download or copy it again")
+            raise Unusable("not a complete file of torch.save: it ends within its tensors; download or copy it again")
         file.places[key] = place + 8, size, 0
         place += 8 + size
     return content
@@ -392,59 +338,9 @@ def _load_old(file: _File) -> Any:
 def _unpickle(stream: io.BytesIO, file: _File) -> Any:
     """Reads the next pickle of `stream`, and leaves the stream after it."""
     start = stream.tell()
-    _check_opcodes(stream)
+    check_opcodes(stream)
     end = stream.tell()
     stream.seek(start)
     content = _Unpickler(stream, file).load()
     stream.seek(end)
     return content
-
-
-def _check_opcodes(stream: io.BytesIO) -> None:
-    """Raises an error if the next pickle needs more than its length can mean, or registered extensions.
-
-    The check tracks the number of parts of every object on the stack: of tuples and frozensets with their nested parts, 2 for
-    an integer with the same hash as another, else 1; None is a mark.
-    """
-    stack: list[int | None] = []
-    memo: dict[int, int] = {}
-    in_keys = 0
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        name = opcode.name
-        if name.startswith("EXT"):
-            raise _Unusable(
-                f"its pickle asks for an extension of Python's registry ({name}), which checkpoints never do"
-            )
-        if name.endswith("GET"):
-            stack.append(memo[int(argument)])
-        elif name.endswith("PUT"):
-            if not 0 <= int(argument) <= count:
-                raise _Unusable(f"its pickle stores its object {count} at place {argument}, which picklers never do")
-            memo[int(argument)] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name == "DUP":
-            stack.append(stack[-1])
-        else:
-            before = opcode.stack_before
-            popped: list[int] = []
-            if pickletools.markobject in before or (name == "POP" and stack[-1] is None):
-                while (top := stack.pop()) is not None:
-                    popped.append(top)
-                before = before[: before.index(pickletools.markobject)] if name != "POP" else []
-            for _ in before:
-                popped.append(stack.pop())
-            parts = 1 + (type(argument) is int and abs(argument) >= HASH_MODULUS)
-            if name.startswith(("TUPLE", "FROZENSET")):
-                parts = 1 + sum(popped)
-            if parts > TUPLE_PARTS:
-                raise _Unusable(f"its pickle has a {name.strip('123').lower()} of more than {TUPLE_PARTS} parts")
-            if name in ("SETITEM", "SETITEMS", "DICT"):  # popped: value, key, value, key, ...
-                in_keys += sum(key for key in popped[1::2] if key > 1)
-            elif name in ("ADDITEMS", "FROZENSET"):
-                in_keys += sum(key for key in popped if key > 1)
-            if in_keys > TUPLE_PARTS:
-                raise _Unusable(
-                    f"its keys are tuples, sets or large integers of more than {TUPLE_PARTS} parts, which checkpoints never have"
-                )
-            stack += [None if kind is pickletools.markobject else parts for kind in opcode.stack_after]

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxpose import sides
 
-__all__ = ["COCO17", "COCO_WHOLEBODY133", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RHD21", "Skeleton"]
+__all__ = ["COCO17", "COCO_WHOLEBODY133", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RETINA8", "RHD21", "Skeleton"]
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a joint without a measured one: between COCO's eyes (0.025) and shoulders (0.079)."""
@@ -383,6 +383,18 @@ H36M17 = Skeleton(
     upper=tuple(range(7, 17)),
 )  # fmt: skip
 """Human3.6M, 17 joints. Its metric is MPJPE; there are no published OKS sigmas, so they are uniform."""
+
+RETINA8 = Skeleton(
+    name="retina8",
+    joints=("ILM", "NFL/GCL", "IPL/INL", "INL/OPL", "OPL/ONL", "ISM/ISE", "OS/RPE", "BM"),
+    flip_pairs=(),
+    limbs=(),
+    sigmas=(DEFAULT_SIGMA,) * 8,
+)
+"""The boundaries of seven layers of the retina, from top to bottom, in the order of the Duke DME data (Chiu 2015).
+
+Each is a row in every column of a scan, not a joint; the sigmas have no meaning. Its metric is the mean absolute error in
+micrometres (`jaxpose.evaluation.boundaries`)."""
 
 RHD21 = Skeleton(
     name="rhd21",

@@ -7,8 +7,9 @@ from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.resnet import ResNet
+from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
 
 __all__ = [
-    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
-    "PoseRegressor", "RegressionHead", "ResNet", "Upsampled",
+    "ColumnRegressor", "ColumnSoftmax", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
+    "PoseRegressor", "RegressionHead", "ResNet", "ResUNet", "Upsampled",
 ]  # fmt: skip

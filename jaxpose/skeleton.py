@@ -17,7 +17,17 @@ import numpy as np
 
 from jaxpose import sides
 
-__all__ = ["COCO17", "COCO_WHOLEBODY133", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RETINA8", "RHD21", "Skeleton"]
+__all__ = [
+    "COCO17",
+    "COCO_WHOLEBODY133",
+    "CROWDPOSE14",
+    "DEFAULT_SIGMA",
+    "H36M17",
+    "MPII16",
+    "RETINA8",
+    "RHD21",
+    "Skeleton",
+]
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a joint without a measured one: between COCO's eyes (0.025) and shoulders (0.079)."""

@@ -10,6 +10,6 @@ from jaxpose.nets.resnet import ResNet
 from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
 
 __all__ = [
-    "ColumnRegressor", "ColumnSoftmax", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
-    "PoseRegressor", "RegressionHead", "ResNet", "ResUNet", "Upsampled",
+    "ColumnRegressor", "ColumnSoftmax", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2",
+    "MultiStageNet", "PeakRegressor", "PoseRegressor", "RegressionHead", "ResNet", "ResUNet", "Upsampled",
 ]  # fmt: skip

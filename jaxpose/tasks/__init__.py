@@ -23,8 +23,8 @@ from jaxpose.tasks.base import (
     Preprocess,
     Task,
 )
-from jaxpose.tasks.boundaries import Boundaries, boundaries
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
+from jaxpose.tasks.boundaries import Boundaries, boundaries
 from jaxpose.tasks.codec import MapCodec
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression, regression

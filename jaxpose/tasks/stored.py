@@ -13,8 +13,8 @@ from flax import linen as nn
 
 from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
-from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.bottom_up import BottomUp
+from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
 

@@ -1,0 +1,292 @@
+"""RoIAlign (He et al. 2017, Mask R-CNN, section 3): features of a region, resampled to a grid of a fixed size.
+
+Each cell of the grid is the mean of n x n bilinear samples. The samples are a product of rows and columns, so that the result is
+one of two small matrices, out = Wy F Wx^T, and the gradient with respect to the features is Wy^T G Wx: matrix products without
+a gather and without a scatter, which repeat bit for bit on every device. On large maps that costs as much as the network,
+since every region multiplies the whole map; there `gather` computes the same values from the samples alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+
+def roi_align(
+    features: jax.Array,
+    boxes: jax.Array,
+    *,
+    size_hw: tuple[int, int],
+    scale: float,
+    samples: int = 2,
+    aligned: bool = True,
+) -> jax.Array:
+    """Returns the features of every box on a grid, as two matrix products per box.
+
+    A sample more than a pixel outside the map counts 0; any other takes the value at the nearest point of the map. torchvision's
+    detectors use aligned=False, samples=2; Detectron2's aligned=True, samples=0 (QUIRK E4).
+
+    Args:
+        features: (..., H, W, C).
+        boxes: (..., R, 4) xyxy, in pixels of the image; no gradient flows to them.
+        size_hw: The rows and columns of the grid.
+        scale: Pixels of the map per pixel of the image, 1/4 to 1/32 in a feature pyramid.
+        samples: Samples per cell and axis; 0: as many as there are pixels of the map in a cell, rounded up.
+        aligned: If True, half a pixel is subtracted, so that samples are relative to pixel centres. If False, it is not, and
+            a box is taken as at least one pixel of the map wide and high.
+
+    Returns:
+        (..., R, h, w, C).
+
+    Raises:
+        ValueError: The shapes do not fit, or a number is out of range.
+
+    >>> ramp = jnp.arange(8.0)[None, :, None] * jnp.ones((8, 1, 1))
+    >>> roi_align(ramp, jnp.array([[4.0, 4.0, 12.0, 12.0]]), size_hw=(2, 2), scale=0.5)[0, 0, :, 0].tolist()
+    [2.5, 4.5]
+    """
+    features, boxes = jnp.asarray(features), jnp.asarray(boxes)
+    _check(features, boxes, size_hw, scale, samples)
+    height, width, _ = features.shape[-3:]
+    rows, columns = matrices(
+        boxes, (height, width), size_hw=size_hw, scale=scale, samples=samples, aligned=aligned, dtype=features.dtype
+    )
+    resampled = jnp.einsum("...rpy,...yxc->...rpxc", rows, features)
+    return jnp.einsum("...rqx,...rpxc->...rpqc", columns, resampled)
+
+
+def matrices(
+    boxes: jax.Array,
+    map_hw: tuple[int, int],
+    *,
+    size_hw: tuple[int, int],
+    scale: float,
+    samples: int = 2,
+    aligned: bool = True,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the weights of the map's rows and columns in each cell: (..., R, h, H) and (..., R, w, W).
+
+    Args:
+        boxes: (..., R, 4) xyxy, in pixels of the image.
+        map_hw: The rows and columns of the map.
+        size_hw, scale, samples, aligned: See `roi_align`.
+        dtype: The type of the weights.
+
+    >>> rows, columns = matrices(jnp.array([[0.0, 0.0, 8.0, 8.0]]), (4, 4), size_hw=(2, 2), scale=0.5)
+    >>> rows[0].tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    boxes = _coordinates(boxes, dtype)
+    x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
+    options = {"scale": scale, "samples": samples, "aligned": aligned}
+    rows = _weights(y1, y2, map_hw[0], cells=size_hw[0], **options)
+    columns = _weights(x1, x2, map_hw[1], cells=size_hw[1], **options)
+    return rows.astype(dtype), columns.astype(dtype)
+
+
+def gather(
+    features: jax.Array,
+    boxes: jax.Array,
+    *,
+    origin: jax.Array,
+    map_hw: jax.Array,
+    scale: jax.Array,
+    size_hw: tuple[int, int],
+    samples: int = 2,
+    aligned: bool = True,
+) -> jax.Array:
+    """Returns the same values as `roi_align` from maps of different sizes in one array, by reading the samples alone.
+
+    It is for prediction on large maps: there the matrices would multiply each box with a whole map. Its gradient with respect to
+    the features is a scatter; training uses `roi_align`.
+
+    Args:
+        features: (N, C), the pixels of all maps one after another, each row by row.
+        boxes: (R, 4) xyxy, in pixels of the image.
+        origin: (R,) the index in `features` of the first pixel of the map of each box.
+        map_hw: (R, 2) the rows and columns of that map.
+        scale: (R,) pixels of that map per pixel of the image.
+        size_hw, samples, aligned: See `roi_align`.
+
+    Returns:
+        (R, h, w, C).
+
+    >>> ramp = (jnp.arange(8.0)[None, :] * jnp.ones((8, 1))).reshape(64, 1)
+    >>> where = {"origin": jnp.array([0]), "map_hw": jnp.array([[8, 8]]), "scale": jnp.array([0.5])}
+    >>> gather(ramp, jnp.array([[4.0, 4.0, 12.0, 12.0]]), size_hw=(2, 2), **where)[0, 0, :, 0].tolist()
+    [2.5, 4.5]
+    """
+    features, map_hw, origin = jnp.asarray(features), jnp.asarray(map_hw), jnp.asarray(origin)
+    boxes, scale = _coordinates(boxes, features.dtype), jnp.asarray(scale)
+    x1, y1, x2, y2 = (boxes[:, i] for i in range(4))
+    axes = [
+        _Samples(low, high, map_hw[:, axis], cells=size_hw[axis], scale=scale, samples=samples, aligned=aligned)
+        for axis, (low, high) in enumerate(((y1, y2), (x1, x2)))
+    ]
+    stride = map_hw[:, 1, None, None]
+
+    def add(total: jax.Array, row: jax.Array | int, column: jax.Array | int) -> jax.Array:
+        for y, wy in axes[0].taps(row):
+            for x, wx in axes[1].taps(column):
+                index = origin[:, None, None] + y[:, :, None] * stride + x[:, None, :]
+                total = total + (wy[:, :, None] * wx[:, None, :]).astype(features.dtype)[..., None] * features[index]
+        return total
+
+    total = jnp.zeros((len(boxes), *size_hw, features.shape[-1]), features.dtype)
+    if samples:
+        for row in range(samples):
+            for column in range(samples):
+                total = add(total, row, column)
+        return total
+    most_rows, most_columns = (axis.count.max().astype(jnp.int32) for axis in axes)
+
+    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, most_columns, lambda column, total: add(total, row, column), total)
+
+    return jax.lax.fori_loop(0, most_rows, add_row, total)
+
+
+def levels(
+    boxes: jax.Array,
+    *,
+    first: int = 2,
+    last: int = 5,
+    size: float = 224.0,
+    size_level: int = 4,
+    variant: Literal["torchvision", "detectron2"] = "torchvision",
+) -> jax.Array:
+    """Returns the level of the feature pyramid that each box is read from, by its size (Lin et al. 2017, FPN, equation 1).
+
+    floor(size_level + log2(sqrt(area) / size)), within first..last. Detectron2 adds 1e-8 inside the logarithm, torchvision 1e-6
+    behind it; just below a power of two they differ (QUIRK E14).
+
+    Args:
+        boxes: (..., 4) xyxy, px.
+        first: The finest level.
+        last: The coarsest level.
+        size: The side of a box that is read from `size_level`, px.
+        size_level: The level of boxes of that size.
+        variant: The code base.
+
+    Returns:
+        (...,) int32.
+
+    >>> levels(jnp.array([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 20.0, 20.0]])).tolist()
+    [4, 2]
+    """
+    side = jnp.sqrt((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))
+    if variant == "torchvision":
+        level = jnp.floor(size_level + jnp.log2(side / size) + 1e-6)
+    else:
+        level = jnp.floor(size_level + jnp.log2(side / size + 1e-8))
+    return jnp.clip(jnp.where(jnp.isnan(level), first, level), first, last).astype(jnp.int32)
+
+
+def pyramid(
+    features: Sequence[jax.Array],
+    boxes: jax.Array,
+    level: jax.Array,
+    *,
+    size_hw: tuple[int, int],
+    scales: Sequence[float],
+    samples: int = 2,
+    aligned: bool = True,
+    first: int = 2,
+) -> jax.Array:
+    """Returns `roi_align` of every box from its level, as matrix products with every level.
+
+    Args:
+        features: The maps (..., H, W, C) of the levels, from `first` on.
+        boxes: (..., R, 4) xyxy, in pixels of the image.
+        level: (..., R) the level of each box, see `levels`.
+        size_hw, samples, aligned: See `roi_align`.
+        scales: Pixels of each map per pixel of the image.
+        first: The level of the first map.
+
+    Returns:
+        (..., R, h, w, C).
+
+    >>> maps = [jnp.ones((8, 8, 1)), 2 * jnp.ones((4, 4, 1))]
+    >>> boxes = jnp.array([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 16.0, 16.0]])
+    >>> pyramid(maps, boxes, jnp.array([2, 3]), size_hw=(1, 1), scales=(1 / 4, 1 / 8))[:, 0, 0, 0].tolist()
+    [1.0, 2.0]
+    """
+    total = jnp.zeros((), features[0].dtype)
+    for number, (values, scale) in enumerate(zip(features, scales, strict=True), first):
+        _check(values, boxes, size_hw, scale, samples)
+        options = {"size_hw": size_hw, "scale": scale, "samples": samples, "aligned": aligned, "dtype": values.dtype}
+        rows, columns = matrices(boxes, values.shape[-3:-1], **options)
+        rows = jnp.where((level == number)[..., None, None], rows, 0)
+        resampled = jnp.einsum("...rpy,...yxc->...rpxc", rows, values)
+        total = total + jnp.einsum("...rqx,...rpxc->...rpqc", columns, resampled)
+    return total
+
+
+def _coordinates(boxes: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns boxes without a gradient, in the promoted type of theirs and of the features, float32 at least."""
+    boxes = jax.lax.stop_gradient(jnp.asarray(boxes))
+    return boxes.astype(jnp.promote_types(jnp.promote_types(boxes.dtype, dtype), jnp.float32))
+
+
+class _Samples:
+    """The samples of one axis of R boxes: their positions on the map, and how many a cell has."""
+
+    def __init__(self, low, high, size, *, cells: int, scale, samples: int, aligned: bool):
+        self.size = jnp.asarray(size)
+        self.cells, self.samples = cells, samples
+        self.low = low * scale - (0.5 if aligned else 0.0)
+        length = high * scale - (0.5 if aligned else 0.0) - self.low
+        length = length if aligned else jnp.maximum(length, 1.0)
+        self.cell = length / cells
+        self.count = jnp.ceil(self.cell) if samples == 0 else jnp.full_like(self.cell, samples)
+
+    def position(self, number: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """Returns the place of a sample in each cell, on the map, and its weight: (..., cells) each."""
+        cell, count = self.cell[..., None], jnp.maximum(self.count, 1.0)[..., None]
+        cells = jnp.arange(self.cells, dtype=cell.dtype)
+        place = self.low[..., None] + cells * cell + (number + 0.5) * cell / count
+        size = self.size[..., None]
+        counts = (place >= -1.0) & (place <= size) & (number < self.count[..., None])
+        return jnp.clip(place, 0.0, size - 1.0), jnp.where(counts, 1.0 / count, 0.0)
+
+    def taps(self, number: jax.Array | int) -> list[tuple[jax.Array, jax.Array]]:
+        """Returns the two pixels of a sample and their weights, ((..., cells), (..., cells)) each."""
+        place, weight = self.position(number)
+        below = jnp.floor(place)
+        part = place - below
+        index = below.astype(jnp.int32)
+        above = jnp.minimum(index + 1, self.size[..., None] - 1).astype(jnp.int32)
+        return [(index, weight * (1.0 - part)), (above, weight * part)]
+
+
+def _weights(low, high, size: int, *, cells: int, scale: float, samples: int, aligned: bool) -> jax.Array:
+    """Returns the weights of the pixels of one axis in each cell, (..., R, cells, size)."""
+    axis = _Samples(low, high, size, cells=cells, scale=scale, samples=samples, aligned=aligned)
+    pixels = jnp.arange(size, dtype=axis.cell.dtype)
+
+    def add(number: jax.Array | int, total: jax.Array) -> jax.Array:
+        place, weight = axis.position(number)
+        return total + weight[..., None] * jnp.maximum(1.0 - jnp.abs(place[..., None] - pixels), 0.0)
+
+    total = jnp.zeros((*axis.cell.shape, cells, size), axis.cell.dtype)
+    if samples:
+        for number in range(samples):
+            total = add(number, total)
+        return total
+    return jax.lax.fori_loop(0, axis.count.max(initial=0).astype(jnp.int32), add, total)
+
+
+def _check(features: jax.Array, boxes: jax.Array, size_hw: tuple[int, int], scale: float, samples: int) -> None:
+    """Raises a ValueError unless maps are (..., H, W, C), boxes (..., R, 4), and the numbers in their range."""
+    if features.ndim < 3 or boxes.ndim != features.ndim - 1 or boxes.shape[-1] != 4:
+        raise ValueError(f"features {features.shape} and boxes {boxes.shape}: expected (..., H, W, C) and (..., R, 4)")
+    if features.shape[:-3] != boxes.shape[:-2]:
+        raise ValueError(f"features {features.shape} and boxes {boxes.shape}: expected the same leading axes")
+    if min(size_hw) < 1 or not scale > 0 or samples < 0:
+        raise ValueError(
+            f"size_hw={size_hw}, scale={scale}, samples={samples}: expected positive numbers (samples: or 0)"
+        )

@@ -45,7 +45,7 @@ WIDTH_UM = 8700.0
 
 @dataclass(frozen=True)
 class Style:
-    """What may be in a scan.
+    """The size and the content of a drawn scan.
 
     Attributes:
         height, width: size in pixels.
@@ -65,7 +65,7 @@ def draw_scans(count: int, *, seed: int, style: Style = Style(), scans_per_subje
     Args:
         count: number of scans.
         seed: seed; scan i depends on it and on i only.
-        style: what may be in a scan.
+        style: the size and the content of the scans.
         scans_per_subject: number of consecutive scans of one subject.
 
     >>> scan = draw_scans(2, seed=0, style=Style(height=256, width=64))[1]

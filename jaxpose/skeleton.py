@@ -25,6 +25,7 @@ __all__ = [
     "H36M17",
     "H36M18",
     "MPII16",
+    "RETINA8",
     "RHD21",
     "Skeleton",
     "root_joints",
@@ -404,6 +405,18 @@ H36M18 = replace(
     upper=tuple(range(7, 18)),
 )
 """Human3.6M with an 18th joint, the mean of the shoulders: it is trained and left out of every published error."""
+
+RETINA8 = Skeleton(
+    name="retina8",
+    joints=("ILM", "NFL/GCL", "IPL/INL", "INL/OPL", "OPL/ONL", "ISM/ISE", "OS/RPE", "BM"),
+    flip_pairs=(),
+    limbs=(),
+    sigmas=(DEFAULT_SIGMA,) * 8,
+)
+"""The boundaries of seven layers of the retina, from top to bottom, in the order of the Duke DME data (Chiu 2015).
+
+Each is a row in every column of a scan, not a joint; the sigmas have no meaning. Its metric is the mean absolute error in
+micrometres (`jaxpose.evaluation.boundaries`)."""
 
 RHD21 = Skeleton(
     name="rhd21",

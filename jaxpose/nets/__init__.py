@@ -8,8 +8,10 @@ from jaxpose.nets.lifting import LinearLifter, SRNet, TemporalLifter
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.resnet import ResNet
+from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
 
 __all__ = [
-    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "LinearLifter", "MapHead", "MobileNetV2", "MultiStageNet",
-    "PeakRegressor", "PoseRegressor", "RegressionHead", "ResNet", "SRNet", "TemporalLifter", "Upsampled",
+    "ColumnRegressor", "ColumnSoftmax", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "LinearLifter",
+    "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PoseRegressor", "RegressionHead", "ResNet", "ResUNet",
+    "SRNet", "TemporalLifter", "Upsampled",
 ]  # fmt: skip

@@ -86,13 +86,13 @@ class ScanConfig(RunConfig):
 
     def check(self) -> None:
         """Raises a ValueError if flags contradict each other, or have no meaning for scans."""
-        super().check()
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in NOT_FOR_SCANS:
             if (value := getattr(self, name)) != defaults[name]:
                 raise ValueError(
                     f"--{name.replace('_', '-')} {value}: this page reads scans, for which it has no meaning; leave it out"
                 )
+        super().check()
         if both := sorted({*self.train_subjects} & {*self.val_subjects}):
             raise ValueError(
                 f"--train-subjects {self.train_subjects} --val-subjects {self.val_subjects}: subject {both[0]} is in both; the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jaxpose.flow import RealNVP, Spline, log_normalizer, log_normalizer_latent
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss, inside, map_loss
+
+if TYPE_CHECKING:
+    from jaxpose.tasks.regression_3d import Depth
 
 LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
 LOSS_NAMES = get_args(LossName)
@@ -202,12 +205,9 @@ class Regression(NetTask):
             key: random key of the auxiliary loss.
         """
         (mu, sigma, *maps), new_collections = self.run_net(variables, self.training_images(batch), train=True)
-        target = self.normalized(batch["joints"])
-        where = labelled = batch["visibility"] > 0
-        if self.outside == "mask":
-            where &= inside(batch["joints"], self.size_wh)
-        flow = self.bound_flow(variables)
-        values = per_joint_loss(self.likelihood, mu, sigma, target, flow=flow, where=where)
+        target, labelled = self.normalized(batch["joints"]), batch["visibility"] > 0
+        where = labelled & self.inside(batch, target) if self.outside == "mask" else labelled
+        values = self.joint_losses(variables, mu, sigma, target, batch=batch, where=where)
         metrics = self.metrics(variables, jax.lax.stop_gradient(mu), sigma, target, where=where)
         total = values.sum() / values.shape[0]
         if maps:
@@ -216,6 +216,16 @@ class Regression(NetTask):
             )
             total += metrics["map_loss"]
         return total, (new_collections, metrics)
+
+    def inside(self, batch: Batch, target: jax.Array) -> jax.Array:
+        """Returns which joints (B, K) of a batch, normalised (B, K, D), lie in the crop."""
+        return inside(batch["joints"], self.size_wh)
+
+    def joint_losses(
+        self, variables: PyTree, mu: jax.Array, sigma: jax.Array, target: jax.Array, *, batch: Batch, where: jax.Array
+    ) -> jax.Array:
+        """Returns the loss of each joint (B, K) of a batch; mu, sigma and target are (B, K, D), where (B, K) counts joints."""
+        return per_joint_loss(self.likelihood, mu, sigma, target, flow=self.bound_flow(variables), where=where)
 
     def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
         """See `Task.predict`.
@@ -317,8 +327,9 @@ def regression(
     preprocess: str = "imagenet",
     outside: Literal["keep", "mask"] = "keep",
     auxiliary: MapLoss = NO_MAP_LOSS,
+    depth: Depth | None = None,
 ) -> Regression:
-    """Returns a task whose net predicts (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
+    """Returns a task whose net predicts (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5; in space (B, K, 3).
 
     The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
 
@@ -332,6 +343,7 @@ def regression(
             learn to infer them, "mask" (mmpose) drops them.
         auxiliary: a loss of heatmaps that the net also returns when it is called with `with_maps=True` (table
             14 of the RLE paper: a parallel head, which prediction leaves out).
+        depth: the third coordinate, for joints in space (`jaxpose.tasks.regression_3d`); None: image coordinates only.
 
     Raises:
         ValueError: an option is unknown, or the size is not positive; during tracing: the net's output does not match the
@@ -344,7 +356,10 @@ def regression(
     >>> task.config["likelihood"]["loss"]
     'rle'
     """
-    return Regression(
-        net, skeleton=skeleton, size_wh=size_wh, likelihood=likelihood, preprocess=preprocess, outside=outside,
-        auxiliary=auxiliary,
-    )  # fmt: skip
+    options = {"skeleton": skeleton, "size_wh": size_wh, "likelihood": likelihood, "preprocess": preprocess}
+    options |= {"outside": outside, "auxiliary": auxiliary}
+    if depth is None:
+        return Regression(net, **options)
+    from jaxpose.tasks.regression_3d import Regression3D  # which extends this module
+
+    return Regression3D(net, depth=depth, **options)

@@ -126,7 +126,7 @@ def test_the_config_gives_the_task_back_and_the_density_has_three_dimensions():
 
     net = PoseRegressor(ResNet(depth=18, width=4), RegressionHead(K, dim=3))
     task = make(depth=Depth(root=(1, 4), bone_length=4500.0))
-    task = tasks.regression(net, skeleton=H36M18, size_wh=SIZE, likelihood=task.likelihood, depth=task.depth)
+    task = tasks.regression_3d(net, skeleton=H36M18, size_wh=SIZE, likelihood=task.likelihood, depth=task.depth)
     config = json.loads(json.dumps(task.config))
     assert config["family"] == "regression_3d" and tasks.from_config(config).config == task.config
     variables = make().init(jax.random.key(0))
@@ -175,7 +175,7 @@ def test_released_net(golden, golden_json):
         off = settings["image_offset"]
         image = 0.5 * np.sin(0.05 * (y + 1) * (c + 1) + 0.7 * b + off) + 0.5 * np.cos(0.03 * (x + 1) + 0.3 * b + off)
         image = jnp.asarray(image.astype(np.float32), jnp.float64)  # normalised already
-        task = tasks.regression(net, skeleton=H36M18, size_wh=(128, 128), depth=Depth())
+        task = tasks.regression_3d(net, skeleton=H36M18, size_wh=(128, 128), depth=Depth())
 
         def forward(params, train):
             out = net.apply(

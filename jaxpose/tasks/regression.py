@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,6 @@ from jaxpose.flow import RealNVP, Spline, log_normalizer, log_normalizer_latent
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss, inside, map_loss
-
-if TYPE_CHECKING:
-    from jaxpose.tasks.regression_3d import Depth
 
 LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
 LOSS_NAMES = get_args(LossName)
@@ -327,9 +324,8 @@ def regression(
     preprocess: str = "imagenet",
     outside: Literal["keep", "mask"] = "keep",
     auxiliary: MapLoss = NO_MAP_LOSS,
-    depth: Depth | None = None,
 ) -> Regression:
-    """Returns a task whose net predicts (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5; in space (B, K, 3).
+    """Returns a task whose net predicts (mu, sigma), both (B, K, 2), mu normalised as x / W - 0.5.
 
     The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
 
@@ -343,7 +339,6 @@ def regression(
             learn to infer them, "mask" (mmpose) drops them.
         auxiliary: a loss of heatmaps that the net also returns when it is called with `with_maps=True` (table
             14 of the RLE paper: a parallel head, which prediction leaves out).
-        depth: the third coordinate, for joints in space (`jaxpose.tasks.regression_3d`); None: image coordinates only.
 
     Raises:
         ValueError: an option is unknown, or the size is not positive; during tracing: the net's output does not match the
@@ -356,10 +351,7 @@ def regression(
     >>> task.config["likelihood"]["loss"]
     'rle'
     """
-    options = {"skeleton": skeleton, "size_wh": size_wh, "likelihood": likelihood, "preprocess": preprocess}
-    options |= {"outside": outside, "auxiliary": auxiliary}
-    if depth is None:
-        return Regression(net, **options)
-    from jaxpose.tasks.regression_3d import Regression3D  # which extends this module
-
-    return Regression3D(net, depth=depth, **options)
+    return Regression(
+        net, skeleton=skeleton, size_wh=size_wh, likelihood=likelihood, preprocess=preprocess, outside=outside,
+        auxiliary=auxiliary,
+    )  # fmt: skip

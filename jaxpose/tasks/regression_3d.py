@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxpose import losses
+from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, PyTree, check_positive
-from jaxpose.tasks.regression import Regression, per_joint_loss
+from jaxpose.tasks.regression import Likelihood, Regression, per_joint_loss
 
 EPSILON = 1e-9  # the released 3D code adds it to sigma
 
@@ -53,7 +55,7 @@ class Depth:
 class Regression3D(Regression):
     """The family whose net predicts (mu, sigma), both (B, K, 3): x / W - 0.5, y / H - 0.5 and the depth over `Depth.extent`.
 
-    Made by `jaxpose.tasks.regression` with `depth`. A batch has joints (B, K, 3): input pixels and mm relative to the root, and
+    Created by `regression_3d`. A batch has joints (B, K, 3): input pixels and mm relative to the root, and
     has_depth (B, K), True where the depth is a label; a depth that is none may hold anything.
 
     With outside="mask" a joint counts if all its normalised coordinates, also the depth, lie in [-0.5, 0.5], as in RLE's code.
@@ -173,3 +175,47 @@ class Regression3D(Regression):
     def pixels(self, mu: jax.Array) -> jax.Array:
         """The inverse of `normalized`."""
         return (mu + jnp.asarray((0.5, 0.5, 0.0), mu.dtype)) * jnp.asarray(self.extent, mu.dtype)
+
+
+def regression_3d(
+    net: nn.Module,
+    *,
+    skeleton: Skeleton,
+    size_wh: tuple[int, int],
+    likelihood: Likelihood = Likelihood(),
+    preprocess: str = "imagenet",
+    outside: Literal["keep", "mask"] = "mask",
+    depth: Depth = Depth(),
+) -> Regression3D:
+    """Returns a task whose net predicts (mu, sigma), both (B, K, 3): normalised image coordinates and depth.
+
+    The reduction is the published one (R5): summed over joints and coordinates, divided by the global batch size.
+
+    Args:
+        net: linen module, `net.apply(variables, images, train=...)`; `jaxpose.nets.PoseRegressor` with a head of dim 3, or your own.
+        skeleton: the skeleton whose joints the net predicts.
+        size_wh: input size (W, H) in pixels.
+        likelihood: the loss, except "basic"; "l1" is direct regression.
+        preprocess: "imagenet" or "rle_official_3d".
+        outside: treatment of labelled joints beyond the crop or the extent of the depth: "mask" (RLE's 3D code) drops them, "keep"
+            (integral regression) lets the net learn to infer them.
+        depth: the third coordinate.
+
+    Raises:
+        ValueError: an option is unknown or does not exist in space; during tracing: the net's output does not match the skeleton.
+
+    >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
+    >>> from jaxpose.skeleton import H36M18
+    >>> net = PoseRegressor(ResNet(depth=18, width=8), RegressionHead(18, dim=3))
+    >>> regression_3d(net, skeleton=H36M18, size_wh=(64, 64)).config["depth"]["extent"]
+    2000.0
+    """
+    return Regression3D(
+        net,
+        skeleton=skeleton,
+        size_wh=size_wh,
+        likelihood=likelihood,
+        preprocess=preprocess,
+        outside=outside,
+        depth=depth,
+    )

@@ -32,13 +32,11 @@ class Echo(nn.Module):
 
 
 def make(likelihood=None, **options):
-    return tasks.regression(
-        Echo(),
-        skeleton=H36M18,
-        size_wh=SIZE,
-        likelihood=likelihood or Likelihood(**SMALL),
-        **{"depth": Depth(), **options},
-    )
+    options = {"outside": "keep"} | options
+    if "auxiliary" in options:
+        return tasks.Regression3D(Echo(), skeleton=H36M18, size_wh=SIZE, **options)
+    likelihood = likelihood or Likelihood(**SMALL)
+    return tasks.regression_3d(Echo(), skeleton=H36M18, size_wh=SIZE, likelihood=likelihood, **options)
 
 
 def batch(count=4, seed=0):

@@ -21,6 +21,7 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, PyTree, check_positive
 from jaxpose.tasks.regression import Likelihood, Regression, per_joint_loss
 
+RLE = Likelihood()
 EPSILON = 1e-9  # the released 3D code adds it to sigma
 
 
@@ -51,6 +52,9 @@ class Depth:
             raise ValueError(f"bone_length={self.bone_length}: expected a positive number of mm, or None")
 
 
+BODY = Depth()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Regression3D(Regression):
     """The family whose net predicts (mu, sigma), both (B, K, 3): x / W - 0.5, y / H - 0.5 and the depth over `Depth.extent`.
@@ -64,7 +68,7 @@ class Regression3D(Regression):
         depth: the third coordinate.
     """
 
-    depth: Depth = Depth()
+    depth: Depth = BODY
 
     family: ClassVar[str] = "regression_3d"
     outputs: ClassVar[tuple[str, ...]] = ("mu", "sigma", "xy", "depth", "confidence")
@@ -182,10 +186,10 @@ def regression_3d(
     *,
     skeleton: Skeleton,
     size_wh: tuple[int, int],
-    likelihood: Likelihood = Likelihood(),
+    likelihood: Likelihood = RLE,
     preprocess: str = "imagenet",
     outside: Literal["keep", "mask"] = "mask",
-    depth: Depth = Depth(),
+    depth: Depth = BODY,
 ) -> Regression3D:
     """Returns a task whose net predicts (mu, sigma), both (B, K, 3): normalised image coordinates and depth.
 

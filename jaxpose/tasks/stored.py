@@ -16,15 +16,16 @@ from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.heatmap import Heatmaps
+from jaxpose.tasks.lifting import Lifting
 from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
-FAMILIES: dict[str, type[NetTask]] = {
-    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries)
+FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
+    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries, Lifting)
 }
 
 
-def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
+def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask | Lifting:
     """Rebuilds a task from the config in its checkpoint.
 
     Args:
@@ -32,7 +33,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp`, `Boundaries` or `Lifting` whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -47,7 +48,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
     return _family(config).from_config(config, net=net)
 
 
-def _family(config: dict[str, Any]) -> type[NetTask]:
+def _family(config: dict[str, Any]) -> type[NetTask] | type[Lifting]:
     name = config.get("family")
     if name not in FAMILIES:
         *others, last = (repr(family) for family in FAMILIES)

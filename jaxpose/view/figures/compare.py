@@ -205,7 +205,7 @@ def truncation(
     Args:
         pictures: N of (H, W, 3) uint8, each showing a whole person.
         boxes: N of x, y, w, h in pixels of the picture, the part that the nets were given.
-        poses: for each run, by name, N of (K, 2) in pixels of the picture.
+        poses: N arrays (K, 2) in pixels of the picture for each run, by its name.
         skeleton: the skeleton of the poses.
         path: path of the picture.
         truth: N of (K, 2) labels, NaN where there is none.

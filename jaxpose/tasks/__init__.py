@@ -24,7 +24,7 @@ from jaxpose.tasks.base import (
     Task,
 )
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
-from jaxpose.tasks.boundaries import Boundaries, boundaries
+from jaxpose.tasks.boundaries import Boundaries, bands, boundaries
 from jaxpose.tasks.codec import MapCodec
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression, regression
@@ -34,7 +34,7 @@ from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 __all__ = [
     "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "Boundaries",
     "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
-    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "boundaries", "describe",
+    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bands", "bottom_up", "boundaries", "describe",
     "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
     "regression", "scale_factors",
 ]  # fmt: skip

@@ -95,3 +95,14 @@ def test_the_other_tools_say_what_such_a_run_is(run, tmp_path):
         predict.load(run["l1"])
     with pytest.raises(ValueError, match="holds a task of the family 'regression', expected 'boundaries'"):
         scans.load(tiny_run.write(tmp_path / "poses", tiny_run.regression_task()))
+
+
+def test_tools_for_poses_refuse_it(run, tmp_path):
+    from jaxpose import export, summary
+
+    for call in (
+        lambda: export.main(run["l1"], out=tmp_path / "net.onnx"),
+        lambda: summary.main(run=run["l1"]),
+    ):
+        with pytest.raises(ValueError, match="predicts boundaries in scans, no poses: jaxpose predict takes it"):
+            call()

@@ -111,7 +111,7 @@ class PairConfig(RunConfig):
 
     def idle(self) -> dict[str, str]:
         """See `RunConfig.idle`."""
-        flags = super().idle()
+        flags = super().idle() | dict.fromkeys(NOT_FOR_PAIRS, "pictures, which this page does not read")
         if self.data is None:
             flags |= dict.fromkeys(("keypoints", "train_subjects", "val_subjects", "every", "val_every"), "--data")
         else:

@@ -102,7 +102,7 @@ def check(pairs: Pairs, *, what: str, exact: bool = True) -> None:
 
     Args:
         pairs: the pairs.
-        what: how errors call them: the file.
+        what: the name that errors give them, such as the file.
         exact: True if the pixels are those of the joints in space, which the cameras must then project onto them; False for the
             pixels of a detector.
 

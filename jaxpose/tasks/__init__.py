@@ -45,7 +45,7 @@ from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 __all__ = [
     "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "RLE_OFFICIAL_3D", "SIMPLE_BASELINE", "BottomUp",
     "Boundaries", "Depth", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "LiftLoss", "Lifting", "Likelihood",
-    "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bands", "bottom_up",
-    "boundaries", "check_poses", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "lifting",
+    "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bands",
+    "bottom_up", "boundaries", "check_poses", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "lifting",
     "predictive_density", "read_joints", "regression", "regression_3d", "scale_factors",
 ]  # fmt: skip

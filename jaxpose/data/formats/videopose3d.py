@@ -28,7 +28,7 @@ def find(folder: str | Path, *, keypoints: str = "gt") -> tuple[Path, Path]:
 
     Args:
         folder: the folder.
-        keypoints: what made the 2D joints: "gt", "cpn_ft_h36m_dbb", or the end of another file's name.
+        keypoints: the source of the 2D joints, "gt", "cpn_ft_h36m_dbb", or the end of another file's name.
 
     Raises:
         FileNotFoundError: a file is missing; the message names what is there.
@@ -134,7 +134,7 @@ def write(folder: str | Path, world: dict[str, dict[str, np.ndarray]]) -> tuple[
 
     Args:
         folder: the folder.
-        world: by subject and action, (T, 17, 3) in world mm.
+        world: joints (T, 17, 3) in world mm, by subject and action.
 
     Returns:
         The paths of the two files.

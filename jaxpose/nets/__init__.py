@@ -3,6 +3,7 @@
 from jaxpose.nets.deconv import HeatmapNet, MapHead, Upsampled
 from jaxpose.nets.heads import IntegralRegressor, PeakRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.higher_hrnet import HigherHRNet
+from jaxpose.nets.hourglass import StackedHourglass
 from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.lifting import LinearLifter, SRNet, TemporalLifter
 from jaxpose.nets.mobilenet import MobileNetV2
@@ -13,5 +14,5 @@ from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
 __all__ = [
     "ColumnRegressor", "ColumnSoftmax", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "LinearLifter",
     "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PoseRegressor", "RegressionHead", "ResNet", "ResUNet",
-    "SRNet", "TemporalLifter", "Upsampled",
+    "SRNet", "StackedHourglass", "TemporalLifter", "Upsampled",
 ]  # fmt: skip

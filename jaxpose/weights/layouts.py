@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
-from jaxpose.weights import lifting
+from jaxpose.weights import hourglass, lifting
 from jaxpose.weights.fill import fill
 from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, shape_of, unwrap
 
@@ -350,6 +350,23 @@ ROWS = (
         build=lifting.srnet,
         needs=("expand_conv.group_conv.0.", "final_layer.group_conv.0."),
     ),
+    PublishedNet(
+        "hourglass_bearpaw",
+        build=hourglass.bearpaw,
+        needs=("hg.0.hg.0.0.0.", "score.0.", "layer3.0."),
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "bearpaw"},
+        pages=HRNET_PAGES,
+    ),
+    PublishedNet(
+        "hourglass_princeton",
+        build=hourglass.princeton,
+        needs=("hgs.0.0.up1.", "outs.0.conv.", "pre.0.conv."),
+        ignored=hourglass.UNUSED_SHORTCUTS,
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "unit"},
+        pages=HRNET_PAGES,
+    ),
 )
 
 if TYPE_CHECKING:
@@ -364,11 +381,15 @@ NO_WEIGHTS = re.compile(r"(.+\.)?(num_batches_tracked|n_averaged|total_ops|total
 
 @dataclass(frozen=True)
 class UnreadNet:
-    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot."""
+    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot.
+
+    A state dict that fits a row of `read_by`, which reads other versions of the net, is no such net.
+    """
 
     name: str
     signs: tuple[str, ...]
     instead: str = ""
+    read_by: tuple[str, ...] = ()
 
     def sign_in(self, names: list[str]) -> str | None:
         """Returns an identifying name if every pattern matches, else None."""
@@ -396,7 +417,11 @@ UNREAD = (
     UnreadNet("HRFormer", (r"branches\.\d+\.\d+\.attn\.",)),
     UnreadNet("Lite-HRNet", (r"stem\.(branch1|expand_conv)\.",)),
     UnreadNet("MSPN or RSN", (r"multi_stage_(mspn|rsn)\.",)),
-    UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",)),
+    UnreadNet(
+        "a stacked hourglass",
+        (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",),
+        read_by=("hourglass_bearpaw", "hourglass_princeton"),
+    ),
     UnreadNet("Mask R-CNN or Keypoint R-CNN", (r"roi_heads\.",)),
     UnreadNet("a detection transformer (ED-Pose, PETR)", (r"transformer\.(encoder|decoder)\.layers\.",)),
 )
@@ -513,7 +538,7 @@ def net_of(
     fitting = _fitting(names, ROWS if auto else [row_of(layout)])
     prefixes = {prefix for prefix, _ in fitting}
     if auto or not fitting:
-        _refuse_unread(names)
+        _refuse_unread(names, {row.name for _, row in fitting})
     if not fitting:
         if not auto:
             return layout, state
@@ -557,8 +582,11 @@ def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, 
     return []
 
 
-def _refuse_unread(names: list[str]) -> None:
+def _refuse_unread(names: list[str], fitting: set[str]) -> None:
+    """Raises a ValueError for the names of a net that no row reads; `fitting` are the layouts whose names they are."""
     for net in UNREAD:
+        if fitting & set(net.read_by):
+            continue
         if sign := net.sign_in(names):
             what = f"this looks like {net.name}"
             raise ValueError(

@@ -21,8 +21,8 @@ COMMANDS = {
     "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
     "smooth": ("jaxpose.predict.smooth:main", "Smooth the trajectories of joints by their predicted covariances."),
     "triangulate": ("jaxpose.predict.triangulate:main", "Joints in space from the trajectories of several calibrated cameras."),
-    "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, or a net's maps; write an evaluation as one "
-             "HTML file."),
+    "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, a net's maps, or several runs; write an "
+             "evaluation as one HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "
                "is run."),
     "suggest": ("jaxpose.suggest:main", "List the pictures whose labels would teach a model most."),

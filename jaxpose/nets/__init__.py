@@ -1,14 +1,17 @@
 """Linen modules from images to features and raw outputs; channels last throughout."""
 
 from jaxpose.nets.deconv import HeatmapNet, MapHead, Upsampled
+from jaxpose.nets.fpn import FPN
 from jaxpose.nets.heads import IntegralRegressor, PeakRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.higher_hrnet import HigherHRNet
 from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
+from jaxpose.nets.rcnn import RCNN
 from jaxpose.nets.resnet import ResNet
 
 __all__ = [
+    "FPN", "RCNN",
     "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
     "PoseRegressor", "RegressionHead", "ResNet", "Upsampled",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """RLE on MPII (Li 2021, appendix B: tables 12 and 13).
 
+  python -m experiments.mpii_rle                                               synthetic people in MPII's layout
   python -m experiments.mpii_rle --preset official --data MPII --init resnet50.pth
   python -m experiments.mpii_rle --preset official --data MPII --likelihood.loss dle --likelihood.variant paper
   python -m experiments.mpii_rle --preset official --data MPII --likelihood.loss l1
@@ -8,6 +9,14 @@
 MPII is a folder in the layout of HRNet's code (annot/{train,valid}.json, annot/gt_valid.mat, images/) or of mmpose.
 Without the .mat, whose head boxes PCKh needs, only EPE is reported. The crop is the published one: centre and scale of the
 annotation, moved down by 15 scale, 1.25 times as large, square.
+
+MPII's test set (annot/test.json: boxes without joints; Sun 2018 trains with --train-split trainval for it, table 6), and the
+files for its server, with the release of MPII's annotations or as the array that HRNet's code writes:
+
+  python -m experiments.mpii_rle --eval-only runs/mpii_rle --data MPII --val-split test
+  jaxpose submit runs/mpii_rle/results/eval_STEP_test.json pred_keypoints_mpii.mat \\
+    --annotations MPII/annot/test.json --release mpii_human_pose_v1_u12_1.mat
+  jaxpose submit runs/mpii_rle/results/eval_STEP_test.json pred.mat --annotations MPII/annot/test.json
 
 Published (validation, ResNet-50, 256x256), PCKh@0.5 / PCKh@0.1 / AUC: l1 83.8 / 23.6 / 52.6; dle 84.3 / 25.3 / 53.5;
 rle 85.5 / 26.7 / 55.1, pretrained by heatmaps 85.8 / 27.1 / 55.5. mmpose: 86.1 / 27.7. The scores printed here are fractions.

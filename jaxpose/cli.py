@@ -14,6 +14,8 @@ from jaxpose.files import local
 COMMANDS = {
     "new": ("jaxpose.new:main", "Train, evaluate and describe a first model of a labelled set."),
     "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: print a table, then the same numbers as one line of JSON."),
+    "submit": ("jaxpose.evaluation.submission:main", "Pack a result file as the server of COCO (.zip) or MPII (.mat) takes it, and "
+               "check it by reading it back."),
     "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos."),
     "live": ("jaxpose.predict.live:main", "Predict the poses of a camera or a stream while it runs."),
     "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),

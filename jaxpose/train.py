@@ -16,7 +16,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding
 
-from jaxpose import parallel
+from jaxpose import parallel, platforms
 
 if TYPE_CHECKING:
     from jaxpose.tasks import Task
@@ -271,6 +271,7 @@ def make_train_step(
     """
     if ema_decay is not None and not callable(ema_decay):
         _check_decay(ema_decay)
+    platform = mesh.devices.flat[0].platform
 
     def step(state: TrainState, batch: PyTree):
         if (state.ema is None) != (ema_decay is None):
@@ -282,7 +283,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_fn(params):
-            return task.loss({**state.variables, "params": params}, batch, key=key)
+            with platforms.traced_for(platform):
+                return task.loss({**state.variables, "params": params}, batch, key=key)
 
         (loss, (new_collections, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.variables["params"])
         grads = parallel.make_whole(grads, mesh)
@@ -307,7 +309,8 @@ def make_predict_step(task: Task, *, mesh: Mesh, flip_test: bool = True) -> Call
     """Makes the jitted function (variables, global batch) -> predictions, split over the devices like the batch."""
 
     def predict(variables, batch):
-        return task.predict(variables, batch, flip_test=flip_test)
+        with platforms.traced_for(mesh.devices.flat[0].platform):
+            return task.predict(variables, batch, flip_test=flip_test)
 
     whole, rows = parallel.replicated(mesh), parallel.batch_sharding(mesh)
     return jax.jit(predict, in_shardings=(whole, rows), out_shardings=rows)

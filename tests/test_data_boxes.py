@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpose import metrics
-from jaxpose.data.boxes import with_detections, with_jittered_boxes
+from jaxpose.data.boxes import with_annotated_boxes, with_detections, with_jittered_boxes
 from jaxpose.data.formats import coco
 from tests import tiny_coco
 
@@ -97,3 +97,22 @@ def test_bad_detections(folder, tmp_path):
         with pytest.raises(ValueError, match="detection 1 of image 100"):
             with_detections(source, path)
         assert len(with_detections(source, path, on_bad="skip")) == 1
+
+
+def test_a_test_set_has_boxes_without_joints(tmp_path):
+    people = [
+        {"id": 1, "bbox": [1, 2, 10, 20], "keypoints": [5, 6, 2] + [0] * 48, "iscrowd": 0},
+        {"id": 2, "bbox": [3, 4, 10, 20], "iscrowd": 0},
+        {"id": 3, "bbox": [0, 0, 50, 50], "iscrowd": 1},
+        {"id": 4, "bbox": [500, 0, 5, 5], "iscrowd": 0},
+    ]
+    folder = tiny_coco.write(tmp_path / "people")
+    path = next((folder / "annotations").glob("*train*"))
+    content = json.loads(path.read_text())
+    content["annotations"] = [{"image_id": content["images"][1]["id"], "category_id": 1, **p} for p in people]
+    path.write_text(json.dumps(content))
+    source = coco.read(*coco.find(folder, "train"))
+    assert source.persons["annotation_id"].tolist() == [1]
+    everybody = with_annotated_boxes(source)
+    assert everybody.persons["annotation_id"].tolist() == [1, 2] and everybody.persons["image"].tolist() == [1, 1]
+    assert everybody.persons["score"].tolist() == [1, 1] and len(source) == 1

@@ -14,7 +14,7 @@ from jaxpose.data import builder, crops, formats
 from jaxpose.data.checks import Problems
 from jaxpose.data.formats import Format, Reader, coco, layout
 from jaxpose.skeleton import Skeleton
-from tests import test_data_formats_crowdpose, test_data_formats_mpii, tiny_coco
+from tests import test_data_formats_crowdpose, test_data_formats_mpii, test_data_formats_rhd, tiny_coco
 
 
 def write_whole_body(folder):
@@ -33,6 +33,8 @@ WRITERS = {
     "coco": (tiny_coco.write, "train"),
     "mpii": (test_data_formats_mpii.write, "valid"),
     "crowdpose": (test_data_formats_crowdpose.write, "test"),
+    "rhd": (test_data_formats_rhd.write, "train"),
+    "rhd_mmpose": (test_data_formats_rhd.write_mmpose, "train"),
 }
 
 

@@ -20,6 +20,7 @@ from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral
 from jaxpose import importer, new, suggest, summary
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
+from jaxpose.evaluation import submission
 from jaxpose.predict import command, live, smooth, track, triangulate
 from tests.test_api_style import MODULES, public
 
@@ -229,6 +230,7 @@ def test_flags_exist(capsys):
         smooth.main,
         triangulate.main,
         summary.main,
+        submission.main,
     ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]

@@ -21,7 +21,8 @@ FOLDERS = {
 
 
 def test_pages_find_the_format_and_those_of_a_format_expect_theirs():
-    own = {"mpii_rle": "mpii", "mpii_integral": "mpii", "crowdpose_swahr": "crowdpose"}
+    own = dict.fromkeys(("mpii_rle", "mpii_integral", "mpii_debias", "mpii_simple_baseline"), "mpii")
+    own["crowdpose_swahr"] = "crowdpose"
     assert {"coco_rle", "coco_swahr", "coco_hrnet", *own} <= set(PAGES)
     for name in PAGES:
         presets = importlib.import_module(f"experiments.{name}").PRESETS

@@ -22,14 +22,16 @@ from experiments import (
     coco_debias,
     coco_integral,
     coco_rle,
+    mpii_debias,
     mpii_integral,
     mpii_rle,
 )
 from experiments.common import families, rules
 from experiments.common.config import parse, settings
 from experiments.common.log import Log
-from jaxpose import checkpoint, tasks
+from jaxpose import checkpoint, cli, tasks
 from jaxpose.data.augment import named
+from jaxpose.evaluation import mpii, submission
 from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PoseRegressor
 from jaxpose.skeleton import COCO17
 from tests import test_data_formats_mpii, test_evaluation_mpii
@@ -47,7 +49,7 @@ def page(name: str):
 def test_the_pages_are_found():
     assert set(PAGES) == {
         "coco_rle", "coco_simple_baseline", "coco_hrnet", "coco_integral", "coco_debias", "mpii_rle", "mpii_integral",
-        "coco_swahr", "crowdpose_swahr",
+        "coco_swahr", "crowdpose_swahr", "mpii_debias", "mpii_simple_baseline",
     }  # fmt: skip
 
 
@@ -438,9 +440,7 @@ def test_mpii_from_its_own_layout_to_pckh(tmp_path, prepared, caplog):
     assert 0 < evaluated["AUC"] < 1
 
 
-def test_mpii_wants_its_folder_and_its_own_boxes(tmp_path):
-    with pytest.raises(ValueError, match="--data: name MPII's folder"):
-        mpii_integral.main(["--out", str(tmp_path)])
+def test_mpii_wants_its_own_boxes(tmp_path):
     with pytest.raises(ValueError, match="--detections: MPII is evaluated on its own boxes"):
         mpii_integral.main(["--out", str(tmp_path), "--data", str(tmp_path), "--detections", "d.json"])
     with pytest.raises(ValueError, match="--val-fraction 0.1: PCKh is counted with the head boxes of --val-split"):
@@ -545,3 +545,35 @@ def test_a_run_that_is_resumed_at_the_change_of_losses_ends_with_the_same_bits(p
         assert [e["joint_loss"] > 0 for e in events] == [False] * 5 + [True] * 5
         found[name] = checkpoint.restore_model(tmp_path / name, step="latest")[0]
     jax.tree.map(np.testing.assert_array_equal, found["one"], found["two"])
+
+
+@pytest.mark.parametrize(("preset", "of_coco"), [("resnet50", "resnet50"), ("hrnet_w32", "hrnet_w32")])
+def test_gu_on_mpii_is_gu_on_coco_but_for_the_data(preset, of_coco):
+    ours, theirs = mpii_debias.PRESETS[preset], coco_debias.PRESETS[of_coco]
+    changed = {f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)}
+    assert changed <= {"format", "size_wh", "train_split", "val_split", "nms", "rescore", "augment"}
+    assert ours.size_wh == (256, 256) and ours.augment == "mpii" and mpii_debias.PRESETS["resnet152"].depth == 152
+    for method, compensated in (("sbl", False), ("ipr", False), ("ours", True)):
+        config = mpii_debias.PAGE.settings(["--preset", preset, "--method", method])
+        assert config.read.compensate == compensated and config.read.decode == METHODS[method][2]
+
+
+@pytest.mark.slow
+def test_mpii_on_synthetic_people_from_training_to_the_file_for_its_server(prepared, tmp_path, capsys, caplog):
+    flags = ["--data-dir", str(prepared), *TINY, "--size-wh", "32", "32", "--no-flip-test"]
+    train = ["--method", "debias", "--epochs", "0.4", "--resnet-stages", "1", "--deconvs", "4", "--ema", "None"]
+    scores = page("mpii_debias").main(["--out", str(tmp_path / "run"), *flags, *train])
+    assert 0 <= scores["PCKh@0.1"] <= scores["PCKh@0.5"] <= 1 and np.isfinite(scores["EPE"])
+
+    caplog.clear()
+    test = ["--eval-only", str(tmp_path / "run"), "--data-dir", str(prepared), "--synthetic-images", "24"]
+    assert page("mpii_debias").main([*test, "--val-split", "test", "--no-plots", "--batch-size", "8"]) == {}
+    assert "jaxpose submit" in caplog.text
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    folder = prepared / "synthetic_24_0_mpii"
+    cli.main(["submit", results, str(tmp_path / "pred.mat"), "--annotations", str(folder / "annot" / "test.json")])
+    # The test split has the people of the validation split, so its predictions have the scores of the run.
+    truth = mpii.load_truth(folder / "annot" / "gt_valid.mat")
+    xy = submission.read_mat(tmp_path / "pred.mat") - 1
+    again = mpii.pckh(truth, xy, np.arange(1, len(xy) + 1))
+    assert again["PCKh@0.5"] == pytest.approx(scores["PCKh@0.5"]) and len(xy) == len(truth)

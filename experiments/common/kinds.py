@@ -191,7 +191,7 @@ def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skel
     folder = None if config.data is None else Path(config.data)
     format, (split, annotations, images) = config.format, _place(config, part)
     if folder is None and annotations is None:
-        folder, format = _synthetic(config), "coco"
+        folder, format = _synthetic(config), "mpii" if config.format == "mpii" else "coco"
     elif folder is not None and not folder.exists() and annotations is None:
         return _prepared(config, split, skeleton)
     if annotations is not None and images is None and folder is None:
@@ -213,13 +213,18 @@ def _place(config: RunConfig, part: Literal["train", "val"]) -> tuple[str, Path 
     return config.val_split, config.val_annotations, images
 
 
+def synthetic_folder(config: RunConfig) -> Path:
+    """Returns the folder of the synthetic people of a run without data, which may not be drawn yet."""
+    layout = "_mpii" if config.format == "mpii" else ""
+    return config.data_dir / f"synthetic_{config.synthetic_images}_{config.seed}{layout}"
+
+
 def _synthetic(config: RunConfig) -> Path:
-    """Draws the synthetic people and returns their folder."""
+    """Draws the synthetic people and returns their folder; for --format mpii, those of MPII's layout."""
     val = max(config.synthetic_images // 10, 1)
-    name = f"synthetic_{config.synthetic_images}_{config.seed}"
-    return synthetic.write_dataset(
-        config.data_dir / name, train=config.synthetic_images - val, val=val, seed=config.seed
-    )
+    coco = synthetic_folder(dataclasses.replace(config, format="coco"))
+    synthetic.write_dataset(coco, train=config.synthetic_images - val, val=val, seed=config.seed)
+    return synthetic.write_mpii(coco, synthetic_folder(config)) if config.format == "mpii" else coco
 
 
 def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Source:
@@ -282,6 +287,14 @@ def _other_joints(config: RunConfig, train: Source, val: Source) -> str:
 def one_category(source: Source) -> int | None:
     """Returns the category of the persons; None if they belong to several, which are then scored one by one."""
     return source.category_id if len(source.category_ids) < 2 else None
+
+
+def log_unscored(path: Path) -> None:
+    """Logs where the predictions for a split without labels are, and what makes the file for a server of them."""
+    log.info(
+        "no annotations to score against: the predictions are in %s; jaxpose submit packs them for the server of COCO or MPII",
+        path,
+    )
 
 
 def write_report(out: Path, name: str, *, source: Source, ground_truth: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from experiments.common import persons
+from experiments.common import kinds, persons
 from experiments.common.kinds import Predictions
 from jaxpose.evaluation import mpii as evaluation
 from jaxpose.skeleton import Skeleton
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> persons.Persons:
-    """Loads MPII's splits, with its own scores if the head boxes (gt_valid.mat) are present."""
-    if config.data is None:
-        raise ValueError(
-            "--data: name MPII's folder (annot/ or annotations/ with its JSON files, images/); there are no synthetic people for it"
-        )
+    """Loads MPII's splits, with its own scores if the head boxes (gt_valid.mat) are present.
+
+    Without --data, these are synthetic people in MPII's layout. With --eval-only, --val-split test predicts the persons of the test
+    set, which have no labels.
+    """
     if config.detections is not None:
         raise ValueError("--detections: MPII is evaluated on its own boxes, which belong to its labels")
     if config.val_fraction:
@@ -27,8 +27,11 @@ def load(config: persons.PersonConfig, *, skeleton: Skeleton | None = None) -> p
             "persons of the training file; leave --val-fraction out"
         )
     kind = persons.load(config, skeleton=skeleton)
+    if kind.ground_truth is None:
+        return kind
+    folder = kinds.synthetic_folder(config) if config.data is None else config.data
     try:
-        truth = evaluation.load_truth(evaluation.find_truth(config.data, config.val_split))
+        truth = evaluation.load_truth(evaluation.find_truth(folder, config.val_split))
     except FileNotFoundError as error:
         log.warning("no PCKh, EPE only: %s", error)
         return kind

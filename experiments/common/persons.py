@@ -255,7 +255,7 @@ class Persons:
         if jax.process_index() == 0:
             results.write(records, folder / f"{name}.json")
         if self.ground_truth is None:
-            log.info("no annotations to score against: the predictions are in %s", folder / f"{name}.json")
+            kinds.log_unscored(folder / f"{name}.json")
             return {}
         scores, by_category = with_categories(
             self.ground_truth, records, sigmas=skeleton.sigmas, category_id=kinds.one_category(self.val)
@@ -419,6 +419,8 @@ def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
         val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)
+    elif train is None and not len(val):
+        val = boxes.with_annotated_boxes(val)  # a test set: boxes without joints
     elif config.box_jitter:
         val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
     if train is not None and jax.process_index() == 0 and len(train) and not checkpoint.exists(config.out):

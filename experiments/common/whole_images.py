@@ -161,7 +161,7 @@ class WholeImages:
         if jax.process_index() == 0:
             results.write(records, path)
         if self.ground_truth is None:
-            log.info("no annotations to score against: the predictions are in %s", path)
+            kinds.log_unscored(path)
             return {}
         if self.own_scores is not None:
             scores = self.own_scores({**predictions, "records": records})

@@ -1,6 +1,7 @@
 """Person boxes other than a data set's annotated ones: a detector's boxes, and annotated ones with added errors.
 
-`with_detections` replaces the persons of a source by a detector's boxes, `BoxFile` holds boxes for pictures of any
+`with_detections` replaces the persons of a source by a detector's boxes, `with_annotated_boxes` adds those without labelled
+joints, as in a test set, `BoxFile` holds boxes for pictures of any
 origin, `check_boxes` checks boxes that are arrays.
 """
 
@@ -23,7 +24,15 @@ from jaxpose.files import read_json
 from jaxpose.geometry import clip_box
 from jaxpose.metrics import AREA_OF_BOX
 
-__all__ = ["BoxFile", "check_boxes", "number_of", "touches", "with_detections", "with_jittered_boxes"]
+__all__ = [
+    "BoxFile",
+    "check_boxes",
+    "number_of",
+    "touches",
+    "with_annotated_boxes",
+    "with_detections",
+    "with_jittered_boxes",
+]
 
 FARTHEST = 1_000_000
 """The largest coordinate and side of a box of a picture, in pixels."""
@@ -83,6 +92,34 @@ def with_detections(source: Source, detections: str | Path, *, min_score: float 
     other = copy.copy(source)
     other.persons, other.level, other.clip_boxes = _detection_table(rows, source.skeleton.num_joints), "person", False
     other._category_by_annotation = lambda: category_of_row
+    return other
+
+
+def with_annotated_boxes(source: Source) -> Source:
+    """Returns a source over all annotated persons with a box, labelled joints or not, to predict on them.
+
+    It serves test sets, whose files have boxes but no joints, such as MPII's. Crowds and boxes without an extent in the
+    image are left out.
+
+    Args:
+        source: The source of the images.
+
+    >>> from jaxpose.data.formats import coco
+    >>> with_annotated_boxes(coco.read("no_such_folder/val.json", "no_such_folder"))
+    Traceback (most recent call last):
+    FileNotFoundError: no_such_folder is not a folder: name the folder that holds the images of no_such_folder/val.json
+    """
+    rows = []
+    for image in range(len(source.images)):
+        persons, size = source.labels(image)["persons"], source.images["size_wh"][image]
+        persons = persons[~persons["crowd"]]
+        usable = [bool(min(box[2:]) > 0 and touches(box, size)) for box in persons["box"]]
+        rows.append(persons[np.array(usable, bool)])
+        rows[-1]["image"] = image
+    other = copy.copy(source)
+    other.persons = np.concatenate(rows) if rows else source.persons[:0]
+    other.persons["score"] = 1.0
+    other.level = "person"
     return other
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -122,7 +123,9 @@ def prepare(
     print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))
 
 
-def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0) -> None:
+def synthetic(
+    out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0, layout: Literal["coco", "mpii"] = "coco"
+) -> None:
     """Draw the embedded synthetic people: COCO JSON and JPEG files.
 
     Args:
@@ -130,7 +133,13 @@ def synthetic(out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0)
         train: Number of images for training.
         val: Number of images held out.
         seed: The same seed gives the same pixels and labels.
+        layout: COCO's, or MPII's with its 16 joints, head boxes and a test split without labels.
     """
-    from jaxpose.data.synthetic import write_dataset
+    from jaxpose.data.synthetic import write_dataset, write_mpii
 
-    print(write_dataset(out, train=train, val=val, seed=seed))
+    if layout == "coco":
+        print(write_dataset(out, train=train, val=val, seed=seed))
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        print(write_mpii(write_dataset(Path(folder) / "coco", train=train, val=val, seed=seed), out))

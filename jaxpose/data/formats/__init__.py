@@ -7,7 +7,8 @@ A new format is one module in this folder that implements `Reader`, and its name
 formats by name: commands and pages take `Format | Literal["auto"]` and pass it to `choose`.
 
 ``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON of HRNet and mmpose, ``crowdpose`` CrowdPose's,
-``coco_wholebody`` the 133 joints of COCO-WholeBody. ``layout`` holds shared functions that locate files.
+``coco_wholebody`` the 133 joints of COCO-WholeBody, ``rhd`` the hands of RHD as it is distributed, ``rhd_mmpose`` mmpose's
+JSON of them. ``layout`` holds shared functions that locate files.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
-Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody"]
+Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody", "rhd", "rhd_mmpose"]
 """The formats, named like the modules of this package."""
 Choice = Format | Literal["auto"]
 """Values of a flag `--format`: a format, or "auto" for the one that the files show."""
@@ -204,7 +205,7 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
         raise several[0]
     folder = Path(folder)
     layouts: dict[tuple[Path, ...], str] = {}  # formats with the same layouts are listed once
-    for name, error in missing.items():
+    for name, error in sorted(missing.items(), key=lambda item: not item[0].startswith("rhd")):  # those of persons last
         layouts.setdefault(tuple(error.looked_for), name)
     looked_for = "; ".join(
         f"{', '.join(str(path.relative_to(folder)) for path in paths)} ({name})" for paths, name in layouts.items()

@@ -49,6 +49,8 @@ __all__ = [
 CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
 WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """Fields of COCO-WholeBody's annotations, beside COCO's 17 joints."""
+OF_OTHER_FORMATS = ("crowdIndex", "joint_cam", "hand_type", *WHOLE_BODY)
+"""Fields of formats that resemble COCO's and have readers of their own."""
 NUMBERED = "called joint_0"
 """Part of the note that the joints of a category without names were numbered."""
 ALL = "all"
@@ -232,7 +234,7 @@ def _test_images(stem: str) -> str | None:
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Tells whether a file is a JSON object without CrowdPose's crowd indices and COCO-WholeBody's fields.
+    """Tells whether a file is a JSON object without the fields of CrowdPose, COCO-WholeBody and mmpose's hands.
 
     Args:
         annotations: The JSON, which exists.
@@ -244,7 +246,7 @@ def recognises(annotations: str | Path) -> bool:
     True
     """
     text = layout.edges(annotations)
-    return text.startswith("{") and not any(f'"{key}"' in text for key in ("crowdIndex", *WHOLE_BODY))
+    return text.startswith("{") and not any(f'"{key}"' in text for key in OF_OTHER_FORMATS)
 
 
 def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:

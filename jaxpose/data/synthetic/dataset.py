@@ -74,7 +74,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
+def workplace(out: Path) -> Iterator[Path]:
     """Makes a folder beside `out` to write into, locked while this process lives. Removes those of dead writers."""
     with contextlib.ExitStack() as stack:
         with _lock(out.parent, wait=True):  # no other process makes or removes a folder meanwhile
@@ -117,7 +117,7 @@ def _write_annotations(path: Path, results: list) -> None:
     path.write_text(json.dumps(content))
 
 
-def _is_complete(out: Path, parameters: dict) -> bool:
+def is_complete(out: Path, parameters: dict) -> bool:
     """Tells whether `out` already holds this data set; raises an error if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -188,11 +188,11 @@ def write_dataset(
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
     check(seed=seed, index=0, size_wh=size_wh)
     parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
-    if _is_complete(out, parameters):
+    if is_complete(out, parameters):
         return out
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _workplace(out) as folder:
+    with workplace(out) as folder:
         return _write(folder, out, parameters, workers=workers, progress=progress)
 
 
@@ -214,7 +214,7 @@ def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, pr
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         # Another process may have completed the same data set meanwhile: the renaming failed, and its folder is used.
-        if (out / MARKER).is_file() and _is_complete(out, parameters):
+        if (out / MARKER).is_file() and is_complete(out, parameters):
             return out
         raise
     return out

@@ -271,7 +271,9 @@ class RCNN(nn.Module):
         outputs["proposal_scores"] = proposals["scores"]
         rows = self._rows(proposals["boxes"], proposals["valid"])
         class_logits, box_deltas = self._in_chunks(self.box_head, levels, rows, cells=BOX_CELLS, size=BOX_CHUNK)
-        class_logits, box_deltas = (x.reshape(*proposals["valid"].shape, *x.shape[1:]) for x in (class_logits, box_deltas))
+        class_logits, box_deltas = (
+            x.reshape(*proposals["valid"].shape, *x.shape[1:]) for x in (class_logits, box_deltas)
+        )
         outputs["class_logits"] = class_logits
         outputs |= self.select(class_logits, box_deltas, proposals, size_hw)
         if self.num_joints:
@@ -321,7 +323,10 @@ class RCNN(nn.Module):
             box = boxes.decode(delta, anchor[start : start + count].astype(delta.dtype)[index])
             padding = most - score.shape[1]
             by_level.append(
-                (jnp.pad(box, ((0, 0), (0, padding), (0, 0))), jnp.pad(score, ((0, 0), (0, padding)), constant_values=-jnp.inf))
+                (
+                    jnp.pad(box, ((0, 0), (0, padding), (0, 0))),
+                    jnp.pad(score, ((0, 0), (0, padding)), constant_values=-jnp.inf),
+                )
             )
             start += count
         box, score = (jnp.stack(each, 1) for each in zip(*by_level, strict=True))
@@ -376,7 +381,9 @@ class RCNN(nn.Module):
             keep = boxes.nms(box[:, :, 0], score[:, :, 0], threshold=self.box_nms, where=where[:, :, 0])
             return keep[..., None]
         batch, count, classes, _ = box.shape
-        by_class = [jnp.moveaxis(x, 2, 1).reshape(batch * classes, *x.shape[1:2], *x.shape[3:]) for x in (box, score, where)]
+        by_class = [
+            jnp.moveaxis(x, 2, 1).reshape(batch * classes, *x.shape[1:2], *x.shape[3:]) for x in (box, score, where)
+        ]
 
         def suppress(args: tuple) -> jax.Array:
             box, score, where = args
@@ -454,9 +461,7 @@ class RCNN(nn.Module):
         chunks = -(-len(rows["box"]) // size)
         order = jnp.argsort(~rows["valid"], stable=True)
         padding = chunks * size - len(order)
-        ordered = {
-            name: jnp.pad(x[order], ((0, padding), *((0, 0),) * (x.ndim - 1))) for name, x in rows.items()
-        }
+        ordered = {name: jnp.pad(x[order], ((0, padding), *((0, 0),) * (x.ndim - 1))) for name, x in rows.items()}
         shapes = jax.eval_shape(apply, 0)
         start = jax.tree.map(lambda x: jnp.zeros((chunks * size, *x.shape[1:]), x.dtype), shapes)
 

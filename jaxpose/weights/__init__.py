@@ -16,6 +16,10 @@ wrap around a state dict, `weights.fill` converts names and axes, `weights.flow`
     "simple_baseline_mmpose", "hrnet_mmpose"    backbone.*, head.* (0.x: keypoint_head.*)
     "higher_hrnet", "swahr"                     the authors'       HigherHRNet: (maps at 1/4, maps at 1/2)
 
+    "keypoint_rcnn", "faster_rcnn",             torchvision's;     RCNN: boxes, scores, labels, valid,
+        "faster_rcnn_v2"                        old names too      keypoints, keypoint_scores
+    "detectron2_rcnn"                           Detectron2's       the same
+
 The backbone of "rle_mmpose" and "simple_baseline_mmpose" is a ResNet or a MobileNetV2. "simple_baseline_mmpose" also reads
 mmpose's integral models (IPR, DSNT and their debiased variant), which have the same net under head.simplebaseline_head.*; their
 coordinate axes head.linspace_{x,y} are constants. The coordinates are a soft-argmax of the maps: `jaxpose.heatmap`.

@@ -19,15 +19,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
-from jaxpose.nets.resnet import STAGES
+from jaxpose.nets.layers import BN_EPS
+from jaxpose.weights import detectors
 from jaxpose.weights.fill import fill
+from jaxpose.weights.shapes import State
+from jaxpose.weights.shapes import joints as _joints
+from jaxpose.weights.shapes import resnet as _resnet
+from jaxpose.weights.shapes import shape as _shape
 from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, unwrap
 
-State = dict[str, np.ndarray]
 Names = dict[str, str]  # prefixes of our dotted paths and the published ones, see `fill.torch_tensors`
 
 MOST_BLOCKS = 32  # of blocks after a backbone; the published nets have 4
@@ -48,6 +51,7 @@ class PublishedNet:
         lacks: prefixes that none of its names has.
         ignored: pattern of whole names, of tensors that prediction does not need.
         heads: prefixes that stand for "head." in different versions of the code base.
+        rename: function from a state dict to one under the names that `build` expects; None: they are the same.
         axes: prefix of the coordinate axes x and y of an integral model, whose maps are decoded by soft-argmax.
         adjust: function that changes the variables to this library's conventions in place; None: there is no difference.
         family: the task family, a key of `jaxpose.importer.FAMILIES`; None: the net is a backbone, not a pose net.
@@ -62,6 +66,7 @@ class PublishedNet:
     lacks: tuple[str, ...] = ()
     ignored: str = ""
     heads: tuple[str, ...] = ()
+    rename: Callable[[State], State] | None = None
     axes: str = ""
     adjust: Callable[[dict[str, Any]], None] | None = None
     family: str | None = None
@@ -77,21 +82,6 @@ class PublishedNet:
 # ---------------------------------------------------------------------------------------------------------------------
 # The nets, from names and shapes
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _resnet(state: State, prefix: str) -> ResNet:
-    """Returns the ResNet whose tensors are under `prefix`."""
-    width = _shape(state, f"{prefix}conv1.weight", rank=4)[0]
-    blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
-    last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
-    key = tuple(i + 1 for i in last.values()), f"{prefix}layer1.0.conv3.weight" in state
-    for depth, kind in STAGES.items():
-        if kind == key:
-            return ResNet(depth=depth, width=width)
-    block = "bottleneck" if key[1] else "basic"
-    raise ValueError(
-        f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: expected those of a ResNet, {', '.join(map(str, STAGES))}"
-    )
 
 
 def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
@@ -211,21 +201,6 @@ def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
     return HigherHRNet(backbone, joints, tags=first == 2 * joints, scale=scale, dilations=(1,) * count)
 
 
-def _joints(rows: int, each: int, name: str) -> int:
-    if rows % each or not rows:
-        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} per joint")
-    return rows // each
-
-
-def _shape(state: State, name: str, *, rank: int) -> tuple[int, ...]:
-    """Returns the shape of a tensor that determines a size of the net."""
-    if name not in state:
-        raise ValueError(f"missing: {name}; the state dict has {list_names(state)}. Is this the right layout?")
-    if state[name].ndim != rank:
-        raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
-    return state[name].shape
-
-
 def _mmpose_mu(variables: dict[str, Any]) -> None:
     """Shifts mu: mmpose predicts x / W, this library x / W - 0.5."""
     bias = variables["params"]["head"]["fc"]["bias"]
@@ -243,6 +218,15 @@ RLE_PAGES = {"": "coco_rle", "mpii16": "mpii_rle"}
 BASELINE_PAGES = {"": "coco_simple_baseline", "soft_argmax": "coco_integral", "mpii16": "mpii_integral"}
 HRNET_PAGES = {"": "coco_hrnet", "mpii16": "mpii_integral"}
 SWAHR_PAGES = {"": "coco_swahr", "crowdpose14": "crowdpose_swahr"}
+
+TORCHVISION_RCNN = ("backbone.fpn.inner_blocks.", "backbone.body.layer1.", "rpn.head.cls_logits.")
+DETECTOR = {
+    "ignored": detectors.IGNORED,
+    "rename": detectors.as_torchvision,
+    "adjust": detectors.channels_last,
+    "family": "detection",
+    "settings": {"preprocess": "imagenet"},
+}
 
 ROWS = (
     PublishedNet(
@@ -343,6 +327,36 @@ ROWS = (
         },
         pages=SWAHR_PAGES,
     ),
+    PublishedNet(
+        "keypoint_rcnn",
+        build=lambda state: detectors.rcnn(state, variant="torchvision", bn_eps=0.0),
+        needs=(*TORCHVISION_RCNN, "roi_heads.keypoint_predictor."),
+        **DETECTOR,
+    ),
+    PublishedNet(
+        "faster_rcnn",
+        build=lambda state: detectors.rcnn(state, variant="torchvision", bn_eps=0.0),
+        needs=(*TORCHVISION_RCNN, "roi_heads.box_head.fc6."),
+        lacks=("roi_heads.keypoint_predictor.",),
+        **DETECTOR,
+    ),
+    PublishedNet(
+        "faster_rcnn_v2",
+        build=lambda state: detectors.rcnn(state, variant="torchvision", bn_eps=BN_EPS),
+        needs=(*TORCHVISION_RCNN, "roi_heads.box_head.0.0."),
+        **DETECTOR,
+    ),
+    PublishedNet(
+        "detectron2_rcnn",
+        build=lambda state: detectors.rcnn(state, variant="detectron2", bn_eps=BN_EPS),
+        needs=(
+            "backbone.bottom_up.res2.",
+            "backbone.fpn_lateral2.",
+            "proposal_generator.rpn_head.",
+            "roi_heads.box_head.fc2.",
+        ),
+        **DETECTOR | {"settings": {"preprocess": "detectron2"}},
+    ),
 )
 
 if TYPE_CHECKING:
@@ -390,7 +404,15 @@ UNREAD = (
     UnreadNet("Lite-HRNet", (r"stem\.(branch1|expand_conv)\.",)),
     UnreadNet("MSPN or RSN", (r"multi_stage_(mspn|rsn)\.",)),
     UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",)),
-    UnreadNet("Mask R-CNN or Keypoint R-CNN", (r"roi_heads\.",)),
+    UnreadNet("an R-CNN of mmdetection", (r"roi_head\.bbox_head\.",), "take one of torchvision or Detectron2"),
+    UnreadNet(
+        "torchvision's RetinaNet, FCOS or SSD", (r"head\.classification_head\.",), "take one of its Faster R-CNNs"
+    ),
+    UnreadNet(
+        "an R-CNN of Detectron2 without a feature pyramid",
+        (r"proposal_generator\.rpn_head\.", r"backbone\.res2\."),
+        "take one whose name has FPN",
+    ),
     UnreadNet("a detection transformer (ED-Pose, PETR)", (r"transformer\.(encoder|decoder)\.layers\.",)),
 )
 
@@ -456,6 +478,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
         if not NO_WEIGHTS.fullmatch(name) and not (row.ignored and re.fullmatch(row.ignored, name))
     }
     check_values(state)
+    if row.rename is not None:
+        state = row.rename(state)
     net, names = row.build(state)
     variables = fill(net, state, names, layout)
     if row.adjust is not None:

@@ -11,7 +11,7 @@ from tests import golden_detection as reference
 
 SMALL = {
     "num_joints": 2, "fpn_features": 8, "box_features": (8, 8), "keypoint_convs": (8,), "pre_nms": 12, "post_nms": 10,
-    "max_detections": 4, "min_score": 0.2,
+    "max_detections": 4, "min_score": 0.05,
 }  # fmt: skip
 
 

@@ -5,13 +5,15 @@ from jaxpose.nets.fpn import FPN
 from jaxpose.nets.heads import IntegralRegressor, PeakRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.higher_hrnet import HigherHRNet
 from jaxpose.nets.hrnet import HRNet
+from jaxpose.nets.lifting import LinearLifter, SRNet, TemporalLifter
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.rcnn import RCNN
 from jaxpose.nets.resnet import ResNet
+from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
 
 __all__ = [
-    "FPN", "RCNN",
-    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
-    "PoseRegressor", "RegressionHead", "ResNet", "Upsampled",
+    "ColumnRegressor", "ColumnSoftmax", "FPN", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "LinearLifter",
+    "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PoseRegressor", "RCNN", "RegressionHead", "ResNet", "ResUNet",
+    "SRNet", "TemporalLifter", "Upsampled",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.nets import RCNN
-from jaxpose.weights.shapes import State, resnet, shape
+from jaxpose.weights.shapes import State, resnet
+from jaxpose.weights.state import shape_of
 
 # Names of Detectron2 and old ones of torchvision, and today's of torchvision. The first pattern that fits is replaced.
 RENAMED = tuple(
@@ -77,7 +78,7 @@ def rcnn(state: State, *, variant: Literal["torchvision", "detectron2"], bn_eps:
             BatchNorm, 1e-5 for all others (QUIRK E1).
     """
     backbone = resnet(state, "backbone.body.", bn_eps=bn_eps, stride_in_1x1=variant == "detectron2")
-    classes = shape(state, "roi_heads.box_predictor.cls_score.weight", rank=2)[0]
+    classes = shape_of(state, "roi_heads.box_predictor.cls_score.weight", rank=2)[0]
     rpn_convs = _count(state, r"rpn\.head\.conv\.(\d+)\.0\.weight")
     box_convs = _count(state, r"roi_heads\.box_head\.(\d+)\.0\.weight")
     joint_convs = _count(state, r"roi_heads\.keypoint_head\.(\d+)\.weight", step=2)
@@ -88,9 +89,9 @@ def rcnn(state: State, *, variant: Literal["torchvision", "detectron2"], bn_eps:
     net = RCNN(
         backbone,
         num_classes=classes,
-        num_joints=shape(state, joints, rank=4)[1] if joints in state else 0,
+        num_joints=shape_of(state, joints, rank=4)[1] if joints in state else 0,
         variant=variant,
-        fpn_features=shape(state, "backbone.fpn.inner_blocks.0.0.weight", rank=4)[0],
+        fpn_features=shape_of(state, "backbone.fpn.inner_blocks.0.0.weight", rank=4)[0],
         fpn_norm="backbone.fpn.inner_blocks.0.1.weight" in state,
         rpn_convs=rpn_convs,
         box_convs=tuple(_rows(state, f"roi_heads.box_head.{i}.0.weight", 4) for i in range(box_convs)),
@@ -136,4 +137,4 @@ def _count(state: State, pattern: str, *, step: int = 1) -> int:
 
 
 def _rows(state: State, name: str, rank: int) -> int:
-    return shape(state, name, rank=rank)[0]
+    return shape_of(state, name, rank=rank)[0]

@@ -23,13 +23,11 @@ from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.layers import BN_EPS
-from jaxpose.weights import detectors
+from jaxpose.weights import detectors, lifting
 from jaxpose.weights.fill import fill
 from jaxpose.weights.shapes import State
-from jaxpose.weights.shapes import joints as _joints
 from jaxpose.weights.shapes import resnet as _resnet
-from jaxpose.weights.shapes import shape as _shape
-from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, unwrap
+from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, shape_of, unwrap
 
 Names = dict[str, str]  # prefixes of our dotted paths and the published ones, see `fill.torch_tensors`
 
@@ -86,7 +84,7 @@ class PublishedNet:
 
 def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
     """Returns net and names; fc_sigma of the 3D model is a plain linear layer, that of the 2D model is wrapped like fc_coord."""
-    rows = _shape(state, "fc_coord.linear.weight", rank=2)[0]
+    rows = shape_of(state, "fc_coord.linear.weight", rank=2)[0]
     dim, sigma = (3, "fc_sigma.") if "fc_sigma.weight" in state else (2, "fc_sigma.linear.")
     head = RegressionHead(_joints(rows, dim, "fc_coord.linear.weight"), dim=dim, kind="normalized")
     names = {"backbone.": "preact.", "head.coord.": "fc_coord.linear.", "head.sigma.": sigma}
@@ -94,7 +92,7 @@ def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
 
 
 def _rle_mmpose(state: State) -> tuple[PoseRegressor, Names]:
-    rows = _shape(state, "head.fc.weight", rank=2)[0]
+    rows = shape_of(state, "head.fc.weight", rank=2)[0]
     backbone, names = _mmpose_backbone(state)
     return PoseRegressor(backbone, RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear")), names
 
@@ -112,22 +110,22 @@ def _simple_baseline_mmpose(state: State) -> tuple[HeatmapNet, Names]:
 
 def _baseline_head(state: State, head: str) -> tuple[int, tuple[int, ...]]:
     """Returns the number of joints, and the channels of every deconvolution under `head`."""
-    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    joints = shape_of(state, f"{head}final_layer.weight", rank=4)[0]
     deconvs = []
     while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
-        deconvs.append(_shape(state, name, rank=4)[1])
+        deconvs.append(shape_of(state, name, rank=4)[1])
     if len(deconvs) > MOST_BLOCKS:
         raise ValueError(f"{head}deconv_layers are {len(deconvs)}: expected at most {MOST_BLOCKS}")
     return joints, tuple(deconvs)
 
 
 def _hrnet(state: State, *, backbone: str = "", head: str = "") -> HeatmapNet:
-    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    joints = shape_of(state, f"{head}final_layer.weight", rank=4)[0]
     return HeatmapNet(_hrnet_backbone(state, backbone), joints, deconvs=())
 
 
 def _hrnet_backbone(state: State, prefix: str = "") -> HRNet:
-    return HRNet(_shape(state, f"{prefix}transition1.0.0.weight", rank=4)[0])
+    return HRNet(shape_of(state, f"{prefix}transition1.0.0.weight", rank=4)[0])
 
 
 def _mmpose_backbone(state: State) -> tuple[ResNet | MobileNetV2, Names]:
@@ -142,7 +140,7 @@ def _mobilenet(state: State, names: Names) -> MobileNetV2:
     """Returns the MobileNetV2 whose channels agree with the most layers; `fill` lists the layers that do not agree."""
     projections = (f"layer{i}.0.project_conv." for i in range(1, len(mobilenet.LAYERS) + 1))
     weights = [f"{names[ours]}weight" for ours in ("conv1.", *projections, "conv2.")]
-    _shape(state, weights[0], rank=4)
+    shape_of(state, weights[0], rank=4)
     shapes = [state[name].shape[:1] if name in state else () for name in weights]
 
     def agreeing(width: float) -> int:
@@ -189,7 +187,7 @@ def _mobilenet_mmpose(prefix: str) -> Names:
 def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
     """Returns the net: the maps at 1/2 are the joints; twice as many maps at 1/4 mean tags. (A state dict has no dilations.)"""
     backbone = _hrnet_backbone(state)
-    joints, first = (_shape(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
+    joints, first = (shape_of(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
     if first not in (joints, 2 * joints):
         raise ValueError(
             f"final_layers have {first} and {joints} maps: expected K or 2 K (with tags) at 1/4, and K at 1/2"
@@ -199,6 +197,12 @@ def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
     if count > MOST_BLOCKS:
         raise ValueError(f"deconv_layers.0 has {count} blocks: expected at most {MOST_BLOCKS}")
     return HigherHRNet(backbone, joints, tags=first == 2 * joints, scale=scale, dilations=(1,) * count)
+
+
+def _joints(rows: int, each: int, name: str) -> int:
+    if rows % each or not rows:
+        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} per joint")
+    return rows // each
 
 
 def _mmpose_mu(variables: dict[str, Any]) -> None:
@@ -225,7 +229,8 @@ DETECTOR = {
     "rename": detectors.as_torchvision,
     "adjust": detectors.channels_last,
     "family": "detection",
-    "settings": {"preprocess": "imagenet"},
+    "settings": {"preprocess": "imagenet", "rule": "torchvision"},
+    "pages": {"": "coco_keypoint_rcnn"},
 }
 
 ROWS = (
@@ -355,7 +360,22 @@ ROWS = (
             "proposal_generator.rpn_head.",
             "roi_heads.box_head.fc2.",
         ),
-        **DETECTOR | {"settings": {"preprocess": "detectron2"}},
+        **DETECTOR | {"settings": {"preprocess": "detectron2", "rule": "detectron2"}},
+    ),
+    PublishedNet(
+        "martinez",
+        build=lifting.martinez,
+        needs=("w1.weight", "linear_stages.0.", "w2.weight"),
+    ),
+    PublishedNet(
+        "videopose3d",
+        build=lifting.videopose3d,
+        needs=("expand_conv.weight", "expand_bn.", "shrink.weight"),
+    ),
+    PublishedNet(
+        "srnet",
+        build=lifting.srnet,
+        needs=("expand_conv.group_conv.0.", "final_layer.group_conv.0."),
     ),
 )
 
@@ -371,11 +391,15 @@ NO_WEIGHTS = re.compile(r"(.+\.)?(num_batches_tracked|n_averaged|total_ops|total
 
 @dataclass(frozen=True)
 class UnreadNet:
-    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot."""
+    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot.
+
+    With `partly_read` some of these nets have a row, so that they are refused only if none fits.
+    """
 
     name: str
     signs: tuple[str, ...]
     instead: str = ""
+    partly_read: bool = False
 
     def sign_in(self, names: list[str]) -> str | None:
         """Returns an identifying name if every pattern matches, else None."""
@@ -413,6 +437,7 @@ UNREAD = (
         (r"proposal_generator\.rpn_head\.", r"backbone\.res2\."),
         "take one whose name has FPN",
     ),
+    UnreadNet("Mask R-CNN or Keypoint R-CNN", (r"roi_heads\.",), partly_read=True),
     UnreadNet("a detection transformer (ED-Pose, PETR)", (r"transformer\.(encoder|decoder)\.layers\.",)),
 )
 
@@ -530,7 +555,7 @@ def net_of(
     fitting = _fitting(names, ROWS if auto else [row_of(layout)])
     prefixes = {prefix for prefix, _ in fitting}
     if auto or not fitting:
-        _refuse_unread(names)
+        _refuse_unread(names, fits=bool(fitting))
     if not fitting:
         if not auto:
             return layout, state
@@ -574,8 +599,10 @@ def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, 
     return []
 
 
-def _refuse_unread(names: list[str]) -> None:
+def _refuse_unread(names: list[str], *, fits: bool) -> None:
     for net in UNREAD:
+        if fits and net.partly_read:
+            continue
         if sign := net.sign_in(names):
             what = f"this looks like {net.name}"
             raise ValueError(

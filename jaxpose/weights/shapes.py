@@ -9,14 +9,14 @@ import numpy as np
 
 from jaxpose.nets import ResNet
 from jaxpose.nets.resnet import STAGES
-from jaxpose.weights.state import list_names
+from jaxpose.weights.state import shape_of
 
 State = dict[str, np.ndarray]
 
 
 def resnet(state: State, prefix: str, **options: Any) -> ResNet:
     """Returns the ResNet whose tensors are under `prefix`, with further attributes of `ResNet`."""
-    width = shape(state, f"{prefix}conv1.weight", rank=4)[0]
+    width = shape_of(state, f"{prefix}conv1.weight", rank=4)[0]
     blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
     last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
     key = tuple(i + 1 for i in last.values()), f"{prefix}layer1.0.conv3.weight" in state
@@ -27,19 +27,3 @@ def resnet(state: State, prefix: str, **options: Any) -> ResNet:
     raise ValueError(
         f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: expected those of a ResNet, {', '.join(map(str, STAGES))}"
     )
-
-
-def joints(rows: int, each: int, name: str) -> int:
-    """Returns the number of joints of a tensor with `each` rows per joint."""
-    if rows % each or not rows:
-        raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} per joint")
-    return rows // each
-
-
-def shape(state: State, name: str, *, rank: int) -> tuple[int, ...]:
-    """Returns the shape of a tensor that determines a size of the net."""
-    if name not in state:
-        raise ValueError(f"missing: {name}; the state dict has {list_names(state)}. Is this the right layout?")
-    if state[name].ndim != rank:
-        raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
-    return state[name].shape

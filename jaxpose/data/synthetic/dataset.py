@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from jaxpose.data.synthetic.scene import check, render
 from jaxpose.files import read_json
-from jaxpose.skeleton import COCO17
+from jaxpose.skeleton import COCO17, H36M18, Skeleton
 
 VERSION = 5
 MARKER = "synthetic.json"
@@ -30,19 +30,21 @@ JPEG_QUALITY = 90
 
 
 def _write_image(
-    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int]
+    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int], space: bool = False
 ) -> tuple[dict, list[dict]]:
     """Render and store one picture; returns its COCO image entry and annotations."""
     split, number = task
-    pixels, people = render(seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh)
+    pixels, people = render(
+        seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh, **({"space": True} if space else {})
+    )
     name = f"{number + 1:012d}.jpg"
     Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
     image = {"id": number + 1, "file_name": name, "width": size_wh[0], "height": size_wh[1]}
     return image, [{"image_id": number + 1, "category_id": 1, **person} for person in people]
 
 
-def _category() -> dict:
-    category = COCO17.to_coco_category(name="person")
+def _category(skeleton: Skeleton) -> dict:
+    category = skeleton.to_coco_category(name="person")
     return {"id": category["id"], "name": category["name"], "supercategory": "person"} | category
 
 
@@ -50,9 +52,11 @@ def _available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _render_all(folder: Path, *, train: int, val: int, seed: int, size_wh, workers: int, progress: bool) -> list:
+def _render_all(
+    folder: Path, *, train: int, val: int, seed: int, size_wh, space: bool, workers: int, progress: bool
+) -> list:
     tasks = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
-    work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh)
+    work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh, space=space)
     bar = partial(tqdm, total=len(tasks), desc="synthetic people", unit="image", disable=not progress)
     if workers <= 1:
         return list(bar(map(work, tasks)))
@@ -103,7 +107,7 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
         os.close(handle)
 
 
-def _write_annotations(path: Path, results: list) -> None:
+def _write_annotations(path: Path, results: list, skeleton: Skeleton) -> None:
     annotations = [person for _, people in results for person in people]
     for number, annotation in enumerate(annotations):
         annotation["id"] = number + 1
@@ -112,7 +116,8 @@ def _write_annotations(path: Path, results: list) -> None:
         "licenses": [],
         "images": [image for image, _ in results],
         "annotations": annotations,
-        "categories": [_category()],
+        "categories": [_category(skeleton)],
+        **({"keypoints_3d_unit": "mm"} if skeleton is H36M18 else {}),
     }
     path.write_text(json.dumps(content))
 
@@ -142,6 +147,7 @@ def write_dataset(
     val: int = 400,
     seed: int = 0,
     size_wh: tuple[int, int] = (320, 256),
+    space: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -162,6 +168,8 @@ def write_dataset(
         train, val: The numbers of pictures.
         seed: The seed of the data set; pixels and labels depend on it alone, whatever the number of workers.
         size_wh: The width and height of the pictures in pixels.
+        space: Label the true positions of Human3.6M's 18 joints (`jaxpose.skeleton.H36M18`), with `keypoints_3d` and `camera`,
+            and the kind of pose as `action`, for the format "coco_3d", in place of COCO's 17 with noise.
         workers: The number of processes; None for one per available CPU. With more than one, a script that calls this
             needs the usual `if __name__ == "__main__":` guard.
         progress: Show a progress bar.
@@ -171,7 +179,6 @@ def write_dataset(
 
     Raises:
         ValueError: The folder holds something else, or a number is out of range.
-        ValueError: the folder holds something else, or a number is out of range.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -188,6 +195,7 @@ def write_dataset(
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
     check(seed=seed, index=0, size_wh=size_wh)
     parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
+    parameters |= {"space": True} if space else {}
     if is_complete(out, parameters):
         return out
 
@@ -199,15 +207,24 @@ def write_dataset(
 def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool) -> Path:
     """Writes into `folder`, which is then renamed to `out`."""
     train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
+    space = parameters.get("space", False)
+    skeleton = H36M18 if space else COCO17
     try:
         for name in ("annotations", "train", "val"):
             (folder / name).mkdir()
         processes = min(workers or _available_cpus(), -(-(train + val) // 8))
         results = _render_all(
-            folder, train=train, val=val, seed=seed, size_wh=tuple(size_wh), workers=processes, progress=progress
+            folder,
+            train=train,
+            val=val,
+            seed=seed,
+            size_wh=tuple(size_wh),
+            space=space,
+            workers=processes,
+            progress=progress,
         )
-        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train])
-        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:])
+        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train], skeleton)
+        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:], skeleton)
         (folder / MARKER).write_text(json.dumps(parameters))
         folder.chmod(0o755)  # mkdtemp's folders are private
         folder.rename(out)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxpose.detection import anchors, boxes, keypoint_maps, roi_align
@@ -174,6 +175,7 @@ class RCNN(nn.Module):
         min_score: score that a box has to exceed.
         proposal_nms: IoU above which the weaker of two proposals of a level is dropped.
         box_nms: IoU above which the weaker of two boxes of a class is dropped.
+        classes: labels that are output, as a detector of persons has the person alone; None: all.
         train_bn: if True, BatchNorm of the backbone is trained; False: frozen.
         dtype: compute dtype of everything but box arithmetic and outputs.
     """
@@ -200,6 +202,7 @@ class RCNN(nn.Module):
     min_score: float = 0.05
     proposal_nms: float = 0.7
     box_nms: float = 0.5
+    classes: tuple[int, ...] | None = None
     train_bn: bool = False
     dtype: Any = jnp.float32
 
@@ -352,8 +355,12 @@ class RCNN(nn.Module):
             size_hw: (B, 2) height and width of the images, px.
         """
         score = jax.nn.softmax(class_logits, -1)[..., self.foreground]
-        classes = score.shape[-1]
-        deltas = deltas[..., -classes:, :]
+        deltas = deltas[..., -score.shape[-1] :, :]
+        labels = np.arange(score.shape[-1]) + self.person_label
+        if self.classes is not None:
+            chosen = np.flatnonzero(np.isin(labels, self.classes))
+            labels, score, deltas = labels[chosen], score[..., chosen], deltas[..., chosen, :]
+        classes = len(labels)
         box = boxes.decode(deltas, proposals["boxes"][..., None, :], weights=BOX_WEIGHTS)
         box = boxes.clip(box, size_hw[:, None, None])
         where = proposals["valid"][..., None] & (score > self.min_score) & jnp.isfinite(box).all(-1)
@@ -369,7 +376,7 @@ class RCNN(nn.Module):
         rows = {
             "boxes": jnp.take_along_axis(box.reshape(batch, -1, 4), index[..., None], 1) * valid[..., None],
             "scores": jnp.where(valid, ranked, 0),
-            "labels": jnp.where(valid, index % classes + self.person_label, 0),
+            "labels": jnp.where(valid, jnp.asarray(labels)[index % classes], 0),
             "valid": valid,
         }
         rows = {k: jnp.pad(v, ((0, 0), (0, padding), *((0, 0),) * (v.ndim - 2))) for k, v in rows.items()}
@@ -395,17 +402,25 @@ class RCNN(nn.Module):
         return jnp.moveaxis(keep.reshape(batch, classes, count), 1, 2)
 
     def read_joints(self, outputs: jax.Array, box: jax.Array) -> Rows:
-        """Returns the joints of boxes (R, 4) from the outputs of `keypoint_head`: "keypoints" (R, K, 2), "keypoint_scores" (R, K).
+        """Returns the joints of boxes (R, 4) from the outputs of `keypoint_head`.
 
-        torchvision's score of a joint is the logit of its map, Detectron2's its probability (QUIRK E9); that of coordinates is
-        the mean over x and y of 1 - sigma, and "keypoint_sigma" (R, K, 2) is in pixels.
+        They are "keypoints" (R, K, 2); "keypoint_confidence" (R, K) in 0..1, the probability of the highest point of a map,
+        or the mean over x and y of 1 - sigma; "keypoint_scores" (R, K), the same, or torchvision's, the logit of that point
+        (QUIRK E9); and for coordinates "keypoint_sigma" (R, K, 2) in pixels.
         """
         if self.keypoint_output == "rle":
             sigma, size = jax.nn.sigmoid(outputs[..., 2:]), (box[:, 2:] - box[:, :2])[:, None]
             xy = box[:, None, :2] + (outputs[..., :2] + 0.5) * size
-            return {"keypoints": xy, "keypoint_scores": 1 - sigma.mean(-1), "keypoint_sigma": sigma * size}
-        xy, value, probability = keypoint_maps.decode(outputs, box)
-        return {"keypoints": xy, "keypoint_scores": value if self.variant == "torchvision" else probability}
+            sure = 1 - sigma.mean(-1)
+            return {
+                "keypoints": xy,
+                "keypoint_scores": sure,
+                "keypoint_confidence": sure,
+                "keypoint_sigma": sigma * size,
+            }
+        xy, value, sure = keypoint_maps.decode(outputs, box)
+        score = value if self.variant == "torchvision" else sure
+        return {"keypoints": xy, "keypoint_scores": score, "keypoint_confidence": jnp.minimum(sure, 1.0)}
 
     def pool(self, levels: Sequence[jax.Array], box: jax.Array, *, cells: int) -> jax.Array:
         """Returns the features (B, R, cells, cells, C) of boxes (B, R, 4), as matrix products; for training."""

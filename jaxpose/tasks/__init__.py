@@ -1,8 +1,8 @@
 """Tasks: a net, a head, a loss and a decoder, combined into pure functions.
 
 A family of tasks is a frozen dataclass with the methods of the Protocol `Task` (`jaxpose.tasks.base`), made by a function:
-`regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `bottom_up` a `BottomUp`, `boundaries` a `Boundaries`. A new family
-is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
+`regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `bottom_up` a `BottomUp`, `boundaries` a `Boundaries`,
+`detection` a `Detection`. A new family is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
 
 Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which lists where papers and code differ.
 
@@ -26,15 +26,17 @@ from jaxpose.tasks.base import (
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
 from jaxpose.tasks.boundaries import Boundaries, boundaries
 from jaxpose.tasks.codec import MapCodec
+from jaxpose.tasks.detection import Detection, Resize, detection
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression, regression
 from jaxpose.tasks.stored import FAMILIES, families_of, from_config, heatmap_of, predictive_density, scale_factors
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
-    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "Boundaries",
+    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "Boundaries", "Detection",
     "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
-    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "boundaries", "describe",
+    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Resize", "Task", "bottom_up", "boundaries", "describe",
+    "detection",
     "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
     "regression", "scale_factors",
 ]  # fmt: skip

@@ -15,10 +15,13 @@ from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
+from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
 
-FAMILIES: dict[str, type[NetTask]] = {family.family: family for family in (Regression, Heatmaps, BottomUp, Boundaries)}
+FAMILIES: dict[str, type[NetTask]] = {
+    family.family: family for family in (Regression, Heatmaps, BottomUp, Boundaries, Detection)
+}
 
 
 def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
@@ -29,7 +32,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+        A `Regression`, `Heatmaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.

@@ -18,9 +18,10 @@ from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
+from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask]] = {
-    family.family: family for family in (Regression, Heatmaps, BottomUp, Boundaries, Detection)
+    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries, Detection)
 }
 
 
@@ -32,7 +33,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Heatmaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -64,6 +65,24 @@ def families_of(level: Level) -> list[str]:
     return [name for name, family in FAMILIES.items() if family.level == level]
 
 
+def check_poses(task: Any, directory: Any, *, detectors: bool = False) -> None:
+    """Raises a ValueError for boundaries in scans and for detectors of boxes, which the tools for poses in crops cannot read.
+
+    Args:
+        task: the task of a checkpoint.
+        directory: the folder of the checkpoint, for the message.
+        detectors: True for a tool that reads detectors too.
+    """
+    if task.level == "scan":
+        raise ValueError(
+            f"{directory} predicts boundaries in scans, no poses: jaxpose predict takes it, and jaxpose.predict.scans.load"
+        )
+    if task.level == "detection" and not detectors:
+        raise ValueError(
+            f"{directory} is a detector of boxes in whole pictures: jaxpose predict takes it, this command does not"
+        )
+
+
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
     """Returns the trained model's density of the standardised error: `Task.density` for a stored config, without its net.
 
@@ -84,7 +103,8 @@ def predictive_density(config: dict[str, Any], variables: PyTree, *, required: b
     """
     if "likelihood" not in config:
         return None
-    return Likelihood(**config["likelihood"]).density(variables, required=required)
+    dim = getattr(_family(config), "dim", 2)
+    return Likelihood(**config["likelihood"]).density(variables, dim=dim, required=required)
 
 
 def heatmap_of(

@@ -358,8 +358,8 @@ class RCNN(nn.Module):
         deltas = deltas[..., -score.shape[-1] :, :]
         labels = np.arange(score.shape[-1]) + self.person_label
         if self.classes is not None:
-            chosen = np.flatnonzero(np.isin(labels, self.classes))
-            labels, score, deltas = labels[chosen], score[..., chosen], deltas[..., chosen, :]
+            index = np.flatnonzero(np.isin(labels, self.classes))
+            labels, score, deltas = labels[index], score[..., index], deltas[..., index, :]
         classes = len(labels)
         box = boxes.decode(deltas, proposals["boxes"][..., None, :], weights=BOX_WEIGHTS)
         box = boxes.clip(box, size_hw[:, None, None])

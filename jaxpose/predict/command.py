@@ -141,7 +141,8 @@ def main(
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     if tasks.from_config(read_config(checkpoint, step=step)["task"]).level == "scan":
-        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee, test_size=test_size, fit=fit, scales=scales, formats=formats,
+        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee,
+                         test_size=test_size, fit=fit, scales=scales, formats=formats,
                          track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return

@@ -49,7 +49,7 @@ class Detection(NetTask):
 
     Attributes:
         net, skeleton, size_wh, preprocess: see `NetTask`; a detector of boxes alone has a skeleton without joints.
-        resize: how images are scaled.
+        resize: the scaling of images.
     """
 
     resize: Resize = Resize()
@@ -120,7 +120,7 @@ def detection(
         net: a `jaxpose.nets.RCNN`.
         skeleton: the joints that it predicts; `jaxpose.skeleton.BOX` for boxes alone.
         size_wh: width and height of the images that initialise the net, px.
-        resize: how images are scaled.
+        resize: the scaling of images.
         preprocess: name of the image normalisation.
 
     >>> from jaxpose import nets

@@ -27,7 +27,7 @@ from jaxpose.tasks.describe import build, describe
 PyTree = Any
 Batch = dict[str, jax.Array]
 LossAndMetrics = tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]
-Level = Literal["person", "image", "scan"]
+Level = Literal["person", "image", "scan", "detection"]
 
 
 @runtime_checkable
@@ -59,8 +59,8 @@ class Task(Protocol):
 
     @property
     def level(self) -> Level:
-        """The kind of one sample of a batch: "person" (a crop, or one person's joints), "image" (a whole image) or "scan" (a
-        scan whose columns are samples of boundaries)."""
+        """The kind of one sample of a batch: "person" (a crop, or one person's joints), "image" (a whole image), "scan" (a
+        scan whose columns are samples of boundaries) or "detection" (a whole image with the boxes of its people)."""
         ...
 
     @property
@@ -318,10 +318,12 @@ UNIT = Preprocess(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))  # princeton-
 BEARPAW = Preprocess(
     mean=(0.4404 * 255, 0.4440 * 255, 0.4327 * 255), std=(255.0, 255.0, 255.0)
 )  # MPII's means, no deviation
+DETECTRON2 = Preprocess(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), bgr=True)
 PREPROCESS = {
     "imagenet": IMAGENET,
     "rle_official": RLE_OFFICIAL,
     "rle_official_3d": RLE_OFFICIAL_3D,
+    "detectron2": DETECTRON2,
     "simple_baseline": SIMPLE_BASELINE,
     "unit": UNIT,
     "bearpaw": BEARPAW,

@@ -194,7 +194,7 @@ def read(
         stride = 32 // 2 ** len(net.deconvs)
         size_wh, origin = tuple(stride * state_dict[f"{row.axes}{axis}"].size for axis in "xy"), row.axes.rstrip("_")
     else:
-        width = getattr(net.backbone, "width", None)
+        width = getattr(getattr(net, "backbone", net), "width", None)
         size_wh, origin = input_size(name, layout=row.name, skeleton=skeleton, width=width)
     if integral and decode is None:
         decode, beta = "soft_argmax", beta or (10.0 if "debias" in name else 1.0)
@@ -477,7 +477,7 @@ def _person_detector(net: RCNN, name: str, names: list[str], bn_eps: float | Non
 
 def _check_name(net: nn.Module, name: str) -> None:
     """Raises an error if the file's name indicates another net than the tensors' names and shapes."""
-    if "caffe" in name.lower() and isinstance(net.backbone, ResNet):
+    if "caffe" in name.lower() and isinstance(getattr(net, "backbone", None), ResNet):
         raise ValueError(
             f"{name}: a net in Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
             "one; names and shapes are the same, so it would be read as another net. Take the file of PyTorch's style; if "

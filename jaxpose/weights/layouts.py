@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.layers import BN_EPS
-from jaxpose.weights import detectors, lifting
+from jaxpose.weights import detectors, hourglass, lifting
 from jaxpose.weights.fill import fill
 from jaxpose.weights.shapes import State
 from jaxpose.weights.shapes import resnet as _resnet
@@ -377,6 +377,23 @@ ROWS = (
         build=lifting.srnet,
         needs=("expand_conv.group_conv.0.", "final_layer.group_conv.0."),
     ),
+    PublishedNet(
+        "hourglass_bearpaw",
+        build=hourglass.bearpaw,
+        needs=("hg.0.hg.0.0.0.", "score.0.", "layer3.0."),
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "bearpaw"},
+        pages=HRNET_PAGES,
+    ),
+    PublishedNet(
+        "hourglass_princeton",
+        build=hourglass.princeton,
+        needs=("hgs.0.0.up1.", "outs.0.conv.", "pre.0.conv."),
+        ignored=hourglass.UNUSED_SHORTCUTS,
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "unit"},
+        pages=HRNET_PAGES,
+    ),
 )
 
 if TYPE_CHECKING:
@@ -427,7 +444,7 @@ UNREAD = (
     UnreadNet("HRFormer", (r"branches\.\d+\.\d+\.attn\.",)),
     UnreadNet("Lite-HRNet", (r"stem\.(branch1|expand_conv)\.",)),
     UnreadNet("MSPN or RSN", (r"multi_stage_(mspn|rsn)\.",)),
-    UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",)),
+    UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",), partly_read=True),
     UnreadNet("an R-CNN of mmdetection", (r"roi_head\.bbox_head\.",), "take one of torchvision or Detectron2"),
     UnreadNet(
         "torchvision's RetinaNet, FCOS or SSD", (r"head\.classification_head\.",), "take one of its Faster R-CNNs"

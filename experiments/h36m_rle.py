@@ -44,7 +44,7 @@ class Config(space.SpaceConfig):
 
 
 OFFICIAL = Config(
-    format="human36m", size_wh=(256, 256), batch_size=128, epochs=200, milestones=(90, 120), padding=1.0, preprocess="rle_official_3d",
+    size_wh=(256, 256), batch_size=128, epochs=200, milestones=(90, 120), padding=1.0, preprocess="rle_official_3d",
     clip_norm=35.0,
 )  # fmt: skip
 PRESETS = {

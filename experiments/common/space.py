@@ -44,23 +44,13 @@ Augment = Literal[
 
 
 @dataclass(frozen=True)
-class SpaceConfig(families.RegressionConfig):
-    """Settings of every run in space."""
+class SpaceDataConfig(persons.PersonConfig):
+    """Settings of the data of every run in space."""
 
-    head: Annotated[Literal["normalized", "linear"], AnyValue, Fixed] = "normalized"
-    """Coordinate head: with the feature's norm divided out (official), or one plain linear layer (the paper)."""
-    outside: Annotated[Literal["keep", "mask"], AnyValue, Fixed] = "mask"
-    """Labelled joints beyond the crop or --extent: mask them (RLE) or keep them (integral regression)."""
     augment: Annotated[Augment, AnyValue, Fixed] = "rle_3d"
     """Augmentation setting; jaxpose/data/augment.py has its numbers. "own": those of --own."""
-    best: Annotated[Literal["skill"], AnyValue, Fixed] = "skill"
-    """The score that decides which checkpoint is the best: 1 - MPJPE / (MPJPE of the mean pose)."""
-    extent: Annotated[float, Positive, Fixed] = 2000.0
-    """Length in mm of 1 in the normalised depth."""
-    root: Annotated[tuple[str, ...] | None, AnyValue, Fixed] = None
-    """Names of the joints whose mean is the root; none: the pelvis, or else both hips, or a hand's wrist."""
-    bone_length: Annotated[float | None, Positive, Fixed] = None
-    """Length in mm of all limbs together, for predictions without a camera; none: the mean of the training persons."""
+    best: Annotated[Literal["skill", "3DPCK"], AnyValue, Fixed] = "skill"
+    """The score that decides which checkpoint is the best: 1 - MPJPE / (MPJPE of the mean pose), or the joints within 150 mm."""
     also: Annotated[Path | None, LocalPath, Fixed] = None
     """A second data set, without joints in space, such as MPII; its joints are matched by name."""
     also_format: Annotated[Choice, AnyValue, Fixed] = "auto"
@@ -89,20 +79,42 @@ class SpaceConfig(families.RegressionConfig):
             raise ValueError(
                 f"--also {self.also} --withhold {self.withhold}: a batch has two parts; leave one of them out"
             )
+
+    def idle(self) -> dict[str, str]:
+        flags = super().idle()
+        if self.also is None:
+            flags |= dict.fromkeys(("also_format", "also_split", "also_padding", "also_visibility"), "--also")
+        if self.also is None and not self.withhold:
+            flags["share"] = "--also or --withhold"
+        unused = ("calibrate", "nms", "nms_annotated", "rescore", "soft_nms")
+        return flags | dict.fromkeys(unused, "a page in the plane, such as coco_rle")
+
+
+@dataclass(frozen=True)
+class SpaceConfig(SpaceDataConfig, families.RegressionConfig):
+    """Settings of every run that regresses coordinates in space."""
+
+    head: Annotated[Literal["normalized", "linear"], AnyValue, Fixed] = "normalized"
+    """Coordinate head: with the feature's norm divided out (official), or one plain linear layer (the paper)."""
+    outside: Annotated[Literal["keep", "mask"], AnyValue, Fixed] = "mask"
+    """Labelled joints beyond the crop or --extent: mask them (RLE) or keep them (integral regression)."""
+    extent: Annotated[float, Positive, Fixed] = 2000.0
+    """Length in mm of 1 in the normalised depth."""
+    root: Annotated[tuple[str, ...] | None, AnyValue, Fixed] = None
+    """Names of the joints whose mean is the root; none: the pelvis, or else both hips, or a hand's wrist."""
+    bone_length: Annotated[float | None, Positive, Fixed] = None
+    """Length in mm of all limbs together, for predictions without a camera; none: the mean of the training persons."""
+
+    def check(self) -> None:
+        """Raises a ValueError if flags contradict each other."""
+        super().check()
         if self.likelihood.loss == "basic":
             raise ValueError(
                 "--likelihood.loss basic: in space there are two flows, and basic moves coordinates by one"
             )
 
     def idle(self) -> dict[str, str]:
-        flags = super().idle()
-        for name in ("also_format", "also_split", "also_padding", "also_visibility"):
-            if self.also is None:
-                flags[name] = "--also"
-        if self.also is None and not self.withhold:
-            flags["share"] = "--also or --withhold"
-        flags |= dict.fromkeys(("auxiliary", "soft_nms", "nms_annotated", "nms", "rescore"), "a page in the plane")
-        return flags
+        return super().idle() | {"auxiliary": "a page in the plane, such as coco_rle"}
 
 
 def space_tasks(config: SpaceConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
@@ -219,6 +231,8 @@ class Space(persons.Persons):
             files.write_json(folder / f"{name}_report.json", details | {"summary": scores}, indent=1, allow_nan=True)
             if last:
                 log.info("errors in mm; %s\n%s", scored["root"], poses_3d.table(scored))
+            if last and self.train is None:
+                self.report(name)
         return scores
 
     def _baseline(
@@ -441,7 +455,7 @@ def load(config: SpaceConfig, *, skeleton: Skeleton | None = None) -> Kind:
     ground_truth = val.ground_truth_json if len(val) else None
     if config.box_jitter:
         val = boxes.with_jittered_boxes(val, fraction=config.box_jitter, seed=config.seed)
-    kind = Space(config, train, val, ground_truth, mesh)
+    kind = Space(config, train, val, ground_truth, mesh, best=config.best)
     if train is not None and jax.process_index() == 0 and len(train) and not checkpoint.exists(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         files.write_json(config.out / MEAN_POSE, {"mean": kind.mean_pose.tolist()})

@@ -86,7 +86,7 @@ def project(
     return xp.where(front, _distort(xp, xy, radial, tangential, model) * focal + center, xp.nan)
 
 
-def back_project(px: Array, depth: Array, *, focal: Array, center: Array) -> Array:
+def back_project(px: Array, *, depth: Array, focal: Array, center: Array) -> Array:
     """Points in camera coordinates of pixels with a known depth, for a camera without distortion.
 
     Args:
@@ -100,7 +100,7 @@ def back_project(px: Array, depth: Array, *, focal: Array, center: Array) -> Arr
     Raises:
         ValueError: a wrong shape.
 
-    >>> back_project([[550.0, 600.0]], [2.0], focal=(1000.0, 1000.0), center=(500.0, 500.0))
+    >>> back_project([[550.0, 600.0]], depth=[2.0], focal=(1000.0, 1000.0), center=(500.0, 500.0))
     array([[0.1, 0.2, 2. ]])
     """
     xp, px, focal, center, _, _ = _inputs(px, 2, "px", focal, center, None, None, "human36m")

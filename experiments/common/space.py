@@ -369,7 +369,7 @@ class Evaluated:
         places: indices of the joints of the net's skeleton.
         mean_of: the joints whose mean is added as the last one; (): none is.
         root: index of the root.
-        handling: how the errors treat it, see `jaxpose.evaluation.poses_3d`.
+        handling: the treatment of the root in the errors, see `jaxpose.evaluation.poses_3d`.
     """
 
     skeleton: Skeleton
@@ -418,7 +418,7 @@ def in_camera(xy: np.ndarray, depth: np.ndarray, *, root: np.ndarray, camera: np
     """
     focal, center = (np.repeat(camera[:, None, part], xy.shape[1], 1) for part in (slice(0, 2), slice(2, 4)))
     return cameras.back_project(
-        xy.astype(np.float64), depth + root[:, 2:].astype(np.float64), focal=focal, center=center
+        xy.astype(np.float64), depth=depth + root[:, 2:].astype(np.float64), focal=focal, center=center
     )
 
 

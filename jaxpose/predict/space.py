@@ -185,7 +185,7 @@ def placed(
 
     def in_camera(distance: np.ndarray) -> np.ndarray:
         focal, center = (np.broadcast_to(camera[part], xy.shape) for part in (slice(0, 2), slice(2, 4)))
-        return cameras.back_project(xy, np.maximum(depth + distance[:, None], 1.0), focal=focal, center=center)
+        return cameras.back_project(xy, depth=np.maximum(depth + distance[:, None], 1.0), focal=focal, center=center)
 
     def scaled(size: np.ndarray) -> np.ndarray:
         flat = (xy - xy[:, root].mean(1, keepdims=True)) * size[:, None, None]

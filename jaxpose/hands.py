@@ -65,16 +65,16 @@ LEFT_CLASSES, RIGHT_CLASSES = range(2, 18), range(18, 34)  # of RHD's masks; 0 i
 MIRRORED = {"exact": 1, "bihand": 0, "tllib": 2}  # u' = width - this - u
 
 PROPORTIONS = np.array([
-    [0.95, 1.05, 0.80, 0.65], [2.05, 1.00, 0.57, 0.50], [2.00, 1.00, 0.65, 0.52], [1.85, 0.93, 0.61, 0.52],
-    [1.78, 0.74, 0.43, 0.46],
+    [1.11, 1.17, 0.92, 0.71], [2.60, 1.00, 0.76, 0.73], [2.59, 1.00, 0.80, 0.79], [2.50, 0.85, 0.78, 0.76],
+    [2.38, 0.93, 0.54, 0.55],
 ]).ravel()  # fmt: skip
-"""Lengths of the bones of `BONES` in units of the key bone, of a typical adult hand. `lift` takes those of the training hands."""
+"""Lengths of the bones of `BONES` in units of the key bone, about those of RHD's hands. A page takes those of its training hands."""
 
 
 def example_hand() -> np.ndarray:
     """Returns a slightly bent right hand, (21, 3) metres in the camera's frame, for examples and tests."""
     joints = np.zeros((NUM_JOINTS, 3))
-    lengths = PROPORTIONS.reshape(5, 4) * 0.044
+    lengths = PROPORTIONS.reshape(5, 4) * 0.036
     for finger, spread in enumerate((-0.85, -0.22, 0.0, 0.2, 0.42)):
         at = joints[0]
         for i in range(4):
@@ -103,7 +103,7 @@ def with_palm(joints: ArrayLike) -> np.ndarray:
     """Returns joints (..., 21, D) whose first is the palm, the mean of the wrist and the base of the middle finger (hand3d).
 
     >>> with_palm(example_hand())[0].round(4)
-    array([0.02 , 0.006, 0.6  ])
+    array([ 0.02  ,  0.0034,  0.6   ])
     """
     joints = np.asarray(joints, np.float64)
     _check_joints(joints)
@@ -271,7 +271,7 @@ def bone_length(xyz: ArrayLike, *, bone: tuple[int, int] = KEY_BONE) -> np.ndarr
         ValueError: a length is zero or not finite, so that it cannot be a unit.
 
     >>> round(float(bone_length(example_hand())), 4)
-    0.044
+    0.036
     """
     xyz = np.asarray(xyz, np.float64)
     _check_joints(xyz)

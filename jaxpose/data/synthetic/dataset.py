@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import json
@@ -11,10 +12,11 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -29,12 +31,29 @@ HELD_OUT = 1 << 31  # `val` begins at this index, so that its pictures do not de
 JPEG_QUALITY = 90
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """What a data set shows.
+
+    Attributes:
+        content: The name of the content, in the plural: "people".
+        version: The number of the drawing, part of the parameters of a data set.
+        render: Function (seed, index, size_wh=) -> pixels (h, w, 3) uint8, and annotations without ids.
+        category: Function that returns the category of the annotations.
+    """
+
+    content: str
+    version: int
+    render: Callable[..., tuple[Any, list[dict]]]
+    category: Callable[[], dict]
+
+
 def _write_image(
-    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int]
+    task: tuple[str, int], *, drawing: Drawing, folder: Path, seed: int, size_wh: tuple[int, int]
 ) -> tuple[dict, list[dict]]:
     """Render and store one picture; returns its COCO image entry and annotations."""
     split, number = task
-    pixels, people = render(seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh)
+    pixels, people = drawing.render(seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh)
     name = f"{number + 1:012d}.jpg"
     Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
     image = {"id": number + 1, "file_name": name, "width": size_wh[0], "height": size_wh[1]}
@@ -46,14 +65,19 @@ def _category() -> dict:
     return {"id": category["id"], "name": category["name"], "supercategory": "person"} | category
 
 
+PEOPLE = Drawing("people", VERSION, render, _category)
+
+
 def _available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _render_all(folder: Path, *, train: int, val: int, seed: int, size_wh, workers: int, progress: bool) -> list:
+def _render_all(
+    drawing: Drawing, folder: Path, *, train: int, val: int, seed: int, size_wh, workers: int, progress: bool
+) -> list:
     tasks = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
-    work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh)
-    bar = partial(tqdm, total=len(tasks), desc="synthetic people", unit="image", disable=not progress)
+    work = partial(_write_image, drawing=drawing, folder=folder, seed=seed, size_wh=size_wh)
+    bar = partial(tqdm, total=len(tasks), desc=f"synthetic {drawing.content}", unit="image", disable=not progress)
     if workers <= 1:
         return list(bar(map(work, tasks)))
     # "spawn" is safe with JAX's and TensorFlow's threads in this process. The results keep the order of the tasks.
@@ -103,16 +127,16 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
         os.close(handle)
 
 
-def _write_annotations(path: Path, results: list) -> None:
+def _write_annotations(path: Path, results: list, drawing: Drawing) -> None:
     annotations = [person for _, people in results for person in people]
     for number, annotation in enumerate(annotations):
         annotation["id"] = number + 1
     content = {
-        "info": {"description": "jaxpose synthetic people", "version": str(VERSION)},
+        "info": {"description": f"jaxpose synthetic {drawing.content}", "version": str(drawing.version)},
         "licenses": [],
         "images": [image for image, _ in results],
         "annotations": annotations,
-        "categories": [_category()],
+        "categories": [drawing.category()],
     }
     path.write_text(json.dumps(content))
 
@@ -179,6 +203,26 @@ def write_dataset(
     ...     sorted(path.name for path in folder.iterdir())
     ['annotations', 'synthetic.json', 'train', 'val']
     """
+    parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
+    return write_drawing(PEOPLE, out_dir, parameters, workers=workers, progress=progress)
+
+
+def write_drawing(
+    drawing: Drawing, out_dir: str | os.PathLike, parameters: dict, *, workers: int | None, progress: bool
+) -> Path:
+    """Writes a COCO folder of pictures of any content, or reuses an existing one; see `write_dataset`.
+
+    Args:
+        drawing: What the pictures show.
+        out_dir: The folder to create.
+        parameters: Its parameters, train, val, seed and size_wh among them, which the folder states.
+        workers: The number of processes; None for one per available CPU.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: The folder holds something else, or a number is out of range.
+    """
+    train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
     out = Path(out_dir).absolute()
     if train < 0 or val < 0 or train + val < 1:
         raise ValueError(f"train and val must not be negative and one of them positive, got {train} and {val}")
@@ -186,17 +230,18 @@ def write_dataset(
         raise ValueError(f"at most {HELD_OUT - 1} pictures per split, got train={train} and val={val}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
-    check(seed=seed, index=0, size_wh=size_wh)
-    parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
-    if is_complete(out, parameters):
+    check(seed=seed, index=0, size_wh=tuple(size_wh))
+    if _is_complete(out, parameters):
         return out
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with workplace(out) as folder:
-        return _write(folder, out, parameters, workers=workers, progress=progress)
+    with _workplace(out) as folder:
+        return _write(drawing, folder, out, parameters, workers=workers, progress=progress)
 
 
-def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool) -> Path:
+def _write(
+    drawing: Drawing, folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool
+) -> Path:
     """Writes into `folder`, which is then renamed to `out`."""
     train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
     try:
@@ -204,10 +249,11 @@ def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, pr
             (folder / name).mkdir()
         processes = min(workers or _available_cpus(), -(-(train + val) // 8))
         results = _render_all(
-            folder, train=train, val=val, seed=seed, size_wh=tuple(size_wh), workers=processes, progress=progress
-        )
-        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train])
-        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:])
+            drawing, folder, train=train, val=val, seed=seed, size_wh=tuple(size_wh), workers=processes,
+            progress=progress,
+        )  # fmt: skip
+        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train], drawing)
+        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:], drawing)
         (folder / MARKER).write_text(json.dumps(parameters))
         folder.chmod(0o755)  # mkdtemp's folders are private
         folder.rename(out)

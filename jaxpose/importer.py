@@ -36,14 +36,14 @@ from flax import linen as nn
 from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
 from jaxpose.nets import ResNet
-from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
+from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton
 from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
 if TYPE_CHECKING:
     from jaxpose.tasks import ImageTask
 
 Decode = Literal["argmax", "dark", "udp"]
-SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)}
+SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, H36M18, RHD21)}
 BY_JOINTS = {s.num_joints: s for s in (COCO17, CROWDPOSE14, MPII16)}
 SIZE = re.compile(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)")  # "256x192": height first, in all the code bases
 SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_512.pth"

@@ -1,6 +1,6 @@
 """Skeletons: the names of the joints, their mirror partners, and the spread of annotators about each.
 
-`COCO17`, `COCO_WHOLEBODY133`, `CROWDPOSE14`, `MPII16`, `H36M17` and `RHD21` are those of the public data sets, in the
+`COCO17`, `COCO_WHOLEBODY133`, `CROWDPOSE14`, `MPII16`, `H36M17`, `H36M18` and `RHD21` are those of the public data sets, in the
 order of their files; `Skeleton.from_coco_category` makes one for your own data. NumPy only: nothing here imports JAX.
 """
 
@@ -17,7 +17,19 @@ import numpy as np
 
 from jaxpose import sides
 
-__all__ = ["COCO17", "COCO_WHOLEBODY133", "CROWDPOSE14", "DEFAULT_SIGMA", "H36M17", "MPII16", "RHD21", "Skeleton"]
+__all__ = [
+    "COCO17",
+    "COCO_WHOLEBODY133",
+    "CROWDPOSE14",
+    "DEFAULT_SIGMA",
+    "H36M17",
+    "H36M18",
+    "MPII16",
+    "RETINA8",
+    "RHD21",
+    "Skeleton",
+    "root_joints",
+]
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a joint without a measured one: between COCO's eyes (0.025) and shoulders (0.079)."""
@@ -384,6 +396,28 @@ H36M17 = Skeleton(
 )  # fmt: skip
 """Human3.6M, 17 joints. Its metric is MPJPE; there are no published OKS sigmas, so they are uniform."""
 
+H36M18 = replace(
+    H36M17,
+    name="h36m18",
+    joints=(*H36M17.joints, "thorax"),
+    limbs=(*H36M17.limbs, (8, 17)),
+    sigmas=(DEFAULT_SIGMA,) * 18,
+    upper=tuple(range(7, 18)),
+)
+"""Human3.6M with an 18th joint, the mean of the shoulders: it is trained and left out of every published error."""
+
+RETINA8 = Skeleton(
+    name="retina8",
+    joints=("ILM", "NFL/GCL", "IPL/INL", "INL/OPL", "OPL/ONL", "ISM/ISE", "OS/RPE", "BM"),
+    flip_pairs=(),
+    limbs=(),
+    sigmas=(DEFAULT_SIGMA,) * 8,
+)
+"""The boundaries of seven layers of the retina, from top to bottom, in the order of the Duke DME data (Chiu 2015).
+
+Each is a row in every column of a scan, not a joint; the sigmas have no meaning. Its metric is the mean absolute error in
+micrometres (`jaxpose.evaluation.boundaries`)."""
+
 RHD21 = Skeleton(
     name="rhd21",
     joints=("wrist",)
@@ -458,7 +492,41 @@ COCO_WHOLEBODY133 = Skeleton(
 
 Its files keep them in separate fields (``foot_kpts``, ``face_kpts``, ``lefthand_kpts``, ``righthand_kpts``)."""
 
-_SHIPPED = (COCO17, COCO_WHOLEBODY133, CROWDPOSE14, MPII16, H36M17, RHD21)
+_SHIPPED = (COCO17, COCO_WHOLEBODY133, CROWDPOSE14, MPII16, H36M17, H36M18, RHD21)
+ROOTS = ("pelvis", "hip", "root", "mid_hip", "midhip", "center_hip", "hips_center")
+"""Names of the joint that depth is relative to."""
+
+
+def root_joints(skeleton: Skeleton, names: Sequence[str] | None = None) -> tuple[int, ...]:
+    """Returns the joints whose mean is the root of a pose in space, the point that depth is relative to.
+
+    Args:
+        skeleton: The skeleton.
+        names: Names of these joints; None: the pelvis, or else both hips, or else a hand's wrist.
+
+    Raises:
+        ValueError: A name is not a joint, or there is none of these joints.
+
+    >>> root_joints(H36M17), root_joints(COCO17), root_joints(RHD21)
+    ((0,), (11, 12), (0,))
+    """
+    joints = skeleton.joints
+    if names:
+        if unknown := [name for name in names if name not in joints]:
+            raise ValueError(
+                f"root {unknown[0]!r} is not a joint of {skeleton.name!r}: expected some of {', '.join(joints)}"
+            )
+        return tuple(joints.index(name) for name in names)
+    for root in ROOTS:
+        if root in joints:
+            return (joints.index(root),)
+    for pair in (("left_hip", "right_hip"), ("wrist",)):
+        if all(name in joints for name in pair):
+            return tuple(joints.index(name) for name in pair)
+    raise ValueError(
+        f"skeleton {skeleton.name!r} has no joint that depth can be relative to ({', '.join(ROOTS)}, left_hip and right_hip, or "
+        f"wrist): name one of {', '.join(joints)} (root=, or --root)"
+    )
 
 
 def _shipped(names: Sequence[str]) -> Skeleton | None:

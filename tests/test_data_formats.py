@@ -14,7 +14,14 @@ from jaxpose.data import builder, crops, formats
 from jaxpose.data.checks import Problems
 from jaxpose.data.formats import Format, Reader, coco, layout
 from jaxpose.skeleton import Skeleton
-from tests import test_data_formats_crowdpose, test_data_formats_mpii, test_data_formats_rhd, tiny_coco
+from tests import (
+    test_data_formats_crowdpose,
+    test_data_formats_mpii,
+    test_data_formats_rhd,
+    test_data_space,
+    tiny_coco,
+    tiny_space,
+)
 
 
 def write_whole_body(folder):
@@ -35,6 +42,8 @@ WRITERS = {
     "crowdpose": (test_data_formats_crowdpose.write, "test"),
     "rhd": (test_data_formats_rhd.write, "train"),
     "rhd_mmpose": (test_data_formats_rhd.write_mmpose, "train"),
+    "coco_3d": (lambda folder: test_data_space.write(folder), "train"),
+    "human36m": (lambda folder: tiny_space.write(folder, tiny_space.rle_json()), "train"),
 }
 
 
@@ -154,7 +163,8 @@ def test_a_folder_without_annotations_names_what_was_looked_for(tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"no annotations for split 'val' in .*: looked for .*annotations/person_keypoints_val2017\.json.* \(coco\); "
-        r".*annot/val\.json.* \(mpii\); .*json/crowdpose_val\.json.* \(crowdpose\); there is labels/mine\.json",
+        r".*annot/val\.json.* \(mpii\); .*json/crowdpose_val\.json.* \(crowdpose\); "
+        r".*Human36M_subjectS_data\.json.* \(human36m\); there is labels/mine\.json",
     ):
         formats.guess(tmp_path, "val")
     with pytest.raises(FileNotFoundError, match=r"absent\.json does not exist"):

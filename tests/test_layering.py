@@ -19,10 +19,11 @@ LAYERS = {
     "calibration": 0, "suggest": 4, "new": 4,
     "files": 0, "pickles": 0, "labels": 0, "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0,
     "density": 0, "trajectories": 0, "conformal": 0, "cameras": 0,
+    "platforms": 0, "buckets": 0,
     "quadrature": 0, "detection": 0, "hands": 0,
     "_distrax": 1, "flow": 1, "grouping": 1, "nets": 1, "weights": 1, "smoothing": 1, "triangulation": 1,
     "tracking": 1,
-    "tasks": 2, "inference": 2, "parallel": 2, "train": 2, "checkpoint": 2,
+    "tasks": 2, "inference": 2, "parallel": 2, "train": 2, "checkpoint": 2, "compile": 2,
     "data": 3, "evaluation": 3,
     "importer": 4, "interchange": 4, "media": 4, "torch_file": 4, "predict": 4, "view": 4, "export": 4, "summary": 4, "cli": 4,
 }  # fmt: skip

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 
 from jaxpose import skeleton as skeletons
-from jaxpose.skeleton import COCO17, COCO_WHOLEBODY133, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
+from jaxpose.skeleton import (
+    COCO17,
+    COCO_WHOLEBODY133,
+    CROWDPOSE14,
+    H36M17,
+    H36M18,
+    MPII16,
+    RHD21,
+    Skeleton,
+    root_joints,
+)
 
-SHIPPED = [COCO17, CROWDPOSE14, MPII16, H36M17, RHD21]
+SHIPPED = [COCO17, CROWDPOSE14, MPII16, H36M17, H36M18, RHD21]
 MOUSE = {
     "name": "mouse",
     "keypoints": ["snout", "leftear", "rightear", "tailbase"],
@@ -52,6 +62,16 @@ def test_orders_and_sigmas():
     assert RHD21.joints[:6] == ("wrist", "thumb4", "thumb3", "thumb2", "thumb1", "forefinger4")
     assert RHD21.flip_index.tolist() == list(range(21))
     assert COCO17.upper == tuple(range(11))
+
+
+def test_root_is_the_pelvis_the_hips_or_a_given_joint():
+    assert H36M18.joints[17] == "thorax" and H36M18.joints[:17] == H36M17.joints
+    assert (root_joints(H36M18), root_joints(MPII16), root_joints(COCO17)) == ((0,), (6,), (11, 12))
+    assert root_joints(make(), ["c", "a"]) == (2, 0)
+    with pytest.raises(ValueError, match="has no joint that depth can be relative to"):
+        root_joints(make())
+    with pytest.raises(ValueError, match="root 'z' is not a joint"):
+        root_joints(make(), ["z"])
 
 
 def test_mpii_names_are_those_of_its_ground_truth(golden):

@@ -38,12 +38,15 @@ from jaxpose.geometry import apply_affine
 __all__ = [
     "HIGHER_HRNET",
     "HRNET",
+    "INTEGRAL_3D",
     "LIGHT",
     "MMPOSE",
     "MMPOSE_MPII",
     "MPII",
     "NONE",
     "OFFICIAL",
+    "POSENET_3D",
+    "RLE_3D",
     "SIMPLE_BASELINE",
     "SWAHR_PAPER",
     "WHOLE_LIGHT",
@@ -107,6 +110,7 @@ class Setting:
         half_body: The setting of half bodies, or None.
         colour: Each channel is multiplied by its own factor, uniform in 1 +- colour (`colour_factors`), and clipped to
             0..255. The factors are drawn apart from the other numbers, which do not change.
+        scale_depth: Divide the depth of joints in space by the drawn scale, so that it follows the size in the crop.
     """
 
     name: str
@@ -119,6 +123,7 @@ class Setting:
     distribution: Distribution = "uniform"
     half_body: HalfBody | None = None
     colour: float = 0.0
+    scale_depth: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.colour < 1:
@@ -152,7 +157,8 @@ class Augmentation(NamedTuple):
 
 
 def named(name: str | Setting) -> Setting:
-    """Returns a setting by name: none, light, official, hrnet, mmpose, simple_baseline, mpii or mmpose_mpii.
+    """Returns a setting by name: none, light, official, hrnet, mmpose, simple_baseline, mpii or mmpose_mpii;
+    in space rle_3d, integral_3d or posenet_3d.
 
     >>> named("official").rotation
     45.0
@@ -460,11 +466,33 @@ MMPOSE = Setting(
 )
 """mmpose's RLE configs for COCO: much stronger than the other two."""
 
+RLE_3D = replace(MPII, name="rle_3d", scale=0.3, colour=0.2)
+"""The released RLE code in space, without its occlusion (`jaxpose.data.occlusion`): depth does not follow the scale."""
+
+INTEGRAL_3D = replace(MPII, name="integral_3d", colour=0.2, scale_depth=True)
+"""The code of integral regression in space: depth is divided by the scale (QUIRK V3)."""
+
+POSENET_3D = replace(MPII, name="posenet_3d", colour=0.2)
+"""3DMPPE PoseNet's: the same, with depth left alone."""
+
 MMPOSE_MPII = replace(MMPOSE, name="mmpose_mpii", shift_probability=0.0, half_body=None)
 """mmpose's configs for MPII."""
 
 _NAMED = {
-    setting.name: setting for setting in (NONE, LIGHT, OFFICIAL, HRNET, MMPOSE, SIMPLE_BASELINE, MPII, MMPOSE_MPII)
+    setting.name: setting
+    for setting in (
+        NONE,
+        LIGHT,
+        OFFICIAL,
+        HRNET,
+        MMPOSE,
+        SIMPLE_BASELINE,
+        MPII,
+        MMPOSE_MPII,
+        RLE_3D,
+        INTEGRAL_3D,
+        POSENET_3D,
+    )
 }
 
 WHOLE_NONE = WholeImage("none")

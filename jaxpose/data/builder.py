@@ -56,7 +56,7 @@ from jaxpose.data.checks import Problems
 from jaxpose.data.formats import Reader, coco
 from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.data.source import DamagedData, Source, person_dtype
-from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, MPII16, RHD21, Skeleton
+from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton
 
 __all__ = ["CocoKeypoints", "CocoKeypointsConfig", "PreparedSource", "open", "prepare"]
 
@@ -591,7 +591,7 @@ def _changes(home: Path, current: dict[str, Any], images: Path) -> list[str]:
 
 def _is_public(skeleton: dict[str, Any]) -> bool:
     """Tells whether a skeleton is one of `jaxpose.skeleton`, which is used whatever the category says."""
-    return Skeleton.from_dict(skeleton) in (COCO17, CROWDPOSE14, MPII16, H36M17, RHD21)
+    return Skeleton.from_dict(skeleton) in (COCO17, CROWDPOSE14, MPII16, H36M17, H36M18, RHD21)
 
 
 def _opened(place: Path) -> PreparedSource:

@@ -34,6 +34,15 @@ A batch is a dictionary of NumPy arrays, this process's B rows of the global bat
     valid (B,) bool               False for padding
     colour (B, 3) float32         only of a setting that changes colours: the factors of red, green and blue by which the training
                                   step multiplies the image, which holds the colours of the file
+
+A source with joints in space (`jaxpose.data.space`) gives joints (B, K, 3), whose z is the depth relative to the root in mm, 0
+where it is unknown, and further entries:
+
+    has_depth (B, K) bool         True where z is a label
+    root (B, 3) float32           the root in camera coordinates, mm; NaN where it is unknown
+    camera (B, 4) float32         fx, fy, cx, cy in image px; NaN where it is unknown
+
+Neither rotation nor crop change z. A setting with `scale_depth` divides it by the drawn scale.
 """
 
 from __future__ import annotations
@@ -47,6 +56,7 @@ from jaxpose.data.augment import NONE, Augmentation, Setting, colour_factors, dr
 from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
 from jaxpose.data.pixels import decoded, warped
 from jaxpose.data.source import Source
+from jaxpose.data.space import has_space
 from jaxpose.geometry import apply_affine, box_to_affine, clip_box, fit_box, flip_affine, invert_affine
 
 __all__ = ["crop_affines", "eval_batches", "plan", "sample", "train_batches"]
@@ -223,7 +233,13 @@ def plan(
     if augment.colour:
         epochs = np.zeros(len(persons), np.int64) if epochs is None else epochs
         colour["colour"] = colour_factors(augment.colour, seed=seed, epochs=epochs, ids=persons["annotation_id"])
-    return colour | {
+    in_space = {}
+    if has_space(source):
+        in_space = _in_space(persons, flip, augmentations, source.skeleton.flip_index, scale_depth=augment.scale_depth)
+        joints = np.concatenate([joints, in_space.pop("depth")[..., None]], -1)
+    return {
+        **colour,
+        **in_space,
         "affine": affine.astype(np.float32),
         "joints": joints.astype(np.float32),
         "visibility": visibility.astype(np.int8),
@@ -254,6 +270,20 @@ def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augme
         rng = None if setting == NONE else generator(seed, int(epoch), int(person["annotation_id"]))
         augmentations.append(draw(setting, rng, box=box, keypoints=person["keypoints"], upper=upper, padding=padding))
     return augmentations
+
+
+def _in_space(persons, flip, augmentations, flip_index, *, scale_depth: bool) -> dict[str, np.ndarray]:
+    """Returns the depths of joints relative to the root, which ones are labels, the roots and the cameras."""
+    is_known = persons["has_depth"]
+    depth = np.where(is_known, persons["joints_3d"][..., 2] - persons["root"][:, None, 2], 0.0)
+    if scale_depth:
+        depth /= np.array([d.scale for d in augmentations])[:, None]
+    return {
+        "depth": np.where(flip[:, None], depth[:, flip_index], depth),
+        "has_depth": np.where(flip[:, None], is_known[:, flip_index], is_known),
+        "root": persons["root"].astype(np.float32),
+        "camera": persons["camera"].astype(np.float32),
+    }
 
 
 def crop_affines(

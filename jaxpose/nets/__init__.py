@@ -4,11 +4,14 @@ from jaxpose.nets.deconv import HeatmapNet, MapHead, Upsampled
 from jaxpose.nets.heads import IntegralRegressor, PeakRegressor, PoseRegressor, RegressionHead
 from jaxpose.nets.higher_hrnet import HigherHRNet
 from jaxpose.nets.hrnet import HRNet
+from jaxpose.nets.lifting import LinearLifter, SRNet, TemporalLifter
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.resnet import ResNet
+from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
 
 __all__ = [
-    "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor",
-    "PoseRegressor", "RegressionHead", "ResNet", "Upsampled",
+    "ColumnRegressor", "ColumnSoftmax", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor", "LinearLifter",
+    "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PoseRegressor", "RegressionHead", "ResNet", "ResUNet",
+    "SRNet", "TemporalLifter", "Upsampled",
 ]  # fmt: skip

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxpose import platforms
+
 DType = Any
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
@@ -59,7 +61,7 @@ def param_dtype(dtype: DType) -> DType:
 class Conv(nn.Module):
     """Convolution without bias, kernel k x k, padding d (k // 2): (B, H, W, I) -> (B, ceil(H / s), ceil(W / s), O).
 
-    A 1x1 convolution is computed as a matrix product (after subsampling, if it is strided).
+    On all platforms but a TPU, a 1x1 convolution is computed as a matrix product (after subsampling, if it is strided).
     """
 
     features: int
@@ -80,7 +82,7 @@ class Conv(nn.Module):
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
     """Applies a kernel (k, k, I, O) to x (B, H, W, I) and returns (B, ceil(H / stride), ceil(W / stride), O)."""
     size = kernel.shape[0]
-    if size == 1:
+    if size == 1 and platforms.platform() != "tpu":  # there, a product would turn the layout of the map twice
         x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
         # Flattened, so that the gradients are plain matrix products too: up to three times as fast on a CPU.
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
@@ -148,8 +150,11 @@ def max_pool(x: jax.Array) -> jax.Array:
     """Max pooling of size 3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
 
     It takes the maximum of three shifted rows, then of three shifted columns: on a CPU its gradient takes a third of the
-    time of the gradient of a window reduction.
+    time of the gradient of a window reduction. On a TPU it is the window reduction. Both have the same value; where several
+    pixels share the maximum, the gradient is divided among them by the first form and given to one of them by the second.
     """
+    if platforms.platform() == "tpu":
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for axis in (1, 2):
         size = x.shape[axis]
         out = (size + 1) // 2

@@ -1,8 +1,8 @@
 """Tasks: a net, a head, a loss and a decoder, combined into pure functions.
 
 A family of tasks is a frozen dataclass with the methods of the Protocol `Task` (`jaxpose.tasks.base`), made by a function:
-`regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `depth_maps` a `DepthMaps`, `bottom_up` a `BottomUp`. A new family
-is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
+`regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `depth_maps` a `DepthMaps`, `bottom_up` a `BottomUp`, `boundaries` a
+`Boundaries`. A new family is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
 
 Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which lists where papers and code differ.
 
@@ -24,6 +24,7 @@ from jaxpose.tasks.base import (
     Task,
 )
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
+from jaxpose.tasks.boundaries import Boundaries, boundaries
 from jaxpose.tasks.codec import MapCodec
 from jaxpose.tasks.depth_maps import DepthLoss, DepthMaps, depth_maps
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
@@ -32,9 +33,9 @@ from jaxpose.tasks.stored import FAMILIES, families_of, from_config, heatmap_of,
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
-    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp",
+    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "Boundaries",
     "DepthLoss", "DepthMaps", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
-    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "depth_maps", "describe",
+    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "boundaries", "depth_maps", "describe",
     "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
     "regression", "scale_factors",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from jaxpose.tasks.describe import build, describe
 PyTree = Any
 Batch = dict[str, jax.Array]
 LossAndMetrics = tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]
-Level = Literal["person", "image"]
+Level = Literal["person", "image", "scan"]
 
 
 @runtime_checkable
@@ -59,7 +59,8 @@ class Task(Protocol):
 
     @property
     def level(self) -> Level:
-        """The kind of one sample of a batch: "person" (a crop, or one person's joints) or "image" (a whole image or scan)."""
+        """The kind of one sample of a batch: "person" (a crop, or one person's joints), "image" (a whole image) or "scan" (a
+        scan whose columns are samples of boundaries)."""
         ...
 
     @property

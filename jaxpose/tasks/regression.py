@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose import density, geometry, losses
-from jaxpose.flow import RealNVP, log_normalizer, log_normalizer_latent
+from jaxpose.flow import RealNVP, Spline, log_normalizer, log_normalizer_latent
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss, inside, map_loss
@@ -68,8 +68,10 @@ class Likelihood:
         """Whether the loss trains sigma."""
         return self.loss not in WITHOUT_SIGMA
 
-    def flow(self, *, dim: int = 2) -> RealNVP:
-        """Returns the flow over the `dim` coordinates of a joint."""
+    def flow(self, *, dim: int = 2) -> RealNVP | Spline:
+        """Returns the flow over the `dim` coordinates of a joint: of one coordinate a spline, which has no couplings to set."""
+        if dim == 1:
+            return Spline()
         return RealNVP(dim=dim, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init)
 
     def density(self, variables: PyTree, *, dim: int = 2, required: bool = False) -> density.Model | None:

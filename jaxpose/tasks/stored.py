@@ -14,11 +14,14 @@ from flax import linen as nn
 from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
+from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.depth_maps import DepthMaps
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
 
-FAMILIES: dict[str, type[NetTask]] = {family.family: family for family in (Regression, Heatmaps, DepthMaps, BottomUp)}
+FAMILIES: dict[str, type[NetTask]] = {
+    family.family: family for family in (Regression, Heatmaps, DepthMaps, BottomUp, Boundaries)
+}
 
 
 def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
@@ -29,7 +32,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Heatmaps`, `DepthMaps` or `BottomUp` whose config is equal to the given one.
+        A `Regression`, `Heatmaps`, `DepthMaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.

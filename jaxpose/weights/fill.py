@@ -1,7 +1,7 @@
 """Converts published names and axes to ours: every tensor of a state dict goes to its place in the variables of a linen net.
 
-Convolutions (out, in, h, w) become (h, w, in, out), linear layers (out, in) become (in, out), transposed convolutions
-(in, out, h, w) the kernels of `nets.deconv.Deconv`, (h, w, out, in).
+Convolutions (out, in, h, w) become (h, w, in, out), linear layers (out, in) become (in, out), convolutions over
+time (out, in, k) become (k, in, out), transposed convolutions (in, out, h, w) the kernels of `nets.deconv.Deconv`, (h, w, out, in).
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ def _from_torch_order(value: np.ndarray) -> np.ndarray:
 
 def fill(net: nn.Module, state: dict[str, np.ndarray], names: dict[str, str], layout: str) -> dict[str, Any]:
     """Returns the variables of `net` with the values of `state`, each tensor used once."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    tensors = torch_tensors(jax.eval_shape(net.init, jax.random.key(0), image), names)
+    # Nets that read no image say what they read.
+    example = (
+        net.example_input() if hasattr(net, "example_input") else jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    )
+    tensors = torch_tensors(jax.eval_shape(net.init, jax.random.key(0), example), names)
     shapes = {name: shape for name, (_, shape) in tensors.items()}
     wrong = [
         f"{n} {state[n].shape} instead of {shapes[n]}" for n in shapes if n in state and state[n].shape != shapes[n]

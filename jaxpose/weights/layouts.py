@@ -24,8 +24,9 @@ from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.resnet import STAGES
+from jaxpose.weights import lifting
 from jaxpose.weights.fill import fill
-from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, unwrap
+from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, shape_of, unwrap
 
 State = dict[str, np.ndarray]
 Names = dict[str, str]  # prefixes of our dotted paths and the published ones, see `fill.torch_tensors`
@@ -81,7 +82,7 @@ class PublishedNet:
 
 def _resnet(state: State, prefix: str) -> ResNet:
     """Returns the ResNet whose tensors are under `prefix`."""
-    width = _shape(state, f"{prefix}conv1.weight", rank=4)[0]
+    width = shape_of(state, f"{prefix}conv1.weight", rank=4)[0]
     blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
     last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
     key = tuple(i + 1 for i in last.values()), f"{prefix}layer1.0.conv3.weight" in state
@@ -96,7 +97,7 @@ def _resnet(state: State, prefix: str) -> ResNet:
 
 def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
     """Returns net and names; fc_sigma of the 3D model is a plain linear layer, that of the 2D model is wrapped like fc_coord."""
-    rows = _shape(state, "fc_coord.linear.weight", rank=2)[0]
+    rows = shape_of(state, "fc_coord.linear.weight", rank=2)[0]
     dim, sigma = (3, "fc_sigma.") if "fc_sigma.weight" in state else (2, "fc_sigma.linear.")
     head = RegressionHead(_joints(rows, dim, "fc_coord.linear.weight"), dim=dim, kind="normalized")
     names = {"backbone.": "preact.", "head.coord.": "fc_coord.linear.", "head.sigma.": sigma}
@@ -104,7 +105,7 @@ def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
 
 
 def _rle_mmpose(state: State) -> tuple[PoseRegressor, Names]:
-    rows = _shape(state, "head.fc.weight", rank=2)[0]
+    rows = shape_of(state, "head.fc.weight", rank=2)[0]
     backbone, names = _mmpose_backbone(state)
     return PoseRegressor(backbone, RegressionHead(_joints(rows, 4, "head.fc.weight"), kind="linear")), names
 
@@ -122,22 +123,22 @@ def _simple_baseline_mmpose(state: State) -> tuple[HeatmapNet, Names]:
 
 def _baseline_head(state: State, head: str) -> tuple[int, tuple[int, ...]]:
     """Returns the number of joints, and the channels of every deconvolution under `head`."""
-    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    joints = shape_of(state, f"{head}final_layer.weight", rank=4)[0]
     deconvs = []
     while (name := f"{head}deconv_layers.{3 * len(deconvs)}.weight") in state:
-        deconvs.append(_shape(state, name, rank=4)[1])
+        deconvs.append(shape_of(state, name, rank=4)[1])
     if len(deconvs) > MOST_BLOCKS:
         raise ValueError(f"{head}deconv_layers are {len(deconvs)}: expected at most {MOST_BLOCKS}")
     return joints, tuple(deconvs)
 
 
 def _hrnet(state: State, *, backbone: str = "", head: str = "") -> HeatmapNet:
-    joints = _shape(state, f"{head}final_layer.weight", rank=4)[0]
+    joints = shape_of(state, f"{head}final_layer.weight", rank=4)[0]
     return HeatmapNet(_hrnet_backbone(state, backbone), joints, deconvs=())
 
 
 def _hrnet_backbone(state: State, prefix: str = "") -> HRNet:
-    return HRNet(_shape(state, f"{prefix}transition1.0.0.weight", rank=4)[0])
+    return HRNet(shape_of(state, f"{prefix}transition1.0.0.weight", rank=4)[0])
 
 
 def _mmpose_backbone(state: State) -> tuple[ResNet | MobileNetV2, Names]:
@@ -152,7 +153,7 @@ def _mobilenet(state: State, names: Names) -> MobileNetV2:
     """Returns the MobileNetV2 whose channels agree with the most layers; `fill` lists the layers that do not agree."""
     projections = (f"layer{i}.0.project_conv." for i in range(1, len(mobilenet.LAYERS) + 1))
     weights = [f"{names[ours]}weight" for ours in ("conv1.", *projections, "conv2.")]
-    _shape(state, weights[0], rank=4)
+    shape_of(state, weights[0], rank=4)
     shapes = [state[name].shape[:1] if name in state else () for name in weights]
 
     def agreeing(width: float) -> int:
@@ -199,7 +200,7 @@ def _mobilenet_mmpose(prefix: str) -> Names:
 def _higher_hrnet(state: State, *, scale: bool) -> HigherHRNet:
     """Returns the net: the maps at 1/2 are the joints; twice as many maps at 1/4 mean tags. (A state dict has no dilations.)"""
     backbone = _hrnet_backbone(state)
-    joints, first = (_shape(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
+    joints, first = (shape_of(state, f"final_layers.{i}.weight", rank=4)[0] for i in (1, 0))
     if first not in (joints, 2 * joints):
         raise ValueError(
             f"final_layers have {first} and {joints} maps: expected K or 2 K (with tags) at 1/4, and K at 1/2"
@@ -215,15 +216,6 @@ def _joints(rows: int, each: int, name: str) -> int:
     if rows % each or not rows:
         raise ValueError(f"{name} has {rows} rows: expected a multiple of {each}, {each} per joint")
     return rows // each
-
-
-def _shape(state: State, name: str, *, rank: int) -> tuple[int, ...]:
-    """Returns the shape of a tensor that determines a size of the net."""
-    if name not in state:
-        raise ValueError(f"missing: {name}; the state dict has {list_names(state)}. Is this the right layout?")
-    if state[name].ndim != rank:
-        raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
-    return state[name].shape
 
 
 def _mmpose_mu(variables: dict[str, Any]) -> None:
@@ -342,6 +334,21 @@ ROWS = (
             "preprocess": "imagenet",
         },
         pages=SWAHR_PAGES,
+    ),
+    PublishedNet(
+        "martinez",
+        build=lifting.martinez,
+        needs=("w1.weight", "linear_stages.0.", "w2.weight"),
+    ),
+    PublishedNet(
+        "videopose3d",
+        build=lifting.videopose3d,
+        needs=("expand_conv.weight", "expand_bn.", "shrink.weight"),
+    ),
+    PublishedNet(
+        "srnet",
+        build=lifting.srnet,
+        needs=("expand_conv.group_conv.0.", "final_layer.group_conv.0."),
     ),
 )
 

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 # Keys under which training scripts store the tensors: the first of several is used. The averaged copies come last.
 WRAPPERS = (
     "state_dict", "model", "network", "best_state_dict", "model_state_dict", "model_state", "net", "module", "weights", "params",
-    "model_weights", "net_state_dict", "network_state_dict", "state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema",
+    "model_weights", "net_state_dict", "network_state_dict", "model_pos", "state_dict_ema", "ema_state_dict", "model_ema",
+    "params_ema", "ema",
 )  # fmt: skip
 MOST_WRAPPERS = 8  # nested in one another
 # Keys of objects that are saved with a net, and have tensors of their own.
@@ -286,3 +287,16 @@ def _load_safetensors(path: Path) -> Any:
         return safetensors.numpy.load_file(path)
     except Exception as error:
         raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def shape_of(state: Mapping[str, np.ndarray], name: str, *, rank: int) -> tuple[int, ...]:
+    """Returns the shape of a tensor that determines a size of the net.
+
+    Raises:
+        ValueError: there is no such tensor, or it has another number of axes.
+    """
+    if name not in state:
+        raise ValueError(f"missing: {name}; the state dict has {list_names(state)}. Is this the right layout?")
+    if state[name].ndim != rank:
+        raise ValueError(f"{name} has shape {state[name].shape}: expected {rank} axes")
+    return state[name].shape

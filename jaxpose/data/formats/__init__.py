@@ -8,7 +8,8 @@ formats by name: commands and pages take `Format | Literal["auto"]` and pass it 
 
 ``coco`` reads COCO's JSON with any skeleton, ``mpii`` MPII's JSON of HRNet and mmpose, ``crowdpose`` CrowdPose's,
 ``coco_wholebody`` the 133 joints of COCO-WholeBody, ``rhd`` the hands of RHD as it is distributed, ``rhd_mmpose`` mmpose's
-JSON of them. ``layout`` holds shared functions that locate files.
+JSON of them, ``coco_3d`` COCO's with joints in space, ``human36m`` Human3.6M's of the single-stage codes. ``layout`` holds
+shared functions that locate files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from jaxpose.skeleton import Skeleton
 
 __all__ = ["Choice", "Format", "Reader", "choose", "guess", "reader"]
 
-Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody", "rhd", "rhd_mmpose"]
+Format = Literal["coco", "mpii", "crowdpose", "coco_wholebody", "rhd", "rhd_mmpose", "coco_3d", "human36m"]
 """The formats, named like the modules of this package."""
 Choice = Format | Literal["auto"]
 """Values of a flag `--format`: a format, or "auto" for the one that the files show."""

@@ -49,7 +49,7 @@ __all__ = [
 CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
 WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """Fields of COCO-WholeBody's annotations, beside COCO's 17 joints."""
-OF_OTHER_FORMATS = ("crowdIndex", "joint_cam", "hand_type", *WHOLE_BODY)
+OF_OTHER_FORMATS = ("crowdIndex", "joint_cam", "hand_type", *WHOLE_BODY, "keypoints_3d_unit", "cam_param")
 """Fields of formats that resemble COCO's and have readers of their own."""
 NUMBERED = "called joint_0"
 """Part of the note that the joints of a category without names were numbered."""
@@ -234,7 +234,7 @@ def _test_images(stem: str) -> str | None:
 
 
 def recognises(annotations: str | Path) -> bool:
-    """Tells whether a file is a JSON object without the fields of CrowdPose, COCO-WholeBody and mmpose's hands.
+    """Tells whether a file is a JSON object without the fields of other formats (`OF_OTHER_FORMATS`).
 
     Args:
         annotations: The JSON, which exists.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import glob
 import json
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from jaxpose.data.synthetic.scene import check, render
 from jaxpose.files import read_json
-from jaxpose.skeleton import COCO17
+from jaxpose.skeleton import COCO17, H36M18, Skeleton
 
 VERSION = 5
 MARKER = "synthetic.json"
@@ -31,41 +30,23 @@ HELD_OUT = 1 << 31  # `val` begins at this index, so that its pictures do not de
 JPEG_QUALITY = 90
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """What a data set shows.
-
-    Attributes:
-        content: The name of the content, in the plural: "people".
-        version: The number of the drawing, part of the parameters of a data set.
-        render: Function (seed, index, size_wh=) -> pixels (h, w, 3) uint8, and annotations without ids.
-        category: Function that returns the category of the annotations.
-    """
-
-    content: str
-    version: int
-    render: Callable[..., tuple[Any, list[dict]]]
-    category: Callable[[], dict]
-
-
 def _write_image(
-    task: tuple[str, int], *, drawing: Drawing, folder: Path, seed: int, size_wh: tuple[int, int]
+    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int], space: bool = False
 ) -> tuple[dict, list[dict]]:
     """Render and store one picture; returns its COCO image entry and annotations."""
     split, number = task
-    pixels, people = drawing.render(seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh)
+    pixels, people = render(
+        seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh, **({"space": True} if space else {})
+    )
     name = f"{number + 1:012d}.jpg"
     Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
     image = {"id": number + 1, "file_name": name, "width": size_wh[0], "height": size_wh[1]}
     return image, [{"image_id": number + 1, "category_id": 1, **person} for person in people]
 
 
-def _category() -> dict:
-    category = COCO17.to_coco_category(name="person")
+def _category(skeleton: Skeleton) -> dict:
+    category = skeleton.to_coco_category(name="person")
     return {"id": category["id"], "name": category["name"], "supercategory": "person"} | category
-
-
-PEOPLE = Drawing("people", VERSION, render, _category)
 
 
 def _available_cpus() -> int:
@@ -73,11 +54,26 @@ def _available_cpus() -> int:
 
 
 def _render_all(
-    drawing: Drawing, folder: Path, *, train: int, val: int, seed: int, size_wh, workers: int, progress: bool
+    folder: Path, *, train: int, val: int, seed: int, size_wh, space: bool, workers: int, progress: bool
 ) -> list:
+    work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh, space=space)
+    return run_all(work, train=train, val=val, workers=workers, content="people", progress=progress)
+
+
+def run_all(
+    work: Callable[[tuple[str, int]], Any], *, train: int, val: int, workers: int, content: str, progress: bool
+) -> list:
+    """Returns the results of `work` for the pictures ("train", 0), ..., ("val", 0), ..., in this order, made by processes.
+
+    Args:
+        work: Function of (split, number); it is pickled, with its arguments, if there are several processes.
+        train, val: The numbers of pictures.
+        workers: The number of processes.
+        content: The name of the content of the pictures, for the progress bar.
+        progress: Show a progress bar.
+    """
     tasks = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
-    work = partial(_write_image, drawing=drawing, folder=folder, seed=seed, size_wh=size_wh)
-    bar = partial(tqdm, total=len(tasks), desc=f"synthetic {drawing.content}", unit="image", disable=not progress)
+    bar = partial(tqdm, total=len(tasks), desc=f"synthetic {content}", unit="image", disable=not progress)
     if workers <= 1:
         return list(bar(map(work, tasks)))
     # "spawn" is safe with JAX's and TensorFlow's threads in this process. The results keep the order of the tasks.
@@ -127,16 +123,17 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
         os.close(handle)
 
 
-def _write_annotations(path: Path, results: list, drawing: Drawing) -> None:
+def _write_annotations(path: Path, results: list, skeleton: Skeleton) -> None:
     annotations = [person for _, people in results for person in people]
     for number, annotation in enumerate(annotations):
         annotation["id"] = number + 1
     content = {
-        "info": {"description": f"jaxpose synthetic {drawing.content}", "version": str(drawing.version)},
+        "info": {"description": "jaxpose synthetic people", "version": str(VERSION)},
         "licenses": [],
         "images": [image for image, _ in results],
         "annotations": annotations,
-        "categories": [drawing.category()],
+        "categories": [_category(skeleton)],
+        **({"keypoints_3d_unit": "mm"} if skeleton is H36M18 else {}),
     }
     path.write_text(json.dumps(content))
 
@@ -166,6 +163,7 @@ def write_dataset(
     val: int = 400,
     seed: int = 0,
     size_wh: tuple[int, int] = (320, 256),
+    space: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -186,6 +184,8 @@ def write_dataset(
         train, val: The numbers of pictures.
         seed: The seed of the data set; pixels and labels depend on it alone, whatever the number of workers.
         size_wh: The width and height of the pictures in pixels.
+        space: Label the true positions of Human3.6M's 18 joints (`jaxpose.skeleton.H36M18`), with `keypoints_3d` and `camera`,
+            and the kind of pose as `action`, for the format "coco_3d", in place of COCO's 17 with noise.
         workers: The number of processes; None for one per available CPU. With more than one, a script that calls this
             needs the usual `if __name__ == "__main__":` guard.
         progress: Show a progress bar.
@@ -195,7 +195,6 @@ def write_dataset(
 
     Raises:
         ValueError: The folder holds something else, or a number is out of range.
-        ValueError: the folder holds something else, or a number is out of range.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -203,26 +202,6 @@ def write_dataset(
     ...     sorted(path.name for path in folder.iterdir())
     ['annotations', 'synthetic.json', 'train', 'val']
     """
-    parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
-    return write_drawing(PEOPLE, out_dir, parameters, workers=workers, progress=progress)
-
-
-def write_drawing(
-    drawing: Drawing, out_dir: str | os.PathLike, parameters: dict, *, workers: int | None, progress: bool
-) -> Path:
-    """Writes a COCO folder of pictures of any content, or reuses an existing one; see `write_dataset`.
-
-    Args:
-        drawing: What the pictures show.
-        out_dir: The folder to create.
-        parameters: Its parameters, train, val, seed and size_wh among them, which the folder states.
-        workers: The number of processes; None for one per available CPU.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: The folder holds something else, or a number is out of range.
-    """
-    train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
     out = Path(out_dir).absolute()
     if train < 0 or val < 0 or train + val < 1:
         raise ValueError(f"train and val must not be negative and one of them positive, got {train} and {val}")
@@ -230,30 +209,38 @@ def write_drawing(
         raise ValueError(f"at most {HELD_OUT - 1} pictures per split, got train={train} and val={val}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
-    check(seed=seed, index=0, size_wh=tuple(size_wh))
-    if _is_complete(out, parameters):
+    check(seed=seed, index=0, size_wh=size_wh)
+    parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
+    parameters |= {"space": True} if space else {}
+    if is_complete(out, parameters):
         return out
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _workplace(out) as folder:
-        return _write(drawing, folder, out, parameters, workers=workers, progress=progress)
+    with workplace(out) as folder:
+        return _write(folder, out, parameters, workers=workers, progress=progress)
 
 
-def _write(
-    drawing: Drawing, folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool
-) -> Path:
+def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, progress: bool) -> Path:
     """Writes into `folder`, which is then renamed to `out`."""
     train, val, seed, size_wh = (parameters[name] for name in ("train", "val", "seed", "size_wh"))
+    space = parameters.get("space", False)
+    skeleton = H36M18 if space else COCO17
     try:
         for name in ("annotations", "train", "val"):
             (folder / name).mkdir()
         processes = min(workers or _available_cpus(), -(-(train + val) // 8))
         results = _render_all(
-            drawing, folder, train=train, val=val, seed=seed, size_wh=tuple(size_wh), workers=processes,
+            folder,
+            train=train,
+            val=val,
+            seed=seed,
+            size_wh=tuple(size_wh),
+            space=space,
+            workers=processes,
             progress=progress,
-        )  # fmt: skip
-        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train], drawing)
-        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:], drawing)
+        )
+        _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train], skeleton)
+        _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:], skeleton)
         (folder / MARKER).write_text(json.dumps(parameters))
         folder.chmod(0o755)  # mkdtemp's folders are private
         folder.rename(out)

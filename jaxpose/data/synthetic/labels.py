@@ -94,6 +94,29 @@ def annotate(
     }
 
 
+def in_space(person: dict, camera, body: Body) -> dict:
+    """Returns a person's annotation with Human3.6M's 18 joints, in pixels and in space, in place of COCO's 17.
+
+    They are the true ones of all joints, as a motion capture labels them, whether they are seen or not. A person without
+    labelled joints, or with a joint behind the camera, has none.
+
+    Args:
+        person: The annotation from `annotate`.
+        camera: The camera of the picture.
+        body: The person.
+    """
+    joints, pixel = camera.to_camera(body.space_joints), camera.project(body.space_joints)
+    is_labelled = person["num_keypoints"] > 0 and bool((joints[:, 2] > 0.1).all())
+    seen = np.full((len(joints), 1), 2.0 if is_labelled else 0.0)
+    return {
+        **{key: person[key] for key in ("bbox", "area", "iscrowd", "segmentation", "camera")},
+        "num_keypoints": len(joints) if is_labelled else 0,
+        "keypoints": _flat(np.concatenate([np.where(seen > 0, pixel, 0.0), seen], 1), 3),
+        "keypoints_3d": _flat(joints * 1000.0, 2) if is_labelled else None,
+        "action": body.kind,
+    }
+
+
 def _flat(values: np.ndarray, decimals: int) -> list[float]:
     return np.round(values, decimals).ravel().tolist()
 

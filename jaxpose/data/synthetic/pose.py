@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxpose.data.synthetic.raster import cross
-from jaxpose.skeleton import COCO17
+from jaxpose.skeleton import COCO17, H36M18
 
 LEFT, RIGHT = 1.0, -1.0
 SIDES = ((LEFT, "left"), (RIGHT, "right"))
 UP = np.array([0.0, 1.0, 0.0])
+OTHER_NAMES = {"pelvis": "midhip", "torso": "waist", "neck": "collar", "nose": "skull", "head": "crown"}
+"""The point of a body for each joint of Human3.6M with a name of its own."""
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:
@@ -232,6 +234,14 @@ class Body:
     def joints(self) -> np.ndarray:
         """The 17 COCO joints in world coordinates, metres (17, 3)."""
         return np.stack([self.points[name] for name in COCO17.joints])
+
+    @property
+    def space_joints(self) -> np.ndarray:
+        """Human3.6M's 18 joints (`jaxpose.skeleton.H36M18`) in world coordinates, metres (18, 3)."""
+        crown = self.points["head"] + self.head[:, 1] * (0.5 * self.shape.head * self.shape.height)
+        shoulders = (self.points["left_shoulder"] + self.points["right_shoulder"]) / 2
+        points = {**self.points, "crown": crown, "thorax": shoulders}
+        return np.stack([points[OTHER_NAMES.get(name, name)] for name in H36M18.joints])
 
     def move(self, offset: np.ndarray) -> None:
         for name in self.points:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxpose.data.synthetic import objects
 from jaxpose.data.synthetic.backdrop import draw_backdrop
 from jaxpose.data.synthetic.dress import draw_body, sample_outfit
-from jaxpose.data.synthetic.labels import annotate, owners
+from jaxpose.data.synthetic.labels import annotate, in_space, owners
 from jaxpose.data.synthetic.paint import Palette, photograph
 from jaxpose.data.synthetic.pose import Body, rotation, sample_body
 from jaxpose.data.synthetic.raster import Primitives, draw
@@ -120,12 +120,15 @@ def check(*, seed: int, index: int, size_wh: tuple[int, int]) -> None:
         raise ValueError(f"size_wh must be (width, height), each at least 32 pixels, got {size_wh}")
 
 
-def render(seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256)) -> tuple[np.ndarray, list[dict]]:
+def render(
+    seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256), space: bool = False
+) -> tuple[np.ndarray, list[dict]]:
     """Draws picture `index` of the data set with this seed; it depends on these numbers only.
 
     Args:
         seed, index: Integers from 0.
         size_wh: The width and height in pixels.
+        space: Label Human3.6M's 18 joints, with their depth, in place of COCO's 17; the picture is the same.
 
     Returns:
         image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
@@ -165,4 +168,9 @@ def render(seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256)) -> t
         )
         for i, body in enumerate(bodies)
     ]
+    if space:
+        people = [
+            None if person is None else in_space(person, camera, body)
+            for person, body in zip(people, bodies, strict=True)
+        ]
     return image, [person for person in people if person is not None]

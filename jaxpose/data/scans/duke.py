@@ -1,0 +1,161 @@
+"""The Duke DME data (Chiu 2015): `Subject_01.mat` to `Subject_10.mat`, each with 61 scans of which 11 have labels.
+
+    images (496, 768, 61) uint8, depth x width x scan
+    manualLayers1, manualLayers2 (8, 768, 61): rows of the boundaries by two graders, from 1 as in MATLAB; NaN: not drawn
+    manualFluid1, manualFluid2 (496, 768, 61): regions of fluid, numbered; NaN is no fluid
+    automaticLayersDME (8, 768, 61): Chiu's algorithm
+
+The authors give the data for research and education only, and it may not be passed on: nothing of it is in this package.
+The common evaluation (Rathke 2017) scores columns 135 to 634, counted from 1 (`RATHKE`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxpose.data.scans.scan import Scan
+
+RATHKE = slice(134, 634)
+"""The 500 columns that are scored, counted from 0."""
+BOUNDARIES = 8
+FILE = re.compile(r"subject_?(\d+)\.mat", re.IGNORECASE)
+
+
+def subjects(folder: str | Path) -> dict[int, Path]:
+    """Returns the files of a folder by the number of their subject.
+
+    Args:
+        folder: the folder of the files, or one above it (2015_BOE_Chiu).
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: no file is called Subject_NN.mat, or two have the same number.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: expected the folder with Subject_01.mat to Subject_10.mat")
+    files: dict[int, Path] = {}
+    for path in sorted([*folder.glob("*.mat"), *folder.glob("*/*.mat")]):
+        if match := FILE.fullmatch(path.name):
+            number = int(match[1])
+            if number in files:
+                raise ValueError(f"{folder}: two files of subject {number}, {files[number]} and {path}; keep one")
+            files[number] = path
+    if not files:
+        raise ValueError(f"{folder} holds no Subject_NN.mat: expected the files of the Duke DME data (2015_BOE_Chiu)")
+    return files
+
+
+def read(folder: str | Path, numbers: Iterable[int], *, grader: Literal[1, 2] = 1) -> list[Scan]:
+    """Reads the labelled scans of some subjects.
+
+    Args:
+        folder: the folder of the files.
+        numbers: the numbers of the subjects.
+        grader: the grader whose labels are read.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `subjects` and `read_file`; or a subject is missing.
+    """
+    files = subjects(folder)
+    numbers = list(numbers)
+    if missing := [n for n in numbers if n not in files]:
+        raise ValueError(
+            f"{folder} has no file of subject {', '.join(map(str, missing))}: the subjects are {', '.join(map(str, files))}"
+        )
+    return [scan for number in numbers for scan in read_file(files[number], grader=grader)]
+
+
+def read_file(path: str | Path, *, grader: Literal[1, 2] = 1, labelled: bool = True) -> list[Scan]:
+    """Reads the scans of one subject.
+
+    Args:
+        path: a file Subject_NN.mat of MATLAB 5, the version of the published files.
+        grader: the grader whose labels are read.
+        labelled: True: the scans with labels, which must be there; False: all scans, with labels or without.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is no such file, its arrays do not fit one another, or no scan has labels.
+    """
+    path = Path(path)
+    content = load(path)
+    images = content.get("images")
+    if images is None or images.ndim not in (2, 3) or images.dtype != np.uint8:
+        what = (
+            "has no array 'images'" if images is None else f"has images of shape {images.shape} and type {images.dtype}"
+        )
+        raise ValueError(
+            f"{path} {what}: expected (depth, width, scans) uint8; it holds {', '.join(content) or 'nothing'}"
+        )
+    images = images[..., None] if images.ndim == 2 else images
+    layers = _array(content, f"manualLayers{grader}", (BOUNDARIES, *images.shape[1:]), path, needed=labelled)
+    fluid = _array(content, f"manualFluid{grader}", images.shape, path, needed=False)
+    is_labelled = np.zeros(images.shape[2], bool) if layers is None else np.isfinite(layers).any((0, 1))
+    if labelled and not is_labelled.any():
+        raise ValueError(
+            f"{path}: manualLayers{grader} has no finite value, so that no scan has labels; the other grader is "
+            f"manualLayers{3 - grader}"
+        )
+    match = FILE.fullmatch(path.name)
+    subject = f"subject {int(match[1])}" if match else path.stem
+    return [
+        Scan(
+            name=f"{path.stem} scan {i + 1}",
+            subject=subject,
+            image=np.ascontiguousarray(images[:, :, i]),
+            rows=layers[:, :, i] - 1.0 if is_labelled[i] else None,
+            fluid=None if fluid is None else np.nan_to_num(fluid[:, :, i]) > 0.5,
+        )
+        for i in range(images.shape[2])
+        if is_labelled[i] or not labelled
+    ]
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a MATLAB 5 file by name; nothing in the file is run.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it is damaged, or no MATLAB 5 file.
+    """
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a file of scans such as Subject_01.mat")
+    try:
+        content = loadmat(path)
+    except NotImplementedError:
+        raise ValueError(
+            f"{path} is a MATLAB 7.3 file: the Duke data are MATLAB 5; save it with save(FILE, '-v7')"
+        ) from None
+    except Exception as error:  # scipy raises many kinds for damaged files
+        raise ValueError(
+            f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {str(error)[:200]})".replace("\n", " ")
+        ) from None
+    return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+
+
+def _array(
+    content: dict[str, Any], name: str, shape: tuple[int, ...], path: Path, *, needed: bool
+) -> np.ndarray | None:
+    """Returns an array as numbers of this shape; None if it is absent and not needed."""
+    value = content.get(name)
+    if value is None:
+        if needed:
+            raise ValueError(f"{path} has no array {name!r}, the labels: it holds {', '.join(content) or 'nothing'}")
+        return None
+    value = value[..., None] if value.ndim == 2 else value
+    if value.shape != shape or value.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{path}: {name} has shape {value.shape} and type {value.dtype}, expected numbers of shape {shape}"
+        )
+    value = value.astype(np.float64)
+    if np.isinf(value).any():
+        raise ValueError(f"{path}: {name} holds infinite values: expected numbers, or NaN where nothing is drawn")
+    return value

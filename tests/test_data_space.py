@@ -1,0 +1,244 @@
+"""Joints in space: the columns of a table, the checks, and their way through crops."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from jaxpose import cameras, geometry
+from jaxpose.data import augment, builder, crops, formats, space, synthetic
+from jaxpose.data.formats import coco, coco_3d, human36m
+from jaxpose.skeleton import COCO17, H36M17, H36M18
+from tests import tiny_space
+
+SIZE = (64, 64)
+
+
+def coco_json(count=4):
+    points, px = tiny_space.in_camera(count)
+    boxes = tiny_space.boxes(px)
+    people = [
+        {
+            "id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": boxes[i].tolist(), "area": 9e4,
+            "keypoints": np.concatenate([px[i], np.full((17, 1), 2.0)], 1).ravel().tolist(),
+            "keypoints_3d": points[i].ravel().tolist(), "camera": [*tiny_space.FOCAL, *tiny_space.CENTER],
+        }
+        for i in range(count)
+    ]  # fmt: skip
+    images = [{"id": i + 1, "file_name": f"{i}.jpg", "width": 1000, "height": 1000} for i in range(count)]
+    return {
+        "images": images,
+        "annotations": people,
+        "categories": [H36M17.to_coco_category(name="person", category_id=1)],
+    }
+
+
+def write(folder):
+    """A folder whose file says that it has joints in space."""
+    return tiny_space.write(folder, coco_json() | {"keypoints_3d_unit": "mm"}, "train.json")
+
+
+def read(tmp_path, data=None):
+    data = coco_json() if data is None else data
+    tiny_space.write(tmp_path, data, "train.json")
+    return coco_3d.read(tmp_path / "annotations" / "train.json", tmp_path / "images")
+
+
+def test_own_images_with_joints_in_space(tmp_path):
+    data = coco_json()
+    del data["annotations"][1]["keypoints_3d"]  # depth withheld
+    data["annotations"][2]["keypoints_3d"][3 * 13 : 3 * 13 + 3] = [None] * 3
+    data["images"][3]["camera"] = [1145.0, *tiny_space.CENTER]  # one focal length, at the image
+    del data["annotations"][3]["camera"]
+    source = read(tmp_path, data)
+    points, _ = tiny_space.in_camera()
+    persons = source.persons
+    np.testing.assert_allclose(persons["joints_3d"][0], points[0])
+    assert persons["has_depth"].sum(1).tolist() == [17, 0, 16, 17] and not persons["has_depth"][2, 13]
+    assert np.isnan(persons["root"][1]).all() and persons["camera"][3].tolist() == [1145, 1145, 512, 508]
+    assert formats.guess(tmp_path, "train") == "coco" and coco.read(
+        *coco.find(tmp_path, "train", images=tmp_path / "images")
+    )
+    flat = space.flattened(source)
+    assert not space.has_space(flat) and crops.plan(flat, [0], size_wh=SIZE)["joints"].shape == (1, 17, 2)
+
+
+def test_prepared_data_keep_the_joints_in_space(tmp_path):
+    tiny_space.write(tmp_path, coco_json(), "train.json")
+    source = builder.prepare(
+        None, data_dir=tmp_path / "prepared", annotations=tmp_path / "annotations" / "train.json", images=tmp_path / "images",
+        reader=coco_3d, progress=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(source.persons, read(tmp_path).persons)
+    row = crops.sample(source, 1, size_wh=SIZE)
+    assert row["joints"].shape == (17, 3) and row["has_depth"].all()
+
+
+@pytest.mark.parametrize("name", ["none", "rle_3d", "integral_3d"])
+def test_crop_targets_lead_back_to_the_camera(tmp_path, name):
+    """World -> camera -> crop -> camera with the root's true depth, whatever the augmentation."""
+    source, setting = read(tmp_path), augment.named(name)
+    plan = crops.plan(source, range(4), size_wh=SIZE, augment=setting, epochs=[3] * 4, padding=1.0)
+    rows = source.persons
+    scale = np.ones(4)
+    if setting.scale_depth:
+        draws = crops._draws(source, rows, rows["box"].astype(float), setting, 0, [3] * 4, 1.0)
+        scale = np.array([d.scale for d in draws])
+        assert len(np.unique(scale)) == 4
+    depth = plan["joints"][..., 2] * scale[:, None] + plan["root"][:, None, 2]
+    px = geometry.apply_affine(geometry.invert_affine(plan["affine"].astype(float)), plan["joints"][..., :2])
+    focal, center = plan["camera"][:, None, :2], plan["camera"][:, None, 2:]
+    back = np.concatenate([(px - center) / focal * depth[..., None], depth[..., None]], -1)
+    flipped = np.linalg.det(plan["affine"][:, :, :2]) < 0
+    if name != "none":
+        assert 0 < flipped.sum() < 4
+    back[flipped] = back[flipped][:, H36M17.flip_index]
+    np.testing.assert_allclose(back, rows["joints_3d"], atol=0.05)  # mm; the batch is float32
+    assert not plan["joints"][:, 0, 2].any()
+
+
+def test_mirrored_twice_is_the_same(tmp_path):
+    source = read(tmp_path)
+    mirror = augment.Setting("mirror", flip=1.0)
+    once = crops.plan(source, range(4), size_wh=SIZE, augment=mirror, padding=1.0)
+    plain = crops.plan(source, range(4), size_wh=SIZE, padding=1.0)
+    np.testing.assert_allclose(once["joints"][:, H36M17.flip_index, 2], plain["joints"][..., 2])
+    mirrored = SIZE[0] - 1 - once["joints"][:, H36M17.flip_index, 0]
+    # The mirrored box's centre is that of W - 1 - x, and a crop's centre is W / 2: one input pixel between the two.
+    np.testing.assert_allclose(mirrored + 1, plain["joints"][..., 0], atol=1e-3)
+
+
+def test_withheld_depth_is_no_label(tmp_path):
+    plan = crops.plan(space.withheld(read(tmp_path)), range(4), size_wh=SIZE)
+    assert not plan["has_depth"].any() and not plan["joints"][..., 2].any() and np.isfinite(plan["root"]).all()
+
+
+def every(change):
+    def apply(data):
+        for person in data["annotations"]:
+            change(person)
+
+    return apply
+
+
+def scaled(factor):
+    return every(lambda person: person.update(keypoints_3d=[factor * value for value in person["keypoints_3d"]]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (scaled(0.001), "look like metres; multiply them by 1000"),
+        (scaled(-1.0), "behind the camera"),
+        (every(lambda person: person.update(camera=[300.0, 500.0, 500.0])), "away from the keypoints"),
+        (every(lambda person: person.update(camera=[1145.0])), r"expected \[f, cx, cy\]"),
+        (every(lambda person: person.pop("camera")), "has joints in space and no camera"),
+        (lambda data: data.update(keypoints_3d_unit="m"), "convert 'keypoints_3d' to millimetres"),
+        (every(lambda person: person["keypoints_3d"].pop()), "has 50 entries, expected 51"),
+        (every(lambda person: person.pop("keypoints_3d")), "has no joints in space"),
+        (every(lambda person: person["keypoints_3d"].__setitem__(4, float("nan"))), "finite numbers"),
+    ],
+)  # fmt: skip
+def test_faults_say_what_they_look_like(tmp_path, change, message):
+    data = copy.deepcopy(coco_json())
+    change(data)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, data)
+
+
+@pytest.mark.reference
+def test_published_crops_and_targets(golden, tmp_path):
+    """RLE's targets, weights and boxes with and without augmentation."""
+    case = golden("three_d/rle_h36m")
+    source = _golden_source(case, tmp_path)
+    for prefix, index in (("test", np.arange(7)), ("train", case["train_index"])):
+        persons = source.persons[index]
+        boxes = geometry.clip_box(
+            persons["box"].astype(float), source.images["size_wh"][persons["image"]].astype(float)
+        )
+        if prefix == "train":
+            drawn = zip(case["train_flip"], case["train_scale"], case["train_rot"])
+        else:
+            drawn = [(False, 1.0, 0.0)] * 7
+        draws = [
+            augment.Augmentation(bool(flip), box, 1.0, float(scale), float(rotation))
+            for box, (flip, scale, rotation) in zip(boxes, drawn)
+        ]
+        widths = source.images["size_wh"][persons["image"], 0].astype(float)
+        affine, flip = crops.crop_affines(draws, size_wh=(256, 256), image_width=widths)
+        _, joints = augment.move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
+        depth = crops._in_space(persons, flip, draws, source.skeleton.flip_index, scale_depth=False)["depth"]
+        target = np.concatenate([joints / 256 - 0.5, depth[..., None] / 2000], -1)
+        np.testing.assert_allclose(target, case["test_target_uvd" if prefix == "test" else "train_target"], atol=2e-6)
+        weight = np.repeat((np.abs(target) <= 0.5).all(-1, keepdims=True), 3, -1)
+        np.testing.assert_array_equal(weight, case[f"{prefix}_weight"])
+
+
+def _golden_source(case, tmp_path):
+    names = [str(name) for name in case["ann_file_name"]]
+    images = [
+        {
+            "file_name": name,
+            "width": int(w),
+            "height": int(h),
+            "cam_param": dict(zip("Rtfc", (v.tolist() for v in view))),
+        }
+        for name, (w, h), *view in zip(names, case["ann_wh"], *(case[f"ann_cam_{k}"] for k in "Rtfc"))
+    ]
+    people = [
+        {"bbox": b, "keypoints_world": p}
+        for b, p in zip(case["ann_bbox_xywh"].tolist(), case["ann_keypoints_world"].tolist())
+    ]
+    tiny_space.write(tmp_path, {"images": images, "annotations": people}, size_wh=(1, 1))
+    return human36m.read(*human36m.find(tmp_path, "train"))
+
+
+def test_cameras_of_a_batch_project_the_joints(tmp_path):
+    source = read(tmp_path)
+    row = crops.plan(source, [2], size_wh=SIZE)
+    px = cameras.project(
+        source.persons["joints_3d"][2],
+        focal=row["camera"][0, :2].astype(float),
+        center=row["camera"][0, 2:].astype(float),
+    )
+    np.testing.assert_allclose(
+        geometry.apply_affine(row["affine"][0].astype(float), px), row["joints"][0, :, :2], atol=1e-3
+    )
+
+
+def test_the_ground_truth_of_prepared_data_holds_the_joints(tmp_path):
+    tiny_space.write(tmp_path, coco_json(), "train.json")
+    source = builder.prepare(
+        None, data_dir=tmp_path / "prepared", annotations=tmp_path / "annotations" / "train.json", images=tmp_path / "images",
+        reader=coco_3d, progress=False,
+    )  # fmt: skip
+    truth = json.loads(source.ground_truth_json.read_text())
+    assert len(truth["annotations"][0]["keypoints_3d"]) == 51 and len(truth["annotations"][0]["camera"]) == 4
+
+
+def test_synthetic_people_in_space(tmp_path):
+    """The picture is the same; the labels are true, and the format reads them."""
+    plain, people = synthetic.render(3, 5, size_wh=(160, 128))
+    image, labels = synthetic.render(3, 5, size_wh=(160, 128), space=True)
+    np.testing.assert_array_equal(image, plain)
+    assert len(labels) == len(people)
+    for flat, full in zip(people, labels):
+        assert full["bbox"] == flat["bbox"] and full["action"]
+        if full["keypoints_3d"] is None:
+            continue
+        joints, coco17 = np.reshape(full["keypoints_3d"], (18, 3)), np.reshape(flat["keypoints_3d"], (17, 3))
+        for name in ("left_hip", "right_wrist", "left_ankle"):
+            np.testing.assert_allclose(joints[H36M18.joints.index(name)], coco17[COCO17.joints.index(name)], atol=0.1)
+        np.testing.assert_allclose(joints[17], joints[[11, 14]].mean(0), atol=0.02)
+        np.testing.assert_allclose(joints[0], joints[[1, 4]].mean(0), atol=0.02)
+    folder = synthetic.write_dataset(
+        tmp_path / "people", train=3, val=1, size_wh=(96, 96), space=True, workers=1, progress=False
+    )
+    assert formats.guess(folder, "train") == "coco_3d"
+    source = coco_3d.read(*coco_3d.find(folder, "train"))
+    assert source.skeleton == H36M18 and source.persons["has_depth"].all()
+    with pytest.raises(ValueError, match="holds another synthetic data set"):
+        synthetic.write_dataset(tmp_path / "people", train=3, val=1, size_wh=(96, 96), workers=1, progress=False)

@@ -1,0 +1,84 @@
+"""Layers with two forms: the form of a TPU has the values and gradients of the others, and is traced where it is asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpose import parallel, platforms, train
+from jaxpose.nets import layers
+
+
+def of(platform, f, *args):
+    """Value and gradients of a sum with random weights, in the form of a platform."""
+
+    def weighted(*args):
+        y = f(*args)
+        return (y * jax.random.normal(jax.random.key(7), y.shape)).sum(), y
+
+    with platforms.traced_for(platform):
+        (_, y), grads = jax.value_and_grad(weighted, argnums=tuple(range(len(args))), has_aux=True)(*args)
+    return [y, *grads]
+
+
+@pytest.mark.parametrize("stride, shape", [(1, (2, 5, 4, 6)), (2, (2, 5, 4, 6)), (2, (1, 4, 7, 3))])
+def test_both_forms_of_a_1x1_convolution(stride, shape):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(1, 1, shape[-1], 8)).astype(np.float32)
+
+    def f(x, kernel):
+        return layers.convolve(x, kernel, stride=stride)
+
+    for cpu, tpu in zip(of("cpu", f, x, kernel), of("tpu", f, x, kernel), strict=True):
+        np.testing.assert_allclose(cpu, tpu, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 5), (1, 2)])
+def test_both_forms_of_the_max_pool(size):
+    x = (
+        np.random.default_rng(1).permutation(2 * 3 * size[0] * size[1]).reshape(2, *size, 3).astype(np.float32)
+    )  # no ties
+    for cpu, tpu in zip(of("cpu", layers.max_pool, x), of("tpu", layers.max_pool, x), strict=True):
+        np.testing.assert_allclose(cpu, tpu, rtol=1e-6)
+
+
+def test_shared_maxima_keep_the_sum_of_the_gradient():
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    both = [of(platform, layers.max_pool, x)[1] for platform in ("cpu", "tpu")]
+    np.testing.assert_allclose(both[0].sum(), both[1].sum(), rtol=1e-5)
+
+
+def primitives(platform, f, *args):
+    with platforms.traced_for(platform):
+        return {str(eqn.primitive) for eqn in jax.make_jaxpr(f)(*args).eqns}
+
+
+def test_a_platform_gets_its_own_form():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 1, 2, 3))
+    assert "dot_general" in primitives("cpu", lambda x: layers.convolve(x, kernel), x)
+    assert "dot_general" in primitives("gpu", lambda x: layers.convolve(x, kernel), x)
+    assert "conv_general_dilated" in primitives("tpu", lambda x: layers.convolve(x, kernel), x)
+    assert platforms.platform() == jax.default_backend()
+
+
+def test_a_step_is_traced_for_its_mesh():
+    seen = []
+
+    class Task:
+        def init(self, key):
+            return {"params": {"w": jnp.ones(2)}, "batch_stats": {}}
+
+        def loss(self, variables, batch, *, key):
+            seen.append(platforms.platform())
+            return (variables["params"]["w"] * batch["x"]).sum(), ({}, {})
+
+        def predict(self, variables, batch, *, flip_test):
+            seen.append(platforms.platform())
+            return batch["x"]
+
+    tx, mesh = train.optimizer(lambda step: 1e-3), parallel.make_mesh()
+    batch = {"x": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+    with platforms.traced_for("gpu"):
+        train.make_train_step(Task(), tx, mesh=mesh).lower(train.abstract_state(Task(), tx, mesh=mesh), batch)
+        train.make_predict_step(Task(), mesh=mesh).lower({}, batch)
+    assert set(seen) == {"cpu"}

@@ -63,7 +63,9 @@ class Hand:
 
 def _curls(rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """Returns how far each finger is bent, 0 to 1, and how far the thumb opposes them, 0 to 1."""
-    kind = rng.choice(["open", "loose", "curled", "point", "count", "pinch", "any"], p=[0.2, 0.22, 0.1, 0.1, 0.13, 0.1, 0.15])
+    kind = rng.choice(
+        ["open", "loose", "curled", "point", "count", "pinch", "any"], p=[0.2, 0.22, 0.1, 0.1, 0.13, 0.1, 0.15]
+    )
     match kind:
         case "open":
             return rng.uniform(0.0, 0.12, FINGERS), rng.uniform(0.0, 0.4)
@@ -76,7 +78,9 @@ def _curls(rng: np.random.Generator) -> tuple[np.ndarray, float]:
             bent[1] = rng.uniform(0.0, 0.15)
             return bent, rng.uniform(0.3, 1.0)
         case "count":
-            return np.where(rng.random(FINGERS) < 0.5, rng.uniform(0.0, 0.1), rng.uniform(0.7, 1.0)), rng.uniform(0.0, 1.0)
+            return np.where(rng.random(FINGERS) < 0.5, rng.uniform(0.0, 0.1), rng.uniform(0.7, 1.0)), rng.uniform(
+                0.0, 1.0
+            )
         case "pinch":
             bent = np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.05, FINGERS), 0, 1)
             bent[:2] = rng.uniform(0.35, 0.55)
@@ -98,7 +102,9 @@ def sample_hand(rng: np.random.Generator) -> Hand:
     fan = rng.normal(0.35, 0.45)  # how far the fingers are spread
     joints, dorsal = np.zeros((21, 3)), np.zeros((FINGERS, 3))
     for finger in range(FINGERS):
-        points, dorsal[finger] = (_thumb if finger == 0 else _finger)(rng, finger, lengths[finger], bent[finger], fan, oppose)
+        points, dorsal[finger] = (_thumb if finger == 0 else _finger)(
+            rng, finger, lengths[finger], bent[finger], fan, oppose
+        )
         joints[4 * finger + np.array([4, 3, 2, 1])] = points
     side: hands.Side = "right" if rng.random() < 0.5 else "left"
     if side == "left":
@@ -180,7 +186,9 @@ def _place(rng: np.random.Generator, hand: Hand, turn: np.ndarray, camera: Camer
     for attempt in range(TRIES):
         share = rng.uniform(0.38, 0.8) * (0.95**attempt)
         depth = max(camera.focal * extent / (share * min(size_wh)), 0.2)
-        middle = (np.array([rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)]) * size_wh - camera.centre) / camera.focal * depth
+        middle = (
+            (np.array([rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)]) * size_wh - camera.centre) / camera.focal * depth
+        )
         placed = joints + [*middle, depth]
         xy = placed[:, :2] / placed[:, 2:] * camera.focal + camera.centre
         inside = ((xy >= 0) & (xy <= np.asarray(size_wh) - 1)).all(1)
@@ -217,7 +225,9 @@ def _flesh(prims: Primitives, joints: np.ndarray, dorsal: np.ndarray, hand: Hand
     for a, b in zip(bases[:-1], bases[1:], strict=True):
         prims.cone(a, b, bone * 0.27, bone * 0.27, **skin_of)
         for share in (0.35, 0.7):
-            prims.cone(wrist + share * (a - wrist), wrist + share * (b - wrist), bone * 0.33, bone * 0.33, joints=1, **skin_of)
+            prims.cone(
+                wrist + share * (a - wrist), wrist + share * (b - wrist), bone * 0.33, bone * 0.33, joints=1, **skin_of
+            )
     thumb = joints[4]
     prims.cone(wrist, thumb, bone * 0.42, THICK[0, 0] * bone * 1.1, joints=1 | (1 << 4), **skin_of)
     prims.cone(thumb, wrist + 0.75 * (bases[0] - wrist), bone * 0.33, bone * 0.28, joints=1 << 4, **skin_of)
@@ -238,13 +248,27 @@ def _arm(rng, prims: Primitives, joints: np.ndarray, hand: Hand, paint: dict[str
     if towards > 0:
         length = min(length, max(depth - 0.06 - 1.3 * r, 0.5 * r) / towards)
     # A cone's first radius is measured along `wide`, the second across it: a wrist is wider than thick.
-    prims.cone(wrist, wrist + back * length, r * 0.64, r * 0.95, wide=side, flat=0.72, material=paint["skin"], owner=0, joints=1)
+    prims.cone(
+        wrist,
+        wrist + back * length,
+        r * 0.64,
+        r * 0.95,
+        wide=side,
+        flat=0.72,
+        material=paint["skin"],
+        owner=0,
+        joints=1,
+    )
     if rng.random() < 0.55:
         start = wrist + back * min(hand.bone * rng.uniform(0.4, 2.5), 0.8 * length)
-        prims.cone(start, wrist + back * length, r * 0.95, r * 1.25, wide=side, flat=0.8, material=paint["sleeve"], owner=-1)
+        prims.cone(
+            start, wrist + back * length, r * 0.95, r * 1.25, wide=side, flat=0.8, material=paint["sleeve"], owner=-1
+        )
 
 
-def _clutter(rng: np.random.Generator, prims: Primitives, palette: Palette, camera: Camera, center: np.ndarray, bone: float) -> None:
+def _clutter(
+    rng: np.random.Generator, prims: Primitives, palette: Palette, camera: Camera, center: np.ndarray, bone: float
+) -> None:
     """Adds things behind the hand and, now and then, one in front of a part of it."""
     to_world = camera.rotation.T
     for _ in range(rng.integers(0, 5)):
@@ -265,7 +289,9 @@ def _clutter(rng: np.random.Generator, prims: Primitives, palette: Palette, came
         (prims.box if rng.random() < 0.5 else prims.ball)(world, size, frame=turn, material=material)
 
 
-def _seen(surface: Surface, prims: Primitives, xy: np.ndarray, depth: np.ndarray, radii: np.ndarray, size_wh) -> np.ndarray:
+def _seen(
+    surface: Surface, prims: Primitives, xy: np.ndarray, depth: np.ndarray, radii: np.ndarray, size_wh
+) -> np.ndarray:
     """Returns (21,) True for joints inside the picture at whose pixel the depth buffer shows their own part of the hand."""
     inside = ((xy >= 0) & (xy <= np.asarray(size_wh) - 1)).all(1)
     sub = np.rint((np.where(inside[:, None], xy, 0.0) + 0.5) * SUPERSAMPLE - 0.5).astype(int)

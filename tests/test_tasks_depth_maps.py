@@ -22,7 +22,10 @@ class Fixed(nn.Module):
         return jnp.broadcast_to(maps, (len(images), 8, 8, 2 * K))
 
 
-def make(read=Readout("soft_argmax", beta=10.0, compensate=True), **options):
+COMPENSATED = Readout("soft_argmax", beta=10.0, compensate=True)
+
+
+def make(read=COMPENSATED, **options):
     return tasks.depth_maps(Fixed(), skeleton=RHD21, size_wh=SIZE, read=read, **options)
 
 
@@ -115,9 +118,7 @@ def test_the_flip_test_mirrors_pixels_and_not_depths():
 
     images = np.zeros((1, 32, 32, 3), np.uint8)
     images[0, 10, 5] = 255
-    task = tasks.depth_maps(
-        Seen(), skeleton=RHD21, size_wh=SIZE, read=Readout("soft_argmax", beta=10.0, compensate=True)
-    )
+    task = tasks.depth_maps(Seen(), skeleton=RHD21, size_wh=SIZE, read=COMPENSATED)
     outputs = task.predict({"params": {"net": {}}, "batch_stats": {}}, {"image": jnp.asarray(images)})
     np.testing.assert_allclose(outputs["xy"][0, 0], [5.0, 10.0], atol=1e-3)
     np.testing.assert_allclose(outputs["depth"], 3.0, atol=1e-4)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from experiments.common import families, kinds, persons
+from experiments.common import families, persons
 from experiments.common.kinds import Batch, Predictions, PyTree
 from experiments.common.rules import AnyValue, Fixed
 from jaxpose import checkpoint, files, hands, parallel, tasks
@@ -252,6 +252,10 @@ class Hands(persons.Persons):
             predictions["xyz"][known] = xyz
             scores |= {f"absolute_{k}": v for k, v in evaluation.scores_3d(xyz, target).items() if k == "EPE_mm"}
         return scores
+
+    def _mirrors(self) -> bool:
+        """A mirrored hand is one of the other side, with the same joints: nothing is mixed up by random mirroring."""
+        return False
 
     def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
         """Draws the pictures at the end of a run into out/plots; the crops are shown as they are in the pictures."""

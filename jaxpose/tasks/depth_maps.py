@@ -46,6 +46,11 @@ class DepthLoss:
         check_positive(self, "weight")
 
 
+L1_OF_PIXELS = JointLoss("l1")
+INTEGRAL = Readout("soft_argmax", beta=10.0, confidence="probability")
+L1_OF_DEPTHS = DepthLoss()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DepthMaps(Heatmaps):
     """The family whose net predicts K heatmaps and K depth maps (B, h, w, 2 K); created by `depth_maps`.
@@ -56,9 +61,9 @@ class DepthMaps(Heatmaps):
     """
 
     map_loss: MapLoss = NO_MAP_LOSS
-    joint_loss: JointLoss = JointLoss("l1")
-    readout: Readout = Readout("soft_argmax", beta=10.0, confidence="probability")
-    depth_loss: DepthLoss = DepthLoss()
+    joint_loss: JointLoss = L1_OF_PIXELS
+    readout: Readout = INTEGRAL
+    depth_loss: DepthLoss = L1_OF_DEPTHS
 
     family: ClassVar[str] = "depth_maps"
     outputs: ClassVar[tuple[str, ...]] = ("xy", "depth", "confidence")
@@ -163,9 +168,9 @@ def depth_maps(
     skeleton: Skeleton,
     size_wh: tuple[int, int],
     maps: MapLoss = NO_MAP_LOSS,
-    joints: JointLoss = JointLoss("l1"),
-    read: Readout = Readout("soft_argmax", beta=10.0, confidence="probability"),
-    depth: DepthLoss = DepthLoss(),
+    joints: JointLoss = L1_OF_PIXELS,
+    read: Readout = INTEGRAL,
+    depth: DepthLoss = L1_OF_DEPTHS,
     preprocess: str = "imagenet",
 ) -> DepthMaps:
     """Returns a task whose net predicts K heatmaps and K depth maps (B, h, w, 2 K), or a tuple of stages of them.

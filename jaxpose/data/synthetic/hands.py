@@ -43,7 +43,9 @@ THICK = np.array([
     [0.36, 0.31, 0.27, 0.20], [0.29, 0.25, 0.22, 0.165], [0.30, 0.26, 0.225, 0.17], [0.28, 0.24, 0.21, 0.16],
     [0.25, 0.21, 0.18, 0.14],
 ])  # fmt: skip
-NEAR_FLESH = 1.5  # a joint is visible if the surface at its pixel lies at most this many radii in front of it
+NEAR_FLESH = (
+    2.6  # a joint is visible if its own part of the hand is at its pixel, at most this many radii in front of it
+)
 TRIES = 20
 
 

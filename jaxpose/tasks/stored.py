@@ -18,9 +18,14 @@ from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.depth_maps import DepthMaps
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
+from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask]] = {
+<<<<<<< HEAD
     family.family: family for family in (Regression, Heatmaps, DepthMaps, BottomUp, Boundaries)
+=======
+    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries)
+>>>>>>> main
 }
 
 
@@ -32,7 +37,11 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
+<<<<<<< HEAD
         A `Regression`, `Heatmaps`, `DepthMaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+=======
+        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+>>>>>>> main
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -84,7 +93,8 @@ def predictive_density(config: dict[str, Any], variables: PyTree, *, required: b
     """
     if "likelihood" not in config:
         return None
-    return Likelihood(**config["likelihood"]).density(variables, required=required)
+    dim = getattr(_family(config), "dim", 2)
+    return Likelihood(**config["likelihood"]).density(variables, dim=dim, required=required)
 
 
 def heatmap_of(

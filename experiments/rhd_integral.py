@@ -102,10 +102,10 @@ def make(config: Config, skeleton: Skeleton) -> Tasks:
 MMPOSE = OwnAugment(flip=0.5, scale=0.3, rotation=90.0, rotation_probability=0.6, shift=0.16, shift_probability=0.3)
 PRESETS = {
     "tiny": Config(
-        depth=18, width=16, resnet_stages=3, deconvs=(48, 48), size_wh=(96, 96), batch_size=32, synthetic_images=2400, epochs=36,
-        milestones=(27, 33), learning_rate=3e-3, warmup_steps=100, eval_every=12, clip_norm=10.0, ema=0.998, augment="own",
-        own=OwnAugment(flip=0.5, scale=0.15, rotation=30.0, rotation_probability=0.6), maps=MapLoss(sigma=1.0, weight=100.0),
-        read=Readout(confidence="probability"), first_epochs=12, nms=None, rescore="mean",
+        depth=18, width=16, resnet_stages=3, deconvs=(64, 64), size_wh=(64, 64), batch_size=32, synthetic_images=2400, epochs=48,
+        milestones=(36, 44), learning_rate=3e-3, warmup_steps=200, eval_every=16, clip_norm=10.0, ema=0.998, augment="own",
+        own=OwnAugment(flip=0.5, scale=0.15, rotation=20.0), maps=MapLoss(sigma=1.0, weight=1000.0),
+        read=Readout(confidence="probability"), first_epochs=20, nms=None, rescore="mean",
     ),
     # mmpose's augmentation of RHD; Gu's schedule of ResNet-50 on COCO.
     "resnet50": Config(

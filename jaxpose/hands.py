@@ -36,6 +36,7 @@ from jaxpose.skeleton import RHD21
 __all__ = [
     "BONES",
     "KEY_BONE",
+    "PALM",
     "PROPORTIONS",
     "Square",
     "bone_length",
@@ -59,6 +60,9 @@ NUM_JOINTS = RHD21.num_joints
 WRIST, MIDDLE_BASE = 0, 12
 KEY_BONE = (12, 11)
 """The bone of length 1: the middle finger, from its base to the next joint (hand3d)."""
+PALM = (0, 12)
+"""Another one, from the wrist to the base of the middle finger (BiHand, TLlib): longer, so that the same error of a pixel moves the
+root less."""
 BONES = RHD21.limbs
 """The 20 bones, each from the joint that is nearer to the wrist."""
 LEFT_CLASSES, RIGHT_CLASSES = range(2, 18), range(18, 34)  # of RHD's masks; 0 is the background, 1 the person
@@ -265,7 +269,7 @@ def bone_length(xyz: ArrayLike, *, bone: tuple[int, int] = KEY_BONE) -> np.ndarr
 
     Args:
         xyz: joints, in any unit of length.
-        bone: its two joints; (0, 12), the palm, is the unit of BiHand and TLlib.
+        bone: its two joints: `KEY_BONE`, or `PALM`.
 
     Raises:
         ValueError: a length is zero or not finite, so that it cannot be a unit.
@@ -364,7 +368,7 @@ def lift(
         focal, center: (..., 2) focal lengths and principal point in pixels.
         bone: the key bone.
         depth_range: least and greatest depth of the root, in units of the bone.
-        proportions: (20,) usual lengths of `BONES` in units of the bone, or None.
+        proportions: (20,) usual lengths of `BONES` relative to one another, or None.
 
     Raises:
         ValueError: a shape is wrong, or the focal length is not positive.
@@ -383,12 +387,17 @@ def lift(
     hands = np.concatenate([rays[..., None, :, :] * total[..., None], total[..., None]], axis=-1)
     cost = np.stack([excess[..., 0], excess[..., 1]], axis=-1)
     if proportions is not None:
-        lengths = np.maximum(bone_lengths(hands), 1e-6)
-        unlikely = np.abs(np.log(lengths / np.asarray(proportions, np.float64))).sum(-1)
+        unlikely = np.abs(np.log(np.maximum(bone_lengths(hands), 1e-6) / _in_units(proportions, bone))).sum(-1)
         both = (excess == 0).all(-1, keepdims=True)
         cost = np.where(both, unlikely, cost)
     best = np.argmin(cost, axis=-1)
     return np.take_along_axis(hands, best[..., None, None, None], axis=-3)[..., 0, :, :]
+
+
+def _in_units(proportions: ArrayLike, bone: tuple[int, int]) -> np.ndarray:
+    """Returns lengths (20,) of the bones in units of one of them; of a distance that is no bone they are taken as they are."""
+    lengths = np.asarray(proportions, np.float64)
+    return lengths / lengths[BONES.index(bone)] if bone in BONES else lengths
 
 
 def _rays(xy: ArrayLike, focal: ArrayLike, center: ArrayLike) -> np.ndarray:

@@ -31,8 +31,8 @@ def test_labels_in_space_are_found_by_annotation(source):
     rows = labels.rows(np.array([*ids[::-1], -1]))
     assert rows.tolist() == [*range(len(ids))][::-1] + [0]
     assert labels.is_known.all() and labels.is_right.tolist() == [True, False, True, False, True]
-    np.testing.assert_allclose(labels.depth, hands.relative_depth(labels.xyz), atol=1e-6)
-    sizes = kind.Sizes.of(labels.xyz)
+    np.testing.assert_allclose(labels.depth, hands.relative_depth(labels.xyz, bone=hands.PALM), atol=1e-6)
+    sizes = kind.Sizes.of(labels.xyz, bone=hands.KEY_BONE)
     assert sizes.bone_mm == pytest.approx(36.0, abs=1e-3) and sizes.depth_range[0] < 0.5 / 0.036 < sizes.depth_range[1]
 
 
@@ -48,7 +48,7 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(source, "ground_truth", lambda truth=truth: truth)
             with pytest.raises(ValueError, match=message):
-                kind.InSpace.of(source, sides=True)
+                kind.InSpace.of(source, bone=hands.KEY_BONE, sides=True)
     truth = source.ground_truth()
     truth["annotations"][0] = truth["annotations"][0] | {"keypoints_3d": None}
     monkeypatch.setattr(source, "ground_truth", lambda: truth)
@@ -171,7 +171,7 @@ def test_from_rhd_to_millimetres(tmp_path):
     assert {"EPE_px", "AUC_0_30px", "AUC_mmpose", "EPE_mm", "AUC_20_50mm", "absolute_EPE_mm"} <= set(scores)
     assert all(np.isfinite(value) for name, value in scores.items() if name[:3] in ("EPE", "AUC"))
     sizes = json.loads((run / "hands.json").read_text())
-    assert sizes["bone_mm"] == pytest.approx(36.0, abs=0.01)
+    assert sizes["bone_mm"] == pytest.approx(36.0 * 2.59, abs=0.01)
     (records,) = (json.loads(path.read_text()) for path in (run / "results").glob("*_3d.json"))
     assert len(records) == 3 and all(len(record["keypoints_3d"]) == 63 for record in records)
     evaluated = rhd_integral.main(["--eval-only", str(run), *flags])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 USED = (*persons.USED, "depth", "depth_where")
 SIZES = "hands.json"
 """File of a run with the sizes of its training hands, which put predicted hands in space."""
+BONES = {"palm": hands.PALM, "finger": hands.KEY_BONE}
 PICTURE = (160, 160)  # width and height of a synthetic picture
 
 
@@ -40,8 +41,11 @@ PICTURE = (160, 160)  # width and height of a synthetic picture
 class HandConfig(families.HeatmapConfig):
     """Settings of every run on hands."""
 
-    depths: Annotated[tasks.DepthLoss, AnyValue, Fixed] = tasks.DepthLoss()
-    """The loss of the relative depths."""
+    depths: Annotated[tasks.DepthLoss, AnyValue, Fixed] = tasks.DepthLoss(weight=0.3)
+    """The loss of the relative depths, in units of --bone; a crop shows about three palms."""
+    bone: Annotated[Literal["palm", "finger"], AnyValue, Fixed] = "palm"
+    """The unit of relative depths, from which the depth of the wrist is recovered: the palm, from the wrist to the base of the middle
+    finger (BiHand's), or the first bone of the middle finger (hand3d's), which is shorter, so that errors count more."""
     one_side: Annotated[bool, AnyValue, Fixed] = False
     """Mirror right hands into left ones (x' = W - 1 - x, X' = -X), in training and at test, in place of random mirroring. Needs "hand",
     left or right, in the annotations."""
@@ -65,19 +69,22 @@ class InSpace:
         xyz: (N, 21, 3) millimetres in the camera's frame; NaN for a hand without them.
         camera: (N, 4) focal lengths and principal point in pixels; NaN for a hand without a camera.
         is_right: (N,) True for a right hand.
+        bone: the key bone.
     """
 
     ids: np.ndarray
     xyz: np.ndarray
     camera: np.ndarray
     is_right: np.ndarray
+    bone: tuple[int, int] = hands.PALM
 
     @classmethod
-    def of(cls, source: Source, *, sides: bool = False) -> InSpace:
+    def of(cls, source: Source, *, bone: tuple[int, int] = hands.PALM, sides: bool = False) -> InSpace:
         """Reads the labels of a source.
 
         Args:
             source: a source of hands, whose annotations may hold keypoints_3d, camera and hand.
+            bone: the key bone.
             sides: raise an error for a hand whose side is not stated.
 
         Raises:
@@ -91,9 +98,9 @@ class InSpace:
                 raise ValueError(f"{where} has no 'hand', left or right, which --one-side needs: leave the flag out")
             if person.get("keypoints_3d") is None:
                 continue
-            xyz[i], camera[i] = _labels(person, where)
+            xyz[i], camera[i] = _labels(person, where, bone)
         is_right = np.array([person.get("hand") == "right" for person in people], bool)
-        return cls(np.array([person["id"] for person in people], np.int64), xyz, camera, is_right)
+        return cls(np.array([person["id"] for person in people], np.int64), xyz, camera, is_right, bone)
 
     def rows(self, annotation_id: np.ndarray) -> np.ndarray:
         """Returns the rows of annotation ids; those of padding, -1, get row 0."""
@@ -108,11 +115,11 @@ class InSpace:
     def depth(self) -> np.ndarray:
         """(N, 21) depths relative to the wrist in units of the key bone, 0 where unknown."""
         depth = np.zeros(self.xyz.shape[:2], np.float32)
-        depth[self.is_known] = hands.relative_depth(self.xyz[self.is_known])
+        depth[self.is_known] = hands.relative_depth(self.xyz[self.is_known], bone=self.bone)
         return depth
 
 
-def _labels(person: Mapping[str, Any], where: str) -> tuple[np.ndarray, np.ndarray]:
+def _labels(person: Mapping[str, Any], where: str, bone: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the joints (21, 3) and the camera (4,) of an annotation."""
     try:
         xyz = np.asarray(person["keypoints_3d"], np.float64).reshape(21, 3)
@@ -126,7 +133,7 @@ def _labels(person: Mapping[str, Any], where: str) -> tuple[np.ndarray, np.ndarr
             "pixels; leave 'keypoints_3d' out of a hand that is not known in space"
         ) from None
     try:
-        hands.bone_length(xyz)
+        hands.bone_length(xyz, bone=bone)
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).partition(': ')[2]}") from None
     return xyz, camera
@@ -147,12 +154,14 @@ class Sizes:
     depth_range: tuple[float, float]
 
     @classmethod
-    def of(cls, xyz: np.ndarray) -> Sizes:
+    def of(cls, xyz: np.ndarray, *, bone: tuple[int, int] = hands.PALM) -> Sizes:
         """Measures hands (N, 21, 3) in millimetres."""
-        bone = hands.bone_length(xyz)
-        lengths = (hands.bone_lengths(xyz) / bone[:, None]).mean(0)
-        depth = xyz[:, 0, 2] / bone
-        return cls(float(bone.mean()), tuple(lengths.tolist()), (float(depth.min() / 1.25), float(depth.max() * 1.25)))
+        length = hands.bone_length(xyz, bone=bone)
+        lengths = (hands.bone_lengths(xyz) / length[:, None]).mean(0)
+        depth = xyz[:, 0, 2] / length
+        return cls(
+            float(length.mean()), tuple(lengths.tolist()), (float(depth.min() / 1.25), float(depth.max() * 1.25))
+        )
 
 
 @dataclass(frozen=True)
@@ -164,19 +173,19 @@ class Hands(persons.Persons):
     @cached_property
     def train_space(self) -> InSpace:
         """Labels in space of the training hands."""
-        return InSpace.of(self.train, sides=self.config.one_side)
+        return InSpace.of(self.train, bone=BONES[self.config.bone], sides=self.config.one_side)
 
     @cached_property
     def val_space(self) -> InSpace:
         """Labels in space of the evaluation hands."""
-        return InSpace.of(self.val, sides=self.config.one_side)
+        return InSpace.of(self.val, bone=BONES[self.config.bone], sides=self.config.one_side)
 
     @cached_property
     def sizes(self) -> Sizes | None:
         """Sizes of the training hands; those that the run stored, if it only evaluates. None: no hand is known in space."""
         if self.train is not None:
             known = self.train_space.xyz[self.train_space.is_known]
-            return Sizes.of(known) if len(known) else None
+            return Sizes.of(known, bone=self.train_space.bone) if len(known) else None
         path = checkpoint.find(self.config.eval_only).parent / SIZES
         return Sizes(**files.read_json(path, "sizes of a run's hands")) if path.is_file() else None
 
@@ -227,8 +236,9 @@ class Hands(persons.Persons):
     def errors(self, predictions: Predictions) -> dict[str, float]:
         """Returns the errors of hands in pixels of the picture, of visible joints, and in millimetres, of all joints.
 
-        Hands in space are relative to the wrist with the true length of the key bone ("EPE_mm"), and where the camera sees
-        them, with the mean length of the training hands ("absolute_EPE_mm").
+        "depth_mm" is the mean error of relative depths, with the true length of the key bone. Hands in space are relative to the
+        wrist with that length ("EPE_mm"), and where the camera sees them, with the mean length of the training hands
+        ("absolute_EPE_mm").
         """
         labels = self.val_space
         rows = labels.rows(predictions["annotation_id"])
@@ -242,10 +252,14 @@ class Hands(persons.Persons):
         if sizes is None:
             log.warning("the run has no %s: typical proportions of hands are taken, and no absolute error", SIZES)
         options = {} if sizes is None else {"proportions": sizes.proportions, "depth_range": sizes.depth_range}
+        depth = predictions["depth"][known]
         lifted = hands.lift(
-            predictions["xy"][known], predictions["depth"][known], focal=camera[:, :2], center=camera[:, 2:], **options
+            predictions["xy"][known], depth, focal=camera[:, :2], center=camera[:, 2:], bone=labels.bone, **options
         )
-        scores |= evaluation.scores_3d(*evaluation.root_relative(lifted, target, bone=hands.bone_length(target)))
+        bone = hands.bone_length(target, bone=labels.bone)
+        error = np.abs(depth - depth[:, :1] - labels.depth[rows][known]) * bone[:, None]
+        scores |= {"depth_mm": float(error[:, 1:].mean())}
+        scores |= evaluation.scores_3d(*evaluation.root_relative(lifted, target, bone=bone))
         if sizes is not None:
             xyz = evaluation.absolute(lifted, bone=sizes.bone_mm)
             predictions["xyz"] = np.full((len(rows), 21, 3), np.nan)
@@ -349,8 +363,8 @@ def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
 
 
 HEADLINE = (
-    "EPE_px", "AUC_0_30px", "AUC_mmpose", "EPE_mm", "AUC_20_50mm", "absolute_EPE_mm", "EPE", "EPE_mean_position", "PCK@0.05",
-    "AP",
+    "EPE_px", "AUC_0_30px", "AUC_mmpose", "depth_mm", "EPE_mm", "AUC_20_50mm", "absolute_EPE_mm", "EPE",
+    "EPE_mean_position", "PCK@0.05", "AP",
 )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """Tasks: a net, a head, a loss and a decoder, combined into pure functions.
 
 A family of tasks is a frozen dataclass with the methods of the Protocol `Task` (`jaxpose.tasks.base`), made by a function:
-<<<<<<< HEAD
-`regression` gives a `Regression`, `heatmaps` a `Heatmaps`, `depth_maps` a `DepthMaps`, `bottom_up` a `BottomUp`, `boundaries` a
-=======
-`regression` gives a `Regression`, `regression_3d` a `Regression3D`, `heatmaps` a `Heatmaps`, `bottom_up` a `BottomUp`, `boundaries` a
->>>>>>> main
+    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "RLE_OFFICIAL_3D", "SIMPLE_BASELINE", "BottomUp",
+    "Boundaries", "Depth", "DepthLoss", "DepthMaps", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood",
+    "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bottom_up",
+    "boundaries", "depth_maps", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps",
+    "predictive_density", "read_joints", "regression", "regression_3d", "scale_factors",
 `Boundaries`. A new family is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
 
 Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which lists where papers and code differ.
@@ -39,17 +39,9 @@ from jaxpose.tasks.stored import FAMILIES, families_of, from_config, heatmap_of,
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
-<<<<<<< HEAD
-    "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "SIMPLE_BASELINE", "BottomUp", "Boundaries",
-    "DepthLoss", "DepthMaps", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
-    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Task", "bottom_up", "boundaries", "depth_maps", "describe",
-    "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
-    "regression", "scale_factors",
-=======
     "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "RLE_OFFICIAL_3D", "SIMPLE_BASELINE", "BottomUp",
-    "Boundaries", "Depth", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood", "MapCodec", "MapLoss",
-    "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bottom_up", "boundaries",
-    "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps", "predictive_density", "read_joints",
-    "regression", "regression_3d", "scale_factors",
->>>>>>> main
+    "Boundaries", "Depth", "DepthLoss", "DepthMaps", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood",
+    "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bottom_up",
+    "boundaries", "depth_maps", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps",
+    "predictive_density", "read_joints", "regression", "regression_3d", "scale_factors",
 ]  # fmt: skip

@@ -21,11 +21,7 @@ from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask]] = {
-<<<<<<< HEAD
-    family.family: family for family in (Regression, Heatmaps, DepthMaps, BottomUp, Boundaries)
-=======
-    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries)
->>>>>>> main
+    family.family: family for family in (Regression, Regression3D, Heatmaps, DepthMaps, BottomUp, Boundaries)
 }
 
 
@@ -37,11 +33,8 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-<<<<<<< HEAD
-        A `Regression`, `Heatmaps`, `DepthMaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
-=======
-        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
->>>>>>> main
+        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp` or `Boundaries` whose config is equal to the given
+        one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.

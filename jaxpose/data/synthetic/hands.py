@@ -4,7 +4,7 @@
 
 A hand has the joints of `jaxpose.skeleton.RHD21`. Its bones have RHD's proportions, each with its own variation; fingers bend
 and spread within the limits of joints, the end joints follow the middle ones, and a pose is open, pointing, pinching, curled
-or anything between. The hand of either side is seen from all directions; parts of it hide others, and sometimes an object
+or anything between. The hand of either side is seen from the palm, the back or aside; parts of it hide others, and sometimes an object
 does. Labels are exact; joints are visible if the depth buffer shows their own finger.
 
 The folder has COCO's layout; an annotation has the fields of `jaxpose.data.formats.rhd`: keypoints_3d, camera, hand.
@@ -162,11 +162,11 @@ def _thumb(rng, finger: int, lengths, bent: float, fan: float, oppose: float) ->
 
 
 def _turn(rng: np.random.Generator) -> np.ndarray:
-    """Returns a rotation from the hand's frame to the camera's: fingers mostly upwards, seen from all sides."""
+    """Returns a rotation from the hand's frame to the camera's: fingers mostly upwards, seen from the palm or the back."""
     upright = np.diag([1.0, -1.0, -1.0])  # fingers up, the palm towards the camera
-    about_arm = rotation("y", float(rng.choice([0.0, 180.0]) + rng.normal(0, 50)))
-    tilt = rotation("x", float(np.clip(rng.normal(0, 32), -80, 80)))
-    roll = rotation("z", float(rng.normal(0, 45) if rng.random() < 0.8 else rng.uniform(-180, 180)))
+    about_arm = rotation("y", float(rng.choice([0.0, 180.0]) + rng.normal(0, 35)))
+    tilt = rotation("x", float(np.clip(rng.normal(0, 25), -70, 70)))
+    roll = rotation("z", float(rng.normal(0, 30)))
     return roll @ tilt @ upright @ about_arm
 
 

@@ -44,10 +44,14 @@ def test_lifting_takes_the_right_root(bone):
         for name, p in (("both", hands.PROPORTIONS), ("plus", None))
     }
     assert not (error["both"] > 1e-6).any() and (error["plus"] > 1e-6).any()
-    ranged = hands.lift(
-        pixels(xyz), depth, depth_range=(0.45 / length[0], 1.0 / length[0]), proportions=None, **options
+    roots = xyz[:, 0, 2] / length
+    nearby = [
+        hands.lift(pixels(x[None]), d[None], depth_range=(0.9 * r, 1.1 * r), proportions=None, **options)[0] * size
+        for x, d, r, size in zip(xyz, depth, roots, length, strict=True)
+    ]
+    assert (np.abs(nearby - xyz).max((1, 2)) > 1e-6).sum() < (error["plus"] > 1e-6).sum(), (
+        "a range of depths decides too"
     )
-    assert (np.abs(ranged * length[:, None, None] - xyz).max((1, 2)) > 1e-6).sum() < (error["plus"] > 1e-6).sum()
 
 
 def test_lifted_joints_reproject_and_lie_in_front_whatever_the_prediction():

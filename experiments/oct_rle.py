@@ -40,8 +40,8 @@ PAPER = Config(
 PRESETS = {
     # Drawn scans, two CPU cores, minutes. A height of 192 holds the retina of all of them.
     "tiny": replace(
-        PAPER, size_wh=(64, 192), width=12, levels=4, batch_size=8, crops=2, epochs=24, learning_rate=3e-3,
-        milestones=(16, 21), warmup_steps=40, clip_norm=10.0, eval_every=8, log_every=10,
+        PAPER, size_wh=(64, 192), width=12, levels=4, batch_size=8, crops=2, epochs=48, learning_rate=3e-3, decay="linear",
+        warmup_steps=40, clip_norm=10.0, ema=0.99, eval_every=16, log_every=10,
     ),
     "paper": PAPER,
     "pairs": replace(PAPER, residual="pair"),

@@ -97,6 +97,6 @@ def test_levels_and_bands_are_those_of_the_density():
         level = scans.levels(rows, sigma, labels, model)
         assert level.shape == (40, 8 // dim) and np.isnan(level[:3]).all()
         assert np.nanmean(level) == pytest.approx(0.5, abs=0.07)  # uniform
-    low, high = scans.bands(rows, sigma, scans.band(density.Model(log_g=None, base="laplace", dim=1), 0.9))
+    low, high = tasks.bands(rows, sigma, density.region(density.Model(log_g=None, base="laplace", dim=1), 0.9).extent())
     np.testing.assert_allclose(rows - low, sigma * np.log(10), rtol=0.02)
     np.testing.assert_allclose(high - rows, sigma * np.log(10), rtol=0.02)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -266,14 +265,14 @@ class Scans:
         figures.scan_curves(events, plots / "curves.png")
         if curves := predictions.get("coverage"):
             view.calibration(np.asarray(evaluation.LEVELS), curves, plots / "calibration.png")
-        extent = None if model is None else band(model, 0.9)
+        extent = None if model is None else density.region(model, 0.9).extent()
         count = min(PICTURES, len(self.val))
         for i in reversed(range(count)):  # the first scan is the last picture
             scan = self.val[i].scan
             rows, sigma = (predictions[name][i, : len(self.val[i].offset)] for name in ("rows", "sigma"))
             figures.scan_boundaries(
                 scan.image, rows, plots / (f"scan_{i}.png" if i else "predictions.png"), names=self.skeleton.joints,
-                bands=None if extent is None else bands(rows, sigma, extent), labels=None if scan.rows is None else scan.rows.T,
+                bands=None if extent is None else tasks.bands(rows, sigma, extent), labels=None if scan.rows is None else scan.rows.T,
                 title=scan.name,
             )  # fmt: skip
 
@@ -283,23 +282,6 @@ def levels(rows: np.ndarray, sigma: np.ndarray, labels: np.ndarray, model: densi
     e = ((labels - rows) / sigma).reshape(len(rows), -1, model.dim)
     where = np.isfinite(e).all(-1)
     return np.where(where, density.level(np.where(where[..., None], e, 0.0).astype(np.float32), model), np.nan)
-
-
-@functools.lru_cache(maxsize=8)
-def band(model: density.Model, level: float) -> np.ndarray:
-    """Returns the lowest and the highest standardised error (dim, 2) of the region of this mass."""
-    return density.region(model, level).extent()
-
-
-def bands(rows: np.ndarray, sigma: np.ndarray, extent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the lowest and the highest row (W, K) of the regions around predictions (W, K).
-
-    >>> low, high = bands(np.array([[5.0, 9.0]]), np.array([[1.0, 2.0]]), np.array([[-1.0, 2.0]]))
-    >>> low.tolist(), high.tolist()
-    ([[4.0, 7.0]], [[7.0, 13.0]])
-    """
-    low, high = np.tile(extent, (rows.shape[1] // len(extent), 1)).T
-    return rows + low * sigma, rows + high * sigma
 
 
 def groups_of(scan: Scan) -> dict[str, np.ndarray]:

@@ -29,19 +29,28 @@ from jaxpose.tasks.base import (
     Task,
 )
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
-from jaxpose.tasks.boundaries import Boundaries, boundaries
+from jaxpose.tasks.boundaries import Boundaries, bands, boundaries
 from jaxpose.tasks.codec import MapCodec
 from jaxpose.tasks.depth_maps import DepthLoss, DepthMaps, depth_maps
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression, regression
 from jaxpose.tasks.regression_3d import Depth, Regression3D, regression_3d
-from jaxpose.tasks.stored import FAMILIES, families_of, from_config, heatmap_of, predictive_density, scale_factors
+from jaxpose.tasks.stored import (
+    FAMILIES,
+    check_poses,
+    families_of,
+    from_config,
+    heatmap_of,
+    predictive_density,
+    scale_factors,
+)
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 
 __all__ = [
     "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "RLE_OFFICIAL_3D", "SIMPLE_BASELINE", "BottomUp",
     "Boundaries", "Depth", "DepthLoss", "DepthMaps", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "Likelihood",
-    "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bottom_up",
-    "boundaries", "depth_maps", "describe", "families_of", "find_people", "from_config", "heatmap_of", "heatmaps",
+    "MapCodec", "MapLoss", "PeopleLoss", "PoseTask", "Preprocess", "Readout", "Regression", "Regression3D", "Task", "bands",
+    "bottom_up", "boundaries", "check_poses", "depth_maps", "describe", "families_of", "find_people", "from_config", "heatmap_of",
+    "heatmaps",
     "predictive_density", "read_joints", "regression", "regression_3d", "scale_factors",
 ]  # fmt: skip

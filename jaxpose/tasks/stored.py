@@ -66,6 +66,19 @@ def families_of(level: Level) -> list[str]:
     return [name for name, family in FAMILIES.items() if family.level == level]
 
 
+def check_poses(task: Any, directory: Any) -> None:
+    """Raises a ValueError for a task of boundaries in scans, which the tools for poses in pictures cannot read.
+
+    Args:
+        task: the task of a checkpoint.
+        directory: the folder of the checkpoint, for the message.
+    """
+    if task.level == "scan":
+        raise ValueError(
+            f"{directory} predicts boundaries in scans, no poses: jaxpose predict takes it, and jaxpose.predict.scans.load"
+        )
+
+
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
     """Returns the trained model's density of the standardised error: `Task.density` for a stored config, without its net.
 

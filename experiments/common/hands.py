@@ -38,11 +38,9 @@ PICTURE = (160, 160)  # width and height of a synthetic picture
 
 
 @dataclass(frozen=True)
-class HandConfig(families.HeatmapConfig):
-    """Settings of every run on hands."""
+class HandData(persons.PersonConfig):
+    """How hands are read: the settings that the net does not depend on."""
 
-    depths: Annotated[tasks.DepthLoss, AnyValue, Fixed] = tasks.DepthLoss(weight=0.3)
-    """The loss of the relative depths, in units of --bone; a crop shows about three palms."""
     bone: Annotated[Literal["palm", "finger"], AnyValue, Fixed] = "palm"
     """The unit of relative depths, from which the depth of the wrist is recovered: the palm, from the wrist to the base of the middle
     finger (BiHand's), or the first bone of the middle finger (hand3d's), which is shorter, so that errors count more."""
@@ -58,6 +56,14 @@ class HandConfig(families.HeatmapConfig):
     def flips(self) -> bool:
         """Returns whether predictions are averaged with those of the mirrored image; with --one-side they never are."""
         return self.flip_test and not self.one_side
+
+
+@dataclass(frozen=True)
+class HandConfig(families.HeatmapConfig, HandData):
+    """Settings of every run on hands."""
+
+    depths: Annotated[tasks.DepthLoss, AnyValue, Fixed] = tasks.DepthLoss(weight=0.3)
+    """The loss of the relative depths, in units of --bone; a crop shows about three palms."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +190,8 @@ class Hands(persons.Persons):
     def sizes(self) -> Sizes | None:
         """Sizes of the training hands; those that the run stored, if it only evaluates. None: no hand is known in space."""
         if self.train is not None:
-            known = self.train_space.xyz[self.train_space.is_known]
-            return Sizes.of(known, bone=self.train_space.bone) if len(known) else None
+            labels = self.train_space
+            return Sizes.of(labels.xyz[labels.is_known], bone=labels.bone) if labels.is_known.any() else None
         path = checkpoint.find(self.config.eval_only).parent / SIZES
         return Sizes(**files.read_json(path, "sizes of a run's hands")) if path.is_file() else None
 
@@ -244,26 +250,26 @@ class Hands(persons.Persons):
         rows = labels.rows(predictions["annotation_id"])
         visible = predictions["visibility"] == 2
         scores = evaluation.scores_2d(predictions["xy"], predictions["joints"], where=visible)
-        known = labels.is_known[rows]
-        if "depth" not in predictions or not known.any():
+        in_space = labels.is_known[rows]
+        if "depth" not in predictions or not in_space.any():
             return scores
-        target, camera = labels.xyz[rows][known], labels.camera[rows][known]
+        target, camera = labels.xyz[rows][in_space], labels.camera[rows][in_space]
         sizes = self.sizes
         if sizes is None:
             log.warning("the run has no %s: typical proportions of hands are taken, and no absolute error", SIZES)
         options = {} if sizes is None else {"proportions": sizes.proportions, "depth_range": sizes.depth_range}
-        depth = predictions["depth"][known]
+        depth = predictions["depth"][in_space]
         lifted = hands.lift(
-            predictions["xy"][known], depth, focal=camera[:, :2], center=camera[:, 2:], bone=labels.bone, **options
+            predictions["xy"][in_space], depth, focal=camera[:, :2], center=camera[:, 2:], bone=labels.bone, **options
         )
         bone = hands.bone_length(target, bone=labels.bone)
-        error = np.abs(depth - depth[:, :1] - labels.depth[rows][known]) * bone[:, None]
+        error = np.abs(depth - depth[:, :1] - labels.depth[rows][in_space]) * bone[:, None]
         scores |= {"depth_mm": float(error[:, 1:].mean())}
         scores |= evaluation.scores_3d(*evaluation.root_relative(lifted, target, bone=bone))
         if sizes is not None:
             xyz = evaluation.absolute(lifted, bone=sizes.bone_mm)
             predictions["xyz"] = np.full((len(rows), 21, 3), np.nan)
-            predictions["xyz"][known] = xyz
+            predictions["xyz"][in_space] = xyz
             scores |= {f"absolute_{k}": v for k, v in evaluation.scores_3d(xyz, target).items() if k == "EPE_mm"}
         return scores
 

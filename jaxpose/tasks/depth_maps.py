@@ -93,7 +93,7 @@ class DepthMaps(Heatmaps):
         """
         stages, collections = self.run_net(variables, self.training_images(batch), train=True)
         where = (batch["visibility"] > 0) & inside(batch["joints"], self.size_wh)
-        known = where & batch["depth_where"] if "depth" in batch else jnp.zeros_like(where)
+        has_depth = where & batch["depth_where"] if "depth" in batch else jnp.zeros_like(where)
         depth = batch.get("depth", jnp.zeros(where.shape))
         of_maps = of_joints = of_depth = jnp.zeros(())
         for i, stage in enumerate(stages):
@@ -105,10 +105,10 @@ class DepthMaps(Heatmaps):
             xy, z = self.integrate(stage)
             if self.joint_loss.kind != "none":
                 of_joints += self.loss_of_joints(xy, batch["joints"], where=where)
-            of_depth += self.loss_of_depth(z, depth, where=known)
+            of_depth += self.loss_of_depth(z, depth, where=has_depth)
         error = jnp.linalg.norm(jnp.where(where[..., None], xy - batch["joints"], 0.0), axis=-1)
         metrics = {
-            "epe": losses.mean(error, where=where), "depth_error": losses.mean(jnp.abs(z - depth), where=known),
+            "epe": losses.mean(error, where=where), "depth_error": losses.mean(jnp.abs(z - depth), where=has_depth),
             "map_loss": of_maps, "joint_loss": of_joints, "depth_loss": of_depth,
         }  # fmt: skip
         return of_maps + of_joints + of_depth, (collections, metrics)

@@ -2,8 +2,7 @@
 
 A family of tasks is a frozen dataclass with the methods of the Protocol `Task` (`jaxpose.tasks.base`), made by a function:
 `regression` gives a `Regression`, `regression_3d` a `Regression3D`, `heatmaps` a `Heatmaps`, `depth_maps` a
-`DepthMaps`, `bottom_up` a `BottomUp`, `boundaries` a
-`Boundaries`, `detection` a `Detection`. A new family is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
+`DepthMaps`, `bottom_up` a `BottomUp`, `boundaries` a `Boundaries`, `detection` a `Detection`. A new family is one file here and its name in `jaxpose.tasks.stored.FAMILIES`.
 
 Codes such as QUIRK R1 in the source refer to the rows of docs/differences.md, which lists where papers and code differ.
 
@@ -28,8 +27,8 @@ from jaxpose.tasks.base import (
 from jaxpose.tasks.bottom_up import BottomUp, FindPeople, PeopleLoss, bottom_up, find_people, read_joints
 from jaxpose.tasks.boundaries import Boundaries, bands, boundaries
 from jaxpose.tasks.codec import MapCodec
-from jaxpose.tasks.detection import Detection, Resize, detection
 from jaxpose.tasks.depth_maps import DepthLoss, DepthMaps, depth_maps
+from jaxpose.tasks.detection import Detection, Resize, detection
 from jaxpose.tasks.heatmap import Heatmaps, JointLoss, Readout, heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression, regression
 from jaxpose.tasks.regression_3d import Depth, Regression3D, regression_3d

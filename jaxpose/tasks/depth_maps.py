@@ -87,8 +87,8 @@ class DepthMaps(Heatmaps):
 
         Args:
             variables: the variables, with the structure that `init` returns.
-            batch: as for `Heatmaps`; and, where joints are known in space, depth (B, K), relative to the root in units of the
-                key bone, with depth_where (B, K) bool, True where it is known.
+            batch: the entries that `Heatmaps.loss` reads; and, for joints in space, depth (B, K), relative to the root in units of
+                the key bone, with depth_where (B, K) bool, True where it is known.
             key: random key of the map loss.
         """
         stages, collections = self.run_net(variables, self.training_images(batch), train=True)

@@ -15,8 +15,8 @@ from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
-from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.depth_maps import DepthMaps
+from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
@@ -34,7 +34,8 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to
+        the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.

@@ -4,6 +4,8 @@
   python -m experiments.coco_integral --preset paper --data DIR --method I1 --init resnet101.pth
   python -m experiments.coco_integral --preset paper --data DIR --method H2 --depth 50
   python -m experiments.coco_integral --preset paper --data DIR --depth 50 --deconvs 256 256 --stages 4
+  python -m experiments.coco_integral --preset paper --data DIR --decay plateau --eval-every 5       the paper's schedule
+  python -m experiments.coco_integral --preset paper --data DIR --train-split train+val --method I1  table 8, for test-dev
 
 --method, the paper's names:
   H1, H2, H3   heatmaps alone: squared error to a Gaussian, cross-entropy over the pixels, binary cross-entropy in a disc
@@ -18,7 +20,9 @@ SimpleBaseline). A flag that the method decides or does not use is refused; othe
 
 Published: COCO test-dev, ResNet-101, 256x256: H1 AP 66.3, I1 AP 67.8. The paper drops the rate from 1e-3 to 1e-5 when the
 validation loss stops decreasing, and trains heatmaps to convergence before the joint loss; it does not state the weights of the
-two losses. Our choices: 140 epochs with HRNet's milestones, half of them with heatmaps alone (--alone), --map-weight.
+two losses. Our choices: 140 epochs with HRNet's milestones, half of them with heatmaps alone (--alone), --map-weight. --decay plateau
+multiplies the rate by 0.1 twice, each time that three evaluations in a row (--plateau) bring no better score: AP here, since the
+evaluation computes no loss.
 Poses are rescored with the heatmap score (section 6.2 of the paper) by the rule of G-RMI, which it cites: the mean of the joints'
 scores (--rescore mean). A joint's score is the peak of its map; for I*, whose maps have no loss, the highest probability of the
 softmax; R1 has no maps, so the box's score counts. Each channel of a crop is multiplied by a factor in 1 +- 0.2 (--colour), as in

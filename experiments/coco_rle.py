@@ -8,6 +8,8 @@
   python -m experiments.coco_rle --preset mobilenet_v2 --data DIR     MobileNetV2
   python -m experiments.coco_rle --preset hrnet_w32 --data DIR        HRNet-W32, soft-argmax and a linear sigma
   python -m experiments.coco_rle --preset auxiliary --data DIR        with an additional heatmap loss (table 14)
+  python -m experiments.coco_rle --preset official_resnet152_384 --data DIR   the paper's ResNet-152, 384x288 (table 3)
+  python -m experiments.coco_rle --preset hrnet_w48_384 --data DIR    HRNet-W48, 384x288 (table 3)
   python -m experiments.coco_rle --eval-only runs/coco_rle --data DIR
 
 A released checkpoint (the authors' or mmpose's), evaluated without training:
@@ -34,12 +36,19 @@ Published (COCO val2017, boxes of a 56.4 AP detector, flip test):
   auxiliary (paper)                            AP 70.4   (0.1 less than without)
 A user of the authors' code reports 69.6 for a training on two GPUs, with a batch of 64 in place of 256 (its issue 38).
 
-Other losses from ImageNet weights, tables 1 and 7 of the paper, for which `--preset official --data DIR --init resnet50.pth` is
-the same:
-  --likelihood.loss l1                                 AP 58.1
-  --likelihood.loss dle --likelihood.variant paper     AP 62.7
-  --likelihood.loss l2, gaussian, laplace              (table 7)
-  --likelihood.base gaussian --likelihood.variant mmpose --likelihood.flow-init xavier     (table 7; the authors' code has no such Q)
+The other rows of tables 1 and 7 are the official preset with another loss, from ImageNet weights:
+
+  python -m experiments.coco_rle --preset l1 --data DIR --init resnet50.pth              AP 58.1 (table 1)
+  python -m experiments.coco_rle --preset dle --data DIR --init resnet50.pth             AP 62.7 (table 1)
+  python -m experiments.coco_rle --preset l2 --data DIR --init resnet50.pth              (table 7)
+  python -m experiments.coco_rle --preset gaussian --data DIR --init resnet50.pth        learned deviation, no flow (table 7)
+  python -m experiments.coco_rle --preset laplace --data DIR --init resnet50.pth         learned deviation, no flow (table 7)
+  python -m experiments.coco_rle --preset rle_gaussian --data DIR --init resnet50.pth    Q is a Gaussian, by mmpose's form (table 7; the
+                                                                                         authors' code has no such Q)
+
+Published on COCO test-dev (table 3): official_resnet152_384 AP 74.2, from a backbone pretrained by heatmaps 75.1; hrnet_w48_384
+75.7. The paper's text does not state their input size; 384x288 is that of the rows that it compares with. test-dev:
+docs/papers.md.
 Expected results of the default preset: docs/experiments.md.
 """
 
@@ -94,6 +103,17 @@ PRESETS["hrnet_w32"] = replace(
     augment="hrnet",
     kernel_init="narrow",
 )
+PRESETS["hrnet_w48_384"] = replace(PRESETS["hrnet_w32"], width=48, size_wh=(288, 384))
+PRESETS["official_resnet152_384"] = replace(PRESETS["official"], depth=152, size_wh=(288, 384))
+LIKELIHOODS = {
+    "l1": tasks.Likelihood("l1"),
+    "l2": tasks.Likelihood("l2"),
+    "dle": tasks.Likelihood("dle", variant="paper"),
+    "gaussian": tasks.Likelihood("gaussian"),
+    "laplace": tasks.Likelihood("laplace"),
+    "rle_gaussian": replace(MMPOSE, base="gaussian"),
+}
+PRESETS |= {name: replace(PRESETS["official"], likelihood=likelihood) for name, likelihood in LIKELIHOODS.items()}
 PRESETS["auxiliary"] = replace(PRESETS["official"], auxiliary=tasks.MapLoss())
 # The rest follows from the data: experiments/common/auto.py.
 PRESETS["auto"] = Config(minutes=10.0, patience=3, best="skill", log_every=50)

@@ -8,7 +8,7 @@ devices.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,8 +140,81 @@ def _check_decay(decay: float) -> None:
         raise ValueError(f"ema_decay={decay} must lie in (0, 1), such as 0.999; None keeps no average")
 
 
+class RateFactor(NamedTuple):
+    """State of the optimiser that `optimizer` makes with `factor=True`.
+
+    Attributes:
+        rate_factor: The factor of the learning rate, float32 scalar.
+    """
+
+    rate_factor: jax.Array
+
+
+def _scale_by_stored_factor() -> optax.GradientTransformation:
+    """Multiplies updates by a number in the state, which `with_rate_factor` changes between steps."""
+
+    def update(updates: PyTree, state: RateFactor, params: PyTree | None = None) -> tuple[PyTree, RateFactor]:
+        return jax.tree.map(lambda x: x * state.rate_factor.astype(x.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: RateFactor(jnp.ones((), jnp.float32)), update)
+
+
+def with_rate_factor(state: TrainState, factor: float) -> TrainState:
+    """Returns the state with another factor of the learning rate; its optimiser was made with `factor=True`.
+
+    Args:
+        state: The state.
+        factor: The factor, relative to the schedule: 0.1 for a tenth.
+
+    Raises:
+        ValueError: The optimiser has no such factor, or the factor is not positive.
+
+    >>> tx = optimizer(optax.constant_schedule(1e-3), factor=True)
+    >>> nothing = jnp.zeros((), jnp.int32)
+    >>> state = TrainState(nothing, {}, tx.init({"w": jnp.zeros(2)}), None, nothing)
+    >>> state = with_rate_factor(state, 0.1)
+    >>> [round(float(x), 3) for x in jax.tree.leaves(state.opt_state) if x.dtype == jnp.float32 and x.ndim == 0]
+    [0.1]
+    """
+    if not factor > 0:
+        raise ValueError(f"factor={factor} must be positive, such as 0.1")
+    changed: list[RateFactor] = []
+
+    def replaced(node: Any) -> Any:
+        if not isinstance(node, RateFactor):
+            return node
+        changed.append(RateFactor(jax.device_put(jnp.float32(factor), node.rate_factor.sharding)))
+        return changed[-1]
+
+    opt_state = jax.tree.map(replaced, state.opt_state, is_leaf=lambda node: isinstance(node, RateFactor))
+    if not changed:
+        raise ValueError("the optimiser has no factor of its rate: make it by optimizer(schedule, factor=True)")
+    return state.replace(opt_state=opt_state)
+
+
+def drops_of_plateau(scores: Sequence[float], *, patience: int, most: int = 2) -> int:
+    """Counts how often the rate is lowered because a score stopped improving.
+
+    The rate is lowered after `patience` evaluations in a row without a new best score; counting starts anew then.
+
+    Args:
+        scores: The scores of the evaluations so far; larger is better.
+        patience: The number of evaluations without a better score.
+        most: The largest count: 2 is from 1e-3 to 1e-5, as Sun 2018 does.
+
+    >>> drops_of_plateau([0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.2], patience=2)
+    2
+    """
+    best, since, drops = float("-inf"), 0, 0
+    for score in scores:
+        best, since = (score, 0) if score > best else (best, since + 1)
+        if since >= patience:
+            drops, since = drops + 1, 0
+    return min(drops, most)
+
+
 def optimizer(
-    schedule: optax.Schedule, *, clip_norm: float | None = None, accumulate: int = 1
+    schedule: optax.Schedule, *, clip_norm: float | None = None, accumulate: int = 1, factor: bool = False
 ) -> optax.GradientTransformation:
     """Adam as the published recipes use it (no weight decay), with optional clipping and accumulation.
 
@@ -149,6 +222,7 @@ def optimizer(
         schedule: The learning rate by update.
         clip_norm: The largest global norm of the gradient, or None.
         accumulate: The number of batches whose gradients are averaged into one update. The schedule counts updates.
+        factor: Keep a factor of the rate in the state, which `with_rate_factor` changes between steps.
 
     >>> tx = optimizer(optax.constant_schedule(1e-3), clip_norm=1.0, accumulate=2)
     """
@@ -157,7 +231,8 @@ def optimizer(
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(f"clip_norm={clip_norm} must be positive, or None for no clipping")
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []
-    tx = optax.chain(*clip, optax.adam(schedule))
+    stored = [_scale_by_stored_factor()] if factor else []
+    tx = optax.chain(*clip, optax.adam(schedule), *stored)
     return optax.MultiSteps(tx, accumulate) if accumulate > 1 else tx
 
 

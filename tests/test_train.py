@@ -303,3 +303,33 @@ def test_the_abstract_state_is_split_over_eight_devices_as_the_real_one():
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.stdout.split() == ["8", "2", "True"], run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_factor_of_the_rate_is_part_of_the_state(mesh, accumulate):
+    tx = train.optimizer(optax.constant_schedule(1e-2), clip_norm=1.0, accumulate=accumulate, factor=True)
+    state = train.init_state(line_task(), tx, jax.random.key(0), mesh=mesh)
+    step = train.make_train_step(line_task(), tx, mesh=mesh)
+    moved = []
+    for factor in (1.0, 0.1):
+        state = train.with_rate_factor(state, factor)
+        before = float(state.variables["params"]["w"])
+        for _ in range(accumulate):
+            state, _ = step(state, batch(0, mesh))
+        moved.append(abs(float(state.variables["params"]["w"]) - before))
+    assert moved[0] == pytest.approx(1e-2, rel=1e-3) and moved[1] == pytest.approx(1e-3, rel=1e-2)  # Adam's first steps
+    without = train.init_state(
+        line_task(), train.optimizer(optax.constant_schedule(1e-2)), jax.random.key(0), mesh=mesh
+    )
+    with pytest.raises(ValueError, match="the optimiser has no factor of its rate"):
+        train.with_rate_factor(without, 0.1)
+    with pytest.raises(ValueError, match="factor=0 must be positive"):
+        train.with_rate_factor(state, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "drops"),
+    [([], 0), ([1, 2, 3], 0), ([3, 2, 1], 1), ([3, 2, 3], 1), ([3, 2, 4, 3], 0), ([3, 2, 2, 1, 1], 2), ([3] * 20, 2)],
+)
+def test_the_rate_falls_at_each_plateau_and_twice_at_most(scores, drops):
+    assert train.drops_of_plateau(scores, patience=2) == drops

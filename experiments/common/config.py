@@ -92,7 +92,7 @@ class RunConfig:
     reorder_joints: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
     """Reorder the joints of the evaluation file by name to match the training file (or the checkpoint)."""
     train_split: Annotated[str, AnyValue, Fixed] = "train"
-    """Name of the training split; COCO's train2017 is called "train"."""
+    """Name of the training split; COCO's train2017 is called "train". Several are joined by +: train+val."""
     val_split: Annotated[str, AnyValue, MayChange] = "val"
     """Name of the evaluation split."""
     data_dir: Annotated[Path, AnyPath, MayChange] = Path("runs/data")
@@ -116,8 +116,11 @@ class RunConfig:
     """Adam's learning rate for this global batch size."""
     base_batch_size: Annotated[int | None, Positive, Fixed] = None
     """Scale the learning rate by batch_size / base_batch_size; none: no scaling."""
-    decay: Annotated[Literal["milestones", "linear"], AnyValue, Fixed] = "milestones"
-    """Decay of the learning rate: by 0.1 at --milestones, or linearly to 0 at the end of the last epoch."""
+    decay: Annotated[Literal["milestones", "linear", "plateau"], AnyValue, Fixed] = "milestones"
+    """Decay of the learning rate: by 0.1 at --milestones, linearly to 0 at the end of the last epoch, or by 0.1 twice, each time that
+    the evaluations stop improving (--plateau)."""
+    plateau: Annotated[int, Positive, Fixed, Unsaid(3)] = 3
+    """With --decay plateau: number of evaluations without a better score after which the rate is multiplied by 0.1."""
     milestones: Annotated[tuple[float, ...], Increasing, MayChange] = (170, 200)
     """Epochs after which the learning rate is multiplied by 0.1."""
     warmup_steps: Annotated[int, AtLeast(0), Fixed] = 0
@@ -199,8 +202,10 @@ class RunConfig:
         A flag of these that is given by hand is refused (`refuse_idle`); one that a preset or a stored run sets is not.
         """
         flags = {}
-        if self.decay == "linear":
+        if self.decay != "milestones":
             flags["milestones"] = "--decay milestones"
+        if self.decay != "plateau":
+            flags["plateau"] = "--decay plateau"
         if not self.warmup_steps and not self.warmup_epochs:
             flags["warmup_start"] = "--warmup-steps or --warmup-epochs"
         if self.ema is None:

@@ -20,7 +20,7 @@ from experiments.common import storage
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
 from jaxpose.data import builder, formats, labels, synthetic
-from jaxpose.data.source import Source
+from jaxpose.data.source import Source, joined
 from jaxpose.new import with_splits
 from jaxpose.skeleton import Skeleton
 
@@ -180,7 +180,7 @@ def with_labels(config: RunConfig) -> RunConfig:
 
 
 def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source | None, Source]:
-    train = None if config.eval_only else _open_split(config, "train", skeleton)
+    train = None if config.eval_only else _open_training(config, skeleton)
     val = _open_split(config, "val", skeleton)
     if train is not None and train.skeleton.joints != val.skeleton.joints:
         if sorted(train.skeleton.joints) == sorted(val.skeleton.joints) and config.reorder_joints:
@@ -188,6 +188,23 @@ def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source |
         else:
             raise ValueError(_other_joints(config, train, val))
     return train, val
+
+
+def _open_training(config: RunConfig, skeleton: Skeleton | None) -> Source:
+    """Opens the training split, or the splits that --train-split joins by "+"."""
+    splits = config.train_split.split("+")
+    if len(splits) > 1 and (config.annotations is not None or config.val_fraction or not all(splits)):
+        raise ValueError(
+            f"--train-split {config.train_split}: names of splits in --data joined by +, without --annotations and --val-fraction"
+        )
+    if len(splits) > 1 and config.val_split in splits and jax.process_index() == 0:
+        log.warning(
+            "--train-split %s --val-split %s: it is evaluated on persons that it is trained on",
+            config.train_split,
+            config.val_split,
+        )
+    parts = [dataclasses.replace(config, train_split=split) for split in splits]
+    return joined([_open_split(part, "train", skeleton) for part in parts])
 
 
 def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skeleton | None) -> Source:

@@ -232,7 +232,21 @@ class Session:
             tested = {**self.stored["inference"], "sigma_scale": self.scores["sigma_scale"]}
             self.stored = {**self.stored, "inference": tested}
         self.log.write("eval", step, **self.scores)
+        self.lower_rate()
         log.info("step %d: %s", step, summary_line(self.scores, self.kind.headline))
+
+    def lower_rate(self) -> None:
+        """With --decay plateau, sets the factor of the learning rate that the evaluations so far ask for."""
+        if self.config.decay != "plateau":
+            return
+        scores = [scores[self.kind.best] for _, scores in sorted(self.evaluations.items()) if self.kind.best in scores]
+        drops = [train.drops_of_plateau(past, patience=self.config.plateau) for past in (scores[:-1], scores)]
+        if drops[0] != drops[1]:
+            self.state = train.with_rate_factor(self.state, 0.1 ** drops[1])
+            log.info(
+                "no better %s in %d evaluations: the learning rate is multiplied by %g (--decay plateau)",
+                self.kind.best, self.config.plateau, 0.1 ** drops[1],
+            )  # fmt: skip
 
     def is_stale(self) -> bool:
         """Returns whether the best evaluation is as old as --patience allows."""

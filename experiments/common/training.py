@@ -128,7 +128,9 @@ def make_optimizer(config: RunConfig, steps_per_epoch: float) -> optax.GradientT
     if config.base_batch_size is not None:
         rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
     schedule = make_schedule(config, rate, steps_per_epoch / config.accumulate)
-    return train.optimizer(schedule, clip_norm=config.clip_norm, accumulate=config.accumulate)
+    return train.optimizer(
+        schedule, clip_norm=config.clip_norm, accumulate=config.accumulate, factor=config.decay == "plateau"
+    )
 
 
 def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> optax.Schedule:
@@ -139,5 +141,7 @@ def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> o
     }
     if config.decay == "linear":
         return train.linear_decay(rate, steps=max(round(config.epochs * updates_per_epoch), 1), **warmup)
+    if config.decay == "plateau":  # the factor of the evaluations is in the optimiser's state
+        return train.multi_step(rate, boundaries=[], **warmup)
     boundaries = sorted({round(m * updates_per_epoch) for m in config.milestones})
     return train.multi_step(rate, boundaries=boundaries, **warmup)

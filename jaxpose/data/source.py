@@ -17,7 +17,7 @@ import numpy as np
 from jaxpose.files import read_json
 from jaxpose.skeleton import Skeleton
 
-__all__ = ["IMAGE_DTYPE", "DamagedData", "Source", "is_labelled", "person_dtype", "person_table"]
+__all__ = ["IMAGE_DTYPE", "DamagedData", "Source", "is_labelled", "joined", "person_dtype", "person_table"]
 
 IMAGE_DTYPE = np.dtype([("image_id", np.int64), ("size_wh", np.int32, (2,))])
 """A row of a table of images: the id in the labels, and the width and height in pixels."""
@@ -212,6 +212,73 @@ class Source:
             truth["images"] = [image for image in truth["images"] if image["id"] in image_ids]
             truth["annotations"] = [person for person in truth["annotations"] if person["image_id"] in image_ids]
         return truth
+
+
+class _Joined(Source):
+    """Several sources one after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        first = sources[0]
+        self.sources = tuple(sources)
+        self.name = " and ".join(source.name for source in sources)
+        self.skeleton, self.category_id, self.clip_boxes = first.skeleton, first.category_id, first.clip_boxes
+        self.category_ids = tuple(
+            dict.fromkeys(i for source in sources for i in source.category_ids or (source.category_id,))
+        )
+        self.starts = np.cumsum([0, *(len(source.images) for source in sources)])
+        columns = list(IMAGE_DTYPE.names)
+        self.images = np.concatenate([source.images[columns].astype(IMAGE_DTYPE) for source in sources])
+        self.persons = np.concatenate([source.persons for source in sources])
+        self.persons["image"] += np.repeat(self.starts[:-1], [len(source.persons) for source in sources]).astype(
+            np.int32
+        )
+        self.skipped = sum((source.skipped for source in sources), Counter())
+
+    def _of(self, index: int) -> tuple[Source, int]:
+        """Returns the source of an image and the image's row in it."""
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.sources[part], index - int(self.starts[part])
+
+    def labels(self, index: int) -> dict[str, Any]:
+        source, row = self._of(index)
+        labels = source.labels(row)
+        labels["persons"]["image"] = index
+        return labels
+
+    def jpeg(self, index: int, *, verify: bool = False) -> bytes:
+        source, row = self._of(index)
+        return source.jpeg(row, verify=verify)
+
+    def file_name(self, index: int) -> str:
+        source, row = self._of(index)
+        return source.file_name(row)
+
+
+def joined(sources: Sequence[Source]) -> Source:
+    """Returns one source over the persons and images of several, in this order, to train on more than one split.
+
+    It has no annotations to evaluate against.
+
+    Args:
+        sources: At least one source; all with the same joints in the same order, and of the level "person".
+
+    Raises:
+        ValueError: There is no source; their joints or their rules for boxes differ.
+
+    >>> joined([])
+    Traceback (most recent call last):
+    ValueError: there is nothing to join: give at least one source
+    """
+    if not sources:
+        raise ValueError("there is nothing to join: give at least one source")
+    first = sources[0]
+    for other in sources[1:]:
+        if other.skeleton.joints != first.skeleton.joints or other.clip_boxes != first.clip_boxes:
+            raise ValueError(
+                f"{first.name} and {other.name} cannot be trained on together: one has the joints {list(first.skeleton.joints)}, "
+                f"the other {list(other.skeleton.joints)}, or the two formats treat boxes differently"
+            )
+    return first if len(sources) == 1 else _Joined(sources)
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:

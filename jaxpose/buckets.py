@@ -38,7 +38,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["Mirror", "digests", "fetch", "is_url", "mirrored", "only_one", "origin", "place", "send", "url_of"]
+__all__ = [
+    "Mirror",
+    "digests",
+    "fetch",
+    "is_url",
+    "mirrored",
+    "move",
+    "only_one",
+    "origin",
+    "place",
+    "put",
+    "send",
+    "url_of",
+]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -50,7 +63,7 @@ FETCHED = ".fetched.json"
 """The digests of the files that `fetch` has copied, beside them: {file: [bytes, digest]}."""
 LEASE_S = 60.0
 """A lock that is not renewed for this time belongs to nobody: its owner was killed, or cannot reach the bucket."""
-TRIES, FIRST_PAUSE_S = 6, 0.5
+TRIES, FIRST_PAUSE_S = 3, 1.0  # each of gcsfs, which repeats a request five times within half a minute
 THREADS = 8
 PUSH_S = 30.0
 
@@ -145,8 +158,6 @@ def _persistently(work: Callable[[], T], what: str) -> T:
         except (FileNotFoundError, PermissionError, FileExistsError):
             raise
         except Exception as error:  # the libraries of HTTP have many types
-            if getattr(error, "code", None) == 412:  # the generation is another one
-                raise
             if getattr(error, "code", None) in (401, 403):
                 raise PermissionError(f"{what}: {error}: log in (gcloud auth application-default login)") from None
             if attempt == TRIES:
@@ -290,7 +301,17 @@ def send(folder: Path, url: str | os.PathLike, *, progress: bool = True) -> None
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(copy, new))
-    _put(f"{url}/{CONTENTS}", json.dumps(local).encode())
+    put(f"{url}/{CONTENTS}", json.dumps(local).encode())
+
+
+def move(url: str | os.PathLike, to: str | os.PathLike) -> None:
+    """Gives every object below a folder of a bucket another folder, one after another: what dies in between leaves both."""
+    (fs, path), (_, target) = _filesystem(url_of(url)), _filesystem(url_of(to))
+    for name in digests(url):
+        _persistently(
+            lambda name=name: fs.cp_file(f"{path}/{name}", f"{target}/{name}"), f"{url}/{name} cannot be copied"
+        )
+        _persistently(lambda name=name: fs.rm_file(f"{path}/{name}"), f"{url}/{name} cannot be removed")
 
 
 def _is_private(name: str) -> bool:
@@ -298,7 +319,13 @@ def _is_private(name: str) -> bool:
     return any(part.startswith(".") for part in parts) or name.endswith(".partial") or parts[-1] in ("lock", CONTENTS)
 
 
-def _put(url: str, content: bytes) -> None:
+def put(url: str | os.PathLike, content: bytes) -> None:
+    """Writes an object of a bucket, which appears when it is whole.
+
+    Raises:
+        OSError: The bucket does not answer.
+    """
+    url = url_of(url)
     fs, path = _filesystem(url)
     _persistently(lambda: fs.pipe_file(path, content), f"{url} cannot be written")
 
@@ -408,7 +435,7 @@ class Mirror:
                     self._push_part(name, file)
                 else:
                     content = file.read_bytes()
-                    _put(f"{self.url}/{name}", content)
+                    put(f"{self.url}/{name}", content)
                 self._sent[name] = mark
 
     def _push_part(self, name: str, file: Path) -> None:
@@ -418,7 +445,7 @@ class Mirror:
             content = opened.read()
         content = content[: content.rfind(b"\n") + 1]
         if content:
-            _put(f"{self.url}/{_parts(name)}/{start:012d}", content)
+            put(f"{self.url}/{_parts(name)}/{start:012d}", content)
             self._grown[name] = start + len(content)
             self._in_parts.add(name)
 
@@ -426,7 +453,7 @@ class Mirror:
         fs, path = _filesystem(self.url)
         for name, file in self._files():
             if name in self._in_parts:
-                _put(f"{self.url}/{name}", file.read_bytes())
+                put(f"{self.url}/{name}", file.read_bytes())
                 # Whoever dies here leaves parts that the whole file covers.
                 old = [f"{path}/{part}" for part in digests(self.url) if part.startswith(_parts(name) + "/")]
                 for part in old:
@@ -485,10 +512,10 @@ def _get(url: str) -> bytes:
 def only_one(url: str | os.PathLike, *, what: str = "another run", lease_s: float = LEASE_S) -> Iterator[None]:
     """Locks a folder of a bucket against a second process, as long as this one lives and reaches the bucket.
 
-    The lock is the object ``lock`` in the folder. It is created only if there is none, and renewed every quarter of `lease_s`, each
-    time only if its generation is the one that was written last. One that is not renewed for `lease_s` is taken over; one of a dead process
-    of this machine at once. On gs:// no two processes can hold it. Other stores have no generations: there the lock is a sign, and two
-    processes that start within the same second may both see none.
+    The lock is the object ``lock`` in the folder. It is created only if there is none, and renewed every quarter of `lease_s`,
+    each time only if its generation is the one that was written last. One that is not renewed for `lease_s` is taken over;
+    one of a dead process of this machine at once. On gs:// no two processes can hold it. Other stores have no generations:
+    there the lock is a sign, and two processes that start within the same second may both see none.
 
     Args:
         url: The folder.
@@ -604,7 +631,7 @@ class _Lock:
         if not self.url.startswith("gs:"):
             if self._read()[1] not in (None, expected) and expected != "0":
                 return False
-            _put(self.url, content)
+            put(self.url, content)
             self.generation = self._read()[1] or "0"
             return True
         bucket, _, key = path.partition("/")
@@ -612,13 +639,11 @@ class _Lock:
         def upload() -> Any:
             return fs.call(
                 "POST", f"{fs._location}/upload/storage/v1/b/{bucket}/o", uploadType="media", name=key, data=content,
-                ifGenerationMatch=expected, headers={"Content-Type": "application/json"}, json_out=True,
+                ifGenerationMatch=expected, headers={"Content-Type": "application/octet-stream"}, json_out=True,
             )  # fmt: skip
 
         try:
             self.generation = str(_persistently(upload, f"{self.url} cannot be written")["generation"])
-        except Exception as error:
-            if getattr(error, "code", None) == 412:
-                return False
-            raise
+        except FileExistsError:  # what gcsfs makes of 412, another generation
+            return False
         return True

@@ -132,7 +132,7 @@ class Checkpoints:
         if not buckets.is_url(self.directory):
             free, advice = f" ({shutil.disk_usage(self.directory).free / 2**20:.0f} MiB free)", "Free some space"
         return OSError(
-            f"could not write checkpoint {step} to {self.directory}{free}: {error}. "
+            f"could not write checkpoint {step} to {self.directory}{free}: {str(error):.300}. "
             f"{advice} and start the same command again: it resumes from {self.last_good or 'the last one'}."
         )
 
@@ -405,7 +405,8 @@ def _steps(directory: Path) -> list[int]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.rglob("*") if f.is_file() and CHECKSUMS not in f.name)
+    ours = (buckets.FETCHED, ".lock")  # beside the files of a checkpoint that was copied from a bucket
+    return sorted(f for f in folder.rglob("*") if f.is_file() and CHECKSUMS not in f.name and f.name not in ours)
 
 
 def _set_damaged_aside(directory: Path) -> None:
@@ -425,10 +426,11 @@ def _set_aside(directory: Path, step: int, fault: str) -> None:
     if buckets.is_url(directory):
         if aside.is_dir():
             aside.rmtree()
-        (directory / str(step) / COMMITTED).unlink(missing_ok=True)  # the rest is copied object by object
+        (directory / str(step) / COMMITTED).unlink(missing_ok=True)  # the rest follows object by object
+        buckets.move(directory / str(step), aside)
     else:
         shutil.rmtree(aside, ignore_errors=True)
-    (directory / str(step)).rename(aside)
+        (directory / str(step)).rename(aside)
     logger.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, fault, aside.name)
 
 

@@ -89,7 +89,7 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     """
     path = buckets.place(path)
     if not isinstance(path, Path):  # an object appears in its bucket when it is whole
-        path.write_bytes(content)
+        buckets.put(path, content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -160,7 +160,7 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[Any]:
     []
     """
     path = buckets.place(path)
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for line in path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else []:
         try:
             yield json.loads(line)
         except (ValueError, RecursionError):

@@ -3,13 +3,15 @@
     with bucket_server.running() as server:
         server.fault = bucket_server.some(3, "503")     # the third request, and every third after it, is answered so
 
-The emulator ignores ``ifGenerationMatch``, which is what a lock rests on; here it is kept. Faults: "503" an error that passes; "slow"
+The emulator ignores ``ifGenerationMatch``, which is what a lock rests on, names no generation when an object is read, and forgets
+an upload as soon as it is finished; here all three are as in the real store. Faults: "503" an error that passes; "slow"
 an answer after half a second; "cut" the connection ends in the middle of the request's body, and nothing is done; "lost" the request
 is done, and the connection ends before the answer.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -21,11 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from gcp_storage_emulator import server as emulator
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.storage import Storage
+
+from jaxpose import buckets as ours
 
 BUCKET = "pod"
 Fault = Callable[[str, str], str | None]
@@ -46,6 +50,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         self.storage, self.one, self.requests = Storage(use_memory_fs=True), threading.RLock(), []
         self.fault: Fault = lambda method, path: None
+        self.answers: dict[str, bytes] = {}
         buckets.create_bucket(BUCKET, self.storage)
         super().__init__(("127.0.0.1", 0), partial(Handler, self.storage))
 
@@ -84,22 +89,38 @@ class Handler(emulator.RequestHandler):
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self._answer(412, "conditionNotMet")
                 return
-            if fault == "lost":
-                self.wfile = open(os.devnull, "wb")
+            if answer := server.answers.pop(
+                self.path, None
+            ):  # a finished upload is asked again: the emulator has forgotten it
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.wfile.write(answer)
+                return
+            connection, self.wfile = self.wfile, io.BytesIO()
             getattr(super(), f"do_{method}")()
+            answer, self.wfile = self.wfile.getvalue(), connection
+            if method == "GET" and (
+                generation := self._generation(unquote(urlsplit(self.path).path.rpartition("/o/")[2]))
+            ):
+                answer = answer.replace(b"\r\n", f"\r\nx-goog-generation: {generation}\r\n".encode(), 1)
         if fault == "lost":
+            if "upload_id=" in self.path:
+                server.answers[self.path] = answer
             self._hang_up()
+        else:
+            self.wfile.write(answer)
 
     def _is_expected_generation(self) -> bool:
         parts = urlsplit(self.path)
         query = parse_qs(parts.query)
         if "ifGenerationMatch" not in query or "name" not in query:
             return True
+        return (self._generation(query["name"][0]) or "0") == query["ifGenerationMatch"][0]
+
+    def _generation(self, name: str) -> str | None:
         try:
-            now = self.server.storage.get_file_obj(BUCKET, query["name"][0])["generation"]
-        except Exception:
-            now = "0"
-        return str(now) == query["ifGenerationMatch"][0]
+            return str(self.server.storage.get_file_obj(BUCKET, name)["generation"])
+        except Exception:  # there is no such object
+            return None
 
     def _answer(self, code: int, message: str) -> None:
         body = json.dumps({"error": {"code": code, "message": message, "errors": [{"reason": message}]}}).encode()
@@ -150,8 +171,9 @@ def running() -> Iterator[Server]:
 
 def _forget_clients() -> None:
     """gcsfs and epath remember the address of the server that they met first."""
+    ours.place(f"gs://{BUCKET}")  # before gcsfs is imported, which reads its settings then
     import fsspec
     from etils.epath import backend
 
-    fsspec.filesystem.__globals__["get_filesystem_class"]("gcs").clear_instance_cache()
+    fsspec.get_filesystem_class("gcs").clear_instance_cache()
     backend.fsspec_backend._get_filesystem.cache_clear()

@@ -235,7 +235,7 @@ def check_shapes(variables: PyTree, expected: PyTree, directory: str | Path) -> 
     shapes = lambda tree: {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}  # noqa: E731
     expected_shapes, stored_shapes = shapes(expected), shapes(variables)
     if "flow" not in variables["params"]:
-        expected_shapes = {k: v for k, v in expected_shapes.items() if not k.startswith("['params']['flow']")}
+        expected_shapes = {k: v for k, v in expected_shapes.items() if not k.startswith("['params']['flow")}
     wrong = [
         k
         for k in sorted(expected_shapes.keys() | stored_shapes.keys())
@@ -288,7 +288,8 @@ def restore_model(
         except (AttributeError, KeyError, ValueError, OSError) as error:
             raise _incomplete(path, error) from error
     if not flow:
-        variables["params"].pop("flow", None)
+        for name in ("flow", "flow_2d"):
+            variables["params"].pop(name, None)
     return variables, config
 
 

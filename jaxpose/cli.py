@@ -16,13 +16,13 @@ COMMANDS = {
     "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: print a table, then the same numbers as one line of JSON."),
     "submit": ("jaxpose.evaluation.submission:main", "Pack a result file as the server of COCO (.zip) or MPII (.mat) takes it, and "
                "check it by reading it back."),
-    "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos."),
+    "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos, or the boundaries of scans."),
     "live": ("jaxpose.predict.live:main", "Predict the poses of a camera or a stream while it runs."),
     "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
     "smooth": ("jaxpose.predict.smooth:main", "Smooth the trajectories of joints by their predicted covariances."),
     "triangulate": ("jaxpose.predict.triangulate:main", "Joints in space from the trajectories of several calibrated cameras."),
-    "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, or a net's maps; write an evaluation as one "
-             "HTML file."),
+    "view": ("jaxpose.view.tools:view", "Draw data, predictions next to the truth, a net's maps, or several runs; write an "
+             "evaluation as one HTML file."),
     "import": ("jaxpose.importer:main", "Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file "
                "is run."),
     "suggest": ("jaxpose.suggest:main", "List the pictures whose labels would teach a model most."),

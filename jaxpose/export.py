@@ -199,6 +199,7 @@ def export(
     out = Path(out)
     previous_files = _previous_files(out, force=force)
     variables, config = checkpoint.restore_model(directory, step=step)
+    tasks.check_poses(tasks.from_config(config["task"], net=net), directory)
     task = _task(config["task"], size_wh, net)
     variables = task.inference_variables(variables)
     _check_net(task, variables, flip_test, directory)

@@ -227,6 +227,7 @@ def _print_run(run: Path) -> None:
     from jaxpose import checkpoint, tasks
 
     task = tasks.from_config(checkpoint.read_config(run)["task"])
+    tasks.check_poses(task, run)
     print(f"{run}: {type(task.net).__name__}, input {task.size_wh[0]} x {task.size_wh[1]} px, "
           f"{task.skeleton.num_joints} joints\n")  # fmt: skip
     rows = {"total": count(task.net, task.size_wh)}

@@ -22,6 +22,7 @@ from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
 from jaxpose.evaluation import submission
 from jaxpose.predict import command, live, smooth, track, triangulate
+from jaxpose.view import compare
 from tests.test_api_style import MODULES, public
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +232,7 @@ def test_flags_exist(capsys):
         triangulate.main,
         summary.main,
         submission.main,
+        compare.compare,
     ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]

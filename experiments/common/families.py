@@ -72,7 +72,9 @@ class BackboneConfig(RunConfig):
     kernel_init: Annotated[Literal["he", "narrow"], AnyValue, Fixed, Unsaid("he")] = "he"
     """Initialisation of the convolutions of HRNet, and of the blocks after the backbone of a bottom-up net, without weights from
     --init: He's variance, or N(0, 0.001^2) as in the code of HRNet and HigherHRNet."""
-    preprocess: Annotated[Literal["imagenet", "rle_official", "simple_baseline"], AnyValue, Fixed] = "imagenet"
+    preprocess: Annotated[
+        Literal["imagenet", "rle_official", "rle_official_3d", "simple_baseline"], AnyValue, Fixed
+    ] = "imagenet"
     """Image normalisation."""
 
     def idle(self) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """From predictions to scores. The interface is a result JSON: whatever writes one can be scored, without JAX.
 
 ``results`` builds, checks, rescores, suppresses, writes and reads result records; ``coco`` computes average precision and
-recall; ``mpii`` computes PCKh; ``cases`` pairs predictions with people; ``report`` breaks the errors down; ``nms`` is OKS
-non-maximum suppression. The command is ``jaxpose evaluate GROUND_TRUTH.json RESULTS.json``.
+recall; ``mpii`` computes PCKh; ``poses_3d`` computes errors of poses in space; ``cases`` pairs predictions with people;
+``report`` breaks the errors down; ``nms`` is OKS non-maximum suppression. The command is
+``jaxpose evaluate GROUND_TRUTH.json RESULTS.json``.
 """
 
-from jaxpose.evaluation import cases, mpii, report, results
+from jaxpose.evaluation import cases, mpii, poses_3d, report, results
 from jaxpose.evaluation.coco import (
     average_precision,
     average_precision_by_category,
@@ -20,6 +21,7 @@ __all__ = [
     "crowdpose_average_precision",
     "mpii",
     "oks_nms",
+    "poses_3d",
     "report",
     "results",
     "soft_oks_nms",

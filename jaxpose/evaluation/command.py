@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxpose.evaluation import crowdpose_average_precision, mpii, report
+from jaxpose.evaluation import crowdpose_average_precision, mpii, poses_3d, report
 from jaxpose.evaluation.coco import with_categories
 from jaxpose.evaluation.results import read
 
@@ -25,12 +25,13 @@ def main(
     max_people: int = 20,
     crowdpose: bool = False,
     errors: bool = False,
+    root: poses_3d.Root = "aligned",
 ) -> None:
     """Score a result file: print a table, then the same numbers as one line of JSON.
 
     Args:
         ground_truth: COCO keypoint file; or MPII's gt_valid.mat for PCKh, which takes no options and needs an
-            annotation_id in every result.
+            annotation_id in every result; or poses in space ("kind": "poses_3d"), which take --root alone.
         results: Result file: a list of image_id, category_id, keypoints, score.
         sigmas: OKS sigmas, one per keypoint; by default the category's own, else the published ones for COCO, CrowdPose
             and MPII, else uniform.
@@ -42,7 +43,20 @@ def main(
         crowdpose: CrowdPose's nine numbers instead of COCO's ten, and those of its crowding classes without placeholders
             for missing values; not with area, max_people, category_id.
         errors: Also break the errors down by joint, by number of labelled joints, by occlusion and by size.
+        root: For poses in space: "aligned" moves both roots to 0, "predicted" takes predictions as relative to the root and counts
+            the predicted root, "left_out" aligns and does not count it.
     """
+    if poses_3d.is_truth(ground_truth):
+        if (sigmas, area, max_people, category_id, crowdpose, errors) != (None, "auto", 20, None, False, False):
+            raise ValueError(
+                f"{ground_truth} holds poses in space, which take --root alone: leave the other options out"
+            )
+        result = poses_3d.score(ground_truth, results, handling=root)
+        print(poses_3d.table(result))
+        print(json.dumps(result))
+        return
+    if root != "aligned":
+        raise ValueError(f"--root {root}: for poses in space, which {ground_truth} does not hold; leave it out")
     is_mpii = ground_truth.suffix == ".mat"
     if is_mpii and (sigmas, area, max_people, category_id, crowdpose, errors) != (None, "auto", 20, None, False, False):
         raise ValueError(f"{ground_truth} is for PCKh, which takes no options: leave them out")

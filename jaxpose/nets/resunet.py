@@ -119,8 +119,9 @@ def upsample(x: jax.Array) -> jax.Array:
 class ColumnRegressor(nn.Module):
     """mu and sigma of every boundary in every column, by one linear layer on the features of the column.
 
-    The layer is a convolution with a kernel of (H, 1). Its kernel is stored with unit variance and divided by sqrt(H C) when
-    it is applied: it reads H C features, so that with Adam a step of its own size would move mu by a large part of the scan.
+    The layer is a convolution with a kernel of (H, 1). Its kernel is divided by sqrt(H C) when it is applied: it reads H C
+    features, so that without this a step of Adam would move mu by a large part of the scan. sigma starts as the sigmoid of
+    `sigma_bias` everywhere, because an accidentally small sigma would make the first losses huge.
 
     Attributes:
         backbone: net from scans to features (B, H, W, C), such as `ResUNet`.
@@ -144,12 +145,18 @@ class ColumnRegressor(nn.Module):
         features = self.backbone(images, train=train)
         _, height, _, channels = features.shape
         outputs, dtype = 2 * self.num_boundaries, param_dtype(features.dtype)
-        kernel = self.param("kernel", nn.initializers.normal(1.0), (height, channels, outputs), dtype)
+        kernel = self.param("kernel", _start_of_kernel, (height, channels, outputs), dtype)
         bias = self.param("bias", nn.initializers.zeros, (outputs,), dtype)
         kernel = kernel / math.sqrt(height * channels)
         raw = jnp.einsum("bhwc,hck->bwk", features.astype(kernel.dtype), kernel) + bias
         mu, sigma = jnp.split(raw, 2, axis=-1)
         return mu, jax.nn.sigmoid(sigma + self.sigma_bias)
+
+
+def _start_of_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Returns a kernel (H, C, 2 K) with small random numbers for mu and zeros for sigma."""
+    half = (*shape[:-1], shape[-1] // 2)
+    return jnp.concatenate([0.1 * jax.random.normal(key, half, dtype), jnp.zeros(half, dtype)], -1)
 
 
 class ColumnSoftmax(nn.Module):

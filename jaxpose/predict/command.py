@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxpose.checkpoint import find
+from jaxpose import tasks
+from jaxpose.checkpoint import find, read_config
 from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
@@ -24,7 +25,7 @@ from jaxpose.evaluation import results
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
 from jaxpose.files import read_json, write_json
 from jaxpose.interchange import Format
-from jaxpose.predict import media
+from jaxpose.predict import media, scans
 from jaxpose.predict.guarantee import Guarantee
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
 from jaxpose.predict.sequences import Options, Sequences
@@ -78,13 +79,17 @@ def main(
     exif: Exif | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
-    """Predict the poses of pictures and videos.
+    """Predict the poses of pictures and videos, or the boundaries of scans.
 
     Writes into OUT: NAME_poses.jpg (.mp4 for a video) for every input; results.json, COCO result records; images.json,
     the pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);
     poses.csv, a row for every joint. With --formats also the trajectories of every video, and of every folder of frames
     of one size: NAME_poses.npz (mean and covariance of every joint), NAME_poses_dlc.csv, NAME_poses.slp,
     NAME_poses.analysis.h5.
+
+    With a run of experiments.oct_rle the inputs are scans, as pictures or as .mat files of the Duke DME data. It writes
+    NAME_boundaries.png for every scan, with the bands of --region (0.9), and boundaries.csv, a row for every boundary and
+    column.
 
     Args:
         checkpoint: A run's folder, or an imported checkpoint.
@@ -127,6 +132,11 @@ def main(
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
+    if tasks.from_config(read_config(checkpoint, step=step)["task"]).level == "scan":
+        _check_for_scans(boxes=boxes, guarantee=guarantee, test_size=test_size, fit=fit, scales=scales, formats=formats, track=track,
+                         people=people, max_frames=max_frames, exif=exif)  # fmt: skip
+        scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
+        return
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -198,6 +208,15 @@ def exif_of_run(config: Mapping[str, Any]) -> Exif:
     if exif == "ignore":
         logger.warning("pictures are not turned as their EXIF data say: the run was trained with --exif ignore")
     return exif
+
+
+def _check_for_scans(**given: Any) -> None:
+    """Raises a ValueError if a flag was given that has no meaning for scans."""
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: it is for people in pictures, and this run predicts boundaries in scans; leave it out"
+            )
 
 
 class _Work:

@@ -209,6 +209,7 @@ def load(
     """
     variables, config = checkpoint.restore_model(directory, step=step)
     task = tasks.from_config(config["task"], net=net)
+    tasks.check_poses(task, directory)
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
     return Predictor(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,

@@ -268,7 +268,8 @@ class Preprocess:
     """Channel statistics of RGB images in 0..255: the net sees (image - mean) / std.
 
     `IMAGENET` is that of torchvision and mmpose. `RLE_OFFICIAL` reproduces the authors' 2D code (QUIRK R14): slightly
-    different means in BGR order taken from an RGB image in 0..1, and no division by a standard deviation.
+    different means in BGR order taken from an RGB image in 0..1, and no division by a standard deviation; their 3D code divides
+    by ImageNet's deviations in BGR order (`RLE_OFFICIAL_3D`).
     """
 
     mean: tuple[float, float, float]
@@ -311,8 +312,14 @@ def stated(settings: Any) -> dict[str, Any]:
 
 IMAGENET = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 RLE_OFFICIAL = Preprocess(mean=(0.406 * 255, 0.457 * 255, 0.480 * 255), std=(255.0, 255.0, 255.0))
+RLE_OFFICIAL_3D = Preprocess(mean=RLE_OFFICIAL.mean, std=(0.225 * 255, 0.224 * 255, 0.229 * 255))
 SIMPLE_BASELINE = Preprocess(mean=IMAGENET.mean, std=IMAGENET.std, bgr=True)
-PREPROCESS = {"imagenet": IMAGENET, "rle_official": RLE_OFFICIAL, "simple_baseline": SIMPLE_BASELINE}
+PREPROCESS = {
+    "imagenet": IMAGENET,
+    "rle_official": RLE_OFFICIAL,
+    "rle_official_3d": RLE_OFFICIAL_3D,
+    "simple_baseline": SIMPLE_BASELINE,
+}
 
 
 def preprocessor(name: str) -> Preprocess:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxpose import density, losses
@@ -201,6 +202,22 @@ def column_losses(logits: jax.Array, rows: jax.Array, target: jax.Array, *, wher
     log_q = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=1), nearest[:, None], axis=1)[:, 0]
     distance = losses.smooth_l1(rows[..., None], target[..., None], where=where)[..., 0]
     return jnp.where(where, distance - log_q, 0.0)
+
+
+def bands(rows: np.ndarray, sigma: np.ndarray, extent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and the highest row (W, K) of the regions around predictions.
+
+    Args:
+        rows, sigma: (W, K) predictions in pixels.
+        extent: (dim, 2) lowest and highest standardised error of a region of the density (`jaxpose.density.Region.extent`), of
+            one coordinate or of the two of a pair.
+
+    >>> low, high = bands(np.array([[5.0, 9.0]]), np.array([[1.0, 2.0]]), np.array([[-1.0, 2.0]]))
+    >>> low.tolist(), high.tolist()
+    ([[4.0, 7.0]], [[7.0, 13.0]])
+    """
+    low, high = np.tile(extent, (rows.shape[1] // len(extent), 1)).T
+    return rows + low * sigma, rows + high * sigma
 
 
 def boundaries(net: nn.Module, **settings: Any) -> Boundaries:

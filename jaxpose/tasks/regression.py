@@ -202,12 +202,9 @@ class Regression(NetTask):
             key: random key of the auxiliary loss.
         """
         (mu, sigma, *maps), new_collections = self.run_net(variables, self.training_images(batch), train=True)
-        target = self.normalized(batch["joints"])
-        where = labelled = batch["visibility"] > 0
-        if self.outside == "mask":
-            where &= inside(batch["joints"], self.size_wh)
-        flow = self.bound_flow(variables)
-        values = per_joint_loss(self.likelihood, mu, sigma, target, flow=flow, where=where)
+        target, labelled = self.normalized(batch["joints"]), batch["visibility"] > 0
+        where = labelled & self.inside(batch, target) if self.outside == "mask" else labelled
+        values = self.joint_losses(variables, mu, sigma, target, batch=batch, where=where)
         metrics = self.metrics(variables, jax.lax.stop_gradient(mu), sigma, target, where=where)
         total = values.sum() / values.shape[0]
         if maps:
@@ -216,6 +213,16 @@ class Regression(NetTask):
             )
             total += metrics["map_loss"]
         return total, (new_collections, metrics)
+
+    def inside(self, batch: Batch, target: jax.Array) -> jax.Array:
+        """Returns which joints (B, K) of a batch, normalised (B, K, D), lie in the crop."""
+        return inside(batch["joints"], self.size_wh)
+
+    def joint_losses(
+        self, variables: PyTree, mu: jax.Array, sigma: jax.Array, target: jax.Array, *, batch: Batch, where: jax.Array
+    ) -> jax.Array:
+        """Returns the loss of each joint (B, K) of a batch; mu, sigma and target are (B, K, D), where (B, K) counts joints."""
+        return per_joint_loss(self.likelihood, mu, sigma, target, flow=self.bound_flow(variables), where=where)
 
     def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = True) -> dict[str, jax.Array]:
         """See `Task.predict`.

@@ -17,8 +17,11 @@ from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
+from jaxpose.tasks.regression_3d import Regression3D
 
-FAMILIES: dict[str, type[NetTask]] = {family.family: family for family in (Regression, Heatmaps, BottomUp, Boundaries)}
+FAMILIES: dict[str, type[NetTask]] = {
+    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries)
+}
 
 
 def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
@@ -29,7 +32,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -61,6 +64,19 @@ def families_of(level: Level) -> list[str]:
     return [name for name, family in FAMILIES.items() if family.level == level]
 
 
+def check_poses(task: Any, directory: Any) -> None:
+    """Raises a ValueError for a task of boundaries in scans, which the tools for poses in pictures cannot read.
+
+    Args:
+        task: the task of a checkpoint.
+        directory: the folder of the checkpoint, for the message.
+    """
+    if task.level == "scan":
+        raise ValueError(
+            f"{directory} predicts boundaries in scans, no poses: jaxpose predict takes it, and jaxpose.predict.scans.load"
+        )
+
+
 def predictive_density(config: dict[str, Any], variables: PyTree, *, required: bool = True) -> density.Model | None:
     """Returns the trained model's density of the standardised error: `Task.density` for a stored config, without its net.
 
@@ -81,7 +97,8 @@ def predictive_density(config: dict[str, Any], variables: PyTree, *, required: b
     """
     if "likelihood" not in config:
         return None
-    return Likelihood(**config["likelihood"]).density(variables, required=required)
+    dim = getattr(_family(config), "dim", 2)
+    return Likelihood(**config["likelihood"]).density(variables, dim=dim, required=required)
 
 
 def heatmap_of(

@@ -62,6 +62,7 @@ def maps(
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a lot
     variables, stored = checkpoint.restore_model(run, step=step)
     task = tasks.from_config(stored["task"])
+    tasks.check_poses(task, run)
     reader = formats.choose(format, data, split)
     paths = reader.find(data, split, annotations=None, images=None)
     source = reader.read(*paths, split=split, skeleton=task.skeleton, on_bad=on_bad)

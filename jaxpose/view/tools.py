@@ -1,4 +1,4 @@
-"""The command `jaxpose view` and its four tools."""
+"""The command `jaxpose view` and its five tools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxpose.view.compare import compare
 from jaxpose.view.data import data
 from jaxpose.view.maps import maps
 from jaxpose.view.report import report
@@ -18,8 +19,9 @@ Tool = (
     | Annotated[Any, tyro.conf.subcommand(name="results", constructor=results)]
     | Annotated[Any, tyro.conf.subcommand(name="maps", constructor=maps)]
     | Annotated[Any, tyro.conf.subcommand(name="report", constructor=report)]
+    | Annotated[Any, tyro.conf.subcommand(name="compare", constructor=compare)]
 )
 
 
 def view(tool: Annotated[Tool, tyro.conf.arg(name="")]) -> None:
-    """Draw data, predictions next to the truth, or a net's maps; write an evaluation as one HTML file."""
+    """Draw data, predictions next to the truth, a net's maps, or several runs; write an evaluation as one HTML file."""

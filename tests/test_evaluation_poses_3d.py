@@ -1,0 +1,154 @@
+"""Errors of poses in space: the reference numbers, both averages, the handlings of the root, the files, and bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxpose.evaluation import command, poses_3d
+from jaxpose.skeleton import H36M17
+
+
+def people(n=6, *, seed=0):
+    """Standing people of 1.7 m with noise, in mm, in camera axes at 5 m."""
+    rng = np.random.default_rng(seed)
+    height = dict(pelvis=0, hip=0, knee=450, ankle=900, torso=-250, neck=-500, nose=-580, head=-680, shoulder=-480)
+    height |= dict(elbow=-250, wrist=0)
+    side = dict(hip=130, knee=130, ankle=130, shoulder=180, elbow=200, wrist=220)
+    pose = np.zeros((17, 3))
+    for i, name in enumerate(H36M17.joints):
+        part = name.split("_")[-1]
+        sign = -1 if name.startswith("right") else 1
+        pose[i] = sign * side.get(part, 0), height[part], 0
+    return pose + rng.normal(0, 5, (n, 17, 3)) + [100, 200, 5000]
+
+
+def test_the_reference_numbers(golden):
+    g = golden("three_d/metrics3d")
+    pred, target = 1000 * g["pred_m"], 1000 * g["gt_m"]
+    length = g["seq_length"]
+    action = np.repeat(g["seq_action"], length)
+    sequence = np.repeat(np.arange(len(length)), length)
+    result = poses_3d.scores(pred, target, handling="predicted", action=action, sequence=sequence)
+    names = ["MPJPE", "PA-MPJPE", "N-MPJPE", "MPJVE"]
+    for name, expected in zip(g["action_names"], g["action_p1_p2_p3_mpjve_mm"]):
+        assert [result["actions"][str(name)][n] for n in names] == pytest.approx(expected.tolist(), rel=1e-9)
+    assert [result[f"{n}_actions"] for n in names] == pytest.approx(g["action_average_mm"].tolist(), rel=1e-9)
+    assert result["MPJPE"] == pytest.approx(float(g["frame_average_p1_mm"]), rel=1e-9)
+    assert result["PA-MPJPE_rigid"] == pytest.approx(
+        float(np.linalg.norm(1000 * g["martinez_aligned_noscale"] - target, axis=-1).mean()), rel=1e-9
+    )
+
+
+def test_the_root_is_handled_in_three_ways():
+    target = people()
+    pred = target - target[:, :1]
+    pred[:, 0] += [3.0, 4.0, 0.0]  # only the root is wrong, by 5 mm
+    predicted, aligned, left_out = (
+        poses_3d.scores(pred, target, handling=handling)["MPJPE"] for handling in ("predicted", "aligned", "left_out")
+    )
+    assert predicted == pytest.approx(5 / 17) and aligned == pytest.approx(16 * 5 / 17) and left_out == pytest.approx(5)
+    assert poses_3d.scores(pred + 1000, target)["MPJPE"] == pytest.approx(aligned)
+
+
+def test_actions_and_frames_are_averaged_differently():
+    target = people(3)
+    pred = target.copy()
+    pred[0, 1:] += [10.0, 0, 0]
+    result = poses_3d.scores(pred, target, action=["a", "b", "b"], sequence=["s", "t", "t"])
+    assert result["MPJPE"] == pytest.approx(160 / 17 / 3) and result["MPJPE_actions"] == pytest.approx(160 / 17 / 2)
+    assert "MPJVE" not in result["actions"]["a"] and result["MPJVE"] == pytest.approx(0)
+    assert result["poses"] == 3 and result["3DPCK"] == 1 and result["3DAUC"] < 1
+
+
+def test_velocities_join_neighbouring_frames_of_one_sequence():
+    target = np.repeat(people(1), 5, 0)
+    pred = target.copy()
+    pred[2:, 5] += [17.0, 0, 0]  # between frames 1 and 2 of the sequence; frame 9 is not the neighbour of 3
+    frames, names = [0, 1, 2, 3, 9], ["s"] * 5
+    expected = 1 / 3  # one joint of 17 moves by 17 mm in one of three steps
+    assert poses_3d.scores(pred, target, sequence=names, frame=frames)["MPJVE"] == pytest.approx(expected)
+    shuffled = [3, 0, 4, 2, 1]
+    again = poses_3d.scores(pred[shuffled], target[shuffled], sequence=names, frame=np.array(frames)[shuffled])
+    assert again["MPJVE"] == pytest.approx(expected)
+
+
+def test_masked_joints_may_hold_anything():
+    target = people()
+    pred = target.copy()
+    where = np.ones((6, 17), bool)
+    where[:, 7] = False
+    pred[:, 7], target[:, 7] = np.nan, np.inf
+    result = poses_3d.scores(pred, target, where=where)
+    assert result["MPJPE"] == 0 and result["PA-MPJPE"] == pytest.approx(0, abs=1e-6)
+
+
+def truth(**options):
+    joints = people()
+    return poses_3d.Truth(
+        joints, np.arange(6) * 10, H36M17, action=np.array(["Walking"] * 3 + ["Sitting"] * 3),
+        sequence=np.array(["a"] * 3 + ["b"] * 3), frame=np.array([0, 1, 2] * 2), **options,
+    )  # fmt: skip
+
+
+def test_files_give_the_scores_of_the_arrays(tmp_path, capsys):
+    labels = truth()
+    pred = labels.joints + np.random.default_rng(1).normal(0, 30, labels.joints.shape)
+    poses_3d.write_truth(labels, tmp_path / "gt.json")
+    poses_3d.write(poses_3d.from_predictions(pred[::-1], image_id=labels.image_id[::-1]), tmp_path / "r.json")
+    expected = poses_3d.scores(pred, labels.joints, action=labels.action, sequence=labels.sequence, frame=labels.frame)
+    assert poses_3d.score(tmp_path / "gt.json", tmp_path / "r.json")["MPJPE"] == pytest.approx(
+        expected["MPJPE"], abs=1e-3
+    )
+    command.main(tmp_path / "gt.json", tmp_path / "r.json", root="left_out")
+    text = capsys.readouterr().out
+    printed = json.loads(text.splitlines()[-1])
+    assert printed["MPJPE"] == pytest.approx(expected["MPJPE"] * 17 / 16, abs=1e-3)
+    assert "Walking" in text and "mean of actions" in text and "which does not count" in text
+    with pytest.raises(ValueError, match="take --root alone"):
+        command.main(tmp_path / "gt.json", tmp_path / "r.json", errors=True)
+
+
+def replaced(records, i, **values):
+    return [{**record, **(values if j == i else {})} for j, record in enumerate(records)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r[1:], "1 of 6 labelled poses have no result, the first is image 0"),
+        (lambda r: [*r, {**r[0], "image_id": 7}], "1 results have no label, the first is image 7"),
+        (lambda r: replaced(r, 2, image_id=0), "result 2 has the image_id 0"),
+        (
+            lambda r: replaced(r, 2, keypoints_3d=[1.0] * 48),
+            r"result 2 \(image 20\) has keypoints_3d of 48: expected 51",
+        ),
+        (lambda r: replaced(r, 2, keypoints_3d=[float("nan")] * 51), r"result 2 \(image 20\) is not finite"),
+        (lambda r: [{**x, "keypoints_3d": [v / 1000 for v in x["keypoints_3d"]]} for x in r], "looks like metres"),
+        (lambda r: [{"image_id": 0, "keypoints": [0.0] * 51}], "results in 2D"),
+        (lambda r: {"results": r}, "must be a list"),
+    ],
+)
+def test_bad_results_are_named(tmp_path, change, message):
+    labels = truth()
+    poses_3d.write_truth(labels, tmp_path / "gt.json")
+    records = poses_3d.from_predictions(labels.joints, image_id=labels.image_id)
+    (tmp_path / "r.json").write_text(json.dumps(change(records)))
+    with pytest.raises(ValueError, match=rf"r\.json: .*{message}"):
+        poses_3d.score(tmp_path / "gt.json", tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda joints: joints / 1000, "1.58 tall, which looks like metres"),
+        (lambda joints: joints[:, ::-1], "looks like another order of the joints"),
+        (lambda joints: joints * 100, "expected people"),
+        (lambda joints: joints[:, :16], r"expected \(N, 17, 3\)"),
+    ],
+)
+def test_bad_labels_say_what_they_look_like(change, message):
+    with pytest.raises(ValueError, match=message):
+        poses_3d.check_poses(change(people(seed=3)), skeleton=H36M17, what="labels")

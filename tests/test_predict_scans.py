@@ -1,0 +1,108 @@
+"""`jaxpose predict` with a run on scans: pictures and .mat files in, a table and pictures out."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxpose import predict, tasks
+from jaxpose.data.scans import Scan, feed, prepare
+from jaxpose.data.synthetic import retina
+from jaxpose.nets import ColumnRegressor, ResUNet
+from jaxpose.predict import command, scans
+from jaxpose.skeleton import RETINA8
+from tests import tiny_run
+from tests.test_data_scans import write_subject
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return retina.draw_scans(2, seed=0, style=retina.Style(height=240, width=31))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    def task(loss):
+        net = ColumnRegressor(ResUNet(width=2, levels=2), 8, sigma_bias=-3.0)
+        return tasks.boundaries(net, skeleton=RETINA8, size_wh=(16, 176), likelihood=tasks.Likelihood(loss=loss))
+
+    folder = tmp_path_factory.mktemp("run")
+    variables = task("laplace").init(jax.random.key(0))
+    return {loss: tiny_run.write(folder / loss, task(loss), variables=variables) for loss in ("laplace", "l1")}
+
+
+def rows_of(out):
+    return list(csv.DictReader((out / "boundaries.csv").open()))
+
+
+def test_a_picture_and_a_file_of_duke(run, drawn, tmp_path, capsys):
+    Image.fromarray(drawn[0].image).save(tmp_path / "eye.png")
+    write_subject(tmp_path / "Subject_07.mat", drawn[1:])
+    command.main(run["laplace"], (str(tmp_path),), out=tmp_path / "out", region=0.5)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["scans"] == 3
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 3 * 8 * 31
+    assert [r["scan"] for r in rows[:: 8 * 31]] == ["Subject_07 scan 1", "Subject_07 scan 2", "eye"]
+    for name in ("eye", "Subject_07_scan_2"):
+        assert (tmp_path / "out" / f"{name}_boundaries.png").stat().st_size > 5000
+
+    predictor = scans.load(run["laplace"])
+    prediction = predictor(Scan("eye", "eye", drawn[0].image, lateral_um=8700 / 31), level=0.5)
+    prepared = prepare(prediction.scan, height=176)
+    batch = {"image": feed.padded(prepared.image, 2)[None]}
+    expected = predictor.task.predict(predictor.task.init(jax.random.key(0)), batch)
+    np.testing.assert_allclose(prediction.rows, expected["rows"][0, :31] + prepared.offset[:, None], atol=1e-3)
+    half = np.log(2) * prediction.sigma  # half of a Laplace lies within its median
+    np.testing.assert_allclose(prediction.bands[1] - prediction.rows, half, rtol=0.02)
+    one = rows[2 * 8 * 31 + 5]
+    assert (one["boundary"], one["column"]) == ("ILM", "5")
+    assert float(one["row"]) == pytest.approx(prediction.rows[5, 0], abs=0.006)
+    assert float(one["low"]) == pytest.approx(prediction.bands[0][5, 0], abs=0.006)
+
+
+def test_a_net_without_sigma_states_rows_alone(run, drawn, tmp_path):
+    Image.fromarray(drawn[0].image).save(tmp_path / "eye.png")
+    inputs = (str(tmp_path / "eye.png"),)
+    command.main(run["l1"], inputs, out=tmp_path / "out", overlay=False)
+    assert {(r["sigma"], r["low"]) for r in rows_of(tmp_path / "out")} == {("", "")}
+    assert not list((tmp_path / "out").glob("*.png"))
+    with pytest.raises(ValueError, match="--region 0.9: the net in .* states no density"):
+        command.main(run["l1"], inputs, out=tmp_path / "out", region=0.9)
+
+
+def test_what_is_no_scan_is_refused(run, drawn, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    Image.new("L", (31, 240)).save(tmp_path / "black.png")
+    Image.fromarray(drawn[0].image).save(tmp_path / "eye.png")
+    with pytest.raises(
+        ValueError, match=r"2 of 3 files failed.*black: the scan is empty.*notes.png is no picture of a scan"
+    ):
+        command.main(run["l1"], (str(tmp_path),), out=tmp_path / "out", overlay=False)
+    assert len(rows_of(tmp_path / "out")) == 8 * 31, "the others are predicted"
+    with pytest.raises(FileNotFoundError, match="absent.png: no such file or folder"):
+        command.main(run["l1"], (str(tmp_path / "absent.png"),), out=tmp_path / "out")
+    with pytest.raises(ValueError, match="--boxes: it is for people in pictures"):
+        command.main(run["l1"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", boxes=tmp_path / "b.json")
+    with pytest.raises(ValueError, match="--region 1.5: expected a probability"):
+        command.main(run["laplace"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", region=1.5)
+
+
+def test_the_other_tools_say_what_such_a_run_is(run, tmp_path):
+    with pytest.raises(ValueError, match="predicts boundaries in scans, no poses"):
+        predict.load(run["l1"])
+    with pytest.raises(ValueError, match="holds a task of the family 'regression', expected 'boundaries'"):
+        scans.load(tiny_run.write(tmp_path / "poses", tiny_run.regression_task()))
+
+
+def test_tools_for_poses_refuse_it(run, tmp_path):
+    from jaxpose import export, summary
+
+    for call in (
+        lambda: export.main(run["l1"], out=tmp_path / "net.onnx"),
+        lambda: summary.main(run=run["l1"]),
+    ):
+        with pytest.raises(ValueError, match="predicts boundaries in scans, no poses: jaxpose predict takes it"):
+            call()

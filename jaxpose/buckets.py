@@ -67,6 +67,9 @@ TRIES, FIRST_PAUSE_S = 3, 1.0  # each of gcsfs, which repeats a request five tim
 THREADS = 8
 PUSH_S = 30.0
 
+CACHE = Path("runs/cache")
+"""The folder of copies of this machine, unless a command names another."""
+
 _MIRRORS: dict[Path, str] = {}
 
 
@@ -353,6 +356,38 @@ def _folder_lock(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def local_copy(url: str | os.PathLike, cache: Path) -> Path:
+    """Returns the place of this machine for a copy of a URL, in a folder of copies; its last part is that of the URL.
+
+    >>> local_copy("gs://bucket/sets/coco", Path("runs/cache")).as_posix()
+    'runs/cache/bucket_sets_8ae3/coco'
+    """
+    url = url_of(url)
+    parent, _, name = url.rpartition("/")
+    place = re.sub(r"[^\w.-]+", "_", parent.partition("://")[2]) or "bucket"
+    return cache / f"{place}_{hashlib.sha256(parent.encode()).hexdigest()[:4]}" / name
+
+
+def here(path: str | os.PathLike, cache: Path) -> Path:
+    """Returns a path of this machine: the path itself, or a copy of the folder or the object that a URL names.
+
+    Args:
+        path: A path of this machine or a URL.
+        cache: The folder of copies.
+
+    Raises:
+        FileNotFoundError: There is nothing at the URL.
+        OSError: The bucket does not answer.
+    """
+    if not is_url(path):
+        return Path(path)
+    url = url_of(path)
+    if place(url).is_dir():
+        return fetch(url, local_copy(url, cache))
+    parent, _, name = url.rpartition("/")
+    return fetch(parent, local_copy(parent, cache), where=lambda other: other == name) / name
 
 
 @contextmanager

@@ -317,3 +317,53 @@ def test_a_checkpoint_that_was_copied_home(server, tmp_path):
     checkpoint.write_checksums(home)
     buckets.send(home, "gs://pod/2", progress=False)
     assert checkpoint.damage(buckets.place("gs://pod/2")) is None
+
+
+TINY = ("--synthetic-images", "16", "--depth", "18", "--resnet-stages", "1", "--width", "4", "--size-wh", "24", "32", "--batch-size",
+        "8", "--log-every", "1", "--likelihood.loss", "l1", "--ema", "None", "--no-flip-test", "--epochs", "1", "--no-plots",
+        "--warmup-steps", "0")  # fmt: skip
+
+
+def test_a_page_trains_into_a_bucket_and_reads_it(server, tmp_path, capsys, monkeypatch):
+    from experiments import coco_rle
+    from jaxpose import checkpoint, cli
+
+    monkeypatch.chdir(tmp_path)
+    cache = ["--cache", str(tmp_path / "cache"), *TINY]
+    scores = coco_rle.main(["--out", "gs://pod/run", "--data-dir", "gs://pod/data", *cache])
+    plain = coco_rle.main(["--out", str(tmp_path / "run"), "--data-dir", str(tmp_path / "data"), *TINY])
+    assert scores == plain
+    variables, config = checkpoint.restore_model("gs://pod/run")
+    on_disk, _ = checkpoint.restore_model(tmp_path / "run")
+    assert str(variables) == str(on_disk) and config["run"]["out"] == "gs://pod/run"
+    names = set(buckets.digests("gs://pod/run"))
+    assert {"log.jsonl", "baselines.json"} <= names and any(name.startswith("results/step_") for name in names)
+    assert not any(name == "lock" or ".parts/" in name for name in names)
+    assert sum(name.endswith(f"/{buckets.CONTENTS}") for name in buckets.digests("gs://pod/data")) == 2, "train and val"
+
+    # Another host: nothing is prepared or trained again, and the same flags have nothing left to do.
+    other = ["--cache", str(tmp_path / "other"), *TINY]
+    again = coco_rle.main(["--out", "gs://pod/run", "--data-dir", "gs://pod/data", *other])
+    assert again["AP"] == scores["AP"]
+    capsys.readouterr()
+    evaluated = coco_rle.main(["--eval-only", "gs://pod/run", "--data-dir", "gs://pod/data", *other])
+    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert evaluated["AP"] == scores["AP"] and line["results"].startswith("gs://pod/run/results/eval_")
+    assert files.read_json(line["results"], "results")
+    picture = next(tmp_path.glob("data/synthetic_16_0/**/*.jpg"))
+    buckets.put("gs://pod/photos/a.jpg", picture.read_bytes())
+    cli.main(["predict", "gs://pod/run", "gs://pod/photos", "--out", str(tmp_path / "poses")])
+    assert json.loads((tmp_path / "poses" / "results.json").read_text())
+
+
+def test_prepared_data_in_a_bucket(server, tmp_path, capsys, monkeypatch):
+    from jaxpose import cli
+
+    monkeypatch.chdir(tmp_path)
+    cli.main(["synthetic", "people", "--train", "4", "--val", "2"])
+    buckets.send(tmp_path / "people", "gs://pod/people", progress=False)
+    capsys.readouterr()
+    cli.main(["prepare", "gs://pod/people", "--data-dir", "gs://pod/data", "--split", "val", "--name", "set"])
+    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert line["directory"].startswith("gs://pod/data/coco_keypoints/set-val-")
+    assert {"persons.npy", "source.json", buckets.CONTENTS} <= set(buckets.digests(line["directory"]))

@@ -30,7 +30,7 @@ from experiments.common.rules import (
     Size,
     Unsaid,
 )
-from jaxpose import checkpoint, files, tasks
+from jaxpose import buckets, checkpoint, files, tasks
 from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
@@ -97,7 +97,7 @@ class RunConfig:
     """Name of the evaluation split."""
     data_dir: Annotated[Path, AnyPath, MayChange] = Path("runs/data")
     """Folder of prepared data sets (TFDS, array_record); each is prepared once."""
-    cache: Annotated[Path, LocalPath, MayChange] = Path("runs/cache")
+    cache: Annotated[Path, LocalPath, MayChange] = buckets.CACHE
     """Folder of this machine for copies of what --out, --data, --data-dir and --init have in a bucket (gs://, s3://)."""
     on_bad: Annotated[Literal["error", "skip"], AnyValue, MayChange] = "error"
     """Action for a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
@@ -446,7 +446,8 @@ def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mappin
 
 def settings(config: RunConfig) -> dict[str, Any]:
     """Returns the config as values that JSON can hold."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    # What a bucket has goes by its URL, whatever the copy on this machine is called.
+    return json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: str(buckets.origin(value))))
 
 
 def refuse_idle(config: RunConfig, given: Collection[str]) -> None:

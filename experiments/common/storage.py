@@ -13,7 +13,6 @@ The rest of the experiments sees folders of this machine.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -54,9 +53,10 @@ def on_this_host(config: ConfigT) -> Iterator[ConfigT]:
         if config.eval_only is not None and buckets.is_url(config.eval_only):
             changes["eval_only"] = buckets.place(config.eval_only)
         if config.data is not None and buckets.is_url(config.data):
-            changes["data"] = data(config.data, config.cache)
+            changes["data"] = buckets.here(config.data, config.cache)
+            stack.enter_context(buckets.mirrored(changes["data"], buckets.url_of(config.data)))
         if buckets.is_url(config.data_dir):
-            folder = local_copy(config.data_dir, config.cache)
+            folder = buckets.local_copy(config.data_dir, config.cache)
             stack.enter_context(buckets.mirrored(folder, buckets.url_of(config.data_dir)))
             changes["data_dir"] = folder
         if buckets.is_url(config.out):
@@ -71,7 +71,7 @@ def on_this_host(config: ConfigT) -> Iterator[ConfigT]:
 @contextmanager
 def _run_folder(config: RunConfig) -> Iterator[Path]:
     """Returns the folder of this machine that stands for --out; process 0 copies it."""
-    url, folder = buckets.url_of(config.out), local_copy(config.out, config.cache)
+    url, folder = buckets.url_of(config.out), buckets.local_copy(config.out, config.cache)
     mirror = buckets.Mirror(folder, url, leave=(CHECKPOINTS,), writes=jax.process_index() == 0)
     with ExitStack() as stack:
 
@@ -86,30 +86,10 @@ def _run_folder(config: RunConfig) -> Iterator[Path]:
         yield folder
 
 
-def local_copy(url: str | Path, cache: Path) -> Path:
-    """Returns the folder of --cache for a URL; its name ends as the URL does, because the name of the data is a part of a run.
-
-    >>> local_copy("gs://bucket/sets/coco", Path("runs/cache")).as_posix()
-    'runs/cache/bucket_sets_4a1f/coco'
-    """
-    url = buckets.url_of(url)
-    parent, _, name = url.rpartition("/")
-    place = re.sub(r"[^\w.-]+", "_", parent.partition("://")[2]) or "bucket"
-    return cache / f"{place}_{hashlib.sha256(url.encode()).hexdigest()[:4]}" / name
-
-
-def data(url: str | Path, cache: Path) -> Path:
-    """Copies the folder that --data names to this machine, or what is new in it, and returns the copy."""
-    return buckets.fetch(url, local_copy(url, cache))
-
-
 def initial(url: str | Path, cache: Path) -> Path:
     """Returns what --init names: the folder of a run where it is, or a copy of a file of weights."""
     place = buckets.place(url)
-    if place.is_dir() or not place.suffix:
-        return place
-    parent, _, name = buckets.url_of(url).rpartition("/")
-    return buckets.fetch(parent, local_copy(parent, cache), where=lambda other: other == name) / name
+    return place if place.is_dir() else buckets.here(url, cache)
 
 
 def pull(config: RunConfig) -> None:

@@ -15,12 +15,13 @@ from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
+from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask]] = {
-    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries)
+    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries, Detection)
 }
 
 
@@ -32,7 +33,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -64,16 +65,21 @@ def families_of(level: Level) -> list[str]:
     return [name for name, family in FAMILIES.items() if family.level == level]
 
 
-def check_poses(task: Any, directory: Any) -> None:
-    """Raises a ValueError for a task of boundaries in scans, which the tools for poses in pictures cannot read.
+def check_poses(task: Any, directory: Any, *, detectors: bool = False) -> None:
+    """Raises a ValueError for boundaries in scans and for detectors of boxes, which the tools for poses in crops cannot read.
 
     Args:
         task: the task of a checkpoint.
         directory: the folder of the checkpoint, for the message.
+        detectors: True for a tool that reads detectors too.
     """
     if task.level == "scan":
         raise ValueError(
             f"{directory} predicts boundaries in scans, no poses: jaxpose predict takes it, and jaxpose.predict.scans.load"
+        )
+    if task.level == "detection" and not detectors:
+        raise ValueError(
+            f"{directory} is a detector of boxes in whole pictures: jaxpose predict takes it, this command does not"
         )
 
 

@@ -362,7 +362,7 @@ def local_copy(url: str | os.PathLike, cache: Path) -> Path:
     """Returns the place of this machine for a copy of a URL, in a folder of copies; its last part is that of the URL.
 
     >>> local_copy("gs://bucket/sets/coco", Path("runs/cache")).as_posix()
-    'runs/cache/bucket_sets_8ae3/coco'
+    'runs/cache/bucket_sets_26a3/coco'
     """
     url = url_of(url)
     parent, _, name = url.rpartition("/")

@@ -129,7 +129,7 @@ def test_what_a_resumed_run_may_change():
     free = {name for name, resume in rules.resume_rules(coco_swahr.Config).items() if resume is not Fixed}
     free |= {name for name, resume in rules.resume_rules(coco_rle.Config).items() if resume is not Fixed}
     assert free == {
-        "out", "data", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones",
+        "out", "data", "data_dir", "cache", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones",
         "eval_every", "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size",
         "fit", "scales", "group_on", "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator",
         "num_processes", "process_id", "init", "init_layout", "annotations", "images", "val_annotations", "val_images", "sigmas",

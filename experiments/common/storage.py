@@ -109,8 +109,8 @@ def share(config: RunConfig) -> None:
     url = buckets.url_of(buckets.origin(config.data_dir))
     if url is None:
         return
-    there = {name.rpartition("/")[0] for name in buckets.digests(url) if name.endswith(f"/{buckets.CONTENTS}")}
+    complete = {name.rpartition("/")[0] for name in buckets.digests(url) if name.endswith(f"/{buckets.CONTENTS}")}
     for facts in sorted(config.data_dir.glob("*/*/*/source.json")):
         folder = facts.parent.relative_to(config.data_dir).as_posix()
-        if folder not in there and not facts.parent.name.startswith("incomplete"):
+        if folder not in complete and not facts.parent.name.startswith("incomplete"):
             buckets.send(facts.parent, f"{url}/{folder}")

@@ -116,9 +116,13 @@ class RunConfig:
     """Adam's learning rate for this global batch size."""
     base_batch_size: Annotated[int | None, Positive, Fixed] = None
     """Scale the learning rate by batch_size / base_batch_size; none: no scaling."""
-    decay: Annotated[Literal["milestones", "linear", "plateau"], AnyValue, Fixed] = "milestones"
-    """Decay of the learning rate: by 0.1 at --milestones, linearly to 0 at the end of the last epoch, or by 0.1 twice, each time that
-    the evaluations stop improving (--plateau)."""
+    decay: Annotated[Literal["milestones", "linear", "plateau", "exponential"], AnyValue, Fixed] = "milestones"
+    """Decay of the learning rate: by 0.1 at --milestones, linearly to 0 at the end of the last epoch, by 0.1 twice, each time that
+    the evaluations stop improving (--plateau), or by a factor after every epoch (--exponential)."""
+    exponential: Annotated[float, Between(0, 1, "a factor above 0, at most 1", open_low=True), Fixed, Unsaid(0.95)] = (
+        0.95
+    )
+    """With --decay exponential: the factor of the learning rate after every epoch."""
     plateau: Annotated[int, Positive, Fixed, Unsaid(3)] = 3
     """With --decay plateau: number of evaluations without a better score after which the rate is multiplied by 0.1."""
     milestones: Annotated[tuple[float, ...], Increasing, MayChange] = (170, 200)
@@ -206,6 +210,8 @@ class RunConfig:
             flags["milestones"] = "--decay milestones"
         if self.decay != "plateau":
             flags["plateau"] = "--decay plateau"
+        if self.decay != "exponential":
+            flags["exponential"] = "--decay exponential"
         if not self.warmup_steps and not self.warmup_epochs:
             flags["warmup_start"] = "--warmup-steps or --warmup-epochs"
         if self.ema is None:
@@ -250,7 +256,8 @@ class RunConfig:
         Args:
             stored: the config of the run's checkpoint; settings that it lacks are taken from here.
         """
-        config = dataclasses.replace(self, size_wh=tasks.from_config(stored["task"]).size_wh)
+        size_wh = getattr(tasks.from_config(stored["task"]), "size_wh", self.size_wh)  # a task need not read pictures
+        config = dataclasses.replace(self, size_wh=size_wh)
         settings = from_checkpoint(stored, default=config.test_settings())
         return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 

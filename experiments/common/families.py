@@ -5,7 +5,7 @@ A page holds its settings and the published numbers for them; everything that se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -278,6 +278,18 @@ def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task
             preprocess=config.preprocess,
         )  # fmt: skip
 
+    return in_phases(config, task)
+
+
+def in_phases(
+    config: HeatmapConfig, task: Callable[[tasks.MapLoss, tasks.JointLoss], tasks.Task]
+) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+    """Returns the task of the flags, and what comes first, as --first-epochs and --first say.
+
+    Args:
+        config: the flags.
+        task: function that returns the task with these two losses.
+    """
     without_maps = replace(config.maps, kind="none")  # the target still defines how map and input pixels correspond
     if not config.first_epochs:
         ends_at_once = config.first == "both" and "none" not in (config.maps.kind, config.joints.kind)

@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 from benchmarks import scaling_model
-from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr
+from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr, rhd_integral
 from jaxpose import importer, new, suggest, summary
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation

@@ -19,7 +19,16 @@ from flax import traverse_util
 from experiments.common import persons, whole_images
 from experiments.common.config import RunConfig
 from experiments.common.kinds import PyTree
-from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Unsaid
+from experiments.common.rules import (
+    AllPositive,
+    AnyPath,
+    AnyValue,
+    AtLeast,
+    Fixed,
+    MayChange,
+    Positive,
+    Unsaid,
+)
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -55,7 +64,7 @@ class BackboneConfig(RunConfig):
     """Compute dtype of the net; parameters and losses stay in float32."""
     batch_groups: Annotated[int, Positive, Fixed] = 1
     """Number of groups of the global batch with their own BatchNorm statistics; 1: the whole batch; number of devices: per device."""
-    init: Annotated[Path | None, LocalPath, MayChange] = None
+    init: Annotated[Path | None, AnyPath, MayChange] = None
     """Source of the backbone's weights: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
     init_layout: Annotated[weights.Layout | None, AnyValue, MayChange] = None
     """Naming of the PyTorch file; none: that of the backbone's ImageNet weights (torchvision, HRNet's authors). Layouts such as

@@ -234,7 +234,7 @@ def test_flags_exist(capsys):
         submission.main,
         compare.compare,
     ]
-    pages = [coco_rle, coco_integral, coco_debias, coco_swahr]
+    pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
     for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):

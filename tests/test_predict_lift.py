@@ -122,3 +122,31 @@ def test_a_lifter_takes_no_pictures_and_other_tools_take_no_lifter(run, tmp_path
     needy = tasks.lifting(LinearLifter(joints_in=17, joints_out=17, width=8), skeleton=H36M17, norm="proj")
     with pytest.raises(ValueError, match="--norm proj, which needs the depth of the root"):
         lift.Lifter(needy, {"params": {}}, flip_test=False)
+
+
+def test_a_published_lifter_is_imported_and_lifts(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from jaxpose import weights
+
+    net = TemporalLifter(widths=(1, 1), width=8)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), net.example_input())
+    names = {f"layers_{part}_{i}.": f"layers_{part}.{i}." for i in range(2) for part in ("conv", "bn")}
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: torch.tensor(rng.uniform(0.5, 1.0, shape), dtype=torch.float32)
+        for name, (_, shape) in weights.torch_tensors(shapes, names).items()
+    }
+    torch.save({"epoch": 80, "model_pos": tensors}, tmp_path / "pretrained_h36m.bin")
+    cli.main(["import", str(tmp_path / "pretrained_h36m.bin"), "--out", str(tmp_path / "run")])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["layout"] == "videopose3d" and printed["frames"] == 1 and "h36m_lifting" in printed["command"]
+    cli.main(["predict", str(tmp_path / "run"), str(write(tmp_path, people())), "--out", str(tmp_path / "out")])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["poses"] == 3
+
+
+def test_martinezs_file_says_what_it_lacks():
+    from jaxpose import importer
+
+    names = ("w1.weight", "linear_stages.0.w1.weight", "w2.weight")
+    with pytest.raises(ValueError, match="standardised by means and deviations that the file does not hold"):
+        importer.read_lifter({name: np.zeros((2, 2)) for name in names})

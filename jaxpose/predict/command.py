@@ -16,20 +16,21 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxpose import tasks
+from jaxpose import buckets, tasks
 from jaxpose.checkpoint import find, read_config
 from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
 from jaxpose.evaluation import results
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
-from jaxpose.files import read_json, write_json
+from jaxpose.files import local, read_json, write_json
 from jaxpose.interchange import Format
 from jaxpose.predict import lift, media, scans
 from jaxpose.predict.detector import warn_of_left_out
 from jaxpose.predict.guarantee import Guarantee
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
 from jaxpose.predict.sequences import Options, Sequences
+from jaxpose.predict.space import SPACE_COLUMNS, SpacePage, columns_of
 from jaxpose.view.overlay import draw
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def main(
     track: bool = False,
     people: int | None = None,
     exif: Exif | None = None,
+    camera: tuple[float, ...] | None = None,
+    root_depth: float | None = None,
     images: Path | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -101,7 +104,7 @@ def main(
     run's predict. It writes results_3d.json, joints in mm relative to the root, and space.html, poses that can be turned.
 
     Args:
-        checkpoint: A run's folder, or an imported checkpoint.
+        checkpoint: A run's folder, or an imported checkpoint; also in a bucket, gs://bucket/run.
         inputs: Pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as
             0; the address of a stream, such as rtsp://camera/1.
         out: The folder for the output files.
@@ -140,6 +143,9 @@ def main(
         exif: Turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned,
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
             trained (its --exif).
+        camera: For a run in space: f cx cy or fx fy cx cy in pixels of the pictures. None: the size of a person follows from the
+            mean length of the training persons' limbs.
+        root_depth: For a run in space with --camera: the depth of the root in mm; the joints are coordinates of the camera then.
         images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
             the result file.
         step: The checkpoint of the run to load.
@@ -161,6 +167,8 @@ def main(
                          track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return
+    local(out)
+    inputs = tuple(str(buckets.here(entry, buckets.CACHE)) if buckets.is_url(entry) else entry for entry in inputs)
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -178,7 +186,11 @@ def main(
         max_pixels=max_pixels,
         min_score=min_box_score,
         max_people=max_people,
+        camera=camera,
+        root_depth=root_depth,
     )
+    if predictor.in_space and guarantee:
+        raise ValueError("--guarantee: there are no guaranteed regions in space; give --region alone")
     finder = _finder(detector, predictor, checkpoint, boxes=boxes, min_score=min_box_score, max_people=max_people)
     if draw_above is None:
         draw_above = 0.05 if getattr(predictor.task.net, "keypoint_output", None) == "heatmap" else 0.2
@@ -186,7 +198,12 @@ def main(
         raise ValueError(f"--formats {' '.join(formats)}: the detector in {checkpoint} predicts no joints")
     if box_file is not None and predictor.finds_people:
         raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
-    if region is not None:
+    if region is not None and predictor.in_space:
+        if predictor.space_density is None or not 0 < region < 1:
+            raise ValueError(
+                f"--region {region}: expected a level between 0 and 1, and a net with a likelihood in {checkpoint}"
+            )
+    elif region is not None:
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # fails before anything is drawn if it cannot be drawn
@@ -284,6 +301,7 @@ class _Work:
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
         self.sequences = Sequences(out, options, predictor.skeleton)
+        self.space = SpacePage(predictor.skeleton, level=region) if predictor.in_space else None
         self.trajectories: list[Path] = []
 
     def run(self, files: list[Path | Live]) -> None:
@@ -407,7 +425,7 @@ class _Work:
         curves = []
         if self.guarantee is not None:
             curves = self.guarantee.curves(poses, is_drawn)
-        elif self.region is not None:
+        elif self.region is not None and self.predictor.density is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[is_drawn]]
         return draw(
             image,
@@ -429,6 +447,10 @@ class _Work:
                 self.rows.writerow([str(file), "" if frame is None else frame, image_id, p, score, *box])
             return
         deviation = poses.deviation
+        in_space = np.zeros((len(poses), len(self.predictor.skeleton.joints), 0))
+        if self.space is not None:
+            self.space.add(f"{file.name if frame is None else f'{file.name} frame {frame}'}", poses.space)
+            in_space = columns_of(poses.space)
         limits = np.zeros((len(poses), len(self.predictor.skeleton.joints), 0))
         if self.guarantee is not None:
             self.guarantee.add(poses)
@@ -438,7 +460,9 @@ class _Work:
             for k, joint in enumerate(self.predictor.skeleton.joints):
                 spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
                 numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
-                self.rows.writerow([*person, joint, *numbers, *limits[p, k].round(3).tolist()])
+                self.rows.writerow(
+                    [*person, joint, *numbers, *limits[p, k].round(3).tolist(), *in_space[p, k].round(3).tolist()]
+                )
 
     def _ids(self, files: list[Path]) -> dict[Path, int]:
         """Returns the ids of the boxes' data set; else the number in a name, as in COCO's; else the next free number."""
@@ -462,7 +486,7 @@ class _Work:
         # File names may contain bytes that are not text.
         self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
         self.rows = csv.writer(self.table)
-        self.rows.writerow(columns)
+        self.rows.writerow(columns + (() if self.space is None else SPACE_COLUMNS))
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -483,6 +507,8 @@ class _Work:
         write_json(self.out / "images.json", images)
         if self.guarantee is not None:
             self.guarantee.write(self.out / "guarantee.json")
+        if self.space is not None:
+            self.space.write(self.out / "space.html")
         self.trajectories = self.sequences.write()
         self.failed += self.sequences.failed
 

@@ -15,6 +15,7 @@ from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
+from jaxpose.tasks.depth_maps import DepthMaps
 from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.lifting import Lifting
@@ -22,7 +23,8 @@ from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
-    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries, Detection, Lifting)
+    family.family: family
+    for family in (Regression, Regression3D, Heatmaps, DepthMaps, BottomUp, Boundaries, Detection, Lifting)
 }
 
 
@@ -34,8 +36,8 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp`, `Boundaries`, `Detection` or `Lifting` whose config is equal to the
-        given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `Boundaries`, `Detection` or `Lifting` whose config
+        is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.

@@ -16,14 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxpose import tasks
+from jaxpose import buckets, tasks
 from jaxpose.checkpoint import find, read_config
 from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
 from jaxpose.evaluation import results
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
-from jaxpose.files import read_json, write_json
+from jaxpose.files import local, read_json, write_json
 from jaxpose.interchange import Format
 from jaxpose.predict import media, scans
 from jaxpose.predict.detector import warn_of_left_out
@@ -97,7 +97,7 @@ def main(
     column.
 
     Args:
-        checkpoint: A run's folder, or an imported checkpoint.
+        checkpoint: A run's folder, or an imported checkpoint; also in a bucket, gs://bucket/run.
         inputs: Pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as
             0; the address of a stream, such as rtsp://camera/1.
         out: The folder for the output files.
@@ -146,6 +146,8 @@ def main(
                          track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return
+    local(out)
+    inputs = tuple(str(buckets.here(entry, buckets.CACHE)) if buckets.is_url(entry) else entry for entry in inputs)
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)

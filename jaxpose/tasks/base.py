@@ -27,7 +27,7 @@ from jaxpose.tasks.describe import build, describe
 PyTree = Any
 Batch = dict[str, jax.Array]
 LossAndMetrics = tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]
-Level = Literal["person", "image", "scan", "detection"]
+Level = Literal["person", "image", "scan", "detection", "pair"]
 
 
 @runtime_checkable
@@ -59,8 +59,8 @@ class Task(Protocol):
 
     @property
     def level(self) -> Level:
-        """The kind of one sample of a batch: "person" (a crop, or one person's joints), "image" (a whole image), "scan" (a
-        scan whose columns are samples of boundaries) or "detection" (a whole image with the boxes of its people)."""
+        """The kind of one sample of a batch: "person" (a crop), "image" (a whole image), "scan" (a scan whose columns are samples of
+        boundaries), "detection" (a whole image with the boxes of its people) or "pair" (one person's joints in 2D and 3D)."""
         ...
 
     @property

@@ -15,17 +15,20 @@ from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
+from jaxpose.tasks.depth_maps import DepthMaps
 from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
+from jaxpose.tasks.lifting import Lifting
 from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
-FAMILIES: dict[str, type[NetTask]] = {
-    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries, Detection)
+FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
+    family.family: family
+    for family in (Regression, Regression3D, Heatmaps, DepthMaps, BottomUp, Boundaries, Detection, Lifting)
 }
 
 
-def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
+def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask | Lifting:
     """Rebuilds a task from the config in its checkpoint.
 
     Args:
@@ -33,7 +36,8 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp`, `Boundaries` or `Detection` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `Boundaries`, `Detection` or `Lifting` whose config
+        is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -48,7 +52,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
     return _family(config).from_config(config, net=net)
 
 
-def _family(config: dict[str, Any]) -> type[NetTask]:
+def _family(config: dict[str, Any]) -> type[NetTask] | type[Lifting]:
     name = config.get("family")
     if name not in FAMILIES:
         *others, last = (repr(family) for family in FAMILIES)
@@ -66,7 +70,7 @@ def families_of(level: Level) -> list[str]:
 
 
 def check_poses(task: Any, directory: Any, *, detectors: bool = False) -> None:
-    """Raises a ValueError for boundaries in scans and for detectors of boxes, which the tools for poses in crops cannot read.
+    """Raises a ValueError for boundaries, detectors of boxes and lifters, which the tools for poses in crops cannot read.
 
     Args:
         task: the task of a checkpoint.
@@ -80,6 +84,11 @@ def check_poses(task: Any, directory: Any, *, detectors: bool = False) -> None:
     if task.level == "detection" and not detectors:
         raise ValueError(
             f"{directory} is a detector of boxes in whole pictures: jaxpose predict takes it, this command does not"
+        )
+    if task.level == "pair":
+        raise ValueError(
+            f"{directory} lifts joints to 3D and reads no pictures: jaxpose predict takes it, with a result file of 2D joints, and "
+            "jaxpose.predict.lift.load"
         )
 
 

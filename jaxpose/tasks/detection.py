@@ -133,7 +133,7 @@ class Detection(NetTask):
             batch: "image" (B, H, W, 3) in 0..255, padded, "size_hw" (B, 2), "boxes" (B, G, 4) xyxy, "people" (B, G) bool,
                 with joints "keypoints" (B, G, K, 3), and "image_id" (B,), which decides what is sampled of an image.
             key: random key of this step.
-            priority: what is sampled instead, see `region_losses`.
+            priority: other priorities of the samples, see `region_losses`.
         """
         size_hw = batch["size_hw"]
         images = masked(preprocessor(self.preprocess)(self.training_images(batch)), size_hw)

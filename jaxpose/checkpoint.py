@@ -5,10 +5,14 @@
   config  JSON: the task's description, how its net is tested, the run's settings, the scores
 
 `restore_model` needs `model` and `config` only, no TensorFlow, and any number of devices.
+
+A folder may be in a bucket (gs://): every function takes its URL, and for a run that is mirrored on this machine
+(`jaxpose.buckets.Mirror`) also the local folder, whose checkpoints are those in the bucket.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -19,13 +23,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
-from jaxpose import files, parallel
+from jaxpose import buckets, files, parallel
 from jaxpose.train import TrainState
 
 logger = logging.getLogger(__name__)
 PyTree = Any
 MODEL, TRAIN, CONFIG = "model", "train", "config"
-CHECKSUMS = "checksums.json"  # in the folder of a step: {file: [bytes, CRC-32]}, written after the save
+CHECKSUMS = "checksums.json"
+"""In the folder of a step: {file: [bytes, CRC-32, or the digest of the store that holds it]}, written after the save."""
+COMMITTED = "commit_success.txt"  # orbax writes it last into a bucket, where it cannot rename a complete folder
 
 
 class Checkpoints:
@@ -41,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2, best: str = "AP"):
-        self.directory = Path(directory).absolute()
+        self.directory = _absolute(directory)
         parallel.on_first(lambda: _set_damaged_aside(self.directory))
         policy = preserve.AnyPreservationPolicy(
             [
@@ -122,10 +128,12 @@ class Checkpoints:
             self.wait()
 
     def _write_error(self, step: int, error: Exception) -> OSError:
-        free = shutil.disk_usage(self.directory).free / 2**20
+        free, advice = "", "See to the bucket"
+        if not buckets.is_url(self.directory):
+            free, advice = f" ({shutil.disk_usage(self.directory).free / 2**20:.0f} MiB free)", "Free some space"
         return OSError(
-            f"could not write checkpoint {step} to {self.directory} ({free:.0f} MiB free): {error}. "
-            f"Free some space and start the same command again: it resumes from {self.last_good or 'the last one'}."
+            f"could not write checkpoint {step} to {self.directory}{free}: {str(error):.300}. "
+            f"{advice} and start the same command again: it resumes from {self.last_good or 'the last one'}."
         )
 
     def config(self) -> dict[str, Any]:
@@ -315,11 +323,11 @@ def _select(
     directory = find(directory)
     configs: dict[int, dict[str, Any]] = {}
     unreadable: dict[int, ValueError] = {}
-    for name in sorted((p.name for p in directory.iterdir() if p.name.isdigit()), key=int):
+    for number in _steps(directory):
         try:
-            configs[int(name)] = _read_config(directory / name)
+            configs[number] = _read_config(directory / str(number))
         except ValueError as error:  # it is being deleted, or is damaged; others may be intact
-            unreadable[int(name)] = error
+            unreadable[number] = error
     if unreadable and (step in unreadable or not configs):
         raise unreadable.get(step, next(iter(unreadable.values())))
     best = best or next((c["best"] for c in configs.values() if "best" in c), "AP")
@@ -335,7 +343,11 @@ def write_checksums(folder: Path) -> None:
     """Writes the size and checksum of every file of a finished checkpoint, for `damage`."""
     if not folder.is_dir():  # this checkpoint was not among those that are kept
         return
-    files.write_json(folder / CHECKSUMS, {str(f.relative_to(folder)): files.size_and_crc32(f) for f in _files(folder)})
+    if buckets.is_url(folder):
+        facts = {name: values for name, values in buckets.digests(folder).items() if CHECKSUMS not in name}
+    else:
+        facts = {str(file.relative_to(folder)): files.size_and_crc32(file) for file in _files(folder)}
+    files.write_json(folder / CHECKSUMS, facts)
 
 
 def damage(folder: Path, *, items: tuple[str, ...] | None = None) -> str | None:
@@ -351,22 +363,55 @@ def damage(folder: Path, *, items: tuple[str, ...] | None = None) -> str | None:
         return None
     except (OSError, ValueError) as error:
         return f"{CHECKSUMS} cannot be read: {error}"
+    listed = buckets.digests(folder) if buckets.is_url(folder) else None
     for name, expected in noted.items():
         if items is not None and Path(name).parts[0] not in items:
             continue
-        if not (folder / name).is_file():
+        if name not in listed if listed is not None else not (folder / name).is_file():
             return f"{name} is missing"
-        if files.size_and_crc32(folder / name) != expected:
+        if not _matches(folder / name, expected, None if listed is None else listed[name]):
             return f"{name} is not what was written"
     return None
 
 
+def _matches(file: Path, expected: list, listed: list | None) -> bool:
+    """Tells whether a file is as noted. A checkpoint may have been copied from a disk to a bucket or back: the digests are then of
+    different kinds, and where they cannot be compared the sizes are."""
+    if listed is not None:
+        return listed[0] == expected[0] and (isinstance(expected[1], int) or listed[1] == expected[1])
+    if isinstance(expected[1], int):
+        return files.size_and_crc32(file) == expected
+    if file.stat().st_size != expected[0]:
+        return False
+    if len(expected[1]) != 32:
+        return True
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest() == expected[1]
+
+
+def _absolute(directory: str | Path) -> Path:
+    """Returns the folder as an absolute path, or as a path object of its bucket."""
+    path = buckets.origin(directory)
+    return path if buckets.is_url(path) else path.absolute()
+
+
+def _steps(directory: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, in order; in a bucket those that are complete."""
+    if not directory.is_dir():
+        return []
+    steps = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    if not buckets.is_url(directory):
+        return steps
+    return [step for step in steps if (directory / str(step) / COMMITTED).exists()]
+
+
 def _files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.rglob("*") if f.is_file() and CHECKSUMS not in f.name)
+    ours = (buckets.FETCHED, ".lock")  # beside the files of a checkpoint that was copied from a bucket
+    return sorted(f for f in folder.rglob("*") if f.is_file() and CHECKSUMS not in f.name and f.name not in ours)
 
 
 def _set_damaged_aside(directory: Path) -> None:
-    steps = sorted((int(p.name) for p in directory.glob("*") if p.name.isdigit()), reverse=True)
+    steps = _steps(directory)[::-1]
     damaged = {step: fault for step in steps if (fault := damage(directory / str(step)))}
     if damaged and len(damaged) == len(steps):
         faults = "; ".join(f"{step}: {fault}" for step, fault in damaged.items())
@@ -379,8 +424,14 @@ def _set_damaged_aside(directory: Path) -> None:
 
 def _set_aside(directory: Path, step: int, fault: str) -> None:
     aside = directory / f"{step}.damaged"
-    shutil.rmtree(aside, ignore_errors=True)
-    (directory / str(step)).rename(aside)
+    if buckets.is_url(directory):
+        if aside.is_dir():
+            aside.rmtree()
+        (directory / str(step) / COMMITTED).unlink(missing_ok=True)  # the rest follows object by object
+        buckets.move(directory / str(step), aside)
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+        (directory / str(step)).rename(aside)
     logger.warning("checkpoint %d in %s is damaged (%s): it is set aside as %s", step, directory, fault, aside.name)
 
 
@@ -405,27 +456,28 @@ def write_model(directory: str | Path, variables: PyTree, config: dict[str, Any]
     """
     if exists(directory):
         raise FileExistsError(f"{directory} holds a checkpoint already: name another folder, or remove it")
-    with Checkpoints(Path(directory) / "checkpoints") as checkpoints:
+    with Checkpoints(buckets.origin(directory) / "checkpoints") as checkpoints:
         checkpoints._write(0, {MODEL: ocp.args.StandardSave(variables)}, config)
 
 
 def exists(directory: str | Path) -> bool:
     """Tells whether a run's folder holds a checkpoint."""
-    return Path(directory).exists() and any(p.name.isdigit() for p in Path(directory).glob("checkpoints/*"))
+    return bool(_steps(buckets.origin(directory) / "checkpoints"))
 
 
 def resumable(directory: str | Path) -> bool:
     """Tells whether a checkpoint in a run's folder can be resumed from; those of `write_model` cannot."""
-    return any(Path(directory).glob(f"checkpoints/*/{TRAIN}"))
+    folder = buckets.origin(directory) / "checkpoints"
+    return any((folder / str(step) / TRAIN).exists() for step in _steps(folder))
 
 
 def find(directory: str | Path) -> Path:
     """Returns the folder whose entries are checkpoint steps: `directory` itself or its `checkpoints`."""
-    directory = Path(directory).absolute()
+    directory = _absolute(directory)
     if not directory.exists():
         raise FileNotFoundError(f"{directory} does not exist; expected a run's folder or its checkpoints folder")
     for candidate in (directory, directory / "checkpoints"):
-        if candidate.is_dir() and any(entry.name.isdigit() for entry in candidate.iterdir()):
+        if _steps(candidate):
             return candidate
     raise FileNotFoundError(
         f"{directory} holds no checkpoint: expected folders named by their step there, or under {directory}/checkpoints"

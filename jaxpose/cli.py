@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
+from jaxpose.buckets import is_url
 from jaxpose.files import local
 
 COMMANDS = {
@@ -35,6 +36,8 @@ COMMANDS = {
 imported when the command is called."""
 
 
+IN_BUCKETS = ("predict", "prepare")
+"""Commands that take folders of buckets, gs://bucket/run, and refuse those that they cannot take themselves."""
 STREAM = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)
 """The beginning of the address of a video stream, which `jaxpose predict` and `jaxpose live` accept."""
 
@@ -107,10 +110,12 @@ def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
     """Refuses URLs among the words, and ends the program with one line for an error in a file or a flag."""
     try:
         for word in words:
-            if not (
-                words[0] in ("predict", "live") and STREAM.match(word)
-            ):  # a camera's address is a valid input of these
-                local(word.partition("=")[2] if word.startswith("--") else word)
+            value = word.partition("=")[2] if word.startswith("--") else word
+            is_stream = words[0] in ("predict", "live") and STREAM.match(
+                value
+            )  # a camera's address is a valid input of these
+            if not is_stream and not (words[0] in IN_BUCKETS and is_url(value)):
+                local(value)
         yield
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"{label}: " + " ".join(str(error).split())) from error

@@ -1,6 +1,7 @@
 """The single place for file access: JSON, atomic writes, checksums, and paths that are not URLs.
 
-Only the standard library is imported, so that every module of the package can use it. Errors name the file, its
+JSON and checksums are read and written in buckets too (`jaxpose.buckets`). Only the standard library is imported, so that
+every module of the package can use it. Errors name the file, its
 contents, what was expected and what to do.
 """
 
@@ -15,6 +16,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from jaxpose import buckets
 
 __all__ = [
     "is_number",
@@ -52,7 +55,7 @@ def read_json(path: str | os.PathLike, what: str, *, advice: str = "") -> Any:
     Traceback (most recent call last):
     FileNotFoundError: no result file found: absent.json does not exist; check the path
     """
-    path = Path(path)
+    path = buckets.place(path)
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +87,10 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     Raises:
         OSError: The file or its folder cannot be written.
     """
-    path = Path(path)
+    path = buckets.place(path)
+    if not isinstance(path, Path):  # an object appears in its bucket when it is whole
+        buckets.put(path, content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -153,8 +159,8 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[Any]:
     >>> list(read_json_lines("no_such_file"))
     []
     """
-    path = Path(path)
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    path = buckets.place(path)
+    for line in path.read_bytes().decode("utf-8", "replace").splitlines() if path.exists() else []:
         try:
             yield json.loads(line)
         except (ValueError, RecursionError):

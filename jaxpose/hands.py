@@ -36,6 +36,7 @@ from jaxpose.skeleton import RHD21
 __all__ = [
     "BONES",
     "KEY_BONE",
+    "PALM",
     "PROPORTIONS",
     "Square",
     "bone_length",
@@ -59,22 +60,25 @@ NUM_JOINTS = RHD21.num_joints
 WRIST, MIDDLE_BASE = 0, 12
 KEY_BONE = (12, 11)
 """The bone of length 1: the middle finger, from its base to the next joint (hand3d)."""
+PALM = (0, 12)
+"""Another one, from the wrist to the base of the middle finger (BiHand, TLlib): longer, so that the same error of a pixel moves the
+root less."""
 BONES = RHD21.limbs
 """The 20 bones, each from the joint that is nearer to the wrist."""
 LEFT_CLASSES, RIGHT_CLASSES = range(2, 18), range(18, 34)  # of RHD's masks; 0 is the background, 1 the person
 MIRRORED = {"exact": 1, "bihand": 0, "tllib": 2}  # u' = width - this - u
 
 PROPORTIONS = np.array([
-    [0.95, 1.05, 0.80, 0.65], [2.05, 1.00, 0.57, 0.50], [2.00, 1.00, 0.65, 0.52], [1.85, 0.93, 0.61, 0.52],
-    [1.78, 0.74, 0.43, 0.46],
+    [1.11, 1.17, 0.92, 0.71], [2.60, 1.00, 0.76, 0.73], [2.59, 1.00, 0.80, 0.79], [2.50, 0.85, 0.78, 0.76],
+    [2.38, 0.93, 0.54, 0.55],
 ]).ravel()  # fmt: skip
-"""Lengths of the bones of `BONES` in units of the key bone, of a typical adult hand. `lift` takes those of the training hands."""
+"""Lengths of the bones of `BONES` in units of the key bone, about those of RHD's hands. A page takes those of its training hands."""
 
 
 def example_hand() -> np.ndarray:
     """Returns a slightly bent right hand, (21, 3) metres in the camera's frame, for examples and tests."""
     joints = np.zeros((NUM_JOINTS, 3))
-    lengths = PROPORTIONS.reshape(5, 4) * 0.044
+    lengths = PROPORTIONS.reshape(5, 4) * 0.036
     for finger, spread in enumerate((-0.85, -0.22, 0.0, 0.2, 0.42)):
         at = joints[0]
         for i in range(4):
@@ -103,7 +107,7 @@ def with_palm(joints: ArrayLike) -> np.ndarray:
     """Returns joints (..., 21, D) whose first is the palm, the mean of the wrist and the base of the middle finger (hand3d).
 
     >>> with_palm(example_hand())[0].round(4)
-    array([0.02 , 0.006, 0.6  ])
+    array([ 0.02  ,  0.0034,  0.6   ])
     """
     joints = np.asarray(joints, np.float64)
     _check_joints(joints)
@@ -265,13 +269,13 @@ def bone_length(xyz: ArrayLike, *, bone: tuple[int, int] = KEY_BONE) -> np.ndarr
 
     Args:
         xyz: joints, in any unit of length.
-        bone: its two joints; (0, 12), the palm, is the unit of BiHand and TLlib.
+        bone: its two joints: `KEY_BONE`, or `PALM`.
 
     Raises:
         ValueError: a length is zero or not finite, so that it cannot be a unit.
 
     >>> round(float(bone_length(example_hand())), 4)
-    0.044
+    0.036
     """
     xyz = np.asarray(xyz, np.float64)
     _check_joints(xyz)
@@ -364,7 +368,7 @@ def lift(
         focal, center: (..., 2) focal lengths and principal point in pixels.
         bone: the key bone.
         depth_range: least and greatest depth of the root, in units of the bone.
-        proportions: (20,) usual lengths of `BONES` in units of the bone, or None.
+        proportions: (20,) usual lengths of `BONES` relative to one another, or None.
 
     Raises:
         ValueError: a shape is wrong, or the focal length is not positive.
@@ -383,12 +387,17 @@ def lift(
     hands = np.concatenate([rays[..., None, :, :] * total[..., None], total[..., None]], axis=-1)
     cost = np.stack([excess[..., 0], excess[..., 1]], axis=-1)
     if proportions is not None:
-        lengths = np.maximum(bone_lengths(hands), 1e-6)
-        unlikely = np.abs(np.log(lengths / np.asarray(proportions, np.float64))).sum(-1)
+        unlikely = np.abs(np.log(np.maximum(bone_lengths(hands), 1e-6) / _in_units(proportions, bone))).sum(-1)
         both = (excess == 0).all(-1, keepdims=True)
         cost = np.where(both, unlikely, cost)
     best = np.argmin(cost, axis=-1)
     return np.take_along_axis(hands, best[..., None, None, None], axis=-3)[..., 0, :, :]
+
+
+def _in_units(proportions: ArrayLike, bone: tuple[int, int]) -> np.ndarray:
+    """Returns lengths (20,) of the bones in units of one of them; of a distance that is no bone they are taken as they are."""
+    lengths = np.asarray(proportions, np.float64)
+    return lengths / lengths[BONES.index(bone)] if bone in BONES else lengths
 
 
 def _rays(xy: ArrayLike, focal: ArrayLike, center: ArrayLike) -> np.ndarray:

@@ -457,10 +457,50 @@ def soft_argmax(
     """
     if ndim not in (2, 3):
         raise ValueError(f"ndim={ndim}: expected 2 or 3")
+    logits = _maps(logits, axes=ndim + 1, name="logits")
+    xy, _, log_z = _expectation(logits, None, beta=beta, ndim=ndim, compensate=compensate, floor=floor)
+    return xy, log_z
+
+
+def soft_argmax_depth(
+    logits: Array, depth: Array, *, beta: float = 1.0, compensate: bool = False, floor: float = FLOOR
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Expected pixel and expected depth of each joint under the same weights, those of `soft_argmax`.
+
+    Iqbal 2018 has one depth map for each heatmap instead of a volume: Zr = sum_p w_p Z_p with w = softmax(beta H). The weight
+    that the empty background holds pulls the depth towards the mean of the depth map just as it pulls the pixel towards the
+    centre. Gu 2021 compensates the pixel only (equation 8 is for a 2D grid); here the compensated weights expm1(beta H_p) / sum
+    expm1(beta H) serve both, so that background pixels, H = 0, do not count whatever their depth.
+
+    Args:
+        logits: H, (..., h, w, K); background at 0 for the compensation.
+        depth: Z, (..., h, w, K), depth of each joint as each pixel estimates it.
+        beta, compensate, floor: the same as in `soft_argmax`. On a map that is flatter than `floor` the depth tends to 0.
+
+    Returns:
+        xy (..., K, 2) in heatmap pixels, depth (..., K) within the range of its map, log_z (..., K).
+
+    Raises:
+        ValueError: the shapes differ, or the same as in `soft_argmax`.
+
+    >>> bump = gaussian(jnp.array([[10.0, 20.0]]), (64, 64), sigma=2.0)
+    >>> depth = jnp.where(bump > 0.01, 3.0, -1.0)
+    >>> [round(soft_argmax_depth(bump, depth, beta=10.0, compensate=c)[1][0].item(), 2) for c in (False, True)]
+    [2.76, 3.0]
+    """
+    logits, depth = _maps(logits, name="logits"), _maps(depth, name="depth")
+    if logits.shape != depth.shape:
+        raise ValueError(f"logits and depth must have one shape, got {logits.shape} and {depth.shape}")
+    return _expectation(logits, depth, beta=beta, ndim=2, compensate=compensate, floor=floor)
+
+
+def _expectation(
+    logits: jax.Array, values: jax.Array | None, *, beta: float, ndim: int, compensate: bool, floor: float
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """Returns the expected pixel (..., K, ndim), that of `values` (..., K) if there are any, and log Z; see `soft_argmax`."""
     _check_beta(beta)
     if not 0 < floor < 1:
         raise ValueError(f"floor={floor}: expected a number between 0 and 1")
-    logits = _maps(logits, axes=ndim + 1, name="logits")
     size = logits.shape[-ndim - 1 : -1]
     axes = tuple(range(-ndim - 1, -1))
     scaled = beta * logits
@@ -475,14 +515,21 @@ def soft_argmax(
         moments.append((marginal * p).sum(-2))
     total = marginal.sum(-2)
     top, below = jnp.squeeze(top, axes), jnp.squeeze(below, axes)
-    if not compensate:
-        return _bounded(jnp.stack(moments, -1) / total[..., None], size), jnp.log(total) + top
-    background = jnp.where(below, 0, math.prod(size) * jnp.exp(-jnp.maximum(top, 0)))
-    whole = total + background
-    enough = ~below & (jax.lax.stop_gradient(total) >= floor * jax.lax.stop_gradient(whole))
-    # The background is symmetric about the centre, so the moments are also those of the softmax.
-    total = jnp.where(enough, total, floor * whole)
-    return _bounded(jnp.stack(moments, -1) / total[..., None], size), jnp.log(whole) + top
+    whole = total
+    if compensate:
+        background = jnp.where(below, 0, math.prod(size) * jnp.exp(-jnp.maximum(top, 0)))
+        whole = total + background
+        enough = ~below & (jax.lax.stop_gradient(total) >= floor * jax.lax.stop_gradient(whole))
+        # The background is symmetric about the centre, so the moments are also those of the softmax.
+        total = jnp.where(enough, total, floor * whole)
+    xy = _bounded(jnp.stack(moments, -1) / total[..., None], size)
+    log_z = jnp.log(whole) + top
+    if values is None:
+        return xy, None, log_z
+    value = (weights * values).sum(axes) / total
+    # Negative weights, of pixels below the background, must not lead out of the range; the gradient continues beyond it.
+    excess = jax.lax.stop_gradient(value - jnp.clip(value, values.min(axes), values.max(axes)))
+    return xy, value - excess, log_z
 
 
 def _expm1(scaled: jax.Array, top: jax.Array, below: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ by layout:
     *_mmpose                     ImageNet's, RGB                the same, the shift by mmpose's border rule
     mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4, D1
     higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
+    keypoint_rcnn, faster_rcnn*  ImageNet's, RGB, short 800     persons above 0.05, 100 at most                QUIRK E1 to E9
+    detectron2_rcnn              Caffe's, BGR, short 800        the same, half a pixel, probabilities          QUIRK E1 to E9
 
 mmpose states ImageNet's in 0..255 (1.x) or 0..1 (0.x); these are the same numbers, `tasks.IMAGENET`. Options set
 everything that neither the file nor its layout holds: the input's size, the skeleton, DARK or UDP, beta. Differences in
@@ -21,6 +23,7 @@ mmpose 1.x's MPII models are off (QUIRK H4).
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -35,20 +38,22 @@ from flax import linen as nn
 
 from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
-from jaxpose.nets import ResNet
-from jaxpose.skeleton import COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton
+from jaxpose.nets import RCNN, ResNet
+from jaxpose.skeleton import BOX, COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton
 from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
 if TYPE_CHECKING:
     from jaxpose.tasks import ImageTask
 
+logger = logging.getLogger(__name__)
 Decode = Literal["argmax", "dark", "udp"]
 SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14, MPII16, H36M17, H36M18, RHD21)}
 BY_JOINTS = {s.num_joints: s for s in (COCO17, CROWDPOSE14, MPII16)}
 SIZE = re.compile(r"(?<!\d)(\d{2,4})x(\d{2,4})(?!\d)")  # "256x192": height first, in all the code bases
 SQUARE = re.compile(r"(?<=[_-])(512|640)(?=[_.-])")  # "pose_higher_hrnet_w32_512.pth"
 ALONE = re.compile(r"(?<=[_-])384(?=[_.-]|$)")  # "pose_hrnet_w48_384.pth": the height
-SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors")
+SUFFIXES = (*weights.TORCH_SUFFIXES, ".safetensors", ".pkl")
+LEGACY = "9f466800"  # of keypointrcnn_resnet50_fpn_coco-9f466800.pth, whose frozen BatchNorm had an eps of 1e-5
 TRAINED_FOR = re.compile(r"(?<![a-z])(dark|udp)(?![a-z])")  # "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192.pth"
 # Data sets with the number of joints of COCO, CrowdPose or MPII but other joints:
 # "td-hm_res101_8xb64-210e_aic-256x192.pth"
@@ -71,11 +76,12 @@ def main(
     decode: Decode | None = None,
     beta: float | None = None,
     preprocess: Literal["imagenet", "rle_official", "simple_baseline"] | None = None,
+    bn_eps: float | None = None,
 ) -> None:
     """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
 
     Args:
-        file: .pth, .pt, .pth.tar, .ckpt, .bin as torch.save writes them, or .safetensors.
+        file: .pth, .pt, .pth.tar, .ckpt, .bin as torch.save writes them, .safetensors, or the .pkl of Detectron2's model zoo.
         layout: Naming of the tensors; auto: found by the names.
         part: The net to read, if the file holds several: the key of a state dict ("state_dict_ema"), or the common
             prefix of its tensors' names ("teacher").
@@ -91,6 +97,8 @@ def main(
         beta: Beta of the softmax of mmpose's integral models; none: 10 if the file's name contains debias, else 1.
         preprocess: Image normalisation, for a training of your own: imagenet (red, green, blue), simple_baseline (the same with
             blue first) or rle_official; none: that of the code base whose names the tensors have.
+        bn_eps: Eps of the BatchNorm of an R-CNN's backbone, which the file does not state; none: 0 for torchvision's released files
+            of the first version, else 1e-5.
     """
     from jaxpose import checkpoint, train
 
@@ -102,7 +110,7 @@ def main(
     try:
         task, variables, facts = read(
             state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta,
-            preprocess=preprocess,
+            preprocess=preprocess, bn_eps=bn_eps,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
@@ -115,6 +123,8 @@ def main(
     checkpoint.write_model(out, variables, config)
     page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
     command = f"python -m experiments.{page_name} --eval-only {shlex.quote(str(out))} --data DIR"
+    if facts["family"] == "detection":
+        command = f"jaxpose predict {shlex.quote(str(out))} photo.jpg"
     parameters = train.count_parameters(variables["params"]["net"])
     print(json.dumps({**facts, "parameters": parameters, "directory": str(out), "command": command}))
 
@@ -129,19 +139,20 @@ def read(
     decode: Decode | None = None,
     beta: float | None = None,
     preprocess: str | None = None,
+    bn_eps: float | None = None,
 ) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
     """Converts a state dict of a pose net to (task, variables, facts).
 
     Args:
         state_dict: {name: array}, see `weights.from_torch`.
         name: The name of the file, which may contain the size of the input, and indicate what has to be asked.
-        layout, size_wh, skeleton, decode, beta, preprocess: The same as in `main`.
+        layout, size_wh, skeleton, decode, beta, preprocess, bn_eps: The same as in `main`.
 
     Returns:
         task: The task, whose `predict` returns what the published code returns.
         variables: Its variables, with the flow of RLE under params/flow if the file has one.
-        facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", and "decode" and "beta" for
-            heatmaps.
+        facts: "layout", "family", "joints", "skeleton", "size_wh", "size_from", "preprocess", "decode" and "beta" for
+            heatmaps, "bn_eps" and "classes" for detectors.
 
     Raises:
         ValueError: The state dict is a backbone or a 3D model; its names fit no or several layouts; the number of
@@ -165,6 +176,10 @@ def read(
         )
     family = FAMILIES[row.family]
     net, net_variables = weights.from_torch(state_dict, layout=row.name)
+    if family.has_boxes:
+        net = _person_detector(net, name, list(state_dict), bn_eps)
+    elif bn_eps is not None:
+        raise ValueError(f"--bn-eps {bn_eps}: for R-CNNs; this is layout {row.name}")
     if getattr(getattr(net, "head", None), "dim", 2) != 2:
         raise ValueError(
             f"layout {row.name}: a 3D model; tasks have two coordinates, weights.from_torch and flow_from_torch read it"
@@ -179,7 +194,7 @@ def read(
         stride = 32 // 2 ** len(net.deconvs)
         size_wh, origin = tuple(stride * state_dict[f"{row.axes}{axis}"].size for axis in "xy"), row.axes.rstrip("_")
     else:
-        width = getattr(net.backbone, "width", None)
+        width = getattr(getattr(net, "backbone", net), "width", None)
         size_wh, origin = input_size(name, layout=row.name, skeleton=skeleton, width=width)
     if integral and decode is None:
         decode, beta = "soft_argmax", beta or (10.0 if "debias" in name else 1.0)
@@ -198,8 +213,10 @@ def read(
     params = {"net": net_variables["params"]} | ({} if flow is None else {"flow": flow})
     variables = {"params": params, "batch_stats": net_variables["batch_stats"]}
     width, height = size_wh
-    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
-    jax.eval_shape(lambda v, x: task.predict(v, {"image": x}, flip_test=False), variables, image)  # checks the size
+    batch = {"image": jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)}
+    if family.has_boxes:
+        batch["size_hw"] = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    jax.eval_shape(lambda v, x: task.predict(v, x, flip_test=False), variables, batch)  # checks the size
     facts = {
         "layout": row.name, "family": row.family, "joints": skeleton.num_joints, "skeleton": skeleton.name,
         "size_wh": list(size_wh), "size_from": origin, "preprocess": task.preprocess,
@@ -208,6 +225,8 @@ def read(
         facts |= {"decode": decode, "beta": beta}
     if family.has_flow:
         facts["flow"] = flow is not None
+    if family.has_boxes:
+        facts |= {"bn_eps": net.backbone.bn_eps, "classes": net.num_classes - 1}
     return task, variables, facts
 
 
@@ -368,6 +387,16 @@ def _bottom_up(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_)
     )  # fmt: skip
 
 
+def _detection(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> ImageTask:
+    """Builds the task. Settings: rule of `tasks.Resize`; preprocess. The size is the longest and the shorter side of an image."""
+    from jaxpose import tasks
+
+    short, longest = sorted(shared["size_wh"])
+    rule = settings["rule"]
+    resize = tasks.Resize(short, longest, rule=rule, half_pixel=rule == "detectron2")
+    return tasks.detection(net, **shared, resize=resize, preprocess=settings["preprocess"])
+
+
 def _person_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
     """Returns the size of crops of persons and its origin; MPII's are square."""
     square = skeleton == MPII16
@@ -383,6 +412,11 @@ def _whole_image_size(name: str, skeleton: Skeleton, width: int | None) -> tuple
     return ((640, 640) if width == 48 else (512, 512)), "default"
 
 
+def _detector_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
+    """Returns the longest and the shorter side of an image, and their origin."""
+    return (1333, 800), "default"
+
+
 @dataclass(frozen=True)
 class Family:
     """The conversion of the published nets of one task family.
@@ -392,18 +426,21 @@ class Family:
         size: (name of the file, skeleton, width of the net) -> the input's size and its origin.
         has_maps: True if its nets are decoded with `decode` and `beta`.
         has_flow: True if a checkpoint may hold RLE's flow.
+        has_boxes: True if its nets are detectors of boxes.
     """
 
     make: Callable[..., ImageTask]
     size: Callable[[str, Skeleton, int | None], tuple[tuple[int, int], str]]
     has_maps: bool = False
     has_flow: bool = False
+    has_boxes: bool = False
 
 
 FAMILIES = {  # by the `family` of a row in `weights.layouts`
     "regression": Family(_regression, _person_size, has_flow=True),
     "heatmaps": Family(_heatmaps, _person_size, has_maps=True),
     "bottom_up": Family(_bottom_up, _whole_image_size),
+    "detection": Family(_detection, _detector_size, has_boxes=True),
 }
 
 
@@ -425,9 +462,22 @@ def _check_reading(row: PublishedNet, name: str, *, decode: Decode | None, beta:
         )
 
 
+def _person_detector(net: RCNN, name: str, names: list[str], bn_eps: float | None) -> RCNN:
+    """Returns a net that outputs persons alone, with the eps that its BatchNorm was trained with."""
+    if bn_eps is not None and not bn_eps >= 0:
+        raise ValueError(f"--bn-eps {bn_eps}: expected 0 or a positive number, such as 1e-5")
+    if bn_eps is None:
+        # A counter of batches is saved by BatchNorm that was trained, whose eps nothing overwrites.
+        trained = any(each.startswith("backbone.body.") and each.endswith("num_batches_tracked") for each in names)
+        bn_eps = 1e-5 if trained or LEGACY in name else net.backbone.bn_eps
+    if any("roi_heads.mask_" in each for each in names):
+        logger.warning("%s: its mask head is left out; boxes and joints do not depend on it", name or "the state dict")
+    return net.clone(backbone=net.backbone.clone(bn_eps=bn_eps), classes=(net.person_label,))
+
+
 def _check_name(net: nn.Module, name: str) -> None:
     """Raises an error if the file's name indicates another net than the tensors' names and shapes."""
-    if "caffe" in name.lower() and isinstance(net.backbone, ResNet):
+    if "caffe" in name.lower() and isinstance(getattr(net, "backbone", None), ResNet):
         raise ValueError(
             f"{name}: a net in Caffe's style, as its name says? Such blocks stride in their first 1x1 convolution, not in the 3x3 "
             "one; names and shapes are the same, so it would be read as another net. Take the file of PyTorch's style; if "
@@ -438,6 +488,8 @@ def _check_name(net: nn.Module, name: str) -> None:
 def _skeleton_of_net(net: nn.Module, name: str, skeleton: Skeleton | None) -> Skeleton:
     """Returns the requested skeleton, or the one with the net's number of joints; raises an error if it does not fit."""
     joints = net.head.num_joints if hasattr(net, "head") else net.num_joints
+    if joints == 0 and skeleton is None:
+        return BOX
     if skeleton is None and (match := OTHER_JOINTS.search(name.lower())):
         raise ValueError(
             f"{name}: trained on the joints of {match[1]}, as its name says? Their number, {joints}, does not tell: give "

@@ -64,7 +64,8 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         # Lists (from JSON) become tuples, so that a skeleton can be hashed and compared.
-        object.__setattr__(self, "joints", _names(self.joints, f"skeleton {self.name!r}"))
+        no_joints = self.name == "box" and isinstance(self.joints, Sequence) and not len(self.joints)
+        object.__setattr__(self, "joints", () if no_joints else _names(self.joints, f"skeleton {self.name!r}"))
         object.__setattr__(self, "flip_pairs", _pairs(self.flip_pairs, "flip_pairs"))
         object.__setattr__(self, "limbs", _pairs(self.limbs, "limbs"))
         object.__setattr__(self, "sigmas", _numbers(self.sigmas, f"skeleton {self.name!r}"))
@@ -322,6 +323,9 @@ def _about_sides(flip_pairs: Sequence[tuple[int, int]], unpaired: Sequence[str],
         return [f"the joints {list(names)} have no left and right in their names: mirroring exchanges nothing"]
     return []
 
+
+BOX = Skeleton(name="box", joints=(), flip_pairs=(), limbs=(), sigmas=(), upper=())
+"""No joints: that of a detector of boxes alone, the only skeleton that may be empty."""
 
 COCO17 = Skeleton(
     name="coco17",

@@ -107,6 +107,28 @@ def linear_decay(
     return optax.join_schedules([ramp, fall], [warmup_steps])
 
 
+def exponential_decay(
+    learning_rate: float, *, factor: float, every: float, warmup_steps: int = 0, warmup_start: float = 0.001
+) -> optax.Schedule:
+    """Learning rate x `factor` after every `every` steps, in steps, after a linear warm-up from `warmup_start` x the rate.
+
+    Lifters are trained so, with 0.95 after every epoch (Pavllo et al. 2019, Zeng et al. 2020).
+
+    Raises:
+        ValueError: The rate is not positive, the factor not in (0, 1], or `every` is below one step.
+
+    >>> rate = exponential_decay(1e-3, factor=0.5, every=10)
+    >>> [round(float(rate(t)), 7) for t in (0, 9, 10, 25)]
+    [0.001, 0.001, 0.0005, 0.00025]
+    """
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate={learning_rate} must be positive")
+    if not 0 < factor <= 1 or every <= 0:
+        raise ValueError(f"factor={factor}, every={every}: expected a factor in (0, 1] and a positive number of steps")
+    ramp = optax.linear_schedule(warmup_start, 1.0, warmup_steps) if warmup_steps else lambda step: 1.0
+    return lambda step: learning_rate * factor ** jnp.floor(step / every) * ramp(step)
+
+
 def growing_decay(decay: float, *, growth: float = 9.0) -> optax.Schedule:
     """Decay of a moving average without bias from the start: min(decay, t / (t + growth)) at step t, from 0.
 

@@ -144,11 +144,11 @@ def test_prepare_passes_its_options_on(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [["synthetic", "gs://bucket/people"], ["prepare", "set", "--data-dir=gs://bucket/x"], ["summary", "s3://b/run"]],
+    [["synthetic", "gs://bucket/people"], ["prepare", "set", "--data-dir=hdfs://host/x"], ["summary", "s3://b/run"]],
 )
 def test_a_url_is_refused_and_makes_no_folder(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"jaxpose: (gs|s3)://.* is a URL, not a path: mount the bucket"):
+    with pytest.raises(SystemExit, match=r"jaxpose: (gs|s3|hdfs)://?.* is a URL, not a path: mount the bucket"):
         cli.main(words)
     assert list(tmp_path.iterdir()) == []
 

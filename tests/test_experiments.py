@@ -307,9 +307,13 @@ def test_presets_parse_and_overrides_win(preset):
         (["--nms", "0"], "--nms 0.0: expected an OKS above 0"),
         (["--ema", "1"], "--ema 1.0: expected a decay between 0 and 1"),
         (["--box-jitter", "15"], "--box-jitter 15.0: expected a part of the box"),
-        (["--data-dir", "gs://bucket/data"], "--data-dir gs:/bucket/data is a URL, not a path: mount the bucket"),
-        (["--out", "s3://bucket/run"], "--out s3:/bucket/run is a URL"),
-        (["--eval-only", "gs://bucket/run"], "--eval-only gs:/bucket/run is a URL"),
+        (
+            ["--annotations", "gs://bucket/a.json"],
+            "--annotations gs:/bucket/a.json is a URL, not a path: mount the bucket",
+        ),
+        (["--data-dir", "hdfs://host/data"], "--data-dir hdfs:/host/data is a URL, not a path: mount the bucket"),
+        (["--out", "az://bucket/run"], "--out az:/bucket/run is a URL"),
+        (["--eval-only", "https://host/run"], "--eval-only https:/host/run is a URL"),
     ],
 )
 def test_flags_are_checked_at_the_door(flags, message):

@@ -51,6 +51,8 @@ def others(value: Any, hint: Any) -> list[Any]:
         return [x for x in literals if x != value]
     if isinstance(value, bool) or bool in options:
         return [not value]
+    if isinstance(value, tuple) and any(isinstance(x, str) for x in value):
+        return [value[:-1]]
     if isinstance(value, tuple):
         return [tuple(x + 1 for x in value), tuple(32 * (x // 32 + 1) for x in value), value[:-1], (8, 8), (8,)]
     if isinstance(value, float) or (value is None and float in options):
@@ -112,11 +114,14 @@ def value_of(config: RunConfig, name: str) -> Any:
 
 def of_the_task(name: str, config: RunConfig) -> bool:
     """Whether a flag describes the task, which every field of the pages' own classes does that the data and the runner do not read."""
-    from experiments.common import persons, whole_images
+    from experiments.common import hands, persons, whole_images
 
     data = {
-        f.name for kind in (RunConfig, persons.PersonConfig, whole_images.ImageConfig) for f in dataclasses.fields(kind)
+        f.name
+        for kind in (RunConfig, persons.PersonConfig, hands.HandData, whole_images.ImageConfig)
+        for f in dataclasses.fields(kind)
     }
+    data |= {"poses", "mirror", "root"}  # of pairs of poses
     return name.partition(".")[0] not in data | ELSEWHERE or name == "size_wh"
 
 

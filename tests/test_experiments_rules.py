@@ -31,7 +31,7 @@ def configs() -> dict[str, type]:
 
 
 def test_every_page_is_looked_at():
-    assert len(PAGES) == 18 and len({name.partition(":")[0] for name in configs()}) == 18
+    assert len(PAGES) == 20 and len({name.partition(":")[0] for name in configs()}) == 20
 
 
 @pytest.mark.parametrize("name", configs())
@@ -77,7 +77,7 @@ def test_a_flag_without_a_rule_is_refused():
     ({"size_wh": (0, 4)}, "--size-wh (0, 4): expected a positive width and height"),
     ({"warmup_start": 0}, "--warmup-start 0: expected a part of the learning rate, above 0"),
     ({"fsdp": 0}, "--fsdp 0: expected a positive number"),
-    ({"init": Path("gs://bucket/a.pth")}, "--init gs:/bucket/a.pth is a URL, not a path"),
+    ({"init": Path("https://host/a.pth")}, "--init https:/host/a.pth is a URL, not a path"),
     ({"nms": 1.1}, "--nms 1.1: expected an OKS above 0, at most 1, or None"),
 ])  # fmt: skip
 def test_the_message_names_flag_value_and_what_is_taken(changes, message):
@@ -129,7 +129,7 @@ def test_what_a_resumed_run_may_change():
     free = {name for name, resume in rules.resume_rules(coco_swahr.Config).items() if resume is not Fixed}
     free |= {name for name, resume in rules.resume_rules(coco_rle.Config).items() if resume is not Fixed}
     assert free == {
-        "out", "data", "data_dir", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones",
+        "out", "data", "data_dir", "cache", "on_bad", "verify", "detections", "box_jitter", "val_split", "epochs", "milestones",
         "eval_every", "checkpoint_every", "keep", "flip_test", "rescore", "nms", "soft_nms", "test_size", "test_batch_size",
         "fit", "scales", "group_on", "eval_only", "plots", "log_every", "workers", "fsdp", "multihost", "coordinator",
         "num_processes", "process_id", "init", "init_layout", "annotations", "images", "val_annotations", "val_images", "sigmas",

@@ -16,6 +16,7 @@ import tyro
 from experiments.common import rules
 from experiments.common.rules import (
     AllPositive,
+    AnyPath,
     AnyValue,
     AtLeast,
     Between,
@@ -29,7 +30,7 @@ from experiments.common.rules import (
     Size,
     Unsaid,
 )
-from jaxpose import checkpoint, files, tasks
+from jaxpose import buckets, checkpoint, files, tasks
 from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Reading
@@ -44,10 +45,10 @@ class RunConfig:
 
     LEVEL: ClassVar[tasks.Level]
 
-    out: Annotated[Path | None, LocalPath, MayChange] = None
+    out: Annotated[Path | None, AnyPath, MayChange] = None
     """Folder of the run: log, checkpoints, results, pictures. Giving the same folder again resumes the run. None: runs/ and the
-    experiment's name, or the folder that --eval-only names."""
-    data: Annotated[Path | None, LocalPath, MayMove] = None
+    experiment's name, or the folder that --eval-only names. May be in a bucket: gs://bucket/run."""
+    data: Annotated[Path | None, AnyPath, MayMove] = None
     """Folder with images and annotations, or the name of a data set that `jaxpose prepare` wrote to --data-dir; none:
     the embedded synthetic people."""
     labels: Annotated[Path | None, LocalPath, MayMove] = None
@@ -94,8 +95,10 @@ class RunConfig:
     """Name of the training split; COCO's train2017 is called "train". Several are joined by +: train+val."""
     val_split: Annotated[str, AnyValue, MayChange] = "val"
     """Name of the evaluation split."""
-    data_dir: Annotated[Path, LocalPath, MayChange] = Path("runs/data")
+    data_dir: Annotated[Path, AnyPath, MayChange] = Path("runs/data")
     """Folder of prepared data sets (TFDS, array_record); each is prepared once."""
+    cache: Annotated[Path, LocalPath, MayChange] = buckets.CACHE
+    """Folder of this machine for copies of what --out, --data, --data-dir and --init have in a bucket (gs://, s3://)."""
     on_bad: Annotated[Literal["error", "skip"], AnyValue, MayChange] = "error"
     """Action for a bad sample (truncated image, NaN, box outside): stop, or skip it, counted and logged."""
     verify: Annotated[bool, AnyValue, MayChange] = False
@@ -113,9 +116,13 @@ class RunConfig:
     """Adam's learning rate for this global batch size."""
     base_batch_size: Annotated[int | None, Positive, Fixed] = None
     """Scale the learning rate by batch_size / base_batch_size; none: no scaling."""
-    decay: Annotated[Literal["milestones", "linear", "plateau"], AnyValue, Fixed] = "milestones"
-    """Decay of the learning rate: by 0.1 at --milestones, linearly to 0 at the end of the last epoch, or by 0.1 twice, each time that
-    the evaluations stop improving (--plateau)."""
+    decay: Annotated[Literal["milestones", "linear", "plateau", "exponential"], AnyValue, Fixed] = "milestones"
+    """Decay of the learning rate: by 0.1 at --milestones, linearly to 0 at the end of the last epoch, by 0.1 twice, each time that
+    the evaluations stop improving (--plateau), or by a factor after every epoch (--exponential)."""
+    exponential: Annotated[float, Between(0, 1, "a factor above 0, at most 1", open_low=True), Fixed, Unsaid(0.95)] = (
+        0.95
+    )
+    """With --decay exponential: the factor of the learning rate after every epoch."""
     plateau: Annotated[int, Positive, Fixed, Unsaid(3)] = 3
     """With --decay plateau: number of evaluations without a better score after which the rate is multiplied by 0.1."""
     milestones: Annotated[tuple[float, ...], Increasing, MayChange] = (170, 200)
@@ -150,7 +157,7 @@ class RunConfig:
     """Average with the prediction for the mirrored crop."""
     patience: Annotated[int | None, Positive, MayChange] = None
     """Stop when the best evaluation is this many evaluations old; none: train to the end."""
-    eval_only: Annotated[Path | None, LocalPath, MayChange] = None
+    eval_only: Annotated[Path | None, AnyPath, MayChange] = None
     """Evaluate this checkpoint (a run's folder) and stop."""
     plots: Annotated[bool, AnyValue, MayChange] = True
     """Draw curves, density, calibration and predictions at the end (needs matplotlib)."""
@@ -203,6 +210,8 @@ class RunConfig:
             flags["milestones"] = "--decay milestones"
         if self.decay != "plateau":
             flags["plateau"] = "--decay plateau"
+        if self.decay != "exponential":
+            flags["exponential"] = "--decay exponential"
         if not self.warmup_steps and not self.warmup_epochs:
             flags["warmup_start"] = "--warmup-steps or --warmup-epochs"
         if self.ema is None:
@@ -247,7 +256,8 @@ class RunConfig:
         Args:
             stored: the config of the run's checkpoint; settings that it lacks are taken from here.
         """
-        config = dataclasses.replace(self, size_wh=tasks.from_config(stored["task"]).size_wh)
+        size_wh = getattr(tasks.from_config(stored["task"]), "size_wh", self.size_wh)  # a task need not read pictures
+        config = dataclasses.replace(self, size_wh=size_wh)
         settings = from_checkpoint(stored, default=config.test_settings())
         return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
 
@@ -317,7 +327,7 @@ def parse(
     class Defaults:
         preset: Annotated[str | None, AnyValue] = None
         config: Annotated[Path | None, LocalPath] = None
-        eval_only: Annotated[Path | None, LocalPath] = None
+        eval_only: Annotated[Path | None, AnyPath] = None
 
     words = list(sys.argv[1:] if argv is None else argv)
     defaults, rest = tyro.cli(Defaults, args=words, return_unknown_args=True, add_help=False)
@@ -443,7 +453,8 @@ def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mappin
 
 def settings(config: RunConfig) -> dict[str, Any]:
     """Returns the config as values that JSON can hold."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    # What a bucket has goes by its URL, whatever the copy on this machine is called.
+    return json.loads(json.dumps(dataclasses.asdict(config), default=lambda value: str(buckets.origin(value))))
 
 
 def refuse_idle(config: RunConfig, given: Collection[str]) -> None:

@@ -5,7 +5,7 @@ A page holds its settings and the published numbers for them; everything that se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,16 @@ from flax import traverse_util
 from experiments.common import persons, whole_images
 from experiments.common.config import RunConfig
 from experiments.common.kinds import PyTree
-from experiments.common.rules import AllPositive, AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Unsaid
+from experiments.common.rules import (
+    AllPositive,
+    AnyPath,
+    AnyValue,
+    AtLeast,
+    Fixed,
+    MayChange,
+    Positive,
+    Unsaid,
+)
 from jaxpose import checkpoint, tasks, weights
 from jaxpose.nets import (
     HeatmapNet,
@@ -55,7 +64,7 @@ class BackboneConfig(RunConfig):
     """Compute dtype of the net; parameters and losses stay in float32."""
     batch_groups: Annotated[int, Positive, Fixed] = 1
     """Number of groups of the global batch with their own BatchNorm statistics; 1: the whole batch; number of devices: per device."""
-    init: Annotated[Path | None, LocalPath, MayChange] = None
+    init: Annotated[Path | None, AnyPath, MayChange] = None
     """Source of the backbone's weights: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
     init_layout: Annotated[weights.Layout | None, AnyValue, MayChange] = None
     """Naming of the PyTorch file; none: that of the backbone's ImageNet weights (torchvision, HRNet's authors). Layouts such as
@@ -269,6 +278,18 @@ def heatmap_tasks(config: HeatmapConfig, skeleton: Skeleton) -> tuple[tasks.Task
             preprocess=config.preprocess,
         )  # fmt: skip
 
+    return in_phases(config, task)
+
+
+def in_phases(
+    config: HeatmapConfig, task: Callable[[tasks.MapLoss, tasks.JointLoss], tasks.Task]
+) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+    """Returns the task of the flags, and what comes first, as --first-epochs and --first say.
+
+    Args:
+        config: the flags.
+        task: function that returns the task with these two losses.
+    """
     without_maps = replace(config.maps, kind="none")  # the target still defines how map and input pixels correspond
     if not config.first_epochs:
         ends_at_once = config.first == "both" and "none" not in (config.maps.kind, config.joints.kind)

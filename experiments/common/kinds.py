@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.common import storage
 from experiments.common.config import RunConfig
 from jaxpose import parallel, tasks
 from jaxpose.data import builder, formats, labels, synthetic
@@ -142,8 +143,11 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple
     def first() -> None:
         with_data.append(with_labels(config))
         _open_splits(with_data[0], skeleton)
+        storage.share(config)
 
     parallel.on_first(first)
+    if jax.process_index() != 0:
+        storage.pull(config)
     return _open_splits(with_data[0] if with_data else with_labels(config), skeleton)
 
 

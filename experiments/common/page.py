@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import families, runner
+from experiments.common import families, runner, storage
 from experiments.common.config import RunConfig, given_flags, parse, refuse_idle
 from experiments.common.kinds import Kind, Load, PyTree
 from jaxpose import checkpoint, tasks
@@ -47,6 +47,10 @@ class Page:
         """Trains, resumes or evaluates as the flags say, and returns the scores."""
         config = self.settings(argv)
         runner.start(config)
+        with storage.on_this_host(config) as config:
+            return self._run(config)
+
+    def _run(self, config: Any) -> dict[str, float]:
         if config.eval_only is not None:
             return runner.evaluate_only(config, load=self.load)
         kind = self.load(config)

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -201,14 +201,26 @@ class Persons:
 
     def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
         """Yields global batches of crops, from `start_step` up to `total`; batch t depends on (seed, t) only."""
+        for batch in self.host_batches(start_step=start_step, total=total):
+            yield parallel.global_batch({k: batch[k] for k in USED if k in batch}, self.mesh)
+
+    def host_batches(self, *, start_step: int, total: int) -> Iterable[Mapping[str, np.ndarray]]:
+        """Returns this process's training batches on the host; see `jaxpose.data.crops.train_batches`."""
         config = self.config
-        host = crops.train_batches(
+        return crops.train_batches(
             self.train, size_wh=config.size_wh, batch_size=config.batch_size, augment=config.augmentation(), seed=config.seed,
             start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count(),
             stop_step=total, threads=config.workers, padding=config.padding, decode=config.decoding(),
         )  # fmt: skip
-        for batch in host:
-            yield parallel.global_batch({k: batch[k] for k in USED if k in batch}, self.mesh)
+
+    def eval_batches(self) -> Iterable[Mapping[str, np.ndarray]]:
+        """Returns this process's batches of the crops of `val`, on the host; see `jaxpose.data.crops.eval_batches`."""
+        config = self.config
+        return crops.eval_batches(
+            self.val, size_wh=config.size_wh, batch_size=config.batch_size,
+            process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
+            padding=config.padding, decode=config.decoding(),
+        )  # fmt: skip
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
         """Returns predictions for every person of `val` exactly once, on every process, in the source's order.
@@ -218,12 +230,7 @@ class Persons:
             (N, K), the other outputs of the task (for regression: "mu", "sigma"), and the batch's ids, boxes, areas and scores.
         """
         config = self.config
-        batches = crops.eval_batches(
-            self.val, size_wh=config.size_wh, batch_size=config.batch_size,
-            process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
-            padding=config.padding, decode=config.decoding(),
-        )  # fmt: skip
-        predictions = inference.run(inference.on_mesh(step, variables, self.mesh), batches)
+        predictions = inference.run(inference.on_mesh(step, variables, self.mesh), self.eval_batches())
         predictions["target"] = geometry.normalize(predictions["joints"], config.size_wh)
         if "sigma" in predictions and config.sigma_scale != 1:
             predictions["sigma"] = predictions["sigma"] * np.float32(config.sigma_scale)

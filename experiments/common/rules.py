@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from jaxpose import files
+from jaxpose import buckets, files
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class PathRule(Rule):
-    """A path in this machine's file system, not a URL."""
+    """A path in this machine's file system, not a URL; with `buckets` also a URL of a bucket (gs://, s3://)."""
+
+    buckets: bool = False
 
     def problem(self, value: Path) -> str | None:
+        if self.buckets and buckets.is_url(value):
+            return None
         try:
             files.local(value)
         except ValueError as error:
@@ -83,6 +87,7 @@ def MultipleOf(unit: int) -> Rule:
 
 AnyValue = Rule(lambda _: True, "any value")  # a class of settings, such as Likelihood, checks itself
 LocalPath = PathRule(lambda _: True, "a path of this machine")
+AnyPath = PathRule(lambda _: True, "a path of this machine, or a URL of a bucket", buckets=True)
 Positive = Rule(lambda x: x > 0, "a positive number")
 AllPositive = Rule(lambda xs: all(x > 0 for x in xs), "positive numbers")
 Size = Rule(lambda x: min(x) > 0, "a positive width and height")

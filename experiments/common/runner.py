@@ -26,7 +26,7 @@ from experiments.common.config import RunConfig, check_same_run, settings
 from experiments.common.kinds import LAST_PICTURE, Kind, Load, Predictions, PyTree
 from experiments.common.log import Log, evaluations, summary_line
 from experiments.common.training import Training, build, steps_of
-from jaxpose import checkpoint, parallel, tasks, train
+from jaxpose import buckets, checkpoint, parallel, tasks, train
 from jaxpose.train import TrainState
 
 log = logging.getLogger(__name__)
@@ -413,7 +413,7 @@ def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
             f"--eval-only {config.eval_only} holds a task of the family {task.family!r}, this page evaluates "
             f"{' and '.join(tasks.families_of(config.LEVEL))}: use the page that trained it"
         )
-    if config.size_wh != task.size_wh:
+    if config.size_wh != getattr(task, "size_wh", config.size_wh):  # a task need not read pictures
         raise ValueError(
             f"--size-wh {config.size_wh}: the net in {config.eval_only} was trained at {task.size_wh}; leave the flag out"
         )
@@ -424,7 +424,7 @@ def evaluate_only(config: RunConfig, *, load: Load) -> dict[str, Any]:
     name = f"eval_{stored['step']}_{config.val_split}{kind.variant()}"
     scores = kind.score(predictions, task, variables, name=name)
     if jax.process_index() == 0:
-        where = str(config.out / "results" / f"{name}.json")
+        where = str(buckets.origin(config.out / "results" / f"{name}.json"))
         print(json.dumps({"checkpoint_step": stored["step"], "results": where, "flip_test": config.flips(), **scores}))
     return scores
 

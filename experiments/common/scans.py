@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ HELD_OUT = 0.2  # part of the drawn subjects that is evaluated
 TEST_BATCH = 4  # scans of a batch of the evaluation
 PICTURES = 4  # scans in the pictures at the end of a run
 DARK = 0.85  # columns with less light than this count as shadows
+# Flags that a run is evaluated with as it was trained, unless they are given by hand.
+PREPARATION = ("flatten", "compensate", "synthetic_images", "seed", "grader", "val_subjects")
 # Flags of the pages of persons, which have no meaning for scans.
 NOT_FOR_SCANS = ("labels", "labels_format", "names", "corner", "box", "annotations", "images", "val_annotations", "val_images",
                  "val_fraction", "format", "category", "flip_pairs", "sigmas", "visible_above", "exif", "follow_links",
@@ -80,8 +82,8 @@ class ScanConfig(RunConfig):
     """The loss of --head regression; its flow of one coordinate is a spline, which has no settings."""
     residual: Annotated[Literal["boundary", "pair"], AnyValue, Fixed] = "boundary"
     """The residual of the likelihood: one coordinate, or two of neighbouring boundaries, whose flow is the paper's RealNVP."""
-    ordered: Annotated[bool, AnyValue, Fixed] = False
-    """Predicted boundaries keep their order, by a running maximum from the top."""
+    ordered: Annotated[bool, AnyValue, MayChange] = False
+    """Predicted boundaries keep their order, by a running maximum from the top; it does not change the training."""
 
     def check(self) -> None:
         """Raises a ValueError if flags contradict each other, or have no meaning for scans."""
@@ -100,6 +102,13 @@ class ScanConfig(RunConfig):
         multiple = 2 ** (self.levels - 1)
         if self.size_wh[0] % multiple or self.size_wh[1] % multiple:
             raise ValueError(f"--size-wh {self.size_wh}: expected multiples of {multiple} with --levels {self.levels}")
+
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """See `RunConfig.as_trained`; scans are prepared as those of the training, and drawn ones are those of the run."""
+        run = stored.get("run") or {}
+        values = {name: run[name] for name in PREPARATION if name in run}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return dataclasses.replace(super().as_trained(stored), **values)
 
     def idle(self) -> dict[str, str]:
         """See `RunConfig.idle`."""
@@ -194,6 +203,8 @@ class Scans:
             predictions["rows"][i, :width] += scan.offset[:, None]
             for name in task.outputs:
                 predictions[name][i, width:] = np.nan
+        if self.config.ordered:  # a run that was trained without it may be evaluated with it
+            predictions["rows"] = np.maximum.accumulate(predictions["rows"], -1)
         return predictions
 
     def _eval_batches(self, task: tasks.Task) -> Iterator[dict[str, np.ndarray]]:

@@ -141,6 +141,8 @@ def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> o
     }
     if config.decay == "linear":
         return train.linear_decay(rate, steps=max(round(config.epochs * updates_per_epoch), 1), **warmup)
+    if config.decay == "exponential":
+        return train.exponential_decay(rate, factor=config.exponential, every=updates_per_epoch, **warmup)
     if config.decay == "plateau":  # the factor of the evaluations is in the optimiser's state
         return train.multi_step(rate, boundaries=[], **warmup)
     boundaries = sorted({round(m * updates_per_epoch) for m in config.milestones})

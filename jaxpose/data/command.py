@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from jaxpose import buckets
 from jaxpose.data import labels as tools
 from jaxpose.data.formats import Choice
 from jaxpose.data.reading import Exif, Links
@@ -43,14 +44,14 @@ def prepare(
     """Prepare one split of a folder once, so that every later run starts at once.
 
     Args:
-        folder: Image folder and annotations; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of CrowdPose in
-            HigherHRNet and mmpose are detected.
+        folder: Image folder and annotations, also in a bucket; the layouts of COCO 2017, of MPII in HRNet and mmpose, and of
+            CrowdPose in HigherHRNet and mmpose are detected.
         split: Name of the split: train, val, ...
         format: Format of the annotation JSON: coco, mpii (a list of image, center, scale, joints, joints_vis),
             crowdpose (as coco, with 14 joints and a crowdIndex), or coco_wholebody (as coco, with feet, face and hands
             in separate fields);
             auto: the one that its content shows.
-        data_dir: The folder of prepared data sets.
+        data_dir: The folder of prepared data sets; also in a bucket (gs://bucket/data), into which a copy in runs/cache is sent.
         annotations: The annotation JSON; by default it is searched for.
         images: The image folder; by default it is searched for.
         labels: A project of a labelling tool in place of the folder: DeepLabCut, Lightning Pose, SLEAP (.slp), YOLO pose,
@@ -84,6 +85,9 @@ def prepare(
 
     if not 0 <= val_fraction < 1:
         raise ValueError(f"--val-fraction {val_fraction}: expected a fraction of the images, from 0 to below 1")
+    shared = buckets.url_of(data_dir)
+    data_dir = data_dir if shared is None else buckets.local_copy(data_dir, buckets.CACHE)
+    folder = None if folder is None else buckets.here(folder, buckets.CACHE)
     if labels is not None:
         if folder is not None or annotations is not None or images is not None:
             raise ValueError(
@@ -119,8 +123,12 @@ def prepare(
             val_fraction=val_fraction,
         ),
     )
+    directory = str(source.directory)
+    if shared is not None:
+        directory = f"{shared}/{source.directory.relative_to(data_dir).as_posix()}"
+        buckets.send(source.directory, directory)
     facts = {"split": split, "persons": len(source), "joints": source.skeleton.num_joints}
-    print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": str(source.directory)}))
+    print(json.dumps(facts | {"skipped": sum(source.skipped.values()), "directory": directory}))
 
 
 def synthetic(

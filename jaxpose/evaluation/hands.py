@@ -8,7 +8,7 @@ areas differ in their thresholds, so each has its name here:
     AUC_mmpose       mean of the shares strictly within 0, 1.5, ..., 28.5 pixels, over all joints of a set (mmpose): about 0.025 less
     AUC_20_50mm      trapezoid over 100 thresholds from 20 to 50 millimetres (Cai 2018, BiHand; fits table 5 of Gu 2021)
     AUC_0_50mm       trapezoid over 20 thresholds from 0 to 50 millimetres (hand3d)
-    AUC_hand3d_20mm  the part of that curve from 21.05 mm on, which hand3d's code calls 20 to 50 mm (QUIRK H2)
+    AUC_hand3d_20mm  the part of that curve from 21.05 mm on, which hand3d's code calls 20 to 50 mm (QUIRK M2)
 
 A pixel is one of the coordinates that are given: of the picture, unless the caller says otherwise. NumPy only.
 """

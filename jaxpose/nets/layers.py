@@ -104,12 +104,13 @@ class BatchNorm(nn.Module):
     mean and the unbiased variance, as PyTorch does. Under `jax.jit` with a sharded batch the mean is over all
     devices, hence over the global batch; `groups=g` instead computes the statistics of g equal, consecutive parts of the
     batch (the per-GPU statistics of the PyTorch recipes are g = number of GPUs), and the running statistics move
-    towards the mean over the groups.
+    towards the mean over the groups. `eps` is added to the variance; torchvision's released detectors have 0 (QUIRK E1).
     """
 
     groups: int = 1
     dtype: DType = jnp.float32
     scale_init: Any = nn.initializers.ones
+    eps: float = BN_EPS
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -119,7 +120,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
         if not train:
-            a = scale * jax.lax.rsqrt(running_var.value + BN_EPS)
+            a = scale * jax.lax.rsqrt(running_var.value + self.eps)
             return (x * a + (bias - running_mean.value * a)).astype(x.dtype)
         b, h, w, _ = x.shape
         if b % self.groups:
@@ -142,7 +143,7 @@ class BatchNorm(nn.Module):
             new_mean, new_var = mean.mean(0).ravel(), var.mean(0).ravel() * (n / (n - 1))
             running_mean.value += (BN_MOMENTUM * (new_mean - running_mean.value)).astype(dtype)
             running_var.value += (BN_MOMENTUM * (new_var - running_var.value)).astype(dtype)
-        a = scale * jax.lax.rsqrt(var + BN_EPS)
+        a = scale * jax.lax.rsqrt(var + self.eps)
         return (grouped * a + (bias - mean * a)).reshape(x.shape).astype(x.dtype)
 
 

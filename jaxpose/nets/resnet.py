@@ -1,4 +1,4 @@
-"""ResNet-18 ... 152 with torchvision's topology: the stride of a bottleneck is on its 3x3 convolution.
+"""ResNet-18 ... 152 with torchvision's topology: the stride of a bottleneck is on its 3x3 convolution (Detectron2: on the first 1x1).
 
 He et al. 2016 (Deep residual learning for image recognition); published parameter counts without the classifier:
 11,176,512 (18), 23,508,032 (50), 58,143,808 (152).
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, max_pool
+from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, later, max_pool
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -27,7 +27,8 @@ STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 class Block(nn.Module):
     """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
 
-    `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`.
+    `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`, `bn_eps` the eps of
+    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride.
     """
 
     features: int
@@ -37,6 +38,8 @@ class Block(nn.Module):
     batch_groups: int
     dilation: int = 1
     kernel_init: str = "he"
+    bn_eps: float = BN_EPS
+    stride_in_1x1: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -45,12 +48,13 @@ class Block(nn.Module):
             return Conv(features, size, stride, **options, name=name)
 
         def bn(name, x):
-            return BatchNorm(self.batch_groups, dtype=self.dtype, name=name)(x, train=train)
+            return BatchNorm(self.batch_groups, dtype=self.dtype, eps=self.bn_eps, name=name)(x, train=train)
 
         f, out = self.features, self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
-            y = nn.relu(bn("bn1", conv("conv1", f, 1)(x)))
-            y = nn.relu(bn("bn2", conv("conv2", f, 3, self.stride)(y)))
+            first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+            y = nn.relu(bn("bn1", conv("conv1", f, 1, first)(x)))
+            y = nn.relu(bn("bn2", conv("conv2", f, 3, second)(y)))
             y = bn("bn3", conv("conv3", out, 1)(y))
         else:
             y = nn.relu(bn("bn1", conv("conv1", f, 3, self.stride)(x)))
@@ -74,6 +78,8 @@ class ResNet(nn.Module):
             not cast down).
         batch_groups: number of consecutive parts of the (global) batch with their own BatchNorm statistics in training.
         stages: number of stages, at most four; each one left out halves stride and channels, which suits small images.
+        bn_eps: eps of BatchNorm.
+        stride_in_1x1: stride in the first 1x1 convolution of a bottleneck, as in Caffe's and Detectron2's nets (QUIRK E5).
 
     >>> net = ResNet(depth=18, width=8)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 48, 3)))
@@ -86,6 +92,8 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     batch_groups: int = 1
     stages: int = 4
+    bn_eps: float = later(BN_EPS)
+    stride_in_1x1: bool = later(False)
 
     def __post_init__(self):
         check_attributes(self)
@@ -99,11 +107,12 @@ class ResNet(nn.Module):
         return 2 ** (self.stages - 1) * self.width * (4 if STAGES[self.depth][1] else 1)
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        x = stem(self, images, train=train)
+    def __call__(self, images: jax.Array, *, train: bool = False, every_stage: bool = False) -> Any:
+        """Returns the features, or with `every_stage` those of every stage, at strides 4, 8, 16 and 32."""
+        maps = [stem(self, images, train=train)]
         for number in range(1, self.stages + 1):
-            x = layer(self, x, number, train=train)
-        return x
+            maps.append(layer(self, maps[-1], number, train=train))
+        return maps[1:] if every_stage else maps[-1]
 
 
 def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
@@ -114,7 +123,8 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     check_images(images)
     x = images.astype(compute_dtype(net.dtype, images))
     x = Conv(net.width, 7, 2, dtype=net.dtype, name="conv1")(x)
-    return max_pool(nn.relu(BatchNorm(net.batch_groups, dtype=net.dtype, name="bn1")(x, train=train)))
+    bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), name="bn1")
+    return max_pool(nn.relu(bn(x, train=train)))
 
 
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
@@ -122,8 +132,9 @@ def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
     blocks, bottleneck = STAGES[net.depth]
     for i in range(blocks[number - 1]):
         stride = 2 if number > 1 and i == 0 else 1
+        options = {name: getattr(net, name) for name in ("bn_eps", "stride_in_1x1") if hasattr(net, name)}
         block = Block(net.width * 2 ** (number - 1), stride, bottleneck, net.dtype, net.batch_groups,
-                      name=f"layer{number}_{i}")  # fmt: skip
+                      **options, name=f"layer{number}_{i}")  # fmt: skip
         x = block(x, train=train)
     return x
 

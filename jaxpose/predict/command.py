@@ -16,16 +16,17 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from jaxpose import tasks
+from jaxpose import buckets, tasks
 from jaxpose.checkpoint import find, read_config
 from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.data.reading import Exif
 from jaxpose.evaluation import results
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
-from jaxpose.files import read_json, write_json
+from jaxpose.files import local, read_json, write_json
 from jaxpose.interchange import Format
 from jaxpose.predict import media, scans
+from jaxpose.predict.detector import warn_of_left_out
 from jaxpose.predict.guarantee import Guarantee
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
 from jaxpose.predict.sequences import Options, Sequences
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 64_000_000  # pixels of pictures that are held in memory together
 LIMITS = ("low_x", "high_x", "low_y", "high_y")
 """Further columns of poses.csv with --guarantee: the box around each region."""
+BOX_COLUMNS = ("file", "frame", "image_id", "person", "person_score", "x", "y", "w", "h")
+"""The columns of boxes.csv, which a detector of boxes gets instead of poses.csv."""
 COLUMNS = (
     "file",
     "frame",
@@ -56,10 +59,12 @@ def main(
     *,
     out: Path = Path("runs/predict"),
     boxes: Path | None = None,
+    detector: Path | None = None,
     category: int = 1,
     min_box_score: float = 0.3,
+    max_people: int | None = None,
     overlay: bool = True,
-    draw_above: float = 0.2,
+    draw_above: float | None = None,
     region: float | None = None,
     guarantee: bool = False,
     whole_pose: bool = False,
@@ -83,26 +88,29 @@ def main(
 
     Writes into OUT: NAME_poses.jpg (.mp4 for a video) for every input; results.json, COCO result records; images.json,
     the pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);
-    poses.csv, a row for every joint. With --formats also the trajectories of every video, and of every folder of frames
-    of one size: NAME_poses.npz (mean and covariance of every joint), NAME_poses_dlc.csv, NAME_poses.slp,
-    NAME_poses.analysis.h5.
+    poses.csv, a row for every joint (of a detector of boxes boxes.csv, a row for everybody). With --formats also the
+    trajectories of every video, and of every folder of frames of one size: NAME_poses.npz (mean and covariance of every
+    joint), NAME_poses_dlc.csv, NAME_poses.slp, NAME_poses.analysis.h5.
 
     With a run of experiments.oct_rle the inputs are scans, as pictures or as .mat files of the Duke DME data. It writes
     NAME_boundaries.png for every scan, with the bands of --region (0.9), and boundaries.csv, a row for every boundary and
     column.
 
     Args:
-        checkpoint: A run's folder, or an imported checkpoint.
+        checkpoint: A run's folder, or an imported checkpoint; also in a bucket, gs://bucket/run.
         inputs: Pictures, videos, folders of them, and patterns such as "photos/*.jpg"; the number of a camera, such as
             0; the address of a stream, such as rtsp://camera/1.
         out: The folder for the output files.
         boxes: JSON of a detector, [{"file_name" or "image_id", "bbox": [x, y, w, h], "score", "category_id"}, ...], for
             a video with "frame", from 0; or a COCO data set, whose annotated boxes are taken. None: the whole picture
             is one person. Nets of whole images detect people themselves.
+        detector: The run, or imported checkpoint, of a detector, which finds the people that are posed.
         category: Id of the persons in that JSON; boxes without category_id count too.
-        min_box_score: Boxes with a lower score are left out.
+        min_box_score: Boxes with a lower score are left out, those of a JSON and of a detector.
+        max_people: The number of slots of a detector for the people of a picture; None: that of its net, 100 for released ones.
         overlay: Draw the poses.
-        draw_above: Joints with a lower confidence are not drawn; the output files have them all.
+        draw_above: Joints with a lower confidence are not drawn; the output files have them all. None: 0.2, or 0.05 for the
+            probabilities of a detector's maps.
         region: Also draw the region that holds each joint with this probability (nets with a likelihood).
         guarantee: Regions that hold their joints with that probability whether or not the density is right, from the scores
             of the run's calibration set (a run with --calibrate); guarantee.json states them and whether the pictures have
@@ -133,10 +141,13 @@ def main(
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     if tasks.from_config(read_config(checkpoint, step=step)["task"]).level == "scan":
-        _check_for_scans(boxes=boxes, guarantee=guarantee, test_size=test_size, fit=fit, scales=scales, formats=formats, track=track,
-                         people=people, max_frames=max_frames, exif=exif)  # fmt: skip
+        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee,
+                         test_size=test_size, fit=fit, scales=scales, formats=formats,
+                         track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return
+    local(out)
+    inputs = tuple(str(buckets.here(entry, buckets.CACHE)) if buckets.is_url(entry) else entry for entry in inputs)
     files = expand_inputs(inputs, recursive=recursive)
     box_file = (
         None if boxes is None else BoxFile.read(boxes, category=category, min_score=min_box_score).matched(files, boxes)
@@ -152,7 +163,14 @@ def main(
         fit=fit,
         scales=scales,
         max_pixels=max_pixels,
+        min_score=min_box_score,
+        max_people=max_people,
     )
+    finder = _finder(detector, predictor, checkpoint, boxes=boxes, min_score=min_box_score, max_people=max_people)
+    if draw_above is None:
+        draw_above = 0.05 if getattr(predictor.task.net, "keypoint_output", None) == "heatmap" else 0.2
+    if formats and not predictor.skeleton.num_joints:
+        raise ValueError(f"--formats {' '.join(formats)}: the detector in {checkpoint} predicts no joints")
     if box_file is not None and predictor.finds_people:
         raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
     if region is not None:
@@ -163,7 +181,7 @@ def main(
         raise ValueError(
             "--guarantee needs the level of --region, --whole-pose needs --guarantee: --region 0.9 --guarantee"
         )
-    whole = "" if boxes is not None or predictor.finds_people else whole_pictures(checkpoint)
+    whole = "" if boxes is not None or finder is not None or predictor.finds_people else whole_pictures(checkpoint)
     if whole and guarantee:
         raise ValueError(f"--guarantee: it holds for boxes such as those of the calibration set. {whole}")
     if whole:
@@ -172,7 +190,7 @@ def main(
     exif = exif_of_run(predictor.config) if exif is None else exif
     work = _Work(
         predictor, out, box_file, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
-        max_frames=max_frames, exif=exif, options=options, guarantee=guaranteed,
+        max_frames=max_frames, exif=exif, options=options, guarantee=guaranteed, finder=finder,
     )  # fmt: skip
     with work:
         work.run(files)
@@ -183,6 +201,25 @@ def main(
     if work.failed:
         examples = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {examples}")
+
+
+def _finder(
+    detector: Path | None, predictor, checkpoint: Path, *, boxes: Path | None, min_score: float, max_people: int | None
+):
+    """Returns the `Detector` of --detector, or None; raises a ValueError where it does not fit the other flags."""
+    if detector is None:
+        if max_people is not None and predictor.detector is None:
+            raise ValueError(f"--max-people {max_people}: the slots of a detector, and there is none (--detector)")
+        return None
+    if boxes is not None:
+        raise ValueError(f"--detector {detector} --boxes {boxes}: both say where people are; give one of them")
+    if predictor.finds_people:
+        raise ValueError(
+            f"--detector {detector}: the net in {checkpoint} finds the people itself; leave the detector out"
+        )
+    from jaxpose.predict import detector as detectors
+
+    return detectors.load(detector, min_score=min_score, max_people=max_people)
 
 
 def whole_pictures(checkpoint: Path) -> str:
@@ -224,11 +261,12 @@ class _Work:
 
     def __init__(
         self, predictor, out: Path, boxes: BoxFile | None, *, category, overlay, draw_above, region, max_pixels,
-        max_frames, exif, options, guarantee
+        max_frames, exif, options, guarantee, finder
     ):  # fmt: skip
         self.predictor, self.out, self.boxes, self.category = predictor, out, boxes, category
         self.overlay, self.draw_above, self.region, self.max_pixels = overlay, draw_above, region, max_pixels
-        self.max_frames, self.exif, self.guarantee = max_frames, exif, guarantee
+        self.max_frames, self.exif, self.guarantee, self.finder = max_frames, exif, guarantee, finder
+        self.draws_boxes = bool(boxes) or finder is not None or predictor.detector is not None
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
@@ -299,6 +337,10 @@ class _Work:
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]
+        if self.finder is not None:
+            people = self.finder(images)
+            warn_of_left_out(people, [file if not frame else f"{file}, frame {frame}" for file, _, frame in items])
+            return self.predictor(images, [each.scored_boxes for each in people])
         if self.boxes is None:
             return self.predictor(images)
         return self.predictor(images, [self._boxes(*item) for item in items])
@@ -355,7 +397,12 @@ class _Work:
         elif self.region is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[is_drawn]]
         return draw(
-            image, poses.xy, is_drawn, self.predictor.skeleton, outlines=curves, box=poses.box if self.boxes else None
+            image,
+            poses.xy,
+            is_drawn,
+            self.predictor.skeleton,
+            outlines=curves,
+            box=poses.box if self.draws_boxes else None,
         )
 
     def _keep(self, file: Path, image: np.ndarray, poses, *, frame: int | None = None) -> None:
@@ -363,6 +410,11 @@ class _Work:
         where = {"file_name": str(file)} | ({} if frame is None else {"frame": frame})
         self.images.append({"id": image_id, **where, "width": image.shape[1], "height": image.shape[0]})
         self.records += [record | where for record in poses.records(image_id)]
+        if not self.predictor.skeleton.num_joints:
+            for p, box in enumerate(poses.box.round(3).tolist()):
+                score = round(float(poses.score[p]), 6)
+                self.rows.writerow([str(file), "" if frame is None else frame, image_id, p, score, *box])
+            return
         deviation = poses.deviation
         limits = np.zeros((len(poses), len(self.predictor.skeleton.joints), 0))
         if self.guarantee is not None:
@@ -390,11 +442,14 @@ class _Work:
 
     def __enter__(self) -> _Work:
         self.out.mkdir(parents=True, exist_ok=True)
-        self.partial = self.out / ".poses.csv.partial"
+        has_joints = self.predictor.skeleton.num_joints > 0
+        self.csv = "poses.csv" if has_joints else "boxes.csv"
+        columns = (COLUMNS if self.guarantee is None else COLUMNS + LIMITS) if has_joints else BOX_COLUMNS
+        self.partial = self.out / f".{self.csv}.partial"
         # File names may contain bytes that are not text.
         self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
         self.rows = csv.writer(self.table)
-        self.rows.writerow(COLUMNS if self.guarantee is None else COLUMNS + LIMITS)
+        self.rows.writerow(columns)
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -403,8 +458,12 @@ class _Work:
         if not self.images:  # nothing was done: the files of an earlier run stay
             self.partial.unlink()
             return
-        self.partial.replace(self.out / "poses.csv")
-        results.write([record | {"category_id": self.category} for record in self.records], self.out / "results.json")
+        self.partial.replace(self.out / self.csv)
+        records = [record | {"category_id": self.category} for record in self.records]
+        if self.predictor.skeleton.num_joints:
+            results.write(records, self.out / "results.json")
+        else:
+            write_json(self.out / "results.json", records)
         joints = self.predictor.skeleton
         kind = joints.to_coco_category(category_id=self.category)
         images = {"images": self.images, "annotations": [], "categories": [kind]}

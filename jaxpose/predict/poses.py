@@ -23,7 +23,7 @@ class Poses:
         confidence: (P, K): 1 - sigma of a likelihood, or the height of a heatmap; 0 for a missing joint.
         score: (P,) scores by which average precision sorts; for a likelihood box + mean + maximum, so up to 3.
         skeleton: The names, limbs and mirror pairs of the K joints.
-        box: (P, 4) x, y, w, h; None if the net detects people itself.
+        box: (P, 4) x, y, w, h; None if the net detects people itself without boxes.
         box_score: (P,) scores of the boxes; 1 for boxes without a score.
         crop_area: (P,) areas in square pixels, which OKS-NMS uses, or None.
         sigma: (P, K, 2) pixels, the scale of a likelihood; None for other nets. See `deviation`.
@@ -84,11 +84,14 @@ class Poses:
         return [self.xy[:, :, None] + self.sigma[:, :, None] * curve for curve in outlines(self.density, level)]
 
     def records(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """Returns COCO result records, see `jaxpose.evaluation.results`."""
+        """Returns COCO result records, see `jaxpose.evaluation.results`; those of boxes alone have no keypoints."""
         rows = results.from_predictions(
             self.xy, self.confidence, image_id=np.full(len(self), image_id), box=self.box, box_score=self.box_score,
             area=self.crop_area, category_id=category_id, rescore="box",
         )  # fmt: skip
         for row, score in zip(rows, self.score.tolist(), strict=True):
             row["score"] = round(score, results.SCORE_DIGITS)
+            if not self.skeleton.num_joints:  # COCO's form for boxes, which `jaxpose predict --boxes` reads too
+                del row["keypoints"], row["bbox_score"]
+                row["bbox"] = row.pop("box")
         return rows

@@ -20,6 +20,7 @@ from jaxpose.data.pixels import warped
 from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
 from jaxpose.predict import media
+from jaxpose.predict.detector import Detector, warn_of_left_out
 from jaxpose.predict.poses import Poses
 
 
@@ -47,11 +48,13 @@ class Predictor:
         fit: Literal["short", "long"] | None = None,
         scales: Sequence[float] | None = None,
         max_pixels: int = media.MAX_PIXELS,
+        min_score: float = 0.0,
+        max_people: int | None = None,
         device: jax.Device | None = None,
     ):
         self.task, self.config = task, config
         self.skeleton, self.size_wh = task.skeleton, task.size_wh
-        self.finds_people = task.level == "image"
+        self.finds_people = task.level in ("image", "detection")
         given = {"flip_test": flip_test, "test_size": test_size, "fit": fit}
         if scales is not None:
             given["scales"] = tuple(float(scale) for scale in scales)
@@ -62,13 +65,23 @@ class Predictor:
         self.flip_test, self.max_pixels = self.settings.flip_test, max_pixels
         self.batch_size = (4 if self.finds_people else 32) if batch_size is None else batch_size
         self.view_options = {}
+        self.device = device or jax.local_devices()[0]
+        self.density = task.density(variables)
+        self.detector = None
+        if task.level == "detection":
+            if test_size is not None or fit is not None or scales is not None:
+                raise ValueError(
+                    "test_size, fit and scales are for nets of whole images; this net is a detector of boxes"
+                )
+            options = {"min_score": min_score, "max_people": max_people, "device": self.device}
+            self.detector = Detector(task, variables, batch_size=batch_size, **options)
+            self.flip_test, self.batch_size = False, self.detector.batch_size
+            return
         if self.finds_people:
             size = self.settings.side(self.size_wh)
             self.view_options = {"size": size, "fit": self.settings.fit, "scales": self.settings.scales}
         if self.batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a positive number")
-        self.device = device or jax.local_devices()[0]
-        self.density = task.density(variables)
         flip_test = self.flip_test
         if self.finds_people:  # one program per shape of picture; all share the weights
             program = jax.jit(lambda weights, batch: task.predict(weights, batch, flip_test=flip_test))
@@ -110,10 +123,28 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):  # decoded when needed
             batch = slice(start, start + self.batch_size)
             pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[batch]]
-            poses += (
-                self._in_whole(pictures) if self.finds_people else self._in_boxes(pictures, boxes[batch], first=start)
-            )
+            if self.detector is not None:
+                poses += self._detected(pictures, images[batch])
+            elif self.finds_people:
+                poses += self._in_whole(pictures)
+            else:
+                poses += self._in_boxes(pictures, boxes[batch], first=start)
         return poses
+
+    def _detected(self, pictures: list[np.ndarray], sources: Sequence[Any]) -> list[Poses]:
+        people = self.detector(pictures)
+        names = [
+            s if isinstance(s, (str, Path)) else f"a picture of {p.shape[1]}x{p.shape[0]} pixels"
+            for s, p in zip(sources, pictures, strict=True)
+        ]
+        warn_of_left_out(people, names)
+        return [
+            Poses(
+                each.xy, each.confidence, each.score, self.skeleton, box=each.box, box_score=each.score,
+                sigma=each.sigma, density=self.density,
+            )
+            for each in people
+        ]  # fmt: skip
 
     def _in_boxes(self, pictures: list[np.ndarray], boxes: Sequence[Any], *, first: int) -> list[Poses]:
         checked = [
@@ -183,6 +214,8 @@ def load(
     fit: Literal["short", "long"] | None = None,
     scales: Sequence[float] | None = None,
     max_pixels: int = media.MAX_PIXELS,
+    min_score: float = 0.0,
+    max_people: int | None = None,
     device: jax.Device | None = None,
 ) -> Predictor:
     """Builds a predictor from a run's folder or an imported checkpoint. It needs OpenCV (the extra `data`), not TensorFlow.
@@ -201,6 +234,8 @@ def load(
         fit: The side of a whole image that `test_size` refers to; "long" needs one program for all shapes.
         scales: The scales of a whole image whose heatmaps are averaged, 1 among them.
         max_pixels: The largest number of pixels of a picture; larger ones raise an error.
+        min_score: For detectors of boxes: people with a lower score are left out.
+        max_people: For detectors of boxes: the number of slots of a picture; None stands for that of the net.
         device: The device that the net runs on; None stands for the first local device.
 
     Raises:
@@ -209,11 +244,11 @@ def load(
     """
     variables, config = checkpoint.restore_model(directory, step=step)
     task = tasks.from_config(config["task"], net=net)
-    tasks.check_poses(task, directory)
+    tasks.check_poses(task, directory, detectors=True)
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
     return Predictor(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
-        max_pixels=max_pixels, device=device,
+        max_pixels=max_pixels, min_score=min_score, max_people=max_people, device=device,
     )  # fmt: skip
 
 

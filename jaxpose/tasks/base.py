@@ -27,7 +27,7 @@ from jaxpose.tasks.describe import build, describe
 PyTree = Any
 Batch = dict[str, jax.Array]
 LossAndMetrics = tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]
-Level = Literal["person", "image", "scan"]
+Level = Literal["person", "image", "scan", "detection", "pair"]
 
 
 @runtime_checkable
@@ -59,8 +59,8 @@ class Task(Protocol):
 
     @property
     def level(self) -> Level:
-        """The kind of one sample of a batch: "person" (a crop, or one person's joints), "image" (a whole image) or "scan" (a
-        scan whose columns are samples of boundaries)."""
+        """The kind of one sample of a batch: "person" (a crop), "image" (a whole image), "scan" (a scan whose columns are samples of
+        boundaries), "detection" (a whole image with the boxes of its people) or "pair" (one person's joints in 2D and 3D)."""
         ...
 
     @property
@@ -314,11 +314,19 @@ IMAGENET = Preprocess(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375
 RLE_OFFICIAL = Preprocess(mean=(0.406 * 255, 0.457 * 255, 0.480 * 255), std=(255.0, 255.0, 255.0))
 RLE_OFFICIAL_3D = Preprocess(mean=RLE_OFFICIAL.mean, std=(0.225 * 255, 0.224 * 255, 0.229 * 255))
 SIMPLE_BASELINE = Preprocess(mean=IMAGENET.mean, std=IMAGENET.std, bgr=True)
+UNIT = Preprocess(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))  # princeton-vl's hourglass
+BEARPAW = Preprocess(
+    mean=(0.4404 * 255, 0.4440 * 255, 0.4327 * 255), std=(255.0, 255.0, 255.0)
+)  # MPII's means, no deviation
+DETECTRON2 = Preprocess(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), bgr=True)
 PREPROCESS = {
     "imagenet": IMAGENET,
     "rle_official": RLE_OFFICIAL,
     "rle_official_3d": RLE_OFFICIAL_3D,
+    "detectron2": DETECTRON2,
     "simple_baseline": SIMPLE_BASELINE,
+    "unit": UNIT,
+    "bearpaw": BEARPAW,
 }
 
 

@@ -124,6 +124,11 @@ class Heatmaps(NetTask):
             raise ValueError("there is no loss to train with: maps.kind and joints.kind are both 'none'")
 
     @property
+    def channels(self) -> int:
+        """The number of maps of a stage of the net."""
+        return self.skeleton.num_joints
+
+    @property
     def integrates(self) -> bool:
         """Whether coordinates are the soft-argmax of the maps rather than the position of a peak."""
         return self.readout.decode == "soft_argmax"
@@ -208,9 +213,9 @@ class Heatmaps(NetTask):
         stages = tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
         joints = self.skeleton.num_joints
         for stage in stages:
-            if stage.ndim != 4 or stage.shape[0] != images.shape[0] or stage.shape[-1] != joints:
+            if stage.ndim != 4 or stage.shape[0] != images.shape[0] or stage.shape[-1] != self.channels:
                 raise ValueError(
-                    f"the net gives maps {stage.shape}: expected ({images.shape[0]}, h, w, {joints}), for the skeleton "
+                    f"the net gives maps {stage.shape}: expected ({images.shape[0]}, h, w, {self.channels}), for the skeleton "
                     f"{self.skeleton.name!r} of {joints} joints"
                 )
             check_cells(self.size_wh, stage.shape[1:3])

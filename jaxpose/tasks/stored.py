@@ -15,16 +15,20 @@ from jaxpose import density
 from jaxpose.tasks.base import Level, NetTask, PyTree
 from jaxpose.tasks.bottom_up import BottomUp
 from jaxpose.tasks.boundaries import Boundaries
+from jaxpose.tasks.depth_maps import DepthMaps
+from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
+from jaxpose.tasks.lifting import Lifting
 from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
-FAMILIES: dict[str, type[NetTask]] = {
-    family.family: family for family in (Regression, Regression3D, Heatmaps, BottomUp, Boundaries)
+FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
+    family.family: family
+    for family in (Regression, Regression3D, Heatmaps, DepthMaps, BottomUp, Boundaries, Detection, Lifting)
 }
 
 
-def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask:
+def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetTask | Lifting:
     """Rebuilds a task from the config in its checkpoint.
 
     Args:
@@ -32,7 +36,8 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `BottomUp` or `Boundaries` whose config is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `Boundaries`, `Detection` or `Lifting` whose config
+        is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -47,7 +52,7 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
     return _family(config).from_config(config, net=net)
 
 
-def _family(config: dict[str, Any]) -> type[NetTask]:
+def _family(config: dict[str, Any]) -> type[NetTask] | type[Lifting]:
     name = config.get("family")
     if name not in FAMILIES:
         *others, last = (repr(family) for family in FAMILIES)
@@ -64,16 +69,26 @@ def families_of(level: Level) -> list[str]:
     return [name for name, family in FAMILIES.items() if family.level == level]
 
 
-def check_poses(task: Any, directory: Any) -> None:
-    """Raises a ValueError for a task of boundaries in scans, which the tools for poses in pictures cannot read.
+def check_poses(task: Any, directory: Any, *, detectors: bool = False) -> None:
+    """Raises a ValueError for boundaries, detectors of boxes and lifters, which the tools for poses in crops cannot read.
 
     Args:
         task: the task of a checkpoint.
         directory: the folder of the checkpoint, for the message.
+        detectors: True for a tool that reads detectors too.
     """
     if task.level == "scan":
         raise ValueError(
             f"{directory} predicts boundaries in scans, no poses: jaxpose predict takes it, and jaxpose.predict.scans.load"
+        )
+    if task.level == "detection" and not detectors:
+        raise ValueError(
+            f"{directory} is a detector of boxes in whole pictures: jaxpose predict takes it, this command does not"
+        )
+    if task.level == "pair":
+        raise ValueError(
+            f"{directory} lifts joints to 3D and reads no pictures: jaxpose predict takes it, with a result file of 2D joints, and "
+            "jaxpose.predict.lift.load"
         )
 
 

@@ -15,8 +15,12 @@ wrap around a state dict, `weights.fill` converts names and axes, `weights.flow`
     "simple_baseline", "hrnet"                  the authors'       HeatmapNet: heatmaps (B, H/4, W/4, K)
     "simple_baseline_mmpose", "hrnet_mmpose"    backbone.*, head.* (0.x: keypoint_head.*)
     "higher_hrnet", "swahr"                     the authors'       HigherHRNet: (maps at 1/4, maps at 1/2)
+    "hourglass_bearpaw", "hourglass_princeton"  the authors'       StackedHourglass: maps (B, H/4, W/4, K) of every stack
     "martinez"      the PyTorch port of the 3d-pose-baseline       LinearLifter: (B, K, 2) or (B, T, K, 2) to plain numbers in 3D
     "videopose3d", "srnet"                      the authors'       TemporalLifter, SRNet: the same, over the frames T
+    "keypoint_rcnn", "faster_rcnn",             torchvision's;     RCNN: boxes, scores, labels, valid,
+        "faster_rcnn_v2"                        old names too      keypoints, keypoint_scores
+    "detectron2_rcnn"                           Detectron2's       the same
 
 The backbone of "rle_mmpose" and "simple_baseline_mmpose" is a ResNet or a MobileNetV2. "simple_baseline_mmpose" also reads
 mmpose's integral models (IPR, DSNT and their debiased variant), which have the same net under head.simplebaseline_head.*; their

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
-from jaxpose.nets.resnet import STAGES
-from jaxpose.weights import lifting
+from jaxpose.nets.layers import BN_EPS
+from jaxpose.weights import detectors, hourglass, lifting
 from jaxpose.weights.fill import fill
+from jaxpose.weights.shapes import State
+from jaxpose.weights.shapes import resnet as _resnet
 from jaxpose.weights.state import arrays, check_values, list_names, logger, renamed, shape_of, unwrap
 
-State = dict[str, np.ndarray]
 Names = dict[str, str]  # prefixes of our dotted paths and the published ones, see `fill.torch_tensors`
 
 MOST_BLOCKS = 32  # of blocks after a backbone; the published nets have 4
@@ -49,6 +49,7 @@ class PublishedNet:
         lacks: prefixes that none of its names has.
         ignored: pattern of whole names, of tensors that prediction does not need.
         heads: prefixes that stand for "head." in different versions of the code base.
+        rename: function from a state dict to one under the names that `build` expects; None: they are the same.
         axes: prefix of the coordinate axes x and y of an integral model, whose maps are decoded by soft-argmax.
         adjust: function that changes the variables to this library's conventions in place; None: there is no difference.
         family: the task family, a key of `jaxpose.importer.FAMILIES`; None: the net is a backbone, not a pose net.
@@ -63,6 +64,7 @@ class PublishedNet:
     lacks: tuple[str, ...] = ()
     ignored: str = ""
     heads: tuple[str, ...] = ()
+    rename: Callable[[State], State] | None = None
     axes: str = ""
     adjust: Callable[[dict[str, Any]], None] | None = None
     family: str | None = None
@@ -78,21 +80,6 @@ class PublishedNet:
 # ---------------------------------------------------------------------------------------------------------------------
 # The nets, from names and shapes
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _resnet(state: State, prefix: str) -> ResNet:
-    """Returns the ResNet whose tensors are under `prefix`."""
-    width = shape_of(state, f"{prefix}conv1.weight", rank=4)[0]
-    blocks = [re.match(rf"{re.escape(prefix)}layer([1-4])\.(\d+)\.", name) for name in state]
-    last = {stage: max((int(b[2]) for b in blocks if b and b[1] == stage), default=-1) for stage in "1234"}
-    key = tuple(i + 1 for i in last.values()), f"{prefix}layer1.0.conv3.weight" in state
-    for depth, kind in STAGES.items():
-        if kind == key:
-            return ResNet(depth=depth, width=width)
-    block = "bottleneck" if key[1] else "basic"
-    raise ValueError(
-        f"{prefix}layer1 to layer4 have {key[0]} {block} blocks: expected those of a ResNet, {', '.join(map(str, STAGES))}"
-    )
 
 
 def _rle_official(state: State) -> tuple[PoseRegressor, Names]:
@@ -236,6 +223,16 @@ BASELINE_PAGES = {"": "coco_simple_baseline", "soft_argmax": "coco_integral", "m
 HRNET_PAGES = {"": "coco_hrnet", "mpii16": "mpii_integral"}
 SWAHR_PAGES = {"": "coco_swahr", "crowdpose14": "crowdpose_swahr"}
 
+TORCHVISION_RCNN = ("backbone.fpn.inner_blocks.", "backbone.body.layer1.", "rpn.head.cls_logits.")
+DETECTOR = {
+    "ignored": detectors.IGNORED,
+    "rename": detectors.as_torchvision,
+    "adjust": detectors.channels_last,
+    "family": "detection",
+    "settings": {"preprocess": "imagenet", "rule": "torchvision"},
+    "pages": {"": "coco_keypoint_rcnn"},
+}
+
 ROWS = (
     PublishedNet(
         "resnet",
@@ -336,6 +333,36 @@ ROWS = (
         pages=SWAHR_PAGES,
     ),
     PublishedNet(
+        "keypoint_rcnn",
+        build=lambda state: detectors.rcnn(state, variant="torchvision", bn_eps=0.0),
+        needs=(*TORCHVISION_RCNN, "roi_heads.keypoint_predictor."),
+        **DETECTOR,
+    ),
+    PublishedNet(
+        "faster_rcnn",
+        build=lambda state: detectors.rcnn(state, variant="torchvision", bn_eps=0.0),
+        needs=(*TORCHVISION_RCNN, "roi_heads.box_head.fc6."),
+        lacks=("roi_heads.keypoint_predictor.",),
+        **DETECTOR,
+    ),
+    PublishedNet(
+        "faster_rcnn_v2",
+        build=lambda state: detectors.rcnn(state, variant="torchvision", bn_eps=BN_EPS),
+        needs=(*TORCHVISION_RCNN, "roi_heads.box_head.0.0."),
+        **DETECTOR,
+    ),
+    PublishedNet(
+        "detectron2_rcnn",
+        build=lambda state: detectors.rcnn(state, variant="detectron2", bn_eps=BN_EPS),
+        needs=(
+            "backbone.bottom_up.res2.",
+            "backbone.fpn_lateral2.",
+            "proposal_generator.rpn_head.",
+            "roi_heads.box_head.fc2.",
+        ),
+        **DETECTOR | {"settings": {"preprocess": "detectron2", "rule": "detectron2"}},
+    ),
+    PublishedNet(
         "martinez",
         build=lifting.martinez,
         needs=("w1.weight", "linear_stages.0.", "w2.weight"),
@@ -349,6 +376,23 @@ ROWS = (
         "srnet",
         build=lifting.srnet,
         needs=("expand_conv.group_conv.0.", "final_layer.group_conv.0."),
+    ),
+    PublishedNet(
+        "hourglass_bearpaw",
+        build=hourglass.bearpaw,
+        needs=("hg.0.hg.0.0.0.", "score.0.", "layer3.0."),
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "bearpaw"},
+        pages=HRNET_PAGES,
+    ),
+    PublishedNet(
+        "hourglass_princeton",
+        build=hourglass.princeton,
+        needs=("hgs.0.0.up1.", "outs.0.conv.", "pre.0.conv."),
+        ignored=hourglass.UNUSED_SHORTCUTS,
+        family="heatmaps",
+        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "unit"},
+        pages=HRNET_PAGES,
     ),
 )
 
@@ -364,11 +408,15 @@ NO_WEIGHTS = re.compile(r"(.+\.)?(num_batches_tracked|n_averaged|total_ops|total
 
 @dataclass(frozen=True)
 class UnreadNet:
-    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot."""
+    """A published net that no row reads: identified by patterns, each at the beginning of a name or after a dot.
+
+    With `partly_read` some of these nets have a row, so that they are refused only if none fits.
+    """
 
     name: str
     signs: tuple[str, ...]
     instead: str = ""
+    partly_read: bool = False
 
     def sign_in(self, names: list[str]) -> str | None:
         """Returns an identifying name if every pattern matches, else None."""
@@ -396,8 +444,17 @@ UNREAD = (
     UnreadNet("HRFormer", (r"branches\.\d+\.\d+\.attn\.",)),
     UnreadNet("Lite-HRNet", (r"stem\.(branch1|expand_conv)\.",)),
     UnreadNet("MSPN or RSN", (r"multi_stage_(mspn|rsn)\.",)),
-    UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",)),
-    UnreadNet("Mask R-CNN or Keypoint R-CNN", (r"roi_heads\.",)),
+    UnreadNet("a stacked hourglass", (r"(hg\.\d+\.hg|hgs\.\d+|hourglass_modules)\.",), partly_read=True),
+    UnreadNet("an R-CNN of mmdetection", (r"roi_head\.bbox_head\.",), "take one of torchvision or Detectron2"),
+    UnreadNet(
+        "torchvision's RetinaNet, FCOS or SSD", (r"head\.classification_head\.",), "take one of its Faster R-CNNs"
+    ),
+    UnreadNet(
+        "an R-CNN of Detectron2 without a feature pyramid",
+        (r"proposal_generator\.rpn_head\.", r"backbone\.res2\."),
+        "take one whose name has FPN",
+    ),
+    UnreadNet("Mask R-CNN or Keypoint R-CNN", (r"roi_heads\.",), partly_read=True),
     UnreadNet("a detection transformer (ED-Pose, PETR)", (r"transformer\.(encoder|decoder)\.layers\.",)),
 )
 
@@ -463,6 +520,8 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
         if not NO_WEIGHTS.fullmatch(name) and not (row.ignored and re.fullmatch(row.ignored, name))
     }
     check_values(state)
+    if row.rename is not None:
+        state = row.rename(state)
     net, names = row.build(state)
     variables = fill(net, state, names, layout)
     if row.adjust is not None:
@@ -513,7 +572,7 @@ def net_of(
     fitting = _fitting(names, ROWS if auto else [row_of(layout)])
     prefixes = {prefix for prefix, _ in fitting}
     if auto or not fitting:
-        _refuse_unread(names)
+        _refuse_unread(names, fits=bool(fitting))
     if not fitting:
         if not auto:
             return layout, state
@@ -557,8 +616,10 @@ def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, 
     return []
 
 
-def _refuse_unread(names: list[str]) -> None:
+def _refuse_unread(names: list[str], *, fits: bool) -> None:
     for net in UNREAD:
+        if fits and net.partly_read:
+            continue
         if sign := net.sign_in(names):
             what = f"this looks like {net.name}"
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpose import pickles
 from jaxpose.weights import torch_file
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,9 @@ def load_file(path: str | Path, *, part: str | None = None) -> dict[str, np.ndar
 
     Args:
         path: a .pth, .pt, .tar, .ckpt, .bin or .pyth file of `torch.save` (read by `weights.torch_file`, without PyTorch), or a
-            .safetensors file. Wrappers of training scripts around a state dict, other objects next to it, and the names of wrapping
-            modules ("module.", "_orig_mod.") are removed; half precision becomes float32.
+            .safetensors file, or a .pkl file of arrays, as Detectron2's model zoo has them (read by `jaxpose.pickles`). Wrappers of
+            training scripts around a state dict, other objects next to it, and the names of wrapping modules ("module.",
+            "_orig_mod.") are removed; half precision becomes float32.
         part: the net to read from a file that holds several: the key of a state dict ("state_dict_ema"), or the prefix of its
             tensors' names ("teacher"). None: the net, with a warning if the file has a copy of it.
 
@@ -72,8 +74,10 @@ def load_file(path: str | Path, *, part: str | None = None) -> dict[str, np.ndar
         content = torch_file.load(path)
     elif path.suffix == ".safetensors":
         content = _load_safetensors(path)
+    elif path.suffix == ".pkl":
+        content = pickles.load(path)
     else:
-        expected = ", ".join((*TORCH_SUFFIXES, ".safetensors"))
+        expected = ", ".join((*TORCH_SUFFIXES, ".safetensors", ".pkl"))
         raise ValueError(f"{path}: unknown kind of file {path.suffix!r}, expected one of {expected}")
     try:
         _refuse_pickled_model(path, content)

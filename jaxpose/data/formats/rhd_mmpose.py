@@ -3,7 +3,7 @@
     source = rhd_mmpose.read(*rhd_mmpose.find("path/to/rhd", "train"))
 
 An image has ``cam_param`` {focal, princpt}; an annotation has ``keypoints``, nested lists; ``joint_cam``, 21 joints in
-millimetres in the camera's frame; and ``hand_type``. Two peculiarities (QUIRK H1): the keypoints are nested instead of flat,
+millimetres in the camera's frame; and ``hand_type``. Two peculiarities (QUIRK M1): the keypoints are nested instead of flat,
 and the category names them thumb1 ... thumb4 from the base to the tip, while the numbers are RHD's, **from the tip to the
 base**. So the names of the file are ignored, and the joints are those of `jaxpose.skeleton.RHD21`.
 

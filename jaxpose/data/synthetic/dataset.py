@@ -11,10 +11,11 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -55,9 +56,24 @@ def _available_cpus() -> int:
 def _render_all(
     folder: Path, *, train: int, val: int, seed: int, size_wh, space: bool, workers: int, progress: bool
 ) -> list:
-    tasks = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
     work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh, space=space)
-    bar = partial(tqdm, total=len(tasks), desc="synthetic people", unit="image", disable=not progress)
+    return run_all(work, train=train, val=val, workers=workers, content="people", progress=progress)
+
+
+def run_all(
+    work: Callable[[tuple[str, int]], Any], *, train: int, val: int, workers: int, content: str, progress: bool
+) -> list:
+    """Returns the results of `work` for the pictures ("train", 0), ..., ("val", 0), ..., in this order, made by processes.
+
+    Args:
+        work: Function of (split, number); it is pickled, with its arguments, if there are several processes.
+        train, val: The numbers of pictures.
+        workers: The number of processes.
+        content: The name of the content of the pictures, for the progress bar.
+        progress: Show a progress bar.
+    """
+    tasks = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
+    bar = partial(tqdm, total=len(tasks), desc=f"synthetic {content}", unit="image", disable=not progress)
     if workers <= 1:
         return list(bar(map(work, tasks)))
     # "spawn" is safe with JAX's and TensorFlow's threads in this process. The results keep the order of the tasks.

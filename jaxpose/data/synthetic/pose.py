@@ -365,9 +365,9 @@ def pose_body(shape: Shape, pose: Pose, *, yaw: float) -> Body:
     return body
 
 
-def sample_body(rng: np.random.Generator, *, yaw: float) -> Body:
-    """Draws shape and pose; a pose whose arms run through trunk or head is drawn again (a few times)."""
-    shape = sample_shape(rng)
+def sample_body(rng: np.random.Generator, *, yaw: float, shape: Shape | None = None) -> Body:
+    """Draws a pose, and a shape unless one is given; a pose whose arms run through trunk or head is drawn again (a few times)."""
+    shape = sample_shape(rng) if shape is None else shape
     for _ in range(6):
         body = pose_body(shape, sample_pose(rng), yaw=yaw)
         if not _inside_trunk(body.points, body.pelvis, body.chest, shape) and not _inside_head(body.points, shape):

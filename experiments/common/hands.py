@@ -1,0 +1,386 @@
+"""Experiments on hands in 2.5D: crops of hands with relative depths, the joints in space, and their errors.
+
+`Hands` is `experiments.common.persons.Persons` with depth: a batch also has the depth of each joint relative to the wrist in
+units of the key bone, and the scores add those of `jaxpose.evaluation.hands`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+
+from experiments.common import families, persons
+from experiments.common.kinds import Batch, Predictions, PyTree
+from experiments.common.rules import AnyValue, Fixed
+from jaxpose import checkpoint, files, hands, parallel, tasks
+from jaxpose.data import space, synthetic
+from jaxpose.data.augment import Setting
+from jaxpose.data.source import Source
+from jaxpose.evaluation import hands as evaluation
+from jaxpose.nets import HeatmapNet
+from jaxpose.skeleton import RHD21, Skeleton
+
+log = logging.getLogger(__name__)
+
+USED = (*persons.USED, "depth", "depth_where")
+SIZES = "hands.json"
+"""File of a run with the sizes of its training hands, which put predicted hands in space."""
+BONES = {"palm": hands.PALM, "finger": hands.KEY_BONE}
+PICTURE = (160, 160)  # width and height of a synthetic picture
+
+
+@dataclass(frozen=True)
+class HandData(persons.PersonConfig):
+    """How hands are read: the settings that the net does not depend on."""
+
+    bone: Annotated[Literal["palm", "finger"], AnyValue, Fixed] = "palm"
+    """The unit of relative depths, from which the depth of the wrist is recovered: the palm, from the wrist to the base of the middle
+    finger (BiHand's), or the first bone of the middle finger (hand3d's), which is shorter, so that errors count more."""
+    one_side: Annotated[bool, AnyValue, Fixed] = False
+    """Mirror right hands into left ones (x' = W - 1 - x, X' = -X), in training and at test, in place of random mirroring. Needs "hand",
+    left or right, in the annotations."""
+
+    def augmentation(self) -> Setting:
+        """Returns the augmentation of training crops; with --one-side none is mirrored at random."""
+        setting = super().augmentation()
+        return dataclasses.replace(setting, flip=0.0) if self.one_side else setting
+
+    def flips(self) -> bool:
+        """Returns whether predictions are averaged with those of the mirrored image; with --one-side they never are."""
+        return self.flip_test and not self.one_side
+
+
+@dataclass(frozen=True)
+class HandConfig(families.HeatmapConfig, HandData):
+    """Settings of every run on hands."""
+
+    depths: Annotated[tasks.DepthLoss, AnyValue, Fixed] = tasks.DepthLoss(weight=0.3)
+    """The loss of the relative depths, in units of --bone; a crop shows about three palms."""
+
+
+@dataclass(frozen=True)
+class InSpace:
+    """Labels in space of the hands of a source, by annotation id.
+
+    Attributes:
+        ids: (N,) increasing annotation ids.
+        xyz: (N, 21, 3) millimetres in the camera's frame; NaN for a hand without them.
+        camera: (N, 4) focal lengths and principal point in pixels; NaN for a hand without a camera.
+        is_right: (N,) True for a right hand.
+        bone: the key bone.
+    """
+
+    ids: np.ndarray
+    xyz: np.ndarray
+    camera: np.ndarray
+    is_right: np.ndarray
+    bone: tuple[int, int] = hands.PALM
+
+    @classmethod
+    def of(cls, source: Source, *, bone: tuple[int, int] = hands.PALM, sides: bool = False) -> InSpace:
+        """Reads the labels of a source.
+
+        Args:
+            source: a source of hands, whose annotations may hold keypoints_3d, camera and hand.
+            bone: the key bone.
+            sides: raise an error for a hand whose side is not stated.
+
+        Raises:
+            ValueError: joints in space are not 63 numbers, have no camera, or a key bone of length zero.
+        """
+        people = sorted(source.ground_truth()["annotations"], key=lambda person: person["id"])
+        xyz, camera = np.full((len(people), 21, 3), np.nan), np.full((len(people), 4), np.nan)
+        for i, person in enumerate(people):
+            where = f"{source.name}: annotation {person['id']}"
+            if sides and person.get("hand") not in ("left", "right"):
+                raise ValueError(f"{where} has no 'hand', left or right, which --one-side needs: leave the flag out")
+            if person.get("keypoints_3d") is None:
+                continue
+            xyz[i], camera[i] = _labels(person, where, bone)
+        is_right = np.array([person.get("hand") == "right" for person in people], bool)
+        return cls(np.array([person["id"] for person in people], np.int64), xyz, camera, is_right, bone)
+
+    def rows(self, annotation_id: np.ndarray) -> np.ndarray:
+        """Returns the rows of annotation ids; those of padding, -1, get row 0."""
+        return np.minimum(np.searchsorted(self.ids, np.maximum(annotation_id, self.ids[0])), len(self.ids) - 1)
+
+    @cached_property
+    def is_known(self) -> np.ndarray:
+        """(N,) True for a hand that is known in space."""
+        return np.isfinite(self.xyz).all((1, 2)) & np.isfinite(self.camera).all(1)
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """(N, 21) depths relative to the wrist in units of the key bone, 0 where unknown."""
+        depth = np.zeros(self.xyz.shape[:2], np.float32)
+        depth[self.is_known] = hands.relative_depth(self.xyz[self.is_known], bone=self.bone)
+        return depth
+
+
+def _labels(person: Mapping[str, Any], where: str, bone: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the joints (21, 3) and the camera (4,) of an annotation."""
+    try:
+        xyz = np.asarray(person["keypoints_3d"], np.float64).reshape(21, 3)
+        camera = np.asarray(person.get("camera"), np.float64)
+        camera = camera[[0, 0, 1, 2]] if camera.shape == (3,) else camera
+        if camera.shape != (4,) or not np.isfinite(camera).all() or not np.isfinite(xyz).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{where}: expected 'keypoints_3d', 63 numbers in millimetres in the camera's frame, with 'camera', fx, fy, cx, cy in "
+            "pixels; leave 'keypoints_3d' out of a hand that is not known in space"
+        ) from None
+    try:
+        hands.bone_length(xyz, bone=bone)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).partition(': ')[2]}") from None
+    return xyz, camera
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of the training hands.
+
+    Attributes:
+        bone_mm: mean length of the key bone in millimetres.
+        proportions: 20 mean lengths of the bones in units of the key bone.
+        depth_range: least and greatest depth of a wrist in units of the key bone, a quarter wider than that of the hands.
+    """
+
+    bone_mm: float
+    proportions: tuple[float, ...]
+    depth_range: tuple[float, float]
+
+    @classmethod
+    def of(cls, xyz: np.ndarray, *, bone: tuple[int, int] = hands.PALM) -> Sizes:
+        """Measures hands (N, 21, 3) in millimetres."""
+        length = hands.bone_length(xyz, bone=bone)
+        lengths = (hands.bone_lengths(xyz) / length[:, None]).mean(0)
+        depth = xyz[:, 0, 2] / length
+        return cls(
+            float(length.mean()), tuple(lengths.tolist()), (float(depth.min() / 1.25), float(depth.max() * 1.25))
+        )
+
+
+@dataclass(frozen=True)
+class Hands(persons.Persons):
+    """Crops of hands with relative depths: a `Kind`. Attributes are those of `Persons`."""
+
+    samples = "hands"
+
+    @cached_property
+    def train_space(self) -> InSpace:
+        """Labels in space of the training hands."""
+        return InSpace.of(self.train, bone=BONES[self.config.bone], sides=self.config.one_side)
+
+    @cached_property
+    def val_space(self) -> InSpace:
+        """Labels in space of the evaluation hands."""
+        return InSpace.of(self.val, bone=BONES[self.config.bone], sides=self.config.one_side)
+
+    @cached_property
+    def sizes(self) -> Sizes | None:
+        """Sizes of the training hands; those that the run stored, if it only evaluates. None: no hand is known in space."""
+        if self.train is not None:
+            labels = self.train_space
+            return Sizes.of(labels.xyz[labels.is_known], bone=labels.bone) if labels.is_known.any() else None
+        path = checkpoint.find(self.config.eval_only).parent / SIZES
+        return Sizes(**files.read_json(path, "sizes of a run's hands")) if path.is_file() else None
+
+    def check(self) -> None:
+        """Raises a ValueError for data that cannot be trained on."""
+        super().check()
+        trains_depth = getattr(self.config, "head", "maps") == "maps" and self.config.depths.kind != "none"
+        if self.train is not None and trains_depth and self.sizes is None:
+            raise ValueError(
+                f"{self.train.name}: no hand has 'keypoints_3d' and 'camera', so that there is no depth to learn: give --depths.kind "
+                "none for pixels alone, or labels in space"
+            )
+
+    def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
+        """Yields global batches of crops with depths; batch t depends on (seed, t) only."""
+        labels = self.train_space
+        for host in self.host_batches(start_step=start_step, total=total):
+            rows = labels.rows(host["annotation_id"])
+            batch = {
+                **self._one_sided(host, labels),
+                "depth": labels.depth[rows],
+                "depth_where": np.repeat(labels.is_known[rows, None], 21, axis=1),
+            }
+            yield parallel.global_batch({k: batch[k] for k in USED if k in batch}, self.mesh)
+
+    def eval_batches(self) -> Iterable[Mapping[str, np.ndarray]]:
+        """Returns this process's batches of `val`, on the host; right hands are mirrored with --one-side."""
+        batches = super().eval_batches()
+        return (self._one_sided(batch, self.val_space) for batch in batches) if self.config.one_side else batches
+
+    def _one_sided(self, batch: Mapping[str, np.ndarray], labels: InSpace) -> dict[str, np.ndarray]:
+        """Returns a batch whose right hands are mirrored, if the config says so."""
+        if not self.config.one_side:
+            return dict(batch)
+        return mirrored(batch, labels.is_right[labels.rows(batch["annotation_id"])], width=self.config.size_wh[0])
+
+    def score(
+        self, predictions: Predictions, task: tasks.Task, variables: PyTree, *, name: str, last: bool = True
+    ) -> dict[str, float]:
+        """Scores as `Persons.score`, and the errors of hands; the joints in space are stored in results/NAME_3d.json."""
+        kind = dataclasses.replace(self, own_scores=self.errors)
+        scores = persons.Persons.score(kind, predictions, task, variables, name=name, last=last)
+        if "xyz" in predictions and jax.process_index() == 0:
+            path = self.config.out / "results" / f"{name}_3d.json"
+            files.write_json(path, in_space_records(predictions))
+        return scores
+
+    def errors(self, predictions: Predictions) -> dict[str, float]:
+        """Returns the errors of hands in pixels of the picture, of visible joints, and in millimetres, of all joints.
+
+        "depth_mm" is the mean error of relative depths, with the true length of the key bone. Hands in space are relative to the
+        wrist with that length ("EPE_mm"), and where the camera sees them, with the mean length of the training hands
+        ("absolute_EPE_mm").
+        """
+        labels = self.val_space
+        rows = labels.rows(predictions["annotation_id"])
+        visible = predictions["visibility"] == 2
+        scores = evaluation.scores_2d(predictions["xy"], predictions["joints"], where=visible)
+        in_space = labels.is_known[rows]
+        if "depth" not in predictions or not in_space.any():
+            return scores
+        target, camera = labels.xyz[rows][in_space], labels.camera[rows][in_space]
+        sizes = self.sizes
+        if sizes is None:
+            log.warning("the run has no %s: typical proportions of hands are taken, and no absolute error", SIZES)
+        options = {} if sizes is None else {"proportions": sizes.proportions, "depth_range": sizes.depth_range}
+        depth = predictions["depth"][in_space]
+        lifted = hands.lift(
+            predictions["xy"][in_space], depth, focal=camera[:, :2], center=camera[:, 2:], bone=labels.bone, **options
+        )
+        bone = hands.bone_length(target, bone=labels.bone)
+        error = np.abs(depth - depth[:, :1] - labels.depth[rows][in_space]) * bone[:, None]
+        scores |= {"depth_mm": float(error[:, 1:].mean())}
+        scores |= evaluation.scores_3d(*evaluation.root_relative(lifted, target, bone=bone))
+        if sizes is not None:
+            xyz = evaluation.absolute(lifted, bone=sizes.bone_mm)
+            predictions["xyz"] = np.full((len(rows), 21, 3), np.nan)
+            predictions["xyz"][in_space] = xyz
+            scores |= {f"absolute_{k}": v for k, v in evaluation.scores_3d(xyz, target).items() if k == "EPE_mm"}
+        return scores
+
+    def _mirrors(self) -> bool:
+        """A mirrored hand is one of the other side, with the same joints: nothing is mixed up by random mirroring."""
+        return False
+
+    def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
+        """Draws the pictures at the end of a run into out/plots; the crops are shown as they are in the pictures."""
+        if self.config.one_side:
+            rows = self.val_space.rows(predictions["annotation_id"])
+            affine = _mirror_affine(predictions["affine"], self.val_space.is_right[rows], width=self.config.size_wh[0])
+            predictions = {**predictions, "affine": affine}
+        super().draw(predictions, task, variables, events)
+
+
+def in_space_records(predictions: Predictions) -> list[dict[str, Any]]:
+    """Returns the predicted hands in space, one record each: image_id, annotation_id, keypoints_3d (63 numbers, mm, camera)."""
+    return [
+        {"image_id": int(image), "annotation_id": int(number), "keypoints_3d": np.round(xyz, 2).ravel().tolist()}
+        for image, number, xyz in zip(
+            predictions["image_id"], predictions["annotation_id"], predictions["xyz"], strict=True
+        )
+        if np.isfinite(xyz).all()
+    ]
+
+
+def mirrored(batch: Mapping[str, np.ndarray], where: np.ndarray, *, width: int) -> dict[str, np.ndarray]:
+    """Returns a batch whose rows `where` are mirror images: x' = width - 1 - x. Depths are the same.
+
+    Args:
+        batch: image (B, H, W, 3), joints (B, K, 2) and affine (B, 2, 3), among others.
+        where: (B,) rows to mirror.
+        width: width of the crops.
+
+    >>> batch = {"image": np.arange(3)[None, None, :, None], "joints": np.zeros((1, 1, 2)), "affine": np.eye(3)[None, :2]}
+    >>> flipped = mirrored(batch, np.array([True]), width=3)
+    >>> flipped["image"].ravel().tolist(), flipped["joints"][0, 0].tolist(), flipped["affine"][0, 0].tolist()
+    ([2, 1, 0], [2.0, 0.0], [-1.0, 0.0, 2.0])
+    """
+    image = np.where(where[:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
+    joints = batch["joints"].copy()
+    joints[..., 0] = np.where(where[:, None], width - 1 - joints[..., 0], joints[..., 0])
+    affine = _mirror_affine(batch["affine"], where, width=width)
+    return {**batch, "image": image, "joints": joints, "affine": affine}
+
+
+def _mirror_affine(affine: np.ndarray, where: np.ndarray, *, width: int) -> np.ndarray:
+    mirror = affine.copy()
+    mirror[:, 0] *= -1
+    mirror[:, 0, 2] += width - 1
+    return np.where(where[:, None, None], mirror, affine)
+
+
+def depth_tasks(config: HandConfig, skeleton: Skeleton) -> tuple[tasks.Task, tuple[float, tasks.Task] | None]:
+    """Returns the task of the flags, and what comes first; see `families.in_phases`."""
+    if config.stages > 1:
+        raise ValueError(f"--stages {config.stages}: the multi-stage net has no depth maps; expected 1")
+    net = HeatmapNet(
+        families.make_backbone(config), 2 * skeleton.num_joints, deconvs=families.deconvs(config), dtype=np.dtype(config.dtype),
+        batch_groups=config.batch_groups,
+    )  # fmt: skip
+
+    def task(maps: tasks.MapLoss, joints: tasks.JointLoss) -> tasks.Task:
+        return tasks.depth_maps(
+            net, skeleton=skeleton, size_wh=config.size_wh, maps=maps, joints=joints, read=config.read, depth=config.depths,
+            preprocess=config.preprocess,
+        )  # fmt: skip
+
+    return families.in_phases(config, task)
+
+
+def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
+    """Opens the splits that the config names; without any it draws synthetic hands.
+
+    Raises:
+        ValueError: the data have other joints than RHD's; or as `persons.load`.
+    """
+    if config.data is None and config.annotations is None and config.labels is None:
+        config = dataclasses.replace(config, data=synthetic_hands(config), format="coco")
+    kind = persons.load(config, skeleton=skeleton)
+    for source in (kind.train, kind.val):
+        if source is not None and source.skeleton.num_joints != RHD21.num_joints:
+            raise ValueError(
+                f"{source.name} has {source.skeleton.num_joints} joints, expected the {RHD21.num_joints} of a hand in RHD's order: "
+                f"{', '.join(RHD21.joints)}"
+            )
+    values = {f.name: getattr(kind, f.name) for f in dataclasses.fields(persons.Persons)}
+    val = space.flattened(kind.val)
+    train = None if kind.train is None else space.flattened(kind.train)
+    values |= {"train": train, "val": val, "best": "AUC_0_30px", "headline": HEADLINE}
+    result = Hands(**values)
+    if result.train is not None and jax.process_index() == 0 and not checkpoint.exists(config.out) and result.sizes:
+        config.out.mkdir(parents=True, exist_ok=True)
+        files.write_json(config.out / SIZES, dataclasses.asdict(result.sizes))
+    return result
+
+
+HEADLINE = (
+    "EPE_px", "AUC_0_30px", "AUC_mmpose", "depth_mm", "EPE_mm", "AUC_20_50mm", "absolute_EPE_mm", "EPE",
+    "EPE_mean_position", "PCK@0.05", "AP",
+)  # fmt: skip
+
+
+def synthetic_hands(config: HandConfig) -> Path:
+    """Draws the synthetic hands on process 0 and returns their folder."""
+    val = max(config.synthetic_images // 10, 1)
+    folder = config.data_dir / f"hands_{config.synthetic_images}_{config.seed}"
+    parallel.on_first(
+        lambda: synthetic.write_hands(
+            folder, train=config.synthetic_images - val, val=val, seed=config.seed, size_wh=PICTURE
+        )
+    )
+    return folder

@@ -1,0 +1,121 @@
+"""mmpose's files of Human3.6M and MPI-INF-3DHP: h36m_train.npz or h36m_test.npz, and cameras.pkl.
+
+The arrays: imgname (N,), part (N, 17, 3) px and 1, S (N, 17, 4) camera coordinates in m and 1. A name is
+"S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg", in MPI-INF-3DHP "S4_Seq2_Cam0_001033.jpg". cameras.pkl has by
+("S1", "54138969"), there by "S4_Seq2_Cam0", the focal length f, the centre c and the size w, h; Human3.6M's are known without it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpose import pickles
+from jaxpose.data import human36m, pairs
+from jaxpose.data.pairs import Pairs
+from jaxpose.skeleton import H36M17, Skeleton
+
+__all__ = ["MPI_INF_3DHP17", "read"]
+
+H36M_NAME = re.compile(r"(?:.*/)?(S\d+)_(.+?)\.(\d{8})_(\d+)\.\w+")
+INF_NAME = re.compile(r"(?:.*/)?((?:S\d+_Seq\d+_Cam\d+)|(?:TS\d+))_(\d+)\.\w+")
+MPI_INF_3DHP17 = Skeleton(
+    name="mpi_inf_3dhp17",
+    joints=(
+        "head", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist", "right_hip",
+        "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "pelvis", "spine", "nose",
+    ),
+    flip_pairs=((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13)),
+    limbs=(
+        (14, 15), (15, 1), (1, 16), (16, 0), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (14, 8), (8, 9), (9, 10), (14, 11),
+        (11, 12), (12, 13),
+    ),
+    sigmas=(0.05,) * 17,
+)  # fmt: skip
+"""The joints of MPI-INF-3DHP's test set in mmpose's order; the root is joint 14."""
+
+
+def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs:
+    """Reads the poses of a file.
+
+    Args:
+        annotations: the .npz file.
+        cameras: cameras.pkl; None: the file of this name beside the annotations, or for Human3.6M the published cameras.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: arrays are missing or have other shapes; a name or a camera is unknown; or `pairs.check` says what is wrong.
+    """
+    content, path = pickles.load_npz(annotations), Path(annotations)
+    missing = [name for name in ("imgname", "part", "S") if name not in content]
+    if missing:
+        raise ValueError(f"{path}: no {', '.join(missing)}: it has {', '.join(content)}; expected a file of mmpose")
+    names, part, space = (np.asarray(content[name]) for name in ("imgname", "part", "S"))
+    if part.shape != (len(names), 17, 3) or space.shape[:2] != (len(names), 17) or space.shape[2] < 3:
+        raise ValueError(
+            f"{path}: part has shape {part.shape} and S {space.shape} for {len(names)} names: expected (N, 17, 3) and (N, 17, 4)"
+        )
+    height = float(np.median(np.ptp(space[..., :3], axis=1).max(-1)))
+    if height > 20:
+        raise ValueError(f"{path}: people are {height:.0f} tall in S, which looks like millimetres: expected metres")
+    table = _camera_table(path, cameras)
+    rows = [_row(str(name), table, path) for name in names]
+    is_human36m = H36M_NAME.fullmatch(str(names[0])) is not None
+    column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    groups = {
+        key: i for i, key in enumerate(dict.fromkeys(zip(column["sequence"].tolist(), column["camera"].tolist())))
+    }
+    sequence = np.array([groups[key] for key in zip(column["sequence"].tolist(), column["camera"].tolist())])
+    result = Pairs(
+        px=part[..., :2].astype(np.float32), joints=(1000 * space[..., :3]).astype(np.float32),
+        focal=column["focal"].astype(np.float32), center=column["center"].astype(np.float32),
+        size_wh=column["size_wh"].astype(np.float32), sequence=sequence, frame=column["frame"], subject=column["subject"],
+        action=column["action"], camera=column["camera"],
+        skeleton=H36M17 if is_human36m else MPI_INF_3DHP17, root=0 if is_human36m else MPI_INF_3DHP17.joints.index("pelvis"),
+    )  # fmt: skip
+    result = result.take(np.lexsort((result.frame, result.sequence)))
+    pairs.check(result, what=str(path))
+    return result
+
+
+def _camera_table(path: Path, cameras: str | Path | None) -> dict[Any, Any]:
+    file = path.parent / "cameras.pkl" if cameras is None else Path(cameras)
+    if cameras is None and not file.is_file():
+        return {}
+    table = pickles.load(file)
+    if not isinstance(table, dict):
+        raise ValueError(f"{file}: a {type(table).__name__}: expected a dictionary of cameras")
+    return table
+
+
+def _row(name: str, table: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """Returns the columns of a picture, from its name and its camera."""
+    if match := H36M_NAME.fullmatch(name):
+        subject, sequence, camera, frame = match.groups()
+        key: Any = (subject, camera)
+        names = {
+            "subject": subject,
+            "action": sequence.split("_")[0],
+            "sequence": f"{subject} {sequence}",
+            "camera": camera,
+        }
+    elif match := INF_NAME.fullmatch(name):
+        key, frame = match.groups()
+        names = {"subject": key.split("_")[0], "action": "", "sequence": key, "camera": key}
+    else:
+        raise ValueError(f"{path}: the picture {name!r:.100} has a name of neither Human3.6M nor MPI-INF-3DHP")
+    if key in table:
+        inner = {k: np.ravel(table[key][k]).astype(float) for k in ("f", "c") if k in table[key]}
+        if len(inner) < 2 or any(len(value) != 2 for value in inner.values()):
+            raise ValueError(f"cameras.pkl: the camera {key} has no f and c of two numbers")
+        size = table[key].get("w", 0), table[key].get("h", 0)
+        size = size if min(size) > 300 else (2048, 2048)  # the published file of MPI-INF-3DHP has h = 204 (QUIRK T27)
+        return {**names, "frame": int(frame), "focal": inner["f"], "center": inner["c"], "size_wh": np.array(size)}
+    lens = next((lens for lens in human36m.LENSES if lens.name == names["camera"]), None)
+    if lens is None:
+        raise ValueError(f"{path}: the camera of {name!r:.100} is unknown: give cameras.pkl")
+    sizes = {k: np.array(getattr(lens, k), float) for k in ("focal", "center", "size_wh")}
+    return {**names, "frame": int(frame), **sizes}

@@ -1,0 +1,179 @@
+"""Hands in 2.5D: labels in space, one side, the methods of the page, a small run from pictures to millimetres."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import rhd_integral
+from experiments.common import hands as kind
+from jaxpose import hands
+from jaxpose.data import crops, synthetic
+from jaxpose.data.formats import rhd
+from jaxpose.data.synthetic import hands as drawn
+from jaxpose.skeleton import RHD21
+from tests import tiny_rhd
+
+TINY = (
+    "--batch-size", "8", "--width", "4", "--resnet-stages", "1", "--deconvs", "8", "--size-wh", "32", "32", "--log-every", "1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return rhd.read(*rhd.find(tiny_rhd.write(tmp_path_factory.mktemp("rhd")), "train"))
+
+
+def test_labels_in_space_are_found_by_annotation(source):
+    labels = kind.InSpace.of(source, sides=True)
+    ids = source.persons["annotation_id"]
+    rows = labels.rows(np.array([*ids[::-1], -1]))
+    assert rows.tolist() == [*range(len(ids))][::-1] + [0]
+    assert labels.is_known.all() and labels.is_right.tolist() == [True, False, True, False, True]
+    np.testing.assert_allclose(labels.depth, hands.relative_depth(labels.xyz, bone=hands.PALM), atol=1e-6)
+    sizes = kind.Sizes.of(labels.xyz, bone=hands.KEY_BONE)
+    assert sizes.bone_mm == pytest.approx(36.0, abs=1e-3) and sizes.depth_range[0] < 0.5 / 0.036 < sizes.depth_range[1]
+
+
+def test_wrong_labels_in_space_are_named(source, monkeypatch):
+    for change, message in (
+        ({"camera": [1.0, 2.0]}, "annotation 1: expected 'keypoints_3d', 63 numbers in millimetres"),
+        ({"keypoints_3d": [1.0] * 60}, "annotation 1: expected 'keypoints_3d'"),
+        ({"keypoints_3d": [5.0] * 63}, "annotation 1: the bone between the joints middle1 and middle2 has length 0.0"),
+        ({"hand": "both"}, "annotation 1 has no 'hand', left or right, which --one-side needs"),
+    ):
+        truth = source.ground_truth()
+        truth["annotations"][0] = truth["annotations"][0] | change
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "ground_truth", lambda truth=truth: truth)
+            with pytest.raises(ValueError, match=message):
+                kind.InSpace.of(source, bone=hands.KEY_BONE, sides=True)
+    truth = source.ground_truth()
+    truth["annotations"][0] = truth["annotations"][0] | {"keypoints_3d": None}
+    monkeypatch.setattr(source, "ground_truth", lambda: truth)
+    labels = kind.InSpace.of(source)
+    assert labels.is_known.tolist() == [False] + [True] * 4 and (labels.depth[0] == 0).all()
+
+
+def test_a_mirrored_row_maps_back_to_its_picture(source):
+    rows = [crops.sample(source, i, size_wh=(32, 32)) for i in range(3)]
+    batch = {name: np.stack([row[name] for row in rows]) for name in ("image", "joints", "affine", "annotation_id")}
+    flipped = kind.mirrored(batch, np.array([True, False, True]), width=32)
+    for i, is_mirrored in enumerate((True, False, True)):
+        expected = batch["image"][i][:, ::-1] if is_mirrored else batch["image"][i]
+        np.testing.assert_array_equal(flipped["image"][i], expected)
+        for name in ("joints", "affine"):
+            assert (not np.array_equal(flipped[name][i], batch[name][i])) == is_mirrored
+        linear, shift = flipped["affine"][i][:, :2], flipped["affine"][i][:, 2]
+        back = np.linalg.solve(linear, (flipped["joints"][i] - shift).T).T
+        ours = source.persons[i]["keypoints"]
+        labelled = ours[:, 2] > 0
+        np.testing.assert_allclose(back[labelled], ours[labelled, :2], atol=1e-3)
+
+
+# What each method trains, first and then, and whether it compensates.
+METHODS = {
+    "plain": (None, "none", False),
+    "aug": ("mse", "none", False),
+    "debias": (None, "none", True),
+    "ours": ("mse", "none", True),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_are_those_of_table_5(method):
+    first, then, compensates = METHODS[method]
+    preset = rhd_integral.PRESETS["resnet50"]
+    config = dataclasses.replace(preset, depth=18, width=4, size_wh=(64, 64), method=method)
+    task, before = rhd_integral.make(rhd_integral.with_method(config), RHD21)
+    assert task.config["family"] == "depth_maps" and task.config["maps"]["kind"] == then
+    assert task.config["read"]["compensate"] == compensates and task.config["read"]["beta"] == 10.0
+    assert (before is None) == (first is None)
+    if first:
+        assert before[1].config["maps"]["kind"] == first and before[0] == preset.first_epochs
+    assert task.config["joints"]["kind"] == "l1" and task.config["depth"]["kind"] == "l1"
+
+
+@pytest.mark.parametrize("head", ["rle", "l1"])
+def test_other_heads_regress_pixels(head):
+    config = dataclasses.replace(rhd_integral.PRESETS["tiny"], depth=18, width=4, head=head)
+    task, before = rhd_integral.make(rhd_integral.with_method(config), RHD21)
+    assert task.config["likelihood"]["loss"] == head and before is None and task.skeleton == RHD21
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "plain", "--first-epochs", "3"], "--first-epochs 3.0 has no effect with --method plain"),
+        (["--method", "ours", "--maps.kind", "js"], "--maps.kind js: --method ours decides this, mse"),
+        (["--method", "plain", "--read.compensate"], "--read.compensate True: --method plain decides this, False"),
+        (["--head", "rle", "--method", "plain"], "--method plain has no effect with --head rle"),
+        (["--head", "l1", "--depths.weight", "2"], "--depths.weight 2.0 has no effect with --head l1"),
+    ],
+)
+def test_a_flag_that_is_decided_or_unused_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        rhd_integral.PAGE.settings(flags)
+
+
+def test_one_side_is_not_mirrored_at_random():
+    config = dataclasses.replace(rhd_integral.PRESETS["tiny"], one_side=True)
+    assert config.augmentation().flip == 0 and not config.flips()
+    assert rhd_integral.PRESETS["tiny"].augmentation().flip == 0.5 and rhd_integral.PRESETS["tiny"].flips()
+
+
+def test_drawn_hands_are_projected_by_their_camera_and_have_a_probable_shape():
+    for index in range(12):
+        image, (hand,) = drawn.render(3, index, size_wh=(64, 64))
+        xyz = np.reshape(hand["keypoints_3d"], (21, 3))
+        focal, center = np.reshape(hand["camera"], (2, 2))
+        keypoints = np.reshape(hand["keypoints"], (21, 3))
+        np.testing.assert_allclose(xyz[:, :2] / xyz[:, 2:] * focal + center, keypoints[:, :2], atol=1e-3)
+        assert (keypoints[:, 2] > 0).sum() >= 16 and (keypoints[:, 2] == 2).any() and image.std() > 5
+        ratio = hands.bone_lengths(xyz) / hands.bone_length(xyz) / hands.PROPORTIONS
+        assert (np.abs(np.log(ratio)) < 0.4).all()
+        again, _ = drawn.render(3, index, size_wh=(64, 64))
+        np.testing.assert_array_equal(image, again)
+
+
+def test_a_folder_of_hands_is_reused_and_another_one_refused(tmp_path):
+    options = {"train": 3, "val": 1, "size_wh": (48, 48), "workers": 1, "progress": False}
+    folder = synthetic.write_hands(tmp_path / "hands", **options)
+    content = json.loads((folder / "annotations" / "train.json").read_text())
+    assert [p["hand"] in ("left", "right") for p in content["annotations"]] == [True] * 3
+    assert synthetic.write_hands(folder, **options) == folder
+    with pytest.raises(ValueError, match="holds another synthetic data set"):
+        synthetic.write_hands(folder, **options | {"seed": 4})
+    with pytest.raises(ValueError, match="train and val must be 1 or more"):
+        synthetic.write_hands(tmp_path / "none", train=0, val=1)
+
+
+def test_data_without_joints_in_space_are_refused_for_depth(tmp_path):
+    folder = synthetic.write_hands(tmp_path / "hands", train=2, val=1, size_wh=(48, 48), workers=1, progress=False)
+    for path in (folder / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        for person in content["annotations"]:
+            del person["keypoints_3d"]
+        path.write_text(json.dumps(content))
+    flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *TINY]
+    with pytest.raises(ValueError, match="no hand has 'keypoints_3d' and 'camera', so that there is no depth to learn"):
+        rhd_integral.main(flags)
+
+
+@pytest.mark.slow
+def test_from_rhd_to_millimetres(tmp_path):
+    """A few steps on hands in RHD's own layout, right ones mirrored, scored in the picture and in space."""
+    folder = tiny_rhd.write(tmp_path)
+    flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *TINY, "--one-side", "--no-plots"]
+    run = tmp_path / "run"
+    scores = rhd_integral.main([*flags, "--out", str(run), "--epochs", "4", "--first-epochs", "2", "--ema", "None"])
+    assert {"EPE_px", "AUC_0_30px", "AUC_mmpose", "EPE_mm", "AUC_20_50mm", "absolute_EPE_mm"} <= set(scores)
+    assert all(np.isfinite(value) for name, value in scores.items() if name[:3] in ("EPE", "AUC"))
+    sizes = json.loads((run / "hands.json").read_text())
+    assert sizes["bone_mm"] == pytest.approx(36.0 * 2.59, abs=0.01)
+    (records,) = (json.loads(path.read_text()) for path in (run / "results").glob("*_3d.json"))
+    assert len(records) == 3 and all(len(record["keypoints_3d"]) == 63 for record in records)
+    evaluated = rhd_integral.main(["--eval-only", str(run), *flags])
+    for name in ("EPE_px", "EPE_mm", "absolute_EPE_mm"):
+        assert evaluated[name] == pytest.approx(scores[name], rel=1e-3)

@@ -29,6 +29,7 @@ from jaxpose.geometry import _as_float
 
 __all__ = [
     "Camera",
+    "back_project",
     "camera_to_world",
     "project",
     "read_calibration",
@@ -83,6 +84,30 @@ def project(
     front = depth > 0
     xy = xp.where(front, points[..., :2], 0) / xp.where(front, depth, 1)
     return xp.where(front, _distort(xp, xy, radial, tangential, model) * focal + center, xp.nan)
+
+
+def back_project(px: Array, *, depth: Array, focal: Array, center: Array) -> Array:
+    """Points in camera coordinates of pixels with a known depth, for a camera without distortion.
+
+    Args:
+        px: ``(..., 2)`` pixels.
+        depth: ``(...)`` depths; the result has their unit.
+        focal, center: The same as in `project`.
+
+    Returns:
+        ``(..., 3)``: the inverse of `project`.
+
+    Raises:
+        ValueError: a wrong shape.
+
+    >>> back_project([[550.0, 600.0]], depth=[2.0], focal=(1000.0, 1000.0), center=(500.0, 500.0))
+    array([[0.1, 0.2, 2. ]])
+    """
+    xp, px, focal, center, _, _ = _inputs(px, 2, "px", focal, center, None, None, "human36m")
+    _, depth = _as_float(depth)
+    if depth.shape != px.shape[:-1]:
+        raise ValueError(f"depth has shape {depth.shape}, expected {px.shape[:-1]}: one depth for each of px")
+    return xp.concatenate([(px - center) / focal * depth[..., None], depth[..., None]], -1)
 
 
 def undistort(

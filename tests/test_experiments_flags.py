@@ -114,13 +114,10 @@ def value_of(config: RunConfig, name: str) -> Any:
 
 def of_the_task(name: str, config: RunConfig) -> bool:
     """Whether a flag describes the task, which every field of the pages' own classes does that the data and the runner do not read."""
-    from experiments.common import hands, persons, whole_images
+    from experiments.common import hands, persons, space, whole_images
 
-    data = {
-        f.name
-        for kind in (RunConfig, persons.PersonConfig, hands.HandData, whole_images.ImageConfig)
-        for f in dataclasses.fields(kind)
-    }
+    kinds = (RunConfig, persons.PersonConfig, hands.HandData, space.SpaceDataConfig, whole_images.ImageConfig)
+    data = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     data |= {"poses", "mirror", "root"}  # of pairs of poses
     return name.partition(".")[0] not in data | ELSEWHERE or name == "size_wh"
 

@@ -161,6 +161,18 @@ def test_data_without_joints_in_space_are_refused_for_depth(tmp_path):
         rhd_integral.main(flags)
 
 
+def test_hands_in_space_are_a_page(source, tmp_path):
+    labels = kind.InSpace.of(source)
+    relative = labels.xyz - labels.xyz[:, :1]
+    predictions = {
+        "relative": np.where(np.arange(5)[:, None, None] == 2, np.nan, relative + 1.0), "relative_truth": relative,
+        "image_id": labels.ids // 2, "annotation_id": labels.ids,
+    }  # fmt: skip
+    kind.write_page(tmp_path / "page.html", predictions, sides=labels)
+    text = (tmp_path / "page.html").read_text()
+    assert "picture 1, left hand" in text and "picture 4, right hand" in text and "picture 2" not in text
+
+
 @pytest.mark.slow
 def test_from_rhd_to_millimetres(tmp_path):
     """A few steps on hands in RHD's own layout, right ones mirrored, scored in the picture and in space."""

@@ -26,6 +26,7 @@ from jaxpose.skeleton import Skeleton
 
 HELD_OUT = 0.2  # part of the images held out from a labelling tool's project without a split
 READ_ANEW = ("category", "visible_above", "exif", "follow_links")  # flags for reading the files of a data set
+SYNTHETIC = {"mpii": "_mpii", "coco_3d": "_space"}  # formats of synthetic people, with the ends of their folders' names
 LAST_PICTURE = "plots/predictions.png"  # the last picture that a run draws: if it exists, all do
 
 log = logging.getLogger(__name__)
@@ -212,7 +213,7 @@ def _open_split(config: RunConfig, part: Literal["train", "val"], skeleton: Skel
     folder = None if config.data is None else Path(config.data)
     format, (split, annotations, images) = config.format, _place(config, part)
     if folder is None and annotations is None:
-        folder, format = _synthetic(config), "mpii" if config.format == "mpii" else "coco"
+        folder, format = _synthetic(config), config.format if config.format in SYNTHETIC else "coco"
     elif folder is not None and not folder.exists() and annotations is None:
         return _prepared(config, split, skeleton)
     if annotations is not None and images is None and folder is None:
@@ -236,16 +237,17 @@ def _place(config: RunConfig, part: Literal["train", "val"]) -> tuple[str, Path 
 
 def synthetic_folder(config: RunConfig) -> Path:
     """Returns the folder of the synthetic people of a run without data, which may not be drawn yet."""
-    layout = "_mpii" if config.format == "mpii" else ""
+    layout = SYNTHETIC.get(config.format, "")
     return config.data_dir / f"synthetic_{config.synthetic_images}_{config.seed}{layout}"
 
 
 def _synthetic(config: RunConfig) -> Path:
-    """Draws the synthetic people and returns their folder; for --format mpii, those of MPII's layout."""
+    """Draws the synthetic people and returns their folder; for --format mpii those of MPII's layout, for coco_3d those in space."""
     val = max(config.synthetic_images // 10, 1)
-    coco = synthetic_folder(dataclasses.replace(config, format="coco"))
-    synthetic.write_dataset(coco, train=config.synthetic_images - val, val=val, seed=config.seed)
-    return synthetic.write_mpii(coco, synthetic_folder(config)) if config.format == "mpii" else coco
+    in_space = config.format == "coco_3d"
+    folder = synthetic_folder(config if in_space else dataclasses.replace(config, format="coco"))
+    synthetic.write_dataset(folder, train=config.synthetic_images - val, val=val, seed=config.seed, space=in_space)
+    return synthetic.write_mpii(folder, synthetic_folder(config)) if config.format == "mpii" else folder
 
 
 def _prepared(config: RunConfig, split: str, skeleton: Skeleton | None) -> Source:

@@ -25,7 +25,7 @@ from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, MayChange, Positive, Unsaid
 from jaxpose import calibration, checkpoint, density, files, geometry, inference, parallel, tasks
-from jaxpose.data import boxes, crops
+from jaxpose.data import boxes, crops, space
 from jaxpose.data.augment import Setting, named
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report, results
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # probabilities of the regions whose coverage is reported
 FEW_STEPS = 1000
 ORIENTATION = 0x0112  # the EXIF tag
-USED = ("image", "joints", "visibility", "colour")  # entries of a training batch that a task reads
+USED = ("image", "joints", "visibility", "colour", "has_depth")  # entries of a training batch that a task reads
 SHEET = 32  # number of crops in the picture of predictions
 
 Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
@@ -422,7 +422,7 @@ class Persons:
 def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
     """Opens the splits that the config names, evaluated on annotated, shifted or detected boxes; see `kinds.open_splits`."""
     mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton)
+    train, val = (s and space.flattened(s) for s in kinds.open_splits(config, skeleton=skeleton))
     ground_truth = val.ground_truth_json if len(val) else None
     if config.detections is not None:
         val = boxes.with_detections(val, config.detections, on_bad=config.on_bad)

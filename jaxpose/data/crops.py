@@ -54,6 +54,7 @@ import numpy as np
 
 from jaxpose.data.augment import NONE, Augmentation, Setting, colour_factors, draw, generator, move_joints, named
 from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
+from jaxpose.data.mixing import mixed_indices
 from jaxpose.data.pixels import decoded, warped
 from jaxpose.data.source import Source
 from jaxpose.data.space import has_space
@@ -112,6 +113,8 @@ def train_batches(
 
     def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
         positions = step * batch_size + process_index * local + np.arange(local)
+        if source.mix is not None:
+            return mixed_indices(positions, batch_size=batch_size, num_samples=len(source), mix=source.mix, seed=seed)
         return sample_indices(positions, num_samples=len(source), seed=seed)
 
     def plan_batch(step: int) -> dict[str, np.ndarray]:

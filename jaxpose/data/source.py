@@ -83,6 +83,8 @@ class Source:
             those of COCO's ground truth are; those of MPII and of a detector are not.
         ground_truth_json: The file for the evaluation, or None.
         skipped: The number of images or persons that were left out, by reason.
+        mix: (number of persons in the first of two parts, its share of a batch), for training on both parts by that share
+            whatever their sizes (`jaxpose.data.mixing`); None: all persons are one part.
         nobody: The reason if every person was left out or has another category; otherwise "".
     """
 
@@ -95,6 +97,7 @@ class Source:
     level: Literal["person", "image"] = "person"
     clip_boxes: bool = True
     ground_truth_json: Path | None = None
+    mix: tuple[int, float] | None = None
     nobody: str = ""
     skipped: Counter
 
@@ -214,8 +217,8 @@ class Source:
         return truth
 
 
-class _Joined(Source):
-    """Several sources one after the other."""
+class Joined(Source):
+    """Several sources with the same joints and the same columns, one after the other; made by `joined`."""
 
     def __init__(self, sources: Sequence[Source]):
         first = sources[0]
@@ -278,7 +281,7 @@ def joined(sources: Sequence[Source]) -> Source:
                 f"{first.name} and {other.name} cannot be trained on together: one has the joints {list(first.skeleton.joints)}, "
                 f"the other {list(other.skeleton.joints)}, or the two formats treat boxes differently"
             )
-    return first if len(sources) == 1 else _Joined(sources)
+    return first if len(sources) == 1 else Joined(sources)
 
 
 def is_labelled(person: Mapping[str, Any]) -> bool:

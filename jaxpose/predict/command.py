@@ -30,6 +30,7 @@ from jaxpose.predict.detector import warn_of_left_out
 from jaxpose.predict.guarantee import Guarantee
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
 from jaxpose.predict.sequences import Options, Sequences
+from jaxpose.predict.space import SPACE_COLUMNS, SpacePage, columns_of
 from jaxpose.view.overlay import draw
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def main(
     track: bool = False,
     people: int | None = None,
     exif: Exif | None = None,
+    camera: tuple[float, ...] | None = None,
+    root_depth: float | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
     """Predict the poses of pictures and videos, or the boundaries of scans.
@@ -136,6 +139,9 @@ def main(
         exif: Turn pictures as their EXIF orientation says (apply), or take the stored pixels (ignore); auto: turned,
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
             trained (its --exif).
+        camera: For a run in space: f cx cy or fx fy cx cy in pixels of the pictures. None: the size of a person follows from the
+            mean length of the training persons' limbs.
+        root_depth: For a run in space with --camera: the depth of the root in mm; the joints are coordinates of the camera then.
         step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -165,7 +171,11 @@ def main(
         max_pixels=max_pixels,
         min_score=min_box_score,
         max_people=max_people,
+        camera=camera,
+        root_depth=root_depth,
     )
+    if predictor.in_space and guarantee:
+        raise ValueError("--guarantee: there are no guaranteed regions in space; give --region alone")
     finder = _finder(detector, predictor, checkpoint, boxes=boxes, min_score=min_box_score, max_people=max_people)
     if draw_above is None:
         draw_above = 0.05 if getattr(predictor.task.net, "keypoint_output", None) == "heatmap" else 0.2
@@ -173,7 +183,12 @@ def main(
         raise ValueError(f"--formats {' '.join(formats)}: the detector in {checkpoint} predicts no joints")
     if box_file is not None and predictor.finds_people:
         raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
-    if region is not None:
+    if region is not None and predictor.in_space:
+        if predictor.space_density is None or not 0 < region < 1:
+            raise ValueError(
+                f"--region {region}: expected a level between 0 and 1, and a net with a likelihood in {checkpoint}"
+            )
+    elif region is not None:
         if predictor.density is None:
             raise ValueError(f"--region {region}: the net in {checkpoint} states no density of its error")
         predict.outlines(predictor.density, region)  # fails before anything is drawn if it cannot be drawn
@@ -271,6 +286,7 @@ class _Work:
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
         self.sequences = Sequences(out, options, predictor.skeleton)
+        self.space = SpacePage(predictor.skeleton, level=region) if predictor.in_space else None
         self.trajectories: list[Path] = []
 
     def run(self, files: list[Path | Live]) -> None:
@@ -394,7 +410,7 @@ class _Work:
         curves = []
         if self.guarantee is not None:
             curves = self.guarantee.curves(poses, is_drawn)
-        elif self.region is not None:
+        elif self.region is not None and self.predictor.density is not None:
             curves = [curve for part in poses.regions(self.region) for curve in part[is_drawn]]
         return draw(
             image,
@@ -416,6 +432,10 @@ class _Work:
                 self.rows.writerow([str(file), "" if frame is None else frame, image_id, p, score, *box])
             return
         deviation = poses.deviation
+        in_space = np.zeros((len(poses), len(self.predictor.skeleton.joints), 0))
+        if self.space is not None:
+            self.space.add(f"{file.name if frame is None else f'{file.name} frame {frame}'}", poses.space)
+            in_space = columns_of(poses.space)
         limits = np.zeros((len(poses), len(self.predictor.skeleton.joints), 0))
         if self.guarantee is not None:
             self.guarantee.add(poses)
@@ -425,7 +445,9 @@ class _Work:
             for k, joint in enumerate(self.predictor.skeleton.joints):
                 spread = ("", "") if deviation is None else deviation[p, k].round(3).tolist()
                 numbers = [*poses.xy[p, k].round(3).tolist(), round(float(poses.confidence[p, k]), 6), *spread]
-                self.rows.writerow([*person, joint, *numbers, *limits[p, k].round(3).tolist()])
+                self.rows.writerow(
+                    [*person, joint, *numbers, *limits[p, k].round(3).tolist(), *in_space[p, k].round(3).tolist()]
+                )
 
     def _ids(self, files: list[Path]) -> dict[Path, int]:
         """Returns the ids of the boxes' data set; else the number in a name, as in COCO's; else the next free number."""
@@ -449,7 +471,7 @@ class _Work:
         # File names may contain bytes that are not text.
         self.table = open(self.partial, "w", newline="", encoding="utf-8", errors="surrogateescape")
         self.rows = csv.writer(self.table)
-        self.rows.writerow(columns)
+        self.rows.writerow(columns + (() if self.space is None else SPACE_COLUMNS))
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
@@ -470,6 +492,8 @@ class _Work:
         write_json(self.out / "images.json", images)
         if self.guarantee is not None:
             self.guarantee.write(self.out / "guarantee.json")
+        if self.space is not None:
+            self.space.write(self.out / "space.html")
         self.trajectories = self.sequences.write()
         self.failed += self.sequences.failed
 

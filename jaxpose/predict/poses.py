@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpose import density
 from jaxpose.evaluation import results
+from jaxpose.predict.space import SpacePoses
 from jaxpose.skeleton import Skeleton
 from jaxpose.view.overlay import outlines
 
@@ -28,6 +29,7 @@ class Poses:
         crop_area: (P,) areas in square pixels, which OKS-NMS uses, or None.
         sigma: (P, K, 2) pixels, the scale of a likelihood; None for other nets. See `deviation`.
         density: The model of the standardised error, or None.
+        space: The joints in space of a 3D run, with their own sigma and density; None for other nets.
     """
 
     xy: np.ndarray
@@ -39,6 +41,7 @@ class Poses:
     crop_area: np.ndarray | None = None
     sigma: np.ndarray | None = None
     density: density.Model | None = field(default=None, repr=False)
+    space: SpacePoses | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -84,7 +87,10 @@ class Poses:
         return [self.xy[:, :, None] + self.sigma[:, :, None] * curve for curve in outlines(self.density, level)]
 
     def records(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
-        """Returns COCO result records, see `jaxpose.evaluation.results`; those of boxes alone have no keypoints."""
+        """Returns COCO result records, see `jaxpose.evaluation.results`; those of boxes alone have no keypoints.
+
+        Those of a 3D run also have "keypoints_3d", K times x, y, z in mm, and "frame_3d", "camera" or "root".
+        """
         rows = results.from_predictions(
             self.xy, self.confidence, image_id=np.full(len(self), image_id), box=self.box, box_score=self.box_score,
             area=self.crop_area, category_id=category_id, rescore="box",
@@ -94,4 +100,8 @@ class Poses:
             if not self.skeleton.num_joints:  # COCO's form for boxes, which `jaxpose predict --boxes` reads too
                 del row["keypoints"], row["bbox_score"]
                 row["bbox"] = row.pop("box")
+        if self.space is not None:
+            frame = "camera" if self.space.is_absolute else "root"
+            for row, joints in zip(rows, self.space.joints, strict=True):
+                row |= {"keypoints_3d": joints.ravel().round(3).tolist(), "frame_3d": frame}
         return rows

@@ -22,6 +22,7 @@ from jaxpose.evaluation import results
 from jaxpose.predict import media
 from jaxpose.predict.detector import Detector, warn_of_left_out
 from jaxpose.predict.poses import Poses
+from jaxpose.predict.space import SpacePoses, check_camera, placed
 
 
 class Predictor:
@@ -33,6 +34,7 @@ class Predictor:
         settings: `jaxpose.inference.Settings`, the prediction settings of the checkpoint, changed by the arguments.
         skeleton: The skeleton of the poses.
         finds_people: True if the net detects people itself, so that boxes are not needed.
+        in_space: True if the poses have joints in space.
         flip_test: True if predictions are averaged with those of the mirrored picture.
     """
 
@@ -51,6 +53,8 @@ class Predictor:
         min_score: float = 0.0,
         max_people: int | None = None,
         device: jax.Device | None = None,
+        camera: Sequence[float] | None = None,
+        root_depth: float | None = None,
     ):
         self.task, self.config = task, config
         self.skeleton, self.size_wh = task.skeleton, task.size_wh
@@ -67,6 +71,11 @@ class Predictor:
         self.view_options = {}
         self.device = device or jax.local_devices()[0]
         self.density = task.density(variables)
+        self.in_space = isinstance(task, tasks.Regression3D)
+        if not self.in_space and (camera is not None or root_depth is not None):
+            raise ValueError("--camera and --root-depth: the net predicts no joints in space; leave them out")
+        self.camera, self.root_depth = check_camera(camera, root_depth), root_depth
+        self.space_density, self.density = (self.density, None) if self.in_space else (None, self.density)
         self.detector = None
         if task.level == "detection":
             if test_size is not None or fit is not None or scales is not None:
@@ -167,15 +176,35 @@ class Predictor:
         if self.density is not None:
             unit = self.settings.sigma_scale * np.array(self.size_wh) / affine[:, :1, None, 0]
             sigma = outputs.get("sigma", np.zeros((*joints, 2))) * unit
+        space = self._in_space(xy, outputs, affine) if self.in_space else None
         area = geometry.fit_box(box, aspect=self.size_wh[0] / self.size_wh[1], padding=padding)[:, 2:].prod(-1)
         total = results.person_score(confidence, score, rule=self.settings.rescore)
         return [
             Poses(
                 xy[rows], confidence[rows], total[rows], self.skeleton, box=box[rows], box_score=score[rows],
                 crop_area=area[rows], sigma=None if sigma is None else sigma[rows], density=self.density,
+                space=None if space is None else dataclasses.replace(
+                    space, joints=space.joints[rows], sigma=None if space.sigma is None else space.sigma[rows]
+                ),
             )
             for rows in (owner == i for i in range(len(pictures)))
         ]  # fmt: skip
+
+    def _in_space(self, xy: np.ndarray, outputs: Mapping[str, np.ndarray], affine: np.ndarray) -> SpacePoses:
+        """Returns the joints in space of the people with these pixels of their pictures."""
+        settings, joints = self.task.depth, (len(xy), self.skeleton.num_joints)
+        depth = outputs.get("depth", np.zeros(joints)).astype(np.float64)
+        _check_finite(depth)
+        points, pixel, is_absolute = placed(
+            xy, depth, skeleton=self.skeleton, root=settings.root, bone_length=settings.bone_length, camera=self.camera,
+            root_depth=self.root_depth,
+        )  # fmt: skip
+        if self.space_density is None:
+            return SpacePoses(points, is_absolute)
+        sides = np.array(self.size_wh) / affine[:, :1, None, 0] * pixel[..., None]  # of the crop in mm, at each joint
+        unit = np.concatenate([sides, np.full((*joints, 1), settings.extent)], -1) * self.settings.sigma_scale
+        sigma = outputs.get("sigma", np.zeros((*joints, 3))) * unit
+        return SpacePoses(points, is_absolute, sigma, self.space_density)
 
     def _in_whole(self, pictures: list[np.ndarray]) -> list[Poses]:
         def group(maps: Mapping[str, np.ndarray], *, stride: float) -> dict[str, np.ndarray]:
@@ -217,6 +246,8 @@ def load(
     min_score: float = 0.0,
     max_people: int | None = None,
     device: jax.Device | None = None,
+    camera: Sequence[float] | None = None,
+    root_depth: float | None = None,
 ) -> Predictor:
     """Builds a predictor from a run's folder or an imported checkpoint. It needs OpenCV (the extra `data`), not TensorFlow.
 
@@ -237,6 +268,8 @@ def load(
         min_score: For detectors of boxes: people with a lower score are left out.
         max_people: For detectors of boxes: the number of slots of a picture; None stands for that of the net.
         device: The device that the net runs on; None stands for the first local device.
+        camera: For a 3D run f, cx, cy or fx, fy, cx, cy in pixels of the pictures; None: unknown (`jaxpose.predict.space`).
+        root_depth: For a 3D run with a camera, the depth of the root in mm; None: unknown.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
@@ -248,7 +281,7 @@ def load(
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
     return Predictor(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
-        max_pixels=max_pixels, min_score=min_score, max_people=max_people, device=device,
+        max_pixels=max_pixels, min_score=min_score, max_people=max_people, device=device, camera=camera, root_depth=root_depth,
     )  # fmt: skip
 
 

@@ -161,6 +161,7 @@ def test_mmposes_joints_are_tip_first_whatever_their_names(tmp_path):
         entry = tiny_rhd.entry(person["image_id"])
         np.testing.assert_allclose(np.reshape(person["keypoints_3d"], (21, 3)), 1000 * entry["xyz"][21:], rtol=1e-6)
         assert person["hand"] == "right" and person["camera"] == [110.0, 110.0, 48.0, 48.0]
+        assert set(person["keypoints"][2::3]) == {2}
     truth = rhd_mmpose.ground_truth(*rhd_mmpose.find(tmp_path, "train"))
     assert truth["categories"][0]["keypoints"] == list(RHD21.joints)
 

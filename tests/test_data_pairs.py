@@ -187,6 +187,8 @@ def test_windows_stay_in_their_sequence(files):
     assert rows[first].tolist() == [first, first, first, first + 1, first + 2]
     assert rows[first + 3].tolist() == [first + 1, first + 2, first + 3, first + 3, first + 3]
     assert pairs.windows(train, 3, causal=True)[first + 1].tolist() == [first, first, first + 1]
+    some = np.array([first, 3, first + 3])
+    np.testing.assert_array_equal(pairs.windows(train, 5, rows=some), rows[some])
 
 
 def test_drawn_people_are_the_same_every_time_and_held_out_ones_are_others(tmp_path):

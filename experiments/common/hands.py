@@ -34,6 +34,8 @@ USED = (*persons.USED, "depth", "depth_where")
 SIZES = "hands.json"
 """File of a run with the sizes of its training hands, which put predicted hands in space."""
 BONES = {"palm": hands.PALM, "finger": hands.KEY_BONE}
+PAGE = "hands_in_space.html"
+IN_SPACE = 60  # number of hands on it
 PICTURE = (160, 160)  # width and height of a synthetic picture
 
 
@@ -249,6 +251,8 @@ class Hands(persons.Persons):
         labels = self.val_space
         rows = labels.rows(predictions["annotation_id"])
         visible = predictions["visibility"] == 2
+        if not visible.any():  # labels that do not say which joints are hidden
+            visible = predictions["visibility"] > 0
         scores = evaluation.scores_2d(predictions["xy"], predictions["joints"], where=visible)
         in_space = labels.is_known[rows]
         if "depth" not in predictions or not in_space.any():
@@ -265,7 +269,11 @@ class Hands(persons.Persons):
         bone = hands.bone_length(target, bone=labels.bone)
         error = np.abs(depth - depth[:, :1] - labels.depth[rows][in_space]) * bone[:, None]
         scores |= {"depth_mm": float(error[:, 1:].mean())}
-        scores |= evaluation.scores_3d(*evaluation.root_relative(lifted, target, bone=bone))
+        relative = evaluation.root_relative(lifted, target, bone=bone)
+        scores |= evaluation.scores_3d(*relative)
+        for name, values in zip(("relative", "relative_truth"), relative, strict=True):
+            predictions[name] = np.full((len(rows), 21, 3), np.nan)
+            predictions[name][in_space] = values
         if sizes is not None:
             xyz = evaluation.absolute(lifted, bone=sizes.bone_mm)
             predictions["xyz"] = np.full((len(rows), 21, 3), np.nan)
@@ -284,6 +292,30 @@ class Hands(persons.Persons):
             affine = _mirror_affine(predictions["affine"], self.val_space.is_right[rows], width=self.config.size_wh[0])
             predictions = {**predictions, "affine": affine}
         super().draw(predictions, task, variables, events)
+        if "relative" in predictions:
+            write_page(self.config.out / PAGE, predictions, sides=self.val_space)
+
+
+def write_page(path: Path, predictions: Predictions, *, sides: InSpace) -> None:
+    """Writes a page with hands in space that the mouse turns: the predicted and the labelled joints relative to the wrist.
+
+    Args:
+        path: path of the page.
+        predictions: "relative" and "relative_truth" (N, 21, 3) in millimetres, "image_id" and "annotation_id".
+        sides: labels that say which hands are right ones.
+    """
+    from jaxpose.view import space as view
+
+    rows = np.flatnonzero(np.isfinite(predictions["relative"]).all((1, 2)))[:IN_SPACE]
+    is_right = sides.is_right[sides.rows(predictions["annotation_id"][rows])]
+    names = [
+        f"picture {image}, {'right' if right else 'left'} hand"
+        for image, right in zip(predictions["image_id"][rows], is_right, strict=True)
+    ]
+    view.write(
+        path, predictions["relative"][rows], skeleton=RHD21, truth=predictions["relative_truth"][rows], names=names,
+        title="Hands in space", text="Relative to the wrist, with the true length of the key bone.",
+    )  # fmt: skip
 
 
 def in_space_records(predictions: Predictions) -> list[dict[str, Any]]:
@@ -346,8 +378,13 @@ def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
     """Opens the splits that the config names; without any it draws synthetic hands.
 
     Raises:
-        ValueError: the data have other joints than RHD's; or as `persons.load`.
+        ValueError: the data have other joints than RHD's, or there are detected boxes; or as `persons.load`.
     """
+    if config.detections is not None:
+        raise ValueError(
+            f"--detections {config.detections}: hands are evaluated on the boxes of their labels, to which their joints in space "
+            "belong; --box-jitter imitates the errors of a detector"
+        )
     if config.data is None and config.annotations is None and config.labels is None:
         config = dataclasses.replace(config, data=synthetic_hands(config), format="coco")
     kind = persons.load(config, skeleton=skeleton)

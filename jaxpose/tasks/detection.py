@@ -9,17 +9,32 @@ half a pixel to them and subtracts it again (QUIRK E8), which `Resize.half_pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxpose import density
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import Batch, Level, NetTask, PyTree, check_choices, check_positive, preprocessor
+from jaxpose.tasks.base import (
+    Batch,
+    Level,
+    LossAndMetrics,
+    NetTask,
+    PyTree,
+    check_choices,
+    check_positive,
+    preprocessor,
+)
+from jaxpose.tasks.detection_loss import Priority, RegionLoss, region_losses, trainable
+from jaxpose.tasks.regression import Likelihood
 
 BOX_OUTPUTS = ("boxes", "scores", "labels", "valid", "candidates")
 JOINT_OUTPUTS = ("keypoints", "keypoint_confidence")
+PUBLISHED = RegionLoss()
+RLE = Likelihood()
 
 
 @dataclass(frozen=True)
@@ -50,15 +65,24 @@ class Detection(NetTask):
     Attributes:
         net, skeleton, size_wh, preprocess: see `NetTask`; a detector of boxes alone has a skeleton without joints.
         resize: the scaling of images.
+        training: the matching and sampling of the losses.
+        likelihood: the loss of the joints of a net with keypoint_output="rle".
     """
 
     resize: Resize = Resize()
+    training: RegionLoss = RegionLoss()
+    likelihood: Likelihood = Likelihood()
 
     family: ClassVar[str] = "detection"
     level: ClassVar[Level] = "detection"
     rescore: ClassVar[str] = "box"
     size_multiple: ClassVar[int] = 32
-    SETTINGS: ClassVar = {"preprocess": ("preprocess", None), "resize": ("resize", Resize)}
+    SETTINGS: ClassVar = {
+        "preprocess": ("preprocess", None),
+        "resize": ("resize", Resize),
+        "training": ("training", RegionLoss),
+        "likelihood": ("likelihood", Likelihood),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +90,66 @@ class Detection(NetTask):
             raise ValueError(
                 f"the net has {self.net.num_joints} joints, the skeleton {self.skeleton.name!r} {self.skeleton.num_joints}"
             )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, net: nn.Module | None = None) -> Detection:
+        """See `NetTask.from_config`; imported detectors do not state how they were trained."""
+        return super().from_config({"training": {}, "likelihood": {}, **config}, net=net)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See `Task.config`; only a net that predicts coordinates has a likelihood."""
+        config = super().config
+        return config if self.has_likelihood else {k: v for k, v in config.items() if k != "likelihood"}
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether the net predicts coordinates with their sigma."""
+        return bool(self.skeleton.num_joints) and self.net.keypoint_output == "rle"
+
+    def init(self, key: jax.Array) -> PyTree:
+        """See `Task.init`."""
+        net_key, flow_key = jax.random.split(key)
+        variables = super().init(net_key)
+        if self.has_likelihood and self.likelihood.has_flow:
+            variables["params"]["flow"] = self.likelihood.flow().init(flow_key, jnp.zeros((1, 2)))["params"]
+        return variables
+
+    def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
+        """See `Task.density`."""
+        return self.likelihood.density(variables, required=required) if self.has_likelihood else None
+
+    def inference_variables(self, variables: PyTree) -> PyTree:
+        """See `ImageTask.inference_variables`."""
+        return variables | {"params": {"net": variables["params"]["net"]}}
+
+    def loss(
+        self, variables: PyTree, batch: Batch, *, key: jax.Array, priority: Priority | None = None
+    ) -> LossAndMetrics:
+        """See `Task.loss`: the sum of the losses of proposals, boxes and joints (`jaxpose.tasks.detection_loss`).
+
+        Args:
+            variables: the variables, with the structure that `init` returns.
+            batch: "image" (B, H, W, 3) in 0..255, padded, "size_hw" (B, 2), "boxes" (B, G, 4) xyxy, "people" (B, G) bool,
+                with joints "keypoints" (B, G, K, 3), and "image_id" (B,), which decides what is sampled of an image.
+            key: random key of this step.
+            priority: other priorities of the samples, see `region_losses`.
+        """
+        size_hw = batch["size_hw"]
+        images = masked(preprocessor(self.preprocess)(self.training_images(batch)), size_hw)
+        params = variables["params"]
+        options = {"freeze_at": self.training.freeze_at, "train_bn": self.net.train_bn}
+        weights = {"params": trainable(params["net"], **options), "batch_stats": variables["batch_stats"]}
+        flow = None
+        if "flow" in params and self.has_likelihood:
+            flow = partial(self.likelihood.flow().apply, {"params": params["flow"]})
+        terms, collections = self.net.apply(
+            weights, images, batch, settings=self.training, priority=priority or drawn_by_image(key, batch),
+            likelihood=self.likelihood, flow=flow, method=region_losses, mutable=["batch_stats"],
+        )  # fmt: skip
+        factors = {"joints": self.training.joints}
+        total = sum(factors.get(name, 1.0) * value for name, value in terms.items())
+        return total, (collections, {f"{name}_loss": value for name, value in terms.items()})
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -96,6 +180,24 @@ class Detection(NetTask):
         return {name: outputs[name] for name in self.outputs}
 
 
+def drawn_by_image(key: jax.Array, batch: Batch) -> Priority:
+    """Returns uniform random priorities that depend on the key, the image's id and the name of the sample alone.
+
+    >>> batch = {"image": jnp.zeros((2, 4, 4, 3)), "image_id": jnp.array([7, 7])}
+    >>> rows = drawn_by_image(jax.random.key(0), batch)("regions", 3)
+    >>> rows.shape, bool((rows[0] == rows[1]).all())
+    ((2, 3), True)
+    """
+    ids = batch.get("image_id", jnp.arange(len(batch["image"])))
+
+    def priority(what: str, count: int) -> jax.Array:
+        stream = jax.random.fold_in(key, {"anchors": 0, "regions": 1}[what])
+        keys = jax.vmap(lambda number: jax.random.fold_in(stream, number))(ids)
+        return jax.vmap(lambda each: jax.random.uniform(each, (count,)))(keys)
+
+    return priority
+
+
 def masked(images: jax.Array, size_hw: jax.Array) -> jax.Array:
     """Returns normalised images (B, H, W, 3) whose padding is 0, which it is not after the mean is subtracted.
 
@@ -113,6 +215,8 @@ def detection(
     size_wh: tuple[int, int],
     resize: Resize = Resize(),
     preprocess: str = "imagenet",
+    training: RegionLoss = PUBLISHED,
+    likelihood: Likelihood = RLE,
 ) -> Detection:
     """Builds the task of a detector.
 
@@ -122,6 +226,8 @@ def detection(
         size_wh: width and height of the images that initialise the net, px.
         resize: the scaling of images.
         preprocess: name of the image normalisation.
+        training: the matching and sampling of the losses.
+        likelihood: the loss of the joints of a net with keypoint_output="rle".
 
     >>> from jaxpose import nets
     >>> from jaxpose.skeleton import COCO17
@@ -129,4 +235,7 @@ def detection(
     >>> detection(net, skeleton=COCO17, size_wh=(64, 64)).outputs[:4]
     ('boxes', 'scores', 'labels', 'valid')
     """
-    return Detection(net, skeleton=skeleton, size_wh=tuple(size_wh), resize=resize, preprocess=preprocess)
+    return Detection(
+        net, skeleton=skeleton, size_wh=tuple(size_wh), resize=resize, preprocess=preprocess, training=training,
+        likelihood=likelihood,
+    )  # fmt: skip

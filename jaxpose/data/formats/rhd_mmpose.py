@@ -7,8 +7,8 @@ millimetres in the camera's frame; and ``hand_type``. Two peculiarities (QUIRK M
 and the category names them thumb1 ... thumb4 from the base to the tip, while the numbers are RHD's, **from the tip to the
 base**. So the names of the file are ignored, and the joints are those of `jaxpose.skeleton.RHD21`.
 
-Visibility and boxes are those of the file: the extent of the joints times 1.2. The annotations get the fields of
-`jaxpose.data.formats.rhd`: ``keypoints_3d``, ``camera``, ``hand``.
+A joint is labelled (visibility 2) or not: the file does not say which are hidden. Boxes are the extent of the joints times
+1.2. The annotations get the fields of `jaxpose.data.formats.rhd`: ``keypoints_3d``, ``camera``, ``hand``.
 """
 
 from __future__ import annotations
@@ -209,7 +209,10 @@ def _person(person: Any, cameras: Mapping[Any, Any], problems: Problems) -> Any:
         return None
     keypoints = person.get("keypoints")
     if isinstance(keypoints, list) and all(isinstance(point, list) and len(point) == 3 for point in keypoints):
-        keypoints = [value for point in keypoints for value in point]
+        # Its 1 means labelled, of joints that are seen and of others; COCO's 1 would be hidden.
+        keypoints = [
+            value for x, y, is_labelled in keypoints for value in (x, y, 2 if is_labelled == 1 else is_labelled)
+        ]
     others = {key: value for key, value in person.items() if key not in ("joint_cam", "hand_type")}
     return others | {
         "keypoints": keypoints,

@@ -1,0 +1,152 @@
+"""The losses of an R-CNN beside executed torchvision, and what training must not depend on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpose import nets, tasks, weights
+from jaxpose.skeleton import Skeleton
+from jaxpose.tasks.detection_loss import RegionLoss, region_losses, sample_regions, trainable
+from tests import golden_detection as reference
+
+PAIR = Skeleton(name="pair", joints=("a", "b"), flip_pairs=(), limbs=((0, 1),), sigmas=(0.1, 0.1), upper=())
+SETTINGS = RegionLoss(pre_nms=8, post_nms=8, anchors=16, regions=8)
+
+
+def falling(batch_size):
+    """Priorities with which a sampler keeps the first entries."""
+    return lambda what, count: jnp.broadcast_to(-jnp.arange(count) / count, (batch_size, count))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small net with RLE, its variables, a batch of two images with one person and with none, and loss and gradient."""
+    net = nets.RCNN(
+        nets.ResNet(depth=18, width=4), num_joints=2, fpn_features=4, box_features=(4,), keypoint_convs=(4,), keypoint_output="rle",
+        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
+    )  # fmt: skip
+    task = tasks.detection(net, skeleton=PAIR, size_wh=(32, 32), resize=tasks.Resize(32, 64), training=SETTINGS)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
+    variables["batch_stats"] = jax.tree.map(np.ones_like, variables["batch_stats"])
+    box = np.array([[[4, 4, 24, 28], [np.nan] * 4], [[np.nan] * 4] * 2], np.float32)
+    keypoints = np.full((2, 2, 2, 3), np.nan, np.float32)
+    keypoints[0, 0] = [[10, 10, 2], [100, 10, 2]]  # the second one outside
+    batch = {
+        "image": rng.uniform(0, 255, (2, 32, 32, 3)).astype(np.float32), "size_hw": np.array([[32, 32], [20, 32]]),
+        "boxes": box, "people": np.array([[True, False], [False, False]]), "keypoints": keypoints, "image_id": np.array([3, 5]),
+    }  # fmt: skip
+    step = jax.jit(jax.value_and_grad(lambda v, b, k: task.loss(v, b, key=k), has_aux=True))
+    return task, variables, batch, step
+
+
+def test_padding_of_labels_is_not_seen(small):
+    task, variables, batch, step = small
+    (total, (_, metrics)), gradient = step(variables, batch, jax.random.key(0))
+    assert set(metrics) == {f"{name}_loss" for name in ("proposal_score", "proposal_box", "class", "box", "joints")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((total, metrics, gradient)))
+    other = batch | {
+        "boxes": np.nan_to_num(batch["boxes"], nan=7.0),
+        "keypoints": np.nan_to_num(batch["keypoints"], nan=9.0),
+    }
+    np.testing.assert_array_equal(step(variables, other, jax.random.key(0))[0][0], total)
+    params = gradient["params"]["net"]
+    frozen = params["backbone"]["conv1"], params["backbone"]["layer1_0"], params["backbone"]["layer4_0"]["bn1"]
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(frozen))
+    trained = (
+        params["backbone"]["layer4_0"]["conv1"],
+        params["rpn"],
+        params["keypoint_head"]["joints"],
+        gradient["params"]["flow"],
+    )
+    assert all(any(np.any(leaf) for leaf in jax.tree.leaves(part)) for part in trained)
+
+
+def test_a_batch_without_people_trains_the_background_alone(small):
+    task, variables, batch, step = small
+    nobody = batch | {"people": np.zeros((2, 2), bool)}
+    (total, (_, metrics)), gradient = step(variables, nobody, jax.random.key(0))
+    assert float(metrics["joints_loss"]) == float(metrics["box_loss"]) == 0 and float(metrics["class_loss"]) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((total, gradient)))
+
+
+def test_what_is_sampled_depends_on_the_image_and_not_on_its_place(small):
+    task, variables, batch, step = small
+    swapped = {name: values[::-1] for name, values in batch.items()}
+    keys = [jax.random.key(number) for number in (1, 1, 2)]
+    first, second, third = (
+        step(variables, each, key)[0][1][1]["proposal_score_loss"]
+        for each, key in zip((batch, swapped, batch), keys, strict=True)
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    assert third != first
+
+
+def test_the_labelled_boxes_are_regions_and_come_first():
+    proposals = {
+        "boxes": jnp.array([[[50.0, 50, 60, 60], [0, 0, 9, 10], [0, 0, 1, 1]]]),
+        "valid": jnp.array([[True, True, False]]),
+    }
+    truth, people = jnp.array([[[0.0, 0, 10, 10], [0, 0, 0, 0]]]), jnp.array([[True, False]])
+    regions = sample_regions(
+        proposals, truth, people, settings=RegionLoss(regions=4, foreground=0.5), priority=falling(1)
+    )
+    assert regions["positive"].tolist() == [[True, True, False, False]] and regions["valid"].tolist() == [
+        [True, True, True, False]
+    ]
+    assert regions["box"][0, :3].tolist() == [[0, 0, 9, 10], [0, 0, 10, 10], [50, 50, 60, 60]]
+
+
+def test_settings_are_checked_and_stored(small):
+    task = small[0]
+    assert tasks.from_config(task.config).config == task.config and task.config["likelihood"]["loss"] == "rle"
+    for options in ({"foreground": 0.0}, {"freeze_at": 6}, {"proposal_low": 0.8}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            RegionLoss(**options)
+
+
+def test_golden_training(golden, golden_json):
+    g, facts = golden("detection/tv_tiny_train"), golden_json("detection/tv_tiny")
+    state = reference.weights(facts["tiny_state"], facts["tiny_scales"], facts["AB"])
+    net, variables = weights.from_torch(state, layout="keypoint_rcnn")
+    net = net.clone(backbone=net.backbone.clone(bn_eps=1e-5))
+    size_hw = np.array([[128, 186], [174, 128]])
+    pictures = [g["image0_u8"], g["image1_u8"]]
+    images = reference.torchvision_batch(pictures, size_hw, np.array([192, 192]))
+    box, people, keypoints = (
+        np.zeros((2, 4, 4), np.float32),
+        np.zeros((2, 4), bool),
+        np.zeros((2, 4, 17, 3), np.float32),
+    )
+    for i, picture in enumerate(pictures):
+        ratio = (size_hw[i] / picture.shape[:2])[::-1].astype(np.float32)
+        count = len(g[f"gt_boxes{i}"])
+        people[i, :count] = True
+        box[i, :count] = g[f"gt_boxes{i}"] * np.tile(ratio, 2)
+        keypoints[i, :count] = g[f"gt_keypoints{i}"] * np.append(ratio, 1)
+    batch = {"size_hw": size_hw, "boxes": box, "people": people, "keypoints": keypoints}
+    settings = RegionLoss(pre_nms=300, post_nms=150, anchors=64, regions=64, freeze_at=0)
+
+    def total(params):
+        weights = {"params": trainable(params, freeze_at=0, train_bn=False), "batch_stats": variables["batch_stats"]}
+        options = {"settings": settings, "priority": falling(2), "mutable": ["batch_stats"]}
+        terms, _ = net.apply(weights, images, batch, method=region_losses, **options)
+        return sum(terms.values()), terms
+
+    gradient, terms = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    names = {
+        "class": "classifier", "box": "box_reg", "joints": "keypoint", "proposal_score": "objectness", "proposal_box": "rpn_box_reg",
+    }  # fmt: skip
+    for ours, theirs in names.items():
+        np.testing.assert_allclose(terms[ours], g[f"first_loss_{theirs}"], rtol=2e-4, err_msg=ours)
+    logits = gradient["rpn"]["logits"]["kernel"]
+    np.testing.assert_allclose(logits[0, 0].T, g["first_grad_rpn_cls"][:, :, 0, 0], atol=2e-4)
+    np.testing.assert_allclose(gradient["box_head"]["scores"]["kernel"].T, g["first_grad_box_cls"], atol=2e-4)
+    np.testing.assert_allclose(gradient["fpn"]["lateral_0"]["bias"], g["first_grad_fpn_inner0_bias"], atol=2e-4)
+    assert np.abs(gradient["keypoint_head"]["deconv"]["bias"]).max() < 1e-5  # the softmax does not see it
+    first = facts["grad_names"].index("backbone.body.conv1.weight")
+    np.testing.assert_allclose(
+        np.linalg.norm(gradient["backbone"]["conv1"]["kernel"]), g["first_grad_norm"][first], rtol=1e-3
+    )

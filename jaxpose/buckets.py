@@ -181,13 +181,22 @@ def digests(folder: str | os.PathLike) -> dict[str, list]:
 
     Returns:
         By name, relative to the folder. The digest is the store's: an MD5 or a CRC-32C; "" if it names none.
+
+    Raises:
+        ValueError: A name leads out of the folder, as no program of good will writes it.
+        OSError: The bucket does not answer.
     """
     url = url_of(folder)
     fs, path = _filesystem(url)
     # "a/run" would list "a/run_2" too.
     entries = _persistently(lambda: fs.find(path + "/", detail=True), f"{url} cannot be listed")
-    return {name.removeprefix(path + "/"): [entry["size"], _digest(entry)] for name, entry in sorted(entries.items())
-            if not name.endswith("/") and name.startswith(path + "/")}  # fmt: skip
+    facts = {name.removeprefix(path + "/"): [entry["size"], _digest(entry)] for name, entry in sorted(entries.items())
+             if not name.endswith("/") and name.startswith(path + "/")}  # fmt: skip
+    if outside := [name for name in facts if name.startswith("/") or ".." in name.split("/")]:
+        raise ValueError(
+            f"{url} holds the object {outside[0]!r:.100}, whose copy would lie outside of the folder: remove it from the bucket"
+        )
+    return facts
 
 
 def _digest(entry: dict[str, Any]) -> str:

@@ -79,6 +79,26 @@ def test_json_and_lists_in_a_bucket(server):
         files.read_json("gs://pod/absent", "value")
 
 
+def test_a_bucket_that_does_not_exist(server, tmp_path):
+    uses = (
+        lambda: buckets.digests("gs://absent/run"),
+        lambda: files.write_json("gs://absent/run/a.json", 1),
+        lambda: buckets.fetch("gs://absent/run", tmp_path / "run"),
+        lambda: buckets.Mirror(tmp_path / "run", "gs://absent/run").__enter__(),
+    )
+    for use in uses:
+        with pytest.raises(
+            FileNotFoundError, match="there is no bucket gs://absent, or it is hidden from this account"
+        ):
+            use()
+
+
+def test_an_account_that_may_not(server, monkeypatch):
+    server.fault = lambda method, path: "401"
+    with pytest.raises(PermissionError, match="gs://pod/run cannot be listed: .*: log in"):
+        buckets.digests("gs://pod/run")
+
+
 def test_a_folder_there_and_back(server, tmp_path):
     here = tree(tmp_path / "here", a=b"1" * 1000, b__c=b"two", b__d=b"")
     buckets.send(here, "gs://pod/set", progress=False)

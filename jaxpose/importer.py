@@ -108,7 +108,8 @@ def main(
     state = weights.load_file(file, part=part)
     asked_for = _skeleton(skeleton, annotations, category)
     try:
-        task, variables, facts = read(
+        lifter = read_lifter(state, layout=layout)
+        task, variables, facts = lifter or read(
             state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta,
             preprocess=preprocess, bn_eps=bn_eps,
         )  # fmt: skip
@@ -118,10 +119,13 @@ def main(
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: not a net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    settings = published_settings(task).to_dict()
-    config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
+    settings = Settings() if lifter else published_settings(task)
+    best = "skill" if lifter else "AP"
+    config = {"task": task.config, "inference": settings.to_dict(), "best": best, "imported": imported}
     checkpoint.write_model(out, variables, config)
-    page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
+    page_name = (
+        "h36m_lifting" if lifter else page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
+    )
     command = f"python -m experiments.{page_name} --eval-only {shlex.quote(str(out))} --data DIR"
     if facts["family"] == "detection":
         command = f"jaxpose predict {shlex.quote(str(out))} photo.jpg"
@@ -228,6 +232,59 @@ def read(
     if family.has_boxes:
         facts |= {"bn_eps": net.backbone.bn_eps, "classes": net.num_classes - 1}
     return task, variables, facts
+
+
+def read_lifter(
+    state_dict: dict[str, np.ndarray], *, layout: Literal["auto"] | weights.Layout = "auto"
+) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
+    """Converts a state dict of a net that lifts joints to (task, variables, facts); None for any other net.
+
+    VideoPose3D's and SRNet's nets read pixels scaled to -1..1 and predict metres relative to the pelvis, `norm="base"`, and are tested
+    with the mirrored joints.
+
+    Args:
+        state_dict: {name: array}, see `weights.from_torch`.
+        layout: Its layout, or "auto".
+
+    Raises:
+        ValueError: The net is Martinez's, whose inputs and outputs are standardised by numbers that the file does not hold, or it
+            has other joints than Human3.6M's 17.
+    """
+    if layout not in ("auto", *LIFTERS):
+        return None
+    try:
+        name, state_dict = net_of(state_dict, layout=layout)
+    except ValueError:
+        if layout == "auto":  # `read` says what the names look like
+            return None
+        raise
+    if name not in LIFTERS:
+        return None
+    from jaxpose import tasks
+
+    if name == "martinez":
+        raise ValueError(
+            "layout martinez: its joints are standardised by means and deviations that the file does not hold; "
+            'weights.from_torch(state, layout="martinez") reads the net'
+        )
+    net, variables = weights.from_torch(state_dict, layout=name)
+    if (net.joints_in, net.joints_out) != (H36M17.num_joints, H36M17.num_joints):
+        raise ValueError(
+            f"the net has {net.joints_in} joints in and {net.joints_out} out: expected the 17 of {H36M17.name}"
+        )
+    loss = tasks.LiftLoss(loss="mpjpe" if name == "videopose3d" else "l1")
+    task = tasks.lifting(net, skeleton=H36M17, loss=loss)
+    facts = {
+        "layout": name,
+        "family": task.family,
+        "joints": H36M17.num_joints,
+        "skeleton": H36M17.name,
+        "frames": task.frames,
+    }
+    return task, {"params": {"net": variables["params"]}, "batch_stats": variables["batch_stats"]}, facts
+
+
+LIFTERS = ("martinez", "videopose3d", "srnet")
 
 
 def published_task(

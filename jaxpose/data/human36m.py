@@ -26,8 +26,10 @@ __all__ = [
     "rotation",
 ]
 
-TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
-"""The subjects of protocol 2 by data, on which most published numbers are."""
+TRAIN = ("S1", "S5", "S6", "S7", "S8")
+"""The subjects that protocol 2 by data trains on; most published numbers are of this protocol."""
+TEST = ("S9", "S11")
+"""The subjects that it tests on."""
 SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
 ACTIONS = (
     "Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown", "Smoking", "Photo",

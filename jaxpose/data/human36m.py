@@ -35,6 +35,7 @@ ACTIONS = (
     "Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown", "Smoking", "Photo",
     "Waiting", "Walking", "WalkDog", "WalkTogether",
 )  # fmt: skip
+"""In the order of the numbers of the pictures' files, act_02 to act_16."""
 RAW_JOINTS = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 """Indices among the 32 raw joints of those that `jaxpose.skeleton.H36M17` keeps."""
 NUM_RAW = 32

@@ -23,6 +23,7 @@ import pickletools
 import re
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ TUPLE_PARTS = 10_000  # limit for a tuple or frozenset with its nested parts, an
 HASH_MODULUS = sys.hash_info.modulus  # integers hash to themselves below it
 MOST_AXES = 64  # NumPy's limit
 MOST_NESTED = 200  # containers in containers
+MOST_INFLATED = 100
+"""Factor by which a compressed .npz may grow, all members together; poses reach 2 to 10, an attack 1000."""
+FEW_BYTES = 2**26  # that an archive of any size may hold, such as one of zeros
+PIECE = 2**20  # bytes that are inflated at a time
+ENCRYPTED = 1  # flag of a member of a zip archive
 PLAIN_DTYPE = re.compile(r"(?:[biufc][1-9]\d{0,1}|[SU]\d{1,6}|O8?)")
 ATOMS = (str, bytes, int, float, complex, bool, type(None), np.generic)
 
@@ -138,6 +144,8 @@ class _Array(Still):
         if not isinstance(content, (bytes, bytearray)) or len(content) != count * dtype.itemsize:
             raise Unusable(f"an array of shape {shape!s:.60} and dtype {dtype} without as many bytes")
         if not content:
+            if count:  # strings of length 0, which NumPy would make one byte long
+                raise Unusable(f"an array of shape {shape!s:.60} of nothing")
             return np.zeros(shape, dtype)
         return np.frombuffer(content, dtype).reshape(shape, order=order)
 
@@ -269,7 +277,8 @@ def load_npz(path: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is no `.npz` archive, is damaged, or holds objects of another kind.
+        ValueError: The file is no `.npz` archive, is damaged, holds objects of another kind, or inflates to more than
+            `MOST_INFLATED` times its size.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile(suffix=".npz") as file:
@@ -278,15 +287,37 @@ def load_npz(path: str | Path) -> dict[str, Any]:
     {'positions_2d': {'S1': [array([0., 0.])]}, 'fps': array(50)}
     """
     path = Path(path)
-    path.stat()
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
             if not members:
                 raise ValueError(f"{path}: a zip archive without .npy members: expected a file of numpy.savez")
-            return {name.removesuffix(".npy"): _npy(archive.read(name), f"{path}: {name}") for name in members}
-    except zipfile.BadZipFile as error:
+            left = max(MOST_INFLATED * path.stat().st_size, FEW_BYTES)
+            arrays: dict[str, Any] = {}
+            for name in members:
+                content = _inflated(archive, name, most=left, where=f"{path}: {name}")
+                left -= len(content)
+                arrays[name.removesuffix(".npy")] = _npy(content, f"{path}: {name}")
+            return arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: not a file of numpy.savez, or cut off; download or copy it again") from error
+
+
+def _inflated(archive: zipfile.ZipFile, name: str, *, most: int, where: str) -> bytes:
+    """Returns the bytes of a member of an archive, in pieces: one call of zipfile inflates without any limit."""
+    member = archive.getinfo(name)
+    if member.flag_bits & ENCRYPTED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{where}: encrypted, or packed by a method that numpy.savez does not use: pack it again")
+    content = bytearray()
+    with archive.open(member) as file:
+        while part := file.read(PIECE):
+            content += part
+            if len(content) > most:
+                raise ValueError(
+                    f"{where}: the archive inflates to more than {MOST_INFLATED} times its size, which data never do: if you trust "
+                    "it, save it with numpy.savez, without compression"
+                )
+    return bytes(content)
 
 
 def load_npy(path: str | Path) -> Any:
@@ -311,6 +342,8 @@ def _npy(data: bytes, name: str) -> Any:
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
         if not dtype.hasobject:
+            if math.prod(shape) * dtype.itemsize > len(data):  # NumPy would allocate it before it reads
+                raise Unusable(f"it claims the shape {shape!s:.60}, and has {len(data)} bytes")
             stream.seek(0)
             return np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:

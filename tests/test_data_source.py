@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxpose.data import crops
+from jaxpose.data import crops, space
 from jaxpose.data.formats import coco
 from jaxpose.data.source import joined
 from jaxpose.skeleton import COCO17
@@ -44,3 +44,9 @@ def test_sources_with_other_joints_are_not_joined(tmp_path):
     other.skeleton = dataclasses.replace(COCO17, joints=COCO17.joints[::-1])
     with pytest.raises(ValueError, match="cannot be trained on together"):
         joined([train, other])
+
+
+def test_sources_with_other_columns_are_not_joined(tmp_path):
+    train = coco.read(*coco.find(tiny_coco.write(tmp_path / "people"), "train"))
+    with pytest.raises(ValueError, match="only one of them has joints in space"):
+        joined([train, space.withheld(train)])

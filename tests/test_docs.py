@@ -16,7 +16,18 @@ import pytest
 import tyro
 
 from benchmarks import scaling_model
-from experiments import ablation_rle, ablation_swahr, coco_debias, coco_integral, coco_rle, coco_swahr, rhd_integral
+from experiments import (
+    ablation_rle,
+    ablation_swahr,
+    coco_debias,
+    coco_integral,
+    coco_rle,
+    coco_swahr,
+    h36m_lifting,
+    h36m_rle,
+    oct_rle,
+    rhd_integral,
+)
 from jaxpose import importer, new, suggest, summary
 from jaxpose.data import command as data_command
 from jaxpose.evaluation import command as evaluation
@@ -234,7 +245,7 @@ def test_flags_exist(capsys):
         submission.main,
         compare.compare,
     ]
-    pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral]
+    pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral, oct_rle, h36m_lifting, h36m_rle]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
     for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):

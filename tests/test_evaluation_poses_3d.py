@@ -75,6 +75,34 @@ def test_velocities_join_neighbouring_frames_of_one_sequence():
     assert again["MPJVE"] == pytest.approx(expected)
 
 
+def test_two_cameras_under_one_name_are_no_sequence():
+    target = people(4)
+    with pytest.raises(ValueError, match="sequence s has frame 1 twice: its cameras need sequences of their own"):
+        poses_3d.scores(target, target, sequence=["s"] * 4, frame=[0, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"root": 17}, "root the index of one of 17 joints, got 17"),
+        ({"root": None}, "got None"),
+        ({"poses": 3}, "poses must be a list"),
+        ({"frame": "0"}, "a frame is no integer"),
+        ({"keypoints_3d": [10**400] * 51}, "expected 51 numbers"),
+    ],
+)
+def test_a_bad_ground_truth_is_named(tmp_path, change, message):
+    poses_3d.write_truth(truth(), tmp_path / "gt.json")
+    content = json.loads((tmp_path / "gt.json").read_text())
+    of_file = {name: value for name, value in change.items() if name in content}
+    content |= of_file
+    if not of_file:
+        content["poses"][0] |= change
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"gt\.json: .*{message}"):
+        poses_3d.read_truth(tmp_path / "gt.json")
+
+
 def test_masked_joints_may_hold_anything():
     target = people()
     pred = target.copy()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,11 @@ def test_data_without_joints_in_space_are_refused_for_depth(tmp_path):
     flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *TINY]
     with pytest.raises(ValueError, match="no hand has 'keypoints_3d' and 'camera', so that there is no depth to learn"):
         rhd_integral.main(flags)
+
+
+def test_detected_boxes_are_refused():
+    with pytest.raises(ValueError, match="--detections boxes.json: hands are evaluated on the boxes of their labels"):
+        kind.load(dataclasses.replace(rhd_integral.PRESETS["tiny"], detections=Path("boxes.json")))
 
 
 def test_hands_in_space_are_a_page(source, tmp_path):

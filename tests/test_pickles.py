@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections import OrderedDict, defaultdict
 
 import numpy as np
@@ -155,6 +156,44 @@ def test_every_flipped_byte_gives_data_or_a_value_error():
             pickles.loads(bytes(flipped))
         except ValueError as error:
             assert str(error).startswith("the pickle: ")
+
+
+def test_an_archive_may_not_inflate_without_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "FEW_BYTES", 10_000)
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, a=np.zeros(1_000_000), b=np.zeros(3))
+    with pytest.raises(ValueError, match=r"bomb\.npz: a\.npy: the archive inflates to more than 100 times"):
+        pickles.load_npz(path)
+    monkeypatch.setattr(pickles, "MOST_INFLATED", 3)
+    np.savez_compressed(path, **{f"a{i}": np.zeros(250) for i in range(30)})  # members count together
+    with pytest.raises(ValueError, match=r"a\d+\.npy: the archive inflates to more than 3 times"):
+        pickles.load_npz(path)
+    np.savez(path, a=np.zeros(10_000))  # without compression any size is what the file has
+    assert pickles.load_npz(path)["a"].shape == (10_000,)
+
+
+def test_members_that_zip_cannot_read_are_named(tmp_path):
+    path, whole = tmp_path / "a.npz", tmp_path / "whole.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.npy", bytes(100))
+    with pytest.raises(ValueError, match=r"a\.npz: a\.npy: .*numpy\.savez does not use"):
+        pickles.load_npz(path)
+    np.savez_compressed(whole, a=np.arange(1000))
+    data = bytearray(whole.read_bytes())
+    for place in range(60, 500, 40):
+        data[place] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"a\.npz: not a file of numpy\.savez"):
+        pickles.load_npz(path)
+
+
+def test_a_npy_file_that_claims_more_than_it_has(tmp_path):
+    path = tmp_path / "a.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
+        file.write(bytes(8))
+    with pytest.raises(ValueError, match=r"a\.npy: .*claims the shape"):
+        pickles.load_npy(path)
 
 
 def test_what_is_no_npz(tmp_path):

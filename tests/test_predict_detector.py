@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,20 @@ def test_broken_weights_are_named(runs):
     row = {"boxes": np.full((3, 4), np.nan), "scores": np.zeros(3)}
     with pytest.raises(ValueError, match="not finite"):
         detector._detections(row, (10, 10))
+
+
+@pytest.mark.parametrize(("half_pixel", "expected"), [(True, [[4.5, 9.5]]), (False, [[5.0, 10.0]])])
+def test_half_a_pixel_is_one_of_the_picture(half_pixel, expected):
+    """A joint at (10, 20) of a picture enlarged twice, in continuous coordinates, is at (5, 10): pixel (4.5, 9.5) (QUIRK E8)."""
+    detector = SimpleNamespace(task=SimpleNamespace(resize=tasks.Resize(half_pixel=half_pixel)), min_score=0.0)
+    row = {
+        "boxes": np.array([[0.0, 0.0, 40.0, 60.0]]), "scores": np.array([0.9]), "labels": np.array([0]), "valid": np.array([True]),
+        "keypoints": np.array([[[10.0, 20.0]]]) - (0.5 if half_pixel else 0.0), "keypoint_confidence": np.ones((1, 1)),
+        "size_hw": np.array([60, 40]), "candidates": 1,
+    }  # fmt: skip
+    people = detectors.Detector._detections(detector, row, (30, 20))
+    np.testing.assert_allclose(people.xy[0], expected)
+    np.testing.assert_allclose(people.box, [[0.0, 0.0, 20.0, 30.0]])
 
 
 def test_golden_resize(golden):

@@ -65,6 +65,9 @@ def test_commands_parse(command, monkeypatch, capsys):
             assert all(flag[2:].replace("-", "_") in parameters for flag in flags if flag.startswith("--"))
         case "benchmarks", _:
             importlib.import_module(module)
+        case "jaxpose", _ if name.startswith("data.synthetic"):
+            parameters = importlib.import_module(module).main.__kwdefaults__
+            assert all(flag[2:].replace("-", "_") in parameters for flag in flags if flag.startswith("--"))
         case "pytest", _:
             pass
         case _:

@@ -112,6 +112,7 @@ def test_the_density_is_that_of_one_coordinate():
     assert model.dim == 1 and model.variant == "official"
     e = jnp.linspace(-3, 3, 7)[:, None]
     np.testing.assert_allclose(density.log_prob(e, model), -0.5 * e[:, 0] ** 2 - 0.5 * np.log(2 * np.pi), atol=1e-5)
+    assert tasks.predictive_density(task.config, variables).dim == 1
     assert "flow" not in task.inference_variables(variables)["params"]
     with pytest.raises(ValueError, match="restore it with flow=True"):
         task.density(task.inference_variables(variables), required=True)

@@ -251,6 +251,8 @@ class Hands(persons.Persons):
         labels = self.val_space
         rows = labels.rows(predictions["annotation_id"])
         visible = predictions["visibility"] == 2
+        if not visible.any():  # labels that do not say which joints are hidden
+            visible = predictions["visibility"] > 0
         scores = evaluation.scores_2d(predictions["xy"], predictions["joints"], where=visible)
         in_space = labels.is_known[rows]
         if "depth" not in predictions or not in_space.any():
@@ -376,8 +378,13 @@ def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
     """Opens the splits that the config names; without any it draws synthetic hands.
 
     Raises:
-        ValueError: the data have other joints than RHD's; or as `persons.load`.
+        ValueError: the data have other joints than RHD's, or there are detected boxes; or as `persons.load`.
     """
+    if config.detections is not None:
+        raise ValueError(
+            f"--detections {config.detections}: hands are evaluated on the boxes of their labels, to which their joints in space "
+            "belong; --box-jitter imitates the errors of a detector"
+        )
     if config.data is None and config.annotations is None and config.labels is None:
         config = dataclasses.replace(config, data=synthetic_hands(config), format="coco")
     kind = persons.load(config, skeleton=skeleton)

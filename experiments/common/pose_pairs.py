@@ -208,13 +208,12 @@ class PosePairs:
         config, size = self.config, self.config.batch_size
         share = size // jax.process_count()
         first = jax.process_index() * share
-        rows_of = pairs.windows(self.train, self._frames)
         for step in range(start_step, total):
             positions = step * size + first + np.arange(share)
             index, _ = feed.sample_indices(positions, num_samples=len(self.train), seed=config.seed)
-            batch = arrays(self.train, index, rows_of[index])
-            if config.mirror:
-                draws = philox(config.seed, MIRROR, step, jax.process_index()).random(share) < 0.5
+            batch = arrays(self.train, index, pairs.windows(self.train, self._frames, rows=index))
+            if config.mirror:  # drawn for the global batch, so that the number of processes does not matter
+                draws = philox(config.seed, MIRROR, step, 0).random(size)[first : first + share] < 0.5
                 batch = mirror(batch, draws, self.skeleton)
             yield parallel.global_batch(batch, self.mesh)
 
@@ -230,11 +229,11 @@ class PosePairs:
         size = min(TEST_BATCH, len(self.val))
         size = -(-size // self.mesh.size) * self.mesh.size
         own = np.array_split(np.arange(size), jax.process_count())[jax.process_index()]
-        rows_of = pairs.windows(self.val, frames, causal=causal)
         for start in range(0, len(self.val), size):
             places = start + own
             index = np.minimum(places, len(self.val) - 1)
-            yield {**arrays(self.val, index, rows_of[index]), "valid": places < len(self.val)}
+            rows = pairs.windows(self.val, frames, causal=causal, rows=index)
+            yield {**arrays(self.val, index, rows), "valid": places < len(self.val)}
 
     def score(
         self, predictions: Predictions, task: tasks.Task, variables: PyTree, *, name: str, last: bool = True
@@ -379,6 +378,7 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
         return synthetic.load(config.data_dir, poses=config.poses)
     folder = Path(config.data)
     if (folder / "h36m_train.npz").is_file():
+        _refuse_flags_of_videopose3d(config, folder)
         train = (
             None if config.eval_only else mmpose_3d.read(folder / "h36m_train.npz").of_subjects(config.train_subjects)
         )
@@ -388,3 +388,14 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
     if config.eval_only is None:
         train = videopose3d.read(*paths, subjects=config.train_subjects, every=config.every)
     return train, videopose3d.read(*paths, subjects=config.val_subjects, every=config.val_every)
+
+
+def _refuse_flags_of_videopose3d(config: PairConfig, folder: Path) -> None:
+    """Raises a ValueError for a flag that mmpose's files, which hold single frames with the joints of the labels, would ignore."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in ("keypoints", "every", "val_every"):
+        if (value := getattr(config, name)) != defaults[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value}: {folder} holds mmpose's h36m_train.npz, for which it has no meaning; leave it "
+                "out, or name a folder that holds VideoPose3D's files alone"
+            )

@@ -79,22 +79,24 @@ def join(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(**values)
 
 
-def windows(pairs: Pairs, frames: int, *, causal: bool = False) -> np.ndarray:
+def windows(pairs: Pairs, frames: int, *, causal: bool = False, rows: np.ndarray | None = None) -> np.ndarray:
     """Returns the rows that a temporal net reads for each row, at the ends of a sequence its first or last row again.
 
     Args:
         pairs: the pairs.
         frames: the receptive field of the net, an odd number.
         causal: True if the row is the last of its frames instead of the one in the middle.
+        rows: ``(B,)`` the rows that are predicted; None: all, N * frames integers, gigabytes for 243 frames of Human3.6M.
 
     Returns:
-        ``(N, frames)`` indices.
+        ``(B, frames)`` or ``(N, frames)`` indices.
     """
     starts = np.flatnonzero(np.diff(pairs.sequence, prepend=pairs.sequence[:1] - 1))
-    which = np.searchsorted(starts, np.arange(len(pairs)), side="right") - 1
+    rows = np.arange(len(pairs)) if rows is None else rows
+    which = np.searchsorted(starts, rows, side="right") - 1
     first, last = starts[which], np.append(starts[1:], len(pairs))[which] - 1
     offsets = np.arange(frames) - (frames - 1 if causal else frames // 2)
-    return np.clip(np.arange(len(pairs))[:, None] + offsets, first[:, None], last[:, None])
+    return np.clip(rows[:, None] + offsets, first[:, None], last[:, None])
 
 
 def check(pairs: Pairs, *, what: str, exact: bool = True) -> None:

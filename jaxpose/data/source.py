@@ -276,6 +276,11 @@ def joined(sources: Sequence[Source]) -> Source:
         raise ValueError("there is nothing to join: give at least one source")
     first = sources[0]
     for other in sources[1:]:
+        if other.persons.dtype != first.persons.dtype:
+            raise ValueError(
+                f"{first.name} and {other.name} cannot be trained on together: only one of them has joints in space, or they have "
+                "different numbers of joints"
+            )
         if other.skeleton.joints != first.skeleton.joints or other.clip_boxes != first.clip_boxes:
             raise ValueError(
                 f"{first.name} and {other.name} cannot be trained on together: one has the joints {list(first.skeleton.joints)}, "

@@ -108,17 +108,18 @@ def scores(
         root: Index of the root.
         handling: What happens to the root, one of `ROOTS`.
         action: ``(N,)`` names; None: there are no actions.
-        sequence: ``(N,)`` names of the sequences, for the velocity error; None: there is none.
-        frame: ``(N,)`` numbers of the frames in their sequences; None: they are in order and consecutive.
+        sequence: ``(N,)`` names of the sequences, one of each camera, for the velocity error; None: there is none.
+        frame: ``(N,)`` numbers of the frames in their sequences, all different; None: they are in order and consecutive.
         where: ``(N, K)`` bool, the labelled joints; None: all. Alignments use the labelled joints only.
 
     Returns:
-        MPJPE, PA-MPJPE (similarity), PA-MPJPE_rigid, N-MPJPE and MPJVE (per frame) in mm, 3DPCK (150 mm) and 3DAUC as fractions:
-        means over the poses; the same with "_actions", the mean over the actions; "actions", the errors by action; "poses", their
-        number; and "root", the sentence that says how the root was handled.
+        MPJPE, PA-MPJPE (similarity), PA-MPJPE_rigid, N-MPJPE and MPJVE in mm, 3DPCK (150 mm) and 3DAUC as fractions: means over the
+        poses; the same with "_actions", the mean over the actions; "actions", the errors by action; "poses", their number; and
+        "root", the sentence that says how the root was handled. MPJVE is per step from one pose of a sequence to the next, which is
+        a frame only where every frame is there.
 
     Raises:
-        ValueError: A shape does not fit, or a labelled coordinate or a prediction for one is not finite.
+        ValueError: A shape does not fit; a labelled coordinate or a prediction for one is not finite; or a sequence has a frame twice.
 
     >>> target = np.zeros((2, 3, 3)); target[:, 1:] = [[100.0, 0, 0], [0, 200.0, 0]]
     >>> pred = target + 7.0
@@ -200,8 +201,14 @@ def _velocities(pred, target, where, sequence, frame) -> list[tuple[int, int, fl
         members = np.flatnonzero(names == name)
         members = members[np.argsort(frame[members], kind="stable")]
         steps = np.diff(frame[members])
-        if not len(steps) or (step := steps.min()) <= 0:
+        if not len(steps):
             continue
+        if (step := steps.min()) <= 0:
+            twice = frame[members][int(np.argmin(steps))]
+            raise ValueError(
+                f"sequence {name} has frame {twice} twice: its cameras need sequences of their own, as velocities are computed from "
+                "one frame to the next"
+            )
         ends = np.flatnonzero(steps == step)
         pairs = np.stack([members[ends], members[ends + 1]], 1)  # (pairs, 2): sequences of two frames
         errors = metrics.mpjve(pred[pairs], target[pairs], where=where[pairs])
@@ -361,7 +368,7 @@ def _joints(records: Any, num_joints: int, path: str, what: str) -> tuple[np.nda
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def is_truth(path: str | os.PathLike) -> bool:
@@ -404,6 +411,10 @@ def read_truth(path: str | os.PathLike) -> Truth:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: its skeleton does not fit: {error}") from None
     poses, root = content["poses"], content.get("root", 0)
+    if not isinstance(poses, list) or type(root) is not int or not 0 <= root < skeleton.num_joints:
+        raise ValueError(
+            f"{path}: poses must be a list, and root the index of one of {skeleton.num_joints} joints, got {root!r:.50}"
+        )
     joints, image_id = _joints(poses, skeleton.num_joints, str(path), "pose")
     check_poses(joints, skeleton=skeleton, what=str(path), root=root)
     columns: dict[str, np.ndarray | None] = {}
@@ -412,6 +423,8 @@ def read_truth(path: str | os.PathLike) -> Truth:
         if any(present) and not all(present):
             raise ValueError(f"{path}: pose {present.index(False)} has no {name}, which others have")
         columns[name] = np.array([pose[name] for pose in poses]) if all(present) else None
+    if columns["frame"] is not None and columns["frame"].dtype.kind != "i":
+        raise ValueError(f"{path}: a frame is no integer: expected the number of the frame in its sequence")
     return Truth(joints, image_id, skeleton, root, **columns)
 
 

@@ -130,7 +130,9 @@ class Detector:
         size = high - low
         where = row["valid"] & (row["scores"] >= self.min_score) & (size > 0).all(-1)
         count = len(size)
-        xy = row.get("keypoints", np.zeros((count, 0, 2))).astype(np.float64) * scale
+        # The half pixel that the task has subtracted is one of the picture: Detectron2 scales first, and subtracts then.
+        half = 0.5 if self.task.resize.half_pixel else 0.0
+        xy = (row.get("keypoints", np.zeros((count, 0, 2))).astype(np.float64) + half) * scale - half
         confidence = row.get("keypoint_confidence", np.zeros((count, 0))).astype(np.float64)
         sigma = row["keypoint_sigma"].astype(np.float64) * scale if "keypoint_sigma" in row else None
         left_out = 0

@@ -7,7 +7,7 @@ is nearest to its code: the residuals of two neighbouring boundaries in one colu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -159,9 +159,15 @@ class Boundaries(NetTask):
 
     def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
         """See `Task.density`; of one coordinate, or of the two of a pair. None if sigma is not trained, and for "columns"."""
-        if self.objective == "columns":
+        return self.density_of(self.config, variables, required=required)
+
+    @staticmethod
+    def density_of(config: Mapping[str, Any], variables: PyTree, *, required: bool = False) -> density.Model | None:
+        """Returns `density` for a stored config, without its net."""
+        if config["objective"] == "columns":
             return None
-        return self.likelihood.density(variables, dim=self.dim, required=required)
+        dim = 2 if config["residual"] == "pair" else 1
+        return Likelihood(**config["likelihood"]).density(variables, dim=dim, required=required)
 
     def inference_variables(self, variables: PyTree) -> PyTree:
         """Returns the variables without the flow, which only training and the density read."""

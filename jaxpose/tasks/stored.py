@@ -112,7 +112,10 @@ def predictive_density(config: dict[str, Any], variables: PyTree, *, required: b
     """
     if "likelihood" not in config:
         return None
-    dim = getattr(_family(config), "dim", 2)
+    family = _family(config)
+    if hasattr(family, "density_of"):
+        return family.density_of(config, variables, required=required)
+    dim = getattr(family, "dim", 2)
     return Likelihood(**config["likelihood"]).density(variables, dim=dim, required=required)
 
 

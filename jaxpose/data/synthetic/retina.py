@@ -6,17 +6,15 @@ A scan is drawn from the inside out: the rows of the boundaries (`layers`), cyst
 
 The widths and gains are chosen by eye and from the thicknesses of healthy retinas; nothing is taken from any data set.
 
-    scans = draw_scans(120, seed=0)
-    python -m jaxpose.data.synthetic.retina sheet.png
+    scans = draw_scans(110, seed=0)
+    picture = sheet(scans[:6])
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tyro
 
 from jaxpose.data.scans.scan import AXIAL_UM, Scan
 
@@ -207,7 +205,11 @@ COLORS = (
 
 
 def sheet(scans: list[Scan]) -> np.ndarray:
-    """Returns a picture (H, W, 3) of scans: each beside itself with its true boundaries (lines) and its labels (dots)."""
+    """Returns a picture (H, W, 3) of scans: each beside itself with its true boundaries (lines) and its labels (dots).
+
+    >>> sheet(draw_scans(2, seed=0, style=Style(height=200, width=32))).shape
+    (200, 128, 3)
+    """
     tiles = []
     for scan in scans:
         plain = np.repeat(scan.image[..., None], 3, -1)
@@ -218,20 +220,3 @@ def sheet(scans: list[Scan]) -> np.ndarray:
             marked[np.clip(np.round(label[dots]).astype(int), 0, len(marked) - 1), x[dots]] = 255
         tiles.append(np.concatenate([plain, marked], 1))
     return np.concatenate([np.concatenate(tiles[i : i + 2], 1) for i in range(0, len(tiles) - 1, 2)], 0)
-
-
-def main(path: tyro.conf.Positional[Path], *, count: int = 6, seed: int = 0) -> None:
-    """Draws scans into one picture, each beside itself with its boundaries.
-
-    Args:
-        path: the picture.
-        count: number of scans, an even one.
-        seed: seed of the scans.
-    """
-    from PIL import Image
-
-    Image.fromarray(sheet(draw_scans(count, seed=seed))).save(path)
-
-
-if __name__ == "__main__":
-    tyro.cli(main)

@@ -179,12 +179,13 @@ def digests(folder: str | os.PathLike) -> dict[str, list]:
     Args:
         folder: The URL.
 
-    Raises:
-        FileNotFoundError: There is no such bucket; a folder without objects is none, and gives {}.
-        OSError: The bucket does not answer.
-
     Returns:
         By name, relative to the folder. The digest is the store's: an MD5 or a CRC-32C; "" if it names none.
+
+    Raises:
+        FileNotFoundError: There is no such bucket; a folder without objects is none, and gives {}.
+        ValueError: A name leads out of the folder, as no program of good will writes it.
+        OSError: The bucket does not answer.
     """
     url = url_of(folder)
     fs, path = _filesystem(url)
@@ -193,8 +194,13 @@ def digests(folder: str | os.PathLike) -> dict[str, list]:
         entries = _persistently(lambda: fs.find(path + "/", detail=True), f"{url} cannot be listed")
     except FileNotFoundError:
         raise _no_bucket(url) from None
-    return {name.removeprefix(path + "/"): [entry["size"], _digest(entry)] for name, entry in sorted(entries.items())
-            if not name.endswith("/") and name.startswith(path + "/")}  # fmt: skip
+    facts = {name.removeprefix(path + "/"): [entry["size"], _digest(entry)] for name, entry in sorted(entries.items())
+             if not name.endswith("/") and name.startswith(path + "/")}  # fmt: skip
+    if outside := [name for name in facts if name.startswith("/") or ".." in name.split("/")]:
+        raise ValueError(
+            f"{url} holds the object {outside[0]!r:.100}, whose copy would lie outside of the folder: remove it from the bucket"
+        )
+    return facts
 
 
 def _no_bucket(url: str) -> FileNotFoundError:

@@ -46,6 +46,16 @@ def server(running_server, monkeypatch):
     return running_server
 
 
+@pytest.mark.parametrize("name", ["../../.bashrc", "a/../../b", "/etc/cron.d/x"])
+def test_no_object_is_copied_out_of_its_folder(tmp_path, monkeypatch, name):
+    listing = {f"bucket/run/{name}": {"size": 1}, "bucket/run/log": {"size": 1}}
+    store = types.SimpleNamespace(find=lambda path, detail: listing)
+    monkeypatch.setattr(buckets, "_filesystem", lambda url: (store, "bucket/run"))
+    with pytest.raises(ValueError, match=r"gs://bucket/run holds the object .* outside of the folder"):
+        buckets.fetch("gs://bucket/run", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def tree(folder, **contents):
     for name, content in contents.items():
         path = folder / name.replace("__", "/")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,17 @@ class SpaceConfig(SpaceDataConfig, families.RegressionConfig):
             raise ValueError(
                 "--likelihood.loss basic: in space there are two flows, and basic moves coordinates by one"
             )
+
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """Returns the settings that evaluate a stored run: also its extent, root and length of the limbs."""
+        task = tasks.from_config(stored["task"])
+        if not isinstance(task, tasks.Regression3D):
+            raise ValueError(
+                f"--eval-only {self.eval_only} holds a task of the family {task.family!r}, this page evaluates 'regression_3d'"
+            )
+        depth, config = task.depth, super().as_trained(stored)
+        root = tuple(task.skeleton.joints[k] for k in depth.root)
+        return dataclasses.replace(config, extent=depth.extent, root=root, bone_length=depth.bone_length)
 
     def idle(self) -> dict[str, str]:
         flags = super().idle() | {"auxiliary": "a page in the plane, such as coco_rle"}

@@ -2,6 +2,7 @@
 
     python -m benchmarks.scaling_model --batch 32 128                          # ResNet-50, bfloat16, TPU v5e and H100
     python -m benchmarks.scaling_model --net hrnet --chip v4 v5p a100 --global-batch 4096            # strong scaling
+    python -m benchmarks.scaling_model --batch 64 --chip v5e --compiled FILE   # of benchmarks.tpu_step --out FILE
     python -m benchmarks.scaling_model --local-statistics                      # BatchNorm sees each chip's own rows
         python -m benchmarks.scaling_model --check                                 # predictions against this machine
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -33,6 +35,7 @@ import tyro
 from benchmarks import scaling_check
 from benchmarks.common import versions
 from benchmarks.step_program import HOST_DEVICES, StepOptions, Work, force_host_devices, short, totals, work_of
+from jaxpose import files
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Options(StepOptions):
     """Factor on the latencies of `Chip`, which are assumptions."""
     samples_per_core: float = 477.0
     """Speed of the input pipeline, for the cores per host: benchmarks/RESULTS.md, 2026-11-24, `input_throughput` with coco_mini."""
+    compiled: Path | None = None
+    """JSON lines of `benchmarks.tpu_step --out FILE` for the same net: where they have a chip with as many images, its compute
+    and the bytes of its all-reduces are those of the TPU's compiler instead of the roofline's."""
     check: bool = False
     """Compare with measurements on this machine instead: `python -m benchmarks.scaling_check`."""
 
@@ -135,25 +141,52 @@ def all_reduce_s(size: float, n: int, chip: Chip, *, share: float = 1.0, latency
     return time + latency * wait
 
 
-def predict(work: Work, chip: Chip, n: int, batch: float, options) -> dict:
-    """Returns the seconds of the parts of a step on n chips with `batch` images each."""
+def predict(work: Work, chip: Chip, n: int, batch: float, options, *, compiled: dict | None = None) -> dict:
+    """Returns the seconds of the parts of a step on n chips with `batch` images each.
+
+    Args:
+        compiled: the line of `benchmarks.tpu_step` for this chip and batch, if there is one.
+    """
     share = options.attainable
     flops_s = work.step_flops(batch) / (getattr(chip, options.dtype) * share)
     bytes_s = work.step_bytes(batch) / (chip.memory * share)
-    compute = max(flops_s, bytes_s)
+    compute, bound = max(flops_s, bytes_s), "FLOPs" if flops_s > bytes_s else "memory"
+    if compiled is not None:
+        compute, bound = compiled["milliseconds"] / 1e3, "compiler"
     waited = hidden = 0.0
     for c in work.collectives:
         time = c.times * all_reduce_s(c.size, n, chip, share=options.attainable_link, latency=options.latency)
         waited, hidden = (waited + time, hidden) if c.waited_for else (waited, hidden + time)
+    if compiled is not None and n > 1:  # gradients in bfloat16, where the compiler sends them so
+        gradients = sum(c.size * c.times for c in work.collectives if not c.waited_for)
+        statistics = sum(c.size * c.times for c in work.collectives if c.waited_for)
+        sent = sum(c["bytes"] for c in compiled["collectives"]) - statistics
+        hidden *= min(max(sent / max(gradients, 1), 0.0), 1.0)
     # The backward pass is two thirds of the work.
-    return {"bound": "FLOPs" if flops_s > bytes_s else "memory", "compute_s": compute, "statistics_s": waited,
+    return {"bound": bound, "compute_s": compute, "statistics_s": waited,
             "gradients_s": hidden, "step_s": compute + waited + hidden,
             "step_overlap_s": compute / 3 + waited + max(2 * compute / 3, hidden)}  # fmt: skip
 
 
+def compiled_lines(path: Path | None) -> dict[tuple[str, int], dict]:
+    """Returns the training steps in a file of `benchmarks.tpu_step` by chip and images per device.
+
+    Raises:
+        ValueError: The file has none with an estimate of its time.
+    """
+    lines = [] if path is None else list(files.read_json_lines(path))
+    steps = {(line["topology"].partition(":")[0], line["batch_size"] // line["devices"]): line
+             for line in lines if line.get("step") == "train" and line.get("milliseconds")}  # fmt: skip
+    if path is not None and not steps:
+        raise ValueError(
+            f"--compiled {path} has no training step: write it with python -m benchmarks.tpu_step --out {path}"
+        )
+    return steps
+
+
 def rows_of(work: Work, options) -> list[dict]:
     """Returns a row per chip, batch size and number of chips."""
-    rows = []
+    rows, steps = [], compiled_lines(options.compiled)
     for name in options.chip:
         chip = CHIPS[name]
         for batch in options.batch if options.global_batch is None else (None,):
@@ -162,8 +195,10 @@ def rows_of(work: Work, options) -> list[dict]:
                 each = batch or options.global_batch / n
                 if each < 1 or each != int(each):
                     continue
-                parts = predict(work, chip, n, each, options)
-                alone = alone or predict(work, chip, 1, batch or options.global_batch, options)["step_s"]
+                parts = predict(work, chip, n, each, options, compiled=steps.get((name, int(each))))
+                if alone is None:
+                    one = batch or options.global_batch
+                    alone = predict(work, chip, 1, one, options, compiled=steps.get((name, int(one))))["step_s"]
                 ideal = alone if batch else alone / n
                 fed = each / parts["step_overlap_s"] * min(n, chip.host_chips)
                 rows.append({"chip": name, "chips": n, "batch_per_chip": int(each), "global_batch": int(each * n),
@@ -209,7 +244,9 @@ def main(options: Options) -> list[dict]:
     check(options)
     force_host_devices()
     work = work_of(options)
-    settings = {k: v for k, v in asdict(options).items() if k not in ("check", "chip", "chips", "batch", "devices")}
+    settings = {
+        k: v for k, v in asdict(options).items() if k not in ("check", "chip", "chips", "batch", "devices", "compiled")
+    }
     program = {"benchmark": "scaling_model", "part": "program", **settings, "params": work.params, "chain": work.chain,
                "gflops_per_image": short(work.flops / 1e9), "mb_per_image": short(work.bytes / 1e6),
                "mb_per_step": short(work.bytes_of_step / 1e6), **totals(work.collectives), **work.notes,

@@ -181,13 +181,34 @@ def digests(folder: str | os.PathLike) -> dict[str, list]:
 
     Returns:
         By name, relative to the folder. The digest is the store's: an MD5 or a CRC-32C; "" if it names none.
+
+    Raises:
+        FileNotFoundError: There is no such bucket; a folder without objects is none, and gives {}.
+        ValueError: A name leads out of the folder, as no program of good will writes it.
+        OSError: The bucket does not answer.
     """
     url = url_of(folder)
     fs, path = _filesystem(url)
     # "a/run" would list "a/run_2" too.
-    entries = _persistently(lambda: fs.find(path + "/", detail=True), f"{url} cannot be listed")
-    return {name.removeprefix(path + "/"): [entry["size"], _digest(entry)] for name, entry in sorted(entries.items())
-            if not name.endswith("/") and name.startswith(path + "/")}  # fmt: skip
+    try:
+        entries = _persistently(lambda: fs.find(path + "/", detail=True), f"{url} cannot be listed")
+    except FileNotFoundError:
+        raise _no_bucket(url) from None
+    facts = {name.removeprefix(path + "/"): [entry["size"], _digest(entry)] for name, entry in sorted(entries.items())
+             if not name.endswith("/") and name.startswith(path + "/")}  # fmt: skip
+    if outside := [name for name in facts if name.startswith("/") or ".." in name.split("/")]:
+        raise ValueError(
+            f"{url} holds the object {outside[0]!r:.100}, whose copy would lie outside of the folder: remove it from the bucket"
+        )
+    return facts
+
+
+def _no_bucket(url: str) -> FileNotFoundError:
+    bucket = "/".join(url.split("/")[:3])
+    return FileNotFoundError(
+        f"{url}: there is no bucket {bucket}, or it is hidden from this account: check the name, or create it "
+        f"(gcloud storage buckets create {bucket})"
+    )
 
 
 def _digest(entry: dict[str, Any]) -> str:
@@ -330,7 +351,10 @@ def put(url: str | os.PathLike, content: bytes) -> None:
     """
     url = url_of(url)
     fs, path = _filesystem(url)
-    _persistently(lambda: fs.pipe_file(path, content), f"{url} cannot be written")
+    try:
+        _persistently(lambda: fs.pipe_file(path, content), f"{url} cannot be written")
+    except FileNotFoundError:
+        raise _no_bucket(url) from None
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -39,7 +39,7 @@ from flax import linen as nn
 from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
 from jaxpose.nets import RCNN, ResNet
-from jaxpose.skeleton import BOX, COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton
+from jaxpose.skeleton import BOX, COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton, root_joints
 from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ def main(
     part: str | None = None,
     out: Path | None = None,
     size_wh: tuple[int, int] | None = None,
-    skeleton: Literal["coco17", "crowdpose14", "mpii16", "h36m17", "rhd21"] | None = None,
+    skeleton: Literal["coco17", "crowdpose14", "mpii16", "h36m17", "h36m18", "rhd21"] | None = None,
     annotations: Path | None = None,
     category: int | str | None = None,
     decode: Decode | None = None,
     beta: float | None = None,
-    preprocess: Literal["imagenet", "rle_official", "simple_baseline"] | None = None,
+    preprocess: Literal["imagenet", "rle_official", "rle_official_3d", "simple_baseline"] | None = None,
     bn_eps: float | None = None,
 ) -> None:
     """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
@@ -108,7 +108,8 @@ def main(
     state = weights.load_file(file, part=part)
     asked_for = _skeleton(skeleton, annotations, category)
     try:
-        task, variables, facts = read(
+        lifter = read_lifter(state, layout=layout)
+        task, variables, facts = lifter or read(
             state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta,
             preprocess=preprocess, bn_eps=bn_eps,
         )  # fmt: skip
@@ -118,10 +119,17 @@ def main(
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: not a net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    settings = published_settings(task).to_dict()
-    config = {"task": task.config, "inference": settings, "best": "AP", "imported": imported}
+    settings = Settings() if lifter else published_settings(task)
+    best = "skill" if lifter else "AP"
+    config = {"task": task.config, "inference": settings.to_dict(), "best": best, "imported": imported}
     checkpoint.write_model(out, variables, config)
-    page_name = page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
+    page_name = (
+        "h36m_lifting"
+        if lifter
+        else "h36m_rle"
+        if facts["family"] == "regression_3d"
+        else page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
+    )
     command = f"python -m experiments.{page_name} --eval-only {shlex.quote(str(out))} --data DIR"
     if facts["family"] == "detection":
         command = f"jaxpose predict {shlex.quote(str(out))} photo.jpg"
@@ -155,7 +163,7 @@ def read(
             heatmaps, "bn_eps" and "classes" for detectors.
 
     Raises:
-        ValueError: The state dict is a backbone or a 3D model; its names fit no or several layouts; the number of
+        ValueError: The state dict is a backbone; its names fit no or several layouts; the number of
             joints is unknown; the name indicates other joints, DARK, UDP or Caffe; options or tensors do not fit the
             layout.
 
@@ -180,9 +188,11 @@ def read(
         net = _person_detector(net, name, list(state_dict), bn_eps)
     elif bn_eps is not None:
         raise ValueError(f"--bn-eps {bn_eps}: for R-CNNs; this is layout {row.name}")
-    if getattr(getattr(net, "head", None), "dim", 2) != 2:
-        raise ValueError(
-            f"layout {row.name}: a 3D model; tasks have two coordinates, weights.from_torch and flow_from_torch read it"
+    if getattr(getattr(net, "head", None), "dim", 2) == 3:
+        if decode is not None or beta is not None:
+            raise ValueError(f"--decode and --beta: for heatmaps, this is layout {row.name} with three coordinates")
+        return _in_space(
+            state_dict, net, net_variables, layout=row.name, size_wh=size_wh, skeleton=skeleton, preprocess=preprocess
         )
     integral = bool(row.axes) and f"{row.axes}x" in state_dict
     _check_reading(row, name, decode=decode, beta=beta, integral=integral)
@@ -228,6 +238,103 @@ def read(
     if family.has_boxes:
         facts |= {"bn_eps": net.backbone.bn_eps, "classes": net.num_classes - 1}
     return task, variables, facts
+
+
+def _in_space(
+    state_dict: dict[str, np.ndarray],
+    net: nn.Module,
+    net_variables: dict[str, Any],
+    *,
+    layout: weights.Layout,
+    size_wh: tuple[int, int] | None,
+    skeleton: Skeleton | None,
+    preprocess: str | None,
+) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
+    """Converts a net of RLE's authors with three coordinates, as `read` does; both of its flows come along.
+
+    The input is square: their configuration is named 256x192 and has 256x256, so a size in the file's name is not believed.
+    """
+    from jaxpose import tasks
+
+    joints = net.head.num_joints
+    skeleton = skeleton or {s.num_joints: s for s in (H36M17, H36M18)}.get(joints)
+    if skeleton is None or skeleton.num_joints != joints:
+        raise ValueError(f"the net has {joints} joints in space: give --skeleton or --annotations with as many joints")
+    size, origin = ((256, 256), "default") if size_wh is None else (tuple(size_wh), "--size-wh")
+    flows = {
+        name: weights.flow_from_torch(part)["params"]
+        for name, prefix in (("flow", "flow3d."), ("flow_2d", "flow2d."))
+        if (part := {key: value for key, value in state_dict.items() if key.startswith(prefix)})
+    }
+    hidden = {}
+    if "flow" in flows:
+        first = flows["flow"]
+        layers = sum(key.startswith("s") and key.endswith("_0") for key in first)
+        hidden = {"flow_layers": layers, "flow_hidden": tuple(first[f"s0_{i}"]["kernel"].shape[1] for i in (0, 1))}
+    task = tasks.regression_3d(
+        net, skeleton=skeleton, size_wh=size, likelihood=tasks.Likelihood(**hidden),
+        preprocess="rle_official_3d" if preprocess is None else preprocess, depth=tasks.Depth(root=root_joints(skeleton)),
+    )  # fmt: skip
+    variables = {"params": {"net": net_variables["params"]} | flows, "batch_stats": net_variables["batch_stats"]}
+    batch = {"image": jax.ShapeDtypeStruct((1, size[1], size[0], 3), jnp.uint8)}
+    jax.eval_shape(lambda v, x: task.predict(v, x, flip_test=False), variables, batch)  # checks the size
+    return task, variables, {
+        "layout": layout, "family": task.family, "joints": joints, "skeleton": skeleton.name, "size_wh": list(size),
+        "size_from": origin, "preprocess": task.preprocess, "flow": len(flows) == 2,
+    }  # fmt: skip
+
+
+def read_lifter(
+    state_dict: dict[str, np.ndarray], *, layout: Literal["auto"] | weights.Layout = "auto"
+) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
+    """Converts a state dict of a net that lifts joints to (task, variables, facts); None for any other net.
+
+    VideoPose3D's and SRNet's nets read pixels scaled to -1..1 and predict metres relative to the pelvis, `norm="base"`, and are tested
+    with the mirrored joints.
+
+    Args:
+        state_dict: {name: array}, see `weights.from_torch`.
+        layout: Its layout, or "auto".
+
+    Raises:
+        ValueError: The net is Martinez's, whose inputs and outputs are standardised by numbers that the file does not hold, or it
+            has other joints than Human3.6M's 17.
+    """
+    if layout not in ("auto", *LIFTERS):
+        return None
+    try:
+        name, state_dict = net_of(state_dict, layout=layout)
+    except ValueError:
+        if layout == "auto":  # `read` says what the names look like
+            return None
+        raise
+    if name not in LIFTERS:
+        return None
+    from jaxpose import tasks
+
+    if name == "martinez":
+        raise ValueError(
+            "layout martinez: its joints are standardised by means and deviations that the file does not hold; "
+            'weights.from_torch(state, layout="martinez") reads the net'
+        )
+    net, variables = weights.from_torch(state_dict, layout=name)
+    if (net.joints_in, net.joints_out) != (H36M17.num_joints, H36M17.num_joints):
+        raise ValueError(
+            f"the net has {net.joints_in} joints in and {net.joints_out} out: expected the 17 of {H36M17.name}"
+        )
+    loss = tasks.LiftLoss(loss="mpjpe" if name == "videopose3d" else "l1")
+    task = tasks.lifting(net, skeleton=H36M17, loss=loss)
+    facts = {
+        "layout": name,
+        "family": task.family,
+        "joints": H36M17.num_joints,
+        "skeleton": H36M17.name,
+        "frames": task.frames,
+    }
+    return task, {"params": {"net": variables["params"]}, "batch_stats": variables["batch_stats"]}, facts
+
+
+LIFTERS = ("martinez", "videopose3d", "srnet")
 
 
 def published_task(
@@ -322,7 +429,9 @@ def published_settings(task: ImageTask) -> Settings:
     Args:
         task: The task of an imported net.
     """
-    settings = replace(inference.published(task), nms_annotated=task.preprocess != "rle_official")
+    settings = replace(inference.published(task), nms_annotated=not task.preprocess.startswith("rle_official"))
+    if getattr(task, "dim", 2) == 3:  # Human3.6M's boxes are not padded
+        return replace(settings, padding=1.0)
     return replace(settings, rescore="box", nms=None) if task.skeleton.name == MPII16.name else settings
 
 

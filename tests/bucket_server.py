@@ -80,9 +80,9 @@ class Handler(emulator.RequestHandler):
             self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             self._hang_up()
             return
-        if fault == "503":
+        if fault in ("401", "503"):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self._answer(503, "backend error")
+            self._answer(int(fault), "backend error" if fault == "503" else "invalid credentials")
             return
         with server.one:
             if not self._is_expected_generation():

@@ -46,6 +46,16 @@ def server(running_server, monkeypatch):
     return running_server
 
 
+@pytest.mark.parametrize("name", ["../../.bashrc", "a/../../b", "/etc/cron.d/x"])
+def test_no_object_is_copied_out_of_its_folder(tmp_path, monkeypatch, name):
+    listing = {f"bucket/run/{name}": {"size": 1}, "bucket/run/log": {"size": 1}}
+    store = types.SimpleNamespace(find=lambda path, detail: listing)
+    monkeypatch.setattr(buckets, "_filesystem", lambda url: (store, "bucket/run"))
+    with pytest.raises(ValueError, match=r"gs://bucket/run holds the object .* outside of the folder"):
+        buckets.fetch("gs://bucket/run", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
 def tree(folder, **contents):
     for name, content in contents.items():
         path = folder / name.replace("__", "/")
@@ -67,6 +77,26 @@ def test_json_and_lists_in_a_bucket(server):
     assert size == 10 and len(digest) == 32
     with pytest.raises(FileNotFoundError, match="no value found: gs://pod/absent does not exist"):
         files.read_json("gs://pod/absent", "value")
+
+
+def test_a_bucket_that_does_not_exist(server, tmp_path):
+    uses = (
+        lambda: buckets.digests("gs://absent/run"),
+        lambda: files.write_json("gs://absent/run/a.json", 1),
+        lambda: buckets.fetch("gs://absent/run", tmp_path / "run"),
+        lambda: buckets.Mirror(tmp_path / "run", "gs://absent/run").__enter__(),
+    )
+    for use in uses:
+        with pytest.raises(
+            FileNotFoundError, match="there is no bucket gs://absent, or it is hidden from this account"
+        ):
+            use()
+
+
+def test_an_account_that_may_not(server, monkeypatch):
+    server.fault = lambda method, path: "401"
+    with pytest.raises(PermissionError, match="gs://pod/run cannot be listed: .*: log in"):
+        buckets.digests("gs://pod/run")
 
 
 def test_a_folder_there_and_back(server, tmp_path):

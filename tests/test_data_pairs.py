@@ -140,7 +140,14 @@ def test_mmposes_file_with_and_without_its_cameras(tmp_path):
     (tmp_path / "cameras.pkl").write_bytes(pickle.dumps({("S1", lens.name): {**camera, "f": camera["f"] / 3}}))
     with pytest.raises(ValueError, match="px beside their pixels .*other cameras"):
         mmpose_3d.read(path)
+    for damage in ({"f": ["a", "b"]}, {"w": "1000"}, {"c": [1.0]}):
+        (tmp_path / "cameras.pkl").write_bytes(pickle.dumps({("S1", lens.name): {**camera, **damage}}))
+        with pytest.raises(ValueError, match=r"cameras\.pkl: the camera .* has no f and c of two numbers"):
+            mmpose_3d.read(path)
     (tmp_path / "cameras.pkl").unlink()
+    np.savez(path, **{name: values[:0] for name, values in arrays.items()})
+    with pytest.raises(ValueError, match=r"imgname has shape \(0,\)"):
+        mmpose_3d.read(path)
     np.savez(path, **{**arrays, "S": 1000 * arrays["S"]})
     with pytest.raises(ValueError, match="looks like millimetres"):
         mmpose_3d.read(path)

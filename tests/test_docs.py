@@ -23,6 +23,8 @@ from experiments import (
     coco_integral,
     coco_rle,
     coco_swahr,
+    h36m_lifting,
+    h36m_rle,
     oct_rle,
     rhd_integral,
 )
@@ -243,7 +245,7 @@ def test_flags_exist(capsys):
         submission.main,
         compare.compare,
     ]
-    pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral, oct_rle]
+    pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral, oct_rle, h36m_lifting, h36m_rle]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
     for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):

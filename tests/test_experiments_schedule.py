@@ -91,7 +91,10 @@ def test_splits_are_joined_and_an_evaluation_on_them_is_named(monkeypatch, caplo
     monkeypatch.setattr(kinds, "joined", lambda parts: SimpleNamespace(parts=len(parts)))
     config = RunConfig(train_split="train+val", val_split="val")
     assert kinds._open_training(config, None).parts == 2 and opened == ["train", "val"]
-    assert "it is evaluated on persons that it is trained on" in caplog.text
+    kinds._warn_of_overlap(config)
+    kinds._warn_of_overlap(dataclasses.replace(config, val_split="test"))
+    kinds._warn_of_overlap(dataclasses.replace(config, train_split="val"))
+    assert caplog.text.count("it is evaluated on persons that it is trained on") == 1
     for change in ({"val_fraction": 0.1}, {"annotations": "a.json"}, {"train_split": "train+"}):
         with pytest.raises(ValueError, match="names of splits in --data joined by"):
             kinds._open_training(dataclasses.replace(config, **change), None)

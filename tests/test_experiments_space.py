@@ -91,6 +91,8 @@ def test_a_mixed_batch_is_a_function_of_seed_and_step(tmp_path):
     assert plan["has_depth"][0].all() and not plan["has_depth"][1].any()
     with pytest.raises(ValueError, match="share=1"):
         mixing.mixed(source, source, share=1.0)
+    with pytest.raises(ValueError, match="so that a batch holds both"):
+        mixing.mixed_indices(range(4), batch_size=4, num_samples=4, mix=(2, 0.1), seed=5)
 
 
 @pytest.mark.parametrize("visibility", ["labelled", "official"])

@@ -479,13 +479,31 @@ def test_whatever_is_wrong_inside_names_the_file(tmp_path):
             cli.main(["import", str(save(tmp_path / "net.pth", broken)), "--out", str(tmp_path / "run")])
 
 
+def test_a_net_in_space_comes_with_both_flows(tmp_path, capsys):
+    """The configuration is named 256x192, and its input is 256x256."""
+    path = save(tmp_path / "h36m_256x192_rle.pth", official(3))
+    cli.main(["import", str(path), "--out", str(tmp_path / "run")])
+    said = json.loads(capsys.readouterr().out)
+    assert said["family"] == "regression_3d" and said["flow"] is True and said["size_wh"] == [256, 256]
+    assert "experiments.h36m_rle --eval-only" in said["command"] and said["preprocess"] == "rle_official_3d"
+    variables, config = checkpoint.restore_model(tmp_path / "run")
+    task = tasks.from_config(config["task"])
+    assert config["inference"]["padding"] == 1.0 and task.outside == "mask" and task.skeleton.name == "h36m17"
+    checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), tmp_path)
+    from experiments import h36m_rle
+
+    settings = h36m_rle.PAGE.settings(["--eval-only", str(tmp_path / "run")])
+    assert settings.padding == 1.0 and settings.size_wh == (256, 256) and settings.root == ("pelvis",)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
         (BACKBONES["resnet"], {}, "layout resnet: a backbone, not a pose net: .*--init"),
         (BACKBONES["mobilenet_v2"], {}, "layout mobilenet_v2: a backbone"),
         (BACKBONES["hrnet_backbone"], {}, "layout hrnet_backbone: a backbone"),
-        (lambda: official(3), {}, "layout rle_official: a 3D model"),
+        (lambda: official(3), {"decode": "dark"}, "--decode and --beta: for heatmaps"),
+        (lambda: official(3), {"skeleton": CROWDPOSE14}, "the net has 17 joints in space"),
         (official, {"decode": "dark"}, "--decode dark: for heatmaps of persons, this is layout rle_official"),
         (
             bottom_up,

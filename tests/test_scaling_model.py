@@ -210,3 +210,24 @@ def test_two_processes_measure_all_reduces_and_a_step(monkeypatch):
     found = scaling_check.on_loopback(2, options, 1)
     assert found["step_s"] > 0 and len(found["all_reduce_s"]) == len(scaling_check.SIZES)
     assert 0 < found["all_reduce_s"][0] < found["all_reduce_s"][-1]
+
+
+def test_compute_by_the_compiler_of_the_tpu(tmp_path):
+    line = {"step": "train", "topology": "v5e:2x2", "devices": 4, "batch_size": 256, "milliseconds": 40.0,
+            "collectives": [{"kind": "all-reduce", "bytes": 20 * 512 + 2 * 10**6}]}  # fmt: skip
+    path = tmp_path / "tpu.jsonl"
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line | {"step": "predict", "milliseconds": 1.0}) + "\n")
+    options = Options(batch=(64, 32), chip=("v5e", "h100"), chips=(1, 64), compiled=path)
+    rows = {(r["chip"], r["chips"], r["batch_per_chip"]): r for r in scaling_model.rows_of(WORK, options)}
+    plain = {(r["chip"], r["chips"], r["batch_per_chip"]): r
+             for r in scaling_model.rows_of(WORK, dataclasses.replace(options, compiled=None))}  # fmt: skip
+    row = rows["v5e", 64, 64]
+    assert row["bound"] == "compiler" and row["compute_ms"] == 40.0
+    assert row["gradients_ms"] == pytest.approx(plain["v5e", 64, 64]["gradients_ms"] / 2, rel=1e-3), "half the bytes"
+    assert row["statistics_ms"] == plain["v5e", 64, 64]["statistics_ms"]
+    assert row["efficiency"] == pytest.approx(40.0 / row["step_ms"], rel=1e-3)
+    for other in (("v5e", 64, 32), ("h100", 64, 64)):
+        assert rows[other] == plain[other]
+    path.write_text("")
+    with pytest.raises(ValueError, match="has no training step: write it with python -m benchmarks.tpu_step --out"):
+        scaling_model.rows_of(WORK, options)

@@ -139,6 +139,7 @@ def open_splits(config: RunConfig, *, skeleton: Skeleton | None = None) -> tuple
     Raises:
         ValueError: the two splits have different joints, or the same joints in a different order.
     """
+    _warn_of_overlap(config)
     with_data: list[RunConfig] = []
 
     def first() -> None:
@@ -191,18 +192,22 @@ def _open_splits(config: RunConfig, skeleton: Skeleton | None) -> tuple[Source |
     return train, val
 
 
+def _warn_of_overlap(config: RunConfig) -> None:
+    """Warns on process 0 if persons are evaluated that are trained on as well."""
+    splits = config.train_split.split("+")
+    if config.eval_only is None and len(splits) > 1 and config.val_split in splits and jax.process_index() == 0:
+        log.warning(
+            "--train-split %s --val-split %s: it is evaluated on persons that it is trained on",
+            config.train_split, config.val_split,
+        )  # fmt: skip
+
+
 def _open_training(config: RunConfig, skeleton: Skeleton | None) -> Source:
     """Opens the training split, or the splits that --train-split joins by "+"."""
     splits = config.train_split.split("+")
     if len(splits) > 1 and (config.annotations is not None or config.val_fraction or not all(splits)):
         raise ValueError(
             f"--train-split {config.train_split}: names of splits in --data joined by +, without --annotations and --val-fraction"
-        )
-    if len(splits) > 1 and config.val_split in splits and jax.process_index() == 0:
-        log.warning(
-            "--train-split %s --val-split %s: it is evaluated on persons that it is trained on",
-            config.train_split,
-            config.val_split,
         )
     parts = [dataclasses.replace(config, train_split=split) for split in splits]
     return joined([_open_split(part, "train", skeleton) for part in parts])

@@ -12,22 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import families, kinds, persons
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Kind, Predictions, PredictStep, PyTree
-from experiments.common.rules import AnyValue, Between, Fixed, LocalPath, Positive
+from experiments.common.rules import AnyValue, AtLeast, Between, Fixed, LocalPath, Positive
 from jaxpose import cameras, checkpoint, density, files, geometry, inference, tasks
 from jaxpose.data import boxes, builder, crops, formats, mixing
 from jaxpose.data import space as columns
 from jaxpose.data.formats import Choice
 from jaxpose.data.source import Source
 from jaxpose.evaluation import poses_3d
-from jaxpose.nets import PoseRegressor, RegressionHead
+from jaxpose.nets import HeatmapNet, PoseRegressor, RegressionHead, VolumeRegressor
 from jaxpose.skeleton import Skeleton, root_joints
 
 log = logging.getLogger(__name__)
@@ -94,8 +95,11 @@ class SpaceDataConfig(persons.PersonConfig):
 class SpaceConfig(SpaceDataConfig, families.RegressionConfig):
     """Settings of every run that regresses coordinates in space."""
 
-    head: Annotated[Literal["normalized", "linear"], AnyValue, Fixed] = "normalized"
-    """Coordinate head: with the feature's norm divided out (official), or one plain linear layer (the paper)."""
+    head: Annotated[Literal["normalized", "linear", "volume"], AnyValue, Fixed] = "normalized"
+    """Coordinate head: with the feature's norm divided out (official), one plain linear layer (the paper), or the soft-argmax of a
+    volume (integral regression)."""
+    bins: Annotated[int, AtLeast(2), Fixed] = 64
+    """Bins of the depth of --head volume."""
     outside: Annotated[Literal["keep", "mask"], AnyValue, Fixed] = "mask"
     """Labelled joints beyond the crop or --extent: mask them (RLE) or keep them (integral regression)."""
     extent: Annotated[float, Positive, Fixed] = 2000.0
@@ -113,14 +117,36 @@ class SpaceConfig(SpaceDataConfig, families.RegressionConfig):
                 "--likelihood.loss basic: in space there are two flows, and basic moves coordinates by one"
             )
 
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """Returns the settings that evaluate a stored run: also its extent, root and length of the limbs."""
+        task = tasks.from_config(stored["task"])
+        if not isinstance(task, tasks.Regression3D):
+            raise ValueError(
+                f"--eval-only {self.eval_only} holds a task of the family {task.family!r}, this page evaluates 'regression_3d'"
+            )
+        depth, config = task.depth, super().as_trained(stored)
+        root = tuple(task.skeleton.joints[k] for k in depth.root)
+        return dataclasses.replace(config, extent=depth.extent, root=root, bone_length=depth.bone_length)
+
     def idle(self) -> dict[str, str]:
-        return super().idle() | {"auxiliary": "a page in the plane, such as coco_rle"}
+        flags = super().idle() | {"auxiliary": "a page in the plane, such as coco_rle"}
+        volume = ("beta", "compensate", "deconvs", "bins")
+        if self.head == "volume":
+            return {name: needs for name, needs in flags.items() if name not in volume}
+        return flags | dict.fromkeys(volume, "--head volume")
 
 
 def space_tasks(config: SpaceConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
     """Returns the task of the flags, and None for the task that comes first."""
-    head = RegressionHead(skeleton.num_joints, dim=3, kind=config.head, sigma_bias=config.sigma_bias)
-    net = PoseRegressor(families.make_backbone(config), head)
+    backbone, joints = families.make_backbone(config), skeleton.num_joints
+    if config.head == "volume":
+        shape = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
+        maps = HeatmapNet(backbone, joints * config.bins, deconvs=families.deconvs(config), **shape)
+        net = VolumeRegressor(
+            maps, bins=config.bins, beta=config.beta, compensate=config.compensate, sigma_bias=config.sigma_bias
+        )
+    else:
+        net = PoseRegressor(backbone, RegressionHead(joints, dim=3, kind=config.head, sigma_bias=config.sigma_bias))
     depth = tasks.Depth(config.extent, root_joints(skeleton, config.root), bone_length=config.bone_length)
     task = tasks.regression_3d(
         net, skeleton=skeleton, size_wh=config.size_wh, likelihood=config.likelihood, preprocess=config.preprocess,

@@ -26,13 +26,16 @@ __all__ = [
     "rotation",
 ]
 
-TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
-"""The subjects of protocol 2 by data, on which most published numbers are."""
+TRAIN = ("S1", "S5", "S6", "S7", "S8")
+"""The subjects that protocol 2 by data trains on; most published numbers are of this protocol."""
+TEST = ("S9", "S11")
+"""The subjects that it tests on."""
 SUBJECTS = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
 ACTIONS = (
     "Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown", "Smoking", "Photo",
     "Waiting", "Walking", "WalkDog", "WalkTogether",
 )  # fmt: skip
+"""In the order of the numbers of the pictures' files, act_02 to act_16."""
 RAW_JOINTS = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 """Indices among the 32 raw joints of those that `jaxpose.skeleton.H36M17` keeps."""
 NUM_RAW = 32

@@ -40,6 +40,9 @@ def mixed_indices(
     Returns:
         The indices of the samples ``(B,)`` and the epochs of their parts ``(B,)``.
 
+    Raises:
+        ValueError: A batch is too small to hold both parts.
+
     >>> indices, _ = mixed_indices(range(8), batch_size=4, num_samples=10, mix=(2, 0.5), seed=0)
     >>> print((indices < 2).astype(int))
     [0 1 0 1 0 1 0 1]
@@ -47,6 +50,11 @@ def mixed_indices(
     count, share = mix
     step, row = np.divmod(np.asarray(positions, np.int64), batch_size)
     rows = round(share * batch_size)  # of the first part in each batch, evenly spread over it
+    if not 0 < rows < batch_size:
+        raise ValueError(
+            f"a share of {share} of {batch_size} samples is {rows} of the first part and {batch_size - rows} of the second: give a "
+            "larger batch, or another share, so that a batch holds both"
+        )
     before, after = row * rows // batch_size, (row + 1) * rows // batch_size
     is_first = after > before
     places = np.where(is_first, step * rows + before, step * (batch_size - rows) + row - before)

@@ -12,9 +12,10 @@ from jaxpose.nets.multistage import MultiStageNet
 from jaxpose.nets.rcnn import RCNN
 from jaxpose.nets.resnet import ResNet
 from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
+from jaxpose.nets.volume import VolumeRegressor
 
 __all__ = [
     "ColumnRegressor", "ColumnSoftmax", "FPN", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor",
     "LinearLifter", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PoseRegressor", "RCNN",
-    "RegressionHead", "ResNet", "ResUNet", "SRNet", "StackedHourglass", "TemporalLifter", "Upsampled",
+    "RegressionHead", "ResNet", "ResUNet", "SRNet", "StackedHourglass", "TemporalLifter", "Upsampled", "VolumeRegressor",
 ]  # fmt: skip

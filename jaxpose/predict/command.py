@@ -25,7 +25,7 @@ from jaxpose.evaluation import results
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
 from jaxpose.files import local, read_json, write_json
 from jaxpose.interchange import Format
-from jaxpose.predict import media, scans
+from jaxpose.predict import lift, media, scans
 from jaxpose.predict.detector import warn_of_left_out
 from jaxpose.predict.guarantee import Guarantee
 from jaxpose.predict.inputs import Live, expand_inputs, is_video, limited
@@ -85,9 +85,10 @@ def main(
     exif: Exif | None = None,
     camera: tuple[float, ...] | None = None,
     root_depth: float | None = None,
+    images: Path | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
-    """Predict the poses of pictures and videos, or the boundaries of scans.
+    """Predict the poses of pictures and videos, or the boundaries of scans, or lift joints to 3D.
 
     Writes into OUT: NAME_poses.jpg (.mp4 for a video) for every input; results.json, COCO result records; images.json,
     the pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);
@@ -98,6 +99,9 @@ def main(
     With a run of experiments.oct_rle the inputs are scans, as pictures or as .mat files of the Duke DME data. It writes
     NAME_boundaries.png for every scan, with the bands of --region (0.9), and boundaries.csv, a row for every boundary and
     column.
+
+    With a run of experiments.h36m_lifting the input is one result file of 2D joints, such as the results.json of another
+    run's predict. It writes results_3d.json, joints in mm relative to the root, and space.html, poses that can be turned.
 
     Args:
         checkpoint: A run's folder, or an imported checkpoint; also in a bucket, gs://bucket/run.
@@ -142,11 +146,22 @@ def main(
         camera: For a run in space: f cx cy or fx fy cx cy in pixels of the pictures. None: the size of a person follows from the
             mean length of the training persons' limbs.
         root_depth: For a run in space with --camera: the depth of the root in mm; the joints are coordinates of the camera then.
+        images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
+            the result file.
         step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
-    if tasks.from_config(read_config(checkpoint, step=step)["task"]).level == "scan":
+    level = tasks.from_config(read_config(checkpoint, step=step)["task"]).level
+    if level == "pair":
+        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee, region=region,
+                         test_size=test_size, fit=fit, scales=scales, formats=formats, track=track, people=people,
+                         max_frames=max_frames, exif=exif, what="lifts joints of a result file")  # fmt: skip
+        lift.run(checkpoint, inputs, out=out, images=images, step=step, flip_test=flip_test)
+        return
+    if images is not None:
+        raise ValueError(f"--images {images}: it is for a lifter, which {checkpoint} is not; leave it out")
+    if level == "scan":
         _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee,
                          test_size=test_size, fit=fit, scales=scales, formats=formats,
                          track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
@@ -262,12 +277,12 @@ def exif_of_run(config: Mapping[str, Any]) -> Exif:
     return exif
 
 
-def _check_for_scans(**given: Any) -> None:
-    """Raises a ValueError if a flag was given that has no meaning for scans."""
+def _check_for_scans(*, what: str = "predicts boundaries in scans", **given: Any) -> None:
+    """Raises a ValueError if a flag was given that has no meaning for scans, or for joints."""
     for name, value in given.items():
         if value:
             raise ValueError(
-                f"--{name.replace('_', '-')}: it is for people in pictures, and this run predicts boundaries in scans; leave it out"
+                f"--{name.replace('_', '-')}: it is for people in pictures, and this run {what}; leave it out"
             )
 
 

@@ -43,6 +43,7 @@ from jaxpose import cameras
 from jaxpose.data import space
 from jaxpose.data.checks import Problems
 from jaxpose.data.formats import coco, layout
+from jaxpose.data.human36m import ACTIONS, TEST, TRAIN
 from jaxpose.data.reading import AS_IT_FITS, Reading
 from jaxpose.data.source import Source
 from jaxpose.files import read_json
@@ -51,16 +52,11 @@ from jaxpose.skeleton import H36M18, Skeleton
 __all__ = ["ACTIONS", "CONTENT", "camera_form", "find", "ground_truth", "own_skeleton", "read", "recognises"]
 
 CONTENT = "Human3.6M's images with 'cam_param' and annotations with 'keypoints_world', or a folder of Human36M_subjectS_data.json"
-ACTIONS = (
-    "Directions", "Discussion", "Eating", "Greeting", "Phoning", "Posing", "Purchases", "Sitting", "SittingDown", "Smoking", "Photo",
-    "Waiting", "Walking", "WalkDog", "WalkTogether",
-)  # fmt: skip
-"""The actions of act_02 to act_16."""
 DRIFTED = ("s_09_act_05_subact_02_ca", "s_09_act_10_subact_02_ca", "s_09_act_13_subact_01_ca")
 """Sequences whose labels have drifted, which the code of RLE leaves out."""
 MISSING = ("s_11_act_02_subact_02_ca_01",)
 """A sequence without images, which PoseNet's code leaves out."""
-SUBJECTS = {"train": (1, 5, 6, 7, 8), "val": (9, 11), "test": (9, 11)}
+SUBJECTS = {"train": TRAIN, "val": TEST, "test": TEST}
 STRIDES = {"train": 5, "val": 64, "test": 64}
 SINGLE = {"train": "Sample_trainmin_train_Human36M_protocol_2.json", "test": "Sample_64_test_Human36M_protocol_2.json"}
 SINGLE["val"] = SINGLE["test"]
@@ -278,7 +274,7 @@ def _of_subjects(path: Path, split: str | None) -> Iterator[dict[str, Any]]:
             f"split {split!r}: {path} holds PoseNet's files of Human3.6M, whose splits are {', '.join(SUBJECTS)}"
         )
     for subject in SUBJECTS[split]:
-        name = str(path / f"Human36M_subject{subject}_{{}}.json")
+        name = str(path / f"Human36M_subject{subject[1:]}_{{}}.json")
         data, camera, joints = (
             read_json(Path(name.format(part)), f"{part} file of Human3.6M") for part in ("data", "camera", "joint_3d")
         )
@@ -298,8 +294,8 @@ def _of_subjects(path: Path, split: str | None) -> Iterator[dict[str, Any]]:
                 )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: the files of subject {subject} do not fit each other: {type(error).__name__} {error}; expected images with "
-                "frame_idx, action_idx, subaction_idx and cam_idx, cameras by cam_idx, joints by action, subaction and frame"
+                f"{path}: the files of subject {subject[1:]} do not fit each other: {type(error).__name__} {error}; expected images "
+                "with frame_idx, action_idx, subaction_idx and cam_idx, cameras by cam_idx, joints by action, subaction and frame"
             ) from None
 
 

@@ -54,6 +54,10 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
     if missing:
         raise ValueError(f"{path}: no {', '.join(missing)}: it has {', '.join(content)}; expected a file of mmpose")
     names, part, space = (np.asarray(content[name]) for name in ("imgname", "part", "S"))
+    if names.ndim != 1 or not len(names):
+        raise ValueError(
+            f"{path}: imgname has shape {names.shape}: expected the name of the picture of one pose or more"
+        )
     if part.shape != (len(names), 17, 3) or space.shape[:2] != (len(names), 17) or space.shape[2] < 3:
         raise ValueError(
             f"{path}: part has shape {part.shape} and S {space.shape} for {len(names)} names: expected (N, 17, 3) and (N, 17, 4)"
@@ -108,10 +112,14 @@ def _row(name: str, table: dict[Any, Any], path: Path) -> dict[str, Any]:
     else:
         raise ValueError(f"{path}: the picture {name!r:.100} has a name of neither Human3.6M nor MPI-INF-3DHP")
     if key in table:
-        inner = {k: np.ravel(table[key][k]).astype(float) for k in ("f", "c") if k in table[key]}
-        if len(inner) < 2 or any(len(value) != 2 for value in inner.values()):
-            raise ValueError(f"cameras.pkl: the camera {key} has no f and c of two numbers")
-        size = table[key].get("w", 0), table[key].get("h", 0)
+        entry = table[key] if isinstance(table[key], dict) else {}
+        inner = {k: np.ravel(np.asarray(entry.get(k, ()))) for k in ("f", "c")}
+        size = entry.get("w", 0), entry.get("h", 0)
+        if any(len(value) != 2 or value.dtype.kind not in "fiu" for value in inner.values()) or not all(
+            map(_is_number, size)
+        ):
+            raise ValueError(f"cameras.pkl: the camera {key} has no f and c of two numbers, or a size that is none")
+        inner = {k: value.astype(float) for k, value in inner.items()}
         size = size if min(size) > 300 else (2048, 2048)  # the published file of MPI-INF-3DHP has h = 204 (QUIRK T27)
         return {**names, "frame": int(frame), "focal": inner["f"], "center": inner["c"], "size_wh": np.array(size)}
     lens = next((lens for lens in human36m.LENSES if lens.name == names["camera"]), None)
@@ -119,3 +127,7 @@ def _row(name: str, table: dict[Any, Any], path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: the camera of {name!r:.100} is unknown: give cameras.pkl")
     sizes = {k: np.array(getattr(lens, k), float) for k in ("focal", "center", "size_wh")}
     return {**names, "frame": int(frame), **sizes}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number))

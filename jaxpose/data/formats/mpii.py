@@ -201,7 +201,8 @@ def read(
     )
     if not len(source):
         logger.warning(
-            "%s: none of its %d entries has joints (as in MPII's test set): there is nobody to train or evaluate on",
+            "%s: none of its %d entries has joints (as in MPII's test set): there is nobody to train or evaluate on; "
+            "--eval-only predicts the persons of their boxes",
             annotations,
             len(entries),
         )

@@ -1,0 +1,152 @@
+"""`jaxpose predict` with a lifter: from a result file of joints in pixels to joints in mm, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpose import cli, tasks
+from jaxpose.data import human36m
+from jaxpose.data.synthetic import lifting as synthetic
+from jaxpose.evaluation import results
+from jaxpose.files import write_json
+from jaxpose.nets import LinearLifter, TemporalLifter
+from jaxpose.predict import lift, predictor
+from jaxpose.skeleton import COCO17, H36M17
+from tests import tiny_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    net = LinearLifter(joints_in=17, joints_out=17, width=8)
+    task = tasks.lifting(net, skeleton=H36M17, relative=True)
+    return tiny_run.write(tmp_path_factory.mktemp("lifter"), task, variables=jax.jit(task.init)(jax.random.key(0)))
+
+
+def people(n=3):
+    joints = human36m.seen_by(synthetic.draw("S9", n)[0], "S9", 0)
+    return human36m.pixels(joints, human36m.LENSES[0])
+
+
+def write(folder, xy, *, skeleton=H36M17, ids=None):
+    """A result file and its images.json."""
+    ids = np.arange(len(xy)) if ids is None else np.array(ids)
+    results.write(results.from_predictions(xy, np.ones(xy.shape[:2]), image_id=ids), folder / "results.json")
+    pictures = [{"id": int(i), "file_name": f"{i}.jpg", "width": 1000, "height": 1002} for i in np.unique(ids)]
+    content = {"images": pictures, "annotations": [], "categories": [skeleton.to_coco_category(category_id=1)]}
+    write_json(folder / "images.json", content)
+    return folder / "results.json"
+
+
+def test_a_result_file_is_lifted(run, tmp_path, capsys):
+    xy = people()
+    file = write(tmp_path, xy, ids=[4, 7, 7])
+    cli.main(["predict", str(run), str(file), "--out", str(tmp_path / "out")])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["poses"] == 3 and printed["unit"] == "mm" and printed["relative_to"] == "pelvis"
+    records = json.loads((tmp_path / "out" / "results_3d.json").read_text())
+    assert [(r["image_id"], r["person"]) for r in records] == [(4, 0), (7, 0), (7, 1)]
+    lifter = lift.load(run)
+    expected = lifter(np.float32(np.round(xy, 3)), np.tile([1000, 1002], (3, 1)))
+    np.testing.assert_allclose(np.reshape([r["keypoints_3d"] for r in records], (3, 17, 3)), expected, atol=0.01)
+    assert (tmp_path / "out" / "space.html").stat().st_size > 1000
+    # Other names in another order are put in place by name.
+    order = np.random.default_rng(0).permutation(17)
+    from dataclasses import replace
+
+    shuffled = replace(H36M17, joints=tuple(H36M17.joints[i] for i in order), flip_pairs=(), limbs=(), upper=())
+    again = lift.joints_of(results.read(write(tmp_path, xy[:, order], skeleton=shuffled)), file, None, H36M17)[0]
+    np.testing.assert_allclose(again, xy, atol=1e-3)
+
+
+def test_cocos_joints_become_human36ms(run, tmp_path):
+    xy = np.random.default_rng(0).uniform(0, 1000, (2, 17, 2))
+    file = write(tmp_path, xy, skeleton=COCO17)
+    joints, _ = lift.joints_of(results.read(file), file, None, H36M17)
+    at = dict(zip(H36M17.joints, joints[0]))
+    of = dict(zip(COCO17.joints, np.round(xy[0], 3)))
+    for name in set(at) & set(of):
+        np.testing.assert_allclose(at[name], of[name])
+    np.testing.assert_allclose(at["pelvis"], (of["left_hip"] + of["right_hip"]) / 2)
+    np.testing.assert_allclose(at["torso"], (at["pelvis"] + at["neck"]) / 2)
+
+
+def test_a_temporal_net_reads_neighbouring_pictures(tmp_path):
+    task = tasks.lifting(TemporalLifter(widths=(3,), width=8), skeleton=H36M17)
+    xy = people(4)
+    records = results.from_predictions(xy, np.ones((4, 17)), image_id=[30, 10, 20, 40])
+    frames = lift.frames_of(xy, records, task, tmp_path / "r.json")
+    np.testing.assert_array_equal(frames[2], xy[[1, 2, 0]])
+    np.testing.assert_array_equal(frames[1], xy[[1, 1, 2]])
+    twice = results.from_predictions(xy, np.ones((4, 17)), image_id=[1, 1, 2, 3])
+    with pytest.raises(ValueError, match="several people in a picture; this net reads 3 frames"):
+        lift.frames_of(xy, twice, task, tmp_path / "r.json")
+
+
+def no_images(folder):
+    (folder / "images.json").unlink()
+
+
+def other_ids(folder):
+    write(folder, people(), ids=[1, 2, 3])
+    content = json.loads((folder / "images.json").read_text())
+    write_json(folder / "images.json", {**content, "images": content["images"][:1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (no_images, [], "images.json: no such file; a lifter needs the sizes"),
+        (other_ids, [], "images.json: no size of image 2, which .* \\(2 in all\\)"),
+        (lambda f: write(f, people()[:, :16]), [], "its category names 17 joints, the results have 16"),
+        (lambda f: write_json(f / "results.json", []), [], "no results to lift"),
+        (lambda f: None, ["--boxes", "b.json"], "--boxes: it is for people in pictures, and this run lifts joints"),
+        (lambda f: None, ["--images", "none.json"], "none.json: no such file"),
+    ],
+)
+def test_what_is_missing_is_said(run, tmp_path, change, flags, message):
+    file = write(tmp_path, people())
+    change(tmp_path)
+    with pytest.raises((SystemExit, ValueError, FileNotFoundError), match=message):
+        cli.main(["predict", str(run), str(file), "--out", str(tmp_path / "out"), *flags])
+
+
+def test_a_lifter_takes_no_pictures_and_other_tools_take_no_lifter(run, tmp_path):
+    with pytest.raises((SystemExit, ValueError), match="expected one result file of 2D joints"):
+        cli.main(["predict", str(run), "photo.jpg", "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="lifts joints to 3D and reads no pictures"):
+        predictor.load(run)
+    needy = tasks.lifting(LinearLifter(joints_in=17, joints_out=17, width=8), skeleton=H36M17, norm="proj")
+    with pytest.raises(ValueError, match="--norm proj, which needs the depth of the root"):
+        lift.Lifter(needy, {"params": {}}, flip_test=False)
+
+
+def test_a_published_lifter_is_imported_and_lifts(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from jaxpose import weights
+
+    net = TemporalLifter(widths=(1, 1), width=8)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), net.example_input())
+    names = {f"layers_{part}_{i}.": f"layers_{part}.{i}." for i in range(2) for part in ("conv", "bn")}
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: torch.tensor(rng.uniform(0.5, 1.0, shape), dtype=torch.float32)
+        for name, (_, shape) in weights.torch_tensors(shapes, names).items()
+    }
+    torch.save({"epoch": 80, "model_pos": tensors}, tmp_path / "pretrained_h36m.bin")
+    cli.main(["import", str(tmp_path / "pretrained_h36m.bin"), "--out", str(tmp_path / "run")])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["layout"] == "videopose3d" and printed["frames"] == 1 and "h36m_lifting" in printed["command"]
+    cli.main(["predict", str(tmp_path / "run"), str(write(tmp_path, people())), "--out", str(tmp_path / "out")])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["poses"] == 3
+
+
+def test_martinezs_file_says_what_it_lacks():
+    from jaxpose import importer
+
+    names = ("w1.weight", "linear_stages.0.w1.weight", "w2.weight")
+    with pytest.raises(ValueError, match="standardised by means and deviations that the file does not hold"):
+        importer.read_lifter({name: np.zeros((2, 2)) for name in names})

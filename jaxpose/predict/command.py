@@ -368,9 +368,12 @@ class _Work:
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]
+        names = [f"{file}, frame {frame}" if is_video(file) else str(file) for file, _, frame in items]
+        if self.predictor.detector is not None:
+            return self.predictor.detected(images, names)
         if self.finder is not None:
             people = self.finder(images)
-            warn_of_left_out(people, [file if not frame else f"{file}, frame {frame}" for file, _, frame in items])
+            warn_of_left_out(people, names)
             return self.predictor(images, [each.scored_boxes for each in people])
         if self.boxes is None:
             return self.predictor(images)

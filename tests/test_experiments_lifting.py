@@ -1,0 +1,132 @@
+"""The page h36m_lifting: its nets, its batches, a run from drawn people to its files, and the evaluation of that run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import h36m_lifting
+from experiments.common import pose_pairs
+from jaxpose import nets, tasks
+from jaxpose.data.formats import videopose3d
+from jaxpose.data.synthetic import lifting as synthetic
+from jaxpose.evaluation import poses_3d
+from jaxpose.skeleton import H36M17
+from jaxpose.train import exponential_decay
+
+TINY = (
+    "--poses",
+    "5",
+    "--width",
+    "8",
+    "--batch-size",
+    "16",
+    "--epochs",
+    "1",
+    "--eval-every",
+    "1",
+    "--warmup-steps",
+    "0",
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    synthetic.load(folder, poses=5)
+    return folder
+
+
+def test_presets_make_their_nets():
+    made = {name: pose_pairs.make_tasks(config, H36M17)[0] for name, config in h36m_lifting.PRESETS.items()}
+    assert isinstance(made["fc"].net, nets.LinearLifter) and made["fc"].net.dropout == 0.5
+    assert made["fc_rle"].net.dim == 6 and made["fc_rle"].loss_settings.loss == "rle"
+    assert isinstance(made["srnet"].net, nets.SRNet) and made["srnet"].net.groups == 5
+    assert made["videopose3d"].frames == 243 and made["videopose3d"].loss_settings.loss == "mpjpe"
+    for task in made.values():
+        assert tasks.from_config(task.config).config == task.config
+    rate = exponential_decay(1e-3, factor=0.95, every=10)
+    assert float(rate(9)) == pytest.approx(1e-3) and float(rate(10)) == pytest.approx(0.95e-3)
+
+
+def kind(data_dir, **changes):
+    config = replace(h36m_lifting.PRESETS["tiny"], poses=5, batch_size=16, data_dir=data_dir, **changes)
+    return pose_pairs.load(config)
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(data_dir):
+    pairs = kind(data_dir)
+    first = [jax.device_get(b) for b in pairs.train_batches(start_step=0, total=8)]
+    again = [jax.device_get(b) for b in pairs.train_batches(start_step=5, total=8)]
+    for a, b in zip(first[5:], again, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    other = next(iter(kind(data_dir, seed=1).train_batches(start_step=0, total=1)))
+    assert (np.asarray(other["px"]) != first[0]["px"]).any()
+    # Half of the poses are mirrored: their projections stay those of the mirrored pixels.
+    plain = next(iter(kind(data_dir, mirror=False).train_batches(start_step=0, total=1)))
+    same = (np.asarray(plain["px"]) == first[0]["px"]).all(axis=(1, 2, 3))
+    assert 0 < same.sum() < 16
+    b = first[0]
+    rays = b["joints"][..., :2] / b["joints"][..., 2:]
+    assert np.abs(rays * b["focal"][:, None] + b["center"][:, None] - b["px"][:, 0]).max() < 12  # the lens
+
+
+def test_perfect_and_mean_predictions(data_dir, tmp_path):
+    pairs = kind(data_dir, out=tmp_path)
+    truth = pose_pairs.truth_of(pairs.val).joints
+    task, _ = pose_pairs.make_tasks(pairs.config, H36M17)
+    scores = pairs.score({"joints": truth}, task, None, name="step_1", last=False)
+    assert scores["MPJPE"] == 0 and scores["skill"] == 1 and scores["3DPCK"] == 1
+    assert 0 < scores["MPJPE_linear"] < scores["MPJPE_mean_pose"] < 400
+    mean = np.broadcast_to(pairs._guesses["MPJPE_mean_pose"], truth.shape)
+    assert pairs.score({"joints": mean}, task, None, name="step_1", last=False)["skill"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_and_its_evaluation(data_dir, tmp_path, capsys):
+    out = tmp_path / "run"
+    scores = h36m_lifting.main([*TINY, "--data-dir", str(data_dir), "--out", str(out), "--no-plots"])
+    step = next((out / "results").glob("step_*_report.json"))
+    files = out / "results" / "truth.json", step.with_name(step.name.replace("_report", ""))
+    assert poses_3d.score(*files)["MPJPE"] == pytest.approx(scores["MPJPE"], abs=1e-2)
+    capsys.readouterr()
+    again = h36m_lifting.main(["--eval-only", str(out), "--poses", "5", "--data-dir", str(data_dir)])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["MPJPE"] == pytest.approx(scores["MPJPE"], rel=1e-5)
+    assert again["MPJPE_mean_pose"] == pytest.approx(scores["MPJPE_mean_pose"], rel=1e-6)
+    page = pose_pairs.load(replace(h36m_lifting.PRESETS["tiny"], poses=5, data_dir=data_dir, out=out))
+    page.report(files[1].stem)
+    assert "Lifted poses" in (out / "report.html").read_text()
+
+
+def test_videopose3ds_folder_is_opened(tmp_path):
+    world = {subject: {"Walking": synthetic.draw(subject, 3)[0]} for subject in ("S1", "S9")}
+    videopose3d.write(tmp_path, world)
+    config = replace(
+        h36m_lifting.PRESETS["fc"], data=tmp_path, train_subjects=("S1",), val_subjects=("S9",), val_every=2
+    )
+    pairs = pose_pairs.load(config)
+    assert len(pairs.train) == 12 and len(pairs.val) == 8 and pairs.val.frame.tolist() == [0, 2] * 4
+    with pytest.raises(ValueError, match="no subject S5"):
+        pose_pairs.load(replace(config, train_subjects=("S5",)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images", "photos"], "--images photos: this page reads joints"),
+        (["--groups", "3"], "--groups has no effect without --net srnet"),
+        (["--loss.reading", "paper"], "--loss.reading has no effect without --loss.loss rle"),
+        (["--every", "5"], "--every has no effect without --data"),
+        (["--norm", "proj"], "--relative --norm proj"),
+        (["--preset", "srnet", "--data", "d", "--val-subjects", "S1"], "S1 is in both"),
+        (["--preset", "srnet", "--data", "d", "--widths", "2"], "odd numbers"),
+        (["--preset", "fc", "--data", "d", "--norm", "lcn"], "only --net srnet does"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        config = h36m_lifting.PAGE.settings(flags)
+        pose_pairs.make_tasks(config, H36M17)

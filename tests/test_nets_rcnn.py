@@ -79,7 +79,7 @@ def test_more_boxes_than_slots_are_counted(small):
         "valid": jnp.ones((1, 6), bool),
     }
     logits, deltas = jnp.tile(jnp.array([0.0, 5.0]), (1, 6, 1)), jnp.zeros((1, 6, 2, 4))
-    rows = nets.RCNN.select(net, logits, deltas, proposals, jnp.array([[100, 100]]))
+    rows = jax.jit(net.select)(logits, deltas, proposals, jnp.array([[100, 100]]))
     assert rows["valid"].sum() == 4 and rows["candidates"].tolist() == [6]
 
 
@@ -88,7 +88,7 @@ def test_classes_suppress_themselves_alone():
     box = jnp.array([[[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 8.5]]])
     logits = jnp.log(jnp.array([[[0.5, 0.3, 0.2], [0.4, 0.35, 0.25]]]))
     proposals = {"boxes": box, "valid": jnp.ones((1, 2), bool)}
-    rows = net.select(logits, jnp.zeros((1, 2, 2, 4)), proposals, jnp.array([[20, 20]]))
+    rows = jax.jit(net.select)(logits, jnp.zeros((1, 2, 2, 4)), proposals, jnp.array([[20, 20]]))
     assert rows["labels"][0, :2].tolist() == [0, 1] and rows["valid"].tolist() == [[True, True, False, False]]
     np.testing.assert_allclose(rows["scores"][0, :2], [0.5, 0.35], rtol=1e-5)
 
@@ -160,10 +160,10 @@ def test_old_names_and_those_of_detectron2_give_the_same_net():
     old = {name.replace("blocks.0.0", "blocks.0").replace("conv.0.0", "conv"): value for name, value in state.items()}
     assert old.keys() != state.keys()
     masks = {"roi_heads.mask_head.0.0.weight": np.zeros((8, 8, 3, 3), np.float32)}
-    for other in (old, {f"module.{name}": value for name, value in state.items()}, state | masks):
-        assert weights.layout_of(other) == "keypoint_rcnn"
-        _, theirs = weights.from_torch(other, layout="keypoint_rcnn")
-        jax.tree.map(np.testing.assert_array_equal, variables, theirs)
+    other = {f"module.{name}": value for name, value in (old | masks).items()}
+    assert weights.layout_of(other) == "keypoint_rcnn"
+    _, theirs = weights.from_torch(other, layout="keypoint_rcnn")
+    jax.tree.map(np.testing.assert_array_equal, variables, theirs)
     theirs = {detectron2_name(name): value for name, value in state.items()}
     assert as_torchvision(theirs).keys() == state.keys()
     # Detectron2 has no box for the background, so that its last layer is smaller.

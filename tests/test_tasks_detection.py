@@ -150,3 +150,34 @@ def test_golden_training(golden, golden_json):
     np.testing.assert_allclose(
         np.linalg.norm(gradient["backbone"]["conv1"]["kernel"]), g["first_grad_norm"][first], rtol=1e-3
     )
+
+
+def test_golden_training_of_detectron2(golden, golden_json):
+    g, facts = golden("detection/d2_tiny"), golden_json("detection/d2_tiny")
+    state = reference.weights(facts["tiny_state"], facts["tiny_scales"], facts["AB"])
+    state["backbone.bottom_up.stem.conv1.weight"] /= np.float32(facts["tiny_stem_divisor"])
+    net, variables = weights.from_torch(state, layout="detectron2_rcnn")
+    images, size_hw = np.zeros((2, 192, 192, 3), np.float32), []
+    box, people, keypoints = (
+        np.zeros((2, 4, 4), np.float32),
+        np.zeros((2, 4), bool),
+        np.zeros((2, 4, 17, 3), np.float32),
+    )
+    for i in range(2):
+        picture, count = g[f"input{i}_rgb_u8"], len(g[f"gt_boxes{i}"])
+        images[i, : len(picture), : picture.shape[1]] = picture[..., ::-1] - np.array([103.530, 116.280, 123.675])
+        size_hw.append(picture.shape[:2])
+        people[i, :count], box[i, :count], keypoints[i, :count] = True, g[f"gt_boxes{i}"], g[f"gt_keypoints{i}"]
+    batch = {"size_hw": np.array(size_hw), "boxes": box, "people": people, "keypoints": keypoints}
+    settings = RegionLoss(pre_nms=300, post_nms=150, anchors=64, regions=64)
+    options = {"settings": settings, "priority": falling(2), "method": region_losses, "mutable": ["batch_stats"]}
+    terms, _ = jax.jit(lambda variables: net.apply(variables, images, batch, **options))(variables)
+    names = {
+        "class": "cls",
+        "box": "box_reg",
+        "joints": "keypoint",
+        "proposal_score": "rpn_cls",
+        "proposal_box": "rpn_loc",
+    }
+    for ours, theirs in names.items():
+        np.testing.assert_allclose(terms[ours], g[f"first_loss_{theirs}"], rtol=1e-5, err_msg=ours)

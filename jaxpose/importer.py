@@ -470,7 +470,7 @@ def _regression(net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, 
 def _heatmaps(
     net, settings: Mapping[str, Any], shared: Mapping[str, Any], *, decode: str, beta: float, **_
 ) -> ImageTask:
-    """Builds the task. Settings: variant of `tasks.MapLoss`; border of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
+    """Builds the task. Settings: variant of `tasks.MapLoss`; border and offset of `tasks.Readout`; preprocess of `tasks.heatmaps`."""
     from jaxpose import tasks
 
     sigma = 3.0 if shared["size_wh"][1] >= 384 else 2.0
@@ -478,7 +478,8 @@ def _heatmaps(
         read = tasks.Readout(decode, beta=beta, confidence="one")
         maps, joints = tasks.MapLoss("js", sigma=sigma), tasks.JointLoss("smooth_l1", variant="mmpose")
     else:
-        read = tasks.Readout(decode, border=settings["border"], kernel=17 if sigma == 3 else 11)
+        offset = settings.get("offset", 0.0) if decode == "argmax" else 0.0
+        read = tasks.Readout(decode, border=settings["border"], kernel=17 if sigma == 3 else 11, offset=offset)
         target = {"argmax": "msra", "dark": "unbiased", "udp": "udp"}[decode]
         maps = tasks.MapLoss(sigma=sigma, target=target, variant=settings["variant"])
         joints = tasks.JointLoss()

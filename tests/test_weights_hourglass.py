@@ -173,6 +173,14 @@ def test_import_makes_a_checkpoint_of_the_heatmap_family(stem, tmp_path):
     task = tasks.from_config(config["task"])
     assert task.family == "heatmaps" and task.size_wh == (256, 256) and task.skeleton.name == "mpii16"
     assert task.preprocess == {"bearpaw": "bearpaw", "princeton": "unit"}[stem]
+    assert task.readout.offset == 0.5
+    peak = np.zeros((1, 64, 64, 16), np.float32)
+    peak[:, 20, 30] = 1.0
+    np.testing.assert_allclose(
+        task.codec.decode(jnp.asarray(peak), size_wh=(256, 256))[0][0, 0], [122, 82]
+    )  # 4 (30.5, 20.5)
+    mirrored = task.codec.mirror(jnp.asarray(peak), flip_index=task.flip_index)
+    np.testing.assert_array_equal(mirrored[0, 20, 33], 1)  # 63 - 30, not moved
     maps = task.net.apply(
         {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}, jnp.zeros((1, 64, 64, 3))
     )

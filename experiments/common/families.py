@@ -164,7 +164,7 @@ class HeatmapConfig(persons.PersonConfig, BackboneConfig):
         if decode not in ("dark", "udp"):
             flags["read.kernel"] = "--read.decode dark or udp"
         if decode != "argmax":
-            flags |= {f"read.{name}": "--read.decode argmax" for name in ("border", "shift")}
+            flags |= {f"read.{name}": "--read.decode argmax" for name in ("border", "shift", "offset")}
         if decode != "soft_argmax" and self.joints.kind == "none":
             flags |= {f"read.{name}": "--read.decode soft_argmax" for name in ("compensate", "floor")}
         return flags

@@ -153,18 +153,19 @@ def main(
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     level = tasks.from_config(read_config(checkpoint, step=step)["task"]).level
+    of_people = {
+        "boxes": boxes, "detector": detector, "max_people": max_people, "guarantee": guarantee, "whole_pose": whole_pose,
+        "draw_above": draw_above, "test_size": test_size, "fit": fit, "scales": scales, "formats": formats, "track": track,
+        "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth,
+    }  # fmt: skip
     if level == "pair":
-        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee, region=region,
-                         test_size=test_size, fit=fit, scales=scales, formats=formats, track=track, people=people,
-                         max_frames=max_frames, exif=exif, what="lifts joints of a result file")  # fmt: skip
+        _check_for_scans(region=region, **of_people, what="lifts joints of a result file")
         lift.run(checkpoint, inputs, out=out, images=images, step=step, flip_test=flip_test)
         return
     if images is not None:
         raise ValueError(f"--images {images}: it is for a lifter, which {checkpoint} is not; leave it out")
     if level == "scan":
-        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee,
-                         test_size=test_size, fit=fit, scales=scales, formats=formats,
-                         track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
+        _check_for_scans(**of_people)
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return
     local(out)

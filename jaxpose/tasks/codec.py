@@ -35,6 +35,8 @@ class MapCodec:
         kernel: width of the blur of "dark" and "udp": 11 for a sigma of 2, 17 for 3.
         border: rule of the shift of "argmax" at the border of the map.
         shift: distance in map pixels that "argmax" moves towards the higher neighbour; 0 is the pixel itself.
+        offset: map pixels added to a decoded position: 0.5 for nets whose targets were truncated to whole map pixels, as those
+            of the published hourglass nets (QUIRK B7); the maps of the mirrored image then need no move.
 
     >>> codec = MapCodec(target="udp", search="udp")
     >>> joints = jnp.array([[[95.0, 127.5]]])
@@ -52,6 +54,7 @@ class MapCodec:
     kernel: int = 11
     border: Literal["hrnet", "mmpose"] = "hrnet"
     shift: float = 0.25
+    offset: float = 0.0
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -120,7 +123,7 @@ class MapCodec:
                 xy, peak = heatmap.dark(maps, kernel=self.kernel)
             case "udp":
                 xy, peak = heatmap.udp(maps, kernel=self.kernel)
-        return self.from_map(xy, size_wh=size_wh, size_hw=maps.shape[-3:-1]), peak
+        return self.from_map(xy + self.offset, size_wh=size_wh, size_hw=maps.shape[-3:-1]), peak
 
     def mirror(self, maps: jax.Array, *, flip_index: jax.Array) -> jax.Array:
         """Converts maps (B, h, w, K) of mirrored images so that they can be averaged with those of the images themselves.
@@ -130,7 +133,7 @@ class MapCodec:
             flip_index: (K,) indices of the joints that take the place of each joint in the mirror image.
         """
         mirrored = maps[:, :, ::-1, flip_index]
-        if self.target == "udp":
+        if self.target == "udp" or self.offset:
             return mirrored
         # Pixel i of the map is pixel i W / w of the input, so the mirror image is off by 1 - w / W of a column. It is moved by
         # one column, as in HRNet's code.

@@ -69,6 +69,8 @@ class Readout:
             softmax with `beta`; "one": 1, as in the published code of integral regression (QUIRK I4).
         shift: distance in map pixels that "argmax" moves towards the higher neighbour: a quarter in SimpleBaseline and HRNet; 0,
             the pixel itself, in equation 1 of Sun 2018 (QUIRK I5).
+        offset: map pixels added to the position that "argmax" reads: 0.5 in the code of the hourglass nets, whose targets were
+            truncated to whole pixels (QUIRK B7).
     """
 
     decode: Literal["argmax", "dark", "udp", "soft_argmax"] = "argmax"
@@ -80,10 +82,13 @@ class Readout:
     kernel: int = 11
     confidence: Literal["peak", "probability", "one"] = "peak"
     shift: float = later(0.25)
+    offset: float = later(0.0)
 
     def __post_init__(self):
         check_choices(self)
         check_positive(self, "beta")
+        if not 0 <= self.offset <= 0.5:
+            raise ValueError(f"offset={self.offset}: expected 0 to half a map pixel")
         if not 0 < self.floor < 1:
             raise ValueError(f"floor={self.floor}: expected a number between 0 and 1")
         if self.kernel < 3 or self.kernel % 2 == 0:
@@ -138,7 +143,14 @@ class Heatmaps(NetTask):
         """The encoding that the loss and the decoder share: the target of the loss, with the search of the readout."""
         read = self.readout
         search = "argmax" if self.integrates else read.decode
-        return replace(self.map_loss.codec, search=search, kernel=read.kernel, border=read.border, shift=read.shift)
+        return replace(
+            self.map_loss.codec,
+            search=search,
+            kernel=read.kernel,
+            border=read.border,
+            shift=read.shift,
+            offset=read.offset,
+        )
 
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
         """See `Task.loss`.

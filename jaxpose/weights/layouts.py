@@ -382,7 +382,7 @@ ROWS = (
         build=hourglass.bearpaw,
         needs=("hg.0.hg.0.0.0.", "score.0.", "layer3.0."),
         family="heatmaps",
-        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "bearpaw"},
+        settings={"variant": "mmpose", "border": "hrnet", "offset": 0.5, "preprocess": "bearpaw"},
         pages=HRNET_PAGES,
     ),
     PublishedNet(
@@ -391,7 +391,7 @@ ROWS = (
         needs=("hgs.0.0.up1.", "outs.0.conv.", "pre.0.conv."),
         ignored=hourglass.UNUSED_SHORTCUTS,
         family="heatmaps",
-        settings={"variant": "mmpose", "border": "hrnet", "preprocess": "unit"},
+        settings={"variant": "mmpose", "border": "hrnet", "offset": 0.5, "preprocess": "unit"},
         pages=HRNET_PAGES,
     ),
 )

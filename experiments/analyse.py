@@ -16,6 +16,9 @@ OUT/analysis.json, and drawn:
 Errors of occlusion and truncation are in pixels of the whole person's crop, so that people of all sizes have the same weight,
 and parts can be compared with the whole. A heatmap cannot show a joint outside of the crop; a regression can.
 
+For a run in space (h36m_rle, h36m_integral) the errors of occlusion are in mm, relative to the root, with its true depth, of the joints
+that are labelled in space, as in tables 15 and 16; there is no truncation.
+
 Output for `coco_rle --preset tiny --epochs 20 --milestones 14 18 --synthetic-images 1000` (crops of 72x96 px, a short training:
 the figures illustrate the page, not the accuracy of RLE) with --count 0 --patch 16 --stride 16, in 10 s on two cores:
 
@@ -45,8 +48,9 @@ import tyro
 
 from experiments.common import runner
 from experiments.common.rules import AnyValue, AtLeast, LocalPath, Positive, check
+from experiments.common.space import in_camera
 from jaxpose import checkpoint, files, geometry, inference, metrics, tasks
-from jaxpose.data import builder, crops, formats
+from jaxpose.data import builder, crops, formats, space
 from jaxpose.data.source import Source
 from jaxpose.evaluation import report
 from jaxpose.inference import Settings
@@ -155,28 +159,45 @@ class CropPredictor:
     def __init__(self, task: tasks.Task, variables: Any, config: Config, *, settings: Settings | None = None):
         self.size_wh, self.settings = task.size_wh, settings or Settings()
         self.config, fill = config, FILLS[config.fill]
+        self.root = task.depth.root if isinstance(task, tasks.Regression3D) else None
 
-        def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, jax.Array]:
+        def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, ...]:
             hidden = paint(images, low, high, fill, inside=inside)
             outputs = task.predict(variables, {"image": hidden}, flip_test=config.flip_test)
-            return outputs["xy"], outputs["confidence"]
+            return outputs["xy"], outputs["confidence"], outputs.get("depth", outputs["confidence"])
 
         self._predict = jax.jit(predict, static_argnames="inside")
 
     def batches(self, source: Source) -> Iterator[dict[str, np.ndarray]]:
         batch_size = min(self.config.batch_size, len(source))
-        yield from crops.eval_batches(
+        batches = crops.eval_batches(
             source, size_wh=self.size_wh, batch_size=batch_size, threads=self.config.workers,
             padding=self.settings.padding, decode=self.settings.decode,
         )  # fmt: skip
+        for batch in batches:
+            yield {**batch, "joints": batch["joints"][..., :2], "depth": batch["joints"][..., 2:]}
 
     def predict(
         self, batch: dict[str, np.ndarray], low: np.ndarray, high: np.ndarray, *, inside: bool = True
     ) -> dict[str, np.ndarray]:
-        """Returns xy, confidence, and error in pixels of this crop."""
-        xy, confidence = jax.device_get(self._predict(batch["image"], low, high, inside))
+        """Returns xy, confidence, and error in pixels of this crop, or in mm in space."""
+        xy, confidence, depth = jax.device_get(self._predict(batch["image"], low, high, inside))
         labelled = labels(batch)
+        if self.root is not None:
+            error = self.millimetres(batch, xy, depth)
+            return {"xy": xy, "confidence": confidence, "error": np.where(labelled, error, 0.0)}
         return {"xy": xy, "confidence": confidence, "error": metrics.distance(xy, batch["joints"], where=labelled)}
+
+    def millimetres(self, batch: dict[str, np.ndarray], xy: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Returns the distances (B, K) of joints in space from their labels, both relative to the root."""
+        labelled = batch["has_depth"].all(1)[:, None, None]
+        camera, root = np.nan_to_num(batch["camera"], nan=1.0), np.nan_to_num(batch["root"], nan=1.0)
+        poses = [
+            in_camera(inference.to_image(px, batch["affine"]), z, root=root, camera=camera)
+            for px, z in ((xy, depth), (batch["joints"], batch["depth"][..., 0]))
+        ]
+        relative = [points - points[:, list(self.root)].mean(1, keepdims=True) for points in poses]
+        return np.linalg.norm(np.where(labelled, relative[0] - relative[1], 0.0), axis=-1)
 
     def whole(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the prediction with nothing painted over."""
@@ -185,8 +206,9 @@ class CropPredictor:
 
 
 def labels(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns (B, K): True for a labelled joint in a row that is not padding."""
-    return (batch["visibility"] > 0) & batch["valid"][:, None]
+    """Returns (B, K): True for a labelled joint in a row that is not padding; in space of a person that is known completely."""
+    labelled = (batch["visibility"] > 0) & batch["valid"][:, None]
+    return labelled & batch["has_depth"].all(1, keepdims=True) if "has_depth" in batch else labelled
 
 
 def as_it_is(
@@ -335,10 +357,17 @@ def analyse(config: Config) -> dict[str, Any]:
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
     if config.patch > min(task.size_wh):
         raise ValueError(f"--patch {config.patch}: expected at most the size of the crop, {list(task.size_wh)}")
-    reader = formats.choose(config.format, config.data, config.split)
+    in_space = isinstance(task, tasks.Regression3D)
+    format = "coco_3d" if in_space and config.format == "coco" else config.format
+    reader = formats.choose(format, config.data, config.split)
     source = builder.prepare(
         config.data, split=config.split, data_dir=config.data_dir, skeleton=task.skeleton, reader=reader
     )
+    if in_space and not space.has_space(source):
+        raise ValueError(
+            f"{config.data} has no joints in space, which the net in {config.checkpoint} predicts: give --format"
+        )
+    source = source if in_space else space.flattened(source)
     if len(source) == 0:
         raise ValueError(f"split {config.split!r} of {config.data} has no person with labelled keypoints")
     source = select_persons(source, config.count)
@@ -350,7 +379,8 @@ def analyse(config: Config) -> dict[str, Any]:
         "settings": json.loads(json.dumps(vars(config), default=str)),
         "as_it_is": as_it_is(batches, outputs_whole, source.skeleton),
         "occlusion": occlusion(predictor, batches, outputs_whole, source.skeleton),
-        "truncation": truncation(predictor, source, batches, outputs_whole),
+        "truncation": {} if in_space else truncation(predictor, source, batches, outputs_whole),
+        "unit": "mm" if in_space else "crop px",
     }
 
 
@@ -371,7 +401,7 @@ def text(result: dict[str, Any]) -> str:
             f"{name:28}{row['labels']:>8}" + "".join(f"{s:>{n}}" for s, n in zip(cells, (9, 9, 12, 8), strict=True))
         )
     table = result["occlusion"]["covered"]
-    lines += ["", "EPE, crop pixels; rows: the covered part, columns: the joint with the error"]
+    lines += ["", f"EPE, {result['unit']}; rows: the covered part, columns: the joint with the error"]
     lines.append(f"{'':12}" + "".join(f"{column[:9]:>10}" for column in table))
     for name, row in table.items():
         cells = ["-" if cell["EPE"] is None else f"{cell['EPE']:.2f}" for cell in row.values()]
@@ -389,7 +419,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     table = result["occlusion"]["covered"]
     names = list(table)
     figure, axes = plt.subplots(1, 2, figsize=(13, 5.5))
-    for axis, key, title in ((axes[0], "EPE", "EPE (crop px)"), (axes[1], "confidence", "confidence")):
+    for axis, key, title in ((axes[0], "EPE", f"EPE ({result['unit']})"), (axes[1], "confidence", "confidence")):
         change = [
             [np.nan if c["EPE"] is None else c[key] - c[f"{key}_whole"] for c in table[row].values()] for row in names
         ]

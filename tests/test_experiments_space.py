@@ -145,3 +145,17 @@ def test_published_evaluation(golden, tmp_path):
     scores = poses_3d.scores(points, target)
     np.testing.assert_allclose(scores["MPJPE"], case["eval_total_mpjpe"], rtol=1e-5)
     np.testing.assert_allclose(scores["PA-MPJPE"], case["eval_pa_mpjpe"], rtol=1e-5)
+
+
+def test_occlusion_is_analysed_in_mm(run, capsys):
+    from experiments import analyse
+
+    folder, _, scores = run
+    result = analyse.main(
+        [str(folder / "run"), "--data", str(folder / "data"), "--split", "train", "--count", "0", "--patch", "16", "--stride", "16",
+         "--batch-size", "4", "--no-plots", "--data-dir", str(folder / "prepared")]
+    )  # fmt: skip
+    whole = [of for of in result["occlusion"]["relations"].values() if of["labels"]]
+    total = sum(of["labels"] * of["EPE_whole"] for of in whole) / sum(of["labels"] for of in whole)
+    assert result["unit"] == "mm" and "EPE, mm; rows" in capsys.readouterr().out
+    assert total == pytest.approx(scores["MPJPE"], rel=0.05)

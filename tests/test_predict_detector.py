@@ -84,7 +84,10 @@ def test_a_detector_finds_people_that_another_net_poses(runs, tmp_path, caplog):
     records = json.loads((tmp_path / "poses" / "results.json").read_text())
     assert len(records) >= SLOTS and all(len(record["keypoints"]) == 6 for record in records)
     # The same boxes as those of the detector alone, whose results --boxes reads.
-    command.main(runs / "boxes", tuple(pictures), out=tmp_path / "boxes")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        command.main(runs / "boxes", tuple(pictures), out=tmp_path / "boxes")
+    assert f"for {SLOTS} slots" in caplog.text and "a.png" in caplog.text
     records_of_boxes = json.loads((tmp_path / "boxes" / "results.json").read_text())
     assert len(records_of_boxes) == len(records) and set(records_of_boxes[0]) == {
         "image_id",

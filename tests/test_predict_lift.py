@@ -104,6 +104,12 @@ def other_ids(folder):
         (lambda f: write(f, people()[:, :16]), [], "its category names 17 joints, the results have 16"),
         (lambda f: write_json(f / "results.json", []), [], "no results to lift"),
         (lambda f: None, ["--boxes", "b.json"], "--boxes: it is for people in pictures, and this run lifts joints"),
+        (
+            lambda f: None,
+            ["--camera", "9", "5", "5"],
+            "--camera: it is for people in pictures, and this run lifts joints",
+        ),
+        (lambda f: None, ["--draw-above", "0.1"], "--draw-above: it is for people in pictures"),
         (lambda f: None, ["--images", "none.json"], "none.json: no such file"),
     ],
 )

@@ -86,6 +86,8 @@ def test_what_is_no_scan_is_refused(run, drawn, tmp_path):
         command.main(run["l1"], (str(tmp_path / "absent.png"),), out=tmp_path / "out")
     with pytest.raises(ValueError, match="--boxes: it is for people in pictures"):
         command.main(run["l1"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", boxes=tmp_path / "b.json")
+    with pytest.raises(ValueError, match="--root-depth: it is for people in pictures"):
+        command.main(run["l1"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", root_depth=4000.0)
     with pytest.raises(ValueError, match="--region 1.5: expected a probability"):
         command.main(run["laplace"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", region=1.5)
 

@@ -153,18 +153,19 @@ def main(
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = Options(formats=formats, radius=within, fps=fps, tracked=track or people is not None, people=people)
     level = tasks.from_config(read_config(checkpoint, step=step)["task"]).level
+    of_people = {
+        "boxes": boxes, "detector": detector, "max_people": max_people, "guarantee": guarantee, "whole_pose": whole_pose,
+        "draw_above": draw_above, "test_size": test_size, "fit": fit, "scales": scales, "formats": formats, "track": track,
+        "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth,
+    }  # fmt: skip
     if level == "pair":
-        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee, region=region,
-                         test_size=test_size, fit=fit, scales=scales, formats=formats, track=track, people=people,
-                         max_frames=max_frames, exif=exif, what="lifts joints of a result file")  # fmt: skip
+        _check_for_scans(region=region, **of_people, what="lifts joints of a result file")
         lift.run(checkpoint, inputs, out=out, images=images, step=step, flip_test=flip_test)
         return
     if images is not None:
         raise ValueError(f"--images {images}: it is for a lifter, which {checkpoint} is not; leave it out")
     if level == "scan":
-        _check_for_scans(boxes=boxes, detector=detector, max_people=max_people, guarantee=guarantee,
-                         test_size=test_size, fit=fit, scales=scales, formats=formats,
-                         track=track, people=people, max_frames=max_frames, exif=exif)  # fmt: skip
+        _check_for_scans(**of_people)
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return
     local(out)
@@ -368,9 +369,12 @@ class _Work:
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]
+        names = [f"{file}, frame {frame}" if is_video(file) else str(file) for file, _, frame in items]
+        if self.predictor.detector is not None:
+            return self.predictor.detected(images, names)
         if self.finder is not None:
             people = self.finder(images)
-            warn_of_left_out(people, [file if not frame else f"{file}, frame {frame}" for file, _, frame in items])
+            warn_of_left_out(people, names)
             return self.predictor(images, [each.scored_boxes for each in people])
         if self.boxes is None:
             return self.predictor(images)

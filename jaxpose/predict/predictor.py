@@ -133,19 +133,21 @@ class Predictor:
             batch = slice(start, start + self.batch_size)
             pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[batch]]
             if self.detector is not None:
-                poses += self._detected(pictures, images[batch])
+                poses += self.detected(pictures, [_name(*pair) for pair in zip(images[batch], pictures, strict=True)])
             elif self.finds_people:
                 poses += self._in_whole(pictures)
             else:
                 poses += self._in_boxes(pictures, boxes[batch], first=start)
         return poses
 
-    def _detected(self, pictures: list[np.ndarray], sources: Sequence[Any]) -> list[Poses]:
+    def detected(self, pictures: list[np.ndarray], names: Sequence[Any]) -> list[Poses]:
+        """Returns the people that a detector finds in decoded pictures (h, w, 3).
+
+        Args:
+            pictures: The pictures.
+            names: What a warning calls each of them, if it has more people than slots.
+        """
         people = self.detector(pictures)
-        names = [
-            s if isinstance(s, (str, Path)) else f"a picture of {p.shape[1]}x{p.shape[0]} pixels"
-            for s, p in zip(sources, pictures, strict=True)
-        ]
         warn_of_left_out(people, names)
         return [
             Poses(
@@ -283,6 +285,11 @@ def load(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
         max_pixels=max_pixels, min_score=min_score, max_people=max_people, device=device, camera=camera, root_depth=root_depth,
     )  # fmt: skip
+
+
+def _name(source: Any, picture: np.ndarray) -> str:
+    named = isinstance(source, (str, Path))
+    return str(source) if named else f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels"
 
 
 def _check_finite(*outputs: np.ndarray) -> None:

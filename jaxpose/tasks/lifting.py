@@ -432,6 +432,7 @@ class Lifting:
 
 def mirrored(batch: Batch, skeleton: Skeleton) -> Batch:
     """Returns a batch of mirrored pictures: pixels w - x, left and right exchanged, and positions -x in space."""
+    batch = {name: jnp.asarray(values) for name, values in batch.items()}
     swap = jnp.asarray(skeleton.flip_index)
     width = batch["size_wh"][:, 0]
     px = batch["px"][..., swap, :]

@@ -24,7 +24,7 @@ from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
     family.family: family
-    for family in (Regression, Regression3D, Heatmaps, DepthMaps, BottomUp, Boundaries, Detection, Lifting)
+    for family in (Regression, Heatmaps, DepthMaps, BottomUp, Boundaries, Detection, Lifting, Regression3D)
 }
 
 

@@ -130,3 +130,23 @@ def test_flags_that_do_not_fit_are_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         config = h36m_lifting.PAGE.settings(flags)
         pose_pairs.make_tasks(config, H36M17)
+
+
+def test_windows_and_mirrors_are_those_of_the_reference_code(golden):
+    """VideoPose3D's generator of chunks: one frame out, five in, edges repeated, every chunk also mirrored."""
+    from jaxpose.data import pairs as data
+
+    g = golden("three_d/lifting")
+    xy, joints = (np.concatenate([g[f"chunk_seq0_{d}"], g[f"chunk_seq1_{d}"]]) for d in ("2d", "3d"))
+    sequence = np.repeat([0, 1], [len(g["chunk_seq0_2d"]), len(g["chunk_seq1_2d"])])
+    zeros, names = np.zeros((len(xy), 2), np.float32), np.full(len(xy), "")
+    source = data.Pairs(
+        px=xy, joints=joints, focal=zeros, center=zeros, size_wh=zeros, sequence=sequence, frame=np.arange(len(xy)),
+        subject=names, action=names, camera=names, skeleton=H36M17,
+    )  # fmt: skip
+    starts = {0: 0, 1: int(np.argmax(sequence))}
+    index = np.array([starts[int(s)] + int(start) for s, start, _, _ in g["chunk_pairs"]])
+    batch = pose_pairs.arrays(source, index, data.windows(source, 5)[index])
+    batch = pose_pairs.mirror(batch, g["chunk_pairs"][:, 3] > 0, H36M17)
+    np.testing.assert_allclose(batch["px"], g["chunk_batch_2d"], atol=1e-6)
+    np.testing.assert_allclose(batch["joints"][:, None], g["chunk_batch_3d"], atol=1e-6)

@@ -26,6 +26,7 @@ from experiments import (
     h36m_lifting,
     h36m_rle,
     oct_rle,
+    orderings,
     rhd_integral,
 )
 from jaxpose import importer, new, suggest, summary
@@ -247,7 +248,7 @@ def test_flags_exist(capsys):
     ]
     pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral, oct_rle, h36m_lifting, h36m_rle]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
-    for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, scaling_model.Options]:
+    for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, orderings.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):
             tyro.cli(kind, args=["--help"])
     known = set(re.findall(r"--[a-z][\w.-]+", capsys.readouterr().out))

@@ -119,6 +119,7 @@ def of_the_task(name: str, config: RunConfig) -> bool:
     kinds = (RunConfig, persons.PersonConfig, hands.HandData, space.SpaceDataConfig, whole_images.ImageConfig)
     data = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     data |= {"poses", "mirror", "root"}  # of pairs of poses
+    data |= {"flatten", "compensate", "crops"}  # of scans
     return name.partition(".")[0] not in data | ELSEWHERE or name == "size_wh"
 
 

@@ -208,6 +208,15 @@ def test_a_format_is_recognised_in_every_encoding(tmp_path, encoding):
         assert formats.guess(None, "test", annotations=path) == expected
 
 
+@pytest.mark.parametrize("field", ["hand_type", "joint_cam", "cam_param", "keypoints_world"])
+def test_one_more_field_does_not_make_another_format(tmp_path, field):
+    """Such as the side of a hand in one's own annotations, which were COCO's before hands in space had a format."""
+    content = tiny_coco.content()
+    content["annotations"][0][field] = "left"
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    assert formats.guess(None, "test", annotations=tmp_path / "test.json") == "coco"
+
+
 @pytest.mark.parametrize("order", [("images", "annotations", "categories"), ("annotations", "categories", "images")])
 def test_crowd_indices_are_seen_in_a_long_file(tmp_path, order):
     data = test_data_formats_crowdpose.content()

@@ -114,11 +114,19 @@ def value_of(config: RunConfig, name: str) -> Any:
 
 def of_the_task(name: str, config: RunConfig) -> bool:
     """Whether a flag describes the task, which every field of the pages' own classes does that the data and the runner do not read."""
-    from experiments.common import hands, persons, space, whole_images
+    from experiments.common import hands, persons, scans, space, whole_images
 
-    kinds = (RunConfig, persons.PersonConfig, hands.HandData, space.SpaceDataConfig, whole_images.ImageConfig)
+    kinds = (
+        RunConfig,
+        persons.PersonConfig,
+        hands.HandData,
+        scans.ScanData,
+        space.SpaceDataConfig,
+        whole_images.ImageConfig,
+    )
     data = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     data |= {"poses", "mirror", "root"}  # of pairs of poses
+    data |= {"flatten", "compensate", "crops"}  # of scans
     return name.partition(".")[0] not in data | ELSEWHERE or name == "size_wh"
 
 

@@ -40,8 +40,8 @@ NOT_FOR_SCANS = ("labels", "labels_format", "names", "corner", "box", "annotatio
 
 
 @dataclass(frozen=True)
-class ScanConfig(RunConfig):
-    """Settings of every run on scans."""
+class ScanData(RunConfig):
+    """Which scans a run reads, and how they are prepared."""
 
     LEVEL = "scan"
 
@@ -65,6 +65,11 @@ class ScanConfig(RunConfig):
     """Mirror the training crops and stretch their depth, each with probability 0.5."""
     crops: Annotated[int, Positive, Fixed] = 1
     """Crops of a scan in an epoch."""
+
+
+@dataclass(frozen=True)
+class ScanConfig(ScanData):
+    """Settings of every run on scans."""
 
     head: Annotated[Literal["regression", "softmax"], AnyValue, Fixed] = "regression"
     """Rows by one linear layer on the features of a column with --likelihood, or He's softmax over columns with his losses."""

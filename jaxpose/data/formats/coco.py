@@ -49,8 +49,11 @@ __all__ = [
 CONTENT = "an object with the lists 'images', 'annotations' and 'categories'"
 WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """Fields of COCO-WholeBody's annotations, beside COCO's 17 joints."""
-OF_OTHER_FORMATS = ("crowdIndex", "joint_cam", "hand_type", *WHOLE_BODY, "keypoints_3d_unit", "cam_param")
-"""Fields of formats that resemble COCO's and have readers of their own."""
+OF_OTHER_FORMATS = (
+    ("crowdIndex",), *((name,) for name in WHOLE_BODY), ("keypoints_3d_unit",), ("joint_cam", "hand_type"),
+    ("cam_param", "keypoints_world"),
+)  # fmt: skip
+"""Fields, all of one group together, of formats that resemble COCO's and have readers of their own."""
 NUMBERED = "called joint_0"
 """Part of the note that the joints of a category without names were numbered."""
 ALL = "all"
@@ -246,7 +249,7 @@ def recognises(annotations: str | Path) -> bool:
     True
     """
     text = layout.edges(annotations)
-    return text.startswith("{") and not any(f'"{key}"' in text for key in OF_OTHER_FORMATS)
+    return text.startswith("{") and not any(all(f'"{key}"' in text for key in fields) for fields in OF_OTHER_FORMATS)
 
 
 def ground_truth(annotations: str | Path, images: str | Path, *, split: str | None = None) -> Path:

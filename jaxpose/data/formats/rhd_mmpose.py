@@ -108,7 +108,7 @@ def recognises(annotations: str | Path) -> bool:
     (True, False)
     """
     text = layout.edges(annotations)
-    return text.startswith("{") and any(f'"{key}"' in text for key in KEYS[:2])
+    return text.startswith("{") and all(f'"{key}"' in text for key in KEYS[:2])
 
 
 def own_skeleton(annotations: str | Path, *, category: str | int | None = None) -> Skeleton:

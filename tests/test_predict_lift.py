@@ -84,6 +84,9 @@ def test_a_temporal_net_reads_neighbouring_pictures(tmp_path):
     twice = results.from_predictions(xy, np.ones((4, 17)), image_id=[1, 1, 2, 3])
     with pytest.raises(ValueError, match="several people in a picture; this net reads 3 frames"):
         lift.frames_of(xy, twice, task, tmp_path / "r.json")
+    of_videos = [record | {"file_name": f"{i // 2}.mp4", "frame": i % 2} for i, record in enumerate(records)]
+    with pytest.raises(ValueError, match=r"poses of 2 videos \(0\.mp4, 1\.mp4\); this net reads 3 frames in a row"):
+        lift.frames_of(xy, of_videos, task, tmp_path / "r.json")
 
 
 def no_images(folder):

@@ -215,6 +215,11 @@ def frames_of(xy: np.ndarray, records: Sequence[Mapping[str, Any]], task: tasks.
             f"{path}: several people in a picture; this net reads {task.frames} frames of one person: give a file with one result per "
             "picture"
         )
+    if len(videos := dict.fromkeys(str(r["file_name"]) for r in records if "frame" in r and "file_name" in r)) > 1:
+        raise ValueError(
+            f"{path}: poses of {len(videos)} videos ({', '.join(list(videos)[:3])!s:.100}); this net reads {task.frames} frames in a row, "
+            "which one video has: predict and lift them one by one"
+        )
     order = np.argsort(ids)
     offsets = np.arange(task.frames) - (task.frames - 1 if task.causal else task.frames // 2)
     place = np.argsort(order)

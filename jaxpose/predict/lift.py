@@ -215,9 +215,10 @@ def frames_of(xy: np.ndarray, records: Sequence[Mapping[str, Any]], task: tasks.
             f"{path}: several people in a picture; this net reads {task.frames} frames of one person: give a file with one result per "
             "picture"
         )
-    if len(videos := dict.fromkeys(str(r["file_name"]) for r in records if "frame" in r and "file_name" in r)) > 1:
+    videos = list(dict.fromkeys(str(r["file_name"]) for r in records if "frame" in r and "file_name" in r))
+    if len(videos) > 1:
         raise ValueError(
-            f"{path}: poses of {len(videos)} videos ({', '.join(list(videos)[:3])!s:.100}); this net reads {task.frames} frames in a row, "
+            f"{path}: poses of {len(videos)} videos ({', '.join(videos[:3]):.100}); this net reads {task.frames} frames in a row, "
             "which one video has: predict and lift them one by one"
         )
     order = np.argsort(ids)

@@ -45,7 +45,8 @@ class Resize:
         short: the shorter side, px.
         longest: the largest length of the longer side, px, which has priority.
         rule: the code base whose interpolation and rounding are used (QUIRK E7).
-        half_pixel: if True, joints are in continuous coordinates, so that half a pixel is subtracted from them.
+        half_pixel: if True, the joints of the net are in continuous coordinates, so that half a pixel is subtracted from predicted
+            ones; the caller adds it to the labels that it trains on (`Detection.loss`), which is not done here.
     """
 
     short: int = 800
@@ -131,7 +132,8 @@ class Detection(NetTask):
         Args:
             variables: the variables, with the structure that `init` returns.
             batch: "image" (B, H, W, 3) in 0..255, padded, "size_hw" (B, 2), "boxes" (B, G, 4) xyxy, "people" (B, G) bool,
-                with joints "keypoints" (B, G, K, 3), and "image_id" (B,), which decides what is sampled of an image.
+                with joints "keypoints" (B, G, K, 3), with `Resize.half_pixel` half a pixel of the picture more than COCO's, and
+                "image_id" (B,), which decides what is sampled of an image.
             key: random key of this step.
             priority: other priorities of the samples, see `region_losses`.
         """

@@ -144,8 +144,9 @@ def main(
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
             trained (its --exif).
         camera: For a run in space: f cx cy or fx fy cx cy in pixels of the pictures. None: the size of a person follows from the
-            mean length of the training persons' limbs.
-        root_depth: For a run in space with --camera: the depth of the root in mm; the joints are coordinates of the camera then.
+            mean length of the training persons' limbs. Hands with depth have joints in space only with it.
+        root_depth: For a run in space with --camera: the depth of the root (the wrist of a hand) in mm; the joints are coordinates of
+            the camera then.
         images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
             the result file.
         step: The checkpoint of the run to load.
@@ -190,6 +191,8 @@ def main(
         camera=camera,
         root_depth=root_depth,
     )
+    if predictor.hand is not None and not predictor.in_space:
+        logger.warning("pixels only: %s", predictor.hand.lacking(camera=None))
     if predictor.in_space and guarantee:
         raise ValueError("--guarantee: there are no guaranteed regions in space; give --region alone")
     finder = _finder(detector, predictor, checkpoint, boxes=boxes, min_score=min_box_score, max_people=max_people)

@@ -174,10 +174,10 @@ def test_files_that_are_no_subject_are_refused(scans, tmp_path):
         with pytest.raises(ValueError, match=message):
             duke.read_file(path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(ValueError, match="is not a MATLAB file"):
         duke.read_file(path)
     path.write_text("no MATLAB file, but long enough for its header" * 9)
-    with pytest.raises(ValueError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(ValueError, match="is not a MATLAB file"):
         duke.read_file(path)
     with pytest.raises(ValueError, match="has no file of subject 3: the subjects are 1"):
         duke.read(tmp_path, [3])

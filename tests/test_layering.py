@@ -17,7 +17,8 @@ PACKAGE = ROOT / "jaxpose"
 # Layer of every module of the package, by its first name. Layer 3 knows layer 0, but not 1 and 2.
 LAYERS = {
     "calibration": 0, "suggest": 4, "new": 4,
-    "files": 0, "pickles": 0, "labels": 0, "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0,
+    "files": 0, "pickles": 0, "matlab": 0, "labels": 0,
+    "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0,
     "density": 0, "trajectories": 0, "conformal": 0, "cameras": 0,
     "platforms": 0, "buckets": 0,
     "quadrature": 0, "detection": 0, "hands": 0,
@@ -38,6 +39,7 @@ ONLY_IMPORTER = {
     "pycocotools": {"data", "evaluation"},
 }
 LAYER_0_MAY = {"jax", "numpy"} | set(sys.stdlib_module_names)
+READERS_MAY = {"buckets": {"etils", "fsspec", "tqdm"}, "matlab": {"scipy"}}  # inside functions
 WITHOUT_JAX = {"metrics", "evaluation"}  # usable, and imported, without jax
 
 
@@ -97,7 +99,7 @@ def test_a_module_imports_its_own_layer_and_lower_ones(path):
         assert library not in outside or unit(path) in importers, f"{library} is imported by {importers} only"
     assert "_distrax" not in internal(names) or unit(path) == "flow", "distrax is used by flow only"
     if layer == 0:
-        may = LAYER_0_MAY | ({"etils", "fsspec", "tqdm"} if unit(path) == "buckets" else set())
+        may = LAYER_0_MAY | READERS_MAY.get(unit(path), set())
         assert outside <= may, f"layer 0 imports jax and numpy only, not {outside - may}"
     top = {name.split(".")[0] for name in imports(path, top_only=True)}
     assert "tensorflow" not in top, "TensorFlow is imported inside functions"

@@ -45,6 +45,14 @@ def test_a_camera_gives_camera_coordinates_with_the_mean_size():
     np.testing.assert_allclose(larger.joints, 1.25 * xyz, atol=1e-5)
 
 
+def test_a_guessed_focal_length_serves_joints_about_the_wrist():
+    xyz, xy, depth = in_camera(300)
+    joints = space_of(xyz).placed(xy, depth, camera=CAMERA * [0.8, 0.8, 1, 1]).joints
+    error = np.linalg.norm((joints - joints[:, :1]) - (xyz - xyz[:, :1]), axis=-1)
+    assert error[:, 1:].mean() < 2.0  # mm, as docs/hands.md says
+    assert (joints[:, 0, 2] / xyz[:, 0, 2]).mean() == pytest.approx(0.8, abs=0.03)
+
+
 def test_the_depth_of_the_wrist_replaces_the_mean_size():
     xyz, xy, depth = in_camera()
     for sizes in (hands.Sizes.of(1.25 * xyz[:1], bone=hands.PALM), None):

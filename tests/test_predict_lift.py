@@ -11,7 +11,7 @@ import pytest
 from jaxpose import cli, tasks
 from jaxpose.data import human36m
 from jaxpose.data.synthetic import lifting as synthetic
-from jaxpose.evaluation import results
+from jaxpose.evaluation import poses_3d, results
 from jaxpose.files import write_json
 from jaxpose.nets import LinearLifter, TemporalLifter
 from jaxpose.predict import lift, predictor
@@ -60,6 +60,17 @@ def test_a_result_file_is_lifted(run, tmp_path, capsys):
     shuffled = replace(H36M17, joints=tuple(H36M17.joints[i] for i in order), flip_pairs=(), limbs=(), upper=())
     again = lift.joints_of(results.read(write(tmp_path, xy[:, order], skeleton=shuffled)), file, None, H36M17)[0]
     np.testing.assert_allclose(again, xy, atol=1e-3)
+
+
+def test_doubtful_joints_are_warned_of_and_several_people_of_a_picture_cannot_be_scored(run, tmp_path, caplog):
+    file = write(tmp_path, people(2), ids=[4, 4])
+    records = json.loads(file.read_text())
+    records[1]["keypoints"][5] = 0.01
+    write_json(file, records)
+    cli.main(["predict", str(run), str(file), "--out", str(tmp_path / "out")])
+    assert "1 of 2 poses have joints with a confidence below 0.1" in caplog.text
+    with pytest.raises(ValueError, match=r"result 1 has the image_id 4: .*several people of a picture need an id each"):
+        poses_3d.read(tmp_path / "out" / "results_3d.json", num_joints=17)
 
 
 def test_cocos_joints_become_human36ms(run, tmp_path):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxpose import metrics
+from jaxpose import matlab, metrics
 from jaxpose.skeleton import MPII16
 
 __all__ = ["GROUPS", "THRESHOLDS", "Truth", "find_truth", "from_results", "load_truth", "pckh", "pckh_curve"]
@@ -110,7 +110,7 @@ def load_truth(path: str | Path) -> Truth:
     Traceback (most recent call last):
     FileNotFoundError: annot/gt_valid.mat does not exist: name MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)
     """
-    arrays = _load_mat(Path(path))
+    arrays = matlab.load(path, "MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)")
     for field, shape in FIELDS.items():
         if field not in arrays:
             names = sorted(name for name in arrays if not name.startswith("__"))
@@ -233,19 +233,6 @@ def from_results(
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
-
-
-def _load_mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat  # scipy comes with jax; imported here so that other evaluations do not need it
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)")
-    try:
-        return loadmat(path)
-    except NotImplementedError:
-        raise ValueError(f"{path} is a MATLAB file of version 7.3: save it as version 7 (save -v7)") from None
-    except Exception as error:  # loadmat raises different errors, depending on the bytes
-        raise ValueError(f"{path} is not a MATLAB file ({error}): is it complete?") from None
 
 
 def _check_names(names: Any, path: str | Path) -> None:

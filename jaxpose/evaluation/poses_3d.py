@@ -351,7 +351,8 @@ def _joints(records: Any, num_joints: int, path: str, what: str) -> tuple[np.nda
         image_id, numbers = record["image_id"], record["keypoints_3d"]
         if type(image_id) is not int or image_id in ids:
             raise ValueError(
-                f"{path}: {what} {i} has the image_id {image_id!r:.30}: expected an integer that no other {what} has"
+                f"{path}: {what} {i} has the image_id {image_id!r:.30}: expected an integer that no other {what} has "
+                "(several people of a picture need an id each, in the labels and in the results)"
             )
         if not isinstance(numbers, list) or len(numbers) != 3 * num_joints or not all(_is_number(x) for x in numbers):
             size = len(numbers) if isinstance(numbers, list) else type(numbers).__name__

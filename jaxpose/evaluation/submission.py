@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from jaxpose import files
+from jaxpose import files, matlab
 from jaxpose.evaluation import results
 from jaxpose.skeleton import COCO17, MPII16
 
@@ -244,7 +244,7 @@ def read_mat(path: str | Path) -> np.ndarray:
     Traceback (most recent call last):
     FileNotFoundError: pred.mat does not exist
     """
-    arrays = _load(Path(path))
+    arrays = matlab.load(path, "the pred.mat that this command writes")
     if "preds" in arrays:
         return np.asarray(arrays["preds"], np.float64)
     if "pred" not in arrays:
@@ -264,21 +264,10 @@ def read_mat(path: str | Path) -> np.ndarray:
     return np.array(people).reshape(-1, MPII16.num_joints, 2)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return loadmat(path)
-    except Exception as error:  # loadmat raises different errors, depending on the bytes
-        raise ValueError(f"{path} is not a MATLAB file of version 5 to 7.2 ({error})") from None
-
-
 def _test_images(release: Path) -> tuple[np.ndarray, list[list[int]]]:
     """Returns the annotations of the test images, and for each the rows of its single persons, counted from 0."""
     try:
-        root = _load(release)["RELEASE"][0, 0]
+        root = matlab.load(release, "MPII's annotation file (mpii_human_pose_v1_u12_1.mat)")["RELEASE"][0, 0]
         annolist, train = root["annolist"].ravel(), root["img_train"].ravel()
         single = root["single_person"].ravel()
         test = np.flatnonzero(train == 0)

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -160,13 +160,13 @@ def main(
         "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth,
     }  # fmt: skip
     if level == "pair":
-        _check_for_scans(region=region, **of_people, what="lifts joints of a result file")
+        _refuse_flags_of_people(region=region, **of_people, what="lifts joints of a result file")
         lift.run(checkpoint, inputs, out=out, images=images, step=step, flip_test=flip_test)
         return
     if images is not None:
         raise ValueError(f"--images {images}: it is for a lifter, which {checkpoint} is not; leave it out")
     if level == "scan":
-        _check_for_scans(**of_people)
+        _refuse_flags_of_people(**of_people)
         scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
         return
     local(out)
@@ -191,16 +191,42 @@ def main(
         camera=camera,
         root_depth=root_depth,
     )
+    _check_against_net(
+        predictor, checkpoint, boxes=boxes, formats=formats, region=region, guarantee=guarantee, whole_pose=whole_pose
+    )
     if predictor.hand is not None and not predictor.in_space:
         logger.warning("pixels only: %s", predictor.hand.lacking(camera=None))
-    if predictor.in_space and guarantee:
-        raise ValueError("--guarantee: there are no guaranteed regions in space; give --region alone")
     finder = _finder(detector, predictor, checkpoint, boxes=boxes, min_score=min_box_score, max_people=max_people)
     if draw_above is None:
         draw_above = 0.05 if getattr(predictor.task.net, "keypoint_output", None) == "heatmap" else 0.2
+    whole = "" if boxes is not None or finder is not None or predictor.finds_people else whole_pictures(checkpoint)
+    if whole and guarantee:
+        raise ValueError(f"--guarantee: it holds for boxes such as those of the calibration set. {whole}")
+    if whole:
+        logger.warning("%s", whole)
+    guaranteed = Guarantee(checkpoint, predictor, level=region, whole_pose=whole_pose) if guarantee else None
+    exif = exif_of_run(predictor.config) if exif is None else exif
+    work = _Work(
+        predictor, out, box_file, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
+        max_frames=max_frames, exif=exif, options=options, guarantee=guaranteed, finder=finder,
+    )  # fmt: skip
+    with work:
+        work.run(files)
+    _report(work, files, boxes=boxes, formats=formats)
+
+
+def _check_against_net(
+    predictor: Any, checkpoint: Path, *, boxes: Path | None, formats: tuple[Format, ...], region: float | None, guarantee: bool,
+    whole_pose: bool,
+) -> None:  # fmt: skip
+    """Raises a ValueError if a flag asks for something that the net does not predict."""
+    from jaxpose import predict
+
+    if predictor.in_space and guarantee:
+        raise ValueError("--guarantee: there are no guaranteed regions in space; give --region alone")
     if formats and not predictor.skeleton.num_joints:
         raise ValueError(f"--formats {' '.join(formats)}: the detector in {checkpoint} predicts no joints")
-    if box_file is not None and predictor.finds_people:
+    if boxes is not None and predictor.finds_people:
         raise ValueError(f"--boxes {boxes}: the net in {checkpoint} finds the people itself; leave the boxes out")
     if region is not None and predictor.in_space:
         if predictor.space_density is None or not 0 < region < 1:
@@ -215,26 +241,22 @@ def main(
         raise ValueError(
             "--guarantee needs the level of --region, --whole-pose needs --guarantee: --region 0.9 --guarantee"
         )
-    whole = "" if boxes is not None or finder is not None or predictor.finds_people else whole_pictures(checkpoint)
-    if whole and guarantee:
-        raise ValueError(f"--guarantee: it holds for boxes such as those of the calibration set. {whole}")
-    if whole:
-        logger.warning("%s", whole)
-    guaranteed = Guarantee(checkpoint, predictor, level=region, whole_pose=whole_pose) if guarantee else None
-    exif = exif_of_run(predictor.config) if exif is None else exif
-    work = _Work(
-        predictor, out, box_file, category=category, overlay=overlay, draw_above=draw_above, region=region, max_pixels=max_pixels,
-        max_frames=max_frames, exif=exif, options=options, guarantee=guaranteed, finder=finder,
-    )  # fmt: skip
-    with work:
-        work.run(files)
-    counts = {"pictures": len(work.images), "people": len(work.records), "failed": len(work.failed), "out": str(out)}
+
+
+def _report(work: _Work, files: Sequence[Path | Live], *, boxes: Path | None, formats: tuple[Format, ...]) -> None:
+    """Prints what was predicted, as JSON; raises a ValueError that names the inputs that failed."""
+    counts = {
+        "pictures": len(work.images),
+        "people": len(work.records),
+        "failed": len(work.failed),
+        "out": str(work.out),
+    }
     print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
-    if box_file is not None and (unused := box_file.unused(work.images)):
+    if work.boxes is not None and (unused := work.boxes.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
     if work.failed:
         examples = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
-        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {out}: {examples}")
+        raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {work.out}: {examples}")
 
 
 def _finder(
@@ -281,7 +303,7 @@ def exif_of_run(config: Mapping[str, Any]) -> Exif:
     return exif
 
 
-def _check_for_scans(*, what: str = "predicts boundaries in scans", **given: Any) -> None:
+def _refuse_flags_of_people(*, what: str = "predicts boundaries in scans", **given: Any) -> None:
     """Raises a ValueError if a flag was given that has no meaning for scans, or for joints."""
     for name, value in given.items():
         if value:

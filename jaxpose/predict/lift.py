@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from jaxpose.view import space
 
 __all__ = ["Lifter", "from_coco", "load", "run"]
 
+logger = logging.getLogger(__name__)
+
 BATCH = 256
 PAGE = 200  # poses on the page
+DOUBTFUL = 0.1  # joints below this confidence are warned of
 CROWN = 1.35  # the crown is this many times as far from the neck as the middle of the ears
 
 
@@ -139,6 +143,11 @@ def run(
     if not records:
         raise ValueError(f"{path}: no results to lift")
     lifter = load(directory, step=step, flip_test=flip_test)
+    if uncertain := [record for record in records if min(record["keypoints"][2::3]) < DOUBTFUL]:
+        logger.warning(
+            "%s: %d of %d poses have joints with a confidence below %g; they are lifted too, and a wrong joint moves the others",
+            path, len(uncertain), len(records), DOUBTFUL,
+        )  # fmt: skip
     xy, sizes = joints_of(records, path, images, lifter.task.skeleton)
     joints = lifter(frames_of(xy, records, lifter.task, path), sizes)
     outputs = poses_3d.from_predictions(joints, image_id=np.array([record["image_id"] for record in records]))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxpose import matlab
 from jaxpose.data.scans.scan import Scan
 
 RATHKE = slice(134, 634)
@@ -122,22 +123,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is damaged, or no MATLAB 5 file.
+        ValueError: it is damaged, no MATLAB 5 file, or inflates out of proportion to its size.
     """
-    from scipy.io import loadmat
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a file of scans such as Subject_01.mat")
-    try:
-        content = loadmat(path)
-    except NotImplementedError:
-        raise ValueError(
-            f"{path} is a MATLAB 7.3 file: the Duke data are MATLAB 5; save it with save(FILE, '-v7')"
-        ) from None
-    except Exception as error:  # scipy raises many kinds for damaged files
-        raise ValueError(
-            f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {str(error)[:200]})".replace("\n", " ")
-        ) from None
+    content = matlab.load(path, "a file of scans such as Subject_01.mat")
     return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
 
 

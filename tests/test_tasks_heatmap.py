@@ -272,6 +272,7 @@ def test_a_config_gives_the_task_back():
         (lambda: Readout(beta=-1.0), "beta=-1.0: expected a positive number"),
         (lambda: Readout(kernel=10), "kernel=10: expected an odd number"),
         (lambda: Readout(floor=0.0), "floor=0.0: expected a number between 0 and 1"),
+        (lambda: Readout("dark", offset=0.5), "only argmax has an offset"),
         (lambda: make(MapLoss("none")), "there is no loss to train with"),
         (lambda: make(preprocess="caffe"), "preprocess='caffe': expected one of imagenet"),
         (lambda: tasks.heatmaps(Echo(), skeleton=COCO17, size_wh=(0, 4)), "both positive"),

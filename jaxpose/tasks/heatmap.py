@@ -89,6 +89,8 @@ class Readout:
         check_positive(self, "beta")
         if not 0 <= self.offset <= 0.5:
             raise ValueError(f"offset={self.offset}: expected 0 to half a map pixel")
+        if self.offset and self.decode != "argmax":
+            raise ValueError(f"offset={self.offset}, decode={self.decode!r}: only argmax has an offset; leave it at 0")
         if not 0 < self.floor < 1:
             raise ValueError(f"floor={self.floor}: expected a number between 0 and 1")
         if self.kernel < 3 or self.kernel % 2 == 0:

@@ -63,6 +63,7 @@ FETCHED = ".fetched.json"
 """The digests of the files that `fetch` has copied, beside them: {file: [bytes, digest]}."""
 LEASE_S = 60.0
 """A lock that is not renewed for this time belongs to nobody: its owner was killed, or cannot reach the bucket."""
+LOG_IN = "log in (gcloud auth application-default login)"
 TRIES, FIRST_PAUSE_S = 3, 1.0  # each of gcsfs, which repeats a request five times within half a minute
 THREADS = 8
 PUSH_S = 30.0
@@ -129,6 +130,7 @@ def _require(url: str) -> None:
     os.environ.setdefault("EPATH_USE_TF", "false")
     # Otherwise gcsfs asks a second service what kind of bucket it is, for a minute where that does not answer.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of an error that it raises as well
     import fsspec
 
     # Others write to the bucket too (orbax's tensorstore in this process already), so listings must not be remembered.
@@ -147,6 +149,37 @@ def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     return fsspec.filesystem({"gs": "gcs"}.get(scheme, scheme)), path
 
 
+def _is_refused(error: Exception) -> bool:
+    return getattr(error, "code", None) in (401, 403) or str(error).startswith("Forbidden")  # gcsfs's form of 403
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the errors of a bucket's libraries into errors that name the path; a path of this machine is left alone.
+
+    Args:
+        path: What is read within the block.
+
+    Raises:
+        FileNotFoundError: As within the block.
+        PermissionError: The bucket refuses access.
+        OSError: The bucket does not answer.
+
+    >>> with naming("gs://bucket/run"):
+    ...     raise TimeoutError("no answer")
+    Traceback (most recent call last):
+    OSError: gs://bucket/run cannot be read: TimeoutError: no answer
+    """
+    try:
+        yield
+    except Exception as error:  # the libraries of HTTP have many types
+        if not is_url(path) or isinstance(error, FileNotFoundError | ImportError):
+            raise
+        if _is_refused(error):
+            raise PermissionError(f"{path} cannot be read: {error}: {LOG_IN}") from None
+        raise OSError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _persistently(work: Callable[[], T], what: str) -> T:
     """Returns work(), repeated with growing pauses while the bucket fails for reasons that pass.
 
@@ -161,8 +194,8 @@ def _persistently(work: Callable[[], T], what: str) -> T:
         except (FileNotFoundError, PermissionError, FileExistsError):
             raise
         except Exception as error:  # the libraries of HTTP have many types
-            if getattr(error, "code", None) in (401, 403):
-                raise PermissionError(f"{what}: {error}: log in (gcloud auth application-default login)") from None
+            if _is_refused(error):
+                raise PermissionError(f"{what}: {error}: {LOG_IN}") from None
             if attempt == TRIES:
                 raise OSError(f"{what}: {type(error).__name__}: {error} (tried {TRIES} times)") from error
             logger.warning(

@@ -474,11 +474,16 @@ def resumable(directory: str | Path) -> bool:
 def find(directory: str | Path) -> Path:
     """Returns the folder whose entries are checkpoint steps: `directory` itself or its `checkpoints`."""
     directory = _absolute(directory)
-    if not directory.exists():
-        raise FileNotFoundError(f"{directory} does not exist; expected a run's folder or its checkpoints folder")
-    for candidate in (directory, directory / "checkpoints"):
-        if _steps(candidate):
-            return candidate
+    with buckets.naming(directory):
+        if not directory.exists():
+            raise FileNotFoundError(f"{directory} does not exist; expected a run's folder or its checkpoints folder")
+        for candidate in (directory, directory / "checkpoints"):
+            if _steps(candidate):
+                return candidate
+    if directory.is_file():
+        raise FileNotFoundError(
+            f"{directory} is a file; expected the folder of a run: jaxpose import FILE --out RUN makes one of a released file"
+        )
     raise FileNotFoundError(
         f"{directory} holds no checkpoint: expected folders named by their step there, or under {directory}/checkpoints"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxpose import buckets, files
+from jaxpose import buckets, checkpoint, files
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("gcsfs") and find_spec("gcp_storage_emulator")),
@@ -97,6 +97,8 @@ def test_an_account_that_may_not(server, monkeypatch):
     server.fault = lambda method, path: "401"
     with pytest.raises(PermissionError, match="gs://pod/run cannot be listed: .*: log in"):
         buckets.digests("gs://pod/run")
+    with pytest.raises(PermissionError, match="gs://pod/run cannot be read: .*: log in"):
+        checkpoint.find("gs://pod/run")
 
 
 def test_a_folder_there_and_back(server, tmp_path):

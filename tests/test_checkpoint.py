@@ -170,6 +170,9 @@ def test_a_folder_without_checkpoints_is_named(tmp_path):
         checkpoint.restore_model(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         checkpoint.restore_model(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="weights.pth is a file; expected the folder of a run: jaxpose import"):
+        checkpoint.restore_model(tmp_path / "weights.pth")
 
 
 @pytest.mark.slow

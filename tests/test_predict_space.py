@@ -61,6 +61,7 @@ def test_without_a_size_there_are_no_millimetres():
         ((-1.0, 5.0, 5.0), None, "expected f cx cy"),
         (None, 5000.0, "needs the camera too"),
         ((1e3, 5.0, 5.0), -1.0, "expected a positive number of mm"),
+        ((1e3, 5.0, 5.0), 3.2, "--root-depth 3.2: expected mm.*in metres"),
     ],
 )
 def test_faulty_cameras_are_refused(camera, depth, message):

@@ -122,6 +122,16 @@ def test_bars_and_curves_are_those_of_the_runs(folders, tmp_path, capsys, monkey
     xy = source.persons["keypoints"][..., :2] + np.array([5.0, 0.0])
     expected = evaluation.pckh_curve(truth, np.round(xy, 3), source.persons["annotation_id"])
     np.testing.assert_allclose(given["pckh_curves"]["b"]["mean"], expected["mean"])
+    other = tmp_path / "space"
+    (other / "results").mkdir(parents=True)
+    (other / "results" / "step_1_report.json").write_text(json.dumps({"MPJPE": 50.0}))
+    (other / "results" / "step_1.json").write_text(json.dumps([{"image_id": 1, "keypoints_3d": [0.0] * 48}]))
+    for name, words in (
+        ("sub_benchmarks", "space/.*_report.json has no errors in pixels"),
+        ("pckh", "space/.*step_1.json"),
+    ):
+        with pytest.raises(SystemExit, match=words):
+            told(capsys, *runs, other, "--data", folders[1], "--split", "valid", "--figures", name)
     newer = runs[0] / "results" / "step_9_report.json"
     newer.write_text((runs[1] / "results" / "step_3_report.json").read_text())
     os.utime(newer, (2e9, 2e9))

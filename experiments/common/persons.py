@@ -369,7 +369,8 @@ class Persons:
             reasons = causes(predictions, flip_pairs=self.skeleton.flip_pairs, flipped=self._mirrors())
             steps = 0 if self.train is None else round(self.config.epochs * len(self.train) / self.config.batch_size)
             if 0 < steps < FEW_STEPS:
-                reasons.append(f"training had only {steps} steps: give more --minutes or --epochs")
+                longer = "--minutes or --epochs" if hasattr(self.config, "minutes") else "--epochs"
+                reasons.append(f"training had only {steps} steps: give more {longer}")
             if turned := turned_images(self.val):
                 reasons.append(
                     f"{turned} pictures have EXIF data that rotate them; the labels are assumed to refer to the pixels as they "

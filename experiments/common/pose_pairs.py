@@ -94,7 +94,8 @@ class PairConfig(RunConfig):
         for name in NOT_FOR_PAIRS:
             if (value := getattr(self, name)) != defaults[name]:
                 raise ValueError(
-                    f"--{name.replace('_', '-')} {value}: this page reads joints, for which it has no meaning; leave it out"
+                    f"--{name.replace('_', '-')} {value}: this page reads joints, for which it has no meaning; "
+                    + ("--poses sets the number of poses to draw" if name == "synthetic_images" else "leave it out")
                 )
         super().check()
         if both := sorted({*self.train_subjects} & {*self.val_subjects}):

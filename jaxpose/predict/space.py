@@ -27,6 +27,9 @@ __all__ = ["SPACE_COLUMNS", "SpacePage", "SpacePoses", "check_camera", "columns_
 PUBLISHED_LENGTH = {"h36m17": 4502.881, "h36m18": 4502.881}
 """Total length of the limbs of Human3.6M's persons in mm, for weights that store none (the code of integral regression)."""
 STEPS = 60  # of bisection
+NEAREST_ROOT = (
+    100.0  # mm; a smaller depth of a person's or hand's root is in metres, and would put joints behind the camera
+)
 LEVEL = 0.9  # probability of the regions of a page, unless another one is given
 SPACE_COLUMNS = ("x_mm", "y_mm", "z_mm", "deviation_x_mm", "deviation_y_mm", "deviation_z_mm")
 """Further columns of poses.csv for a run in space; the deviations are 0 for a net without a likelihood."""
@@ -126,7 +129,8 @@ def check_camera(camera: Sequence[float] | None, root_depth: float | None) -> np
         root_depth: The depth of the root in mm; None: unknown.
 
     Raises:
-        ValueError: The camera has other numbers, a focal length or the depth is not positive, or there is a depth without a camera.
+        ValueError: The camera has other numbers, a focal length or the depth is not positive, the depth is too small to be in mm,
+            or there is a depth without a camera.
 
     >>> check_camera((1145.0, 512.0, 515.0), None)
     array([1145., 1145.,  512.,  515.])
@@ -137,6 +141,11 @@ def check_camera(camera: Sequence[float] | None, root_depth: float | None) -> np
         if root_depth is not None:
             raise ValueError(f"--root-depth {root_depth:g} needs the camera too: --camera FX FY CX CY")
         return None
+    if root_depth is not None and root_depth < NEAREST_ROOT:
+        raise ValueError(
+            f"--root-depth {root_depth:g}: expected mm, the distance of the root from the camera, at least {NEAREST_ROOT:g}; "
+            "is it in metres?"
+        )
     numbers = np.array(camera, np.float64)
     numbers = numbers if numbers.shape != (3,) else numbers[[0, 0, 1, 2]]
     if numbers.shape != (4,) or not np.isfinite(numbers).all() or not (numbers[:2] > 0).all():

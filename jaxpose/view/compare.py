@@ -118,6 +118,12 @@ class Job:
 
     def sub_benchmarks(self) -> Path:
         reports = {name: files.read_json(path, "report of an evaluation") for name, path in self.reports.items()}
+        for name, report in reports.items():
+            if not isinstance(report, dict) or not set(drawings.SUB_BENCHMARKS) <= set(report):
+                raise NotDrawn(
+                    f"{self.reports[name]} has no errors in pixels by size and occlusion, as runs that predict joints in pictures "
+                    "write them: compare such runs alone"
+                )
         return drawings.sub_benchmarks(reports, self.out / "sub_benchmarks.png")
 
     def pckh(self) -> Path:
@@ -132,9 +138,14 @@ class Job:
         curves = {}
         for name, report in self.reports.items():
             path = report.with_name(report.name.removesuffix("_report.json") + ".json")
-            records = results.read(path, num_joints=16)
-            xy = np.array([r["keypoints"] for r in records], np.float64).reshape(len(records), 16, 3)[..., :2]
-            curves[name] = mpii.pckh_curve(truth, xy, [r["annotation_id"] for r in records])
+            try:
+                records = results.read(path, num_joints=16)
+                xy = np.array([r["keypoints"] for r in records], np.float64).reshape(len(records), 16, 3)[..., :2]
+                curves[name] = mpii.pckh_curve(truth, xy, [r["annotation_id"] for r in records])
+            except KeyError:
+                raise NotDrawn(f"{path} has no 'annotation_id', which says whose pose each is") from None
+            except (ValueError, FileNotFoundError) as error:  # of another data set, skeleton or kind of run
+                raise NotDrawn(str(error)) from None
         return drawings.pckh_curves(curves, self.out / "pckh.png")
 
     def truncation(self) -> Path:

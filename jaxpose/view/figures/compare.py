@@ -16,6 +16,9 @@ from jaxpose.view.palette import DEVIATION, INK, PEOPLE, PREDICTION, TRUTH
 
 Table = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
+SUB_BENCHMARKS = ("size_by_joints", "occlusion_by_joints")
+"""The tables of a report that `sub_benchmarks` draws."""
+
 
 def soft_argmax_bias(place: ArrayLike, size: int, *, beta: float, sigma: float = 2.0) -> np.ndarray:
     """Computes the bias of soft-argmax along one axis of a square map with one Gaussian bump of height 1, in closed form.
@@ -138,11 +141,10 @@ def sub_benchmarks(reports: Mapping[str, Mapping[str, Table]], path: str | Path)
     if not reports:
         raise ValueError("no report to draw: give one or more")
     plt = pyplot()
-    tables = ("size_by_joints", "occlusion_by_joints")
     first = next(iter(reports.values()))
     figure, axes = plt.subplots(2, 1, figsize=(14, 7.5), layout="constrained")
     width = 0.8 / len(reports)
-    for axis, name in zip(axes, tables, strict=True):
+    for axis, name in zip(axes, SUB_BENCHMARKS, strict=True):
         everywhere = [(row, column) for row, columns in first[name].items() for column in columns]
         cells = [c for c in everywhere if any(np.isfinite(_epe(report[name], *c)) for report in reports.values())]
         for i, ((run, report), color) in enumerate(zip(reports.items(), _colors(len(reports)), strict=True)):

@@ -26,7 +26,9 @@ True
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,8 +38,11 @@ from jaxpose.skeleton import RHD21
 __all__ = [
     "BONES",
     "KEY_BONE",
+    "NAMED_BONES",
     "PALM",
     "PROPORTIONS",
+    "SIZES_FILE",
+    "Sizes",
     "Square",
     "bone_length",
     "bone_lengths",
@@ -63,6 +68,10 @@ KEY_BONE = (12, 11)
 PALM = (0, 12)
 """Another one, from the wrist to the base of the middle finger (BiHand, TLlib): longer, so that the same error of a pixel moves the
 root less."""
+NAMED_BONES = {"palm": PALM, "finger": KEY_BONE}
+"""The key bones by the names that a run stores ("bone" in its settings)."""
+SIZES_FILE = "hands.json"
+"""The file of a run with the `Sizes` of its training hands, which put predicted hands in space."""
 BONES = RHD21.limbs
 """The 20 bones, each from the joint that is nearer to the wrist."""
 LEFT_CLASSES, RIGHT_CLASSES = range(2, 18), range(18, 34)  # of RHD's masks; 0 is the background, 1 the person
@@ -106,8 +115,8 @@ def reversed_fingers(joints: ArrayLike) -> np.ndarray:
 def with_palm(joints: ArrayLike) -> np.ndarray:
     """Returns joints (..., 21, D) whose first is the palm, the mean of the wrist and the base of the middle finger (hand3d).
 
-    >>> with_palm(example_hand())[0].round(4)
-    array([ 0.02  ,  0.0034,  0.6   ])
+    >>> with_palm(example_hand())[0].round(4).tolist()
+    [0.02, 0.0034, 0.6]
     """
     joints = np.asarray(joints, np.float64)
     _check_joints(joints)
@@ -392,6 +401,65 @@ def lift(
         cost = np.where(both, unlikely, cost)
     best = np.argmin(cost, axis=-1)
     return np.take_along_axis(hands, best[..., None, None, None], axis=-3)[..., 0, :, :]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of the training hands.
+
+    Attributes:
+        bone_mm: mean length of the key bone in millimetres.
+        proportions: 20 mean lengths of the bones in units of the key bone.
+        depth_range: least and greatest depth of a wrist in units of the key bone, a quarter wider than that of the hands.
+    """
+
+    bone_mm: float
+    proportions: tuple[float, ...]
+    depth_range: tuple[float, float]
+
+    @classmethod
+    def of(cls, xyz: np.ndarray, *, bone: tuple[int, int] = PALM) -> Sizes:
+        """Measures hands (N, 21, 3) in millimetres."""
+        length = bone_length(xyz, bone=bone)
+        lengths = (bone_lengths(xyz) / length[:, None]).mean(0)
+        depth = xyz[:, 0, 2] / length
+        return cls(
+            float(length.mean()), tuple(lengths.tolist()), (float(depth.min() / 1.25), float(depth.max() * 1.25))
+        )
+
+    @classmethod
+    def from_dict(cls, content: Any, *, name: str) -> Sizes:
+        """Returns the sizes that `dataclasses.asdict` wrote.
+
+        Args:
+            content: the value of a JSON file.
+            name: the name of the file, for errors.
+
+        Raises:
+            ValueError: a number is missing, not positive or not finite.
+
+        >>> Sizes.from_dict({"bone_mm": 93.0}, name="hands.json")
+        Traceback (most recent call last):
+        ValueError: hands.json: expected 'bone_mm', 20 'proportions' and 'depth_range', low and high, positive numbers: copy it anew
+        """
+        numbers = np.zeros(0)
+        try:
+            parts = [np.atleast_1d(np.array(content[k], np.float64)) for k in ("bone_mm", "proportions", "depth_range")]
+            if [part.shape for part in parts] == [(1,), (len(BONES),), (2,)]:
+                numbers = np.concatenate(parts)
+        except (KeyError, TypeError, ValueError):
+            pass
+        if not (len(numbers) and np.isfinite(numbers).all() and (numbers > 0).all() and numbers[-2] < numbers[-1]):
+            raise ValueError(
+                f"{name}: expected 'bone_mm', {len(BONES)} 'proportions' and 'depth_range', low and high, positive numbers: copy it "
+                "anew"
+            )
+        return cls(float(numbers[0]), tuple(numbers[1:-2].tolist()), (float(numbers[-2]), float(numbers[-1])))
+
+    @property
+    def lift_options(self) -> Mapping[str, Any]:
+        """The options of `lift` that these sizes decide."""
+        return {"proportions": self.proportions, "depth_range": self.depth_range}
 
 
 def _in_units(proportions: ArrayLike, bone: tuple[int, int]) -> np.ndarray:

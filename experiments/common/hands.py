@@ -25,15 +25,13 @@ from jaxpose.data import space, synthetic
 from jaxpose.data.augment import Setting
 from jaxpose.data.source import Source
 from jaxpose.evaluation import hands as evaluation
+from jaxpose.hands import Sizes
 from jaxpose.nets import HeatmapNet
 from jaxpose.skeleton import RHD21, Skeleton
 
 log = logging.getLogger(__name__)
 
 USED = (*persons.USED, "depth", "depth_where")
-SIZES = "hands.json"
-"""File of a run with the sizes of its training hands, which put predicted hands in space."""
-BONES = {"palm": hands.PALM, "finger": hands.KEY_BONE}
 PAGE = "hands_in_space.html"
 IN_SPACE = 60  # number of hands on it
 PICTURE = (160, 160)  # width and height of a synthetic picture
@@ -148,31 +146,6 @@ def _labels(person: Mapping[str, Any], where: str, bone: tuple[int, int]) -> tup
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """The sizes of the training hands.
-
-    Attributes:
-        bone_mm: mean length of the key bone in millimetres.
-        proportions: 20 mean lengths of the bones in units of the key bone.
-        depth_range: least and greatest depth of a wrist in units of the key bone, a quarter wider than that of the hands.
-    """
-
-    bone_mm: float
-    proportions: tuple[float, ...]
-    depth_range: tuple[float, float]
-
-    @classmethod
-    def of(cls, xyz: np.ndarray, *, bone: tuple[int, int] = hands.PALM) -> Sizes:
-        """Measures hands (N, 21, 3) in millimetres."""
-        length = hands.bone_length(xyz, bone=bone)
-        lengths = (hands.bone_lengths(xyz) / length[:, None]).mean(0)
-        depth = xyz[:, 0, 2] / length
-        return cls(
-            float(length.mean()), tuple(lengths.tolist()), (float(depth.min() / 1.25), float(depth.max() * 1.25))
-        )
-
-
-@dataclass(frozen=True)
 class Hands(persons.Persons):
     """Crops of hands with relative depths: a `Kind`. Attributes are those of `Persons`."""
 
@@ -181,12 +154,12 @@ class Hands(persons.Persons):
     @cached_property
     def train_space(self) -> InSpace:
         """Labels in space of the training hands."""
-        return InSpace.of(self.train, bone=BONES[self.config.bone], sides=self.config.one_side)
+        return InSpace.of(self.train, bone=hands.NAMED_BONES[self.config.bone], sides=self.config.one_side)
 
     @cached_property
     def val_space(self) -> InSpace:
         """Labels in space of the evaluation hands."""
-        return InSpace.of(self.val, bone=BONES[self.config.bone], sides=self.config.one_side)
+        return InSpace.of(self.val, bone=hands.NAMED_BONES[self.config.bone], sides=self.config.one_side)
 
     @cached_property
     def sizes(self) -> Sizes | None:
@@ -194,8 +167,10 @@ class Hands(persons.Persons):
         if self.train is not None:
             labels = self.train_space
             return Sizes.of(labels.xyz[labels.is_known], bone=labels.bone) if labels.is_known.any() else None
-        path = checkpoint.find(self.config.eval_only).parent / SIZES
-        return Sizes(**files.read_json(path, "sizes of a run's hands")) if path.is_file() else None
+        path = checkpoint.find(self.config.eval_only).parent / hands.SIZES_FILE
+        if not path.is_file():
+            return None
+        return Sizes.from_dict(files.read_json(path, "sizes of a run's hands"), name=str(path))
 
     def check(self) -> None:
         """Raises a ValueError for data that cannot be trained on."""
@@ -260,8 +235,10 @@ class Hands(persons.Persons):
         target, camera = labels.xyz[rows][in_space], labels.camera[rows][in_space]
         sizes = self.sizes
         if sizes is None:
-            log.warning("the run has no %s: typical proportions of hands are taken, and no absolute error", SIZES)
-        options = {} if sizes is None else {"proportions": sizes.proportions, "depth_range": sizes.depth_range}
+            log.warning(
+                "the run has no %s: typical proportions of hands are taken, and no absolute error", hands.SIZES_FILE
+            )
+        options = {} if sizes is None else sizes.lift_options
         depth = predictions["depth"][in_space]
         lifted = hands.lift(
             predictions["xy"][in_space], depth, focal=camera[:, :2], center=camera[:, 2:], bone=labels.bone, **options
@@ -401,7 +378,7 @@ def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
     result = Hands(**values)
     if result.train is not None and jax.process_index() == 0 and not checkpoint.exists(config.out) and result.sizes:
         config.out.mkdir(parents=True, exist_ok=True)
-        files.write_json(config.out / SIZES, dataclasses.asdict(result.sizes))
+        files.write_json(config.out / hands.SIZES_FILE, dataclasses.asdict(result.sizes))
     return result
 
 

@@ -144,8 +144,9 @@ def main(
             except for a COCO data set (--boxes), where image sizes and labelled poses decide; None: as the run was
             trained (its --exif).
         camera: For a run in space: f cx cy or fx fy cx cy in pixels of the pictures. None: the size of a person follows from the
-            mean length of the training persons' limbs.
-        root_depth: For a run in space with --camera: the depth of the root in mm; the joints are coordinates of the camera then.
+            mean length of the training persons' limbs. Hands with depth have joints in space only with it.
+        root_depth: For a run in space with --camera: the depth of the root (the wrist of a hand) in mm; the joints are coordinates of
+            the camera then.
         images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
             the result file.
         step: The checkpoint of the run to load.
@@ -193,6 +194,8 @@ def main(
     _check_against_net(
         predictor, checkpoint, boxes=boxes, formats=formats, region=region, guarantee=guarantee, whole_pose=whole_pose
     )
+    if predictor.hand is not None and not predictor.in_space:
+        logger.warning("pixels only: %s", predictor.hand.lacking(camera=None))
     finder = _finder(detector, predictor, checkpoint, boxes=boxes, min_score=min_box_score, max_people=max_people)
     if draw_above is None:
         draw_above = 0.05 if getattr(predictor.task.net, "keypoint_output", None) == "heatmap" else 0.2

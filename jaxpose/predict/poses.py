@@ -89,7 +89,8 @@ class Poses:
     def records(self, image_id: int, *, category_id: int = 1) -> list[dict[str, Any]]:
         """Returns COCO result records, see `jaxpose.evaluation.results`; those of boxes alone have no keypoints.
 
-        Those of a 3D run also have "keypoints_3d", K times x, y, z in mm, and "frame_3d", "camera" or "root".
+        Those of a 3D run also have "keypoints_3d", K times x, y, z in mm, and "frame_3d", "camera" or "root"; those of hands also
+        have "assumed_3d", what was assumed of their size, if anything was.
         """
         rows = results.from_predictions(
             self.xy, self.confidence, image_id=np.full(len(self), image_id), box=self.box, box_score=self.box_score,
@@ -104,4 +105,5 @@ class Poses:
             frame = "camera" if self.space.is_absolute else "root"
             for row, joints in zip(rows, self.space.joints, strict=True):
                 row |= {"keypoints_3d": joints.ravel().round(3).tolist(), "frame_3d": frame}
+                row |= {"assumed_3d": self.space.assumed} if self.space.assumed else {}
         return rows

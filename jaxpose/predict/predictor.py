@@ -19,6 +19,7 @@ from jaxpose.data.boxes import check_boxes
 from jaxpose.data.pixels import warped
 from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
+from jaxpose.predict import hands as hands_in_space
 from jaxpose.predict import media
 from jaxpose.predict.detector import Detector, warn_of_left_out
 from jaxpose.predict.poses import Poses
@@ -35,6 +36,7 @@ class Predictor:
         skeleton: The skeleton of the poses.
         finds_people: True if the net detects people itself, so that boxes are not needed.
         in_space: True if the poses have joints in space.
+        hand: `jaxpose.predict.hands.HandSpace` of a net that predicts depths of hands; None for others.
         flip_test: True if predictions are averaged with those of the mirrored picture.
     """
 
@@ -55,6 +57,7 @@ class Predictor:
         device: jax.Device | None = None,
         camera: Sequence[float] | None = None,
         root_depth: float | None = None,
+        hand: hands_in_space.HandSpace | None = None,
     ):
         self.task, self.config = task, config
         self.skeleton, self.size_wh = task.skeleton, task.size_wh
@@ -71,10 +74,15 @@ class Predictor:
         self.view_options = {}
         self.device = device or jax.local_devices()[0]
         self.density = task.density(variables)
-        self.in_space = isinstance(task, tasks.Regression3D)
+        self.in_space = isinstance(task, tasks.Regression3D) or hand is not None
         if not self.in_space and (camera is not None or root_depth is not None):
             raise ValueError("--camera and --root-depth: the net predicts no joints in space; leave them out")
         self.camera, self.root_depth = check_camera(camera, root_depth), root_depth
+        if hand is not None and (lacking := hand.lacking(camera=self.camera, root_depth=root_depth)):
+            if camera is not None:
+                raise ValueError(f"--camera {' '.join(map(str, camera))}: {lacking}")
+            self.in_space = False
+        self.hand = hand
         self.space_density, self.density = (self.density, None) if self.in_space else (None, self.density)
         self.detector = None
         if task.level == "detection":
@@ -194,9 +202,12 @@ class Predictor:
 
     def _in_space(self, xy: np.ndarray, outputs: Mapping[str, np.ndarray], affine: np.ndarray) -> SpacePoses:
         """Returns the joints in space of the people with these pixels of their pictures."""
-        settings, joints = self.task.depth, (len(xy), self.skeleton.num_joints)
+        joints = (len(xy), self.skeleton.num_joints)
         depth = outputs.get("depth", np.zeros(joints)).astype(np.float64)
         _check_finite(depth)
+        if self.hand is not None:
+            return self.hand.placed(xy, depth, camera=self.camera, root_depth=self.root_depth)
+        settings = self.task.depth
         points, pixel, is_absolute = placed(
             xy, depth, skeleton=self.skeleton, root=settings.root, bone_length=settings.bone_length, camera=self.camera,
             root_depth=self.root_depth,
@@ -270,8 +281,9 @@ def load(
         min_score: For detectors of boxes: people with a lower score are left out.
         max_people: For detectors of boxes: the number of slots of a picture; None stands for that of the net.
         device: The device that the net runs on; None stands for the first local device.
-        camera: For a 3D run f, cx, cy or fx, fy, cx, cy in pixels of the pictures; None: unknown (`jaxpose.predict.space`).
-        root_depth: For a 3D run with a camera, the depth of the root in mm; None: unknown.
+        camera: For a 3D run, or hands with depth, f, cx, cy or fx, fy, cx, cy in pixels of the pictures; None: unknown
+            (`jaxpose.predict.space`, `jaxpose.predict.hands`).
+        root_depth: For such a run with a camera, the depth of the root in mm; None: unknown.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
@@ -284,6 +296,7 @@ def load(
     return Predictor(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
         max_pixels=max_pixels, min_score=min_score, max_people=max_people, device=device, camera=camera, root_depth=root_depth,
+        hand=hands_in_space.read(directory, task, config),
     )  # fmt: skip
 
 

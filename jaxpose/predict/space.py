@@ -7,7 +7,7 @@ A single picture states neither the size of a person nor the distance. What is k
     neither                          joints about the root, in the axes of the camera; the scale (mm per pixel) that does the same
                                      without perspective
 
-NumPy only.
+Hands in 2.5D are placed by `jaxpose.predict.hands`. NumPy only.
 """
 
 from __future__ import annotations
@@ -41,12 +41,14 @@ class SpacePoses:
         is_absolute: True if they are camera coordinates, False if they are relative to the root.
         sigma: (P, K, 3) mm, the scale of a likelihood; None for nets without one.
         density: The model of the standardised error in space, or None.
+        assumed: What was assumed of hands that the picture does not show, a sentence; "" for nothing, and for bodies.
     """
 
     joints: np.ndarray
     is_absolute: bool
     sigma: np.ndarray | None = None
     density: density.Model | None = field(default=None, repr=False)
+    assumed: str = ""
 
     @property
     def deviation(self) -> np.ndarray | None:
@@ -86,7 +88,7 @@ class SpacePage:
         self.names: list[str] = []
         self.joints: list[np.ndarray] = []
         self.ellipsoids: list[np.ndarray] = []
-        self.is_absolute = False
+        self.is_absolute, self.assumed = False, ""
 
     def add(self, name: str, poses: SpacePoses) -> None:
         """Adds the people of a picture, as long as the page has room."""
@@ -95,7 +97,7 @@ class SpacePage:
         room = MOST - len(self.joints)
         if room <= 0 or not len(poses.joints):
             return
-        self.is_absolute = poses.is_absolute
+        self.is_absolute, self.assumed = poses.is_absolute, poses.assumed
         self.joints += list(poses.joints[:room])
         self.names += [f"{name}, person {p + 1}" for p in range(len(poses.joints[:room]))]
         if (regions := poses.ellipsoids(self.level)) is not None:
@@ -108,9 +110,10 @@ class SpacePage:
         if not self.joints:
             return
         frame = "Coordinates of the camera" if self.is_absolute else "Relative to the root, in the axes of the camera"
+        assumed = f" Assumed: {self.assumed}." if self.assumed else ""
         regions = f" Ellipsoids: regions of {self.level:.0%}." if self.ellipsoids else ""
         space.write(
-            path, np.stack(self.joints), skeleton=self.skeleton, names=self.names, text=f"{frame}, in mm.{regions}",
+            path, np.stack(self.joints), skeleton=self.skeleton, names=self.names, text=f"{frame}, in mm.{assumed}{regions}",
             ellipsoids=np.stack(self.ellipsoids) if self.ellipsoids else None,
         )  # fmt: skip
 

@@ -1,0 +1,168 @@
+"""Hands in space from 2.5D: where they are placed, what a run must state, and what the command writes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxpose import cli, hands, predict, tasks
+from jaxpose.nets import HeatmapNet, ResNet
+from jaxpose.predict.hands import HandSpace
+from jaxpose.skeleton import RHD21
+from tests import tiny_rhd, tiny_run
+
+CAMERA = np.array([110.0, 120.0, 48.0, 40.0])
+
+
+def in_camera(count=12):
+    """Hands (P, 21, 3) in mm, their pixels and relative depths in palms."""
+    xyz = 1000 * np.stack([tiny_rhd.in_space(seed) for seed in range(count)])
+    xy = xyz[..., :2] / xyz[..., 2:] * CAMERA[:2] + CAMERA[2:]
+    return xyz, xy, hands.relative_depth(xyz, bone=hands.PALM)
+
+
+def space_of(xyz, **changes):
+    return HandSpace("runs/hands", "palm", hands.Sizes.of(xyz, bone=hands.PALM), **changes)
+
+
+def test_a_camera_gives_camera_coordinates_with_the_mean_size():
+    xyz, xy, depth = in_camera()
+    poses = space_of(xyz).placed(xy, depth, camera=CAMERA)
+    np.testing.assert_allclose(poses.joints, xyz, atol=1e-5)  # exact: all hands have the mean size
+    assert poses.is_absolute and poses.assumed == (
+        "the key bone (wrist to middle1) is 93.2 mm long, the mean of the training hands"
+    )
+    larger = space_of(1.25 * xyz).placed(
+        xy, depth, camera=CAMERA
+    )  # the size is not in the picture: all moves along the rays
+    np.testing.assert_allclose(larger.joints, 1.25 * xyz, atol=1e-5)
+
+
+def test_a_guessed_focal_length_serves_joints_about_the_wrist():
+    xyz, xy, depth = in_camera(300)
+    joints = space_of(xyz).placed(xy, depth, camera=CAMERA * [0.8, 0.8, 1, 1]).joints
+    error = np.linalg.norm((joints - joints[:, :1]) - (xyz - xyz[:, :1]), axis=-1)
+    assert error[:, 1:].mean() < 2.0  # mm, as docs/hands.md says
+    assert (joints[:, 0, 2] / xyz[:, 0, 2]).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_depth_of_the_wrist_replaces_the_mean_size():
+    xyz, xy, depth = in_camera()
+    for sizes in (hands.Sizes.of(1.25 * xyz[:1], bone=hands.PALM), None):
+        poses = HandSpace("runs/hands", "palm", sizes).placed(xy[:1], depth[:1], camera=CAMERA, root_depth=xyz[0, 0, 2])
+        np.testing.assert_allclose(poses.joints, xyz[:1], atol=1e-5)
+        assert poses.is_absolute and not poses.assumed
+
+
+def test_a_picture_without_hands_has_none_in_space():
+    xyz, xy, depth = in_camera()
+    assert space_of(xyz).placed(xy[:0], depth[:0], camera=CAMERA).joints.shape == (0, 21, 3)
+
+
+def test_what_a_run_does_not_state_is_said():
+    _, xy, depth = in_camera(1)
+    with pytest.raises(ValueError, match=r"runs/hands does not state the sizes of its training hands \(hands.json"):
+        HandSpace("runs/hands", "palm", None).placed(xy, depth, camera=CAMERA)
+    with pytest.raises(ValueError, match="without the camera a hand has no joints in space: give --camera FX FY CX CY"):
+        HandSpace("runs/hands", "palm", hands.Sizes.of(in_camera(1)[0])).placed(xy, depth, camera=None)
+    with pytest.raises(ValueError, match="runs/hands does not state its key bone"):
+        HandSpace("runs/hands", None, None).placed(xy, depth, camera=CAMERA, root_depth=600.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bone_mm": -1.0},
+        {"proportions": [1.0] * 19},
+        {"depth_range": [9.0, 3.0]},
+        {"depth_range": None},
+        {"bone_mm": "x"},
+    ],
+)
+def test_damaged_sizes_are_refused(change):
+    content = dataclasses.asdict(hands.Sizes.of(in_camera(2)[0])) | change
+    with pytest.raises(ValueError, match="hands.json: expected 'bone_mm', 20 'proportions'"):
+        hands.Sizes.from_dict(content, name="hands.json")
+
+
+def hand_run(folder: Path, *, run=None, **options) -> Path:
+    """A run of experiments.rhd_integral, as predict reads it."""
+    net = HeatmapNet(ResNet(depth=18, width=4, stages=1), 42, deconvs=())
+    task = tasks.depth_maps(net, skeleton=RHD21, size_wh=(24, 24), **options)
+    sizes = hands.Sizes.of(in_camera(2)[0], bone=hands.PALM)
+    tiny_run.write(folder, task, variables=task.init(jax.random.key(0)), run={"bone": "palm"} if run is None else run)
+    (folder / "hands.json").write_text(json.dumps(dataclasses.asdict(sizes)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return hand_run(tmp_path_factory.mktemp("hands"))
+
+
+def test_the_command_writes_hands_in_mm_and_a_page(run, tmp_path):
+    picture, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 50, 3), np.uint8)).save(picture)
+    cli.main(
+        ["predict", str(run), str(picture), "--out", str(out), "--camera", "110", "48", "40", "--flip-test", "False"]
+    )
+    (record,) = json.loads((out / "results.json").read_text())
+    joints, pixels = np.reshape(record["keypoints_3d"], (21, 3)), np.reshape(record["keypoints"], (21, 3))
+    assert record["frame_3d"] == "camera" and record["assumed_3d"].startswith(
+        "the key bone (wrist to middle1) is 93.2 mm"
+    )
+    np.testing.assert_allclose(joints[:, :2] / joints[:, 2:] * 110 + [48, 40], pixels[:, :2], atol=0.01)
+    rows = list(csv.DictReader((out / "poses.csv").open()))
+    assert [float(rows[5][c]) for c in ("x_mm", "y_mm", "z_mm")] == pytest.approx(joints[5], abs=1e-2)
+    page = (out / "space.html").read_text()
+    assert "Coordinates of the camera, in mm. Assumed: the key bone" in page
+    with pytest.raises(SystemExit, match="a net with a likelihood"):
+        cli.main(
+            [
+                "predict",
+                str(run),
+                str(picture),
+                "--out",
+                str(tmp_path / "o"),
+                "--region",
+                "0.9",
+                "--camera",
+                "9",
+                "9",
+                "9",
+            ]
+        )
+
+
+def test_without_a_camera_there_are_pixels_and_a_sentence(run, tmp_path, caplog):
+    picture, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(np.zeros((60, 50, 3), np.uint8)).save(picture)
+    cli.main(["predict", str(run), str(picture), "--out", str(out), "--flip-test", "False"])
+    (record,) = json.loads((out / "results.json").read_text())
+    assert "keypoints_3d" not in record and not (out / "space.html").exists()
+    assert "pixels only: without the camera a hand has no joints in space" in caplog.text
+
+
+def test_runs_without_sizes_are_readable_and_say_what_they_lack(tmp_path):
+    old = hand_run(tmp_path / "old")
+    (old / "hands.json").unlink()
+    assert not predict.load(old).in_space
+    with pytest.raises(ValueError, match="--camera 110.0 48.0 40.0: .* does not state the sizes of its training hands"):
+        predict.load(old, camera=(110.0, 48.0, 40.0))
+    assert predict.load(old, camera=(110.0, 48.0, 40.0), root_depth=600.0).in_space
+    (old / "hands.json").write_text("[1]")
+    with pytest.raises(ValueError, match="hands.json: expected 'bone_mm'"):
+        predict.load(old)
+
+
+def test_nets_of_pixels_alone_refuse_a_camera(tmp_path):
+    flat = hand_run(tmp_path / "run", depth=tasks.DepthLoss(kind="none"))
+    with pytest.raises(ValueError, match="the net predicts no joints in space"):
+        predict.load(flat, camera=(110.0, 48.0, 40.0))

@@ -117,7 +117,7 @@ SHUFFLED = [3, 1, 2, 0, *range(4, 17)]
         (every_pose(lambda x: x[:16]), "must be 17 x 3 finite numbers"),
         (every_pose(lambda x: x / 1000), "look like metres"),
         (every_camera(lambda c: {"t": (np.array(c["t"]) / 1000).tolist()}), "look to be in metres"),
-        (every_pose(lambda x: x[SHUFFLED]), "the pelvis lies"),
+        (every_pose(lambda x: x[SHUFFLED]), "the pelvis .* this looks like another order of the joints"),
         (every_camera(lambda c: {"R": np.transpose(c["R"]).tolist()}), "the rotations may be transposed"),
         (every_camera(lambda c: {"t": [float("nan")] * 3}), "'t' of the camera must be 3 finite numbers"),
     ],

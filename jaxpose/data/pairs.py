@@ -12,13 +12,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from jaxpose.cameras import project
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import Skeleton, check_millimetres, check_order
 
 __all__ = ["Pairs", "check", "windows"]
 
 FAR_OFF = 25.0  # px: linear projections of real labels are within 6 px, another convention is off by hundreds
-METRES = 20.0
-HIP_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -122,27 +120,10 @@ def check(pairs: Pairs, *, what: str, exact: bool = True) -> None:
                 f"{what}: {_row(pairs, row)}: the {name} of joint {joint} ({names[joint]}) is {array[row, joint].tolist()}: expected "
                 "finite numbers"
             )
-    extent = float(np.median((pairs.joints.max(1) - pairs.joints.min(1)).max(-1)))
-    if extent < METRES:
-        raise ValueError(f"{what}: people are {extent:.3g} tall in space, which looks like metres: expected mm")
-    _check_order(pairs, what)
+    check_millimetres(pairs.joints, what)
+    check_order(pairs.joints, pairs.skeleton, what)
     if exact:
         _check_projection(pairs, what)
-
-
-def _check_order(pairs: Pairs, what: str) -> None:
-    names = pairs.skeleton.joints
-    places = [names.index(name) for name in ("pelvis", "left_hip", "right_hip") if name in names]
-    if len(places) < 3:
-        return
-    pelvis, left, right = (pairs.joints[:, place] for place in places)
-    width = np.median(np.linalg.norm(left - right, axis=-1))
-    off = np.median(np.linalg.norm(pelvis - (left + right) / 2, axis=-1))
-    if off > HIP_SHARE * max(float(width), 1e-9):
-        raise ValueError(
-            f"{what}: the pelvis (joint {places[0]}) is {off:.0f} mm from the middle of the hips (joints {places[1]} and "
-            f"{places[2]}), which are {width:.0f} mm apart: this looks like another order of the joints than {pairs.skeleton.name}'s"
-        )
 
 
 def _check_projection(pairs: Pairs, what: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpose import cameras
 from jaxpose.data.source import Source, person_dtype
-from jaxpose.skeleton import Skeleton, root_joints
+from jaxpose.skeleton import Skeleton, check_order, root_joints
 
 __all__ = ["check", "flattened", "has_space", "space_dtype", "withheld", "with_space"]
 
@@ -22,8 +22,6 @@ SHORTEST = 5.0
 """Median length of a limb in mm below which lengths are taken for metres or centimetres: that of a finger bone is above it."""
 FAR_OFF = 0.1
 """Median distance of projected joints from their labels, as a fraction of the box's longer side, above which the camera is wrong."""
-ASIDE = 0.6
-"""Median distance of the pelvis from the middle of the hips, as a fraction of the hips' distance, above which joints are mixed up."""
 
 
 def space_dtype(num_joints: int) -> np.dtype:
@@ -155,31 +153,13 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
             "camera (z <= 0): these look like world coordinates, root-relative ones, or a camera of the other convention; expected "
             "camera coordinates, x right, y down, z away from the camera"
         )
-    _check_order(points, is_known, skeleton, name)
+    check_order(points, skeleton, name, where=is_known)
     if not np.isfinite(rows["camera"]).all():
         person = rows[~np.isfinite(rows["camera"]).all(1)][0]
         raise ValueError(
             f"{name}: annotation {person['annotation_id']} has joints in space and no camera: expected 'camera', fx, fy, cx, cy"
         )
     _check_projection(rows, name)
-
-
-def _check_order(points: np.ndarray, is_known: np.ndarray, skeleton: Skeleton, name: str) -> None:
-    names = ("pelvis", "left_hip", "right_hip")
-    if not all(joint in skeleton.joints for joint in names):
-        return
-    pelvis, left, right = (skeleton.joints.index(joint) for joint in names)
-    full = points[is_known[:, [pelvis, left, right]].all(1)]
-    if not len(full):
-        return
-    aside = np.linalg.norm(full[:, pelvis] - (full[:, left] + full[:, right]) / 2, axis=-1)
-    hips = np.linalg.norm(full[:, left] - full[:, right], axis=-1)
-    share = float(np.median(aside / np.maximum(hips, 1e-9)))
-    if share > ASIDE:
-        raise ValueError(
-            f"{name}: the pelvis lies {share:.2g} hip distances from the middle of the hips (median): the joints look to be in a "
-            f"different order than {', '.join(skeleton.joints)}"
-        )
 
 
 def _check_projection(rows: np.ndarray, name: str) -> None:

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxpose import files, metrics
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import Skeleton, check_millimetres, check_order
 
 __all__ = [
     "ROOTS",
@@ -63,8 +63,6 @@ ROOTS = {
 KIND = "poses_3d"
 DIGITS = 3  # a thousandth of a millimetre
 SMALLEST, LARGEST = 100.0, 20_000.0  # mm: half of the extent of a person lies between
-METRES = 20.0  # an extent below it, as a number, is one in metres
-HIP_SHARE = 0.5  # of the distance of the hips: the pelvis is nearer to their middle
 
 
 @dataclass(frozen=True)
@@ -251,32 +249,12 @@ def check_poses(joints: ArrayLike, *, skeleton: Skeleton, what: str, root: int |
             f"{what}: joint {joint} ({skeleton.joints[joint]}) of pose {pose} is {joints[pose, joint].tolist()}: expected finite "
             "numbers in mm"
         )
-    extent = float(np.median((joints.max(1) - joints.min(1)).max(-1)))
-    if 0 < extent < METRES:
-        raise ValueError(
-            f"{what}: the poses are {extent:.3g} tall, which looks like metres: expected mm, multiply by 1000"
-        )
+    extent = check_millimetres(joints, what)
     if root is None:
         return
     if not SMALLEST < extent < LARGEST:
         raise ValueError(f"{what}: the poses are {extent:.4g} mm tall: expected people, in mm")
-    _check_order(joints, skeleton, what)
-
-
-def _check_order(joints: np.ndarray, skeleton: Skeleton, what: str) -> None:
-    """Raises a ValueError if the pelvis is not between the hips."""
-    places = [skeleton.joints.index(name) for name in ("pelvis", "left_hip", "right_hip") if name in skeleton.joints]
-    if len(places) < 3:
-        return
-    pelvis, left, right = (joints[:, place] for place in places)
-    width = np.linalg.norm(left - right, axis=-1)
-    off = np.linalg.norm(pelvis - (left + right) / 2, axis=-1)
-    if np.median(off) > HIP_SHARE * max(float(np.median(width)), 1e-9):
-        raise ValueError(
-            f"{what}: the pelvis (joint {places[0]}) is {np.median(off):.0f} mm from the middle of the hips (joints {places[1]} and "
-            f"{places[2]}), which are {np.median(width):.0f} mm apart: this looks like another order of the joints than "
-            f"{skeleton.name}'s, which is {', '.join(skeleton.joints)}"
-        )
+    check_order(joints, skeleton, what)
 
 
 def from_predictions(

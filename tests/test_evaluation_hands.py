@@ -1,10 +1,14 @@
 """Errors of hands: hand3d's evaluation, per joint first, and the grids of published areas."""
 
+import json
+
 import numpy as np
 import pytest
 
+from jaxpose import hands as geometry
 from jaxpose import metrics
-from jaxpose.evaluation import hands
+from jaxpose.evaluation import command, hands
+from tests import tiny_rhd
 
 
 def hand_set(seed=0):
@@ -100,3 +104,74 @@ def test_hands_match_hand3ds_evaluation(golden_path):
     assert scores["AUC_20_50mm"] == pytest.approx(float(golden["m3_20_50mm_100_auc"]), abs=1e-9)
     assert scores["AUC_0_50mm"] == pytest.approx(float(golden["m3_0_50mm_20_auc"]), abs=1e-9)
     assert scores["AUC_hand3d_20mm"] == pytest.approx(float(golden["m3_slice8_auc"]), abs=1e-9)
+
+
+def hand_files(tmp_path, *, truth=None, records=None, count=4):
+    """Labels of hands, and predictions of them 0.9 times as large with noise; `truth` and `records` may change them."""
+    rng = np.random.default_rng(0)
+    target = np.stack([1000 * tiny_rhd.in_space(seed) for seed in range(count)])
+    pred = 0.9 * target + rng.normal(0, 4, target.shape)
+    people = [
+        {"id": 7 + i, "image_id": 1, "keypoints": [5, 5, 2] * 21, "keypoints_3d": xyz.ravel().tolist(), "camera": [110, 48, 48]}
+        for i, xyz in enumerate(target)
+    ]  # fmt: skip
+    people.append({"id": 90, "image_id": 2, "keypoints": [5, 5, 2] * 21})
+    length = 0.9 * float(geometry.bone_length(target[0], bone=geometry.PALM))
+    results = [
+        {"image_id": 1, "annotation_id": 7 + i, "keypoints_3d": xyz.ravel().tolist(), "bone": "palm", "bone_mm": length}
+        for i, xyz in enumerate(pred)
+    ]
+    paths = tmp_path / "labels.json", tmp_path / "step_1_3d.json"
+    for path, content, change in zip(paths, ({"annotations": people}, results[::-1]), (truth, records), strict=True):
+        path.write_text(json.dumps(content if change is None else change(content)))
+    return paths, pred, target, length
+
+
+def test_a_file_of_hands_in_space_is_scored(tmp_path, capsys):
+    paths, pred, target, length = hand_files(tmp_path)
+    command.main(*paths)
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    bone = geometry.bone_length(target, bone=geometry.PALM)
+    expected = hands.scores_3d(*hands.root_relative(pred / length, target, bone=bone))
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+    assert scores["absolute_EPE_mm"] == pytest.approx(np.linalg.norm(pred - target, axis=-1).mean())
+    depth = ((pred - pred[:, :1]) / length - (target - target[:, :1]) / bone[:, None, None])[:, 1:, 2]
+    assert scores["depth_mm"] == pytest.approx((np.abs(depth) * bone[:, None]).mean())
+    with pytest.raises(ValueError, match="holds hands in space, which take no options"):
+        command.main(*paths, errors=True)
+
+
+def test_hands_without_the_length_of_their_bone_have_an_absolute_error_alone(tmp_path):
+    keys = ("annotation_id", "keypoints_3d")
+    paths, *_ = hand_files(tmp_path, records=lambda rows: [{k: row[k] for k in keys} for row in rows])
+    assert list(hands.score(*paths)) == ["absolute_EPE_mm"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"records": lambda r: r[1:]}, "1 labelled hands have no result, the first is annotation 10"),
+        ({"records": lambda r: [*r, r[0] | {"annotation_id": 90}]}, "1 results have no label in space in .* annotation 90"),
+        ({"records": lambda r: [*r, r[0]]}, "result 4 has the annotation_id 10: expected the id of the hand's annotation"),
+        ({"records": lambda r: [{"image_id": 1, "keypoints_3d": []}]}, 'labels with "kind": "poses_3d"'),
+        ({"records": lambda r: [r[0] | {"keypoints_3d": [1.0] * 60}]}, "result 0 .annotation 10.: expected 'keypoints_3d', 63"),
+        ({"records": lambda r: [r[0] | {"bone_mm": 0}]}, "a positive 'bone_mm' or none"),
+        ({"records": lambda r: [r[0] | {"bone": "toe"}, *r[1:]]}, "is palm, toe: expected one of palm, finger for all"),
+        ({"truth": lambda t: {"annotations": t["annotations"][-1:]}}, "no annotation has 'keypoints_3d'"),
+        ({"truth": lambda t: {"annotations": [t["annotations"][0] | {"camera": None}]}}, "annotation 7: expected 'keypoints_3d', 63"),
+        ({"truth": lambda t: []}, "expected COCO JSON"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_are_named(tmp_path, change, message):
+    paths, *_ = hand_files(tmp_path, **change)
+    with pytest.raises(ValueError, match=message):
+        command.main(*paths)
+
+
+def test_a_label_without_a_joint_in_the_picture_needs_no_result(tmp_path):
+    def unseen(truth):
+        people = truth["annotations"]
+        return {"annotations": [*people, people[0] | {"id": 50, "keypoints": [0, 0, 0] * 21}]}
+
+    paths, *_ = hand_files(tmp_path, truth=unseen)
+    assert hands.score(*paths)["EPE_mm"] > 0

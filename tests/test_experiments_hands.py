@@ -13,6 +13,7 @@ from jaxpose import hands
 from jaxpose.data import crops, synthetic
 from jaxpose.data.formats import rhd
 from jaxpose.data.synthetic import hands as drawn
+from jaxpose.evaluation import hands as evaluation
 from jaxpose.skeleton import RHD21
 from tests import tiny_rhd
 
@@ -190,8 +191,12 @@ def test_from_rhd_to_millimetres(tmp_path):
     assert all(np.isfinite(value) for name, value in scores.items() if name[:3] in ("EPE", "AUC"))
     sizes = json.loads((run / "hands.json").read_text())
     assert sizes["bone_mm"] == pytest.approx(36.0 * 2.59, abs=0.01)
-    (records,) = (json.loads(path.read_text()) for path in (run / "results").glob("*_3d.json"))
+    (path,) = (run / "results").glob("*_3d.json")
+    records = json.loads(path.read_text())
     assert len(records) == 3 and all(len(record["keypoints_3d"]) == 63 for record in records)
+    (truth,) = (tmp_path / "data").glob("*/*-val-*/*/ground_truth.json")
+    of_file = evaluation.score(truth, path)
+    assert of_file == pytest.approx({name: scores[name] for name in of_file}, abs=0.01) and len(of_file) == 7
     evaluated = rhd_integral.main(["--eval-only", str(run), *flags])
     for name in ("EPE_px", "EPE_mm", "absolute_EPE_mm"):
         assert evaluated[name] == pytest.approx(scores[name], rel=1e-3)

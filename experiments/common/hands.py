@@ -104,7 +104,7 @@ class InSpace:
                 raise ValueError(f"{where} has no 'hand', left or right, which --one-side needs: leave the flag out")
             if person.get("keypoints_3d") is None:
                 continue
-            xyz[i], camera[i] = _labels(person, where, bone)
+            xyz[i], camera[i] = evaluation.labels_of(person, name=where, bone=bone)
         is_right = np.array([person.get("hand") == "right" for person in people], bool)
         return cls(np.array([person["id"] for person in people], np.int64), xyz, camera, is_right, bone)
 
@@ -123,26 +123,6 @@ class InSpace:
         depth = np.zeros(self.xyz.shape[:2], np.float32)
         depth[self.is_known] = hands.relative_depth(self.xyz[self.is_known], bone=self.bone)
         return depth
-
-
-def _labels(person: Mapping[str, Any], where: str, bone: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the joints (21, 3) and the camera (4,) of an annotation."""
-    try:
-        xyz = np.asarray(person["keypoints_3d"], np.float64).reshape(21, 3)
-        camera = np.asarray(person.get("camera"), np.float64)
-        camera = camera[[0, 0, 1, 2]] if camera.shape == (3,) else camera
-        if camera.shape != (4,) or not np.isfinite(camera).all() or not np.isfinite(xyz).all():
-            raise ValueError
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{where}: expected 'keypoints_3d', 63 numbers in millimetres in the camera's frame, with 'camera', fx, fy, cx, cy in "
-            "pixels; leave 'keypoints_3d' out of a hand that is not known in space"
-        ) from None
-    try:
-        hands.bone_length(xyz, bone=bone)
-    except ValueError as error:
-        raise ValueError(f"{where}: {str(error).partition(': ')[2]}") from None
-    return xyz, camera
 
 
 @dataclass(frozen=True)
@@ -213,7 +193,7 @@ class Hands(persons.Persons):
         scores = persons.Persons.score(kind, predictions, task, variables, name=name, last=last)
         if "xyz" in predictions and jax.process_index() == 0:
             path = self.config.out / "results" / f"{name}_3d.json"
-            files.write_json(path, in_space_records(predictions))
+            files.write_json(path, in_space_records(predictions, bone=self.config.bone, bone_mm=self.sizes.bone_mm))
         return scores
 
     def errors(self, predictions: Predictions) -> dict[str, float]:
@@ -295,15 +275,24 @@ def write_page(path: Path, predictions: Predictions, *, sides: InSpace) -> None:
     )  # fmt: skip
 
 
-def in_space_records(predictions: Predictions) -> list[dict[str, Any]]:
-    """Returns the predicted hands in space, one record each: image_id, annotation_id, keypoints_3d (63 numbers, mm, camera)."""
+def in_space_records(predictions: Predictions, *, bone: str, bone_mm: float) -> list[dict[str, Any]]:
+    """Returns the predicted hands in space, one record each, as `jaxpose.evaluation.hands.score` reads them.
+
+    Args:
+        predictions: "xyz" (N, 21, 3) in millimetres, coordinates of the camera; "image_id" and "annotation_id".
+        bone: the name of the key bone.
+        bone_mm: its length in every prediction.
+    """
     return [
-        {"image_id": int(image), "annotation_id": int(number), "keypoints_3d": np.round(xyz, 2).ravel().tolist()}
+        {
+            "image_id": int(image), "annotation_id": int(number), "keypoints_3d": np.round(xyz, 2).ravel().tolist(),
+            "bone": bone, "bone_mm": bone_mm,
+        }
         for image, number, xyz in zip(
             predictions["image_id"], predictions["annotation_id"], predictions["xyz"], strict=True
         )
         if np.isfinite(xyz).all()
-    ]
+    ]  # fmt: skip
 
 
 def mirrored(batch: Mapping[str, np.ndarray], where: np.ndarray, *, width: int) -> dict[str, np.ndarray]:

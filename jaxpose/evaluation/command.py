@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxpose.evaluation import crowdpose_average_precision, mpii, poses_3d, report
+from jaxpose.evaluation import crowdpose_average_precision, hands, mpii, poses_3d, report
 from jaxpose.evaluation.coco import with_categories
 from jaxpose.evaluation.results import read
 
@@ -32,7 +32,8 @@ def main(
     Args:
         ground_truth: COCO keypoint file; or MPII's gt_valid.mat for PCKh, which takes no options and needs an
             annotation_id in every result; or poses in space ("kind": "poses_3d"), which take --root alone.
-        results: Result file: a list of image_id, category_id, keypoints, score.
+        results: Result file: a list of image_id, category_id, keypoints, score; or hands in space (NAME_3d.json of a run), which
+            take no options.
         sigmas: OKS sigmas, one per keypoint; by default the category's own, else the published ones for COCO, CrowdPose
             and MPII, else uniform.
         area: Area of a person: "auto" takes the annotated area, or 0.53 of the box if there is none; "box" takes 0.53 of
@@ -60,6 +61,16 @@ def main(
     is_mpii = ground_truth.suffix == ".mat"
     if is_mpii and (sigmas, area, max_people, category_id, crowdpose, errors) != (None, "auto", 20, None, False, False):
         raise ValueError(f"{ground_truth} is for PCKh, which takes no options: leave them out")
+    is_hands = not is_mpii and hands.is_result(results)
+    if is_hands and (sigmas, area, max_people, category_id, crowdpose, errors) != (
+        None,
+        "auto",
+        20,
+        None,
+        False,
+        False,
+    ):
+        raise ValueError(f"{results} holds hands in space, which take no options: leave them out")
     if crowdpose and (area, max_people, category_id) != ("auto", 20, None):
         raise ValueError(
             "--crowdpose has its own rules for --area (box), --max-people (20) and --category-id (the only one): "
@@ -68,6 +79,8 @@ def main(
     by_category: dict[str, dict[str, float]] = {}
     if is_mpii:
         numbers = mpii.from_results(mpii.load_truth(ground_truth), read(results, num_joints=16))
+    elif is_hands:
+        numbers = hands.score(ground_truth, results)
     elif crowdpose:
         numbers = crowdpose_average_precision(ground_truth, results, sigmas=sigmas)
     else:

@@ -11,24 +11,32 @@ areas differ in their thresholds, so each has its name here:
     AUC_hand3d_20mm  the part of that curve from 21.05 mm on, which hand3d's code calls 20 to 50 mm (QUIRK M2)
 
 A pixel is one of the coordinates that are given: of the picture, unless the caller says otherwise. NumPy only.
+
+`score` reads the hands in space of a result file (results/NAME_3d.json of a run) and their labels (COCO JSON with keypoints_3d).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxpose import metrics
+from jaxpose import files, hands, metrics
 
 __all__ = [
     "MILLIMETRES",
     "PIXELS",
     "JointErrors",
     "absolute",
+    "is_result",
     "joint_errors",
+    "labels_of",
     "root_relative",
+    "score",
     "scores_2d",
     "scores_3d",
 ]
@@ -159,8 +167,8 @@ def root_relative(
     >>> bool(np.allclose(a, b))
     True
     """
-    pred, target = (np.asarray(hands, np.float64) for hands in (pred, target))
-    pred, target = (hands - hands[..., root : root + 1, :] for hands in (pred, target))
+    pred, target = (np.asarray(joints, np.float64) for joints in (pred, target))
+    pred, target = (joints - joints[..., root : root + 1, :] for joints in (pred, target))
     return pred * np.asarray(bone, np.float64)[..., None, None], target
 
 
@@ -178,6 +186,142 @@ def absolute(pred: ArrayLike, *, bone: float) -> np.ndarray:
     array([35., 35., 35.])
     """
     return np.asarray(pred, np.float64) * bone
+
+
+def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the joints (21, 3) in millimetres and the camera (4,) of an annotation with joints in space.
+
+    Args:
+        person: the annotation, with "keypoints_3d" and "camera".
+        name: the name of the annotation, for errors.
+        bone: the key bone, whose length must not be zero.
+
+    Raises:
+        ValueError: a number is missing or not finite, or the key bone has no length.
+
+    >>> person = {"keypoints_3d": hands.example_hand().ravel().tolist(), "camera": [300, 160, 160]}
+    >>> labels_of(person, name="annotation 1", bone=hands.PALM)[1].tolist()
+    [300.0, 300.0, 160.0, 160.0]
+    """
+    try:
+        xyz = np.asarray(person["keypoints_3d"], np.float64).reshape(21, 3)
+        camera = np.asarray(person.get("camera"), np.float64)
+        camera = camera[[0, 0, 1, 2]] if camera.shape == (3,) else camera
+        if camera.shape != (4,) or not np.isfinite(camera).all() or not np.isfinite(xyz).all():
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: expected 'keypoints_3d', 63 numbers in millimetres in the camera's frame, with 'camera', fx, fy, cx, cy in "
+            "pixels; leave 'keypoints_3d' out of a hand that is not known in space"
+        ) from None
+    try:
+        hands.bone_length(xyz, bone=bone)
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).partition(': ')[2]}") from None
+    return xyz, camera
+
+
+def is_result(path: str | os.PathLike) -> bool:
+    """Returns whether a file is a list of results in space without joints in pixels, by its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            return re.match(rb'\s*\[\s*\{[^\[\]{}]*"keypoints_3d"', file.read(500)) is not None
+    except OSError:
+        return False
+
+
+def score(ground_truth: str | os.PathLike, results: str | os.PathLike) -> dict[str, float]:
+    """Scores hands in space, as an evaluation of experiments.rhd_integral does.
+
+    Args:
+        ground_truth: COCO JSON whose annotations have keypoints_3d and camera; those without are not scored, nor those without a
+            labelled joint in the picture.
+        results: a list of annotation_id and keypoints_3d, 63 numbers in millimetres in the camera's frame; with "bone", the
+            name of the key bone, and "bone_mm", its length in the prediction, also the scores with the true length.
+
+    Returns:
+        absolute_EPE_mm; with "bone" and "bone_mm" also depth_mm, and the scores of `scores_3d` relative to the wrist with the
+        true length of the key bone.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a file is bad, or labels and results do not belong to each other; the message names it.
+    """
+    records = _records(results)
+    names = {str(record.get("bone")) for record in records.values()}
+    has_bone = all({"bone", "bone_mm"} <= record.keys() for record in records.values())
+    if has_bone and (len(names) > 1 or not names <= hands.NAMED_BONES.keys()):
+        raise ValueError(
+            f"{results}: the key bone of its results is {', '.join(sorted(names))}: expected one of "
+            f"{', '.join(hands.NAMED_BONES)} for all"
+        )
+    key_bone = hands.NAMED_BONES[names.pop()] if has_bone else hands.PALM
+    labels = _labels(ground_truth, key_bone)
+    if missing := [number for number, (_, is_seen) in labels.items() if is_seen and number not in records]:
+        raise ValueError(
+            f"{results}: {len(missing)} labelled hands have no result, the first is annotation {missing[0]}"
+        )
+    if extra := sorted(records.keys() - labels.keys()):
+        raise ValueError(
+            f"{results}: {len(extra)} results have no label in space in {ground_truth}, the first is annotation {extra[0]}"
+        )
+    pred = np.array([record["keypoints_3d"] for record in records.values()], np.float64).reshape(-1, 21, 3)
+    target = np.array([labels[number][0] for number in records])
+    absolute_error = {"absolute_EPE_mm": scores_3d(pred, target)["EPE_mm"]}
+    if not has_bone:
+        return absolute_error
+    unit = np.array([record["bone_mm"] for record in records.values()], np.float64)[:, None, None]
+    relative, truth = root_relative(pred / unit, target, bone=hands.bone_length(target, bone=key_bone))
+    depth = float(np.abs(relative - truth)[:, 1:, 2].mean())
+    return {"depth_mm": depth, **scores_3d(relative, truth), **absolute_error}
+
+
+def _records(path: str | os.PathLike) -> dict[int, Mapping[str, Any]]:
+    """Returns the results of a file by the id of their annotation."""
+    content = files.read_json(path, "result file")
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path}: results must be a list with one record per hand, and at least one")
+    records: dict[int, Mapping[str, Any]] = {}
+    for i, record in enumerate(content):
+        number = record.get("annotation_id") if isinstance(record, Mapping) else None
+        if type(number) is not int or number in records:
+            raise ValueError(
+                f"{path}: result {i} has the annotation_id {number!r:.30}: expected the id of the hand's annotation, an integer that "
+                'no other result has (people in space are scored against labels with "kind": "poses_3d")'
+            )
+        joints, length = _numbers(record.get("keypoints_3d")), _numbers([record.get("bone_mm", 1.0)])
+        if joints.shape != (63,) or length.shape != (1,) or not length[0] > 0:
+            raise ValueError(
+                f"{path}: result {i} (annotation {number}): expected 'keypoints_3d', 63 finite numbers in millimetres, and a positive "
+                "'bone_mm' or none"
+            )
+        records[number] = record
+    return records
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Returns a list of finite numbers as an array; an empty one if it is none."""
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return np.zeros(0)
+    return numbers if numbers.ndim == 1 and np.isfinite(numbers).all() else np.zeros(0)
+
+
+def _labels(path: str | os.PathLike, bone: tuple[int, int]) -> dict[int, tuple[np.ndarray, bool]]:
+    """Returns the joints (21, 3) of the hands of a COCO JSON by annotation id, and whether one is labelled in the picture."""
+    content = files.read_json(path, "ground truth")
+    people = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(people, list) or not all(isinstance(p, dict) and type(p.get("id")) is int for p in people):
+        raise ValueError(f"{path}: expected COCO JSON, an object with 'annotations' that have an integer 'id'")
+    labels = {}
+    for person in people:
+        if person.get("keypoints_3d") is not None:
+            joints, _ = labels_of(person, name=f"{path}: annotation {person['id']}", bone=bone)
+            labels[person["id"]] = joints, bool((_numbers(person.get("keypoints", []))[2::3] > 0).any())
+    if not labels:
+        raise ValueError(f"{path}: no annotation has 'keypoints_3d', so that the results in space cannot be scored")
+    return labels
 
 
 def _trapezoid(curve: np.ndarray, thresholds: np.ndarray) -> float:

@@ -108,7 +108,7 @@ def load_truth(path: str | Path) -> Truth:
 
     >>> load_truth("annot/gt_valid.mat")
     Traceback (most recent call last):
-    FileNotFoundError: annot/gt_valid.mat does not exist: name MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)
+    FileNotFoundError: annot/gt_valid.mat does not exist: expected MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)
     """
     arrays = matlab.load(path, "MPII's gt_valid.mat (mmpose calls it mpii_gt_val.mat)")
     for field, shape in FIELDS.items():

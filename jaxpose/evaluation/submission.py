@@ -242,7 +242,7 @@ def read_mat(path: str | Path) -> np.ndarray:
 
     >>> read_mat("pred.mat")
     Traceback (most recent call last):
-    FileNotFoundError: pred.mat does not exist
+    FileNotFoundError: pred.mat does not exist: expected the pred.mat that this command writes
     """
     arrays = matlab.load(path, "the pred.mat that this command writes")
     if "preds" in arrays:

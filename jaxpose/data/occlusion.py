@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxpose.data.augment import OCCLUSIONS, OCCLUSION_NOISE, philox
+from jaxpose.data.augment import OCCLUSION_NOISE, OCCLUSIONS, philox
 
 __all__ = ["cover", "rectangles"]
 

@@ -278,18 +278,18 @@ def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augme
 
 def _of_pixels(persons, boxes, image_wh, setting, seed, epochs) -> dict[str, np.ndarray]:
     """Draws the augmentation of colours and the occlusion, which leave geometry and labels alone; {} for neither."""
-    drawn = {}
+    entries = {}
     epochs = np.zeros(len(persons), np.int64) if epochs is None else np.asarray(epochs, np.int64)
     ids = persons["annotation_id"].astype(np.int64)
     if setting.colour:
-        drawn["colour"] = colour_factors(setting.colour, seed=seed, epochs=epochs, ids=ids)
+        entries["colour"] = colour_factors(setting.colour, seed=seed, epochs=epochs, ids=ids)
         if setting.truncate_colour:
-            drawn["truncate_colour"] = np.ones(len(persons), bool)
+            entries["truncate_colour"] = np.ones(len(persons), bool)
     if setting.occlusion:
         options = {"boxes": boxes, "image_wh": image_wh, "seed": seed, "epochs": epochs, "ids": ids}
-        drawn["occlusion"] = rectangles(setting.occlusion, **options)
-        drawn["noise"] = np.stack([np.full_like(ids, np.uint64(seed % 2**64).astype(np.int64)), epochs, ids], -1)
-    return drawn
+        entries["occlusion"] = rectangles(setting.occlusion, **options)
+        entries["noise"] = np.stack([np.full_like(ids, np.uint64(seed % 2**64).astype(np.int64)), epochs, ids], -1)
+    return entries
 
 
 def _in_space(persons, flip, augmentations, flip_index, *, scale_depth: bool) -> dict[str, np.ndarray]:

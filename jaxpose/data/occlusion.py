@@ -54,11 +54,11 @@ def rectangles(
     >>> rectangles(0.0, boxes=box, image_wh=size, seed=0, epochs=[3], ids=[7])
     array([[0, 0, 0, 0]])
     """
-    drawn = [
+    rows = [
         _rectangle(probability, np.asarray(box, np.float64), size, philox(seed, OCCLUSIONS, int(epoch), int(item)))
         for box, size, epoch, item in zip(boxes, image_wh, epochs, ids, strict=True)
     ]
-    return np.array(drawn, np.int64).reshape(-1, 4)
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _rectangle(probability: float, box: np.ndarray, image_wh: np.ndarray, rng: np.random.Generator) -> Sequence[int]:

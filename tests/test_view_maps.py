@@ -61,7 +61,9 @@ def test_heatmaps(tmp_path, folder, monkeypatch, capsys):
 def test_joints_in_space_are_refused(tmp_path, folder):
     net = PoseRegressor(ResNet(depth=18, width=4, stages=1), RegressionHead(17, dim=3))
     task = tasks.regression_3d(net, skeleton=COCO17, size_wh=(24, 24))
-    run = tiny_run.write(tmp_path / "run", task, variables={"params": {"b": np.zeros(1)}})  # refused before they are used
+    run = tiny_run.write(
+        tmp_path / "run", task, variables={"params": {"b": np.zeros(1)}}
+    )  # refused before they are used
     with pytest.raises(SystemExit, match="predicts joints in space, whose regions are no areas of a picture"):
         cli.main(["view", "maps", str(run), "--data", str(folder)])
 

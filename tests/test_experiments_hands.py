@@ -38,8 +38,25 @@ def test_labels_in_space_are_found_by_annotation(source):
     assert sizes.bone_mm == pytest.approx(36.0, abs=1e-3) and sizes.depth_range[0] < 0.5 / 0.036 < sizes.depth_range[1]
 
 
+def test_fingers_from_base_to_tip_are_seen(source):
+    labels = kind.InSpace.of(source)
+    assert not labels.runs_base_to_tip
+    assert dataclasses.replace(labels, xyz=hands.reversed_fingers(labels.xyz)).runs_base_to_tip
+    assert not dataclasses.replace(labels, xyz=np.full_like(labels.xyz, np.nan)).runs_base_to_tip
+
+
 def test_wrong_labels_in_space_are_named(source, monkeypatch):
+    xyz = np.array(source.ground_truth()["annotations"][0]["keypoints_3d"]).reshape(21, 3)
     for change, message in (
+        (
+            {"keypoints_3d": (xyz / 1000).ravel()},
+            "annotation 1: the hand in .* mm large: these look like metres; multiply them by 1000",
+        ),
+        (
+            {"keypoints_3d": (xyz / 10).ravel()},
+            "annotation 1: the hand in .* these look like centimetres; multiply them by 10",
+        ),
+        ({"keypoints_3d": (xyz - [0, 0, 2000]).ravel()}, "annotation 1: joints in space behind the camera"),
         ({"camera": [1.0, 2.0]}, "annotation 1: expected 'keypoints_3d', 63 numbers in millimetres"),
         ({"keypoints_3d": [1.0] * 60}, "annotation 1: expected 'keypoints_3d'"),
         ({"keypoints_3d": [5.0] * 63}, "annotation 1: the bone between the joints middle1 and middle2 has length 0.0"),

@@ -130,6 +130,16 @@ def test_the_description(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.stablehlo"]
 
 
+def test_the_unit_of_a_depth_is_that_of_the_family():
+    head = RegressionHead(17, kind="normalized", dim=3)
+    space = tasks.regression_3d(PoseRegressor(BACKBONE, head), skeleton=COCO17, size_wh=SIZE_WH)
+    net = HeatmapNet(BACKBONE, 34, deconvs=(8,))
+    hand = tasks.depth_maps(net, skeleton=COCO17, size_wh=SIZE_WH, read=tasks.Readout("soft_argmax"))
+    for task, unit in ((space, "mm, relative to the root"), (hand, "lengths of the key bone")):
+        outputs = {x["name"]: x for x in export.describe(task, initial(task))["outputs"]}
+        assert outputs["depth"]["shape"] == ["b", 17] and outputs["depth"]["unit"].startswith(unit)
+
+
 CASES = {
     "basic": lambda: regression(likelihood=tasks.Likelihood(loss="basic")),
     "mobilenet, l1": lambda: regression(

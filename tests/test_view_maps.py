@@ -15,6 +15,7 @@ from jaxpose import checkpoint, cli, density, geometry, tasks
 from jaxpose.data import crops, feed, whole_images
 from jaxpose.data.formats import coco
 from jaxpose.inference import Settings
+from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
 from jaxpose.skeleton import COCO17
 from jaxpose.view import figures, palette
 from jaxpose.view import maps as tool
@@ -55,6 +56,16 @@ def test_heatmaps(tmp_path, folder, monkeypatch, capsys):
     positive = maps.max((0, 1)) > 0
     off = np.abs(options["poses"][0] - 4 * np.stack([columns, rows], -1))[positive]
     assert off.max() <= 1.01 and positive.any()
+
+
+def test_joints_in_space_are_refused(tmp_path, folder):
+    net = PoseRegressor(ResNet(depth=18, width=4, stages=1), RegressionHead(17, dim=3))
+    task = tasks.regression_3d(net, skeleton=COCO17, size_wh=(24, 24))
+    run = tiny_run.write(
+        tmp_path / "run", task, variables={"params": {"b": np.zeros(1)}}
+    )  # refused before they are used
+    with pytest.raises(SystemExit, match="predicts joints in space, whose regions are no areas of a picture"):
+        cli.main(["view", "maps", str(run), "--data", str(folder)])
 
 
 def test_regions_of_a_regression(tmp_path, folder, monkeypatch, capsys):

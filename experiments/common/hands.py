@@ -117,6 +117,13 @@ class InSpace:
         """(N,) True for a hand that is known in space."""
         return np.isfinite(self.xyz).all((1, 2)) & np.isfinite(self.camera).all(1)
 
+    @property
+    def runs_base_to_tip(self) -> bool:
+        """True if the fingers look as if they ran from base to tip, where RHD's run from tip to base."""
+        xyz = self.xyz[self.is_known]
+        first, last = (np.linalg.norm(xyz[:, start::4] - xyz[:, :1], axis=-1) for start in (1, 4))
+        return bool((last > first).mean() > 0.8) if len(xyz) else False
+
     @cached_property
     def depth(self) -> np.ndarray:
         """(N, 21) depths relative to the wrist in units of the key bone, 0 where unknown."""
@@ -156,6 +163,12 @@ class Hands(persons.Persons):
         """Raises a ValueError for data that cannot be trained on."""
         super().check()
         trains_depth = getattr(self.config, "head", "maps") == "maps" and self.config.depths.kind != "none"
+        if self.train is not None and self.train_space.runs_base_to_tip:
+            log.warning(
+                "%s: the last joint of most fingers is farther from the wrist than the first; expected RHD's order, each finger from "
+                "its tip to its base: jaxpose.hands.reversed_fingers converts the other one",
+                self.train.name,
+            )
         if self.train is not None and trains_depth and self.sizes is None:
             raise ValueError(
                 f"{self.train.name}: no hand has 'keypoints_3d' and 'camera', so that there is no depth to learn: give --depths.kind "

@@ -46,6 +46,7 @@ PIXELS = np.linspace(0.0, 30.0, 20)
 MILLIMETRES = np.linspace(20.0, 50.0, 100)
 """Thresholds from 20 to 50 mm."""
 HAND3D_MILLIMETRES = np.linspace(0.0, 50.0, 20)
+SMALLEST_MM = 40.0  # diagonal of the extent of a hand: a few hundred in mm, below 40 in cm, below 1 in metres
 HAND3D_FROM = 8  # index of 21.05 mm in them
 
 
@@ -197,9 +198,10 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
         bone: the key bone, whose length must not be zero.
 
     Raises:
-        ValueError: a number is missing or not finite, or the key bone has no length.
+        ValueError: a number is missing or not finite, the key bone has no length, lengths look like metres or centimetres, or a
+            joint lies behind the camera.
 
-    >>> person = {"keypoints_3d": hands.example_hand().ravel().tolist(), "camera": [300, 160, 160]}
+    >>> person = {"keypoints_3d": (1000 * hands.example_hand()).ravel().tolist(), "camera": [300, 160, 160]}
     >>> labels_of(person, name="annotation 1", bone=hands.PALM)[1].tolist()
     [300.0, 300.0, 160.0, 160.0]
     """
@@ -218,6 +220,17 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
         hands.bone_length(xyz, bone=bone)
     except ValueError as error:
         raise ValueError(f"{name}: {str(error).partition(': ')[2]}") from None
+    extent = float(np.linalg.norm(np.ptp(xyz, axis=0)))
+    if extent < SMALLEST_MM:
+        raise ValueError(
+            f"{name}: the hand in 'keypoints_3d' is {extent:.3g} mm large: these look like "
+            f"{'metres' if extent < 1 else 'centimetres'}; multiply them by {1000 if extent < 1 else 10}"
+        )
+    if (xyz[:, 2] <= 0).any():
+        raise ValueError(
+            f"{name}: joints in space behind the camera (z <= 0): these look like coordinates of the world or relative to the wrist; "
+            "expected those of the camera, x right, y down, z away from it"
+        )
     return xyz, camera
 
 

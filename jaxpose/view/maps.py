@@ -63,6 +63,11 @@ def maps(
     variables, stored = checkpoint.restore_model(run, step=step)
     task = tasks.from_config(stored["task"])
     tasks.check_poses(task, run)
+    if getattr(task, "dim", 2) == 3:
+        raise ValueError(
+            f"{run} predicts joints in space, whose regions are no areas of a picture: report.html of the run shows them, and "
+            "space.html of jaxpose predict"
+        )
     reader = formats.choose(format, data, split)
     paths = reader.find(data, split, annotations=None, images=None)
     source = reader.read(*paths, split=split, skeleton=task.skeleton, on_bad=on_bad)

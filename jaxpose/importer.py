@@ -11,6 +11,8 @@ by layout:
     *_mmpose                     ImageNet's, RGB                the same, the shift by mmpose's border rule
     mmpose's integral models     ImageNet's, RGB                soft-argmax, confidence 1, exact mirror        QUIRK I4, D1
     higher_hrnet, swahr          ImageNet's, RGB                both resolutions, tags, flip test              QUIRK S8
+    integral_3d                  ImageNet's, RGB                soft-argmax of the volume, confidence 1
+    posenet_3d                   odd, RGB                       the same                                       QUIRK V10
     keypoint_rcnn, faster_rcnn*  ImageNet's, RGB, short 800     persons above 0.05, 100 at most                QUIRK E1 to E9
     detectron2_rcnn              Caffe's, BGR, short 800        the same, half a pixel, probabilities          QUIRK E1 to E9
 
@@ -38,7 +40,7 @@ from flax import linen as nn
 
 from jaxpose import files, inference, weights
 from jaxpose.inference import Settings
-from jaxpose.nets import RCNN, ResNet
+from jaxpose.nets import RCNN, HeatmapNet, ResNet, VolumeRegressor
 from jaxpose.skeleton import BOX, COCO17, CROWDPOSE14, H36M17, H36M18, MPII16, RHD21, Skeleton, root_joints
 from jaxpose.weights.layouts import PublishedNet, net_of, row_of
 
@@ -120,6 +122,8 @@ def main(
         raise ValueError(f"{file}: not a net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
     settings = Settings() if lifter else published_settings(task)
+    if padding := row_of(facts["layout"]).settings.get("padding"):
+        settings = replace(settings, padding=padding)
     best = "skill" if lifter else "AP"
     config = {"task": task.config, "inference": settings.to_dict(), "best": best, "imported": imported}
     checkpoint.write_model(out, variables, config)
@@ -127,7 +131,7 @@ def main(
         "h36m_lifting"
         if lifter
         else "h36m_rle"
-        if facts["family"] == "regression_3d"
+        if facts["family"] == "regression_3d" and facts["layout"] == "rle_official"
         else page(facts["layout"], skeleton=facts["skeleton"], decode=facts.get("decode"))
     )
     command = f"python -m experiments.{page_name} --eval-only {shlex.quote(str(out))} --data DIR"
@@ -193,6 +197,12 @@ def read(
             raise ValueError(f"--decode and --beta: for heatmaps, this is layout {row.name} with three coordinates")
         return _in_space(
             state_dict, net, net_variables, layout=row.name, size_wh=size_wh, skeleton=skeleton, preprocess=preprocess
+        )
+    if family.has_volumes:
+        if decode is not None or beta is not None:
+            raise ValueError(f"--decode and --beta: for heatmaps, this is layout {row.name}, whose maps are volumes")
+        return _of_volumes(
+            net, net_variables, row=row, name=name, size_wh=size_wh, skeleton=skeleton, preprocess=preprocess
         )
     integral = bool(row.axes) and f"{row.axes}x" in state_dict
     _check_reading(row, name, decode=decode, beta=beta, integral=integral)
@@ -281,6 +291,51 @@ def _in_space(
     return task, variables, {
         "layout": layout, "family": task.family, "joints": joints, "skeleton": skeleton.name, "size_wh": list(size),
         "size_from": origin, "preprocess": task.preprocess, "flow": len(flows) == 2,
+    }  # fmt: skip
+
+
+def _of_volumes(
+    net: HeatmapNet,
+    net_variables: dict[str, Any],
+    *,
+    row: PublishedNet,
+    name: str,
+    size_wh: tuple[int, int] | None,
+    skeleton: Skeleton | None,
+    preprocess: str | None,
+) -> tuple[ImageTask, dict[str, Any], dict[str, Any]]:
+    """Converts a net of integral regression's code or PoseNet, as `read` does: bins of 2 m / D about the depth of the root.
+
+    The layer of sigma, which the published nets lack, is 0; nothing reads it, since L1 states no uncertainty.
+    """
+    maps = net.num_joints
+    skeleton = skeleton or next((s for s in (H36M18, H36M17) if not maps % s.num_joints), None)
+    if skeleton is None or maps % skeleton.num_joints:
+        joints = "18 or 17" if skeleton is None else f"{skeleton.num_joints} of {skeleton.name}"
+        raise ValueError(
+            f"the net has {maps} maps, no multiple of {joints} joints: give --skeleton or --annotations with the joints of the net"
+        )
+    bins = maps // skeleton.num_joints
+    if bins < 2:
+        raise ValueError(
+            f"the net has {maps} maps, one a joint: heatmaps in the plane, which layout {row.name} has not"
+        )
+    size, origin = (tuple(size_wh), "--size-wh") if size_wh else input_size(name, layout=row.name, skeleton=skeleton)
+    regressor = VolumeRegressor(net, bins=bins)
+    task = FAMILIES[row.family].make(
+        regressor, row.settings | ({} if preprocess is None else {"preprocess": preprocess}),
+        {"skeleton": skeleton, "size_wh": size},
+    )  # fmt: skip
+    images = jax.ShapeDtypeStruct((1, size[1], size[0], 3), jnp.float32)
+    sigma = jax.eval_shape(regressor.init, jax.random.key(0), images)["params"]["sigma"]
+    sigma = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sigma)
+    params = {"net": {"net": net_variables["params"], "sigma": sigma}}
+    variables = {"params": params, "batch_stats": {"net": net_variables["batch_stats"]}}
+    batch = {"image": jax.ShapeDtypeStruct(images.shape, jnp.uint8)}
+    jax.eval_shape(lambda v, x: task.predict(v, x, flip_test=False), variables, batch)  # checks the size
+    return task, variables, {
+        "layout": row.name, "family": task.family, "joints": skeleton.num_joints, "skeleton": skeleton.name, "bins": bins,
+        "size_wh": list(size), "size_from": origin, "preprocess": task.preprocess,
     }  # fmt: skip
 
 
@@ -507,6 +562,20 @@ def _detection(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_)
     return tasks.detection(net, **shared, resize=resize, preprocess=settings["preprocess"])
 
 
+def _volumes(net, settings: Mapping[str, Any], shared: Mapping[str, Any], **_) -> ImageTask:
+    """Builds the task. Settings: preprocess and outside of `tasks.regression_3d`. Both codes take the depth as it is predicted."""
+    from jaxpose import tasks
+
+    depth = tasks.Depth(root=root_joints(shared["skeleton"]), relative=False)
+    options = {"preprocess": settings["preprocess"], "outside": settings["outside"]}
+    return tasks.regression_3d(net, **shared, likelihood=tasks.Likelihood(loss="l1"), depth=depth, **options)
+
+
+def _square_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
+    """Returns the published size of crops for volumes, and its origin."""
+    return (256, 256), "default"
+
+
 def _person_size(name: str, skeleton: Skeleton, width: int | None) -> tuple[tuple[int, int], str]:
     """Returns the size of crops of persons and its origin; MPII's are square."""
     square = skeleton == MPII16
@@ -537,6 +606,7 @@ class Family:
         has_maps: True if its nets are decoded with `decode` and `beta`.
         has_flow: True if a checkpoint may hold RLE's flow.
         has_boxes: True if its nets are detectors of boxes.
+        has_volumes: True if its nets' maps are volumes, joints x bins of the depth.
     """
 
     make: Callable[..., ImageTask]
@@ -544,12 +614,14 @@ class Family:
     has_maps: bool = False
     has_flow: bool = False
     has_boxes: bool = False
+    has_volumes: bool = False
 
 
 FAMILIES = {  # by the `family` of a row in `weights.layouts`
     "regression": Family(_regression, _person_size, has_flow=True),
     "heatmaps": Family(_heatmaps, _person_size, has_maps=True),
     "bottom_up": Family(_bottom_up, _whole_image_size),
+    "volumes": Family(_volumes, _square_size, has_volumes=True),
     "detection": Family(_detection, _detector_size, has_boxes=True),
 }
 

@@ -128,8 +128,22 @@ def integral() -> dict[str, np.ndarray]:
     return resnet18(4, "backbone.") | head3("head.simplebaseline_head.") | axes
 
 
+def volumes(prefix: str, maps: int) -> dict[str, np.ndarray]:
+    """The head of integral regression's code ("head.features.9.") or of PoseNet ("head.final_layer.")."""
+    state = {n: v if "final" in n else 0.5 * v for n, v in head3("head.", joints=maps).items()}
+    state["head.final_layer.bias"] = np.random.default_rng(2).normal(0, 1, maps).astype(np.float32)
+    if prefix == "head.final_layer.":
+        return state
+    renames = (("head.deconv_layers.", "head.features."), ("head.final_layer.", prefix))
+    for old, new in renames:
+        state = {n.replace(old, new): v for n, v in state.items()}
+    return state
+
+
 # Pose nets: layout, a state dict as its code base saves it.
 POSE = {
+    "integral_3d": lambda: resnet18(4, "backbone.") | volumes("head.features.9.", 18 * 8),
+    "posenet_3d": lambda: resnet18(4, "backbone.") | volumes("head.final_layer.", 18 * 32),
     "rle_official": rle_official,
     "rle_mmpose": lambda: calm(mmpose()),
     "rle_mmpose 0.x": lambda: mmpose("keypoint_head", "loss"),
@@ -496,9 +510,62 @@ def test_a_net_in_space_comes_with_both_flows(tmp_path, capsys):
     assert settings.padding == 1.0 and settings.size_wh == (256, 256) and settings.root == ("pelvis",)
 
 
+def test_volumes_predict_as_integral_regressions_code_does(tmp_path, capsys):
+    """The softmax over all cells of a joint's volume, and the expected cell."""
+    state = POSE["integral_3d"]()
+    path = save(tmp_path / "model_best.pth.tar", prefixed(state, "module."), wrapper="network")
+    said = run_import(capsys, path, tmp_path / "run", "--size-wh", "32", "64")
+    assert (said["layout"], said["family"], said["joints"], said["bins"]) == ("integral_3d", "regression_3d", 18, 8)
+    assert "experiments.h36m_integral --eval-only" in said["command"] and said["skeleton"] == "h36m18"
+    variables, config, predict = restored(tmp_path / "run")
+    task = tasks.from_config(config["task"])
+    assert config["inference"]["padding"] == 1.0 and task.outside == "keep"
+    assert task.likelihood.loss == "l1" and task.depth == tasks.Depth(relative=False)
+    net, plain = weights.from_torch(state, layout="integral_3d")
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["net"]["net"], plain["params"])
+    image = pictures((32, 64))
+    normalised = (image - np.float32(MEAN)) / np.float32(STD)
+    maps = np.array(jax.jit(net.apply)(plain, normalised), np.float64)
+    cells = maps.reshape(2, 16, 8, 18, 8)  # B, h, w, K, D: a channel is joint * D + depth
+    prob = np.exp(cells - cells.max((1, 2, 4), keepdims=True))
+    prob /= prob.sum((1, 2, 4), keepdims=True)
+    x, y, z = (np.einsum(f"bhwkd,{axis}->bk", prob, np.arange(n)) for axis, n in (("w", 8), ("h", 16), ("d", 8)))
+    outputs = predict(image)
+    np.testing.assert_allclose(outputs["xy"], np.stack([4 * x, 4 * y], -1), atol=0.02)
+    np.testing.assert_allclose(outputs["depth"], 2000 * (z / 8 - 0.5), atol=1)
+    assert (outputs["confidence"] == 1).all() and np.ptp(outputs["depth"]) > 20
+
+
+def test_posenet_is_told_by_its_number_of_maps(tmp_path, capsys):
+    """The names are those of mmpose's SimpleBaseline; the weights are those that integral regression's names give."""
+    maps = 17 * 34
+    state = resnet18(4, "backbone.") | volumes("head.final_layer.", maps)
+    path = save(tmp_path / "snapshot_24.pth.tar", prefixed(state, "module."), wrapper="network")
+    said = run_import(capsys, path, tmp_path / "run", "--size-wh", "64", "64")
+    assert (said["layout"], said["skeleton"], said["bins"], said["preprocess"]) == (
+        "posenet_3d",
+        "h36m17",
+        34,
+        "posenet",
+    )
+    variables, config = checkpoint.restore_model(tmp_path / "run")
+    assert config["inference"]["padding"] == 1.25 and tasks.from_config(config["task"]).outside == "mask"
+    same = resnet18(4, "backbone.") | volumes("head.features.9.", maps)
+    _, plain = weights.from_torch(same, layout="integral_3d")
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["net"]["net"], plain["params"])
+    # QUIRK V10: numbers of 0..1 on values of 0..255.
+    normalised = tasks.PREPROCESS["posenet"](jnp.array([[[255.0, 0.485, 0]]]))
+    np.testing.assert_allclose(normalised[0, 0], ((255 - 0.485) / 0.229, 0.029 / 0.224, -0.406 / 0.225), rtol=1e-5)
+    assert weights.layout_of(state) == "posenet_3d"
+    assert weights.layout_of(resnet18(4, "backbone.") | volumes("head.final_layer.", 511)) == "simple_baseline_mmpose"
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
+        (lambda: POSE["integral_3d"](), {"decode": "dark"}, "layout integral_3d, whose maps are volumes"),
+        (lambda: POSE["integral_3d"](), {"skeleton": COCO17}, "144 maps, no multiple of 17 of coco17 joints"),
+        (lambda: resnet18(4, "backbone.") | volumes("head.features.9.", 18), {}, "18 maps, one a joint"),
         (BACKBONES["resnet"], {}, "layout resnet: a backbone, not a pose net: .*--init"),
         (BACKBONES["mobilenet_v2"], {}, "layout mobilenet_v2: a backbone"),
         (BACKBONES["hrnet_backbone"], {}, "layout hrnet_backbone: a backbone"),

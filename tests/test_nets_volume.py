@@ -10,6 +10,8 @@ import pytest
 from jaxpose import heatmap, losses
 from jaxpose.nets import HeatmapNet, MapHead, ResNet, VolumeRegressor
 from jaxpose.nets.volume import volumes
+from jaxpose.weights.fill import fill
+from jaxpose.weights.volumes import integral_head
 
 
 def bump(centre, size, width=1.0):
@@ -73,6 +75,21 @@ def test_released_heads_and_readouts(golden):
         assert jax.tree.map(np.shape, template["params"]) == jax.tree.map(np.shape, params)
         out = head.apply({"params": params, "batch_stats": stats}, x)
         np.testing.assert_allclose(out.transpose(0, 3, 1, 2), case["int_head_out"], rtol=1e-6, atol=1e-6)
+
+        class Head(MapHead):
+            def example_input(self):
+                return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+        prefix = "int_head."  # as a file's "head."
+        state = {
+            f"head.{n.removeprefix(prefix)}": case[n] for n in case.arrays.files if n.startswith(f"{prefix}features.")
+        }
+        state = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+        names, deconvs, maps = integral_head(state)
+        assert (deconvs, maps) == ((5, 5, 5), 24)
+        imported = fill(Head(maps, deconvs=deconvs), state, names, "integral_3d")
+        out = head.apply(imported, x).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(out, case["int_head_out"], rtol=1e-6, atol=1e-6)
 
         logits = double(integral["vol3d_logits"]).transpose(0, 2, 3, 1)
         size = np.array([10, 12, 8])

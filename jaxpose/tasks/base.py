@@ -321,8 +321,10 @@ BEARPAW = Preprocess(
     mean=(0.4404 * 255, 0.4440 * 255, 0.4327 * 255), std=(255.0, 255.0, 255.0)
 )  # MPII's means, no deviation
 DETECTRON2 = Preprocess(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), bgr=True)
+POSENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # of 0..1, on images in 0..255 (QUIRK V10)
 PREPROCESS = {
     "imagenet": IMAGENET,
+    "posenet": POSENET,
     "rle_official": RLE_OFFICIAL,
     "rle_official_3d": RLE_OFFICIAL_3D,
     "detectron2": DETECTRON2,

@@ -15,6 +15,9 @@ wrap around a state dict, `weights.fill` converts names and axes, `weights.flow`
     "simple_baseline", "hrnet"                  the authors'       HeatmapNet: heatmaps (B, H/4, W/4, K)
     "simple_baseline_mmpose", "hrnet_mmpose"    backbone.*, head.* (0.x: keypoint_head.*)
     "higher_hrnet", "swahr"                     the authors'       HigherHRNet: (maps at 1/4, maps at 1/2)
+    "integral_3d"   backbone.*, head.features.*                    HeatmapNet: volumes (B, H/4, W/4, K D), channel
+    "posenet_3d"    those of mmpose's SimpleBaseline, 512 or more  joint * D + depth, `nets.VolumeRegressor` reads
+                    maps; 3DMPPE PoseNet's                         them with its `bins`
     "hourglass_bearpaw", "hourglass_princeton"  the authors'       StackedHourglass: maps (B, H/4, W/4, K) of every stack
     "martinez"      the PyTorch port of the 3d-pose-baseline       LinearLifter: (B, K, 2) or (B, T, K, 2) to plain numbers in 3D
     "videopose3d", "srnet"                      the authors'       TemporalLifter, SRNet: the same, over the frames T

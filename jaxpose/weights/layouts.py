@@ -23,7 +23,7 @@ from flax import linen as nn
 
 from jaxpose.nets import HeatmapNet, HigherHRNet, HRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, mobilenet
 from jaxpose.nets.layers import BN_EPS
-from jaxpose.weights import detectors, hourglass, lifting
+from jaxpose.weights import detectors, hourglass, lifting, volumes
 from jaxpose.weights.fill import fill
 from jaxpose.weights.shapes import State
 from jaxpose.weights.shapes import resnet as _resnet
@@ -53,6 +53,8 @@ class PublishedNet:
         axes: prefix of the coordinate axes x and y of an integral model, whose maps are decoded by soft-argmax.
         adjust: function that changes the variables to this library's conventions in place; None: there is no difference.
         family: the task family, a key of `jaxpose.importer.FAMILIES`; None: the net is a backbone, not a pose net.
+        told_by: function from a state dict to True if its shapes are those of this layout, whose names another layout has too; None:
+            the names tell.
         settings: settings of the family, plain data, see there.
         pages: the page of `experiments` that evaluates it, by the name of its skeleton or by its decoding; "" is the page of
             all others.
@@ -67,6 +69,7 @@ class PublishedNet:
     rename: Callable[[State], State] | None = None
     axes: str = ""
     adjust: Callable[[dict[str, Any]], None] | None = None
+    told_by: Callable[[Mapping[str, Any]], bool] | None = None
     family: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     pages: Mapping[str, str] = field(default_factory=dict)
@@ -363,6 +366,24 @@ ROWS = (
         **DETECTOR | {"settings": {"preprocess": "detectron2", "rule": "detectron2"}},
     ),
     PublishedNet(
+        "integral_3d",
+        build=volumes.integral,
+        needs=("backbone.conv1.", "head.features.0."),
+        family="volumes",
+        settings={"preprocess": "imagenet", "outside": "keep", "padding": 1.0},
+        pages={"": "h36m_integral"},
+    ),
+    PublishedNet(
+        "posenet_3d",
+        build=volumes.posenet,
+        needs=("backbone.conv1.", "head.deconv_layers.0.weight", "head.final_layer."),
+        lacks=("backbone.transition1.", "backbone.conv1.conv."),
+        told_by=volumes.has_volumes,
+        family="volumes",
+        settings={"preprocess": "posenet", "outside": "mask", "padding": 1.25},
+        pages={"": "h36m_integral"},
+    ),
+    PublishedNet(
         "martinez",
         build=lifting.martinez,
         needs=("w1.weight", "linear_stages.0.", "w2.weight"),
@@ -425,7 +446,11 @@ class UnreadNet:
 
 
 UNREAD = (
-    UnreadNet("Sun's Integral code, whose heads give volumes (64 maps a joint, for 3D)", (r"head\.features\.",)),
+    UnreadNet(
+        "Sun's Integral code, whose heads give volumes (64 maps a joint, for 3D)",
+        (r"head\.features\.",),
+        partly_read=True,
+    ),
     UnreadNet("mmpose 0.x's HigherHRNet", (r"keypoint_head\.final_layers\.",), "take the authors' file"),
     UnreadNet("a Swin transformer", (r"patch_embed\.proj", r"blocks\.0\.attn\.(w_msa|relative_position)")),
     UnreadNet(
@@ -570,6 +595,8 @@ def net_of(
     names = [name for name in state if not NO_WEIGHTS.fullmatch(name)]
     auto = layout == "auto"
     fitting = _fitting(names, ROWS if auto else [row_of(layout)])
+    if auto:
+        fitting = _told_by_shapes(fitting, state)
     prefixes = {prefix for prefix, _ in fitting}
     if auto or not fitting:
         _refuse_unread(names, fits=bool(fitting))
@@ -614,6 +641,15 @@ def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, 
         if fitting:
             return fitting
     return []
+
+
+def _told_by_shapes(
+    fitting: list[tuple[str, PublishedNet]], state: Mapping[str, Any]
+) -> list[tuple[str, PublishedNet]]:
+    """Returns the matches whose shapes tell their layout; if there are none, those that names alone tell."""
+    inner = lambda prefix: {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}  # noqa: E731
+    certain = [(prefix, row) for prefix, row in fitting if row.told_by is not None and row.told_by(inner(prefix))]
+    return certain or [(prefix, row) for prefix, row in fitting if row.told_by is None]
 
 
 def _refuse_unread(names: list[str], *, fits: bool) -> None:

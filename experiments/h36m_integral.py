@@ -48,7 +48,13 @@ PRESETS = {
 }  # fmt: skip
 PRESETS["compensated"] = replace(PRESETS["official"], compensate=True)
 PRESETS["posenet"] = replace(
-    PRESETS["official"], epochs=25, milestones=(17, 21), augment="posenet_3d", outside="mask", padding=1.25
+    PRESETS["official"],
+    epochs=25,
+    milestones=(17, 21),
+    augment="posenet_3d",
+    outside="mask",
+    padding=1.25,
+    occlusion=0.5,
 )
 
 PAGE = Page("h36m_integral", PRESETS, __doc__, make=space.space_tasks, load=space.load, settle=space.settle)

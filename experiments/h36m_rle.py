@@ -45,7 +45,7 @@ class Config(space.SpaceConfig):
 
 OFFICIAL = Config(
     size_wh=(256, 256), batch_size=128, epochs=200, milestones=(90, 120), padding=1.0, preprocess="rle_official_3d",
-    clip_norm=35.0,
+    clip_norm=35.0, occlusion=1.0,
 )  # fmt: skip
 PRESETS = {
     # Embedded data, two CPU cores, minutes.
@@ -63,7 +63,7 @@ PRESETS = {
     "paper": replace(OFFICIAL, batch_size=256, epochs=140, likelihood=tasks.Likelihood(variant="paper")),
     "direct": replace(
         OFFICIAL, epochs=140, head="linear", likelihood=tasks.Likelihood(loss="l1"), augment="integral_3d", outside="keep",
-        preprocess="imagenet",
+        preprocess="imagenet", occlusion=0.0,
     ),
 }  # fmt: skip
 

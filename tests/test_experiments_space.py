@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import h36m_rle
+from experiments import h36m_integral, h36m_rle
 from experiments.common import space as kind
 from jaxpose import cli
 from jaxpose.data import crops, mixing, space
@@ -63,6 +63,15 @@ def test_an_evaluation_gives_the_same_numbers_and_writes_a_page(run):
 def test_flags_that_contradict_each_other(flags, message):
     with pytest.raises(ValueError, match=message):
         h36m_rle.PAGE.settings(["--preset", "own", *flags])
+
+
+def test_presets_cover_persons_as_their_codes_do():
+    expected = {"official": 1.0, "paper": 1.0, "direct": 0.0, "own": 0.0, "tiny": 0.0}
+    assert {name: config.augmentation().occlusion for name, config in h36m_rle.PRESETS.items()} == expected
+    expected = dict.fromkeys(("tiny", "official", "compensated"), 0.0) | {"posenet": 0.5}
+    assert {name: config.augmentation().occlusion for name, config in h36m_integral.PRESETS.items()} == expected
+    official = h36m_rle.PRESETS["official"].augmentation()
+    assert official.name == "rle_3d" and official.truncate_colour and official.colour == 0.2
 
 
 def test_data_in_the_plane_are_refused(tmp_path):

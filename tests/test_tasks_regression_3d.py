@@ -92,6 +92,16 @@ def test_depth_decides_between_the_two_flows(variant):
     np.testing.assert_allclose(task.loss(variables, data, key=jax.random.key(0))[0], total, rtol=2e-5)
 
 
+def test_colours_are_products_of_whole_numbers_where_the_code_has_them():
+    task, images = make(), batch()
+    images["colour"] = jnp.asarray(np.random.default_rng(0).uniform(0.8, 1.2, (4, 3)), jnp.float32)
+    plain = task.training_images(images)
+    whole = task.training_images(images | {"truncate_colour": jnp.ones(4, bool)})
+    product = np.asarray(images["image"], np.float32) * np.asarray(images["colour"])[:, None, None]
+    np.testing.assert_array_equal(whole, np.minimum(product, 255).astype(np.uint8))
+    assert np.abs(plain - whole).max() < 1 and (plain != whole).mean() > 0.5 and plain.max() == 255
+
+
 def test_a_joint_beyond_the_extent_is_masked_as_published():
     task = make(Likelihood("l1"), outside="mask")
     data = batch(2)

@@ -37,7 +37,14 @@ log = logging.getLogger(__name__)
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # probabilities of the regions whose coverage is reported
 FEW_STEPS = 1000
 ORIENTATION = 0x0112  # the EXIF tag
-USED = ("image", "joints", "visibility", "colour", "has_depth")  # entries of a training batch that a task reads
+USED = (
+    "image",
+    "joints",
+    "visibility",
+    "colour",
+    "truncate_colour",
+    "has_depth",
+)  # entries of a training batch that a task reads
 SHEET = 32  # number of crops in the picture of predictions
 
 Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]

@@ -21,10 +21,11 @@ import numpy as np
 from experiments.common import families, kinds, persons
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Kind, Predictions, PredictStep, PyTree
-from experiments.common.rules import AnyValue, AtLeast, Between, Fixed, LocalPath, Positive
+from experiments.common.rules import AnyValue, AtLeast, Between, Fixed, LocalPath, Positive, Unsaid
 from jaxpose import cameras, checkpoint, density, files, geometry, inference, tasks
 from jaxpose.data import boxes, builder, crops, formats, mixing
 from jaxpose.data import space as columns
+from jaxpose.data.augment import Setting
 from jaxpose.data.formats import Choice
 from jaxpose.data.source import Source
 from jaxpose.evaluation import poses_3d
@@ -50,6 +51,8 @@ class SpaceDataConfig(persons.PersonConfig):
 
     augment: Annotated[Augment, AnyValue, Fixed] = "rle_3d"
     """Augmentation setting; jaxpose/data/augment.py has its numbers. "own": those of --own."""
+    occlusion: Annotated[float, Between(0, 1, "a probability, from 0 to 1"), Fixed, Unsaid(0.0)] = 0.0
+    """Probability that a rectangle of noise covers up to 0.7 of a training person's box, as in the released codes (QUIRK V8)."""
     best: Annotated[Literal["skill", "3DPCK"], AnyValue, Fixed] = "skill"
     """The score that decides which checkpoint is the best: 1 - MPJPE / (MPJPE of the mean pose), or the joints within 150 mm."""
     also: Annotated[Path | None, LocalPath, Fixed] = None
@@ -80,6 +83,11 @@ class SpaceDataConfig(persons.PersonConfig):
             raise ValueError(
                 f"--also {self.also} --withhold {self.withhold}: a batch has two parts; leave one of them out"
             )
+
+    def augmentation(self) -> Setting:
+        """Returns the augmentation of training crops, with the occlusion of the flags."""
+        setting = super().augmentation()
+        return dataclasses.replace(setting, occlusion=self.occlusion) if self.occlusion else setting
 
     def idle(self) -> dict[str, str]:
         flags = super().idle()

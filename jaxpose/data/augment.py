@@ -111,6 +111,9 @@ class Setting:
         colour: Each channel is multiplied by its own factor, uniform in 1 +- colour (`colour_factors`), and clipped to
             0..255. The factors are drawn apart from the other numbers, which do not change.
         scale_depth: Divide the depth of joints in space by the drawn scale, so that it follows the size in the crop.
+        truncate_colour: Cut the products of `colour` down to whole numbers, as code does that multiplies uint8.
+        occlusion: The probability that a rectangle of noise covers a part of the person (`jaxpose.data.occlusion`). It is drawn
+            apart from the other numbers, which do not change.
     """
 
     name: str
@@ -124,11 +127,13 @@ class Setting:
     half_body: HalfBody | None = None
     colour: float = 0.0
     scale_depth: bool = False
+    truncate_colour: bool = False
+    occlusion: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.colour < 1:
             raise ValueError(f"augmentation {self.name!r}: colour must be in [0, 1), got {self.colour}")
-        for field in ("flip", "rotation_probability", "shift_probability"):
+        for field in ("flip", "rotation_probability", "shift_probability", "occlusion"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"augmentation {self.name!r}: {field} is a probability, got {getattr(self, field)}")
         if not 0 <= self.scale < 1:
@@ -414,8 +419,9 @@ def move_joints(
     return visibility, np.where(flip[:, None, None], joints[:, flip_index], joints)
 
 
-# Purposes of random numbers: the augmentation of persons, the order of the pipeline, the augmentation of images, colours.
-DRAWS, PERMUTATIONS, WHOLE_DRAWS, COLOURS = 1, 2, 3, 4
+# Purposes of random numbers: the augmentation of persons, the order of the pipeline, the augmentation of images, colours, the
+# rectangles of occlusion and their noise. 7 is the one of experiments/common/pose_pairs.py.
+DRAWS, PERMUTATIONS, WHOLE_DRAWS, COLOURS, OCCLUSIONS, OCCLUSION_NOISE = 1, 2, 3, 4, 5, 6
 _UNIT = {"uniform": _uniform, "normal": _clipped_normal, "truncated": _truncated_normal}
 
 NONE = Setting("none")
@@ -466,14 +472,14 @@ MMPOSE = Setting(
 )
 """mmpose's RLE configs for COCO: much stronger than the other two."""
 
-RLE_3D = replace(MPII, name="rle_3d", scale=0.3, colour=0.2)
-"""The released RLE code in space, without its occlusion (`jaxpose.data.occlusion`): depth does not follow the scale."""
+RLE_3D = replace(MPII, name="rle_3d", scale=0.3, colour=0.2, truncate_colour=True)
+"""The released RLE code in space: depth does not follow the scale. Its occlusion is a setting apart (``occlusion=1.0``)."""
 
 INTEGRAL_3D = replace(MPII, name="integral_3d", colour=0.2, scale_depth=True)
 """The code of integral regression in space: depth is divided by the scale (QUIRK V3)."""
 
 POSENET_3D = replace(MPII, name="posenet_3d", colour=0.2)
-"""3DMPPE PoseNet's: the same, with depth left alone."""
+"""3DMPPE PoseNet's: the same, with depth left alone. Its occlusion is a setting apart (``occlusion=0.5``)."""
 
 MMPOSE_MPII = replace(MMPOSE, name="mmpose_mpii", shift_probability=0.0, half_body=None)
 """mmpose's configs for MPII."""

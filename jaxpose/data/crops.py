@@ -34,6 +34,7 @@ A batch is a dictionary of NumPy arrays, this process's B rows of the global bat
     valid (B,) bool               False for padding
     colour (B, 3) float32         only of a setting that changes colours: the factors of red, green and blue by which the training
                                   step multiplies the image, which holds the colours of the file
+    truncate_colour (B,) bool     only with `truncate_colour`: the products are cut down to whole numbers
 
 A source with joints in space (`jaxpose.data.space`) gives joints (B, K, 3), whose z is the depth relative to the root in mm, 0
 where it is unknown, and further entries:
@@ -55,6 +56,7 @@ import numpy as np
 from jaxpose.data.augment import NONE, Augmentation, Setting, colour_factors, draw, generator, move_joints, named
 from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
 from jaxpose.data.mixing import mixed_indices
+from jaxpose.data.occlusion import cover, rectangles
 from jaxpose.data.pixels import decoded, warped
 from jaxpose.data.source import Source
 from jaxpose.data.space import has_space
@@ -191,7 +193,8 @@ def sample(
     options = {"size_wh": size_wh, "augment": named(augment), "seed": seed, "padding": padding, "decode": decode}
     row = {key: value[0] for key, value in plan(source, [index], epochs=[epoch], **options).items()}
     record, ratio, window, warp = (row.pop(key) for key in ("record", "ratio", "window", "warp"))
-    return {"image": _crop(source.jpeg(int(record)), window, warp, size_wh, int(ratio))} | row
+    noise = (row.pop("occlusion"), row.pop("noise")) if "occlusion" in row else None
+    return {"image": _crop(source.jpeg(int(record)), window, warp, size_wh, int(ratio), noise)} | row
 
 
 def plan(
@@ -217,7 +220,8 @@ def plan(
         The entries of a batch (see the module) except `image`, and how to make the image: record ``(B,)`` int64, its row
         in the table of images; ratio ``(B,)`` int32, by which its JPEG is decoded smaller; window ``(B, 4)`` int32, the
         y, x, height, width of the region to decode, in pixels of the smaller image; warp ``(B, 2, 3)`` float64, the
-        affine from pixels of that region to input pixels.
+        affine from pixels of that region to input pixels. Of a setting with `occlusion` also occlusion ``(B, 4)`` int64, the
+        rectangle of noise, and noise ``(B, 3)`` int64, the seed, epoch and annotation id that it is drawn from.
     """
     persons = source.persons[np.asarray(indices)]
     images = source.images[persons["image"]]
@@ -232,16 +236,13 @@ def plan(
     window, warp = _regions(_from_smaller(affine, ratio), size_wh, -(-images["size_wh"] // ratio[:, None]))
     visibility, joints = move_joints(persons["keypoints"], affine, flip, source.skeleton.flip_index)
     padded = fit_box(boxes, aspect=size_wh[0] / size_wh[1], padding=padding)
-    colour = {}
-    if augment.colour:
-        epochs = np.zeros(len(persons), np.int64) if epochs is None else epochs
-        colour["colour"] = colour_factors(augment.colour, seed=seed, epochs=epochs, ids=persons["annotation_id"])
+    of_pixels = _of_pixels(persons, boxes, image_wh, augment, seed, epochs)
     in_space = {}
     if has_space(source):
         in_space = _in_space(persons, flip, augmentations, source.skeleton.flip_index, scale_depth=augment.scale_depth)
         joints = np.concatenate([joints, in_space.pop("depth")[..., None]], -1)
     return {
-        **colour,
+        **of_pixels,
         **in_space,
         "affine": affine.astype(np.float32),
         "joints": joints.astype(np.float32),
@@ -273,6 +274,22 @@ def _draws(source, persons, boxes, setting, seed, epochs, padding) -> list[Augme
         rng = None if setting == NONE else generator(seed, int(epoch), int(person["annotation_id"]))
         augmentations.append(draw(setting, rng, box=box, keypoints=person["keypoints"], upper=upper, padding=padding))
     return augmentations
+
+
+def _of_pixels(persons, boxes, image_wh, setting, seed, epochs) -> dict[str, np.ndarray]:
+    """Draws the augmentation of colours and the occlusion, which leave geometry and labels alone; {} for neither."""
+    entries = {}
+    epochs = np.zeros(len(persons), np.int64) if epochs is None else np.asarray(epochs, np.int64)
+    ids = persons["annotation_id"].astype(np.int64)
+    if setting.colour:
+        entries["colour"] = colour_factors(setting.colour, seed=seed, epochs=epochs, ids=ids)
+        if setting.truncate_colour:
+            entries["truncate_colour"] = np.ones(len(persons), bool)
+    if setting.occlusion:
+        options = {"boxes": boxes, "image_wh": image_wh, "seed": seed, "epochs": epochs, "ids": ids}
+        entries["occlusion"] = rectangles(setting.occlusion, **options)
+        entries["noise"] = np.stack([np.full_like(ids, np.uint64(seed % 2**64).astype(np.int64)), epochs, ids], -1)
+    return entries
 
 
 def _in_space(persons, flip, augmentations, flip_index, *, scale_depth: bool) -> dict[str, np.ndarray]:
@@ -352,9 +369,15 @@ def _regions(affine: np.ndarray, size_wh: Sequence[int], image_wh: np.ndarray) -
 # -------------------------------------------------------------------------------------------------------- the pixels
 
 
-def _crop(jpeg: bytes, window: np.ndarray, warp: np.ndarray, size_wh: Sequence[int], ratio: int = 1) -> np.ndarray:
+def _crop(jpeg, window, warp, size_wh: Sequence[int], ratio: int = 1, noise: tuple | None = None) -> np.ndarray:
     y, x, h, w = window
-    return warped(decoded(jpeg, ratio)[y : y + h, x : x + w], warp, size_wh)
+    region = decoded(jpeg, ratio)[y : y + h, x : x + w]
+    return warped(region if noise is None else _covered(region, *noise, window, ratio), warp, size_wh)
+
+
+def _covered(region, occlusion, key, window, ratio) -> np.ndarray:
+    """Returns the region of a window with its rectangle of noise."""
+    return cover(region, occlusion, key=key, origin=window[1::-1], ratio=int(ratio))
 
 
 def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -374,6 +397,9 @@ def _crops(source: Source, size_wh: Sequence[int], decode: str) -> Callable[[dic
             region = region_at(1)()
         else:
             region = tf.case([(ratio == r, region_at(r)) for r in RATIOS[:-1]], default=region_at(RATIOS[-1]))
+        if "occlusion" in row:
+            parts = [region, row.pop("occlusion"), row.pop("noise"), window, ratio]
+            region = tf.numpy_function(_covered, parts, tf.uint8, stateful=False)
         image = tf.numpy_function(lambda r, a: warped(r, a, size_wh), [region, warp], tf.uint8, stateful=False)
         image.set_shape((size_wh[1], size_wh[0], 3))
         return {"image": image} | row

@@ -250,12 +250,14 @@ class NetTask:
         """Returns the images of a training batch, (B, H, W, 3) in 0..255, with the colours of their augmentation.
 
         Args:
-            batch: the image, and with augmented colours also "colour" (B, 3), the factors of the channels.
+            batch: the image, and with augmented colours also "colour" (B, 3), the factors of the channels, and where the products are
+                cut down to whole numbers, "truncate_colour" (B,).
         """
         if "colour" not in batch:
             return batch["image"]
         coloured = batch["image"].astype(jnp.float32) * batch["colour"][:, None, None, :]
-        return jnp.clip(coloured, 0.0, 255.0)
+        coloured = jnp.clip(coloured, 0.0, 255.0)
+        return jnp.floor(coloured) if "truncate_colour" in batch else coloured
 
     @property
     def flip_index(self) -> jax.Array:

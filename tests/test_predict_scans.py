@@ -75,10 +75,12 @@ def test_a_net_without_sigma_states_rows_alone(run, drawn, tmp_path):
 
 def test_what_is_no_scan_is_refused(run, drawn, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
+    Image.new("RGB", (31, 240), (180, 120, 60)).save(tmp_path / "photo.png")
     Image.new("L", (31, 240)).save(tmp_path / "black.png")
-    Image.fromarray(drawn[0].image).save(tmp_path / "eye.png")
+    Image.fromarray(drawn[0].image).convert("RGB").save(tmp_path / "eye.png")
     with pytest.raises(
-        ValueError, match=r"2 of 3 files failed.*black: the scan is empty.*notes.png is no picture of a scan"
+        ValueError,
+        match=r"3 of 4 files failed.*black: the scan is empty.*notes.png is no picture of a scan.*photo.png is no .*100% of its",
     ):
         command.main(run["l1"], (str(tmp_path),), out=tmp_path / "out", overlay=False)
     assert len(rows_of(tmp_path / "out")) == 8 * 31, "the others are predicted"

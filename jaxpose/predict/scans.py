@@ -19,6 +19,10 @@ from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 COLUMNS = ("file", "scan", "boundary", "column", "row", "sigma", "low", "high")
 USUAL_LEVEL = 0.9
+COLOURED, MOSTLY = (
+    40,
+    0.1,
+)  # difference of a pixel's channels, and share of such pixels: lines drawn into a scan are less
 WIDTH_UM = 8700.0  # of a Spectralis scan; the lateral scale of a picture, which states none, follows from it
 
 logger = logging.getLogger(__name__)
@@ -129,11 +133,16 @@ def scans_of(path: Path) -> list[Scan]:
 
     try:
         with Image.open(path) as picture:
+            colours = np.asarray(picture.convert("RGB"), np.int16)
             image = np.asarray(picture.convert("L"))
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} is no picture of a scan ({error}): expected grey values, {' '.join(PICTURES)}"
         ) from None
+    if (share := float((np.ptp(colours, axis=-1) > COLOURED).mean())) > MOSTLY:
+        raise ValueError(
+            f"{path} is no picture of a scan ({share:.0%} of its pixels are in colours): expected grey values"
+        )
     return [Scan(path.stem, path.stem, image, lateral_um=WIDTH_UM / image.shape[1])]
 
 

@@ -62,6 +62,12 @@ def test_a_result_file_is_lifted(run, tmp_path, capsys):
     np.testing.assert_allclose(again, xy, atol=1e-3)
 
 
+def test_joints_in_fractions_of_the_picture_are_refused(run, tmp_path):
+    file = write(tmp_path, people(2) / 1000)
+    with pytest.raises(SystemExit, match="these look like fractions of the picture; expected pixels"):
+        cli.main(["predict", str(run), str(file), "--out", str(tmp_path / "out")])
+
+
 def test_doubtful_joints_are_warned_of_and_several_people_of_a_picture_cannot_be_scored(run, tmp_path, caplog):
     file = write(tmp_path, people(2), ids=[4, 4])
     records = json.loads(file.read_text())

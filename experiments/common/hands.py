@@ -101,7 +101,10 @@ class InSpace:
         for i, person in enumerate(people):
             where = f"{source.name}: annotation {person['id']}"
             if sides and person.get("hand") not in ("left", "right"):
-                raise ValueError(f"{where} has no 'hand', left or right, which --one-side needs: leave the flag out")
+                raise ValueError(
+                    f"{where} has no 'hand', left or right, which --one-side needs: leave the flag out"
+                    + ("" if person.get("hand") is None else f" (it is {person['hand']!r})")
+                )
             if person.get("keypoints_3d") is None:
                 continue
             xyz[i], camera[i] = evaluation.labels_of(person, name=where, bone=bone)

@@ -249,9 +249,11 @@ class BoxFile:
                 if sizes and entry["joints"]:
                     poses.setdefault(key, []).append(entry["joints"])
         if entries and not rows:
+            foreign = (
+                f", others are of the categories {sorted(others)[:10]}, --category is {category}" if others else ""
+            )
             raise ValueError(
-                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}, "
-                f"others are of the categories {sorted(others)[:10]}, --category is {category}"
+                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}{foreign}"
             )
         return cls(rows, ids, sizes, poses)
 

@@ -279,7 +279,7 @@ def _aligned(truth: Truth, xy: ArrayLike, annotation_id: ArrayLike, on_missing: 
         raise ValueError(
             f"{int(absent.sum())} of {int(labelled.sum())} labelled persons of {truth.name} have no prediction (the first: "
             f"annotation_id {np.flatnonzero(absent)[0] + 1}). PCKh counts all of them: predict the whole split, without "
-            "OKS-NMS and without leaving out samples, or count them as incorrect (on_missing='wrong')"
+            "OKS-NMS and without leaving out samples, or, in Python, count them as incorrect (on_missing='wrong')"
         )
     pred[absent] = np.inf
     return {

@@ -189,6 +189,11 @@ def joints_of(
     names = _names(file, content, records)
     xy = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)[..., :2]
     size_wh = np.array([sizes[record["image_id"]] for record in records], np.float32)
+    if np.abs(xy).max() <= 2 < size_wh.min() / 10:
+        raise ValueError(
+            f"{path}: every joint lies within two pixels of its picture's corner: these look like fractions of the picture; expected "
+            "pixels"
+        )
     if names == list(COCO17.joints) and skeleton.joints != COCO17.joints and skeleton.name.startswith("h36m17"):
         return from_coco(xy), size_wh
     if unknown := [name for name in skeleton.joints if name not in names]:

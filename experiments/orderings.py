@@ -183,8 +183,8 @@ def run_table(run: Path, data: Path, *, split: str = "val") -> Rows:
     """
     variables, stored = checkpoint.restore_model(run)
     task = tasks.from_config(stored["task"])
-    if task.family != "regression":
-        raise ValueError(f"--run {run} holds a task of the family {task.family!r}: expected regression")
+    if not isinstance(task, tasks.Regression) or task.dim != 2:
+        raise ValueError(f"--run {run} holds a {task.family} task: expected one of regression")
     source = coco.read(*coco.find(data, split), split=split, skeleton=task.skeleton)
     settings, size = inference.from_checkpoint(stored), np.asarray(task.size_wh, np.float64)
     samples = [crops.sample(source, i, size_wh=task.size_wh, padding=settings.padding) for i in range(len(source))]

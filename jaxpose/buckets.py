@@ -128,6 +128,9 @@ def _require(url: str) -> None:
         raise ImportError(f"{url} needs {library}, which is not installed: {advice}")
     # TensorFlow, where it is installed, would be started for every path.
     os.environ.setdefault("EPATH_USE_TF", "false")
+    from etils.epath import gpath
+
+    gpath._is_tf_installed.cache_clear()  # it remembers the answer from before, if any path was looked at already
     # Otherwise gcsfs asks a second service what kind of bucket it is, for a minute where that does not answer.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of an error that it raises as well

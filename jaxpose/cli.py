@@ -17,7 +17,7 @@ COMMANDS = {
     "evaluate": ("jaxpose.evaluation.command:main", "Score a result file: print a table, then the same numbers as one line of JSON."),
     "submit": ("jaxpose.evaluation.submission:main", "Pack a result file as the server of COCO (.zip) or MPII (.mat) takes it, and "
                "check it by reading it back."),
-    "predict": ("jaxpose.predict.command:main", "Predict the poses of pictures and videos, or the boundaries of scans."),
+    "predict": ("jaxpose.predict.command:main", "Predict poses of pictures and videos, or boundaries of scans, or lift joints to 3D."),
     "live": ("jaxpose.predict.live:main", "Predict the poses of a camera or a stream while it runs."),
     "track": ("jaxpose.predict.track:main", "Give the persons of a video their identities."),
     "smooth": ("jaxpose.predict.smooth:main", "Smooth the trajectories of joints by their predicted covariances."),

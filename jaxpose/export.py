@@ -280,8 +280,10 @@ def describe(
     outputs = jax.eval_shape(serving_function(task, variables, flip_test=flip_test), image)
     first = "b" if batch == "symbolic" else batch
 
+    units = UNITS | getattr(task, "units", {})
+
     def entry(name: str, array: jax.ShapeDtypeStruct) -> dict[str, Any]:
-        return {"name": name, "shape": [first, *array.shape[1:]], "dtype": array.dtype.name, "unit": _unit(task, name)}
+        return {"name": name, "shape": [first, *array.shape[1:]], "dtype": array.dtype.name, "unit": units[name]}
 
     inference = inference or Settings()
     return {
@@ -299,17 +301,6 @@ def describe(
         "preprocess": f"inside the file ({task.preprocess}): give raw pixels",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
-
-
-def _unit(task: tasks.ImageTask, name: str) -> str:
-    """Returns the unit of an input or output; that of a depth depends on the family."""
-    if task.family == "depth_maps" and name == "depth":
-        return "lengths of the key bone, relative to the root, away from the camera"
-    if task.family == "regression_3d" and name == "depth":
-        return "mm, relative to the root, away from the camera"
-    if task.family == "regression_3d" and name == "sigma":
-        return f"{UNITS['sigma']}; the third is that of the depth, as a fraction of {task.depth.extent:g} mm"
-    return UNITS[name]
 
 
 def _size(path: Path) -> int:

@@ -69,6 +69,16 @@ def contents(folder):
             if p.is_file() and not p.name.startswith(".")}  # fmt: skip
 
 
+def test_tensorflow_does_not_read_the_bucket_once_it_is_imported(server, monkeypatch):
+    from etils import epath
+    from etils.epath import backend, gpath
+
+    monkeypatch.delenv("EPATH_USE_TF", raising=False)
+    gpath._is_tf_installed.cache_clear()
+    epath.Path("/").exists()  # as a data set of this machine is opened before the bucket
+    assert buckets.place("gs://pod/a")._backend is backend.fsspec_backend
+
+
 def test_json_and_lists_in_a_bucket(server):
     files.write_json("gs://pod/a/b.json", {"AP": 0.5})
     assert files.read_json(Path("gs://pod/a/b.json"), "value") == {"AP": 0.5}

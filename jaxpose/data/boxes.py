@@ -253,7 +253,8 @@ class BoxFile:
                 f", others are of the categories {sorted(others)[:10]}, --category is {category}" if others else ""
             )
             raise ValueError(
-                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}{foreign}"
+                f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}"
+                f"{foreign}"
             )
         return cls(rows, ids, sizes, poses)
 

@@ -88,7 +88,7 @@ def main(
     images: Path | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
-    """Predict the poses of pictures and videos, or the boundaries of scans, or lift joints to 3D.
+    """Predict poses of pictures and videos, or boundaries of scans, or lift joints to 3D.
 
     Writes into OUT: NAME_poses.jpg (.mp4 for a video) for every input; results.json, COCO result records; images.json,
     the pictures of their image ids, which pycocotools loads as a data set (it does not load an empty result list, []);

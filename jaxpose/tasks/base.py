@@ -219,6 +219,11 @@ class NetTask:
         """See `ImageTask.public_outputs`; by default all outputs are public."""
         return self.outputs
 
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of outputs that depend on the family, by name (`jaxpose.export`); by default there are none."""
+        return {}
+
     def init(self, key: jax.Array) -> PyTree:
         """See `Task.init`."""
         params, batch_stats = self.init_net(key)

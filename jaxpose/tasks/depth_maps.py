@@ -82,6 +82,11 @@ class DepthMaps(Heatmaps):
         """The number of maps of a stage of the net: a heatmap and a depth map for each joint."""
         return 2 * self.skeleton.num_joints
 
+    @property
+    def units(self) -> dict[str, str]:
+        """See `NetTask.units`."""
+        return {"depth": "lengths of the key bone, relative to the root, away from the camera"}
+
     def loss(self, variables: PyTree, batch: Batch, *, key: jax.Array) -> LossAndMetrics:
         """See `Task.loss`.
 

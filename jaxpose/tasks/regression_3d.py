@@ -93,6 +93,15 @@ class Regression3D(Regression):
         """See `ImageTask.public_outputs`."""
         return ("xy", "depth", *super().public_outputs[1:])
 
+    @property
+    def units(self) -> dict[str, str]:
+        """See `NetTask.units`."""
+        sigma = (
+            f"learned scale: of x and y as fractions of the input's size; the third is that of the depth, as a fraction of "
+            f"{self.depth.extent:g} mm"
+        )
+        return {"depth": "mm, relative to the root, away from the camera", "sigma": sigma}
+
     def init(self, key: jax.Array) -> PyTree:
         """See `Task.init`; the parameters of the two flows are in params/flow (x, y, z) and params/flow_2d (x, y)."""
         variables = super().init(key)

@@ -527,6 +527,7 @@ def from_torch(state_dict: Mapping[str, Any], *, layout: Layout) -> tuple[nn.Mod
             left over or of the wrong shape (they are listed).
 
     >>> import jax
+    >>> import numpy as np
     >>> from jaxpose.weights import torch_tensors
     >>> resnet = ResNet(depth=18, width=4)
     >>> shapes = jax.eval_shape(resnet.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

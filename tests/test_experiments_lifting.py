@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import h36m_lifting
-from experiments.common import pose_pairs
-from jaxpose import nets, tasks
+from experiments.common import persons, pose_pairs
+from jaxpose import density, nets, tasks
 from jaxpose.data.formats import videopose3d
 from jaxpose.data.synthetic import lifting as synthetic
 from jaxpose.evaluation import poses_3d
@@ -99,6 +99,38 @@ def test_a_run_and_its_evaluation(data_dir, tmp_path, capsys):
     page = pose_pairs.load(replace(h36m_lifting.PRESETS["tiny"], poses=5, data_dir=data_dir, out=out))
     page.report(files[1].stem)
     assert "Lifted poses" in (out / "report.html").read_text()
+
+
+def test_a_run_with_rle_says_how_calibrated_it_is_in_space(data_dir, tmp_path):
+    """Regions of the labels' own distribution hold as many joints as they say; the root, whose target is 0, does not count."""
+    pairs = kind(data_dir, out=tmp_path, loss=tasks.LiftLoss(loss="rle", flow_layers=2, flow_hidden=(4,)))
+    task, _ = pose_pairs.make_tasks(pairs.config, H36M17)
+    count, variables = len(pairs.val), jax.jit(task.init)(jax.random.key(0))
+    flow = jax.tree.map(lambda leaf: 0 * leaf, variables["params"]["flow"])  # G is the normal distribution
+    truth = pose_pairs.truth_of(pairs.val).joints
+    rng = np.random.default_rng(0)
+    sigma = np.float32(rng.uniform(0.02, 0.1, truth.shape))
+    model = task.density({"params": {"flow": flow}})
+    # Of the official reading's density the standardised error is drawn on a grid, by the density itself.
+    axis = np.linspace(-8, 8, 33)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    log_p = np.asarray(density.log_prob(grid.astype(np.float32), model), np.float64)
+    p = np.exp(log_p - log_p.max())
+    error = grid[rng.choice(len(grid), truth.shape[:-1], p=p / p.sum())] + rng.uniform(-0.25, 0.25, truth.shape)
+    predictions = {"joints": truth, "mu": np.float32(truth / 1000 - sigma * error), "sigma": sigma}
+    predictions["mu"][:, pairs.val.root], predictions["sigma"][:, pairs.val.root] = np.nan, np.nan
+    report = pairs.density_report(predictions, task, model)["all"]
+    assert report["count"] == count * 16
+    np.testing.assert_allclose(report["coverage"], report["levels"], atol=0.13)  # three deviations of 128 joints
+    wide = pairs.density_report(predictions | {"sigma": 5 * sigma}, task, model)["all"]
+    assert wide["calibration_error"] > 0.15 > 3 * report["calibration_error"]
+    scores = pairs.score(predictions, task, {"params": {"flow": flow}}, name="step_1")
+    assert scores["calibration_error"] == report["calibration_error"] and "calibration_error" in pairs.headline
+    stored = json.loads((tmp_path / "results" / "step_1_report.json").read_text())["density"]
+    assert stored["all"]["levels"] == list(persons.LEVELS)
+    pairs.report("step_1")
+    page = (tmp_path / "report.html").read_text()
+    assert "ellipsoids" in page and "regions of 90%" in page
 
 
 def test_videopose3ds_folder_is_opened(tmp_path):

@@ -517,20 +517,23 @@ def test_volumes_predict_as_integral_regressions_code_does(tmp_path, capsys):
     said = run_import(capsys, path, tmp_path / "run", "--size-wh", "32", "64")
     assert (said["layout"], said["family"], said["joints"], said["bins"]) == ("integral_3d", "regression_3d", 18, 8)
     assert "experiments.h36m_integral --eval-only" in said["command"] and said["skeleton"] == "h36m18"
-    variables, config, predict = restored(tmp_path / "run")
+    variables, config = checkpoint.restore_model(tmp_path / "run")
     task = tasks.from_config(config["task"])
     assert config["inference"]["padding"] == 1.0 and task.outside == "keep"
     assert task.likelihood.loss == "l1" and task.depth == tasks.Depth(relative=False)
     net, plain = weights.from_torch(state, layout="integral_3d")
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["net"]["net"], plain["params"])
-    image = pictures((32, 64))
-    normalised = (image - np.float32(MEAN)) / np.float32(STD)
-    maps = np.array(jax.jit(net.apply)(plain, normalised), np.float64)
+
+    @jax.jit
+    def both(image):
+        normalised = (image.astype(jnp.float32) - jnp.asarray(MEAN)) / jnp.asarray(STD)
+        return net.apply(plain, normalised), task.predict(variables, {"image": image}, flip_test=False)
+
+    maps, outputs = jax.tree.map(lambda x: np.array(x, np.float64), both(pictures((32, 64))))
     cells = maps.reshape(2, 16, 8, 18, 8)  # B, h, w, K, D: a channel is joint * D + depth
     prob = np.exp(cells - cells.max((1, 2, 4), keepdims=True))
     prob /= prob.sum((1, 2, 4), keepdims=True)
     x, y, z = (np.einsum(f"bhwkd,{axis}->bk", prob, np.arange(n)) for axis, n in (("w", 8), ("h", 16), ("d", 8)))
-    outputs = predict(image)
     np.testing.assert_allclose(outputs["xy"], np.stack([4 * x, 4 * y], -1), atol=0.02)
     np.testing.assert_allclose(outputs["depth"], 2000 * (z / 8 - 0.5), atol=1)
     assert (outputs["confidence"] == 1).all() and np.ptp(outputs["depth"]) > 20

@@ -68,6 +68,35 @@ def test_joints_in_fractions_of_the_picture_are_refused(run, tmp_path):
         cli.main(["predict", str(run), str(file), "--out", str(tmp_path / "out")])
 
 
+def test_a_lifter_with_a_likelihood_draws_its_regions(tmp_path, capsys):
+    net = LinearLifter(joints_in=17, joints_out=17, width=8, dim=6)
+    task = tasks.lifting(net, skeleton=H36M17, loss=tasks.LiftLoss(loss="rle", flow_layers=2, flow_hidden=(4,)))
+    variables = jax.jit(task.init)(jax.random.key(0))
+    flow = jax.tree.map(lambda leaf: 0 * leaf, variables["params"]["flow"])
+    variables["params"]["flow"] = flow
+    run = tiny_run.write(tmp_path / "run", task, variables=variables)
+    xy = people(2)
+    file, out = write(tmp_path, xy), tmp_path / "out"
+    cli.main(["predict", str(run), str(file), "--out", str(out), "--region", "0.9"])
+    page = (out / "space.html").read_text()
+    assert "Ellipsoids: regions of 90%" in page and page.count("ellipsoids&quot;") == 2
+    lifter = lift.load(run)
+    poses = lifter.poses(np.float32(xy), np.tile([1000, 1002], (2, 1)))
+    np.testing.assert_array_equal(poses.joints, lifter(np.float32(xy), np.tile([1000, 1002], (2, 1))))
+    assert (
+        np.isnan(poses.sigma[:, 0]).all() and 300 < poses.sigma[:, 1:].mean() < 700
+    )  # mm: an untrained sigma is half a metre
+    matrices = poses.ellipsoids(0.9)
+    assert np.isnan(matrices[:, 0]).all()
+    # G is normal: the half axis is the sigma of the joint times that of the region, along every axis the same but for sigma.
+    ratio = np.sqrt(np.diagonal(matrices[:, 1:], axis1=-2, axis2=-1)) / poses.sigma[:, 1:]
+    np.testing.assert_allclose(ratio, ratio.mean(), rtol=0.05)
+    capsys.readouterr()
+    for level, message in (("1.5", "expected a probability between 0 and 1"), ("0", "expected a probability")):
+        with pytest.raises((SystemExit, ValueError), match=message):
+            cli.main(["predict", str(run), str(file), "--out", str(out), "--region", level])
+
+
 def test_doubtful_joints_are_warned_of_and_several_people_of_a_picture_cannot_be_scored(run, tmp_path, caplog):
     file = write(tmp_path, people(2), ids=[4, 4])
     records = json.loads(file.read_text())
@@ -131,6 +160,7 @@ def other_ids(folder):
         ),
         (lambda f: None, ["--draw-above", "0.1"], "--draw-above: it is for people in pictures"),
         (lambda f: None, ["--images", "none.json"], "none.json: no such file"),
+        (lambda f: None, ["--region", "0.9"], r"states no density of its error \(it was trained with --loss.loss l2\)"),
     ],
 )
 def test_what_is_missing_is_said(run, tmp_path, change, flags, message):

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.common import kinds
+from experiments.common import kinds, persons
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Between, Fixed, MayChange, Positive, Unsaid
-from jaxpose import checkpoint, files, inference, metrics, nets, parallel, tasks
+from jaxpose import checkpoint, density, files, inference, metrics, nets, parallel, tasks
 from jaxpose.data import feed, human36m, pairs
 from jaxpose.data.augment import philox
 from jaxpose.data.formats import mmpose_3d, videopose3d
@@ -35,6 +35,9 @@ TEST_BATCH = 1024
 PICTURES, IN_SPACE = 8, 60  # poses in the picture at the end of a run, and on its page
 BASELINES = "baselines_3d.json"
 FEW = 50_000  # poses that the linear baseline is fitted to
+CALIBRATED = 20_000  # poses, evenly spaced, whose coverage is measured
+REGION = 0.9  # probability of the ellipsoids of the page
+MM = 1000.0  # per metre, the unit of sigma
 MIRROR = 7  # stream of the random numbers that mirror
 # Flags of the pages that read pictures, which have no meaning here.
 NOT_FOR_PAIRS = ("labels", "labels_format", "names", "corner", "box", "annotations", "images", "val_annotations", "val_images",
@@ -175,6 +178,7 @@ class PosePairs:
     best: ClassVar[str] = "skill"
     headline: ClassVar[tuple[str, ...]] = (
         "MPJPE", "PA-MPJPE", "MPJPE_actions", "N-MPJPE", "MPJVE", "3DPCK", "3DAUC", "MPJPE_mean_pose", "MPJPE_linear",
+        "calibration_error",
     )  # fmt: skip
 
     @property
@@ -249,15 +253,47 @@ class PosePairs:
         scores |= self._baselines(truth)
         if "MPJPE_mean_pose" in scores:
             scores["skill"] = 1 - scores["MPJPE"] / scores["MPJPE_mean_pose"]
+        folder, model = self.config.out / "results", task.density(variables) if last else None
+        if model is not None:
+            result["density"] = self.density_report(predictions, task, model)
+            error = result["density"]["all"]["calibration_error"]
+            scores |= {} if error is None else {"calibration_error": error}
         if last and jax.process_index() == 0:
-            folder = self.config.out / "results"
             poses_3d.write(
                 poses_3d.from_predictions(predictions["joints"], image_id=truth.image_id), folder / f"{name}.json"
             )
             poses_3d.write_truth(truth, folder / "truth.json")
+            if model is not None and task.norm == "base":
+                self._write_regions(predictions, task, model, folder / f"{name}_regions.npz")
             files.write_json(folder / f"{name}_report.json", result | scores, indent=1)
             log.info("%s", poses_3d.table(result))
         return scores
+
+    def density_report(
+        self, predictions: Mapping[str, np.ndarray], task: tasks.Lifting, model: density.Model
+    ) -> dict[str, Any]:
+        """Returns coverage, calibration error and the distribution of sigma in space, of the joints that the likelihood counts.
+
+        Of at most `CALIBRATED` poses, in the unit of the net's normalisation.
+        """
+        index = evenly(len(self.val), CALIBRATED)
+        root = self.val.joints[index, task.root]
+        batch = {name: getattr(self.val, name)[index] for name in ("joints", "focal", "center", "size_wh")}
+        batch["root"] = np.broadcast_to(root[:, None], (len(index), task.frames, 3))
+        target = np.asarray(task.target(batch))
+        where = np.broadcast_to(np.asarray(task.is_trained), target.shape[:-1])
+        mu, sigma = (np.asarray(predictions[key])[index] for key in ("mu", "sigma"))
+        return density.calibration(mu, sigma, target, model, levels=persons.LEVELS, where=where)
+
+    def _write_regions(self, predictions: Predictions, task: tasks.Lifting, model: density.Model, path: Path) -> None:
+        """Writes the ellipsoids (N, K, 3, 3) in square mm of the poses of the page; NaN for the root."""
+        from jaxpose.view.space import ellipsoids_of
+
+        _, half_axes, directions = density.region(model, REGION).ellipse()
+        sigma = MM * np.asarray(predictions["sigma"])[evenly(len(self.val), IN_SPACE)]
+        sigma = np.where(np.asarray(task.is_trained)[:, None], sigma, np.nan)
+        ellipsoids = ellipsoids_of(sigma, half_axes=half_axes, directions=directions)
+        np.savez_compressed(path, ellipsoids=ellipsoids.astype(np.float32))
 
     def _baselines(self, truth: poses_3d.Truth) -> dict[str, float]:
         """Returns the errors of the mean training pose and of a linear map; without training data, of the mean pose of the run."""
@@ -292,13 +328,16 @@ class PosePairs:
         if not path.is_file():
             return
         joints, ids = poses_3d.read(path, num_joints=self.skeleton.num_joints)
-        index = np.linspace(0, len(joints) - 1, min(IN_SPACE, len(joints))).astype(int)
+        index = evenly(len(joints), IN_SPACE)
+        regions = path.with_name(f"{name}_regions.npz")
+        ellipsoids = np.load(regions)["ellipsoids"] if regions.is_file() else None
         val, scores = self.val, files.read_json(path.with_name(f"{name}_report.json"), "report")
         truth = val.joints[ids[index]]
         names = [f"{val.subject[i]} {val.action[i]} {val.camera[i]} frame {val.frame[i]}" for i in ids[index]]
         space.write(
             self.config.out / "report.html", joints[index], skeleton=self.skeleton, truth=truth - truth[:, val.root, None],
-            names=names, title="Lifted poses", text=f"Root: {scores['root']}.",
+            names=names, title="Lifted poses", ellipsoids=ellipsoids,
+            text=f"Root: {scores['root']}." + ("" if ellipsoids is None else f" Ellipsoids: regions of {REGION:.0%}."),
             scores={key: scores[key] for key in self.headline if key in scores},
         )  # fmt: skip
 
@@ -308,12 +347,22 @@ class PosePairs:
         from jaxpose.view.figures import lifted
 
         view.curves(events, self.config.out / "plots" / "curves.png")
+        if (model := task.density(variables)) is not None:
+            described = self.density_report(predictions, task, model)
+            coverage = {key: described[key]["coverage"] for key in described}
+            path = self.config.out / "plots" / "calibration.png"
+            view.calibration(np.asarray(persons.LEVELS), coverage, path, title="calibration in space")
         index = np.linspace(0, len(self.val) - 1, min(PICTURES, len(self.val))).astype(int)
         truth = self.val.joints[index]
         lifted.lifted(
             predictions["joints"][index], self.skeleton, self.config.out / kinds.LAST_PICTURE,
             truth=truth - truth[:, self.val.root, None], titles=[str(self.val.action[i]) for i in index],
         )  # fmt: skip
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Returns indices of at most `most` of `count` poses, evenly spaced."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 def arrays(source: Pairs, index: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -160,8 +160,8 @@ def main(
         "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth,
     }  # fmt: skip
     if level == "pair":
-        _refuse_flags_of_people(region=region, **of_people, what="lifts joints of a result file")
-        lift.run(checkpoint, inputs, out=out, images=images, step=step, flip_test=flip_test)
+        _refuse_flags_of_people(**of_people, what="lifts joints of a result file")
+        lift.run(checkpoint, inputs, out=out, images=images, region=region, step=step, flip_test=flip_test)
         return
     if images is not None:
         raise ValueError(f"--images {images}: it is for a lifter, which {checkpoint} is not; leave it out")

@@ -14,6 +14,7 @@ import numpy as np
 from jaxpose import checkpoint, inference, tasks
 from jaxpose.evaluation import poses_3d, results
 from jaxpose.files import read_json
+from jaxpose.predict.space import SpacePoses
 from jaxpose.skeleton import COCO17, Skeleton
 from jaxpose.view import space
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 256
 PAGE = 200  # poses on the page
+MM = 1000.0  # per metre, the unit of sigma
 DOUBTFUL = 0.1  # joints below this confidence are warned of
 CROWN = 1.35  # the crown is this many times as far from the neck as the middle of the ears
 
@@ -32,6 +34,7 @@ class Lifter:
 
     Attributes:
         task: the task of the run.
+        density: the model of the standardised error in space; None for a net without a likelihood.
     """
 
     def __init__(self, task: tasks.Lifting, variables: Any, *, flip_test: bool) -> None:
@@ -41,6 +44,7 @@ class Lifter:
                 "without labels"
             )
         self.task, self.flip_test = task, flip_test
+        self.density = task.density(variables)
         self._variables = task.inference_variables(variables)
         self._predict = jax.jit(lambda v, batch: task.predict(v, batch, flip_test=flip_test))
 
@@ -54,6 +58,16 @@ class Lifter:
         Raises:
             ValueError: the shape does not fit the net.
         """
+        return self.poses(xy, size_wh).joints
+
+    def poses(self, xy: np.ndarray, size_wh: np.ndarray) -> SpacePoses:
+        """Returns joints relative to the root with the scales of their likelihood; the arguments are those of a call.
+
+        The root is left out of the likelihood, so that its sigma is NaN: it has no region.
+
+        Raises:
+            ValueError: the shape does not fit the net.
+        """
         xy = np.asarray(xy, np.float32)
         xy = xy[:, None] if xy.ndim == 3 else xy
         expected = (self.task.frames, self.task.skeleton.num_joints, 2)
@@ -63,11 +77,18 @@ class Lifter:
         samples = (
             {"px": px, "size_wh": size, "focal": size, "center": size / 2} for px, size in zip(xy, size_wh, strict=True)
         )
-        parts = []
+        names = ("joints", "sigma") if "sigma" in self.task.outputs else ("joints",)
+        parts: dict[str, list[np.ndarray]] = {name: [np.zeros((0, expected[1], 3), np.float32)] for name in names}
         for batch in inference.batches(samples, size=BATCH, smallest=8):
             valid = batch.pop("valid")
-            parts.append(np.asarray(self._predict(self._variables, batch)["joints"])[valid])
-        return np.concatenate(parts) if parts else np.zeros((0, *expected[1:2], 3), np.float32)
+            outputs = self._predict(self._variables, batch)
+            for name in names:
+                parts[name].append(np.asarray(outputs[name])[valid])
+        arrays = {name: np.concatenate(values) for name, values in parts.items()}
+        if "sigma" not in arrays:
+            return SpacePoses(arrays["joints"], is_absolute=False)
+        sigma = np.where(np.asarray(self.task.is_trained)[:, None], MM * arrays["sigma"], np.nan)
+        return SpacePoses(arrays["joints"], is_absolute=False, sigma=sigma, density=self.density)
 
 
 def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = None) -> Lifter:
@@ -115,6 +136,7 @@ def run(
     *,
     out: Path,
     images: Path | None = None,
+    region: float | None = None,
     step: Any = "best",
     flip_test: bool | None = None,
 ) -> None:
@@ -127,11 +149,13 @@ def run(
         inputs: one result file of 2D joints.
         out: the folder of the outputs.
         images: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside the results.
+        region: draw the ellipsoids of the regions that hold each joint with this probability on the page; None: none.
         step, flip_test: as in `load`.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file is bad; sizes are missing; or the joints are not those of the net.
+        ValueError: a file is bad; sizes are missing; the joints are not those of the net; or regions are asked for that the net does
+            not state.
     """
     if len(inputs) != 1 or not str(inputs[0]).endswith(".json"):
         raise ValueError(
@@ -143,13 +167,24 @@ def run(
     if not records:
         raise ValueError(f"{path}: no results to lift")
     lifter = load(directory, step=step, flip_test=flip_test)
+    if region is not None and not 0 < region < 1:
+        raise ValueError(f"--region {region}: expected a probability between 0 and 1")
+    if region is not None and lifter.density is None:
+        reason = (
+            "the reading srnet is no likelihood of the standardised error" if lifter.task.loss_settings.has_flow
+            else f"it was trained with --loss.loss {lifter.task.loss_settings.loss}"
+        )  # fmt: skip
+        raise ValueError(
+            f"--region {region}: the net in {directory} states no density of its error ({reason}); leave it out"
+        )
     if uncertain := [record for record in records if min(record["keypoints"][2::3]) < DOUBTFUL]:
         logger.warning(
             "%s: %d of %d poses have joints with a confidence below %g; they are lifted too, and a wrong joint moves the others",
             path, len(uncertain), len(records), DOUBTFUL,
         )  # fmt: skip
     xy, sizes = joints_of(records, path, images, lifter.task.skeleton)
-    joints = lifter(frames_of(xy, records, lifter.task, path), sizes)
+    poses = lifter.poses(frames_of(xy, records, lifter.task, path), sizes)
+    joints = poses.joints
     outputs = poses_3d.from_predictions(joints, image_id=np.array([record["image_id"] for record in records]))
     persons: dict[int, int] = {}
     for output in outputs:
@@ -158,9 +193,14 @@ def run(
     poses_3d.write(outputs, out / "results_3d.json")
     names = [f"image {output['image_id']}, person {output['person'] + 1}" for output in outputs[:PAGE]]
     text = "Relative to the root, in the axes of the camera. The size is that of the people of the training."
+    ellipsoids = None
+    if region is not None:
+        text += f" Ellipsoids: regions of {region:.0%}, of which the root has none."
+        ellipsoids = poses.ellipsoids(region)[:PAGE]
     space.write(
-        out / "space.html", joints[:PAGE], skeleton=lifter.task.skeleton, names=names, title="Lifted poses", text=text
-    )
+        out / "space.html", joints[:PAGE], skeleton=lifter.task.skeleton, names=names, title="Lifted poses", text=text,
+        ellipsoids=ellipsoids,
+    )  # fmt: skip
     files = {"results": str(out / "results_3d.json"), "page": str(out / "space.html")}
     print(
         json.dumps(

@@ -303,6 +303,10 @@ class Lifting:
         """Returns the picture of the predicted frame."""
         return View(batch["focal"], batch["center"], batch["size_wh"], self._root(batch))
 
+    def target(self, batch: Batch) -> jax.Array:
+        """Returns what the net has to predict, (B, K, 3), in the unit of the normalisation."""
+        return target_of(batch["joints"], self.view(batch), norm=self.norm, root=self.root)
+
     def _root(self, batch: Batch) -> jax.Array | None:
         if self.norm == "base":
             return None
@@ -352,8 +356,7 @@ class Lifting:
         """See `Task.loss`; L1, L2 and the mean distance are means, RLE is summed over the joints and divided by the batch."""
         out, collections = self.apply_net(variables, batch, train=True, key=key)
         mu, sigma = self.split(out)
-        view = self.view(batch)
-        target = target_of(batch["joints"], view, norm=self.norm, root=self.root)
+        view, target = self.view(batch), self.target(batch)
         where = jnp.broadcast_to(self.is_trained, mu.shape[:-1])
         values = self.per_joint_loss(variables, mu, sigma, target, where=where)
         if self.loss_settings.has_flow:

@@ -173,6 +173,16 @@ def test_what_a_checkpoint_does_not_say_is_as_the_page_has_it(tmp_path):
     assert config.flips() and config.side() == 64 and not coco_swahr.PRESETS["tiny"].flips()
 
 
+def test_a_run_on_drawn_people_is_evaluated_on_those_that_it_held_out(tmp_path):
+    task = tiny_run.regression_task()
+    run = tiny_run.write(tmp_path / "drawn", task, run={"data": None, "synthetic_images": 30, "seed": 3})
+    config = config_of(coco_rle, run)
+    assert (config.synthetic_images, config.seed) == (30, 3)
+    assert config_of(coco_rle, run, "--synthetic-images", "40").synthetic_images == 40, "what is given by hand wins"
+    of_files = tiny_run.write(tmp_path / "files", task, run={"data": "COCO", "synthetic_images": 30, "seed": 3})
+    assert config_of(coco_rle, of_files).synthetic_images == coco_rle.PRESETS["tiny"].synthetic_images
+
+
 def test_a_checkpoint_that_cannot_be_evaluated_is_named_before_anything_else(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         config_of(coco_rle, tmp_path / "nowhere")

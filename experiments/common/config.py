@@ -259,7 +259,11 @@ class RunConfig:
         size_wh = getattr(tasks.from_config(stored["task"]), "size_wh", self.size_wh)  # a task need not read pictures
         config = dataclasses.replace(self, size_wh=size_wh)
         settings = from_checkpoint(stored, default=config.test_settings())
-        return dataclasses.replace(config, **{name: getattr(settings, name) for name in _tested(self)})
+        run = stored.get("run") or {}
+        # A run on drawn pictures is evaluated on those that it held out.
+        names = ("synthetic_images", "seed") if run.get("data") is None else ()
+        drawn = {name: run[name] for name in names if name in run}
+        return dataclasses.replace(config, **drawn, **{name: getattr(settings, name) for name in _tested(self)})
 
 
 @dataclass(frozen=True)

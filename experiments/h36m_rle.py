@@ -26,7 +26,7 @@ Published (Human3.6M, S9 and S11, MPJPE / PA-MPJPE in mm; the labelled box and t
   DLE (table 13)                  51.0 / 39.8      --likelihood.loss dle --likelihood.variant paper
 
 Instability of the released recipe is reported (its issue 8: the loss explodes at epochs 11 and 61, with a clip per tensor); here the
-clip is global (--clip-norm) and the run stops at the first loss that is not finite.
+clip is global (--clip-norm; per tensor with --clip-each) and the run stops at the first loss that is not finite.
 Expected results of the default preset: docs/experiments.md.
 """
 

@@ -236,13 +236,20 @@ def drops_of_plateau(scores: Sequence[float], *, patience: int, most: int = 2) -
 
 
 def optimizer(
-    schedule: optax.Schedule, *, clip_norm: float | None = None, accumulate: int = 1, factor: bool = False
+    schedule: optax.Schedule,
+    *,
+    clip_norm: float | None = None,
+    clip_each: bool = False,
+    accumulate: int = 1,
+    factor: bool = False,
 ) -> optax.GradientTransformation:
     """Adam as the published recipes use it (no weight decay), with optional clipping and accumulation.
 
     Args:
         schedule: The learning rate by update.
-        clip_norm: The largest global norm of the gradient, or None.
+        clip_norm: The largest norm of the gradient, or None.
+        clip_each: Bound the norm of each tensor's gradient by itself, as the released RLE code does in space; otherwise that of all of
+            them together.
         accumulate: The number of batches whose gradients are averaged into one update. The schedule counts updates.
         factor: Keep a factor of the rate in the state, which `with_rate_factor` changes between steps.
 
@@ -252,10 +259,22 @@ def optimizer(
         raise ValueError(f"accumulate={accumulate} must be at least 1")
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(f"clip_norm={clip_norm} must be positive, or None for no clipping")
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []
+    clip = []
+    if clip_norm is not None:
+        clip = [_clip_each(clip_norm) if clip_each else optax.clip_by_global_norm(clip_norm)]
     stored = [_scale_by_stored_factor()] if factor else []
     tx = optax.chain(*clip, optax.adam(schedule), *stored)
     return optax.MultiSteps(tx, accumulate) if accumulate > 1 else tx
+
+
+def _clip_each(limit: float) -> optax.GradientTransformation:
+    """Scales each tensor whose norm is above the limit down to it."""
+
+    def clipped(gradient: jax.Array) -> jax.Array:
+        norm = jnp.linalg.norm(gradient.ravel())
+        return gradient * jnp.where(norm > limit, limit / jnp.maximum(norm, limit), 1.0).astype(gradient.dtype)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(clipped, updates))
 
 
 def init_state(

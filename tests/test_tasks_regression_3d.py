@@ -7,10 +7,11 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
-from jaxpose import losses, tasks, weights
+from jaxpose import losses, tasks, train, weights
 from jaxpose.skeleton import H36M18
 from jaxpose.tasks import Depth, Likelihood
 from tests import torch_states
@@ -212,4 +213,9 @@ def test_released_net(golden, golden_json):
                 grads["net"]["head"][name]["bias"], case[f"grad_fc_{name}_bias"], rtol=1e-6, atol=1e-9
             )
         total = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+        # The released configuration: the norm of each tensor is at most 35 (--clip-norm 35 --clip-each).
+        bounded, _ = train._clip_each(35.0).update(grads, optax.EmptyState())
+        norms = [sorted(float(jnp.linalg.norm(g.ravel())) for g in jax.tree.leaves(tree)) for tree in (grads, bounded)]
+        np.testing.assert_allclose(norms[0], sorted(case["grad_norm"]), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(norms[1], sorted(case["clipped_grad_norm"]), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(total, np.sqrt((case["grad_norm"] ** 2).sum()), rtol=1e-6)

@@ -216,6 +216,22 @@ def test_clipping_bounds_the_update():
     assert float(jnp.abs(updates["w"]).max()) < 1e-3
 
 
+def test_each_tensor_may_be_clipped_by_itself():
+    gradient = {"large": jnp.array([[3.0, 4.0], [0.0, 12.0]]), "small": jnp.array([0.6, 0.8]), "zero": jnp.zeros(3)}
+    updates, _ = train._clip_each(6.5).update(gradient, optax.EmptyState())
+    np.testing.assert_allclose(updates["large"], np.array([[1.5, 2.0], [0.0, 6.0]]), rtol=1e-6)
+    for name in ("small", "zero"):
+        np.testing.assert_array_equal(updates[name], gradient[name])
+    # Both tensors are moved by Adam as if each had been given alone; with one norm for all, the small one shrinks to nothing.
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    gradient = {"a": jnp.full(2, 1e20), "b": jnp.full(2, 1e-3)}
+    moved = {}
+    for each in (True, False):
+        tx = train.optimizer(optax.constant_schedule(1.0), clip_norm=1.0, clip_each=each)
+        moved[each] = tx.update(gradient, tx.init(params), params)[0]
+    assert float(jnp.abs(moved[True]["b"]).min()) > 0.9 and float(jnp.abs(moved[False]["b"]).max()) < 1e-3
+
+
 def test_the_published_schedules():
     official = train.multi_step(1e-3, boundaries=[170, 200])
     assert [float(official(t)) for t in (0, 169, 170, 199, 200)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])

@@ -134,7 +134,9 @@ class RunConfig:
     warmup_start: Annotated[float, Between(0, 1, "a part of the learning rate, above 0", open_low=True), Fixed] = 0.001
     """Part of the learning rate at the start of the warm-up."""
     clip_norm: Annotated[float | None, Positive, Fixed] = None
-    """Largest global norm of the gradient."""
+    """Largest norm of the gradient."""
+    clip_each: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
+    """With --clip-norm: bound the norm of each tensor by itself, as RLE's code does in space, instead of all together (QUIRK R18)."""
     accumulate: Annotated[int, Positive, Fixed] = 1
     """Batches whose gradients are averaged into one update."""
     ema: Annotated[
@@ -216,6 +218,8 @@ class RunConfig:
             flags["warmup_start"] = "--warmup-steps or --warmup-epochs"
         if self.ema is None:
             flags["ema_growth"] = "--ema"
+        if self.clip_norm is None:
+            flags["clip_each"] = "--clip-norm"
         return flags
 
     @classmethod
@@ -262,8 +266,8 @@ class RunConfig:
         run = stored.get("run") or {}
         # A run on drawn pictures is evaluated on those that it held out.
         names = ("synthetic_images", "seed") if run.get("data") is None else ()
-        drawn = {name: run[name] for name in names if name in run}
-        return dataclasses.replace(config, **drawn, **{name: getattr(settings, name) for name in _tested(self)})
+        data = {name: run[name] for name in names if name in run}
+        return dataclasses.replace(config, **data, **{name: getattr(settings, name) for name in _tested(self)})
 
 
 @dataclass(frozen=True)

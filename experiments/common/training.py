@@ -129,8 +129,9 @@ def make_optimizer(config: RunConfig, steps_per_epoch: float) -> optax.GradientT
         rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
     schedule = make_schedule(config, rate, steps_per_epoch / config.accumulate)
     return train.optimizer(
-        schedule, clip_norm=config.clip_norm, accumulate=config.accumulate, factor=config.decay == "plateau"
-    )
+        schedule, clip_norm=config.clip_norm, clip_each=config.clip_each, accumulate=config.accumulate,
+        factor=config.decay == "plateau",
+    )  # fmt: skip
 
 
 def make_schedule(config: RunConfig, rate: float, updates_per_epoch: float) -> optax.Schedule:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.step_throughput import task_of
 from jaxpose import parallel, summary, train
+from jaxpose.compile import ITEM_BYTES
 
 HOST_DEVICES = 8
 
@@ -63,19 +64,6 @@ class Collective:
 
 
 COLLECTIVE = re.compile(r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
-ITEM_BYTES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "bf16": 2,
-    "f16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-}
 
 
 def collectives(hlo: str, norms: set[str]) -> tuple[list[Collective], int]:

@@ -5,24 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from tests import torch_states
+
 
 def weights(entries: list, scales: list, ab: list[float]) -> dict[str, np.ndarray]:
     """Returns {name: float32 array} of a list of (name, shape)."""
-    state = {}
-    for t, (name, shape) in enumerate(entries):
-        i = np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64)
-        s = np.sin(ab[0] * i + ab[1] * (t + 1) + 0.5 * (i * i % 9973)).reshape(shape)
-        if len(shape) >= 2:
-            scale = next(scale for prefix, scale in scales if name.startswith(prefix))
-            value = scale / np.sqrt(np.prod(shape[1:])) * s
-        elif name.endswith("running_var"):
-            value = 1 + 0.1 * np.abs(s)
-        elif name.endswith(("running_mean", "bias")):
-            value = 0.1 * s
-        else:
-            value = 1 + 0.1 * s
-        state[name] = value.astype(np.float32)
-    return state
+    return torch_states.sine_state(
+        entries, ab, scale_of=lambda name: next(scale for prefix, scale in scales if name.startswith(prefix))
+    )
 
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -125,12 +126,23 @@ def heatmap_head(prefix: str, channels: int) -> dict[str, np.ndarray]:
 
 def sine_weights(reference: dict, model: dict) -> dict[str, np.ndarray]:
     """Returns weights by the rule of the golden files' README."""
+    return sine_state(model["state"], (reference["A"], reference["B"]), scale_of=lambda name: model["conv_scale"])
+
+
+def sine_state(entries: Iterable, ab: Sequence[float], *, scale_of: Callable[[str], float]) -> dict[str, np.ndarray]:
+    """Returns {name: float32 array} of pairs (name, shape), by the rule of the golden files' READMEs.
+
+    Args:
+        entries: The pairs.
+        ab: The rule's frequencies A and B.
+        scale_of: Function from the name of a kernel to its scale.
+    """
     state = {}
-    for t, (name, shape) in enumerate(model["state"]):
-        i = np.arange(np.prod(shape, dtype=np.int64))
-        s = np.sin(reference["A"] * (i + 1) + reference["B"] * (t + 1) + 0.5 * ((i + 1) ** 2 % 9973)).reshape(shape)
+    for t, (name, shape) in enumerate(entries):
+        i = np.arange(1, int(np.prod(shape, dtype=np.int64)) + 1)
+        s = np.sin(ab[0] * i + ab[1] * (t + 1) + 0.5 * (i**2 % 9973)).reshape(shape)
         if len(shape) >= 2:
-            value = model["conv_scale"] / np.sqrt(np.prod(shape[1:])) * s
+            value = scale_of(name) / np.sqrt(np.prod(shape[1:])) * s
         elif name.endswith("running_var"):
             value = 1 + 0.1 * np.abs(s)
         elif name.endswith(("running_mean", "bias")):

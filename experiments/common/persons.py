@@ -411,20 +411,34 @@ class Persons:
             is_in_sample = config.calibrate and self.train is not None
             title = "calibration, sigma fitted on these frames" if is_in_sample else "calibration"
             view.calibration(np.asarray(LEVELS), coverage, plots / "calibration.png", title=title)
-        count = min(SHEET, len(predictions["xy"]))
-        options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
-        images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]
-        affine = predictions["affine"][:count]
-        view.sheet(
-            np.stack(images),
-            geometry.apply_affine(affine, predictions["xy"][:count]),
-            predictions["confidence"][:count],
-            self.val.skeleton,
-            config.out / kinds.LAST_PICTURE,
-            truth=geometry.apply_affine(affine, predictions["joints"][:count]),
-            labelled=predictions["visibility"][:count] > 0,
-            deviation_px=None if deviation is None else deviation[:count],
-        )
+        draw_sheet(config, self.val, predictions, deviation=deviation)
+
+
+def draw_sheet(config: PersonConfig, val: Source, predictions: Predictions, *, deviation: np.ndarray | None) -> None:
+    """Draws crops with predicted and labelled joints into the run's last picture.
+
+    Args:
+        config: the settings of the run.
+        val: the persons that were evaluated.
+        predictions: the predictions for them; the first ones are drawn.
+        deviation: standard deviations (N, K, 2) in input pixels; None: none are drawn.
+    """
+    from jaxpose import view
+
+    count = min(SHEET, len(predictions["xy"]))
+    options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
+    images = [crops.sample(val, i, **options)["image"] for i in range(count)]
+    affine = predictions["affine"][:count]
+    view.sheet(
+        np.stack(images),
+        geometry.apply_affine(affine, predictions["xy"][:count]),
+        predictions["confidence"][:count],
+        val.skeleton,
+        config.out / kinds.LAST_PICTURE,
+        truth=geometry.apply_affine(affine, predictions["joints"][:count]),
+        labelled=predictions["visibility"][:count] > 0,
+        deviation_px=None if deviation is None else deviation[:count],
+    )
 
 
 def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:

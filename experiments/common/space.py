@@ -22,7 +22,7 @@ from experiments.common import families, kinds, persons
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Kind, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Between, Fixed, LocalPath, Positive, Unsaid
-from jaxpose import cameras, checkpoint, density, files, geometry, inference, tasks
+from jaxpose import cameras, checkpoint, density, files, inference, tasks
 from jaxpose.data import boxes, builder, crops, formats, mixing
 from jaxpose.data import space as columns
 from jaxpose.data.augment import Setting
@@ -381,17 +381,8 @@ class Space(persons.Persons):
             view.calibration(
                 np.asarray(persons.LEVELS), coverage, plots / "calibration.png", title="calibration in space"
             )
-        count = min(persons.SHEET, len(predictions["xy"]))
-        options = {"size_wh": config.size_wh, "padding": config.padding, "decode": config.decoding()}
-        images = [crops.sample(self.val, i, **options)["image"] for i in range(count)]
-        affine = predictions["affine"][:count]
-        view.sheet(
-            np.stack(images), geometry.apply_affine(affine, predictions["xy"][:count]), predictions["confidence"][:count],
-            self.val.skeleton, config.out / kinds.LAST_PICTURE,
-            truth=geometry.apply_affine(affine, predictions["joints"][:count]),
-            labelled=predictions["visibility"][:count] > 0,
-            deviation_px=None if deviation is None else deviation[:count, :, :2],
-        )  # fmt: skip
+        plane = None if deviation is None else deviation[..., :2]
+        persons.draw_sheet(config, self.val, predictions, deviation=plane)
 
 
 @dataclass(frozen=True)

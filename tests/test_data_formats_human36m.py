@@ -72,15 +72,15 @@ def test_three_files_per_subject(tmp_path):
         world = {"2": {"1": {"0": points[0].tolist(), "3": points[1].tolist()}}}
         (place / f"Human36M_subject{subject}_joint_3d.json").write_text(json.dumps(world))
         tiny_space.write(tmp_path, {"images": images}, "unused.json")
-    found = human36m.find(tmp_path, "train")
-    source = human36m.read(*found, split="train")
-    assert human36m.recognises(found[0]) and len(source) == 5  # every fifth frame: the first
+    places = human36m.find(tmp_path, "train")
+    source = human36m.read(*places, split="train")
+    assert human36m.recognises(places[0]) and len(source) == 5  # every fifth frame: the first
     np.testing.assert_allclose(source.persons["joints_3d"][:, :17], np.tile(tiny_space.in_camera(1)[0], (5, 1, 1)))
     with pytest.raises(ValueError, match="whose splits are train, val, test"):
-        human36m.contents(found[0], split="all")
+        human36m.contents(places[0], split="all")
     (place / "Human36M_subject5_camera.json").write_text("{}")
     with pytest.raises(ValueError, match="the files of subject 5 do not fit"):
-        human36m.contents(found[0], split="train")
+        human36m.contents(places[0], split="train")
 
 
 def changed(change):

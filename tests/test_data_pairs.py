@@ -17,8 +17,8 @@ from jaxpose.skeleton import H36M17
 @pytest.fixture(scope="module")
 def world():
     """Sequences in world mm, by subject and action."""
-    drawn = {subject: lifting.draw(subject, 6)[0] for subject in ("S1", "S9")}
-    return {subject: {"Directions 1": joints[:2], "Walking": joints[2:]} for subject, joints in drawn.items()}
+    world = {subject: lifting.draw(subject, 6)[0] for subject in ("S1", "S9")}
+    return {subject: {"Directions 1": joints[:2], "Walking": joints[2:]} for subject, joints in world.items()}
 
 
 @pytest.fixture

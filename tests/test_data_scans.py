@@ -95,12 +95,12 @@ def test_the_finder_is_near_the_true_surfaces(scans):
         bordered = scan.image.copy()
         bordered[:20] = 255
         for image in (scan.image, bordered):
-            found = surfaces.find(
+            surface = surfaces.find(
                 image, axial_um=scan.axial_um, lateral_um=scan.lateral_um, border=flatten.white_border(image)
             )
-            assert np.abs(found.bm - scan.truth[7]).mean() < 2
-            assert np.abs(found.isos - scan.truth[5]).mean() < 4
-            assert (found.ilm <= found.isos).all() and (found.isos < found.bm).all()
+            assert np.abs(surface.bm - scan.truth[7]).mean() < 2
+            assert np.abs(surface.isos - scan.truth[5]).mean() < 4
+            assert (surface.ilm <= surface.isos).all() and (surface.isos < surface.bm).all()
 
 
 def test_what_holds_no_retina_is_refused(scans):
@@ -214,7 +214,7 @@ def test_mirrored_and_stretched_labels_stay_on_their_boundaries(scans):
     below, above = (image[np.round(rows[x, 0] + d).astype(int), x] for d in (3, -3))
     assert (below - above).mean() > 0.05, "the retina begins at ILM"
     np.testing.assert_allclose(175 - rows, 1.1 * (175 - clean.rows), rtol=1e-5)
-    found = {feed.crop(clean, np.random.default_rng(i), width=64)["rows"][10, 7] for i in range(12)}
-    assert len(found) > 3
+    shifts = {feed.crop(clean, np.random.default_rng(i), width=64)["rows"][10, 7] for i in range(12)}
+    assert len(shifts) > 3
     plain = feed.crop(clean, np.random.default_rng(0), width=64, augment=False)
     np.testing.assert_array_equal(plain["image"], clean.image)

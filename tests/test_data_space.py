@@ -160,12 +160,12 @@ def test_published_crops_and_targets(golden, tmp_path):
             persons["box"].astype(float), source.images["size_wh"][persons["image"]].astype(float)
         )
         if prefix == "train":
-            drawn = zip(case["train_flip"], case["train_scale"], case["train_rot"])
+            augmentations = zip(case["train_flip"], case["train_scale"], case["train_rot"])
         else:
-            drawn = [(False, 1.0, 0.0)] * 7
+            augmentations = [(False, 1.0, 0.0)] * 7
         draws = [
             augment.Augmentation(bool(flip), box, 1.0, float(scale), float(rotation))
-            for box, (flip, scale, rotation) in zip(boxes, drawn)
+            for box, (flip, scale, rotation) in zip(boxes, augmentations)
         ]
         widths = source.images["size_wh"][persons["image"], 0].astype(float)
         affine, flip = crops.crop_affines(draws, size_wh=(256, 256), image_width=widths)

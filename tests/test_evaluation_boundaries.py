@@ -44,9 +44,9 @@ def test_coverage_by_groups_of_columns():
     level = np.array([[0.1, 0.3], [0.6, 0.95], [0.4, np.nan], [0.99, 0.2]])
     groups = {"fluid": np.array([True, True, False, False]), "shadow": np.array([False, True, False, False])}
     one = scan(width=4, level=level, groups=groups)
-    found = boundaries.coverage([one, one], levels=[0.5, 0.9])
-    assert found["all"] == pytest.approx([4 / 7, 5 / 7]) and found["fluid"] == [0.5, 0.75]
-    assert found["shadow"] == [0.0, 0.5] and found["neither"] == pytest.approx([2 / 3, 2 / 3])
+    coverage = boundaries.coverage([one, one], levels=[0.5, 0.9])
+    assert coverage["all"] == pytest.approx([4 / 7, 5 / 7]) and coverage["fluid"] == [0.5, 0.75]
+    assert coverage["shadow"] == [0.0, 0.5] and coverage["neither"] == pytest.approx([2 / 3, 2 / 3])
     nothing = scan(width=4, level=level, groups={"fluid": np.zeros(4, bool)})
     assert boundaries.coverage([nothing], levels=[0.5])["fluid"] == [None]
     with pytest.raises(ValueError, match="a: its net states no density"):

@@ -42,12 +42,12 @@ def data_dir(tmp_path_factory):
 
 
 def test_presets_make_their_nets():
-    made = {name: pose_pairs.make_tasks(config, H36M17)[0] for name, config in h36m_lifting.PRESETS.items()}
-    assert isinstance(made["fc"].net, nets.LinearLifter) and made["fc"].net.dropout == 0.5
-    assert made["fc_rle"].net.dim == 6 and made["fc_rle"].loss_settings.loss == "rle"
-    assert isinstance(made["srnet"].net, nets.SRNet) and made["srnet"].net.groups == 5
-    assert made["videopose3d"].frames == 243 and made["videopose3d"].loss_settings.loss == "mpjpe"
-    for task in made.values():
+    by_preset = {name: pose_pairs.make_tasks(config, H36M17)[0] for name, config in h36m_lifting.PRESETS.items()}
+    assert isinstance(by_preset["fc"].net, nets.LinearLifter) and by_preset["fc"].net.dropout == 0.5
+    assert by_preset["fc_rle"].net.dim == 6 and by_preset["fc_rle"].loss_settings.loss == "rle"
+    assert isinstance(by_preset["srnet"].net, nets.SRNet) and by_preset["srnet"].net.groups == 5
+    assert by_preset["videopose3d"].frames == 243 and by_preset["videopose3d"].loss_settings.loss == "mpjpe"
+    for task in by_preset.values():
         assert tasks.from_config(task.config).config == task.config
     rate = exponential_decay(1e-3, factor=0.95, every=10)
     assert float(rate(9)) == pytest.approx(1e-3) and float(rate(10)) == pytest.approx(0.95e-3)

@@ -497,9 +497,9 @@ def test_a_net_in_space_comes_with_both_flows(tmp_path, capsys):
     """The configuration is named 256x192, and its input is 256x256."""
     path = save(tmp_path / "h36m_256x192_rle.pth", official(3))
     cli.main(["import", str(path), "--out", str(tmp_path / "run")])
-    said = json.loads(capsys.readouterr().out)
-    assert said["family"] == "regression_3d" and said["flow"] is True and said["size_wh"] == [256, 256]
-    assert "experiments.h36m_rle --eval-only" in said["command"] and said["preprocess"] == "rle_official_3d"
+    report = json.loads(capsys.readouterr().out)
+    assert report["family"] == "regression_3d" and report["flow"] is True and report["size_wh"] == [256, 256]
+    assert "experiments.h36m_rle --eval-only" in report["command"] and report["preprocess"] == "rle_official_3d"
     variables, config = checkpoint.restore_model(tmp_path / "run")
     task = tasks.from_config(config["task"])
     assert config["inference"]["padding"] == 1.0 and task.outside == "mask" and task.skeleton.name == "h36m17"
@@ -514,9 +514,14 @@ def test_volumes_predict_as_integral_regressions_code_does(tmp_path, capsys):
     """The softmax over all cells of a joint's volume, and the expected cell."""
     state = POSE["integral_3d"]()
     path = save(tmp_path / "model_best.pth.tar", prefixed(state, "module."), wrapper="network")
-    said = run_import(capsys, path, tmp_path / "run", "--size-wh", "32", "64")
-    assert (said["layout"], said["family"], said["joints"], said["bins"]) == ("integral_3d", "regression_3d", 18, 8)
-    assert "experiments.h36m_integral --eval-only" in said["command"] and said["skeleton"] == "h36m18"
+    report = run_import(capsys, path, tmp_path / "run", "--size-wh", "32", "64")
+    assert (report["layout"], report["family"], report["joints"], report["bins"]) == (
+        "integral_3d",
+        "regression_3d",
+        18,
+        8,
+    )
+    assert "experiments.h36m_integral --eval-only" in report["command"] and report["skeleton"] == "h36m18"
     variables, config = checkpoint.restore_model(tmp_path / "run")
     task = tasks.from_config(config["task"])
     assert config["inference"]["padding"] == 1.0 and task.outside == "keep"
@@ -544,8 +549,8 @@ def test_posenet_is_told_by_its_number_of_maps(tmp_path, capsys):
     maps = 17 * 34
     state = resnet18(4, "backbone.") | volumes("head.final_layer.", maps)
     path = save(tmp_path / "snapshot_24.pth.tar", prefixed(state, "module."), wrapper="network")
-    said = run_import(capsys, path, tmp_path / "run", "--size-wh", "64", "64")
-    assert (said["layout"], said["skeleton"], said["bins"], said["preprocess"]) == (
+    report = run_import(capsys, path, tmp_path / "run", "--size-wh", "64", "64")
+    assert (report["layout"], report["skeleton"], report["bins"], report["preprocess"]) == (
         "posenet_3d",
         "h36m17",
         34,

@@ -211,7 +211,7 @@ def test_the_predictive_density_follows_the_training():
     [
         ({"likelihood": {"loss": "l3"}}, "loss='l3': expected one of rle, dle"),
         ({"likelihood": {"log_s": True}}, "Invalid log_s=True: expected loss='rle' and variant='paper'"),
-        ({"preprocess": "caffe"}, "preprocess='caffe': expected one of imagenet, rle_official"),
+        ({"preprocess": "caffe"}, "preprocess='caffe': expected one of imagenet, posenet, rle_official"),
         ({"outside": "drop"}, "outside='drop': expected 'keep' or 'mask'"),
     ],
 )

@@ -19,7 +19,7 @@ SMALL = Scaling(short=48, longest=80, padded_long=(64, 96))
 
 
 def content():
-    """Ten images; the first has an unlabelled person besides that of `tiny_coco`, a crowd and a box outside of it, the third has nobody."""
+    """Ten images; the first has `tiny_coco`'s unlabelled person, another, a crowd and a box outside of it, the third nobody."""
     data = tiny_coco.content(10)
     first, third = data["images"][0], data["images"][2]
     people = [a for a in data["annotations"] if a["image_id"] != third["id"]]

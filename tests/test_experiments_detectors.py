@@ -165,4 +165,6 @@ def test_boxes_and_joints_of_the_truth_give_the_truth_back(tmp_path, caplog):
 )  # fmt: skip
 def test_flags_are_checked_at_the_door(flags, message, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        boxed_images.load(page.PAGE.settings(["--out", str(tmp_path), "--data-dir", str(tmp_path), *flags]))
+        config = page.PAGE.settings(["--out", str(tmp_path), "--data-dir", str(tmp_path), *flags])
+        page.PAGE.make(config, COCO17)
+        boxed_images.load(config)

@@ -66,19 +66,6 @@ class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
     min_score: Annotated[float, Between(0, 1, "a probability, below 1", open_high=True), Fixed] = 0.05
     """Score that a box has to exceed at test."""
 
-    def check(self) -> None:
-        """Raises a ValueError if flags contradict each other."""
-        super().check()
-        if self.backbone != "resnet" or self.resnet_stages != 4:
-            raise ValueError(
-                f"--backbone {self.backbone} --resnet-stages {self.resnet_stages}: the pyramid is made of the four stages of a ResNet"
-            )
-        levels = 5 - self.first_level + 2  # one more, for proposals alone
-        if len(self.anchor_sizes) != levels:
-            raise ValueError(
-                f"--anchor-sizes {self.anchor_sizes} --first-level {self.first_level}: expected {levels} sizes, one for each level"
-            )
-
     def idle(self) -> dict[str, str]:
         flags = super().idle()
         if self.head != "rle":
@@ -90,7 +77,20 @@ class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
 
 
 def rcnn_task(config: RCNNConfig, skeleton: Skeleton) -> tasks.Task:
-    """Returns the task of the flags: net, matching, loss of the joints."""
+    """Returns the task of the flags: net, matching, loss of the joints.
+
+    Raises:
+        ValueError: the backbone has no pyramid, or the anchors do not fit its levels.
+    """
+    if config.backbone != "resnet" or config.resnet_stages != 4:
+        raise ValueError(
+            f"--backbone {config.backbone} --resnet-stages {config.resnet_stages}: the pyramid is made of the four stages of a ResNet"
+        )
+    levels = 5 - config.first_level + 2  # one more, for proposals alone
+    if len(config.anchor_sizes) != levels:
+        raise ValueError(
+            f"--anchor-sizes {config.anchor_sizes} --first-level {config.first_level}: expected {levels} sizes, one for each level"
+        )
     dtype = jnp.dtype(config.dtype)
     backbone = nets.ResNet(
         depth=config.depth, width=config.width or 64, dtype=dtype, batch_groups=config.batch_groups,

@@ -358,7 +358,7 @@ def not_normalization(params: PyTree) -> PyTree:
     if not isinstance(params, Mapping):
         return True
     if "scale" in params:
-        return jax.tree.map(lambda _: False, params)
+        return dict.fromkeys(params, False)
     return {name: not_normalization(part) for name, part in params.items()}
 
 

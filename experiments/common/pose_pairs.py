@@ -219,12 +219,12 @@ class PosePairs:
             batch = arrays(self.train, index, pairs.windows(self.train, self._frames, rows=index))
             if config.mirror:  # drawn for the global batch, so that the number of processes does not matter
                 draws = philox(config.seed, MIRROR, step, 0).random(size)[first : first + share] < 0.5
-                batch = mirror(batch, draws, self.skeleton)
+                batch = {**batch, "mirrored": draws} if config.norm == "lcn" else mirror(batch, draws, self.skeleton)
             yield parallel.global_batch(batch, self.mesh)
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
         """Returns joints (N, K, 3) in mm relative to the root for every pose of `val`, and mu and sigma if the task has them."""
-        inputs = ("px", "focal", "center", "size_wh", *(() if task.norm == "base" else ("root",)))
+        inputs = ("px", "focal", "center", "size_wh", *(("root",) if task.needs_root else ()))
         return inference.run(
             inference.on_mesh(step, variables, self.mesh, inputs=inputs), self._eval_batches(task.frames, task.causal)
         )
@@ -263,7 +263,7 @@ class PosePairs:
                 poses_3d.from_predictions(predictions["joints"], image_id=truth.image_id), folder / f"{name}.json"
             )
             poses_3d.write_truth(truth, folder / "truth.json")
-            if model is not None and task.norm == "base":
+            if model is not None and not task.needs_root:
                 self._write_regions(predictions, task, model, folder / f"{name}_regions.npz")
             files.write_json(folder / f"{name}_report.json", result | scores, indent=1)
             log.info("%s", poses_3d.table(result))

@@ -38,7 +38,7 @@ class Lifter:
     """
 
     def __init__(self, task: tasks.Lifting, variables: Any, *, flip_test: bool) -> None:
-        if task.norm != "base":
+        if task.needs_root:
             raise ValueError(
                 f"the net was trained with --norm {task.norm}, which needs the depth of the root: only nets of --norm base predict "
                 "without labels"

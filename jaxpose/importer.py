@@ -420,7 +420,11 @@ def _martinez(net: Any, variables: Mapping[str, Any], stats: Path | None) -> tup
         )
     numbers = statistics_of(stats)
     task = tasks.lifting(
-        net, skeleton=H36M17, norm="pixels", input_joints=statistics.INPUT_JOINTS, output_joints=statistics.OUTPUT_JOINTS
+        net,
+        skeleton=H36M17,
+        norm="pixels",
+        input_joints=statistics.INPUT_JOINTS,
+        output_joints=statistics.OUTPUT_JOINTS,
     )
     variables = statistics.folded(variables, numbers)
     facts = {

@@ -75,10 +75,14 @@ def test_the_folded_net_reads_pixels_and_predicts_metres():
     apply = jax.jit(net.apply)
     standard = apply(variables, jnp.asarray(numbers.standardize_px(px), jnp.float32))
     np.testing.assert_allclose(
-        1000 * np.asarray(apply(folded(variables, numbers), px)), numbers.restore_joints(np.asarray(standard)), atol=0.02
+        1000 * np.asarray(apply(folded(variables, numbers), px)),
+        numbers.restore_joints(np.asarray(standard)),
+        atol=0.02,
     )
     with pytest.raises(ValueError, match="statistics are of 15 joints in pixels and 16 in space, the net reads 16"):
-        folded(variables, Statistics(*(a[:15] for a in (numbers.mean_2d, numbers.std_2d)), numbers.mean_3d, numbers.std_3d))
+        folded(
+            variables, Statistics(*(a[:15] for a in (numbers.mean_2d, numbers.std_2d)), numbers.mean_3d, numbers.std_3d)
+        )
 
 
 def test_a_file_gives_the_numbers_back(tmp_path):

@@ -209,9 +209,13 @@ def test_martinezs_file_says_what_it_lacks():
     with pytest.raises(ValueError, match="w2.weight has 2 rows: expected a multiple of 3"):
         importer.read_lifter(state)
     state = martinez_state(joints=17)
-    with pytest.raises(ValueError, match="standardised by means and deviations that the file does not hold; give --stats, the"):
+    with pytest.raises(
+        ValueError, match="standardised by means and deviations that the file does not hold; give --stats, the"
+    ):
         importer.read_lifter(state)
-    with pytest.raises(ValueError, match="the net has 17 joints in and 16 out: expected the 16 of h36m17 without the nose"):
+    with pytest.raises(
+        ValueError, match="the net has 17 joints in and 16 out: expected the 16 of h36m17 without the nose"
+    ):
         importer.read_lifter(state, stats=Path("statistics.npz"))
 
 

@@ -105,6 +105,10 @@ def test_readings_of_rle_on_the_reference_numbers(golden, golden_json, x64):  # 
     state = state_of(j["states"], {**j, "conv_scale": j["flow_scale"]}, "flow3d")
     variables = {"params": {"flow": weights.flow_from_torch(state)["params"]}}
     target = jnp.asarray(g["liftrle_gt"])
+    mu, sigma = jnp.asarray(g["liftrle_mu"]), jax.nn.sigmoid(jnp.asarray(g["liftrle_logits"])) + 1e-9
+    flow = tasks.LiftLoss(loss="rle").flow()
+    log_prob = flow.apply({"params": variables["params"]["flow"]}, (mu - target) / sigma, method="log_prob")
+    np.testing.assert_allclose(log_prob, g["liftrle_logphi"][..., 0], rtol=1e-6, atol=1e-9)
 
     def loss(mu, logits, reading):
         task = tasks.lifting(FC_SIGMA, skeleton=H36M17, loss=tasks.LiftLoss(loss="rle", reading=reading))

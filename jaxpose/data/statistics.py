@@ -51,7 +51,9 @@ class Statistics:
             array = np.asarray(getattr(self, name), np.float64)
             array = array.reshape(-1, size) if array.ndim < 2 and array.size and array.size % size == 0 else array
             if array.ndim != 2 or array.shape[-1] != size or not np.isfinite(array).all():
-                raise ValueError(f"{name} has shape {np.shape(array)}: expected ({name[-2:]} joints, {size}) finite numbers")
+                raise ValueError(
+                    f"{name} has shape {np.shape(array)}: expected ({name[-2:]} joints, {size}) finite numbers"
+                )
             if name.startswith("std") and (array <= 0).any():
                 joint = int(np.argmax((array <= 0).any(-1)))
                 raise ValueError(

@@ -53,6 +53,7 @@ def test_a_result_file_is_lifted(run, tmp_path, capsys):
     lifter = lift.load(run)
     expected = lifter(np.float32(np.round(xy, 3)), np.tile([1000, 1002], (3, 1)))
     np.testing.assert_allclose(np.reshape([r["keypoints_3d"] for r in records], (3, 17, 3)), expected, atol=0.01)
+    assert expected.any() and not expected[:, 0].any()  # the pelvis, although this net predicts it
     assert (tmp_path / "out" / "space.html").stat().st_size > 1000
     # Other names in another order are put in place by name.
     order = np.random.default_rng(0).permutation(17)

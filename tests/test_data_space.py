@@ -179,7 +179,7 @@ def test_published_crops_and_targets(golden, tmp_path):
         np.testing.assert_allclose(_crop_boxes(affine, flip, widths), case[f"{prefix}_bbox"], atol=2e-3)
         _check_pixels(case, prefix, index, affine, source.images["size_wh"][persons["image"]])
     points = source.persons["joints_3d"]
-    np.testing.assert_allclose(points[:, 0], case["label_root_cam"], rtol=1e-6)
+    np.testing.assert_allclose(points[:, 0], case["label_root_cam"], atol=2e-4)  # mm; float32 cameras
     lengths = space.limb_lengths(points[:, :17], H36M17).sum(-1)
     np.testing.assert_allclose(lengths, case["label_tot_bone_len"], rtol=1e-6)
     corner = case["label_bbox"][:, 2:]

@@ -184,6 +184,10 @@ def test_the_page_opens_the_folder(tmp_path):
     assert len(train) == 8 * FRAMES and len(val) == 3
     train, val = pose_pairs._open(h36m_lifting.Config(data=tmp_path, train_subjects=("S2",), val_subjects=("S8",)))
     assert set(train.subject) == {"S2"} and set(val.subject) == {"S8"}
+    task, _ = pose_pairs.make_tasks(config, train.skeleton)
+    assert task.root == train.root == 14
+    with pytest.raises(ValueError, match="its groups are those of h36m17's joints, the data have mpi_inf_3dhp17's"):
+        pose_pairs.make_tasks(h36m_lifting.Config(net="srnet", width=64), train.skeleton)
     with pytest.raises(FileNotFoundError, match=r"no S1/Seq"):
         pose_pairs._open(h36m_lifting.Config(data=tmp_path))
     with pytest.raises(ValueError, match="--keypoints cpn: .* holds MPI-INF-3DHP"):

@@ -180,8 +180,6 @@ def test_published_crops_and_targets(golden, tmp_path):
         _check_pixels(case, prefix, index, affine, source.images["size_wh"][persons["image"]])
     points = source.persons["joints_3d"]
     np.testing.assert_allclose(points[:, 0], case["label_root_cam"], atol=2e-4)  # mm; float32 cameras
-    lengths = space.limb_lengths(points[:, :17], H36M17).sum(-1)
-    np.testing.assert_allclose(lengths, case["label_tot_bone_len"], rtol=1e-6)
     corner = case["label_bbox"][:, 2:]
     boxes = geometry.clip_box(source.persons["box"].astype(float), source.images["size_wh"][source.persons["image"]])
     np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], corner, atol=1e-3)

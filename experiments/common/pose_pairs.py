@@ -28,7 +28,7 @@ from jaxpose.data.formats import mmpose_3d, mpi_inf_3dhp, videopose3d
 from jaxpose.data.pairs import Pairs
 from jaxpose.data.synthetic import lifting as synthetic
 from jaxpose.evaluation import poses_3d
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import H36M17, Skeleton
 
 log = logging.getLogger(__name__)
 TEST_BATCH = 1024
@@ -152,6 +152,10 @@ def make_tasks(config: PairConfig, skeleton: Skeleton) -> tuple[tasks.Task, None
     """Returns the task of the flags, and None for the task that comes first."""
     root = skeleton.joints.index("pelvis") if "pelvis" in skeleton.joints else 0
     net = make_net(config, skeleton.num_joints)
+    if config.net == "srnet" and skeleton.joints != H36M17.joints:
+        raise ValueError(
+            f"--net srnet: its groups are those of {H36M17.name}'s joints, the data have {skeleton.name}'s"
+        )
     if config.norm == "lcn" and config.net != "srnet":
         raise ValueError(f"--norm lcn --net {config.net}: it adds the input to the output, which only --net srnet does")
     return tasks.lifting(

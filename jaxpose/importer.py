@@ -356,7 +356,7 @@ def read_lifter(
 
     VideoPose3D's and SRNet's nets read pixels scaled to -1..1 and predict metres relative to the pelvis, `norm="base"`, and are tested
     with the mirrored joints. Martinez's net reads and predicts standardised numbers; its means and deviations are folded into its
-    layers, so that it reads pixels, `norm="pixels"`.
+    layers, so that it reads pixels, `norm="raw"`.
 
     Args:
         state_dict: {name: array}, see `weights.from_torch`.
@@ -422,7 +422,7 @@ def _martinez(net: Any, variables: Mapping[str, Any], stats: Path | None) -> tup
     task = tasks.lifting(
         net,
         skeleton=H36M17,
-        norm="pixels",
+        norm="raw",
         input_joints=statistics.INPUT_JOINTS,
         output_joints=statistics.OUTPUT_JOINTS,
     )

@@ -249,7 +249,7 @@ def test_martinezs_file_is_imported_with_the_statistics_of_its_training(tmp_path
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert printed["layout"] == "martinez" and printed["joints"] == 17
     lifter = lift.load(tmp_path / "run")
-    assert lifter.task.norm == "pixels" and not lifter.flip_test
+    assert lifter.task.norm == "raw" and not lifter.flip_test
     px = np.full((1, 17, 2), 480.0) + np.arange(17)[None, :, None]
     joints = lifter(px, np.array([[1000, 1002]]))
     relu = lambda x: np.maximum(x, 0)  # noqa: E731

@@ -219,7 +219,7 @@ def test_released_net(golden, golden_json):
         np.testing.assert_allclose(sigma, case["train_sigma"], rtol=1e-8)
         laplace = np.log(np.sqrt(2 * np.pi) * sigma) + np.abs(target - mu) / (np.sqrt(2) * sigma + 1e-9)
         np.testing.assert_allclose(
-            values - (laplace * weight).sum(-1), case["train_nf_loss"].sum(-1), rtol=1e-7, atol=1e-7
+            values - (laplace * weight).sum(-1), (case["train_nf_loss"] * weight).sum(-1), rtol=1e-7, atol=1e-7
         )
         np.testing.assert_allclose(value, case["train_loss"], rtol=1e-9)
         for name in ("coord", "sigma"):

@@ -105,7 +105,7 @@ def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = 
         FileNotFoundError: there is no checkpoint.
         ValueError: it is damaged, holds no lifter, or one that needs the depth of the root.
     """
-    task, variables, _, flips = restored(directory, family=tasks.Lifting.family, step=step, flip_test=flip_test)
+    task, variables, _, flips = restored(directory, tasks.Lifting, step=step, flip_test=flip_test)
     return Lifter(task, variables, flip_test=flips)
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from jaxpose import checkpoint, inference, tasks
 
+T = TypeVar("T", bound=tasks.Task)
+
 
 def restored(
-    directory: str | Path, *, family: str, step: Any = "best", flip_test: bool | None = None
-) -> tuple[Any, Any, dict[str, Any], bool]:
+    directory: str | Path, kind: type[T], *, step: Any = "best", flip_test: bool | None = None
+) -> tuple[T, Any, dict[str, Any], bool]:
     """Returns the task, the variables, the config, and whether to average with the mirrored input.
 
     Args:
         directory: The run's folder.
-        family: The family of the task, such as "lifting".
+        kind: The class of the task, such as `tasks.Lifting`.
         step: The checkpoint to read; see `checkpoint.restore_model`.
         flip_test: Average with the mirrored input; None: as the run was evaluated.
 
@@ -27,7 +29,7 @@ def restored(
     """
     variables, config = checkpoint.restore_model(directory, step=step)
     task = tasks.from_config(config["task"])
-    if task.family != family:
-        raise ValueError(f"{directory} holds a task of the family {task.family!r}, expected {family!r}")
+    if not isinstance(task, kind):
+        raise ValueError(f"{directory} holds a task of the family {task.family!r}, expected {kind.family!r}")
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
     return task, variables, config, inference.from_checkpoint(config).flip_test if flip_test is None else flip_test

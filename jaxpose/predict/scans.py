@@ -108,7 +108,7 @@ def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = 
         FileNotFoundError: there is no checkpoint.
         ValueError: it is damaged, or no run on scans.
     """
-    task, variables, config, flips = restored(directory, family=tasks.Boundaries.family, step=step, flip_test=flip_test)
+    task, variables, config, flips = restored(directory, tasks.Boundaries, step=step, flip_test=flip_test)
     return ScanPredictor(task, variables, config, flip_test=flips)
 
 

@@ -1,14 +1,14 @@
 """Lifting: the joints of a person in pixels -> the same joints in space, by a net that sees no picture.
 
 What a net reads and predicts is a normalisation of pixels and millimetres. Four are published (Zeng et al. 2020 compare them), and
-"pixels" serves imported nets that were trained on standardised numbers (`jaxpose.data.statistics`):
+"raw" serves imported nets that were trained on standardised numbers (`jaxpose.data.statistics`):
 
     name       reads                                  predicts, relative to the root            needs at test
     base       pixels / width, from -1 to 1           metres in the axes of the camera          nothing
     proj       pixels of a box of 2 m, rel. to root   perspective pixels and depth of that box  depth and pixel of the root
     weak_proj  the same                               the same with one depth for all joints    the same; its inverse is lossy
     lcn        as base                                as base, with the input added; depth      depth of the root
-    pixels     pixels as they are                     as base                                   nothing
+    raw        pixels as they are                     as base                                   nothing
 
 "base" is what VideoPose3D, SRNet and SemGCN train on. The inverse of "weak_proj" divides by each joint's own depth, as the code does,
 although the forward direction divides by the root's: up to 7 cm off even for a perfect net (QUIRK T20). None uses distortion.
@@ -36,8 +36,8 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, PyTree, check_choices, stated
 from jaxpose.tasks.describe import build, describe
 
-Norm = Literal["base", "proj", "weak_proj", "lcn", "pixels"]
-NEEDS_NO_ROOT = ("base", "pixels")
+Norm = Literal["base", "proj", "weak_proj", "lcn", "raw"]
+NEEDS_NO_ROOT = ("base", "raw")
 BOX = 2000.0  # mm: width of the box about the root in the pixel normalisations
 MM = 1000.0
 SIGMA_MIN = 1e-9  # as in the released 3D head
@@ -95,7 +95,7 @@ class View:
 
     Attributes:
         focal, center, size_wh: (..., 2) px.
-        root: (..., 3) mm, the root in the axes of the camera; None where it is unknown, for "base" and "pixels".
+        root: (..., 3) mm, the root in the axes of the camera; None where it is unknown, for "base" and "raw".
     """
 
     focal: jax.Array
@@ -133,7 +133,7 @@ def read_pixels(px: jax.Array, view: View, *, norm: Norm, root: int = 0) -> jax.
     """
     if norm == "base":
         return screen(px, view.size_wh[..., None, :])
-    if norm == "pixels":
+    if norm == "raw":
         return jnp.asarray(px)
     if norm == "lcn":
         return screen(px, view.lcn_size())
@@ -146,7 +146,7 @@ def target_of(joints: jax.Array, view: View, *, norm: Norm, root: int = 0) -> ja
 
     Args:
         joints: (..., K, 3) mm in the axes of the camera.
-        view: the picture, with its root unless the normalisation is "base" or "pixels".
+        view: the picture, with its root unless the normalisation is "base" or "raw".
         norm: the normalisation.
         root: index of the root.
     """
@@ -165,7 +165,7 @@ def target_of(joints: jax.Array, view: View, *, norm: Norm, root: int = 0) -> ja
 def joints_of(output: jax.Array, view: View, *, norm: Norm, root: int = 0) -> jax.Array:
     """The inverse of `target_of`: returns joints (..., K, 3) in mm relative to the root.
 
-    For "base" and "pixels" the predicted root stays where the net puts it; the others are moved so that their root is at 0.
+    For "base" and "raw" the predicted root stays where the net puts it; the others are moved so that their root is at 0.
     """
     if norm in NEEDS_NO_ROOT:
         return output * MM

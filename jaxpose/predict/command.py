@@ -24,6 +24,7 @@ from jaxpose.data.reading import Exif
 from jaxpose.evaluation import results
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
 from jaxpose.files import local, read_json, write_json
+from jaxpose.hands import Side
 from jaxpose.interchange import Format
 from jaxpose.predict import lift, media, scans
 from jaxpose.predict.detector import warn_of_left_out
@@ -85,6 +86,7 @@ def main(
     exif: Exif | None = None,
     camera: tuple[float, ...] | None = None,
     root_depth: float | None = None,
+    side: Side | None = None,
     images: Path | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -147,6 +149,7 @@ def main(
             mean length of the training persons' limbs. Hands with depth have joints in space only with it.
         root_depth: For a run in space with --camera: the depth of the root (the wrist of a hand) in mm; the joints are coordinates of
             the camera then.
+        side: For hands of a run with --one-side, the side of those whose box does not state it ("hand" in --boxes).
         images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
             the result file.
         step: The checkpoint of the run to load.
@@ -157,7 +160,7 @@ def main(
     of_people = {
         "boxes": boxes, "detector": detector, "max_people": max_people, "guarantee": guarantee, "whole_pose": whole_pose,
         "draw_above": draw_above, "test_size": test_size, "fit": fit, "scales": scales, "formats": formats, "track": track,
-        "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth,
+        "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth, "side": side,
     }  # fmt: skip
     if level == "pair":
         _refuse_flags_of_people(**of_people, what="lifts joints of a result file")
@@ -190,6 +193,7 @@ def main(
         max_people=max_people,
         camera=camera,
         root_depth=root_depth,
+        side=side,
     )
     _check_against_net(
         predictor, checkpoint, boxes=boxes, formats=formats, region=region, guarantee=guarantee, whole_pose=whole_pose
@@ -403,18 +407,20 @@ class _Work:
             return self.predictor(images, [each.scored_boxes for each in people])
         if self.boxes is None:
             return self.predictor(images)
-        return self.predictor(images, [self._boxes(*item) for item in items])
+        boxes, sides = zip(*(self._boxes(*item) for item in items), strict=True)
+        return self.predictor(images, boxes, sides=sides)
 
-    def _boxes(self, file: Path, image: np.ndarray, frame: int) -> list[tuple[float, ...]]:
-        """Returns the boxes of a picture that overlap it; the others are noted."""
+    def _boxes(self, file: Path, image: np.ndarray, frame: int) -> tuple[list[tuple[float, ...]], list[Side | None]]:
+        """Returns the boxes of a picture that overlap it, and the sides of their hands; the others are noted."""
         height, width = image.shape[:2]
-        rows = []
-        for row in self.boxes.of(file, frame):
+        rows, sides = [], []
+        for row, side in zip(self.boxes.of(file, frame), self.boxes.sides_of(file, frame), strict=True):
             if min(row[2:4]) > 0 and touches(row[:4], (width, height)):
                 rows.append(row)
+                sides.append(side)
             else:
                 self.failed.append(f"{file}: box {list(row[:4])} is empty or outside the {width}x{height} pixels")
-        return rows
+        return rows, sides
 
     def _video(self, video: media.Video) -> None:
         import tqdm

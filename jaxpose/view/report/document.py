@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxpose import checkpoint
 from jaxpose.data.formats import Choice
 from jaxpose.evaluation import average_precision, cases, coco
 from jaxpose.evaluation import report as errors
@@ -78,11 +79,23 @@ def report(
 
         reader = formats.choose(format, data, split)
         annotations, folder = reader.find(data, split, images=images)
-        truth = reader.ground_truth(annotations, folder, split=split)
+        category = _category_of(source)
+        if category is None:
+            truth = reader.ground_truth(annotations, folder, split=split)
+        else:  # the persons that the run was evaluated on, such as both hands of RHD's pictures
+            truth = reader.read(annotations, folder, split=split, category=category).ground_truth()
         written = of_run(
             source, ground_truth=truth, images=folder, results=results, path=out, count=count, category_id=category_id
         )
     print(json.dumps(written))
+
+
+def _category_of(run: Path) -> str | int | None:
+    """Returns the --category of a run; None if it had none, or its checkpoints are gone."""
+    try:
+        return (checkpoint.read_config(run).get("run") or {}).get("category")
+    except FileNotFoundError:
+        return None
 
 
 def of_run(

@@ -265,19 +265,7 @@ def test_from_rhd_to_millimetres(tmp_path):
 def test_rle_in_space_on_both_hands_of_every_picture(tmp_path):
     """A few steps of RLE with depth: every hand is scored, and the density of three coordinates is reported."""
     folder = tiny_rhd.write(tmp_path)
-    flags = [
-        "--data",
-        str(folder),
-        "--data-dir",
-        str(tmp_path / "data"),
-        *TINY[:6],
-        *TINY[8:],
-        "--size-wh",
-        "32",
-        "32",
-        "--category",
-        "both",
-    ]
+    flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *TINY[:6], *TINY[8:], "--category", "both"]
     run = tmp_path / "run"
     scores = rhd_integral.main(
         [*flags, "--head", "rle_3d", "--out", str(run), "--epochs", "1", "--ema", "None", "--no-plots"]

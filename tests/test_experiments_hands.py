@@ -261,25 +261,34 @@ def test_from_rhd_to_millimetres(tmp_path):
         assert evaluated[name] == pytest.approx(scores[name], rel=1e-3)
 
 
+def test_the_density_in_space_is_reported_without_the_wrist_and_unknown_hands(source):
+    hand = kind.Hands(rhd_integral.PRESETS["tiny"], None, source, None, None)
+    labels = hand.val_space
+    labels.is_known[1] = False
+    target = np.concatenate([np.zeros((5, 21, 2)), labels.depth[..., None] / 5], -1)
+    predictions = {
+        "mu": target, "sigma": np.full((5, 21, 3), 0.1), "target": target, "visibility": np.full((5, 21), 2),
+        "annotation_id": labels.ids,
+    }  # fmt: skip
+    report = hand.density_report(predictions, density.Model(log_g=None, base="gaussian", dim=3))["all"]
+    assert report["count"] == 4 * 20 and report["coverage"] == [1.0] * len(report["levels"])
+
+
 @pytest.mark.slow
-def test_rle_in_space_on_both_hands_of_every_picture(tmp_path):
-    """A few steps of RLE with depth: every hand is scored, and the density of three coordinates is reported."""
+def test_depth_is_regressed_on_both_hands_of_every_picture(tmp_path):
+    """A step of --head l1_3d: every hand is scored in the picture and in space."""
     folder = tiny_rhd.write(tmp_path)
     flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *TINY[:6], *TINY[8:], "--category", "both"]
     run = tmp_path / "run"
     scores = rhd_integral.main(
-        [*flags, "--head", "rle_3d", "--out", str(run), "--epochs", "1", "--ema", "None", "--no-plots"]
+        [*flags, "--head", "l1_3d", "--out", str(run), "--epochs", "1", "--ema", "None", "--no-plots"]
     )
-    assert all(
-        np.isfinite(scores[name]) for name in ("EPE_px", "depth_mm", "EPE_mm", "absolute_EPE_mm", "calibration_error")
-    )
+    assert all(np.isfinite(scores[name]) for name in ("EPE_px", "depth_mm", "EPE_mm", "absolute_EPE_mm"))
     (path,) = (run / "results").glob("*_3d.json")
     (truth,) = (tmp_path / "data").glob("*/*-val-*/*/ground_truth.json")
     of_file = evaluation.score(truth, path)
     assert len(json.loads(path.read_text())) == len(json.loads(truth.read_text())["annotations"]) > 3
     assert of_file == pytest.approx({name: scores[name] for name in of_file}, abs=0.01)
-    (report,) = (run / "results").glob("*_report.json")
-    assert set(json.loads(report.read_text())["density"]) == {"all"}
     # The page draws the cases of both hands.
     cli.main(
         ["view", "report", str(run), "--data", str(folder), "--format", "rhd", "--out", str(tmp_path / "page.html")]

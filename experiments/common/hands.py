@@ -220,9 +220,9 @@ class Hands(persons.Persons):
         if isinstance(task, tasks.Regression3D):
             depth = self.val_space.depth[self.val_space.rows(predictions["annotation_id"])] / task.depth.extent
             predictions["target"] = np.concatenate([predictions["target"], depth[..., None]], -1)
-            # In pixels of the picture, and in units of the key bone.
-            pixels = np.abs(np.linalg.det(predictions["affine"][:, :, :2]))[:, None, None] ** -0.5
-            plane = predictions["sigma"][..., :2] * np.array(self.config.size_wh) * pixels
+            # In pixels of the picture, negative for a mirrored crop, and in units of the key bone.
+            sides = np.array(self.config.size_wh) / np.diagonal(predictions["affine"][:, :, :2], axis1=1, axis2=2)
+            plane = predictions["sigma"][..., :2] * sides[:, None]
             predictions["scale"] = np.concatenate([plane, predictions["sigma"][..., 2:] * task.depth.extent], -1)
         return predictions
 

@@ -217,7 +217,8 @@ def write(
 
 
 def _newest(folder: Path) -> Path:
-    files = [p for p in folder.glob("*.json") if not p.name.endswith("_report.json") and not p.name.startswith(".")]
+    others = ("_report.json", "_conformal.json", "_3d.json")  # what an evaluation writes beside its result records
+    files = [p for p in folder.glob("*.json") if not p.name.endswith(others) and not p.name.startswith(".")]
     if not files:
         raise FileNotFoundError(f"{folder} holds no result file: evaluate first, or name one")
     return max(files, key=lambda p: (p.stat().st_mtime, p.name))

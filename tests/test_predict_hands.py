@@ -209,40 +209,35 @@ def test_a_right_hand_is_seen_mirrored_by_a_net_of_one_side(one_sided, caplog):
     image, box, camera = picture(), [10.0, 14.0, 24.0, 24.0], (110, 120, 24.5, 40)
     predictor = predict.load(one_sided, flip_test=False, camera=camera)
     right, left = (predictor(image, [box], sides=[side]) for side in ("right", "left"))
-    assert not caplog.records and np.abs(right.xy - left.xy).max() > 1e-3
-    # The same as the left hand of the mirrored picture, mirrored back; the camera of this picture is symmetric.
-    mirrored = predictor(image[:, ::-1], [[49 - 10.0 - 24.0, 14.0, 24.0, 24.0]], sides=["left"])
+    assert "--one-side" not in caplog.text and np.abs(right.xy - left.xy).max() > 1e-3
+    # The same as the left hand of the mirrored picture, mirrored back; the camera of this picture is symmetric. The centre of a box is
+    # at (size / 2, size / 2) of a crop, half a pixel beside the centre of the crop, of which a pixel is 1.25 of the picture here.
+    mirrored = predictor(image[:, ::-1], [[49 - 10.0 - 24.0 + 1.25, 14.0, 24.0, 24.0]], sides=["left"])
     np.testing.assert_allclose(right.xy, mirrored.xy * [-1, 1] + [49, 0], atol=1e-3)
     np.testing.assert_allclose(right.space.joints, mirrored.space.joints * [-1, 1, 1], atol=1e-2)
     np.testing.assert_allclose(right.space.sigma, mirrored.space.sigma * [-1, 1, 1], atol=1e-2)
     np.testing.assert_allclose(right.space.deviation, mirrored.space.deviation, atol=1e-2)
     predictor(image, [box, box])
     predictor(image, [box], sides=[None])
-    assert len(caplog.records) == 1 and "hands whose side is not stated are taken for left ones" in caplog.text
+    assert caplog.text.count("hands whose side is not stated are taken for left ones") == 1
     with pytest.raises(ValueError, match="sides of image 0 are .'up'.: expected 'left', 'right' or None for each of 1"):
         predictor(image, [box], sides=["up"])
 
 
-def test_the_command_takes_the_side_from_the_flag_or_the_boxes(one_sided, tmp_path):
+def test_the_command_takes_the_side_from_the_boxes_or_the_flag(one_sided, tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    entry = {"file_name": "a.png", "bbox": [10, 14, 24, 24], "score": 1.0}
-    (tmp_path / "boxes.json").write_text(json.dumps([entry | {"hand": "right"}, entry]))
-
-    def run(*flags):
-        out = tmp_path / "out"
-        cli.main(["predict", str(one_sided), str(tmp_path / "a.png"), "--boxes", str(tmp_path / "boxes.json"), "--out", str(out),
-                  "--camera", "110", "24.5", "40", "--no-overlay", *flags])  # fmt: skip
-        return [np.array(record["keypoints"]) for record in json.loads((out / "results.json").read_text())]
-
-    stated, unstated = run("--side", "left")
-    again, as_right = run("--side", "right")
-    np.testing.assert_array_equal(stated, again)
-    np.testing.assert_array_equal(stated, as_right)  # the same box
-    assert np.abs(stated - unstated).max() > 1e-3
-    with (tmp_path / "out" / "poses.csv").open() as table:
+    entry, out = {"file_name": "a.png", "bbox": [10, 14, 24, 24], "score": 1.0}, tmp_path / "out"
+    entries = [entry | {"hand": "right"}, entry | {"hand": "left"}, entry]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    cli.main(["predict", str(one_sided), str(tmp_path / "a.png"), "--boxes", str(tmp_path / "boxes.json"), "--out", str(out),
+              "--camera", "110", "24.5", "40", "--no-overlay", "--side", "right"])  # fmt: skip
+    right, left, unstated = (np.array(r["keypoints"]) for r in json.loads((out / "results.json").read_text()))
+    np.testing.assert_array_equal(right, unstated)
+    assert np.abs(right - left).max() > 1e-3
+    with (out / "poses.csv").open() as table:
         row = next(csv.DictReader(table))
     assert float(row["deviation_x_mm"]) > 0 and float(row["deviation_z_mm"]) > 0
-    assert "Ellipsoids" in (tmp_path / "out" / "space.html").read_text()
+    assert "Ellipsoids" in (out / "space.html").read_text()
 
 
 def test_pixels_alone_of_a_net_in_space_have_no_density(tmp_path):
@@ -252,3 +247,8 @@ def test_pixels_alone_of_a_net_in_space_have_no_density(tmp_path):
     assert poses.xy.shape == (1, 21, 2) and poses.space is None and poses.deviation is None
     with pytest.raises(ValueError, match="--side left: the net was not trained with --one-side"):
         predict.load(run, side="left")
+
+
+def test_a_net_of_one_side_is_not_averaged_with_the_mirrored_picture(one_sided):
+    with pytest.raises(ValueError, match="flip_test=True: the net was trained with --one-side"):
+        predict.load(one_sided, flip_test=True)

@@ -69,7 +69,17 @@ class Predictor:
         self.task, self.config = task, config
         self.skeleton, self.size_wh = task.skeleton, task.size_wh
         self.finds_people = task.level in ("image", "detection")
-        given = {"flip_test": flip_test, "test_size": test_size, "fit": fit}
+        self.is_one_sided, self.side = bool((config.get("run") or {}).get("one_side")), side
+        if side is not None and not self.is_one_sided:
+            raise ValueError(
+                f"--side {side}: the net was not trained with --one-side, and takes hands of both sides as they are; leave it out"
+            )
+        if self.is_one_sided and flip_test:
+            raise ValueError(
+                "flip_test=True: the net was trained with --one-side, and never saw the mirror image that it would be averaged with: "
+                "leave it out"
+            )
+        given = {"flip_test": False if self.is_one_sided else flip_test, "test_size": test_size, "fit": fit}
         if scales is not None:
             given["scales"] = tuple(float(scale) for scale in scales)
         self.settings = dataclasses.replace(
@@ -96,11 +106,6 @@ class Predictor:
             self.density is not None and self.density.dim == 3
         ):  # hands without a camera: the pixels alone have no density
             self.density = None
-        self.is_one_sided, self.side = bool((config.get("run") or {}).get("one_side")), side
-        if side is not None and not self.is_one_sided:
-            raise ValueError(
-                f"--side {side}: the net was not trained with --one-side, and takes hands of both sides as they are; leave it out"
-            )
         self.detector, self._has_warned = None, False
         if task.level == "detection":
             if test_size is not None or fit is not None or scales is not None:

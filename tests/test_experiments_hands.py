@@ -289,8 +289,9 @@ def test_depth_is_regressed_on_both_hands_of_every_picture(tmp_path):
     of_file = evaluation.score(truth, path)
     assert len(json.loads(path.read_text())) == len(json.loads(truth.read_text())["annotations"]) > 3
     assert of_file == pytest.approx({name: scores[name] for name in of_file}, abs=0.01)
-    # The page draws the cases of both hands.
-    cli.main(
-        ["view", "report", str(run), "--data", str(folder), "--format", "rhd", "--out", str(tmp_path / "page.html")]
-    )
+    # The page draws the cases of both hands, and says so if it is asked for the dominant ones.
+    words = ["view", "report", str(run), "--data", str(folder), "--format", "rhd", "--out", str(tmp_path / "page.html")]
+    with pytest.raises(SystemExit, match="give --category as the run had it"):
+        cli.main(words)
+    cli.main([*words, "--category", "both"])
     assert (tmp_path / "page.html").stat().st_size > 10_000

@@ -48,7 +48,7 @@ Net = list[tuple[jax.Array, jax.Array]]
 FEATURES, HIDDEN, BATCH, SCALE = 16, 64, 64, 0.02  # SCALE: of the label noise, in parts of the picture
 SIZE_HW, MODE_XY, BUMP = (24, 16), (4.0, 6.0), 1.0  # the map of the embedded ablation
 DRAWS = 256
-SIGMA = 2.0  # of the bottom-up targets, in pixels of the map
+SIGMA = 1.0  # of the targets of the embedded bottom-up runs, in pixels of the map
 
 
 @dataclass(frozen=True)

@@ -477,6 +477,8 @@ def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, 
 def test_the_methods_for_few_frames_take_one_set():
     with pytest.raises(ValueError, match="--data x --images 7: --images is the number of synthetic pictures"):
         ablation_few_frames.main(["--data", "x", "--images", "7"])
+    with pytest.raises(ValueError, match="--data x --label-noise 2: --label-noise is that of synthetic labels"):
+        ablation_few_frames.main(["--data", "x", "--label-noise", "2"])
 
 
 @pytest.mark.slow

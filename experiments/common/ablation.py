@@ -248,9 +248,12 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     """Returns the settings that a run of a row depends on, except its seed."""
     fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
     shared = {name: value for name, value in asdict(config).items() if name in fixed}
-    if shared["label_noise"] == 1:  # so that runs from before there was this flag count as done
-        del shared["label_noise"]
-    return json.loads(json.dumps(shared | asdict(row), default=str))
+    values = shared | asdict(row)
+    # Runs from before there were these settings count as done: they ran with the default.
+    for holder, name, default in ((values, "label_noise", 1), (values.get("likelihood") or {}, "flow_ends", "code")):
+        if holder.get(name) == default:
+            del holder[name]
+    return json.loads(json.dumps(values, default=str))
 
 
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:

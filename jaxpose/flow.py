@@ -61,7 +61,7 @@ class RealNVP(nn.Module):
         scheme: The initialisation. "torch", weights and biases uniform in +-1/sqrt(fan_in), is what the official code
             trains from (it defines a Xavier initialisation but never calls it); "xavier" is mmpose's, Xavier-uniform
             weights of gain 0.01 and biases as before, close to the identity.
-        ends: What follows the last layer of every net. "code": tanh after that of s_i and nothing after that of t_i, as in both
+        ends: The end of every net. "code": tanh after that of s_i and nothing after that of t_i, as in both
             released codes; "paper": the leaky ReLU of the other layers after both (appendix A), with which s_i has no bound.
 
     Raises:

@@ -59,6 +59,7 @@ def test_every_table_is_printed(tmp_path, capsys):
         (["--rows", "l3"], "--rows l3: expected some of"),
         (["--parts", "dle", "--data", "x"], "--data x has no effect"),
         (["--parts", "run", "--data", "x"], "--parts run, --run and --data belong together"),
+        (["--parts", "scales", "--split", "train"], "--split train has no effect without --parts run"),
         (["--run", "x", "--data", "x"], "--parts run, --run and --data belong together"),
     ],
 )

@@ -40,7 +40,7 @@ class Likelihood:
         flow_layers: number of coupling layers of the RealNVP.
         flow_hidden: widths of the flow's hidden layers; (64, 64) is the paper's 3 x 64.
         flow_init: initialisation of the flow, see `jaxpose.flow.RealNVP`.
-        flow_ends: what follows the last layer of the flow's nets: as in the released codes, or as in the paper's appendix A.
+        flow_ends: end of the flow's nets, as in the released codes or as in the paper's appendix A, see `jaxpose.flow.RealNVP`.
     """
 
     loss: LossName = "rle"

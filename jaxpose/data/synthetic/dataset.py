@@ -37,10 +37,9 @@ def _write_image(
     """Render and store one picture; returns its COCO image entry and annotations."""
     split, number = task
     is_held_out = split == "val"
-    pixels, people = render(
-        seed, number + (HELD_OUT if is_held_out else 0), size_wh=size_wh, label_noise=1.0 if is_held_out else label_noise,
-        **({"space": True} if space else {}),
-    )  # fmt: skip
+    options = {"space": True} if space else {}
+    options |= {"label_noise": label_noise} if label_noise != 1 and not is_held_out else {}
+    pixels, people = render(seed, number + (HELD_OUT if is_held_out else 0), size_wh=size_wh, **options)
     name = f"{number + 1:012d}.jpg"
     Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
     image = {"id": number + 1, "file_name": name, "width": size_wh[0], "height": size_wh[1]}

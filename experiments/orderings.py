@@ -15,7 +15,8 @@ compensation  One bump on a map with a background of given level and noise, deco
               becomes -1 in the second, and at 0 the second still passes the noise on.
 run           The same multiple of sigma in a trained run of regression, on images, with and without the flip test.
 scales        SAHR: the alpha that minimises (H_alpha - P)^2 + lambda alpha^2 at a pixel, and the part of the loss that it can take
-              away. WAHR: the height of the peak that is best to predict when the label is uncertain.
+              away. WAHR: the height of the peak that is best to predict when the label is uncertain;
+              with --data, the best maps of synthetic people at more label noise.
 
 docs/experiments.md has the results and what follows from them.
 """
@@ -72,6 +73,12 @@ class Config:
     """Number of seeds of the part dle."""
     flow_hidden: Annotated[tuple[int, ...], AllPositive] = (64, 64)
     """Hidden widths of the flow of the part dle."""
+    flow_init: Annotated[Literal["torch", "xavier"], AnyValue] = "torch"
+    """Start of the flow of the part dle; "xavier" is near the identity, so that its mean starts at 0."""
+    sigma_bias: Annotated[float, AnyValue] = -1.0
+    """Bias of sigma's logit in the part dle, where sigma starts."""
+    centre: Annotated[bool, AnyValue] = False
+    """Take the mean off the true function of the part dle."""
     data: Annotated[Path | None, LocalPath] = None
     """Folder of synthetic people, for the part scales: the size of its label noise; and for the part run."""
     run: Annotated[Path | None, LocalPath] = None
@@ -124,20 +131,26 @@ def errors_of_mu(loss: Loss, noise: Noise, seed: jax.Array, config: Config) -> j
     """Trains one net and returns the error of mu on fresh samples, all in units of the noise's scale.
 
     Returns:
-        (3,): the mean distance of mu from the true function; the same after the best multiple of sigma is added to every mu; the
-        length of that multiple.
+        (4,): the mean distance of mu from the true function; the same after the best multiple of sigma is added to every mu; the
+        length of that multiple; the mean of sigma.
     """
     of_truth, of_net, of_flow, of_data = jax.random.split(jax.random.key(seed), 4)
     teacher, spread = init_net(of_truth, (FEATURES, 32, 32, 2)), jax.random.normal(of_truth, (FEATURES,)) / 4
-    flow, optimizer = RealNVP(hidden=config.flow_hidden), optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
+    flow = RealNVP(hidden=config.flow_hidden, scheme=config.flow_init)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
     params = {"net": init_net(of_net, (FEATURES, HIDDEN, HIDDEN, 4)), "flow": flow.init(of_flow, jnp.zeros((1, 2)))}
 
-    def truth(x: jax.Array) -> jax.Array:
+    def uncentred(x: jax.Array) -> jax.Array:
         return 0.3 * jnp.tanh(apply_net(teacher, x))
+
+    mean = uncentred(jax.random.normal(jax.random.key(7), (20000, FEATURES))).mean(0) if config.centre else 0.0
+
+    def truth(x: jax.Array) -> jax.Array:
+        return uncentred(x) - mean
 
     def predict(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = apply_net(params["net"], x)
-        return 0.1 * out[..., :2], jax.nn.sigmoid(out[..., 2:] - 1)
+        return 0.1 * out[..., :2], jax.nn.sigmoid(out[..., 2:] + config.sigma_bias)
 
     def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], None]:
         params, state = carry
@@ -159,7 +172,7 @@ def errors_of_mu(loss: Loss, noise: Noise, seed: jax.Array, config: Config) -> j
     difference = truth(x) - mu
     multiple = (difference * sigma).sum(0) / (sigma * sigma).sum(0)
     lengths = [jnp.linalg.norm(d, axis=-1).mean() / SCALE for d in (difference, difference - multiple * sigma)]
-    return jnp.stack([*lengths, jnp.linalg.norm(multiple)])
+    return jnp.stack([*lengths, jnp.linalg.norm(multiple), sigma.mean() / SCALE])
 
 
 def dle_table(config: Config) -> Rows:
@@ -170,8 +183,10 @@ def dle_table(config: Config) -> Rows:
             trained = jax.jit(
                 jax.vmap(lambda seed, name=name, noise=noise: errors_of_mu(LOSSES[name], noise, seed, config))
             )
-            error, rest, multiple = np.asarray(trained(jnp.arange(config.seeds))).mean(0)
-            rows[f"{noise}, {name}"] = {"error": error, "without the multiple": rest, "multiple of sigma": multiple}
+            error, rest, multiple, sigma = np.asarray(trained(jnp.arange(config.seeds))).mean(0)
+            rows[f"{noise}, {name}"] = {
+                "error": error, "without the multiple": rest, "multiple of sigma": multiple, "sigma": sigma,
+            }  # fmt: skip
             print_row(f"{noise}, {name}", rows[f"{noise}, {name}"])
     return rows
 
@@ -353,7 +368,9 @@ def label_noise(folder: Path) -> Rows:
     return rows
 
 
-def best_map(error: np.ndarray, *, weighting: bool, radius: int = 9, levels: int = 41) -> np.ndarray:
+def best_map(
+    error: np.ndarray, *, weighting: bool, gamma: float = 0.01, radius: int = 9, levels: int = 101
+) -> np.ndarray:
     """Computes the map around a joint that is best to predict when its labels have these errors.
 
     The losses are sums over pixels, so every pixel is on its own: it gets the first minimum of its mean loss above 0, where a
@@ -362,6 +379,7 @@ def best_map(error: np.ndarray, *, weighting: bool, radius: int = 9, levels: int
     Args:
         error: errors of the labels in pixels of the map, (D, 2).
         weighting: with the weights of WAHR, or plain squared error.
+        gamma: exponent of the weights.
         radius: the map ends so many pixels from the joint, which lies at the centre of its middle pixel.
         levels: number of values from 0 to 1 that are tried.
 
@@ -373,20 +391,22 @@ def best_map(error: np.ndarray, *, weighting: bool, radius: int = 9, levels: int
     """
     axis = np.arange(-radius, radius + 1)
     pixel = np.stack(np.meshgrid(axis, axis), -1)[:, :, None]
-    target = np.exp(-0.5 * np.square((pixel - error) / SIGMA).sum(-1)).astype(np.float32)  # (h, w, D)
-    pred = np.linspace(0, 1, levels, dtype=np.float32)
-    if weighting:
-        pairs = np.broadcast_arrays(pred[:, None, None, None], target)
-        loss = np.asarray(losses.weight_adaptive_mse(*map(jnp.asarray, pairs)).mean(-1))
-    else:
-        loss = np.square(
-            pred[:, None, None] - target.mean(-1)
-        )  # and the targets' variance, which is that of every value
+    target = np.exp(-0.5 * np.square((pixel - error) / SIGMA).sum(-1))  # (h, w, D)
+    pred = np.linspace(0, 1, levels)[:, None, None]
+    first, second = target.mean(-1), np.square(target).mean(-1)
+    loss = np.square(pred) - 2 * pred * first + second
+    if (
+        weighting
+    ):  # the mean of the loss over the labels is a polynomial of the prediction, with these means as coefficients
+        peak = target**gamma
+        of_peak = [(peak * target**k).mean(-1) for k in range(3)]
+        at_peak = np.square(pred) * of_peak[0] - 2 * pred * of_peak[1] + of_peak[2]
+        loss = (1 - pred) * at_peak + pred * (loss - at_peak)
     rises = np.concatenate([np.diff(loss, axis=0) > 0, np.ones((1, *loss.shape[1:]), bool)])
     return pred[rises.argmax(0)]
 
 
-def peaks_table(folder: Path, *, factors: Sequence[float] = (1, 4, 8), joints: int = 80) -> Rows:
+def peaks_table(folder: Path, *, factors: Sequence[float] = (1, 4, 8), joints: int = 300) -> Rows:
     """Returns what grouping would get from the best maps of synthetic people, by the factor on their label noise.
 
     Args:

@@ -403,7 +403,7 @@ def best_map(
         at_peak = np.square(pred) * of_peak[0] - 2 * pred * of_peak[1] + of_peak[2]
         loss = (1 - pred) * at_peak + pred * (loss - at_peak)
     rises = np.concatenate([np.diff(loss, axis=0) > 0, np.ones((1, *loss.shape[1:]), bool)])
-    return pred[rises.argmax(0)]
+    return pred.ravel()[rises.argmax(0)]
 
 
 def peaks_table(folder: Path, *, factors: Sequence[float] = (1, 4, 8), joints: int = 300) -> Rows:

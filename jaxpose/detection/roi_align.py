@@ -211,7 +211,7 @@ def pyramid(
         scales: Pixels of each map per pixel of the image.
         first: The level of the first map.
         forward: "gather" reads the samples alone (`gather`), and computes the gradient by matrices all the same, without a
-            scatter. On a CPU that takes two thirds to nine tenths of the time; on a TPU matrices are the natural form.
+            scatter. On a CPU that mostly takes two thirds to nine tenths of the time; on a TPU matrices are the natural form.
 
     Returns:
         (..., R, h, w, C).

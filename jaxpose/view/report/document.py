@@ -43,7 +43,7 @@ def report(
     """Write an evaluation as one HTML file, with the worst and the best cases as pictures.
 
     For a run: `jaxpose view report RUN --data FOLDER`; for any result file: `jaxpose view report GROUND_TRUTH.json RESULTS.json
-    --images DIR`.
+    --images DIR`. For a run of experiments.oct_rle: `jaxpose view report RUN`, with `--data FOLDER` if it was trained on files.
 
     Args:
         source: a run's folder, or a COCO keypoint file.
@@ -53,7 +53,7 @@ def report(
         format: format of its annotations; auto: detected from the content.
         images: the image folder, if it is not in --data.
         out: the file to write; by default report.html in the run's folder, or a file next to the results with their name.
-        count: largest number of cases, about 20 KB each.
+        count: largest number of cases, about 20 KB each; of scans at most 20, about 120 KB each.
         category_id: category of the persons, if several categories have keypoints.
     """
     if count < 0:
@@ -71,6 +71,12 @@ def report(
             )
         out = results.with_suffix(".html") if out is None else out
         written = write(out, ground_truth=source, results=results, images=images, count=count, category_id=category_id)
+    elif (scans_file := _result_of_scans(source, results)) is not None:
+        others = {"split": split != "val", "format": format != "coco", "images": images is not None}
+        if given := [name for name, by_hand in (others | {"category_id": category_id is not None}).items() if by_hand]:
+            flag = given[0].replace("_", "-")
+            raise ValueError(f"--{flag}: it is for poses, {source} predicts boundaries in scans; leave it out")
+        written = _of_scans(source, scans_file, data=data, out=out, count=count)
     else:
         if data is None:
             raise ValueError(f"name the folder that {source} was evaluated on (--data), to draw its cases")
@@ -201,6 +207,36 @@ def write(
     content = document.encode("utf-8", errors="replace")  # JSON may hold half a surrogate pair
     write_whole(path, content)
     return {"path": str(path), "bytes": len(content), "cases": len(cards), "images_missing": len(pictures.missing)}
+
+
+def _result_of_scans(run: Path, results: Path | None) -> Path | None:
+    """Returns the result file of a run on scans; None if it is a run on pictures of people."""
+    from jaxpose.view import scans
+
+    path = _newest(run / "results") if results is None else results
+    return path if path.is_file() and scans.is_result(path) else None
+
+
+def _of_scans(run: Path, results: Path, *, data: Path | None, out: Path | None, count: int) -> dict[str, Any]:
+    """Writes the page of a run on scans, which are read again, or drawn again."""
+    from jaxpose.data.scans import duke
+    from jaxpose.data.synthetic import retina
+    from jaxpose.evaluation import boundaries
+    from jaxpose.view import scans
+
+    content = boundaries.read(results)
+    drawn = content.get("drawn")
+    if drawn is not None and data is not None:
+        raise ValueError(f"--data {data}: {results} is of drawn scans, which are drawn again; leave it out")
+    if drawn is not None:
+        evaluated = retina.draw_scans(drawn["count"], seed=drawn["seed"])
+    elif data is not None:
+        names = {record["name"].split(" scan ")[0] for record in content["scans"]}
+        files = [path for path in duke.subjects(data).values() if path.stem in names]
+        evaluated = [scan for path in files for scan in duke.read_file(path, grader=content.get("grader", 1))]
+    else:
+        raise ValueError(f"name the folder of the scans that {run} was evaluated on (--data), to draw them")
+    return scans.of_run(run, evaluated, results=results, path=out, count=min(count, scans.COUNT))
 
 
 def _newest(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from experiments.common.kinds import Batch, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, MayChange, Positive, Size
 from jaxpose import density, inference, nets, parallel, tasks
 from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
+from jaxpose.data.scans.scan import pixel_size
 from jaxpose.data.synthetic import retina
 from jaxpose.evaluation import boundaries as evaluation
 from jaxpose.skeleton import RETINA8, Skeleton
@@ -31,7 +32,7 @@ HELD_OUT = 0.2  # part of the drawn subjects that is evaluated
 TEST_BATCH = 4  # scans of a batch of the evaluation
 PICTURES = 4  # scans in the pictures at the end of a run
 # Flags that a run is evaluated with as it was trained, unless they are given by hand.
-PREPARATION = ("flatten", "compensate", "synthetic_images", "seed", "grader", "val_subjects")
+PREPARATION = ("flatten", "compensate", "synthetic_images", "seed", "grader", "pixel_um", "val_subjects")
 # Flags of the pages of persons, which have no meaning for scans.
 NOT_FOR_SCANS = ("labels", "labels_format", "names", "corner", "box", "annotations", "images", "val_annotations", "val_images",
                  "val_fraction", "format", "category", "flip_pairs", "sigmas", "visible_above", "exif", "follow_links",
@@ -54,6 +55,9 @@ class ScanData(RunConfig):
     """With --data: subjects to evaluate on, none of which may be trained on."""
     grader: Annotated[Literal[1, 2], AnyValue, Fixed] = 1
     """With --data: the grader whose labels are read."""
+    pixel_um: Annotated[tuple[float, ...] | None, AnyValue, Fixed] = None
+    """With --data: height, or height and width, of a pixel in micrometres; by default axial_um and lateral_um of the files, and
+    without them those of the Duke scans (3.87 11.33). Scans of another height are resampled for the net."""
     columns: Annotated[Literal["rathke", "labelled"], AnyValue, MayChange] = "rathke"
     """Columns of the Duke scans that are scored: 135 to 634, as published, or all with labels."""
     flatten: Annotated[bool, AnyValue, Fixed] = True
@@ -100,6 +104,7 @@ class ScanConfig(ScanData):
                     f"--{name.replace('_', '-')} {value}: this page reads scans, for which it has no meaning; leave it out"
                 )
         super().check()
+        pixel_size(self.pixel_um, "--pixel-um")
         if both := sorted({*self.train_subjects} & {*self.val_subjects}):
             raise ValueError(
                 f"--train-subjects {self.train_subjects} --val-subjects {self.val_subjects}: subject {both[0]} is in both; the "
@@ -120,7 +125,7 @@ class ScanConfig(ScanData):
         """See `RunConfig.idle`."""
         flags = super().idle()
         if self.data is None:
-            flags |= dict.fromkeys(("train_subjects", "val_subjects", "grader", "columns"), "--data")
+            flags |= dict.fromkeys(("train_subjects", "val_subjects", "grader", "columns", "pixel_um"), "--data")
         else:
             flags["synthetic_images"] = "drawn scans (no --data)"
         if self.head == "softmax":
@@ -210,7 +215,10 @@ class Scans:
         predictions = inference.run(inference.on_mesh(step, variables, self.mesh), self._eval_batches(task))
         for i, scan in enumerate(self.val):
             width = len(scan.offset)
-            predictions["rows"][i, :width] += scan.offset[:, None]
+            sigma = predictions["sigma"][i, :width]
+            predictions["rows"][i, :width], predictions["sigma"][i, :width] = scan.to_scan(
+                predictions["rows"][i, :width], sigma
+            )
             for name in task.outputs:
                 predictions[name][i, width:] = np.nan
         if self.config.ordered:  # a run that was trained without it may be evaluated with it
@@ -337,8 +345,9 @@ def load(config: ScanConfig, *, skeleton: Skeleton | None = None) -> Scans:
     if skeleton is not None and skeleton.joints != RETINA8.joints:
         raise ValueError(f"the checkpoint has the boundaries {list(skeleton.joints)}, the data {list(RETINA8.joints)}")
     if config.data is not None:
-        train = [] if config.eval_only else duke.read(config.data, config.train_subjects, grader=config.grader)
-        val = duke.read(config.data, config.val_subjects, grader=config.grader)
+        options = {"grader": config.grader, "pixel_um": config.pixel_um}
+        train = [] if config.eval_only else duke.read(config.data, config.train_subjects, **options)
+        val = duke.read(config.data, config.val_subjects, **options)
     else:
         scans = retina.draw_scans(config.synthetic_images, seed=config.seed)
         subjects = list(dict.fromkeys(scan.subject for scan in scans))

@@ -272,7 +272,11 @@ def scored(
         scan = by_name.get(record["name"])
         rows = np.array(record["rows"], np.float64).T
         if scan is None or rows.shape != scan.image.shape[1:] + (len(content["boundaries"]),):
-            why = "not among the scans of the data" if scan is None else f"of {len(rows)} columns there, another width here"
+            why = (
+                "not among the scans of the data"
+                if scan is None
+                else f"of {len(rows)} columns there, another width here"
+            )
             raise ValueError(f"{name}: {record['name']!r} is {why}; give the data that were evaluated")
         labels = np.full(rows.shape, np.nan)
         if scan.rows is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,23 @@ import numpy as np
 
 from jaxpose import checkpoint, density, inference, tasks
 from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
+from jaxpose.data.scans.scan import pixel_size
 
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-COLUMNS = ("file", "scan", "boundary", "column", "row", "sigma", "low", "high")
+COLUMNS = (
+    "file",
+    "scan",
+    "boundary",
+    "column",
+    "row",
+    "sigma",
+    "low",
+    "high",
+    "row_um",
+    "sigma_um",
+    "low_um",
+    "high_um",
+)
 USUAL_LEVEL = 0.9
 COLOURED, MOSTLY = (
     40,
@@ -88,7 +102,7 @@ class ScanPredictor:
         rows, sigma = (outputs[name][0, :width].astype(np.float64) for name in ("rows", "sigma"))
         if not (np.isfinite(rows).all() and np.isfinite(sigma).all()):
             raise ValueError("the net's outputs are not finite: its weights are damaged, or its training diverged")
-        rows += prepared.offset[:, None]
+        rows, sigma = prepared.to_scan(rows, sigma)
         bands = None
         if self.model is not None:
             bands = tasks.bands(rows, sigma, density.region(self.model, level).extent())
@@ -115,18 +129,20 @@ def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = 
     return ScanPredictor(task, variables, config, flip_test=flip_test)
 
 
-def scans_of(path: Path) -> list[Scan]:
+def scans_of(path: Path, *, pixel_um: Sequence[float] | None = None) -> list[Scan]:
     """Returns the scans in a file: one of a picture, all of a Duke file.
 
     Args:
         path: a picture, whose rows are depth, in grey values; or a .mat file of the Duke DME data.
+        pixel_um: height, or height and width, of a pixel in micrometres; None: what a .mat file states, else the height of a
+            Spectralis scan, and for a picture a width of 8.7 mm in all.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it is neither.
     """
     if path.suffix.lower() == ".mat":
-        return duke.read_file(path, labelled=False)
+        return duke.read_file(path, labelled=False, pixel_um=pixel_um)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a picture of a scan, or Subject_NN.mat")
     from PIL import Image, UnidentifiedImageError
@@ -143,7 +159,8 @@ def scans_of(path: Path) -> list[Scan]:
         raise ValueError(
             f"{path} is no picture of a scan ({share:.0%} of its pixels are in colours): expected grey values"
         )
-    return [Scan(path.stem, path.stem, image, lateral_um=WIDTH_UM / image.shape[1])]
+    size = {"lateral_um": WIDTH_UM / image.shape[1]} | pixel_size(pixel_um, "--pixel-um")
+    return [Scan(path.stem, path.stem, image, **size)]
 
 
 def files_of(inputs: Iterable[str]) -> Iterator[Path]:
@@ -171,6 +188,7 @@ def run(
     *,
     out: Path,
     level: float | None = None,
+    pixel_um: Sequence[float] | None = None,
     overlay: bool = True,
     step: Any = "best",
     flip_test: bool | None = None,
@@ -182,6 +200,7 @@ def run(
         inputs: pictures of scans, .mat files of the Duke DME data, and folders of them.
         out: the folder for the output files.
         level: the probability with which a band holds its boundary; None: 0.9 if the net states a density.
+        pixel_um: the size of a pixel in micrometres, as for `scans_of`.
         overlay: draw the scans with their boundaries.
         step: the checkpoint to load.
         flip_test: average with the mirrored scan; None: as the run was evaluated.
@@ -190,6 +209,7 @@ def run(
         FileNotFoundError: a file or the checkpoint is missing.
         ValueError: a file holds no scan; the level is not between 0 and 1, or the net states no density.
     """  # fmt: skip
+    pixel_size(pixel_um, "--pixel-um")
     files = list(files_of(inputs))
     predictor = load(directory, step=step, flip_test=flip_test)
     if level is not None and predictor.model is None:
@@ -204,7 +224,7 @@ def run(
         writer.writerow(COLUMNS)
         for path in files:
             try:
-                for scan in scans_of(path):
+                for scan in scans_of(path, pixel_um=pixel_um):
                     prediction = predictor(scan, level=level)
                     writer.writerows(table(path, prediction))
                     count += 1
@@ -227,7 +247,9 @@ def table(path: Path, prediction: ScanBoundaries) -> Iterator[tuple[Any, ...]]:
             limits = (
                 ("", "") if prediction.bands is None else (round(float(side[x, k]), 2) for side in prediction.bands)
             )
-            yield path.name, prediction.scan.name, name, x, round(float(row), 2), sigma, *limits
+            pixels = [round(float(row), 2), sigma, *limits]
+            in_um = ["" if value == "" else round(value * prediction.scan.axial_um, 2) for value in pixels]
+            yield path.name, prediction.scan.name, name, x, *pixels, *in_um
 
 
 def draw(prediction: ScanBoundaries, out: Path, *, level: float) -> Path:

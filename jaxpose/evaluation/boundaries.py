@@ -228,6 +228,12 @@ def write(
     files.write_json(Path(path), {"boundaries": list(names), **details, "scans": records})
 
 
+def is_result(path: str | os.PathLike) -> bool:
+    """Returns whether a file is a result file of scans: a JSON object that begins with "boundaries"; those of poses are lists."""
+    with open(path, "rb") as file:
+        return file.read(64).lstrip().startswith(b'{"boundaries"')
+
+
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a result file that `write` wrote.
 

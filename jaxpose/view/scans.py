@@ -24,7 +24,7 @@ from jaxpose.view.report.sections import scores_section
 if TYPE_CHECKING:
     from jaxpose.data.scans import Scan
 
-__all__ = ["is_result", "of_run", "write"]
+__all__ = ["of_run", "write"]
 
 COUNT = 20
 """Scans on a page, up to 100 KB each."""
@@ -82,12 +82,6 @@ def of_run(
         names=content["boundaries"], details=content, bands=bands, events=read_events(run / "log.jsonl"),
         title=f"{run.resolve().name}: {results.stem}", count=count,
     )  # fmt: skip
-
-
-def is_result(path: str | os.PathLike) -> bool:
-    """Returns whether a file is a result file of scans: a JSON object with "boundaries" (those of poses are lists)."""
-    with open(path, "rb") as file:
-        return file.read(64).lstrip().startswith(b'{"boundaries"')
 
 
 def write(

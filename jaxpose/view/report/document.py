@@ -211,10 +211,10 @@ def write(
 
 def _result_of_scans(run: Path, results: Path | None) -> Path | None:
     """Returns the result file of a run on scans; None if it is a run on pictures of people."""
-    from jaxpose.view import scans
+    from jaxpose.evaluation import boundaries
 
     path = _newest(run / "results") if results is None else results
-    return path if path.is_file() and scans.is_result(path) else None
+    return path if path.is_file() and boundaries.is_result(path) else None
 
 
 def _of_scans(run: Path, results: Path, *, data: Path | None, out: Path | None, count: int) -> dict[str, Any]:

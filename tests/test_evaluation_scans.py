@@ -79,6 +79,8 @@ def test_what_cannot_be_scored_is_named(files, tmp_path):
         ValueError, match="--grader 2 --columns rathke: for boundaries in scans, which .*people.json does not hold"
     ):
         command.main(tmp_path / "people.json", tmp_path / "people.json", grader=2)
+    with pytest.raises(FileNotFoundError, match="absent.csv: no such file; expected boundaries.csv of jaxpose predict"):
+        command.main(data, tmp_path / "absent.csv")
     write_table(table, [np.full((8, WIDTH), 5.0)])
     with pytest.raises(ValueError, match="no prediction for 1 of 2 labelled scans, the first is 'Subject_03 scan 4'"):
         scans.score(data, table)

@@ -119,6 +119,25 @@ def test_what_is_no_scan_is_refused(run, drawn, tmp_path):
         command.main(run["laplace"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", region=1.5)
 
 
+def test_pictures_of_16_bits_are_those_of_8(drawn, tmp_path):
+    image = drawn[0].image
+    for name in ("eye.png", "eye.tif"):
+        Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / name)
+        (scan,) = scans.scans_of(tmp_path / name)
+        np.testing.assert_array_equal(scan.image, image)
+    Image.fromarray(image.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(
+        ValueError, match="float.tif is no picture of a scan .its values are neither of 8 nor of 16 bits"
+    ):
+        scans.scans_of(tmp_path / "float.tif")
+
+
+def test_boundaries_that_cross_are_said(run, caplog):
+    noise = np.random.default_rng(0).integers(0, 255, (240, 31), np.uint8)
+    scans.load(run["l1"])(Scan("noise", "noise", noise))
+    assert "noise: boundaries cross in" in caplog.text, "this net is untrained"
+
+
 def test_the_other_tools_say_what_such_a_run_is(run, tmp_path):
     with pytest.raises(ValueError, match="predicts boundaries in scans, no poses"):
         predict.load(run["l1"])

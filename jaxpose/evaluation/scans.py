@@ -21,9 +21,9 @@ NEEDED = ("scan", "boundary", "column", "row")
 
 def is_result(truth: Path, results: Path) -> bool:
     """Returns whether two files are labels and predictions of scans: a folder or a .mat file, and a table or a result file."""
-    if not (truth.is_dir() or truth.suffix.lower() == ".mat") or not results.is_file():
+    if not (truth.is_dir() or truth.suffix.lower() == ".mat"):
         return False
-    return results.suffix.lower() == ".csv" or boundaries.is_result(results)
+    return results.suffix.lower() == ".csv" or (results.is_file() and boundaries.is_result(results))
 
 
 def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -37,8 +37,13 @@ def read_table(path: Path) -> dict[str, dict[str, np.ndarray]]:
         For each scan "row" and, if they are stated everywhere, "low", "high" and "row_um": (W, K) in pixels and micrometres.
 
     Raises:
+        FileNotFoundError: the table does not exist.
         ValueError: a column is missing, or a value is no number; the message names the line.
     """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; expected boundaries.csv of jaxpose predict, or results/NAME.json of a run"
+        )
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ from jaxpose import density, inference, tasks
 from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
 from jaxpose.data.scans.scan import pixel_size
 from jaxpose.predict.restore import restored
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 COLUMNS = (
@@ -34,6 +37,10 @@ COLUMNS = (
     "high_um",
 )
 USUAL_LEVEL = 0.9
+SIXTEEN_BITS = 65535
+CROSSED_PX, CROSSED = 2.0, 0.2
+"""Boundaries of a column are out of order if one lies this many pixels above the previous one; a scan is doubtful if more than this
+part of its columns are."""
 COLOURED, MOSTLY = (
     40,
     0.1,
@@ -104,6 +111,11 @@ class ScanPredictor:
         if not (np.isfinite(rows).all() and np.isfinite(sigma).all()):
             raise ValueError("the net's outputs are not finite: its weights are damaged, or its training diverged")
         rows, sigma = prepared.to_scan(rows, sigma)
+        if (crossed := float((np.diff(rows) < -CROSSED_PX).any(-1).mean())) > CROSSED:
+            logger.warning(
+                "%s: boundaries cross in %.0f %% of the columns: is it a scan of a retina, with depth from top to bottom?",
+                scan.name, 100 * crossed,
+            )  # fmt: skip
         bands = None
         if self.model is not None:
             bands = tasks.bands(rows, sigma, density.region(self.model, level).extent())
@@ -146,8 +158,7 @@ def scans_of(path: Path, *, pixel_um: Sequence[float] | None = None) -> list[Sca
 
     try:
         with Image.open(path) as picture:
-            colours = np.asarray(picture.convert("RGB"), np.int16)
-            image = np.asarray(picture.convert("L"))
+            colours, image = _values(picture)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} is no picture of a scan ({error}): expected grey values, {' '.join(PICTURES)}"
@@ -158,6 +169,20 @@ def scans_of(path: Path, *, pixel_um: Sequence[float] | None = None) -> list[Sca
         )
     size = {"lateral_um": WIDTH_UM / image.shape[1]} | pixel_size(pixel_um, "--pixel-um")
     return [Scan(path.stem, path.stem, image, **size)]
+
+
+def _values(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the colours (H, W, 3) and the grey values (H, W) uint8 of a picture; those of 16 bits are divided by 257.
+
+    Raises:
+        ValueError: it holds numbers of another kind.
+    """
+    if picture.mode in ("F", "I") and not (picture.mode == "I" and max(picture.getextrema()) <= SIXTEEN_BITS):
+        raise ValueError("its values are neither of 8 nor of 16 bits")
+    if picture.mode.startswith("I"):
+        image = np.round(np.asarray(picture) / (SIXTEEN_BITS / 255)).astype(np.uint8)
+        return np.repeat(image[..., None], 3, -1), image
+    return np.asarray(picture.convert("RGB"), np.int16), np.asarray(picture.convert("L"))
 
 
 def files_of(inputs: Iterable[str]) -> Iterator[Path]:

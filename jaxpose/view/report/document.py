@@ -225,11 +225,11 @@ def _of_scans(run: Path, results: Path, *, data: Path | None, out: Path | None, 
     from jaxpose.view import scans
 
     content = boundaries.read(results)
-    drawn = content.get("drawn")
-    if drawn is not None and data is not None:
+    synthetic = content.get("drawn")
+    if synthetic is not None and data is not None:
         raise ValueError(f"--data {data}: {results} is of drawn scans, which are drawn again; leave it out")
-    if drawn is not None:
-        evaluated = retina.draw_scans(drawn["count"], seed=drawn["seed"])
+    if synthetic is not None:
+        evaluated = retina.draw_scans(synthetic["count"], seed=synthetic["seed"])
     elif data is not None:
         names = {record["name"].split(" scan ")[0] for record in content["scans"]}
         files = [path for path in duke.subjects(data).values() if path.stem in names]

@@ -62,7 +62,7 @@ def read(
         folder: the folder of the files.
         numbers: the numbers of the subjects.
         grader: the grader whose labels are read.
-        pixel_um: as for `read_file`.
+        pixel_um: size of a pixel, as for `read_file`.
 
     Raises:
         FileNotFoundError, ValueError: as for `subjects` and `read_file`; or a subject is missing.

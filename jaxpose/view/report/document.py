@@ -74,8 +74,9 @@ def report(
         out = results.with_suffix(".html") if out is None else out
         written = write(out, ground_truth=source, results=results, images=images, count=count, category_id=category_id)
     elif (scans_file := _result_of_scans(source, results)) is not None:
-        others = {"split": split != "val", "format": format != "coco", "images": images is not None}
-        if given := [name for name, by_hand in (others | {"category_id": category_id is not None}).items() if by_hand]:
+        of_poses = {"split": split != "val", "format": format != "coco", "images": images is not None}
+        of_poses |= {"category": category is not None, "category_id": category_id is not None}
+        if given := [name for name, by_hand in of_poses.items() if by_hand]:
             flag = given[0].replace("_", "-")
             raise ValueError(f"--{flag}: it is for poses, {source} predicts boundaries in scans; leave it out")
         written = _of_scans(source, scans_file, data=data, out=out, count=count)

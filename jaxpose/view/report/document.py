@@ -256,7 +256,10 @@ def _of_scans(run: Path, results: Path, *, data: Path | None, out: Path | None, 
         files = [path for path in duke.subjects(data).values() if path.stem in names]
         evaluated = [scan for path in files for scan in duke.read_file(path, grader=content.get("grader", 1))]
     else:
-        raise ValueError(f"name the folder of the scans that {run} was evaluated on (--data), to draw them")
+        raise ValueError(
+            f"name the folder of the scans that {run} was evaluated on (--data), to draw them; if they were drawn scans, {results} is "
+            "from before such files said so: evaluate again with --eval-only"
+        )
     return scans.of_run(run, evaluated, results=results, path=out, count=min(count, scans.COUNT))
 
 

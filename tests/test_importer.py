@@ -220,7 +220,11 @@ def test_layouts_are_found_by_their_names(name, wrapped):
     [
         (
             {"encoder.0.weight": 0},
-            r"names of no layout: encoder\.0\.weight\. Looked for .*rle_official: preact\.conv1\.",
+            r"names of no layout: encoder\.0\.weight\. None has a name of one of the layouts .*rle_official",
+        ),
+        (
+            {"net.preact.conv1.weight": 0, "net.fc_sigma.linear.weight": 0},
+            r"names of no layout: .*\. The nearest layout, rle_official, also needs names that begin with: fc_coord",
         ),
         ({}, "names of no layout"),
         ({"head.features.9.weight": 0, "backbone.conv1.weight": 0}, "Sun's Integral code, whose heads give volumes"),

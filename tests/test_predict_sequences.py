@@ -7,8 +7,8 @@ import pytest
 
 from jaxpose import density, trajectories
 from jaxpose.predict import Poses
-from jaxpose.predict.command import _places
 from jaxpose.predict.sequences import Options, Sequences, rows_of
+from jaxpose.predict.work import _places
 from jaxpose.skeleton import COCO17
 
 LAPLACE = density.Model(log_g=None, base="laplace")

@@ -586,7 +586,7 @@ def net_of(
             unchanged, and `from_torch` lists them.
 
     Raises:
-        ValueError: no layout matches (the message lists the expected names, or the net that it looks like); several match; there
+        ValueError: no layout matches (the message lists the layouts, or names the net that it looks like); several match; there
             are several nets.
 
     >>> net_of({"state_dict": {"model.preact.conv1.weight": 1, "model.fc_coord.linear.bias": 2, "model.fc_sigma.linear.bias": 3}})
@@ -604,11 +604,7 @@ def net_of(
     if not fitting:
         if not auto:
             return layout, state
-        spelled = lambda start: start if isinstance(start, str) else " or ".join(start)  # noqa: E731
-        looked = "; ".join(f"{row.name}: {', '.join(map(spelled, row.needs))}" for row in ROWS)
-        raise ValueError(
-            f"names of no layout: {list_names(names, 8) or 'there are none'}. Looked for names that begin with: {looked}"
-        )
+        raise ValueError(f"names of no layout: {list_names(names, 8) or 'there are none'}. {_nearest(names)}")
     if len(prefixes) > 1:
         nets = list_names(prefix.rstrip(".") for prefix in prefixes)
         raise ValueError(
@@ -642,6 +638,23 @@ def _fitting(names: list[str], rows: Iterable[PublishedNet]) -> list[tuple[str, 
         if fitting:
             return fitting
     return []
+
+
+def _nearest(names: list[str]) -> str:
+    """Returns the sentence that lists the layouts, or what the layout lacks that has the most of its names among `names`."""
+    lacking = {row.name: [start for start in row.needs if not _starts_anywhere(names, start)] for row in ROWS}
+    present = {row.name: len(row.needs) - len(lacking[row.name]) for row in ROWS}
+    nearest = max(present, key=lambda name: present[name])
+    if not present[nearest]:
+        return f"None has a name of one of the layouts {', '.join(present)}"
+    spelled = (start if isinstance(start, str) else " or ".join(start) for start in lacking[nearest])
+    return f"The nearest layout, {nearest}, also needs names that begin with: {', '.join(spelled)}"
+
+
+def _starts_anywhere(names: list[str], start: str | tuple[str, ...]) -> bool:
+    """Whether `start`, or one of several, begins a name or one of its parts."""
+    starts = (start,) if isinstance(start, str) else start
+    return any(f".{one}" in f".{name}" for name in names for one in starts)
 
 
 def _told_by_shapes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,8 @@ from jaxpose.predict import media
 from jaxpose.predict.detector import Detector, warn_of_left_out
 from jaxpose.predict.poses import Poses
 from jaxpose.predict.space import SpacePoses, check_camera, placed
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -140,10 +143,11 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):  # decoded when needed
             batch = slice(start, start + self.batch_size)
             pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[batch]]
+            names = [_name(*pair) for pair in zip(images[batch], pictures, strict=True)]
             if self.detector is not None:
-                poses += self.detected(pictures, [_name(*pair) for pair in zip(images[batch], pictures, strict=True)])
+                poses += self.detected(pictures, names)
             elif self.finds_people:
-                poses += self._in_whole(pictures)
+                poses += self._in_whole(pictures, names)
             else:
                 poses += self._in_boxes(pictures, boxes[batch], first=start)
         return poses
@@ -219,9 +223,9 @@ class Predictor:
         sigma = outputs.get("sigma", np.zeros((*joints, 3))) * unit
         return SpacePoses(points, is_absolute, sigma, self.space_density)
 
-    def _in_whole(self, pictures: list[np.ndarray]) -> list[Poses]:
+    def _in_whole(self, pictures: list[np.ndarray], names: Sequence[str]) -> list[Poses]:
         def group(maps: Mapping[str, np.ndarray], *, stride: float) -> dict[str, np.ndarray]:
-            _check_finite(maps["heatmap"], maps["tag"])
+            _check_finite(*maps.values())
             return self.task.people(maps, stride=stride)
 
         same_shape = defaultdict(list)
@@ -230,13 +234,29 @@ class Predictor:
             same_shape[images["image"].shape].append({**images, "affine": affine, "index": i})
         batches = chain.from_iterable(self._batches(samples) for samples in same_shape.values())
         people = inference.people(self._step, batches, group, gather=False) if pictures else {}
-        return [
-            self._poses(*(people[name][i][people["valid"][i]].astype(np.float64) for name in ("poses", "scores")))
-            for i in range(len(pictures))
-        ]
+        self._warn_of_slots(people, names)
+        scaled = {"sigma": self.settings.sigma_scale} if "sigma" in people and self.density is not None else {}
+        poses = []
+        for i in range(len(pictures)):
+            rows = people["valid"][i]
+            joints, score = (people[name][i][rows].astype(np.float64) for name in ("poses", "scores"))
+            sigma = {name: people[name][i][rows] * factor for name, factor in scaled.items()}
+            poses.append(
+                Poses(
+                    joints[..., :2], joints[..., 2], score, self.skeleton, box_score=score, density=self.density if sigma else None,
+                    **sigma,
+                )
+            )  # fmt: skip
+        return poses
 
-    def _poses(self, people: np.ndarray, score: np.ndarray) -> Poses:
-        return Poses(people[..., :2], people[..., 2], score, self.skeleton, box_score=score)
+    def _warn_of_slots(self, people: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+        """Logs the pictures with more people than slots, so that nobody is left out silently."""
+        for name, count, valid in zip(names, people.get("candidates", ()), people.get("valid", ())):
+            if count > valid.sum():
+                logger.warning(
+                    "%s: %d people for %d slots; the %d with the lowest scores are left out (--people.max-people of the training)",
+                    name, count, len(valid), count - valid.sum(),
+                )  # fmt: skip
 
     def _batches(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
         return inference.batches(samples, size=self.batch_size, smallest=1)

@@ -49,7 +49,8 @@ from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss
 __all__ = [
     "FAMILIES", "IMAGENET", "NO_MAP_LOSS", "PREPROCESS", "RLE_OFFICIAL", "RLE_OFFICIAL_3D", "SIMPLE_BASELINE", "AnchorLoss", "BottomUp",
     "Boundaries", "Depth", "Detection", "FindPeople", "Heatmaps", "ImageTask", "JointLoss", "Level", "LiftLoss", "Lifting",
-    "Likelihood", "MapCodec", "MapLoss", "PeopleLoss", "PointSets", "PoseTask", "Preprocess", "ReadPoses", "Readout", "Regression", "Regression3D",
+    "Likelihood", "MapCodec", "MapLoss", "PeopleLoss", "PointSets", "PoseTask", "Preprocess",
+    "ReadPoses", "Readout", "Regression", "Regression3D",
     "Resize", "Task", "bands", "bottom_up", "boundaries", "check_poses", "describe", "detection", "families_of",
     "find_people", "from_config", "heatmap_of", "heatmaps", "lifting", "point_sets",
     "DepthLoss", "DepthMaps", "depth_maps", "predictive_density", "read_joints", "regression", "regression_3d", "scale_factors",

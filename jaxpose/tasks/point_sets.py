@@ -144,16 +144,24 @@ class PointSets(NetTask):
         if getattr(self.net, "num_joints", joints) != joints:
             raise ValueError(f"the net has {self.net.num_joints} joints, the skeleton {self.skeleton.name!r} {joints}")
         if self.likelihood.loss == "basic":
-            raise ValueError("likelihood loss='basic': its flow moves absolute coordinates, and anchors have offsets; expected another")
+            raise ValueError(
+                "likelihood loss='basic': its flow moves absolute coordinates, and anchors have offsets; expected another"
+            )
         if self.likelihood.learns_sigma and not getattr(self.net, "sigma", True):
-            raise ValueError(f"likelihood loss={self.likelihood.loss!r} needs a scale of every coordinate: make the net with sigma=True")
+            raise ValueError(
+                f"likelihood loss={self.likelihood.loss!r} needs a scale of every coordinate: make the net with sigma=True"
+            )
         if self.search.refine == "heatmap" and not getattr(self.net, "heatmaps", True):
-            raise ValueError("refine='heatmap': the net has no heatmaps; make it with heatmaps=True, or take refine='none'")
+            raise ValueError(
+                "refine='heatmap': the net has no heatmaps; make it with heatmaps=True, or take refine='none'"
+            )
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """See `Task.outputs`."""
-        return ("poses", "scores", "valid", "candidates", "regressed") + (("sigma",) if self.likelihood.learns_sigma else ())
+        return ("poses", "scores", "valid", "candidates", "regressed") + (
+            ("sigma",) if self.likelihood.learns_sigma else ()
+        )
 
     def init(self, key: jax.Array) -> PyTree:
         """See `Task.init`; the flow of the second stage is in params/flow, that of the first in params/first_flow."""
@@ -166,8 +174,8 @@ class PointSets(NetTask):
         return variables
 
     def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
-        """See `Task.density`: that of the second stage."""
-        return self.likelihood.density(variables, required=required)
+        """See `Task.density`: that of the second stage; None if joints are moved to peaks of heatmaps, which it does not describe."""
+        return self.likelihood.density(variables, required=required) if self.has_regions else None
 
     def inference_variables(self, variables: PyTree) -> PyTree:
         """Returns the variables without the flows."""
@@ -239,7 +247,8 @@ class PointSets(NetTask):
         Returns:
             "poses" (B, P, K, 3): x, y in input pixels and the joint's confidence, best person first; "scores", "valid" (B, P);
             "candidates" (B,), the number of people that there were for the P slots; "regressed" (B, P, K, 2), the joints before they
-            were moved to peaks; with a likelihood "sigma" (B, P, K, 2), the scale of each coordinate in input pixels.
+            were moved to peaks; if they are not moved, with a likelihood "sigma" (B, P, K, 2), the scale of each coordinate in
+            input pixels.
         """
         outputs, _ = self.apply_net(variables, batch["image"], train=False)
         size_wh = jnp.asarray(batch["image"].shape[2:0:-1], jnp.float32)
@@ -277,7 +286,7 @@ class PointSets(NetTask):
             "candidates": keep.sum(-1),
             "regressed": slots(regressed),
         }
-        if self.likelihood.learns_sigma:
+        if self.has_regions:
             people["sigma"] = slots(each(outputs["sigma"][1], rows) * scale[..., None, None])
         return people
 
@@ -428,5 +437,11 @@ def point_sets(
     ('poses', 'scores', 'valid', 'candidates', 'regressed')
     """
     return PointSets(
-        net, skeleton=skeleton, size_wh=size_wh, likelihood=likelihood, training=training, search=people, preprocess=preprocess
+        net,
+        skeleton=skeleton,
+        size_wh=size_wh,
+        likelihood=likelihood,
+        training=training,
+        search=people,
+        preprocess=preprocess,
     )

@@ -26,7 +26,15 @@ from jaxpose.tasks.regression_3d import Regression3D
 FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
     family.family: family
     for family in (
-        Regression, Heatmaps, DepthMaps, BottomUp, PointSets, Boundaries, Detection, Lifting, Regression3D
+        Regression,
+        Heatmaps,
+        DepthMaps,
+        BottomUp,
+        PointSets,
+        Boundaries,
+        Detection,
+        Lifting,
+        Regression3D,
     )  # fmt: skip
 }
 

@@ -115,7 +115,7 @@ class PointSetNet(nn.Module):
             raw = Stage(
                 self.num_joints, self.taps, len(self.templates), self.features, self.convs, self.groups, self.sigma, self.prior,
                 self.dtype, name=f"stage{stage}",
-            )(levels, jnp.broadcast_to(poses, (len(images), *anchors.shape)))  # fmt: skip
+            )(levels, jnp.broadcast_to(poses, (images.shape[0], *anchors.shape)))  # fmt: skip
             outputs["anchors"].append(poses)
             for name, values in raw.items():
                 outputs[name].append(values)
@@ -152,7 +152,7 @@ class HRPyramid(nn.Module):
     def __call__(self, branches: Sequence[jax.Array]) -> list[jax.Array]:
         height, width = branches[0].shape[1:3]
         enlarged = [
-            jax.image.resize(x, (len(x), height, width, x.shape[-1]), "linear", antialias=False) for x in branches
+            jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "linear", antialias=False) for x in branches
         ]
         joined = BiasConv(self.features, 1, dtype=self.dtype, name="reduce")(jnp.concatenate(enlarged, -1))
         levels = []

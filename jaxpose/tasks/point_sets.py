@@ -159,9 +159,20 @@ class PointSets(NetTask):
     @property
     def outputs(self) -> tuple[str, ...]:
         """See `Task.outputs`."""
-        return ("poses", "scores", "valid", "candidates", "regressed") + (
-            ("sigma",) if self.likelihood.learns_sigma else ()
-        )
+        people = ("poses", "scores", "valid", "candidates", "regressed")
+        return (*people, "sigma") if self.has_regions else people
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the density of the error is that of the predicted joints, which joints at peaks of heatmaps do not follow."""
+        return self.likelihood.learns_sigma and self.search.refine == "none"
+
+    @property
+    def units(self) -> dict[str, str]:
+        """See `NetTask.units`."""
+        return {
+            "sigma": 'learned scale of x and y, pixels of the input; times sigma_scale of "inference" it is calibrated'
+        }
 
     def init(self, key: jax.Array) -> PyTree:
         """See `Task.init`; the flow of the second stage is in params/flow, that of the first in params/first_flow."""

@@ -44,7 +44,7 @@ RLE = {"likelihood": Likelihood("rle"), "training": AnchorLoss(joints=0.5, posit
 TINY = Config(
     backbone="resnet", depth=18, width=32, size_wh=(128, 128), augment="light", batch_size=8, epochs=14, decay="linear",
     learning_rate=1e-3, warmup_steps=200, clip_norm=10.0, ema=0.998, eval_every=7, features=64, convs=1, groups=8, prior=0.01,
-    anchor_scale=6.0, map_features=32,
+    anchor_scale=7.0, anchors=2, clusters=2, map_features=32,
     people=ReadPoses(refine="none", max_people=30, candidates=100),
 )  # fmt: skip
 PRESETS = {

@@ -152,6 +152,19 @@ def test_both_ways_of_sampling_agree_at_cells_and_at_garbage():
     assert not values[3:8].any()
 
 
+def test_a_lattice_is_sampled_like_single_points():
+    rng = np.random.default_rng(11)
+    features, shift = rng.normal(size=(2, 4, 6, 3)).astype(np.float32), rng.uniform(-3, 3, (5, 2)).astype(np.float32)
+    shift[0] = 0, 1
+    cells = np.stack(np.meshgrid(np.arange(6), np.arange(4)), -1)[:, :, None]
+    xy = np.broadcast_to((cells + shift).reshape(-1, 2), (2, 120, 2)).astype(np.float32)
+    upstream = rng.normal(size=(2, 4, 6, 5, 3)).astype(np.float32)
+    expected, pull = jax.vjp(lambda f: point_sets.bilinear(f, xy, method="gather").reshape(2, 4, 6, 5, 3), features)
+    found, pull_lattice = jax.vjp(lambda f: point_sets.bilinear_lattice(f, shift), features)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(pull_lattice(upstream)[0], pull(upstream)[0], atol=1e-5)
+
+
 def test_suppression_is_that_of_the_evaluation():
     rng = np.random.default_rng(7)
     base = people(rng, 6)

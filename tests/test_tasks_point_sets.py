@@ -178,8 +178,7 @@ def test_golden_head(golden, golden_json, double):
             params |= {f"{ours}_taps": {"kernel": taps}, f"{ours}_norm_taps": norm(f"norm_list_{theirs}.0.0")}
             kernel = get(f"conv_{theirs}_list.0.0.weight")[:, :, 0, 0].T
             params[output] = {"kernel": kernel, "bias": get(f"conv_{theirs}_list.0.0.bias")}
-        anchors = jnp.broadcast_to(outputs["anchors"][number], outputs["deltas"][number].shape)
-        found = stage.apply({"params": params}, maps, anchors)
+        found = stage.apply({"params": params}, maps, outputs["anchors"][number])
         for name in ("logits", "deltas"):
             np.testing.assert_allclose(found[name], outputs[name][number], atol=2e-6)
 

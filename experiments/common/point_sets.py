@@ -38,7 +38,10 @@ class PointSetConfig(whole_images.ImageConfig, families.BackboneConfig):
     anchor_scale: Annotated[float, Positive, Fixed] = 16.0
     """Size of an anchor in cells of its level: the diagonal of its extent is this number times 8, 16 and 32 pixels."""
     anchors: Annotated[int, Positive, Fixed] = 1
-    """Anchors of a cell: 1 is the mean pose of the training data, more are means of clusters."""
+    """Anchors of a cell: the mean poses of the largest of --clusters."""
+    clusters: Annotated[int, Positive, Fixed] = 3
+    """Clusters of the poses of the training data. The published anchor is the mean of one of three: that of all people is narrow, since
+    it averages those who face the camera with those who turn their back."""
     features: Annotated[int, Positive, Fixed] = 256
     """Channels of the feature pyramid and of the head."""
     convs: Annotated[int, Positive, Fixed] = 4
@@ -129,7 +132,7 @@ def templates_of(config: PointSetConfig, skeleton: Skeleton) -> Any:
     """Returns the anchors that `settle` measured; before there are data a column of the joints stands for them."""
     if config.templates:
         return json.loads(config.templates)
-    return [[[0.0, y] for y in np.linspace(-0.5, 0.5, skeleton.num_joints)]]
+    return [[[0.0, y] for y in np.linspace(-0.5, 0.5, skeleton.num_joints)]] * config.anchors
 
 
 def settle(config: PointSetConfig, kind: Any, make: Callable[[Any, Skeleton], Any]) -> tuple[PointSetConfig, Any]:
@@ -146,10 +149,18 @@ def settle(config: PointSetConfig, kind: Any, make: Callable[[Any, Skeleton], An
     kind.check()
     keypoints, skeleton = kind.train.persons["keypoints"], kind.skeleton
     center = [skeleton.joints.index(name) for name in HIPS] if set(HIPS) <= set(skeleton.joints) else []
+    if config.anchors > config.clusters:
+        raise ValueError(
+            f"--anchors {config.anchors} --clusters {config.clusters}: expected at most as many anchors as clusters"
+        )
     try:
         measured = point_sets.templates(
-            keypoints[..., :2], sigmas=skeleton.sigmas, where=keypoints[..., 2] > 0, count=config.anchors, center=center
-        )
+            keypoints[..., :2],
+            sigmas=skeleton.sigmas,
+            where=keypoints[..., 2] > 0,
+            count=config.clusters,
+            center=center,
+        )[: config.anchors]
     except ValueError as error:
         raise ValueError(f"{kind.train.name}: the anchors are mean poses of its people, but {error}") from None
     if jax.process_index() == 0:

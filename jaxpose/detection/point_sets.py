@@ -362,16 +362,45 @@ def bilinear(features: jax.Array, xy: jax.Array, *, method: Literal["auto", "gat
     return sample(features, xy)
 
 
+def bilinear_lattice(features: jax.Array, shift: jax.Array) -> jax.Array:
+    """Returns `bilinear` at the same shifts from every cell of a map, as two small matrix products per shift.
+
+    It is for anchors that have not moved yet: there the points of all cells form a lattice, whose weights are products of rows and
+    columns, so that neither values nor gradient need a gather.
+
+    Args:
+        features: (..., H, W, C).
+        shift: (N, 2) x, y in cells, from each cell.
+
+    Returns:
+        (..., H, W, N, C).
+
+    Raises:
+        ValueError: The shapes do not fit.
+
+    >>> bilinear_lattice(jnp.arange(3.0).reshape(1, 3, 1), jnp.array([[0.5, 0.0], [-1.0, 0.0]]))[0, :, :, 0].tolist()
+    [[0.5, 0.0], [1.5, 0.0], [1.0, 1.0]]
+    """
+    features, shift = jnp.asarray(features), _float(shift)
+    if features.ndim < 3 or shift.ndim != 2 or shift.shape[-1] != 2:
+        raise ValueError(f"features {features.shape} and shift {shift.shape}: expected (..., H, W, C) and (N, 2)")
+    height, width, _ = features.shape[-3:]
+    rows = _tent(shift[:, 1, None] + jnp.arange(height, dtype=shift.dtype), height).astype(features.dtype)
+    columns = _tent(shift[:, 0, None] + jnp.arange(width, dtype=shift.dtype), width).astype(features.dtype)
+    return jnp.einsum("nqx,npy,...yxc->...pqnc", columns, rows, features)
+
+
+def _tent(place: jax.Array, size: int) -> jax.Array:
+    """Returns the weights of the cells of an axis at places (...): (..., size)."""
+    # Not max(1 - |d|, 0): at a point that lies on a cell the derivative is that of the cells to its right, as with the gather.
+    below = jax.lax.stop_gradient(jnp.floor(place))[..., None]
+    part, cells = place[..., None] - below, jnp.arange(size, dtype=place.dtype)
+    return jnp.where(cells == below, 1.0 - part, jnp.where(cells == below + 1, part, 0.0))
+
+
 def _by_matrix(features: jax.Array, xy: jax.Array) -> jax.Array:
     height, width, channels = features.shape[-3:]
-
-    def weights(place: jax.Array, size: int) -> jax.Array:
-        # Not max(1 - |d|, 0): at a point that lies on a cell the derivative is that of the cells to its right, as with the gather.
-        below = jax.lax.stop_gradient(jnp.floor(place))[..., None]
-        part, cells = place[..., None] - below, jnp.arange(size, dtype=place.dtype)
-        return jnp.where(cells == below, 1.0 - part, jnp.where(cells == below + 1, part, 0.0))
-
-    rows, columns = weights(xy[..., 1], height), weights(xy[..., 0], width)
+    rows, columns = _tent(xy[..., 1], height), _tent(xy[..., 0], width)
     matrix = (rows[..., :, None] * columns[..., None, :]).reshape(*xy.shape[:-1], height * width)
     flat = features.reshape(*features.shape[:-3], height * width, channels)
     return jnp.einsum("...np,...pc->...nc", matrix.astype(features.dtype), flat)

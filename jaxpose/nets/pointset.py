@@ -115,7 +115,7 @@ class PointSetNet(nn.Module):
             raw = Stage(
                 self.num_joints, self.taps, len(self.templates), self.features, self.convs, self.groups, self.sigma, self.prior,
                 self.dtype, name=f"stage{stage}",
-            )(levels, jnp.broadcast_to(poses, (images.shape[0], *anchors.shape)))  # fmt: skip
+            )(levels, poses)  # fmt: skip
             outputs["anchors"].append(poses)
             for name, values in raw.items():
                 outputs[name].append(values)
@@ -182,7 +182,12 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array], anchors: jax.Array) -> dict[str, jax.Array]:
-        """Returns logits (B, A), deltas (B, A, K, 2) and sigma (B, A, K, 2) for anchors (B, A, K, 2) px."""
+        """Returns logits (B, A), deltas (B, A, K, 2) and sigma (B, A, K, 2).
+
+        Args:
+            levels: the feature maps.
+            anchors: px, (A, K, 2) for templates at every cell, or (B, A, K, 2) for poses that have moved.
+        """
         joints, outputs = self.num_joints, {"logits": [], "deltas": [], "sigma": []}
         branches = {name: Branch(self, name) for name in ("score", "pose")}
         bias = math.log(self.prior / (1 - self.prior))
@@ -194,7 +199,8 @@ class Stage(nn.Module):
         first = 0
         for level, stride in zip(levels, STRIDES, strict=True):
             count = level.shape[1] * level.shape[2] * self.templates
-            places = anchors[:, first : first + count, jnp.asarray(self.taps)] / stride
+            places = anchors[..., first : first + count, jnp.asarray(self.taps), :] / stride
+            places = places if anchors.ndim == 4 else places[: self.templates]  # those of the cell at 0, 0
             first += count
             of_pose = branches["pose"](level, places)
             outputs["logits"].append(score(branches["score"](level, places))[..., 0])
@@ -220,13 +226,21 @@ class Branch:
         self.tap_norm = norm("taps")
 
     def __call__(self, level: jax.Array, places: jax.Array) -> jax.Array:
-        """Returns (B, A, features) for a level (B, h, w, C) and places (B, A, taps, 2) in cells."""
+        """Returns (B, A, features) of a level (B, h, w, C).
+
+        Args:
+            level: the feature map.
+            places: in cells, (B, A, taps, 2), or (T, taps, 2) from each cell.
+        """
         x = level
         for conv, norm in self.convs:
             x = nn.relu(norm(conv(x)))
-        batch, anchors, taps = places.shape[:3]
-        at_taps = point_sets.bilinear(x, places.reshape(batch, anchors * taps, 2))
-        return nn.relu(self.tap_norm(self.taps(at_taps.reshape(batch, anchors, taps, -1))))
+        batch, taps = x.shape[0], places.shape[-2]
+        if places.ndim == 3:
+            at_taps = point_sets.bilinear_lattice(x, places.reshape(-1, 2))
+        else:
+            at_taps = point_sets.bilinear(x, places.reshape(batch, -1, 2))
+        return nn.relu(self.tap_norm(self.taps(at_taps.reshape(batch, -1, taps, x.shape[-1]))))
 
 
 class BareConv(nn.Module):

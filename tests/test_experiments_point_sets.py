@@ -115,5 +115,6 @@ def test_from_training_to_the_people_of_a_picture(tmp_path):
     # The scale of a coordinate in the picture is that in the input, over the zoom of 64 / 80.
     wider = predictor(np.repeat(np.repeat(picture, 2, 0), 2, 1))
     assert wider.sigma.max() > poses.sigma.max()
+    assert len(predict.load(tmp_path / "run", min_score=0.999)(picture)) == 0
     with pytest.raises(ValueError, match="leave boxes out"):
         predictor(picture, [[0, 0, 9, 9]])

@@ -72,7 +72,7 @@ class Predictor:
             inference.from_checkpoint(config, default=inference.published(task)),
             **{k: v for k, v in given.items() if v is not None},
         )
-        self.flip_test, self.max_pixels = self.settings.flip_test, max_pixels
+        self.flip_test, self.max_pixels, self.min_score = self.settings.flip_test, max_pixels, min_score
         self.batch_size = (4 if self.finds_people else 32) if batch_size is None else batch_size
         self.view_options = {}
         self.device = device or jax.local_devices()[0]
@@ -239,6 +239,8 @@ class Predictor:
         poses = []
         for i in range(len(pictures)):
             rows = people["valid"][i]
+            if "candidates" in people:  # the scores of anchors, like those of a detector's boxes
+                rows = rows & (people["scores"][i] >= self.min_score)
             joints, score = (people[name][i][rows].astype(np.float64) for name in ("poses", "scores"))
             sigma = {name: people[name][i][rows] * factor for name, factor in scaled.items()}
             poses.append(
@@ -298,7 +300,7 @@ def load(
         fit: The side of a whole image that `test_size` refers to; "long" needs one program for all shapes.
         scales: The scales of a whole image whose heatmaps are averaged, 1 among them.
         max_pixels: The largest number of pixels of a picture; larger ones raise an error.
-        min_score: For detectors of boxes: people with a lower score are left out.
+        min_score: For detectors of boxes and nets of pose anchors: people with a lower score are left out.
         max_people: For detectors of boxes: the number of slots of a picture; None stands for that of the net.
         device: The device that the net runs on; None stands for the first local device.
         camera: For a 3D run, or hands with depth, f, cx, cy or fx, fy, cx, cy in pixels of the pictures; None: unknown

@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from experiments.common import families, whole_images
-from experiments.common.rules import AnyValue, Fixed, MayChange, Positive
+from experiments.common.rules import AnyValue, AtLeast, Fixed, MayChange, Positive
 from jaxpose import tasks
 from jaxpose.detection import point_sets
 from jaxpose.nets import PointSetNet
@@ -44,7 +44,7 @@ class PointSetConfig(whole_images.ImageConfig, families.BackboneConfig):
     it averages those who face the camera with those who turn their back."""
     features: Annotated[int, Positive, Fixed] = 256
     """Channels of the feature pyramid and of the head."""
-    convs: Annotated[int, Positive, Fixed] = 4
+    convs: Annotated[int, AtLeast(0), Fixed] = 4
     """Convolutions of a branch of the head before the features at the joints are read."""
     groups: Annotated[int, Positive, Fixed] = 32
     """Groups of the head's GroupNorm."""

@@ -287,7 +287,9 @@ class PointSets(NetTask):
 
         def slots(values: jax.Array) -> jax.Array:
             values = each(values, order)
-            values = jnp.where(valid.reshape(*valid.shape, *[1] * (values.ndim - 2)), values, 0)
+            values = jnp.where(
+                valid.reshape(*valid.shape, *[1] * (values.ndim - 2)), values, jnp.zeros((), values.dtype)
+            )
             return jnp.pad(values, [(0, 0), (0, search.max_people - valid.shape[1])] + [(0, 0)] * (values.ndim - 2))
 
         people = {

@@ -1,5 +1,7 @@
 """The task of pose anchors: what is trained and predicted, and the published losses and poses of executed code."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,11 @@ def drawn(path, leaf):
     return rng.normal(0, deviation, leaf.shape).astype(np.float32)
 
 
+@cache
+def predict(task):
+    return jax.jit(task.predict)
+
+
 def test_every_term_reaches_the_weights_and_garbage_does_not(trained):
     _, variables, step = trained
     (loss, (_, metrics)), grad = step(variables["params"], batch())
@@ -93,7 +100,7 @@ def test_two_pictures_are_learnt(trained):
 
 def test_the_people_come_best_first_and_the_rest_is_empty(trained):
     task, variables, _ = trained
-    predicted = jax.jit(task.predict)(task.inference_variables(variables), batch())
+    predicted = predict(task)(task.inference_variables(variables), batch())
     assert set(predicted) == set(task.outputs) and task.density(variables) is None
     valid = np.asarray(predicted["valid"])
     assert predicted["poses"].shape == (2, 5, 17, 3) and valid.any()
@@ -104,6 +111,14 @@ def test_the_people_come_best_first_and_the_rest_is_empty(trained):
     assert (poses[..., :2] >= 0).all() and (poses[..., :2] <= 63).all()
     assert (np.asarray(predicted["candidates"]) >= valid.sum(1)).all()
     assert (poses[..., :2] != np.asarray(predicted["regressed"])).any(), "joints are moved to peaks"
+
+
+def test_damaged_weights_do_not_look_like_an_empty_picture(trained):
+    task, variables, _ = trained
+    damaged = jax.tree.map(lambda x: np.full_like(x, np.nan), variables)
+    predicted = jax.device_get(predict(task)(task.inference_variables(damaged), batch()))
+    with pytest.raises(ValueError, match="its weights are damaged"):
+        task.people(predicted, stride=1.0)
 
 
 def test_without_peaks_the_joints_are_regressed_and_have_regions():

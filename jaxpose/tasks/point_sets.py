@@ -278,8 +278,9 @@ class PointSets(NetTask):
         if search.refine == "heatmap":
             reach = None if search.reach is None else search.reach * scale
             xy = jnp.clip(self.at_peaks(outputs, regressed, reach), 0.0, size_wh - 1)
+        # A score that is NaN is kept, so that damaged weights show in the outputs and do not look like an empty picture.
         keep = arithmetic.nms(
-            xy, scores, sigmas=self.skeleton.sigmas, threshold=search.nms, where=scores > search.min_score
+            xy, scores, sigmas=self.skeleton.sigmas, threshold=search.nms, where=~(scores <= search.min_score)
         )
         # The kept people first, by falling score.
         order = jnp.argsort(jnp.where(keep, -scores, jnp.inf), stable=True)[:, : search.max_people]

@@ -19,7 +19,7 @@ Published (COCO val2017, several scales; the backbone is not stated):
   L1       AP 67.0  AP50 87.3  AP75 73.5
   RLE      AP 67.4  AP50 87.5  AP75 73.9
 Published on test-dev, HRNet-W48, L1: AP 68.7. No code of the RLE row was published; its settings here are ours.
-Expected results of the default preset: docs/experiments.md.
+What was measured with the default preset: docs/detection.md.
 """
 
 from __future__ import annotations

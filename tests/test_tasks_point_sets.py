@@ -7,15 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from jaxpose import nets, tasks
 from jaxpose.detection import point_sets
+from jaxpose.nets.layers import Conv
 from jaxpose.nets.pointset import Stage
 from jaxpose.skeleton import COCO17
 from jaxpose.tasks.point_sets import heatmap_loss, heatmap_targets, in_image
 from tests import tiny_run, torch_states
 
 TAPS = (0, 7, 8, 9, 10, 13, 14, 15, 16)  # the published ones
+
+
+class Halves(nn.Module):
+    """A backbone that is quick to compile: a convolution for each of four strides."""
+
+    @nn.compact
+    def __call__(self, images, *, train, every_stage):
+        maps = [nn.avg_pool(images, (4, 4), (4, 4))]
+        for i in range(4):
+            maps.append(nn.relu(Conv(8, 3, 2 if i else 1, name=f"conv{i}")(maps[-1])))
+        return maps[1:]
 
 
 def batch(people: int = 3, labelled: bool = True):
@@ -37,7 +50,7 @@ def batch(people: int = 3, labelled: bool = True):
 @pytest.fixture(scope="module")
 def trained():
     """A task with RLE and heatmaps, its variables, and its loss, metrics and gradient as a jitted function of a batch."""
-    task = tiny_run.point_sets_task(heatmaps=True)
+    task = tiny_run.point_sets_task(heatmaps=True, backbone=Halves())
     variables = jax.eval_shape(task.init, jax.random.key(0))
     variables = jax.tree_util.tree_map_with_path(drawn, variables)
 

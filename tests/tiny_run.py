@@ -30,11 +30,11 @@ def bottom_up_task(**options: Any) -> tasks.Task:
     return tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64), **options)
 
 
-def point_sets_task(loss: str = "rle", *, heatmaps: bool = False, **people: Any) -> tasks.Task:
+def point_sets_task(loss: str = "rle", *, heatmaps: bool = False, backbone: Any = None, **people: Any) -> tasks.Task:
     template = [[[0.02 * (-1) ** k, k / 16 - 0.5] for k in range(17)]]
     likelihood = tasks.Likelihood(loss, flow_layers=2, flow_hidden=(4,))
     net = PointSetNet(
-        ResNet(depth=18, width=4), 17, templates=template, taps=(0, 7, 15), scale=4.0, features=4, convs=1, groups=2,
+        backbone or ResNet(depth=18, width=4), 17, templates=template, taps=(0, 7, 15), scale=4.0, features=4, convs=1, groups=2,
         sigma=likelihood.learns_sigma, heatmaps=heatmaps, map_features=4,
     )  # fmt: skip
     search = tasks.ReadPoses(

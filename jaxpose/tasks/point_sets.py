@@ -230,22 +230,20 @@ class PointSets(NetTask):
         count = jnp.maximum(positive.sum(-1), 1).sum()
         score = losses.focal(logits, positive.astype(logits.dtype), where=index != matching.BETWEEN).sum() / count
 
-        rows = min(settings.positives or index.shape[-1], index.shape[-1])
-        order = similarity.max(-2, initial=0.0)
-        _, chosen = jax.lax.top_k(jnp.where(positive, 1.0 + order, 0.0), rows)
-        taken, person = (jnp.take_along_axis(x, chosen, -1) for x in (positive, jnp.maximum(index, 0)))
-        at = {name: each(values, chosen) for name, values in (("anchors", anchors), ("deltas", deltas))}
-        target, where = each(joints, person), each(labelled, person) & taken[..., None]
-        scale = outputs["scale"][chosen]
-        target = arithmetic.encode(target, at["anchors"], scale=scale)
-        sigma = each(outputs["sigma"][stage], chosen) if "sigma" in outputs else jnp.ones_like(target)
+        most = min(settings.positives or index.shape[-1], index.shape[-1])
+        _, rows = jax.lax.top_k(jnp.where(positive, 1.0 + similarity.max(-2, initial=0.0), 0.0), most)
+        trained, person = (jnp.take_along_axis(x, rows, -1) for x in (positive, jnp.maximum(index, 0)))
+        target = arithmetic.encode(each(joints, person), each(anchors, rows), scale=outputs["scale"][rows])
+        where = each(labelled, person) & trained[..., None]
+        sigma = each(outputs["sigma"][stage], rows) if "sigma" in outputs else jnp.ones_like(target)
         flow = None
         if self.likelihood.has_flow:
             name = ("first_flow", "flow")[stage]
             flow = partial(self.likelihood.flow().apply, {"params": variables["params"][name]})
-        values = per_joint_loss(self.likelihood, at["deltas"], sigma, target, flow=flow, where=where)
-        matched, trained = positive.sum(-1).mean(dtype=jnp.float32), taken.sum(-1).mean(dtype=jnp.float32)
-        return score, values.sum() / count, {"matched": matched, "untrained": matched - trained}
+        values = per_joint_loss(self.likelihood, each(deltas, rows), sigma, target, flow=flow, where=where)
+        matched = positive.sum(-1).mean(dtype=jnp.float32)
+        untrained = matched - trained.sum(-1).mean(dtype=jnp.float32)
+        return score, values.sum() / count, {"matched": matched, "untrained": untrained}
 
     def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = False) -> dict[str, jax.Array]:
         """See `Task.predict`.

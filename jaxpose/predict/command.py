@@ -88,7 +88,7 @@ def main(
             is one person. Nets of whole images detect people themselves.
         detector: The run, or imported checkpoint, of a detector, which finds the people that are posed.
         category: Id of the persons in that JSON; boxes without category_id count too.
-        min_box_score: Boxes with a lower score are left out, those of a JSON and of a detector.
+        min_box_score: Boxes with a lower score are left out, those of a JSON and of a detector, and people of a net of pose anchors.
         max_people: The number of slots of a detector for the people of a picture; None: that of its net, 100 for released ones.
         overlay: Draw the poses.
         draw_above: Joints with a lower confidence are not drawn; the output files have them all. None: 0.2, or 0.05 for the

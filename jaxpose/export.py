@@ -58,6 +58,11 @@ UNITS = {
     "confidence": "higher means more certain; 1 - mean sigma of a regression, or the peak of a heatmap (or what its decoding gives)",
     "sigma": 'learned scale of x and y, as fractions of the input\'s size; times sigma_scale of "inference" it is calibrated',
     "heatmap": "near 1 at a joint",
+    "poses": "x and y in pixels of the input, and the joint's confidence in 0..1; a row per person, best first",
+    "scores": "score of each person in 0..1",
+    "valid": "True for the rows that are people",
+    "candidates": "number of people that there were for the rows",
+    "regressed": "pixels of the input, before joints were moved to peaks of heatmaps",
     "tag": "no unit: similar values within a person; the last axis is the mirror image's, with the flip test",
 }
 COORDINATES = "(0, 0) is the centre of the top-left pixel of the input, (W - 1, H - 1) that of the bottom-right one"
@@ -69,9 +74,8 @@ DETECTOR = (
     "a whole image, RGB, scaled to fit the input, the rest on the right and below filled with {fill}; boxes there are possible, so cut "
     "them at the border of the image"
 )
-BOTTOM_UP = (
-    "a whole image, RGB, scaled and padded to the input's size; jaxpose.tasks.find_people makes people of the maps"
-)
+WHOLE = "a whole image, RGB, scaled and padded to the input's size"
+BOTTOM_UP = f"{WHOLE}; jaxpose.tasks.find_people makes people of the maps"
 
 
 def serving_function(
@@ -80,7 +84,8 @@ def serving_function(
     """Returns what an exported file computes, a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
 
     Top-down tasks return xy (B, K, 2) and confidence (B, K), those with a learned scale also sigma (B, K, 2); bottom-up
-    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T); detectors boxes (B, D, 4), scores, labels and valid (B, D), and joints.
+    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T); those of pose anchors what `PointSets.predict` returns; detectors
+    boxes (B, D, 4), scores, labels and valid (B, D), and joints.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -317,7 +322,9 @@ def _image_text(task: tasks.ImageTask, *, padding: float) -> str:
         mean = tasks.base.preprocessor(task.preprocess)
         fill = mean.mean[::-1] if mean.bgr else mean.mean  # it is 0 after the normalisation, as the padding in training
         return DETECTOR.format(fill=f"RGB {tuple(round(value) for value in fill)}")
-    return BOTTOM_UP if task.level == "image" else TOP_DOWN.format(padding=padding)
+    if task.level == "image":
+        return BOTTOM_UP if "heatmap" in task.outputs else WHOLE
+    return TOP_DOWN.format(padding=padding)
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, initializer, later
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, fold_of, folded, initializer, later, unfolded
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -57,10 +57,12 @@ class HRNet(nn.Module):
         x = images.astype(compute_dtype(self.dtype, images))
         for i in (1, 2):
             x = nn.relu(unit(x, 64, 3, 2, conv=f"conv{i}", bn=f"bn{i}"))
+        fold = fold_of(64, x.shape[2])
+        x = folded(x, fold)
         for i in range(4):
-            x = Block(64, 1, True, self.dtype, self.batch_groups, 1, self.kernel_init, name=f"layer1_{i}")(
-                x, train=train
-            )
+            options = (self.dtype, self.batch_groups, 1, self.kernel_init)
+            x = Block(64, 1, True, *options, fold=fold, name=f"layer1_{i}")(x, train=train)
+        x = unfolded(x, fold)
 
         branches = [nn.relu(unit(x, self.width, 3, conv="transition1_0_0", bn="transition1_0_1"))]
         deepest = x
@@ -95,11 +97,13 @@ class Exchange(nn.Module):
         unit = Unit(self, train)
         after = []
         for b, x in enumerate(branches):
+            channels, fold = x.shape[-1], fold_of(x.shape[-1], x.shape[2])
+            x = folded(x, fold)
             for i in range(BLOCKS):
                 options = (self.dtype, self.batch_groups, 1, self.kernel_init)
-                block = Block(x.shape[-1], 1, False, *options, name=f"branches_{b}_{i}")
+                block = Block(channels, 1, False, *options, fold=fold, name=f"branches_{b}_{i}")
                 x = block(x, train=train)
-            after.append(x)
+            after.append(unfolded(x, fold))
         return [
             nn.relu(sum(self.bring(unit, x, source, target, after) for source, x in enumerate(after)))
             for target in range(self.outputs)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, later, max_pool
+from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, fold_of, folded, later, max_pool, unfolded
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -28,7 +28,8 @@ class Block(nn.Module):
     """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
 
     `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`, `bn_eps` the eps of
-    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride.
+    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride. With `fold` the maps are folded
+    (`nets.layers`); then stride and dilation are 1.
     """
 
     features: int
@@ -40,15 +41,17 @@ class Block(nn.Module):
     kernel_init: str = "he"
     bn_eps: float = BN_EPS
     stride_in_1x1: bool = False
+    fold: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(name, features, size, stride=1):
             options = {"dtype": self.dtype, "dilation": self.dilation, "kernel_init": self.kernel_init}
-            return Conv(features, size, stride, **options, name=name)
+            return Conv(features, size, stride, **options, fold=self.fold, name=name)
 
         def bn(name, x):
-            return BatchNorm(self.batch_groups, dtype=self.dtype, eps=self.bn_eps, name=name)(x, train=train)
+            options = {"dtype": self.dtype, "eps": self.bn_eps, "fold": self.fold}
+            return BatchNorm(self.batch_groups, **options, name=name)(x, train=train)
 
         f, out = self.features, self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
@@ -130,13 +133,15 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
     """Applies the blocks of layer 1, 2, 3 or 4 (conv2 to conv5 in papers); all but layer 1 halve the map. `net` as for `stem`."""
     blocks, bottleneck = STAGES[net.depth]
+    fold = fold_of(net.width, x.shape[2]) if number == 1 else 1  # the later ones begin with a stride
+    x = folded(x, fold)
     for i in range(blocks[number - 1]):
         stride = 2 if number > 1 and i == 0 else 1
         options = {name: getattr(net, name) for name in ("bn_eps", "stride_in_1x1") if hasattr(net, name)}
         block = Block(net.width * 2 ** (number - 1), stride, bottleneck, net.dtype, net.batch_groups,
-                      **options, name=f"layer{number}_{i}")  # fmt: skip
+                      **options, fold=fold, name=f"layer{number}_{i}")  # fmt: skip
         x = block(x, train=train)
-    return x
+    return unfolded(x, fold)
 
 
 def check_attributes(net: Any) -> None:

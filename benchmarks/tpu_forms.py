@@ -7,7 +7,8 @@
 The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions as matrix products, the max pool of shifted slices) and "tpu";
 "unfolded", which is "tpu" without the maps that `jaxpose.nets.layers` folds into 128 channels; and "flax", the ResNet of flax's
 ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to "exchange4", a module of an
-HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks behind it (--width 32 --size-wh 512 512).
+HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks behind it (--width 32 --size-wh 512
+512).
 Forward and backward, with the gradient of the weights and, after the stem, of the input; one device, nothing is run. Prints a JSON
 line per form.
 Needs libtpu: `pip install "jaxpose[tpu-compile]"`. A part takes half a minute to two minutes, more where others work.

@@ -57,12 +57,10 @@ class HRNet(nn.Module):
         x = images.astype(compute_dtype(self.dtype, images))
         for i in (1, 2):
             x = nn.relu(unit(x, 64, 3, 2, conv=f"conv{i}", bn=f"bn{i}"))
-        fold = fold_of(64, x.shape[2])
-        x = folded(x, fold)
         for i in range(4):
-            options = (self.dtype, self.batch_groups, 1, self.kernel_init)
-            x = Block(64, 1, True, *options, fold=fold, name=f"layer1_{i}")(x, train=train)
-        x = unfolded(x, fold)
+            x = Block(64, 1, True, self.dtype, self.batch_groups, 1, self.kernel_init, name=f"layer1_{i}")(
+                x, train=train
+            )
 
         branches = [nn.relu(unit(x, self.width, 3, conv="transition1_0_0", bn="transition1_0_1"))]
         deepest = x

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, fold_of, folded, later, max_pool, unfolded
+from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, later, max_pool
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -133,15 +133,13 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:
     """Applies the blocks of layer 1, 2, 3 or 4 (conv2 to conv5 in papers); all but layer 1 halve the map. `net` as for `stem`."""
     blocks, bottleneck = STAGES[net.depth]
-    fold = fold_of(net.width, x.shape[2]) if number == 1 else 1  # the later ones begin with a stride
-    x = folded(x, fold)
     for i in range(blocks[number - 1]):
         stride = 2 if number > 1 and i == 0 else 1
         options = {name: getattr(net, name) for name in ("bn_eps", "stride_in_1x1") if hasattr(net, name)}
         block = Block(net.width * 2 ** (number - 1), stride, bottleneck, net.dtype, net.batch_groups,
-                      **options, fold=fold, name=f"layer{number}_{i}")  # fmt: skip
+                      **options, name=f"layer{number}_{i}")  # fmt: skip
         x = block(x, train=train)
-    return unfolded(x, fold)
+    return x
 
 
 def check_attributes(net: Any) -> None:

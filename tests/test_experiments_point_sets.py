@@ -15,7 +15,7 @@ from experiments.common.config import parse
 from jaxpose import checkpoint, predict, tasks
 from jaxpose.skeleton import COCO17, Skeleton
 
-TINY = ["--synthetic-images", "24", "--width", "4", "--features", "4", "--groups", "2", "--convs", "0", "--map-features", "4",
+TINY = ["--synthetic-images", "24", "--width", "4", "--features", "4", "--groups", "2", "--convs", "0", "--heatmaps", "--map-features", "4",
         "--size-wh", "64", "64", "--batch-size", "4", "--log-every", "1", "--warmup-steps", "1", "--ema", "None",
         "--training.positives", "8", "--likelihood.flow-layers", "2", "--likelihood.flow-hidden", "4", "--fit", "long"]  # fmt: skip
 
@@ -76,7 +76,7 @@ def test_another_skeleton_has_taps_of_its_own():
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--no-heatmaps", "--people.refine", "heatmap"], "--no-heatmaps: there are no peaks"),
+    (["--people.refine", "heatmap"], "--no-heatmaps: there are no peaks"),
     (["--resnet-stages", "3"], "--resnet-stages 3: pose anchors need maps of strides 8, 16 and 32"),
     (["--features", "10"], "--features 10 --groups 8: expected channels that the groups divide"),
     (["--size-wh", "100", "96"], "size_wh=.100, 96.: expected multiples of 32"),
@@ -87,7 +87,8 @@ def test_what_does_not_go_together_is_told(flags, message):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--people.reach", "0.1"], "--people.reach has no effect without --people.refine heatmap"),
+    (["--people.reach", "0.1"], "--people.reach has no effect without --heatmaps"),
+    (["--heatmaps", "--people.reach", "0.1"], "--people.reach has no effect without --people.refine heatmap"),
     (["--flip-test", "True"], "--flip-test has no effect without a net that is tested with mirrored images"),
     (["--preset", "tiny_l1", "--people.rescore", "score*confidence"], "--people.rescore has no effect without"),
 ])  # fmt: skip

@@ -407,7 +407,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
     jax.tree.map(
         np.testing.assert_array_equal, variables["params"]["net"]["backbone"], there["params"]["net"]["backbone"]
     )
-    scores = coco_rle.main([*flags, "--epochs", "0.4"])
+    scores = coco_rle.main(["--preset", "tiny", *flags, "--epochs", "0.4"])
     assert np.isfinite(scores["EPE"])
     events = Log(tmp_path).events()
     assert all(e["map_loss"] > 0 for e in events if e["event"] == "train")

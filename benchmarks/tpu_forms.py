@@ -1,9 +1,11 @@
-"""Two forms of a ResNet's stem and of its first stages, each compiled alone by the TPU's compiler: cycles, bytes, memory.
+"""Forms of a ResNet's stem and of its stages, each compiled alone by the TPU's compiler: cycles, bytes, memory.
 
     python -m benchmarks.tpu_forms                                     # stem and conv2_x of a ResNet-50, 64 images, v5e, 256x192
     python -m benchmarks.tpu_forms --part layer2 --topology v6e:1x1
+    python -m benchmarks.tpu_forms --part stem layer1 layer2 layer3 layer4 --form tpu flax      # the whole backbone, beside flax's
 
-The forms are those of `jaxpose.platforms`: "cpu" (1x1 convolutions as matrix products, the max pool of shifted slices) and "tpu".
+The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions as matrix products, the max pool of shifted slices) and "tpu", and
+"flax": the ResNet of flax's ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only).
 Forward and backward, with the gradient of the weights and, after the stem, of the input; one device, nothing is run. Prints a JSON
 line per form.
 Needs libtpu: `pip install "jaxpose[tpu-compile]"`. A part takes half a minute to two minutes.
@@ -23,6 +25,7 @@ from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks.common import versions
+from benchmarks.peers import flax_resnet
 from jaxpose import compile, platforms
 from jaxpose.nets import resnet
 
@@ -32,7 +35,7 @@ class Options:
     """What to compile."""
 
     part: tuple[Literal["stem", "layer1", "layer2", "layer3", "layer4"], ...] = ("stem", "layer1")
-    form: tuple[Literal["cpu", "tpu"], ...] = ("cpu", "tpu")
+    form: tuple[Literal["cpu", "tpu", "flax"], ...] = ("cpu", "tpu")
     topology: str = "v5e:1x1"
     batch: int = 64
     depth: Literal[18, 34, 50, 101, 152] = 50
@@ -75,7 +78,8 @@ def input_shape(options: Options, part: str) -> tuple[int, ...]:
 def measure(options: Options, part: str, form: str) -> dict:
     """Compiles one part in one form and returns its line."""
     place = SingleDeviceSharding(compile.topology_devices(options.topology)[0])
-    net = Part(part, options.depth, options.width, jnp.dtype(options.dtype))
+    kind = flax_resnet.Part if form == "flax" else Part
+    net = kind(part, options.depth, options.width, jnp.dtype(options.dtype))
     shaped = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
     x = jax.ShapeDtypeStruct(input_shape(options, part), jnp.dtype(options.dtype), sharding=place)
     variables = jax.tree.map(shaped, jax.eval_shape(net.init, jax.random.key(0), x))
@@ -88,18 +92,23 @@ def measure(options: Options, part: str, form: str) -> dict:
         return jax.value_and_grad(loss, argnums=0 if part == "stem" else (0, 1), has_aux=True)(params, x)
 
     start = time.perf_counter()
-    with platforms.traced_for(form):
+    with platforms.traced_for("cpu" if form == "cpu" else "tpu"):
         y, _ = jax.eval_shape(lambda v, x: net.apply(v, x, mutable=["batch_stats"]), variables, x)
         lowered = jax.jit(both_passes).lower(variables["params"], variables["batch_stats"], x, shaped(y))
     program = lowered.compile()
     report, cost = compile.read_program(program.as_text()), program.cost_analysis()
     return {"benchmark": "tpu_forms", "part": part, "form": form, "topology": options.topology, "batch": options.batch,
             "m_cycles": round(report.cycles / 1e6, 2), "gb": round(cost["bytes accessed"] / 1e9, 2),
+            "hbm_gb": round(report.hbm / 1e9, 2),
             "temporaries_gib": round(program.memory_analysis().temp_size_in_bytes / 2**30, 2),
             "compile_s": round(time.perf_counter() - start, 1), "versions": versions()}  # fmt: skip
 
 
 def main(options: Options) -> list[dict]:
+    if "flax" in options.form and options.depth not in flax_resnet.STAGES:
+        raise ValueError(
+            f"--form flax --depth {options.depth}: expected one of {', '.join(map(str, flax_resnet.STAGES))}"
+        )
     lines = []
     for part in options.part:
         for form in options.form:

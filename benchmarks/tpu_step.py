@@ -1,16 +1,19 @@
-"""The step of an experiment, compiled by the TPU's own compiler for a slice that is not here: cycles, bytes, memory, collectives.
+"""The step of an experiment, compiled for a TPU slice or for GPUs that are not here: cycles, bytes, memory, kernels, collectives.
 
     pip install "jaxpose[tpu-compile]"                                     # libtpu, Linux x86-64; no TPU is needed
+    pip install "jaxpose[gpu-compile]"                                     # JAX's CUDA plugin; no GPU and no CUDA are needed
     python -m benchmarks.tpu_step                                          # ResNet-50 with RLE, 64 images a chip of a v5e:2x2
     python -m benchmarks.tpu_step --page coco_hrnet --preset w32 --topology v5e:4x4 v6e:2x2
+    python -m benchmarks.tpu_step --topology h100:1 h100:8                 # GPUs
     python -m benchmarks.tpu_step --step predict --batch 128
     python -m benchmarks.tpu_step --largest                                # the largest batch that fits, by bisection
-    python -m benchmarks.tpu_step --flags "--batch-groups 4 --width 32"    # further flags of the page
+    python -m benchmarks.tpu_step --flags="--batch-groups 4 --width 32"    # further flags of the page
 
 Nothing is run and no data are read. The net, the loss and the optimiser are those of the page's preset, in bfloat16 unless --dtype
 says otherwise. Cycles are the compiler's estimate (`jaxpose.compile`), good for comparing two forms of one program; they are no
-measurement. The whole step of a ResNet-50 compiles for 13 to 60 minutes on two cores; a small net takes seconds (--flags "--depth 18
---width 8"). Prints a JSON line and a table per slice and step.
+measurement. For GPUs there are none: bytes, kernels, layout copies and collectives can be compared, convolutions are cuDNN's, whose
+workspace and choice of algorithm only a device decides. The whole step of a ResNet-50 compiles for 13 to 60 minutes on two cores, for
+GPUs five; a small net takes seconds (--flags="--depth 18 --width 8"). Prints a JSON line and a table per slice and step.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
 import tyro
 
 import experiments
@@ -44,9 +48,9 @@ class Options:
     preset: str = "official"
     """The page's preset."""
     flags: str = ""
-    """Further flags of the page, as one string."""
+    """Further flags of the page, as one string, after an equals sign."""
     topology: tuple[str, ...] = ("v5e:2x2",)
-    """Slices: generation and shape; one chip is v5e:1x1."""
+    """Slices: generation and shape; one chip is v5e:1x1. Of GPUs their number, h100:8, or hosts and GPUs of each, h100:4x8."""
     batch: int = 64
     """Images per device; with --largest the first that is tried."""
     step: tuple[Literal["train", "predict"], ...] = ("train",)
@@ -109,6 +113,8 @@ def compiled_by(
 
 
 def main(options: Options) -> list[dict]:
+    if jax.config.jax_platforms is None:  # nothing is computed: the devices that are here, or their lack, do not matter
+        jax.config.update("jax_platforms", "cpu")
     lines = []
     for topology in options.topology:
         devices = len(compile.topology_devices(topology))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # imported by the functions, because other tools of the conso
     import jax
     from flax import linen as nn
 
+    from jaxpose.tasks import Boundaries
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -227,6 +229,9 @@ def _print_run(run: Path) -> None:
     from jaxpose import checkpoint, tasks
 
     task = tasks.from_config(checkpoint.read_config(run)["task"])
+    if task.level == "scan":
+        _print_scans(task, run)
+        return
     tasks.check_poses(task, run)
     print(f"{run}: {type(task.net).__name__}, input {task.size_wh[0]} x {task.size_wh[1]} px, "
           f"{task.skeleton.num_joints} joints\n")  # fmt: skip
@@ -238,14 +243,32 @@ def _print_run(run: Path) -> None:
     _print_rows(rows)
 
 
+def _print_scans(task: Boundaries, run: Path) -> None:
+    """Prints the cost of a net that reads scans, for a crop of its training, and of the flow of its loss."""
+    import jax
+    import jax.numpy as jnp
+
+    width, height = task.size_wh
+    boundaries = task.skeleton.num_joints
+    print(f"{run}: {type(task.net).__name__}, input {width} x {height} px in grey values, {boundaries} boundaries\n")
+    rows = {"total": _trace(task.net, jax.ShapeDtypeStruct((1, height, width), jnp.float32))}
+    if task.has_flow:
+        residual = "boundary" if task.residual == "boundary" else "pair of boundaries"
+        point = jax.ShapeDtypeStruct((1, task.dim), jnp.float32)
+        rows[f"flow, per column and {residual}"] = _trace(task.likelihood.flow(dim=task.dim), point)
+    _print_rows(rows)
+    print(f"A scan of another width takes width / {width} of the operations of the net.")
+
+
 def _print_rows(rows: dict[str, Cost]) -> None:
     """Prints the table and an explanation of its columns."""
     columns = ("parameters", "multiply-adds", "at output size", "plain sums", "GFLOPs (RLE table 5)")
-    print(f"{'':28}" + "".join(f"{title:>{max(18, len(title) + 2)}}" for title in columns))
+    names = max(28, *(len(name) + 1 for name in rows))
+    print(" " * names + "".join(f"{title:>{max(18, len(title) + 2)}}" for title in columns))
     for name, cost in rows.items():
         gflops = (cost.as_published + cost.sums) / 1e9
         print(
-            f"{name:28}{cost.params:>18,}{cost.multiply_adds:>18,}{cost.as_published:>18,}{cost.sums:>18,}{gflops:>22.4f}"
+            f"{name:{names}}{cost.params:>18,}{cost.multiply_adds:>18,}{cost.as_published:>18,}{cost.sums:>18,}{gflops:>22.4f}"
         )
     print(
         "'multiply-adds' counts a transposed convolution as a kernel per input pixel (Sun 2018), 'at output size' as a kernel per\n"

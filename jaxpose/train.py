@@ -242,8 +242,11 @@ def optimizer(
     clip_each: bool = False,
     accumulate: int = 1,
     factor: bool = False,
+    momentum: float | None = None,
+    weight_decay: float = 0.0,
+    decays: Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-    """Adam as the published recipes use it (no weight decay), with optional clipping and accumulation.
+    """Adam as most published recipes use it, or SGD with momentum, with optional clipping and accumulation.
 
     Args:
         schedule: The learning rate by update.
@@ -252,6 +255,9 @@ def optimizer(
             them together.
         accumulate: The number of batches whose gradients are averaged into one update. The schedule counts updates.
         factor: Keep a factor of the rate in the state, which `with_rate_factor` changes between steps.
+        momentum: The momentum of SGD, as PyTorch's: the rate multiplies the accumulated gradient. None: Adam.
+        weight_decay: The factor of the parameters that is added to their gradient, after the clipping.
+        decays: Function from the parameters to whether each is decayed; None: all are. Parameters that are not trained must not be.
 
     >>> tx = optimizer(optax.constant_schedule(1e-3), clip_norm=1.0, accumulate=2)
     """
@@ -262,8 +268,12 @@ def optimizer(
     clip = []
     if clip_norm is not None:
         clip = [_clip_each(clip_norm) if clip_each else optax.clip_by_global_norm(clip_norm)]
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay={weight_decay} must be 0 or more")
+    decay = [optax.add_decayed_weights(weight_decay, decays)] if weight_decay else []
     stored = [_scale_by_stored_factor()] if factor else []
-    tx = optax.chain(*clip, optax.adam(schedule), *stored)
+    rule = optax.adam(schedule) if momentum is None else optax.sgd(schedule, momentum)
+    tx = optax.chain(*clip, *decay, rule, *stored)
     return optax.MultiSteps(tx, accumulate) if accumulate > 1 else tx
 
 

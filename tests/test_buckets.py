@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxpose import buckets, checkpoint, files
+from jaxpose.buckets import store
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("gcsfs") and find_spec("gcp_storage_emulator")),
@@ -39,7 +40,7 @@ def server(running_server, monkeypatch):
     async def no_pause(seconds):
         return None
 
-    monkeypatch.setattr(buckets, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(store, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(gcsfs.retry, "asyncio", types.SimpleNamespace(**(vars(asyncio) | {"sleep": no_pause})))
     running_server.fault = lambda method, path: None
     running_server.storage.wipe(keep_buckets=True)
@@ -49,8 +50,8 @@ def server(running_server, monkeypatch):
 @pytest.mark.parametrize("name", ["../../.bashrc", "a/../../b", "/etc/cron.d/x"])
 def test_no_object_is_copied_out_of_its_folder(tmp_path, monkeypatch, name):
     listing = {f"bucket/run/{name}": {"size": 1}, "bucket/run/log": {"size": 1}}
-    store = types.SimpleNamespace(find=lambda path, detail: listing)
-    monkeypatch.setattr(buckets, "_filesystem", lambda url: (store, "bucket/run"))
+    bucket = types.SimpleNamespace(find=lambda path, detail: listing)
+    monkeypatch.setattr(store, "filesystem", lambda url: (bucket, "bucket/run"))
     with pytest.raises(ValueError, match=r"gs://bucket/run holds the object .* outside of the folder"):
         buckets.fetch("gs://bucket/run", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
@@ -111,6 +112,19 @@ def test_an_account_that_may_not(server, monkeypatch):
         checkpoint.find("gs://pod/run")
 
 
+def test_a_bucket_that_does_not_answer_is_named_within_seconds(monkeypatch, caplog):
+    monkeypatch.setattr(store, "SILENCE_S", 0.02)
+    monkeypatch.setattr(store, "filesystem", lambda url: (types.SimpleNamespace(find=slowly), "bucket/run"))
+
+    def slowly(path, detail):
+        time.sleep(0.2)
+        return {}
+
+    assert buckets.digests("gs://bucket/run") == {}
+    assert "gs://bucket/run: no answer for 0 s, still trying; if it does not come, check the network" in caplog.text
+    assert caplog.text.count("still trying") == 1, "the next sentence comes after half a minute"
+
+
 def test_a_folder_there_and_back(server, tmp_path):
     here = tree(tmp_path / "here", a=b"1" * 1000, b__c=b"two", b__d=b"")
     buckets.send(here, "gs://pod/set", progress=False)
@@ -139,7 +153,7 @@ def test_faults_that_pass(server, tmp_path, kind):
 
 
 def test_a_bucket_that_does_not_answer_ends_in_a_sentence(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(buckets, "TRIES", 2)
+    monkeypatch.setattr(store, "TRIES", 2)
     server.fault = lambda method, path: (
         "503" if method == "GET" and path.endswith("alt=media") or "/download/" in path else None
     )
@@ -151,8 +165,8 @@ def test_a_bucket_that_does_not_answer_ends_in_a_sentence(server, tmp_path, monk
 
 def test_other_contents_than_the_digest_says(server, tmp_path, monkeypatch):
     buckets.send(tree(tmp_path / "here", a=b"right"), "gs://pod/set", progress=False)
-    monkeypatch.setattr(buckets, "TRIES", 2)
-    monkeypatch.setattr(buckets, "_md5", lambda path: "0" * 32)
+    monkeypatch.setattr(store, "TRIES", 2)
+    monkeypatch.setattr(store, "md5", lambda path: "0" * 32)
     with pytest.raises(OSError, match="arrived with other contents than its digest says"):
         buckets.fetch("gs://pod/set", tmp_path / "back", progress=False)
     assert not (tmp_path / "back" / "a").exists()

@@ -11,6 +11,9 @@ from benchmarks import tpu_step
 from jaxpose import compile, train
 from tests import tiny_run
 
+needs_cuda = pytest.mark.skipif(
+    not find_spec("jax_cuda13_plugin"), reason='needs the compiler of GPUs: pip install "jaxpose[gpu-compile]"'
+)
 needs_libtpu = pytest.mark.skipif(not find_spec("libtpu"), reason='needs libtpu: pip install "jaxpose[tpu-compile]"')
 BATCH = 16
 
@@ -79,6 +82,11 @@ def test_mistakes_are_named(monkeypatch, tx):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'libtpu, is not installed: pip install "jaxpose\[tpu-compile\]"'):
         compile.for_topology(tiny_run.regression_task(), tx, topology="v5e:2x2", batch_size=8)
+    with pytest.raises(ImportError, match=r'CUDA plugin, is not installed: pip install "jaxpose\[gpu-compile\]"'):
+        compile.topology_devices("h100:8")
+    for topology in ("h100", "h100:0", "h100:2x2x2", "h900:8"):
+        with pytest.raises(ValueError, match=f"topology='{topology}': expected a generation and a shape.*h100:8"):
+            compile.topology_devices(topology)
 
 
 def test_a_task_without_images_needs_the_shapes_of_its_batch():
@@ -109,7 +117,9 @@ def test_the_largest_batch_by_bisection(most, expected):
         tried.append(batch_size // 4)
         if batch_size // 4 > most:
             raise compile.DoesNotFit("too large")
-        return compile.Report("", 4, batch_size, "train", 0, 0, 0, None, memory, (), (), {}, {}, 0, 0, 0, 0, 0, 0)
+        return compile.Report(
+            "", 4, batch_size, "train", 0, 0, 0, 0, None, memory, (), (), {}, {}, {}, 0, 0, 0, 0, 0, 0
+        )
 
     report, too_large = compile.largest_batch(compiled, devices=4, start=32)
     assert report.batch_size == 4 * expected and len(tried) < 12
@@ -164,3 +174,66 @@ def test_reading_a_program():
     assert [(op.name, op.backward, op.cycles) for op in report.largest[1:3]] == [("s", False, 50), ("k", True, 7)]
     assert report.largest[2].padded == 2 * 8 * 128 * 2
     assert jnp.dtype("bfloat16").itemsize == compile.ITEM_BYTES["bf16"]
+
+
+GPU_HLO = """
+HloModule jit_step, is_scheduled=true
+%sum (p: f32[8]) -> f32[8] {
+  ROOT %r = f32[] reduce(%p, %p)
+}
+%product (p: bf16[8,16]) -> bf16[8,16] {
+  ROOT %d = bf16[8,16]{1,0} dot(%p, %p)
+}
+ENTRY %main (p: bf16[8,16]) -> bf16[8,16] {
+  %p = bf16[8,16]{1,0} parameter(0)
+  %v = (bf16[8,16]{1,0}, u8[0]{0}) custom-call(%p, %p), custom_call_target="__cudnn$convForward", metadata={op_name="jit(step)/jvp(Net)/conv/x"}
+  %y = bf16[8,16]{1,0} get-tuple-element(%v), index=0
+  %first = f32[16]{0} all-reduce-start(%y), to_apply=%sum
+  %g = bf16[8,16]{1,0} fusion(%y), kind=kCustom, calls=%product, metadata={op_name="jit(step)/transpose(jvp(Net))/head/dot"}
+  %first_end = f32[16]{0} all-reduce-done(%first)
+  %second = f32[4]{0} all-reduce-start(%g), to_apply=%sum
+  %second_end = f32[4]{0} all-reduce-done(%second)
+  ROOT %k = bf16[8,16]{0,1} copy(%g)
+}
+"""  # noqa: E501
+
+
+def test_reading_a_program_of_a_gpu():
+    report = compile.read_program(GPU_HLO)
+    assert report.kernels == {"collective": 2, "convolution": 1, "product": 1, "copy": 1} and report.cycles == 0
+    (reduced,) = report.collectives
+    assert (reduced.count, reduced.bytes, reduced.overlapped, reduced.hidden) == (2, 64 + 16, 2, 64)
+    array = 8 * 16 * 2
+    assert report.by_kind == {
+        "convolution": 3 * array,
+        "product": 2 * array,
+        "copy": 2 * array,
+        "collective": array + 64 + array + 16,
+    }
+    assert report.bytes == sum(report.by_kind.values()) and report.copies == 1 and report.copied == array
+    assert "M cycles | %" not in str(report) and "| kind | MB | % |" in str(report)
+
+
+def test_traffic_with_the_memory_of_the_device():
+    report = compile.read_program("""
+ENTRY %main (p: bf16[100]) -> bf16[100] {
+  %p = f32[100]{0:T(128)} parameter(0)
+  %s = (f32[100]{0:T(128)S(1)}, f32[100]{0:T(128)}, u32[]) copy-start(%p)
+  %d = f32[100]{0:T(128)S(1)} copy-done(%s)
+  %a = f32[100]{0:T(128)S(1)} fusion(%d), calls=%f, "estimated_cycles":"10"
+  ROOT %b = f32[100]{0:T(128)} fusion(%a), calls=%f, "estimated_cycles":"10"
+}
+""")
+    assert report.hbm == 2 * 128 * 4, "the copy into the core and the result; what stays inside costs nothing"
+    assert report.bytes == 4 * 100 * 4
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_the_program_of_a_training_step_on_gpus(tx):
+    task = tiny_run.regression_task()
+    report = compile.for_topology(task, tx, topology="h100:8", batch_size=2 * BATCH)
+    assert report.devices == 8 and report.kernels["convolution"] > 0 and report.flops > 0 and report.bytes > 0
+    assert {c.kind for c in report.collectives} == {"all-reduce"}
+    assert report.float64 == 0 and report.host_calls == 0 and report.memory.donated >= state_bytes(task, tx)
+    assert report.memory.fits and report.milliseconds is None

@@ -21,6 +21,7 @@ from experiments import (
     ablation_swahr,
     coco_debias,
     coco_integral,
+    coco_keypoint_rcnn,
     coco_rle,
     coco_swahr,
     h36m_lifting,
@@ -246,7 +247,17 @@ def test_flags_exist(capsys):
         submission.main,
         compare.compare,
     ]
-    pages = [coco_rle, coco_integral, coco_debias, coco_swahr, rhd_integral, oct_rle, h36m_lifting, h36m_rle]
+    pages = [
+        coco_rle,
+        coco_keypoint_rcnn,
+        coco_integral,
+        coco_debias,
+        coco_swahr,
+        rhd_integral,
+        oct_rle,
+        h36m_lifting,
+        h36m_rle,
+    ]
     kinds = [next(iter(page.PRESETS.values())).__class__ for page in pages]
     for kind in [*tools, *kinds, ablation_rle.Config, ablation_swahr.Config, orderings.Config, scaling_model.Options]:
         with pytest.raises(SystemExit):

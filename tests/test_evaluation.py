@@ -14,6 +14,7 @@ from jaxpose import metrics
 from jaxpose.evaluation import (
     average_precision,
     average_precision_by_category,
+    boxes,
     crowdpose_average_precision,
     nms,
     oks_nms,
@@ -989,3 +990,25 @@ def test_hotcoco_gives_the_numbers_of_pycocotools(seed):
 def test_an_unknown_engine():
     with pytest.raises(ValueError, match="engine must be one of auto, pycocotools, hotcoco, got 'matlab'"):
         average_precision(*crowded(1), engine="matlab")
+
+
+def test_boxes_are_scored_as_pycocotools_does():
+    """A hit at IoU 0.8, a miss, and a box inside a crowd, which is neither right nor wrong."""
+    person = {"image_id": 7, "category_id": 1, "keypoints": [10, 20, 2], "iscrowd": 0}
+    annotations = [
+        {**person, "id": 1, "bbox": [0, 0, 50, 50], "area": 1500},
+        {**person, "id": 2, "bbox": [200, 0, 100, 100], "area": 9000, "iscrowd": 1, "keypoints": [0, 0, 0]},
+        {**person, "id": 3, "bbox": [60, 0, 20, 20], "area": 300, "keypoints": [0, 0, 0]},
+    ]
+    truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": annotations}
+    records = [
+        {"image_id": 7, "box": [0, 0, 50, 40], "score": 0.9},
+        {"image_id": 7, "box": [210, 10, 20, 20], "score": 0.8},
+        {"image_id": 7, "box": [60, 0, 20, 20], "score": 0.7},
+    ]
+    numbers = boxes.average_precision(truth, records)
+    assert numbers["AP50"] == pytest.approx(1.0) and numbers["AP75"] == pytest.approx(1.0)
+    assert numbers["AR100"] == pytest.approx((7 + 10) / 20), "seven thresholds up to 0.8, and all ten"
+    assert boxes.average_precision(truth, [])["AP"] == 0
+    with pytest.raises(ValueError, match="image_id 8 of the boxes"):
+        boxes.average_precision(truth, [{"image_id": 8, "box": [0, 0, 1, 1], "score": 1.0}])

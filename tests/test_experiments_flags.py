@@ -114,7 +114,7 @@ def value_of(config: RunConfig, name: str) -> Any:
 
 def of_the_task(name: str, config: RunConfig) -> bool:
     """Whether a flag describes the task, which every field of the pages' own classes does that the data and the runner do not read."""
-    from experiments.common import hands, persons, scans, space, whole_images
+    from experiments.common import boxed_images, hands, persons, scans, space, whole_images
 
     kinds = (
         RunConfig,
@@ -123,6 +123,7 @@ def of_the_task(name: str, config: RunConfig) -> bool:
         scans.ScanData,
         space.SpaceDataConfig,
         whole_images.ImageConfig,
+        boxed_images.BoxedImageConfig,
     )
     data = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     data |= {"poses", "mirror", "root"}  # of pairs of poses

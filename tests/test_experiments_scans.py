@@ -28,9 +28,10 @@ def few_scans(monkeypatch):
     )
 
 
-def test_a_run_on_drawn_scans(tmp_path, few_scans):
+def test_a_run_on_drawn_scans(tmp_path, few_scans, capsys):
     out = tmp_path / "run"
     scores = oct_rle.main(["--out", str(out), "--no-compensate", "--seed", "3", "--likelihood.loss", "laplace", *NET])
+    assert "crops/s=" in capsys.readouterr().err, "the progress bar counts crops"
     assert {"error_um", "true_error_um", "coverage_50", "coverage_90", "error_um_ILM"} <= scores.keys()
     assert all(np.isfinite(value) for value in scores.values())
     for name in ("curves", "calibration", "predictions"):

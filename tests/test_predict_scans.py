@@ -102,11 +102,28 @@ def test_the_other_tools_say_what_such_a_run_is(run, tmp_path):
 
 
 def test_tools_for_poses_refuse_it(run, tmp_path):
-    from jaxpose import export, summary
+    from jaxpose import export
 
-    for call in (
-        lambda: export.main(run["l1"], out=tmp_path / "net.onnx"),
-        lambda: summary.main(run=run["l1"]),
-    ):
-        with pytest.raises(ValueError, match="predicts boundaries in scans, no poses: jaxpose predict takes it"):
-            call()
+    with pytest.raises(ValueError, match="predicts boundaries in scans, no poses: jaxpose predict takes it"):
+        export.main(run["l1"], out=tmp_path / "net.onnx")
+
+
+def test_the_summary_counts_a_net_of_scans_and_its_flow(run, tmp_path, capsys):
+    from jaxpose import summary
+
+    summary.main(run=run["l1"])
+    table = capsys.readouterr().out
+    assert "ColumnRegressor, input 16 x 176 px in grey values, 8 boundaries" in table and "flow" not in table
+    net = ColumnRegressor(ResUNet(width=2, levels=2), 8)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 176, 16), np.float32))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    total = next(line for line in table.splitlines() if line.startswith("total")).split()
+    assert total[1] == f"{weights:,}"
+    # The last layer alone: a product of (176 rows x 2 channels) with 16 outputs in 16 columns.
+    assert int(total[2].replace(",", "")) > 16 * 176 * 2 * 16
+    task = tasks.boundaries(net, skeleton=RETINA8, size_wh=(16, 176))
+    summary.main(run=tiny_run.write(tmp_path / "rle", task))
+    flow = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("flow, per column and boundary")
+    )
+    assert flow.split()[5] == "25"  # 3 x 8 knots + 1

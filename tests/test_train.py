@@ -232,6 +232,22 @@ def test_each_tensor_may_be_clipped_by_itself():
     assert float(jnp.abs(moved[True]["b"]).min()) > 0.9 and float(jnp.abs(moved[False]["b"]).max()) < 1e-3
 
 
+def test_sgd_is_that_of_pytorch():
+    """v = m v + (g + d w), w = w - rate v; what is not decayed moves by its gradient alone."""
+    decays = lambda params: {"kernel": True, "frozen": False}  # noqa: E731
+    tx = train.optimizer(optax.constant_schedule(0.1), momentum=0.9, weight_decay=0.5, decays=decays)
+    params = {"kernel": jnp.array(2.0), "frozen": jnp.array(2.0)}
+    state, velocity, weight = tx.init(params), 0.0, 2.0
+    for gradient in (1.0, -0.5):
+        updates, state = tx.update({"kernel": jnp.array(gradient), "frozen": jnp.array(0.0)}, state, params)
+        params = optax.apply_updates(params, updates)
+        velocity = 0.9 * velocity + gradient + 0.5 * weight
+        weight -= 0.1 * velocity
+        assert float(params["kernel"]) == pytest.approx(weight) and float(params["frozen"]) == 2.0
+    with pytest.raises(ValueError, match="weight_decay=-1 must be 0 or more"):
+        train.optimizer(optax.constant_schedule(0.1), weight_decay=-1)
+
+
 def test_the_published_schedules():
     official = train.multi_step(1e-3, boundaries=[170, 200])
     assert [float(official(t)) for t in (0, 169, 170, 199, 200)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5])

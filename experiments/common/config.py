@@ -113,7 +113,13 @@ class RunConfig:
     epochs: Annotated[float, Positive, MayChange] = 270
     """Passes over the training persons."""
     learning_rate: Annotated[float, Positive, Fixed] = 1e-3
-    """Adam's learning rate for this global batch size."""
+    """The optimiser's learning rate for this global batch size."""
+    optimizer: Annotated[Literal["adam", "sgd"], AnyValue, Fixed, Unsaid("adam")] = "adam"
+    """Adam, or SGD with momentum."""
+    momentum: Annotated[float, Between(0, 1, "a decay from 0 to below 1", open_high=True), Fixed, Unsaid(0.9)] = 0.9
+    """With --optimizer sgd: the momentum."""
+    weight_decay: Annotated[float, AtLeast(0), Fixed, Unsaid(0.0)] = 0.0
+    """Factor of the weights that is added to their gradient; weights that are frozen, and those of BatchNorm, are left out."""
     base_batch_size: Annotated[int | None, Positive, Fixed] = None
     """Scale the learning rate by batch_size / base_batch_size; none: no scaling."""
     decay: Annotated[Literal["milestones", "linear", "plateau", "exponential"], AnyValue, Fixed] = "milestones"
@@ -208,6 +214,8 @@ class RunConfig:
         A flag of these that is given by hand is refused (`refuse_idle`); one that a preset or a stored run sets is not.
         """
         flags = {}
+        if self.optimizer != "sgd":
+            flags["momentum"] = "--optimizer sgd"
         if self.decay != "milestones":
             flags["milestones"] = "--decay milestones"
         if self.decay != "plateau":

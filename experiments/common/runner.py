@@ -305,6 +305,7 @@ def loop(session: Session, preemption: parallel.Preemption) -> None:
     """Trains up to the last step, logs, evaluates and saves on the way, and stops on request."""
     config, total = session.config, session.total
     batches = session.kind.train_batches(start_step=session.start, total=total)
+    per_second = f"{session.kind.samples.split()[0]}/s"  # "crops of scans" are counted as crops
     bar = tqdm.tqdm(total=total, initial=session.start, unit="step", disable=jax.process_index() != 0, smoothing=0.05)
     clock, images = time.perf_counter(), 0
     for step, batch in zip(range(session.start + 1, total + 1), batches, strict=False):
@@ -320,7 +321,7 @@ def loop(session: Session, preemption: parallel.Preemption) -> None:
             rate = images / (time.perf_counter() - clock)
             session.log.write("train", step, images_per_s=rate, **values)
             best = {session.kind.best: session.scores.get(session.kind.best, "-")}
-            bar.set_postfix({"loss": f"{values['loss']:.2f}", **best, "img_s": f"{rate:.0f}"})
+            bar.set_postfix({"loss": f"{values['loss']:.2f}", **best, per_second: f"{rate:.0f}"})
             clock, images = time.perf_counter(), 0
         is_eval = step % session.eval_steps == 0 or step == total
         if is_eval or (config.checkpoint_every and step % config.checkpoint_every == 0):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, PredictStep, PyTree
 from jaxpose import tasks, train
+from jaxpose.tasks.base import not_normalization
 
 TrainStep = Callable[[train.TrainState, Batch], tuple[train.TrainState, dict[str, jax.Array]]]
 
@@ -112,7 +113,7 @@ def build(
     steps_per_epoch = samples / config.batch_size
     epochs, opening = first or (0, task)
     return Training.make(
-        task, make_optimizer(config, steps_per_epoch), mesh=mesh, seed=config.seed, ema=config.ema,
+        task, make_optimizer(config, steps_per_epoch, task), mesh=mesh, seed=config.seed, ema=config.ema,
         ema_growth=config.ema_growth, first=(round(epochs * steps_per_epoch), opening), flip_test=config.flips(),
     )  # fmt: skip
 
@@ -122,15 +123,24 @@ def steps_of(epochs: float, config: RunConfig, *, samples: int) -> int:
     return max(round(epochs * (samples / config.batch_size)), 1)
 
 
-def make_optimizer(config: RunConfig, steps_per_epoch: float) -> optax.GradientTransformation:
-    """Returns Adam with the learning rate, clipping and accumulation of the flags."""
+def make_optimizer(
+    config: RunConfig, steps_per_epoch: float, task: tasks.Task | None = None
+) -> optax.GradientTransformation:
+    """Returns the optimiser of the flags, with its learning rate, clipping and accumulation.
+
+    Args:
+        config: the flags.
+        steps_per_epoch: number of batches of an epoch.
+        task: the task that is trained; with a method `decays` it says which parameters --weight-decay applies to.
+    """
     rate = config.learning_rate
     if config.base_batch_size is not None:
         rate = train.scaled_learning_rate(rate, batch_size=config.batch_size, base_batch_size=config.base_batch_size)
     schedule = make_schedule(config, rate, steps_per_epoch / config.accumulate)
     return train.optimizer(
         schedule, clip_norm=config.clip_norm, clip_each=config.clip_each, accumulate=config.accumulate,
-        factor=config.decay == "plateau",
+        factor=config.decay == "plateau", momentum=config.momentum if config.optimizer == "sgd" else None,
+        weight_decay=config.weight_decay, decays=getattr(task, "decays", None) or not_normalization,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ so that 640x480 becomes 1066x800; Detectron2 resizes bytes with PIL, which filte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -70,3 +71,38 @@ def padded(image: np.ndarray, *, divisor: int = DIVISOR) -> np.ndarray:
     """
     height, width = image.shape[:2]
     return np.pad(image, ((0, -height % divisor), (0, -width % divisor), (0, 0)))
+
+
+def in_picture(
+    rows: Mapping[str, np.ndarray], *, picture_hw: np.ndarray, half_pixel: bool = False
+) -> dict[str, np.ndarray]:
+    """Maps boxes and joints in a scaled image to the picture as it is stored.
+
+    Args:
+        rows: "size_hw" (..., 2), the height and width of the scaled image; "boxes" (..., D, 4) xyxy in its pixels; if present
+            "keypoints" (..., D, K, 2) and their scales "keypoint_sigma" (..., D, K, 2).
+        picture_hw: (..., 2) height and width of the picture, px.
+        half_pixel: True if half a pixel has been subtracted from the joints: it is one of the picture, since Detectron2 scales
+            first and subtracts then (QUIRK E8).
+
+    Returns:
+        "box" (..., D, 4) x, y, w, h within the picture, float64; with joints "xy" (..., D, K, 2), and "sigma" (..., D, K, 2).
+
+    >>> rows = {"size_hw": np.array([50, 100]), "boxes": np.array([[10.0, 10.0, 120.0, 30.0]])}
+    >>> in_picture(rows, picture_hw=np.array([100, 200]))["box"].tolist()
+    [[20.0, 20.0, 180.0, 40.0]]
+    """
+    # The ratio of the sides in float32, as the code bases compute it.
+    scale = np.float32(picture_hw) / np.asarray(rows["size_hw"]).astype(np.float32)
+    scale = scale[..., None, ::-1].astype(np.float64)  # (..., 1, 2): x, y
+    limit = np.asarray(picture_hw)[..., None, ::-1]
+    low, high = (
+        np.clip(rows["boxes"][..., part].astype(np.float64) * scale, 0, limit) for part in (slice(2), slice(2, 4))
+    )
+    result = {"box": np.concatenate([low, high - low], -1)}
+    half = 0.5 if half_pixel else 0.0
+    if "keypoints" in rows:
+        result["xy"] = (rows["keypoints"].astype(np.float64) + half) * scale[..., None, :] - half
+    if "keypoint_sigma" in rows:
+        result["sigma"] = rows["keypoint_sigma"].astype(np.float64) * scale[..., None, :]
+    return result

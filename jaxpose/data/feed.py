@@ -22,7 +22,16 @@ from jaxpose.data.augment import PERMUTATIONS, philox
 from jaxpose.data.pixels import decode_picture
 from jaxpose.data.source import DamagedData, Source
 
-__all__ = ["EvalBatches", "Pipeline", "TrainBatches", "check_share", "check_steps", "sample_indices", "tensorflow"]
+__all__ = [
+    "EvalBatches",
+    "Pipeline",
+    "TrainBatches",
+    "batches_by_size",
+    "check_share",
+    "check_steps",
+    "sample_indices",
+    "tensorflow",
+]
 
 
 def sample_indices(positions: Sequence[int], *, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +57,29 @@ def sample_indices(positions: Sequence[int], *, num_samples: int, seed: int) -> 
 @lru_cache(maxsize=4)  # a batch can span two epochs; each takes 4 bytes per sample
 def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     return philox(seed, PERMUTATIONS, epoch, 0).permutation(np.arange(num_samples, dtype=np.int32))
+
+
+def batches_by_size(sizes: np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns the samples of each evaluation batch: the same sizes together, the largest first, padded by -1.
+
+    Args:
+        sizes: ``(N, 2)`` whole numbers, the size of each sample.
+        batch_size: The number of samples of a batch.
+
+    Returns:
+        ``(steps, batch_size)`` int64.
+
+    >>> batches_by_size(np.array([[2, 2], [4, 4], [2, 2], [4, 4], [4, 4]]), 2).tolist()
+    [[1, 3], [4, -1], [0, 2]]
+    """
+    kinds, which = np.unique(sizes, axis=0, return_inverse=True)
+    batches = []
+    for kind in sorted(range(len(kinds)), key=lambda k: (-int(kinds[k].prod()), *kinds[k])):
+        members = np.flatnonzero(which.reshape(-1) == kind)
+        padded = np.full(-(-len(members) // batch_size) * batch_size, -1, np.int64)
+        padded[: len(members)] = members
+        batches.append(padded.reshape(-1, batch_size))
+    return np.concatenate(batches)
 
 
 class Pipeline:

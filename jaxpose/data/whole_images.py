@@ -46,7 +46,16 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.data.augment import WholeImage, draw_whole, move_joints, named_whole, whole_generator
-from jaxpose.data.feed import EvalBatches, Pipeline, TrainBatches, check_share, check_steps, sample_indices, tensorflow
+from jaxpose.data.feed import (
+    EvalBatches,
+    Pipeline,
+    TrainBatches,
+    batches_by_size,
+    check_share,
+    check_steps,
+    sample_indices,
+    tensorflow,
+)
 from jaxpose.data.masks import valid_mask
 from jaxpose.data.pixels import decoded, warped
 from jaxpose.data.source import Source, is_labelled
@@ -225,7 +234,7 @@ def eval_batches(
     if len(source) == 0:
         raise ValueError(f"{source} has no images")
     sizes = _all_sizes(source, size=size, fit=fit, scales=scales)
-    table = _grouped(sizes[:, list(scales).index(1)], batch_size)
+    table = batches_by_size(sizes[:, list(scales).index(1)], batch_size)
 
     def plan_batch(step: int) -> dict[str, np.ndarray]:
         rows = table[step, process_index * local : (process_index + 1) * local]
@@ -528,18 +537,6 @@ def _all_sizes(source: Source, *, size: int, fit: str, scales: Sequence[float]) 
     """Returns the widths and heights of the inputs of all images, (num_images, S, 2)."""
     kinds, which = np.unique(np.asarray(source.images["size_wh"]), axis=0, return_inverse=True)
     return np.array([fitted_sizes(kind, size=size, fit=fit, scales=scales) for kind in kinds])[which.reshape(-1)]
-
-
-def _grouped(sizes: np.ndarray, batch_size: int) -> np.ndarray:
-    """Returns the images of each batch, (steps, batch_size) int64: the same shapes together, the largest first, padded by -1."""
-    kinds, which = np.unique(sizes, axis=0, return_inverse=True)
-    batches = []
-    for kind in sorted(range(len(kinds)), key=lambda k: (-int(kinds[k].prod()), *kinds[k])):
-        members = np.flatnonzero(which.reshape(-1) == kind)
-        padded = np.full(-(-len(members) // batch_size) * batch_size, -1, np.int64)
-        padded[: len(members)] = members
-        batches.append(padded.reshape(-1, batch_size))
-    return np.concatenate(batches)
 
 
 def _rounded(value: float) -> int:

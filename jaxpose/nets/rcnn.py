@@ -21,11 +21,11 @@ from flax import linen as nn
 from jaxpose.detection import anchors, boxes, keypoint_maps, roi_align
 from jaxpose.nets.deconv import deconvolve
 from jaxpose.nets.fpn import FPN, BiasConv, NormConv, caffe_xavier
-from jaxpose.nets.layers import compute_dtype, param_dtype
+from jaxpose.nets.layers import compute_dtype, later, param_dtype
 
 Rows = dict[str, jax.Array]
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-BOX_CELLS, JOINT_CELLS = 7, 14
+BOX_CELLS = 7
 BOX_CHUNK, JOINT_CHUNK = 128, 4  # rows of a head at a time
 OUTPUTS = ("boxes", "scores", "labels", "valid", "keypoints", "keypoint_scores")
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -99,7 +99,7 @@ class BoxHead(nn.Module):
 
 
 class KeypointHead(nn.Module):
-    """Predicts the joints of regions: maps of 56 x 56 (He et al. 2017), or coordinates with their sigma for RLE.
+    """Predicts the joints of regions: maps four times as fine (He et al. 2017: 56 x 56), or coordinates with their sigma for RLE.
 
     Attributes:
         num_joints: the number of joints, K.
@@ -116,7 +116,7 @@ class KeypointHead(nn.Module):
 
     @nn.compact
     def __call__(self, regions: jax.Array) -> jax.Array:
-        """Returns maps (R, 56, 56, K) or numbers (R, K, 4) of regions (R, 14, 14, C)."""
+        """Returns maps (R, 4 n, 4 n, K) or numbers (R, K, 4) of regions (R, n, n, C); n is 14 as published."""
         x = regions
         for i, features in enumerate(self.convs):
             x = nn.relu(BiasConv(features, 3, dtype=self.dtype, kernel_init=he_fan_out, name=f"conv_{i}")(x))
@@ -177,6 +177,7 @@ class RCNN(nn.Module):
         box_nms: IoU above which the weaker of two boxes of a class is dropped.
         classes: labels that are output, as a detector of persons has the person alone; None: all.
         train_bn: if True, BatchNorm of the backbone is trained; False: frozen.
+        joint_cells: rows and columns of a region for the keypoint head; its maps have four times as many.
         dtype: compute dtype of everything but box arithmetic and outputs.
     """
 
@@ -204,6 +205,7 @@ class RCNN(nn.Module):
     box_nms: float = 0.5
     classes: tuple[int, ...] | None = None
     train_bn: bool = False
+    joint_cells: int = later(14)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -282,7 +284,9 @@ class RCNN(nn.Module):
         if self.num_joints:
             rows = self._rows(outputs["boxes"], outputs["valid"])
             read = self.read_joints
-            joints = self._in_chunks(self.keypoint_head, levels, rows, cells=JOINT_CELLS, size=JOINT_CHUNK, after=read)
+            joints = self._in_chunks(
+                self.keypoint_head, levels, rows, cells=self.joint_cells, size=JOINT_CHUNK, after=read
+            )
             shape = outputs["valid"].shape
             outputs |= {name: values.reshape(*shape, *values.shape[1:]) for name, values in joints.items()}
         return outputs

@@ -122,24 +122,17 @@ class Detector:
     def _detections(self, row: dict[str, np.ndarray], picture_hw: tuple[int, int]) -> Detections:
         if not all(np.isfinite(row[name]).all() for name in ("boxes", "scores")):
             raise ValueError("the net's outputs are not finite: its weights are damaged, or its training diverged")
-        # The ratio of the sides in float32, as the code bases compute it.
-        scale = (np.float32(picture_hw) / row["size_hw"].astype(np.float32))[::-1].astype(np.float64)
-        low, high = np.clip(row["boxes"].astype(np.float64).reshape(-1, 2, 2) * scale, 0, picture_hw[::-1]).swapaxes(
-            0, 1
-        )
-        size = high - low
-        where = row["valid"] & (row["scores"] >= self.min_score) & (size > 0).all(-1)
-        count = len(size)
-        # The half pixel that the task has subtracted is one of the picture: Detectron2 scales first, and subtracts then.
-        half = 0.5 if self.task.resize.half_pixel else 0.0
-        xy = (row.get("keypoints", np.zeros((count, 0, 2))).astype(np.float64) + half) * scale - half
+        placed = scaling.in_picture(row, picture_hw=np.array(picture_hw), half_pixel=self.task.resize.half_pixel)
+        box, count = placed["box"], len(placed["box"])
+        where = row["valid"] & (row["scores"] >= self.min_score) & (box[:, 2:] > 0).all(-1)
+        xy = placed.get("xy", np.zeros((count, 0, 2)))
         confidence = row.get("keypoint_confidence", np.zeros((count, 0))).astype(np.float64)
-        sigma = row["keypoint_sigma"].astype(np.float64) * scale if "keypoint_sigma" in row else None
+        sigma = placed.get("sigma")
         left_out = 0
         if row["valid"].all() and row["scores"].min() >= self.min_score:  # those without a slot may have been as good
             left_out = int(row["candidates"]) - count
         return Detections(
-            box=np.concatenate([low, size], -1)[where],
+            box=box[where],
             score=row["scores"][where].astype(np.float64),
             label=row["labels"][where],
             xy=xy[where],

@@ -12,7 +12,7 @@ No class has to inherit from them: any class with these members satisfies them. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args, get_origin, get_type_hints, runtime_checkable
 
@@ -344,6 +344,22 @@ def preprocessor(name: str) -> Preprocess:
     if name not in PREPROCESS:
         raise ValueError(f"preprocess={name!r}: expected one of {', '.join(PREPROCESS)}")
     return PREPROCESS[name]
+
+
+def not_normalization(params: PyTree) -> PyTree:
+    """Returns which parameters are decayed where the published recipes exempt normalisation: those of layers without a scale.
+
+    Args:
+        params: Nested dictionaries of parameters.
+
+    >>> not_normalization({"bn1": {"scale": 1.0, "bias": 0.0}, "conv1": {"kernel": 1.0, "bias": 0.0}})
+    {'bn1': {'scale': False, 'bias': False}, 'conv1': {'kernel': True, 'bias': True}}
+    """
+    if not isinstance(params, Mapping):
+        return True
+    if "scale" in params:
+        return dict.fromkeys(params, False)
+    return {name: not_normalization(part) for name, part in params.items()}
 
 
 def check_size(size_wh: Sequence[int]) -> None:

@@ -26,9 +26,10 @@ from jaxpose.tasks.base import (
     PyTree,
     check_choices,
     check_positive,
+    not_normalization,
     preprocessor,
 )
-from jaxpose.tasks.detection_loss import Priority, RegionLoss, region_losses, trainable
+from jaxpose.tasks.detection_loss import Priority, RegionLoss, is_frozen, region_losses, trainable
 from jaxpose.tasks.regression import Likelihood
 
 BOX_OUTPUTS = ("boxes", "scores", "labels", "valid", "candidates")
@@ -115,6 +116,14 @@ class Detection(NetTask):
         if self.has_likelihood and self.likelihood.has_flow:
             variables["params"]["flow"] = self.likelihood.flow().init(flow_key, jnp.zeros((1, 2)))["params"]
         return variables
+
+    def decays(self, params: PyTree) -> PyTree:
+        """Returns which parameters a decay of weights applies to: neither frozen ones nor those of normalisation."""
+        options = {"freeze_at": self.training.freeze_at, "train_bn": self.net.train_bn}
+        frozen = is_frozen(params["net"]["backbone"], **options)
+        decayed = not_normalization(params)
+        backbone = jax.tree.map(lambda decay, stop: decay and not stop, decayed["net"]["backbone"], frozen)
+        return decayed | {"net": decayed["net"] | {"backbone": backbone}}
 
     def density(self, variables: PyTree, *, required: bool = False) -> density.Model | None:
         """See `Task.density`."""

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 
 from jaxpose import losses
 from jaxpose.detection import boxes, matching
-from jaxpose.nets.rcnn import BOX_CELLS, BOX_WEIGHTS, JOINT_CELLS, RCNN
+from jaxpose.nets.rcnn import BOX_CELLS, BOX_WEIGHTS, RCNN
 from jaxpose.tasks.base import Batch, check_positive
 from jaxpose.tasks.regression import Likelihood, per_joint_loss
 
 Priority = Callable[[str, int], jax.Array]
-MAP_CELLS = 56
 
 
 @dataclass(frozen=True)
@@ -199,11 +198,11 @@ def _box_losses(module, levels, regions, batch, settings) -> dict[str, jax.Array
 def _joint_loss(module, levels, regions, batch, settings, likelihood, flow) -> jax.Array:
     most = min(settings.most_positive, regions["box"].shape[1])  # positives come first
     box, match, positive = (regions[name][:, :most] for name in ("box", "match", "positive"))
-    features = module.pool(levels, box, cells=JOINT_CELLS)
+    features = module.pool(levels, box, cells=module.joint_cells)
     outputs = module.keypoint_head(features.reshape(-1, *features.shape[2:]))
     keypoints = jnp.take_along_axis(batch["keypoints"], match[..., None, None], 1)
     keypoints, box, positive = keypoints.reshape(-1, *keypoints.shape[2:]), box.reshape(-1, 4), positive.ravel()
-    cell, inside = matching.keypoint_targets(keypoints, box, size=MAP_CELLS)
+    cell, inside = matching.keypoint_targets(keypoints, box, size=4 * module.joint_cells)
     where = inside & positive[:, None]
     if module.keypoint_output == "rle":
         low, size = box[:, None, :2], (box[:, 2:] - box[:, :2])[:, None]
@@ -236,15 +235,28 @@ def trainable(params: dict[str, Any], *, freeze_at: int, train_bn: bool) -> dict
         freeze_at: number of parts of the backbone that are not trained, the stem first.
         train_bn: if False, no BatchNorm of the backbone is trained.
     """
+    frozen = is_frozen(params["backbone"], freeze_at=freeze_at, train_bn=train_bn)
+    stopped = jax.tree.map(
+        lambda value, stop: jax.lax.stop_gradient(value) if stop else value, params["backbone"], frozen
+    )
+    return params | {"backbone": stopped}
+
+
+def is_frozen(backbone: dict[str, Any], *, freeze_at: int, train_bn: bool) -> dict[str, Any]:
+    """Returns which parameters of a ResNet are not trained; see `trainable`.
+
+    >>> is_frozen({"conv1": 0, "bn1": 0, "layer1_0": 0, "layer2_0": {"conv1": 0, "bn1": 0}}, freeze_at=2, train_bn=False)
+    {'bn1': True, 'conv1': True, 'layer1_0': True, 'layer2_0': {'bn1': True, 'conv1': False}}
+    """
     parts = ("conv1", "bn1"), *((f"layer{i}_",) for i in range(1, 5))
     frozen = tuple(name for part in parts[:freeze_at] for name in part)
 
-    def leaf(path: tuple, value: jax.Array) -> jax.Array:
+    def leaf(path: tuple, value: Any) -> bool:
         names = [entry.key for entry in path]
         is_norm = any(name.startswith("bn") or name == "downsample_bn" for name in names)
-        return jax.lax.stop_gradient(value) if names[0].startswith(frozen) or (is_norm and not train_bn) else value
+        return names[0].startswith(frozen) or (is_norm and not train_bn)
 
-    return params | {"backbone": jax.tree_util.tree_map_with_path(leaf, params["backbone"])}
+    return jax.tree_util.tree_map_with_path(leaf, backbone)
 
 
 def _where(mask: jax.Array, values: jax.Array, other: Any) -> jax.Array:

@@ -36,11 +36,12 @@ def maps(
     out: Path | None = None,
     on_bad: Literal["error", "skip"] = "error",
 ) -> None:
-    """Draw a run's output before coordinates are computed: heatmaps, tags, scale maps, densities.
+    """Draw a run's output before coordinates are computed: heatmaps, tags, scale maps, densities, proposals.
 
     For heatmaps: each joint's map over the crop. For a bottom-up net: heatmaps, tags and scale maps over the whole image. For a
     regression: every joint's standard deviation, and the regions that hold 50 % and 90 % of its predictive density, with the
-    run's calibration of sigma. All are drawn without the flip test.
+    run's calibration of sigma. For a detector: the positive anchors, the best proposals and the boxes of each picture, and which share
+    of the labelled boxes each step reaches at IoU 0.5. All are drawn without the flip test.
 
     Args:
         run: a run's folder.
@@ -62,7 +63,7 @@ def maps(
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a lot
     variables, stored = checkpoint.restore_model(run, step=step)
     task = tasks.from_config(stored["task"])
-    tasks.check_poses(task, run)
+    tasks.check_poses(task, run, detectors=True)
     if getattr(task, "dim", 2) == 3:
         raise ValueError(
             f"{run} predicts joints in space, whose regions are no areas of a picture: report.html of the run shows them, and "
@@ -72,13 +73,22 @@ def maps(
     paths = reader.find(data, split, annotations=None, images=None)
     source = reader.read(*paths, split=split, skeleton=task.skeleton, on_bad=on_bad)
     out = Path(run) / "maps" if out is None else out
-    draw = _people if task.level == "image" else _heatmaps if hasattr(task, "maps") else _regions
-    settings = inference.from_checkpoint(stored)
-    pictures = draw(task, variables, settings, source.at_level(task.level), count=count, seed=seed, out=out / split)
+    is_crop = task.level == "person"
+    settings, source = inference.from_checkpoint(stored), source.at_level("person" if is_crop else "image")
+    further = {}
+    if task.level == "detection":
+        from jaxpose.view import regions
+
+        indices = _select_indices(source, count, seed)
+        pictures, further["reached"] = regions.draw(task, variables, source, indices, out / split)
+    else:
+        draw = _people if not is_crop else _heatmaps if hasattr(task, "maps") else _regions
+        pictures = draw(task, variables, settings, source, count=count, seed=seed, out=out / split)
     facts = {
         "checkpoint_step": stored["step"],
         "family": task.family,
         "pictures": [str(path) for path in pictures],
+        **further,
     }
     print(json.dumps(facts))
 

@@ -1,0 +1,155 @@
+"""Builds R-CNNs from flags: the net, its task, and the weights that it starts from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from experiments.common import boxed_images, families
+from experiments.common.kinds import PyTree
+from experiments.common.rules import AllPositive, AnyValue, AtLeast, Between, Fixed, Positive
+from jaxpose import checkpoint, nets, tasks
+from jaxpose.skeleton import Skeleton
+from jaxpose.tasks.detection_loss import RegionLoss
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
+    """An R-CNN on a feature pyramid, with a head for joints."""
+
+    preprocess: Annotated[Literal["imagenet", "detectron2"], AnyValue, Fixed] = "detectron2"
+    """Image normalisation."""
+    head: Annotated[Literal["heatmap", "rle"], AnyValue, Fixed] = "heatmap"
+    """Joints from maps, as published, or coordinates with the likelihood of RLE."""
+    variant: Annotated[Literal["detectron2", "torchvision"], AnyValue, Fixed] = "detectron2"
+    """The code base whose rules the net follows."""
+    likelihood: Annotated[tasks.Likelihood, AnyValue, Fixed] = tasks.Likelihood()
+    """With --head rle: the loss of the joints."""
+    regions: Annotated[RegionLoss, AnyValue, Fixed] = RegionLoss(post_nms=1500)
+    """Matching and sampling of anchors and of regions."""
+    train_bn: Annotated[bool, AnyValue, Fixed] = False
+    """Train the backbone's BatchNorm; published nets freeze that of the ImageNet weights."""
+    fpn_features: Annotated[int, Positive, Fixed] = 256
+    """Channels of the feature pyramid."""
+    box_features: Annotated[tuple[int, ...], AllPositive, Fixed] = (1024, 1024)
+    """Units of the layers of the box head."""
+    keypoint_convs: Annotated[tuple[int, ...], AllPositive, Fixed] = (512,) * 8
+    """Channels of the convolutions of the keypoint head."""
+    joint_cells: Annotated[int, Positive, Fixed] = 14
+    """Rows and columns of a region for the keypoint head; the maps of --head heatmap have four times as many."""
+    first_level: Annotated[Literal[2, 3, 4], AnyValue, Fixed] = 2
+    """Finest level of the pyramid; 2 has stride 4."""
+    anchor_sizes: Annotated[tuple[float, ...], AllPositive, Fixed] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    """Side of a square anchor of each level, px."""
+    anchor_ratios: Annotated[tuple[float, ...], AllPositive, Fixed] = (0.5, 1.0, 2.0)
+    """Heights over widths of the anchors."""
+    region_size: Annotated[float, Positive, Fixed] = 224.0
+    """Side of a box that is read from --region-level, px."""
+    region_level: Annotated[int, AtLeast(2), Fixed] = 4
+    """See --region-size."""
+    pre_nms: Annotated[int, Positive, Fixed] = 1000
+    """Number of proposals of a level at test, before their suppression."""
+    post_nms: Annotated[int, Positive, Fixed] = 1000
+    """Number of proposals at test."""
+    slots: Annotated[int, Positive, Fixed] = 100
+    """Largest number of people of an image at test; a warning says where there were more."""
+    min_score: Annotated[float, Between(0, 1, "a probability, below 1", open_high=True), Fixed] = 0.05
+    """Score that a box has to exceed at test."""
+
+    def idle(self) -> dict[str, str]:
+        flags = super().idle()
+        if self.head != "rle":
+            flags["likelihood"] = "--head rle"
+        elif not self.likelihood.has_flow:
+            flow = ("flow_layers", "flow_hidden", "flow_init")
+            flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in flow}
+        return flags
+
+
+def rcnn_task(config: RCNNConfig, skeleton: Skeleton) -> tasks.Task:
+    """Returns the task of the flags: net, matching, loss of the joints.
+
+    Raises:
+        ValueError: the backbone has no pyramid, or the anchors do not fit its levels.
+    """
+    if config.backbone != "resnet" or config.resnet_stages != 4:
+        raise ValueError(
+            f"--backbone {config.backbone} --resnet-stages {config.resnet_stages}: the pyramid is made of the four stages of a ResNet"
+        )
+    levels = 5 - config.first_level + 2  # one more, for proposals alone
+    if len(config.anchor_sizes) != levels:
+        raise ValueError(
+            f"--anchor-sizes {config.anchor_sizes} --first-level {config.first_level}: expected {levels} sizes, one for each level"
+        )
+    dtype = jnp.dtype(config.dtype)
+    backbone = nets.ResNet(
+        depth=config.depth, width=config.width or 64, dtype=dtype, batch_groups=config.batch_groups,
+        stride_in_1x1=config.variant == "detectron2",
+    )  # fmt: skip
+    net = nets.RCNN(
+        backbone, num_joints=skeleton.num_joints, variant=config.variant, fpn_features=config.fpn_features,
+        box_features=config.box_features, keypoint_convs=config.keypoint_convs, keypoint_output=config.head,
+        anchor_sizes=config.anchor_sizes, anchor_ratios=config.anchor_ratios, first_level=config.first_level,
+        region_size=config.region_size, region_level=config.region_level, pre_nms=config.pre_nms,
+        post_nms=config.post_nms, max_detections=config.slots, min_score=config.min_score, train_bn=config.train_bn,
+        joint_cells=config.joint_cells, dtype=dtype,
+    )  # fmt: skip
+    return tasks.detection(
+        net, skeleton=skeleton, size_wh=config.size_wh, resize=config.resize(), preprocess=config.preprocess,
+        training=config.regions, likelihood=config.likelihood,
+    )  # fmt: skip
+
+
+def rcnn_tasks(config: RCNNConfig, skeleton: Skeleton) -> tuple[tasks.Task, None]:
+    """Returns the task of the flags, and None for the task that comes first."""
+    return rcnn_task(config, skeleton), None
+
+
+def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
+    """Returns fresh variables with the weights of --init; None without it.
+
+    Of a run of a detector, or of an imported one, every array of the same name and shape is taken, so that a net with --head rle starts
+    from one that was trained with maps in everything but its last layer and its flow. Of anything else the backbone is taken.
+
+    Raises:
+        ValueError: the detector has a different backbone or pyramid, or sees other colours.
+    """
+    if config.init is None or not config.init.is_dir():
+        return families.from_pretrained(task, config)
+    variables, stored = checkpoint.restore_model(config.init)
+    source = tasks.from_config(stored["task"])
+    if not isinstance(source, tasks.Detection):
+        return families.from_pretrained(task, config)
+    if source.preprocess != task.preprocess:
+        raise ValueError(
+            f"--init {config.init} was trained with --preprocess {source.preprocess}, this run has {task.preprocess}: give the same one"
+        )
+    fresh = jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))  # eagerly, it would also run the net
+    return _with_weights(fresh, variables, source=config.init)
+
+
+def _with_weights(fresh: Mapping[str, Any], given: Mapping[str, Any], *, source: Path) -> PyTree:
+    """Returns `fresh` with the arrays of `given` that have the same name and shape; the others are logged."""
+    ours, theirs = (traverse_util.flatten_dict(dict(tree)) for tree in (fresh, given))
+    same = {path for path in ours if path in theirs and np.shape(ours[path]) == np.shape(theirs[path])}
+    different = sorted({"/".join(path[:3]) for path in set(ours) - same})
+    body = {path for path in ours if {"backbone", "fpn"} & set(path)}
+    if not body <= same:
+        other = "/".join(min(body - same))
+        raise ValueError(
+            f"--init {source} has another backbone or pyramid: {other} differs, see --depth, --width, --fpn-features"
+        )
+    log.info(
+        "--init %s gives %d arrays of %d; fresh are %s", source, len(same), len(ours), ", ".join(different) or "none"
+    )
+    return traverse_util.unflatten_dict({path: theirs[path] if path in same else ours[path] for path in ours})

@@ -15,7 +15,8 @@ compensation  One bump on a map with a background of given level and noise, deco
               becomes -1 in the second, and at 0 the second still passes the noise on.
 run           The same multiple of sigma in a trained run of regression, on images, with and without the flip test.
 scales        SAHR: the alpha that minimises (H_alpha - P)^2 + lambda alpha^2 at a pixel, and the part of the loss that it can take
-              away. WAHR: the height of the peak that is best to predict when the label is uncertain.
+              away. WAHR: the height of the peak that is best to predict when the label is uncertain;
+              with --data, the best maps of synthetic people at more label noise.
 
 docs/experiments.md has the results and what follows from them.
 """
@@ -38,7 +39,9 @@ from experiments.common.rules import AllPositive, AnyValue, LocalPath, Positive,
 from jaxpose import checkpoint, files, heatmap, inference, losses, tasks
 from jaxpose.data import crops
 from jaxpose.data.formats import coco
+from jaxpose.data.synthetic import sample_noise as sample_label_noise
 from jaxpose.flow import RealNVP
+from jaxpose.skeleton import COCO17
 
 Part = Literal["dle", "compensation", "scales", "run"]
 Noise = Literal["laplace", "t1.5", "outliers", "skewed"]
@@ -48,7 +51,9 @@ Net = list[tuple[jax.Array, jax.Array]]
 FEATURES, HIDDEN, BATCH, SCALE = 16, 64, 64, 0.02  # SCALE: of the label noise, in parts of the picture
 SIZE_HW, MODE_XY, BUMP = (24, 16), (4.0, 6.0), 1.0  # the map of the embedded ablation
 DRAWS = 256
-SIGMA = 2.0  # of the bottom-up targets, in pixels of the map
+# The embedded bottom-up runs: the targets' sigma in pixels of the map, the picture's longer side, input pixels per map pixel, and the
+# least height of a peak that is grouped.
+SIGMA, SIDE, STRIDE, THRESHOLD = 1.0, 128, 2, 0.1
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,18 @@ class Config:
     """Number of seeds of the part dle."""
     flow_hidden: Annotated[tuple[int, ...], AllPositive] = (64, 64)
     """Hidden widths of the flow of the part dle."""
+    flow_init: Annotated[Literal["torch", "xavier"], AnyValue] = "torch"
+    """Start of the flow of the part dle; "xavier" is near the identity, so that its mean starts at 0."""
+    sigma_bias: Annotated[float, AnyValue] = -1.0
+    """Bias of sigma's logit in the part dle, where sigma starts."""
+    centre: Annotated[bool, AnyValue] = False
+    """Take the mean off the true function of the part dle."""
     data: Annotated[Path | None, LocalPath] = None
     """Folder of synthetic people, for the part scales: the size of its label noise; and for the part run."""
     run: Annotated[Path | None, LocalPath] = None
     """Folder of a run of regression, for the part run."""
+    split: Annotated[Literal["train", "val"], AnyValue] = "val"
+    """Split of --data that the part run predicts."""
 
 
 # ---------------------------------------------------------------------------------------------------------- DLE and RLE
@@ -118,20 +131,26 @@ def errors_of_mu(loss: Loss, noise: Noise, seed: jax.Array, config: Config) -> j
     """Trains one net and returns the error of mu on fresh samples, all in units of the noise's scale.
 
     Returns:
-        (3,): the mean distance of mu from the true function; the same after the best multiple of sigma is added to every mu; the
-        length of that multiple.
+        (4,): the mean distance of mu from the true function; the same after the best multiple of sigma is added to every mu; the
+        length of that multiple; the mean of sigma.
     """
     of_truth, of_net, of_flow, of_data = jax.random.split(jax.random.key(seed), 4)
     teacher, spread = init_net(of_truth, (FEATURES, 32, 32, 2)), jax.random.normal(of_truth, (FEATURES,)) / 4
-    flow, optimizer = RealNVP(hidden=config.flow_hidden), optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
+    flow = RealNVP(hidden=config.flow_hidden, scheme=config.flow_init)
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
     params = {"net": init_net(of_net, (FEATURES, HIDDEN, HIDDEN, 4)), "flow": flow.init(of_flow, jnp.zeros((1, 2)))}
 
-    def truth(x: jax.Array) -> jax.Array:
+    def uncentred(x: jax.Array) -> jax.Array:
         return 0.3 * jnp.tanh(apply_net(teacher, x))
+
+    mean = uncentred(jax.random.normal(jax.random.key(7), (20000, FEATURES))).mean(0) if config.centre else 0.0
+
+    def truth(x: jax.Array) -> jax.Array:
+        return uncentred(x) - mean
 
     def predict(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = apply_net(params["net"], x)
-        return 0.1 * out[..., :2], jax.nn.sigmoid(out[..., 2:] - 1)
+        return 0.1 * out[..., :2], jax.nn.sigmoid(out[..., 2:] + config.sigma_bias)
 
     def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], None]:
         params, state = carry
@@ -153,7 +172,7 @@ def errors_of_mu(loss: Loss, noise: Noise, seed: jax.Array, config: Config) -> j
     difference = truth(x) - mu
     multiple = (difference * sigma).sum(0) / (sigma * sigma).sum(0)
     lengths = [jnp.linalg.norm(d, axis=-1).mean() / SCALE for d in (difference, difference - multiple * sigma)]
-    return jnp.stack([*lengths, jnp.linalg.norm(multiple)])
+    return jnp.stack([*lengths, jnp.linalg.norm(multiple), sigma.mean() / SCALE])
 
 
 def dle_table(config: Config) -> Rows:
@@ -164,8 +183,10 @@ def dle_table(config: Config) -> Rows:
             trained = jax.jit(
                 jax.vmap(lambda seed, name=name, noise=noise: errors_of_mu(LOSSES[name], noise, seed, config))
             )
-            error, rest, multiple = np.asarray(trained(jnp.arange(config.seeds))).mean(0)
-            rows[f"{noise}, {name}"] = {"error": error, "without the multiple": rest, "multiple of sigma": multiple}
+            error, rest, multiple, sigma = np.asarray(trained(jnp.arange(config.seeds))).mean(0)
+            rows[f"{noise}, {name}"] = {
+                "error": error, "without the multiple": rest, "multiple of sigma": multiple, "sigma": sigma,
+            }  # fmt: skip
             print_row(f"{noise}, {name}", rows[f"{noise}, {name}"])
     return rows
 
@@ -310,13 +331,8 @@ def scales_tables() -> Rows:
     return rows
 
 
-def label_noise(folder: Path, *, side: int = 128, stride: int = 2) -> Rows:
-    """Returns the standard deviation of synthetic labels in units of the targets' sigma, by the size of the person.
-
-    Args:
-        folder: a folder of `jaxpose synthetic`.
-        side: longer side of the images that the net sees.
-        stride: input pixels per map pixel.
+def synthetic_people(folder: Path) -> list[tuple[dict[str, Any], float]]:
+    """Returns the labelled people that `jaxpose synthetic` held out, each with its map pixels per pixel of the picture.
 
     Raises:
         FileNotFoundError, ValueError: the folder has no synthetic people.
@@ -326,19 +342,105 @@ def label_noise(folder: Path, *, side: int = 128, stride: int = 2) -> Rows:
     people = [a for a in content["annotations"] if a["num_keypoints"]]
     if not people or "keypoints_clean" not in people[0]:
         raise ValueError(f"--data {folder}: expected a folder of jaxpose synthetic, whose true joints are known")
-    size = np.array([np.sqrt(a["area"]) / longer[a["image_id"]] for a in people])
+    return [(person, SIDE / longer[person["image_id"]] / STRIDE) for person in people]
+
+
+def label_noise(folder: Path) -> Rows:
+    """Returns the standard deviation of synthetic labels in units of the targets' sigma, by the size of the person.
+
+    Args:
+        folder: a folder of `jaxpose synthetic`.
+    """
+    people = synthetic_people(folder)
+    size = np.array([np.sqrt(person["area"]) * scale for person, scale in people])
     rows: Rows = {}
     for name, where in (("smaller half", size <= np.median(size)), ("larger half", size > np.median(size))):
         errors = []
-        for person in (p for p, is_in in zip(people, where, strict=True) if is_in):
+        for person, scale in (pair for pair, is_in in zip(people, where, strict=True) if is_in):
             labels = np.reshape(person["keypoints"], (-1, 3))
             difference = (labels[:, :2] - np.reshape(person["keypoints_clean"], (-1, 2)))[labels[:, 2] > 0]
-            errors.append(difference * side / longer[person["image_id"]] / stride / SIGMA)
+            errors.append(difference * scale / SIGMA)
         all_errors = np.concatenate(errors)
         rows[f"labels, {name}"] = {
             "standard deviation / sigma": all_errors.std(),
             "99 % below": np.quantile(abs(all_errors), 0.99),
         }
+    return rows
+
+
+def best_map(
+    error: np.ndarray, *, weighting: bool, gamma: float = 0.01, radius: int = 9, levels: int = 101
+) -> np.ndarray:
+    """Computes the map around a joint that is best to predict when its labels have these errors.
+
+    The losses are sums over pixels, so every pixel is on its own: it gets the first minimum of its mean loss above 0, where a
+    descent from 0 ends.
+
+    Args:
+        error: errors of the labels in pixels of the map, (D, 2).
+        weighting: with the weights of WAHR, or plain squared error.
+        gamma: exponent of the weights.
+        radius: the map ends so many pixels from the joint, which lies at the centre of its middle pixel.
+        levels: number of values from 0 to 1 that are tried.
+
+    Returns:
+        The map, (2 radius + 1, 2 radius + 1).
+
+    >>> best_map(np.zeros((1, 2)), weighting=False, radius=1, levels=11).round(1).tolist()
+    [[0.4, 0.6, 0.4], [0.6, 1.0, 0.6], [0.4, 0.6, 0.4]]
+    """
+    axis = np.arange(-radius, radius + 1)
+    pixel = np.stack(np.meshgrid(axis, axis), -1)[:, :, None]
+    target = np.exp(-0.5 * np.square((pixel - error) / SIGMA).sum(-1))  # (h, w, D)
+    pred = np.linspace(0, 1, levels)[:, None, None]
+    first, second = target.mean(-1), np.square(target).mean(-1)
+    loss = np.square(pred) - 2 * pred * first + second
+    if (
+        weighting
+    ):  # the mean of the loss over the labels is a polynomial of the prediction, with these means as coefficients
+        peak = target**gamma
+        of_peak = [(peak * target**k).mean(-1) for k in range(3)]
+        at_peak = np.square(pred) * of_peak[0] - 2 * pred * of_peak[1] + of_peak[2]
+        loss = (1 - pred) * at_peak + pred * (loss - at_peak)
+    rises = np.concatenate([np.diff(loss, axis=0) > 0, np.ones((1, *loss.shape[1:]), bool)])
+    return pred.ravel()[rises.argmax(0)]
+
+
+def peaks_table(folder: Path, *, factors: Sequence[float] = (1, 4, 8), joints: int = 300) -> Rows:
+    """Returns what grouping would get from the best maps of synthetic people, by the factor on their label noise.
+
+    Args:
+        folder: a folder of `jaxpose synthetic`.
+        factors: factors on the label noise, as of `--label-noise`.
+        joints: number of labelled joints, drawn at random.
+
+    Returns:
+        The part of the joints whose peak is at least `THRESHOLD`, and the mean distance of the peak from the true joint in
+        standard deviations of COCO's annotators.
+    """
+    rng = np.random.default_rng(0)
+    places = [
+        (person, scale, k)
+        for person, scale in synthetic_people(folder)
+        for k in np.flatnonzero(np.reshape(person["keypoints"], (-1, 3))[:, 2])
+    ]
+    places = [places[i] for i in rng.permutation(len(places))[:joints]]
+    errors = []
+    for person, scale, k in places:
+        seen = np.full(DRAWS, int(person["keypoints"][3 * k + 2]))
+        errors.append(sample_label_noise(rng, visibility=seen, scale=np.sqrt(person["area"]), joint=k) * scale)
+    units = [COCO17.sigmas[k] * np.sqrt(person["area"]) * scale for person, scale, k in places]
+    rows: Rows = {}
+    for factor in factors:
+        for weighting in (False, True):
+            maps = np.stack([best_map(factor * error, weighting=weighting) for error in errors])
+            y, x = np.divmod(maps.reshape(len(maps), -1).argmax(1), maps.shape[2])
+            distance = np.hypot(x - maps.shape[2] // 2, y - maps.shape[1] // 2) / units
+            rows[f"label noise x {factor:g}, {'WAHR' if weighting else 'squared error'}"] = {
+                "median peak": float(np.median(maps.max((1, 2)))),
+                f"peaks of {THRESHOLD:g}": float((maps.max((1, 2)) >= THRESHOLD).mean()),
+                "distance": float(distance.mean()),
+            }
     return rows
 
 
@@ -355,6 +457,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Rows]:
         raise SystemExit(
             f"--data {config.data} has no effect without --parts scales or run: leave it out, or give that too"
         )
+    if config.split != "val" and "run" not in config.parts:
+        raise SystemExit(f"--split {config.split} has no effect without --parts run: leave it out, or give that too")
     if ("run" in config.parts) != (config.run is not None) or (config.run is not None and config.data is None):
         raise SystemExit(
             "--parts run, --run and --data belong together: give all three, or neither the first nor the second"
@@ -366,11 +470,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Rows]:
             tables[part] = dle_table(config)
             continue
         if part == "run":
-            tables[part] = run_table(config.run, config.data)
+            tables[part] = run_table(config.run, config.data, split=config.split)
         else:
             tables[part] = compensation_table() if part == "compensation" else scales_tables()
         if part == "scales" and config.data is not None:
-            tables[part] |= label_noise(config.data)
+            tables[part] |= label_noise(config.data) | peaks_table(config.data)
         for name, row in tables[part].items():
             print_row(name, row)
     print(json.dumps(tables, default=float))

@@ -10,8 +10,8 @@ RealNVP (Li et al. 2021, section 3.3 and appendix A; Dinh et al. 2017): with `m`
     log det of the inverse:   minus the sum over couplings and transformed coordinates of s_i
 
 and log G(x) = log N(z; 0, I) + log det. Each s_i and t_i is a net of fully connected layers with leaky ReLU (slope
-0.01) between them; s_i ends in tanh, t_i is linear. (The paper's appendix puts a leaky ReLU after every layer; both
-released codes do as here.) The prior is Gaussian even if Q is Laplace.
+0.01) between them; s_i ends in tanh, t_i is linear, as in both released codes. The paper's appendix A puts a leaky ReLU
+after every layer, which `ends="paper"` does (QUIRK R8). The prior is Gaussian even if Q is Laplace.
 
 Parameters: for coupling i and layer j, `params["s{i}_{j}"]` and `params["t{i}_{j}"]`, each {"kernel" (in, out), "bias"
 (out,)}; in released state dicts these are `s.{i}.{2 j}.weight` (transposed) and `s.{i}.{2 j}.bias`.
@@ -48,6 +48,7 @@ MASKS = {
     3: ([0, 0, 1], [1, 1, 0]),
 }  # used alternately; 1 passes through (RLE code, 2D and 3D models)
 INITIALISERS = ("torch", "xavier")
+ENDS = ("code", "paper")
 
 
 class RealNVP(nn.Module):
@@ -60,9 +61,11 @@ class RealNVP(nn.Module):
         scheme: The initialisation. "torch", weights and biases uniform in +-1/sqrt(fan_in), is what the official code
             trains from (it defines a Xavier initialisation but never calls it); "xavier" is mmpose's, Xavier-uniform
             weights of gain 0.01 and biases as before, close to the identity.
+        ends: The end of every net. "code": tanh after that of s_i and nothing after that of t_i, as in both
+            released codes; "paper": the leaky ReLU of the other layers after both (appendix A), with which s_i has no bound.
 
     Raises:
-        ValueError: The dimension is not 2 or 3, there is no coupling or hidden layer, or the scheme is unknown.
+        ValueError: The dimension is not 2 or 3, there is no coupling or hidden layer, or the scheme or the end is unknown.
 
     >>> flow = RealNVP(hidden=(8, 8))
     >>> variables = flow.init(jax.random.key(0), jnp.zeros((1, 2)), method="log_prob")
@@ -76,6 +79,7 @@ class RealNVP(nn.Module):
     layers: int = 6
     hidden: tuple[int, ...] = (64, 64)
     scheme: Literal["torch", "xavier"] = "torch"
+    ends: Literal["code", "paper"] = "code"
 
     def setup(self):
         if self.dim not in MASKS:
@@ -85,6 +89,8 @@ class RealNVP(nn.Module):
             raise ValueError(f"layers={self.layers}, hidden={self.hidden}: at least one coupling and one hidden layer")
         if self.scheme not in INITIALISERS:
             raise ValueError(f"scheme={self.scheme!r} is unknown, expected one of {INITIALISERS}")
+        if self.ends not in ENDS:
+            raise ValueError(f"ends={self.ends!r} is unknown, expected one of {ENDS}")
         widths = (self.dim, *self.hidden, self.dim)
         layer = _torch_layer if self.scheme == "torch" else _xavier_layer
         shapes = list(enumerate(zip(widths[:-1], widths[1:], strict=True)))
@@ -128,7 +134,7 @@ class RealNVP(nn.Module):
         stacked = {kind: _stack(nets, dtype) for kind, nets in self.nets.items()}
         first, second = MASKS[self.dim]
         masks = np.array([second if i % 2 else first for i in range(self.layers)], bool)
-        return _Couplings(jnp.asarray(masks), stacked)
+        return _Couplings(jnp.asarray(masks), stacked, ends=self.ends)
 
     def _distribution(self, dtype) -> distrax.Distribution:
         prior = distrax.MultivariateNormalDiag(jnp.zeros(self.dim, dtype))
@@ -138,9 +144,10 @@ class RealNVP(nn.Module):
 class _Couplings(distrax.Bijector):
     """Masked affine couplings of equal shape, the i-th with masks[i] and the i-th slice of every parameter."""
 
-    def __init__(self, masks: jax.Array, nets: dict[str, Net]):
+    def __init__(self, masks: jax.Array, nets: dict[str, Net], *, ends: str):
         super().__init__(event_ndims_in=1)
         self._parameters = (masks, nets)
+        self._ends = ends
 
     def forward_and_log_det(self, x):
         return self._scan(lambda coupling, value: coupling.forward_and_log_det(value), x, reverse=False)
@@ -151,7 +158,7 @@ class _Couplings(distrax.Bijector):
     def _scan(self, apply, x, *, reverse):
         def step(carry, parameters):
             value, log_det = carry
-            value, change = apply(_coupling(*parameters), value)
+            value, change = apply(_coupling(*parameters, ends=self._ends), value)
             return (value, log_det + change), None
 
         step = jax.checkpoint(step, prevent_cse=False)  # recomputed, see the head of the module
@@ -161,10 +168,11 @@ class _Couplings(distrax.Bijector):
         return points.reshape(x.shape), log_det.reshape(x.shape[:-1])
 
 
-def _coupling(mask: jax.Array, nets: dict[str, Net]) -> distrax.MaskedCoupling:
+def _coupling(mask: jax.Array, nets: dict[str, Net], *, ends: str) -> distrax.MaskedCoupling:
+    of_shift, of_scale = (lambda x: x, jnp.tanh) if ends == "code" else (_leaky_relu, _leaky_relu)
     return distrax.MaskedCoupling(
         mask,
-        conditioner=lambda x: (_perceptron(nets["t"], x), jnp.tanh(_perceptron(nets["s"], x))),
+        conditioner=lambda x: (of_shift(_perceptron(nets["t"], x)), of_scale(_perceptron(nets["s"], x))),
         bijector=lambda shift_and_log_scale: distrax.ScalarAffine(
             shift=shift_and_log_scale[0], log_scale=shift_and_log_scale[1]
         ),

@@ -79,6 +79,7 @@ def main(
     beta: float | None = None,
     preprocess: Literal["imagenet", "rle_official", "rle_official_3d", "simple_baseline"] | None = None,
     bn_eps: float | None = None,
+    stats: Path | None = None,
 ) -> None:
     """Turn a paper's PyTorch checkpoint into one that the pages evaluate; nothing in the file is run.
 
@@ -101,6 +102,8 @@ def main(
             blue first) or rle_official; none: that of the code base whose names the tensors have.
         bn_eps: Eps of the BatchNorm of an R-CNN's backbone, which the file does not state; none: 0 for torchvision's released files
             of the first version, else 1e-5.
+        stats: Of Martinez's lifter, the means and deviations of its training: a folder with Human3.6M in VideoPose3D's or mmpose's
+            files, from which they are computed, or an .npz file with mean_2d, std_2d (px), mean_3d and std_3d (mm).
     """
     from jaxpose import checkpoint, train
 
@@ -110,18 +113,22 @@ def main(
     state = weights.load_file(file, part=part)
     asked_for = _skeleton(skeleton, annotations, category)
     try:
-        lifter = read_lifter(state, layout=layout)
+        lifter = read_lifter(state, layout=layout, stats=stats)
+        if stats is not None and (lifter is None or lifter[2]["layout"] != "martinez"):
+            raise ValueError(f"--stats {stats} is for layout martinez, whose joints are standardised: leave it out")
         task, variables, facts = lifter or read(
             state, name=file.name, layout=layout, size_wh=size_wh, skeleton=asked_for, decode=decode, beta=beta,
             preprocess=preprocess, bn_eps=bn_eps,
         )  # fmt: skip
+    except FileNotFoundError:  # of --stats
+        raise
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file.name}: ')}") from error
     except Exception as error:  # shapes that no published net has, which raise many exception types
         reason = str(error).splitlines()[:1] or [""]
         raise ValueError(f"{file}: not a net that can be read ({type(error).__name__}: {reason[0]:.100})") from error
     imported = {"file": file.name, "sha256": files.sha256(file), "layout": facts["layout"], "tensors": len(state)}
-    settings = Settings() if lifter else published_settings(task)
+    settings = Settings(flip_test=facts["layout"] != "martinez") if lifter else published_settings(task)
     if padding := row_of(facts["layout"]).settings.get("padding"):
         settings = replace(settings, padding=padding)
     best = "skill" if lifter else "AP"
@@ -340,20 +347,25 @@ def _of_volumes(
 
 
 def read_lifter(
-    state_dict: dict[str, np.ndarray], *, layout: Literal["auto"] | weights.Layout = "auto"
+    state_dict: dict[str, np.ndarray],
+    *,
+    layout: Literal["auto"] | weights.Layout = "auto",
+    stats: Path | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]] | None:
     """Converts a state dict of a net that lifts joints to (task, variables, facts); None for any other net.
 
     VideoPose3D's and SRNet's nets read pixels scaled to -1..1 and predict metres relative to the pelvis, `norm="base"`, and are tested
-    with the mirrored joints.
+    with the mirrored joints. Martinez's net reads and predicts standardised numbers; its means and deviations are folded into its
+    layers, so that it reads pixels, `norm="raw"`.
 
     Args:
         state_dict: {name: array}, see `weights.from_torch`.
         layout: Its layout, or "auto".
+        stats: The means and deviations of Martinez's net, see `main`.
 
     Raises:
-        ValueError: The net is Martinez's, whose inputs and outputs are standardised by numbers that the file does not hold, or it
-            has other joints than Human3.6M's 17.
+        FileNotFoundError: `stats` does not exist.
+        ValueError: The net is Martinez's and `stats` is None or of other joints; or it has other joints than Human3.6M's 17.
     """
     if layout not in ("auto", *LIFTERS):
         return None
@@ -367,12 +379,9 @@ def read_lifter(
         return None
     from jaxpose import tasks
 
-    if name == "martinez":
-        raise ValueError(
-            "layout martinez: its joints are standardised by means and deviations that the file does not hold; "
-            'weights.from_torch(state, layout="martinez") reads the net'
-        )
     net, variables = weights.from_torch(state_dict, layout=name)
+    if name == "martinez":
+        return _martinez(net, variables, stats)
     if (net.joints_in, net.joints_out) != (H36M17.num_joints, H36M17.num_joints):
         raise ValueError(
             f"the net has {net.joints_in} joints in and {net.joints_out} out: expected the 17 of {H36M17.name}"
@@ -390,6 +399,59 @@ def read_lifter(
 
 
 LIFTERS = ("martinez", "videopose3d", "srnet")
+
+
+def _martinez(net: Any, variables: Mapping[str, Any], stats: Path | None) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Returns (task, variables, facts) of Martinez's net, see `read_lifter`."""
+    from jaxpose import tasks
+    from jaxpose.data import statistics
+
+    if stats is None:
+        raise ValueError(
+            "layout martinez: its joints are standardised by means and deviations that the file does not hold; give --stats, the "
+            "folder with the Human3.6M that it was trained on (VideoPose3D's data_3d_h36m.npz and data_2d_h36m_gt.npz, or mmpose's "
+            "h36m_train.npz), or an .npz file with mean_2d, std_2d (16, 2) in px, mean_3d, std_3d (16, 3) in mm"
+        )
+    joints = len(statistics.INPUT_JOINTS), len(statistics.OUTPUT_JOINTS)
+    if (net.joints_in, net.joints_out) != joints:
+        raise ValueError(
+            f"the net has {net.joints_in} joints in and {net.joints_out} out: expected the {joints[0]} of {H36M17.name} without the "
+            f"nose and its {joints[1]} without the pelvis"
+        )
+    numbers = statistics_of(stats)
+    task = tasks.lifting(
+        net,
+        skeleton=H36M17,
+        norm="raw",
+        input_joints=statistics.INPUT_JOINTS,
+        output_joints=statistics.OUTPUT_JOINTS,
+    )
+    variables = statistics.folded(variables, numbers)
+    facts = {
+        "layout": "martinez", "family": task.family, "joints": H36M17.num_joints, "skeleton": H36M17.name, "frames": 1,
+        "stats": str(stats),
+    }  # fmt: skip
+    return task, {"params": {"net": variables["params"]}, "batch_stats": variables["batch_stats"]}, facts
+
+
+def statistics_of(path: Path) -> Any:
+    """Returns the `jaxpose.data.statistics.Statistics` of a file, or of the training subjects in a folder with Human3.6M.
+
+    Args:
+        path: An .npz file of `Statistics.write`, or a folder with VideoPose3D's or mmpose's files.
+
+    Raises:
+        FileNotFoundError: The path does not exist, or the folder lacks a file.
+        ValueError: A file is bad.
+    """
+    from jaxpose.data import human36m, statistics
+    from jaxpose.data.formats import mmpose_3d, videopose3d
+
+    if not path.is_dir():
+        return statistics.Statistics.read(path)
+    if (path / "h36m_train.npz").is_file():
+        return statistics.Statistics.of(mmpose_3d.read(path / "h36m_train.npz").of_subjects(human36m.TRAIN))
+    return statistics.Statistics.of(videopose3d.read(*videopose3d.find(path), subjects=human36m.TRAIN))
 
 
 def published_task(

@@ -77,6 +77,20 @@ def count(net: nn.Module, size_wh: tuple[int, int]) -> Cost:
     return _trace(net, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
 
 
+def count_lifter(net: nn.Module) -> Cost:
+    """Counts the cost of a net that lifts joints, for one predicted pose.
+
+    Args:
+        net: A net of `jaxpose.nets.lifting`, which sees its receptive field.
+
+    >>> from jaxpose.nets import LinearLifter
+    >>> cost = count_lifter(LinearLifter())  # Martinez et al. 2017: 4.3M
+    >>> cost.params, cost.multiply_adds
+    (4291632, 4276224)
+    """
+    return _trace(net, net.example_input())
+
+
 def count_flow(*, dim: int = 2, hidden: tuple[int, ...] = (64, 64), layers: int = 6) -> Cost:
     """Counts the cost of log G for one joint of one image (the sums are those of log det and of the prior).
 
@@ -232,14 +246,18 @@ def _print_run(run: Path) -> None:
     if task.level == "scan":
         _print_scans(task, run)
         return
-    tasks.check_poses(task, run)
-    print(f"{run}: {type(task.net).__name__}, input {task.size_wh[0]} x {task.size_wh[1]} px, "
-          f"{task.skeleton.num_joints} joints\n")  # fmt: skip
-    rows = {"total": count(task.net, task.size_wh)}
-    likelihood = getattr(task, "likelihood", None)
+    if isinstance(task, tasks.Lifting):
+        seen, total = f"{task.frames} frame{'s' * (task.frames > 1)} of joints", count_lifter(task.net)
+        likelihood, dim = task.loss_settings, 3
+    else:
+        tasks.check_poses(task, run)
+        seen, total = f"{task.size_wh[0]} x {task.size_wh[1]} px", count(task.net, task.size_wh)
+        likelihood, dim = getattr(task, "likelihood", None), getattr(task, "dim", 2)
+    print(f"{run}: {type(task.net).__name__}, input {seen}, {task.skeleton.num_joints} joints\n")
+    rows = {"total": total}
     if likelihood is not None and likelihood.has_flow:
         widths = {"hidden": likelihood.flow_hidden, "layers": likelihood.flow_layers}
-        rows["flow, per joint, training"] = count_flow(dim=task.dim, **widths)
+        rows["flow, per joint, training"] = count_flow(dim=dim, **widths)
     _print_rows(rows)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpose import cameras
+from jaxpose import cameras, geometry
 
 LENS = dict(focal=(1100.0, 1150.0), center=(510.0, 490.0), radial=(-0.2, 0.1, 0.01), tangential=(0.003, -0.002))
 
@@ -35,6 +35,42 @@ def test_human36m(golden):
     np.testing.assert_allclose(cameras.project(camera, **lens, model="opencv"), g["mmpose_pixel_f32cam"], atol=1e-3)
     back = cameras.camera_to_world(camera, rotation=rotation, position=position)
     np.testing.assert_allclose(back, g["world_mm"], atol=1e-9)
+
+
+def test_human36m_in_the_conventions_of_the_codes(golden):
+    """Metres, screen coordinates, back-projection, offsets of cameras, one depth for all joints, and PoseNet's boxes."""
+    g = golden("three_d/cameras")
+    which = g["subject_index"], g["camera_index"]
+    rotation, position = g["table_R_w2c"][which], g["table_position_mm"][which]
+    plain = {"focal": g["table_f_px"][which[1]], "center": g["table_c_px"][which[1]]}
+    camera = cameras.world_to_camera(g["world_mm"], rotation=rotation, position=position)
+    np.testing.assert_allclose(camera / 1000, g["vp3d_camera_m"], atol=1e-6)  # quaternions of float32 there
+    np.testing.assert_allclose(camera / 1000, g["mmpose_camera_m_f32cam"], atol=1e-6)
+    np.testing.assert_allclose(camera, g["mppe_camera_mm"], rtol=1e-9)
+    np.testing.assert_allclose(-np.einsum("nij,nj->ni", rotation, position), g["mppe_t"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(camera[..., 2], g["martinez_depth_mm"], rtol=1e-9)
+    np.testing.assert_allclose(cameras.project(camera, **plain), g["vp3d_pixel_linear"], atol=1e-4)
+    world = cameras.camera_to_world(1000 * g["vp3d_camera_m"], rotation=rotation, position=position)
+    np.testing.assert_allclose(world / 1000, g["vp3d_world_again_m"], atol=1e-6)
+    size = g["table_wh"][which[1]].astype(float)[:, None]
+    np.testing.assert_allclose(g["vp3d_pixel"] / size[..., :1] * 2 - size / size[..., :1], g["vp3d_screen"], atol=1e-9)
+    px, depth = g["rle_pixel_depth"][..., :2], g["rle_pixel_depth"][..., 2]
+    each = {name: value[:, None] for name, value in plain.items()}
+    np.testing.assert_allclose(cameras.back_project(px, depth=depth, **each), g["rle_back_mm"], rtol=1e-9)
+    flat = np.concatenate([camera[..., :2], np.broadcast_to(camera[:, :1, 2:], (*camera.shape[:2], 1))], -1)
+    np.testing.assert_allclose(cameras.project(flat, **plain), g["rle_weak_pixel"][..., :2], rtol=1e-9)
+    low, high = px.min(1), px.max(1)
+    box = geometry.fit_box(np.concatenate([low, high - low - 1], 1), aspect=1.0)  # widths are one px less there
+    inside = geometry.clip_box(g["mppe_bbox_of_joints"], size[:, 0])
+    np.testing.assert_allclose(box[:, 2:].max(1), g["mppe_bbox_of_joints"][:, 2:].max(1) / 1.2, rtol=1e-9)
+    np.testing.assert_allclose(
+        geometry.fit_box(inside, aspect=1.0, padding=1.25), g["mppe_process_bbox"], rtol=1e-9, atol=1e-9
+    )
+    # QUIRK V11: a box that is cut on the left or above keeps its width and height there.
+    cut = geometry.clip_box(g["mppe_process_bbox_cut_in"], np.array([1000.0, 1002.0]))
+    boxes = geometry.fit_box(cut, aspect=1.0, padding=1.25)
+    np.testing.assert_allclose(boxes[1], g["mppe_process_bbox_cut"][1], rtol=1e-9)
+    assert boxes[0, 2] < g["mppe_process_bbox_cut"][0, 2]
 
 
 def test_opencv():

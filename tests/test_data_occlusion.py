@@ -40,6 +40,28 @@ def test_rectangles_have_the_published_areas_and_ratios():
     assert wider.any() and (left[wider] <= BOX[0]).all() and (left + width + 1)[wider].min() >= BOX[0] + BOX[2] - 1
 
 
+def test_the_rectangles_of_the_released_code_are_ones_that_can_be_drawn(golden):
+    """Of six labels: areas, ratios and places have the bounds of our draws, which may leave the box as well (QUIRK V8)."""
+    g = golden("three_d/rle_h36m")
+    corners = g["label_bbox"][:6]
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    theirs = g["occlusion_rect_xywh"].astype(float)
+    ours = [
+        occlusion.rectangles(1.0, boxes=np.tile(box, (500, 1)), image_wh=np.tile([1000, 1002], (500, 1)), seed=0,
+                             epochs=np.arange(500), ids=np.full(500, i))
+        for i, box in enumerate(boxes)
+    ]  # fmt: skip
+    for box, rectangle, drawn in zip(boxes, theirs, ours):
+        for x, y, w, h in (rectangle, *drawn[:20]):
+            assert 0 < (w - 2) * (h - 2) < 0.7 * box[2] * box[3] and 0.27 < h / w < 3.7
+            for corner, size, start, whole in ((x, w, box[0], box[2]), (y, h, box[1], box[3])):
+                low, high = sorted((start, start + whole - size - 1))
+                assert low - 2 <= corner <= high + 2
+        assert (drawn[:, 2:].min(0) <= rectangle[2:] + 1).all() and (rectangle[2:] <= drawn[:, 2:].max(0) + 1).all()
+    sticks_out = theirs[:, 0] + theirs[:, 2] > corners[:, 2] + 1
+    assert sticks_out.any()
+
+
 def test_rectangles_lie_inside_the_picture_or_nowhere():
     left, top, width, height = draw(box=(-40.0, 700.0, 500.0, 320.0), image=(600, 1000)).T
     assert left.min() >= 0 and top.min() >= 0 and (left + width).max() < 600 and (top + height).max() < 1000

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxpose import cameras, geometry
-from jaxpose.data import augment, builder, crops, formats, space, synthetic
+from jaxpose.data import augment, builder, crops, formats, mixing, pixels, space, synthetic
 from jaxpose.data.formats import coco, coco_3d, human36m
-from jaxpose.skeleton import COCO17, H36M17, H36M18
+from jaxpose.skeleton import COCO17, H36M17, H36M18, MPII16
+from jaxpose.tasks.base import PREPROCESS
 from tests import tiny_space
 
 SIZE = (64, 64)
@@ -175,6 +176,79 @@ def test_published_crops_and_targets(golden, tmp_path):
         np.testing.assert_allclose(target, case["test_target_uvd" if prefix == "test" else "train_target"], atol=2e-6)
         weight = np.repeat((np.abs(target) <= 0.5).all(-1, keepdims=True), 3, -1)
         np.testing.assert_array_equal(weight, case[f"{prefix}_weight"])
+        np.testing.assert_allclose(_crop_boxes(affine, flip, widths), case[f"{prefix}_bbox"], atol=2e-3)
+        _check_pixels(case, prefix, index, affine, source.images["size_wh"][persons["image"]])
+    points = source.persons["joints_3d"]
+    np.testing.assert_allclose(points[:, 0], case["label_root_cam"], atol=2e-4)  # mm; float32 cameras
+    corner = case["label_bbox"][:, 2:]
+    boxes = geometry.clip_box(source.persons["box"].astype(float), source.images["size_wh"][source.persons["image"]])
+    np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], corner, atol=1e-3)
+    np.testing.assert_allclose(boxes[:, :2], case["label_bbox"][:, :2], atol=1e-3)
+
+
+def _crop_boxes(affine, flip, width):
+    """The squares (B, 4), x1 y1 x2 y2, that crops of 256 px show; of mirrored crops in the mirrored picture."""
+    inverse = geometry.invert_affine(affine)
+    centre = inverse @ np.array([128.0, 128.0, 1.0])
+    centre[:, 0] = np.where(flip, np.asarray(width) - 1 - centre[:, 0], centre[:, 0])
+    half = 128 * np.sqrt(np.abs(np.linalg.det(inverse[:, :, :2])))[:, None]
+    return np.concatenate([centre - half, centre + half], -1)
+
+
+def _check_pixels(case, prefix, index, affine, sizes):
+    """Every 16th pixel of the normalised crops is within a grey level of RLE's, and so is their mean."""
+    pytest.importorskip("cv2")
+    values, means = ("crop_sub", "crop_mean") if prefix == "test" else ("crop", "mean")
+    normal = PREPROCESS["rle_official_3d"]
+    for i, (matrix, (w, h)) in enumerate(zip(affine, sizes)):
+        y, x, c = np.mgrid[:h, :w, :3]
+        phase = case["image_phase"][index[i]]
+        image = 127.5 + 60 * np.sin(0.05 * (y + 1) * (c + 1) + phase) + 60 * np.cos(0.03 * (x + 1) + c)
+        crop = pixels.warped(np.round(image).astype(np.uint8), matrix, (256, 256)).astype(float)
+        if prefix == "train":
+            crop = np.floor(np.clip(crop * case["train_colour"][i], 0, 255))
+        seen = ((crop - normal.mean) / normal.std).transpose(2, 0, 1)
+        assert np.abs(seen[:, ::16, ::16] - case[f"{prefix}_{values}"][i]).max() < 1.01 / min(normal.std)
+        np.testing.assert_allclose(seen.mean((1, 2)), case[f"{prefix}_{means}"][i], atol=1e-4)
+
+
+@pytest.mark.reference
+def test_published_targets_of_mpii(golden, tmp_path):
+    """MPII's joints as RLE's code mixes them in: the map, the boxes, and unlabelled joints that count (QUIRK V4)."""
+    case = golden("three_d/rle_h36m")
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(4)]
+    people = [
+        {
+            "id": i + 1, "image_id": i, "category_id": 1, "bbox": case["mpii_bbox_xywh"][i].tolist(), "area": 9e4,
+            "keypoints": case["mpii_keypoints"][i].ravel().tolist(),
+        }
+        for i in range(4)
+    ]  # fmt: skip
+    category = MPII16.to_coco_category(name="person", category_id=1)
+    data = {"images": images, "annotations": people, "categories": [category]}
+    tiny_space.write(tmp_path, data, "train.json", size_wh=(64, 48))
+    plain = coco.read(tmp_path / "annotations" / "train.json", tmp_path / "images")
+    source = mixing.mapped(plain, H36M18, visibility="official")
+    box = source.persons["box"].astype(float)
+    np.testing.assert_allclose(
+        np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], 1), case["mpii_label_bbox"], atol=1e-3
+    )
+    labelled = source.persons["keypoints"][..., 2] > 0
+    places = case["mpii18_map"]
+    assert case["mpii_label_joint_vis"][..., :2].all() and (labelled == (places >= 0)).all()
+    np.testing.assert_allclose(
+        source.persons["keypoints"][:, places >= 0, :2], case["mpii_keypoints"][:, places[places >= 0], :2], atol=1e-3
+    )
+    persons = source.persons[case["mpii18_index"]]
+    augmentations = zip(case["mpii18_flip"], box[case["mpii18_index"]], case["mpii18_scale"], case["mpii18_rot"])
+    draws = [augment.Augmentation(bool(f), b, 1.25, float(s), float(r)) for f, b, s, r in augmentations]
+    affine, flip = crops.crop_affines(draws, size_wh=(256, 256), image_width=np.full(6, 640.0))
+    np.testing.assert_allclose(_crop_boxes(affine, flip, np.full(6, 640.0)), case["mpii18_bbox"], atol=2e-3)
+    visible, joints = augment.move_joints(persons["keypoints"], affine, flip, H36M18.flip_index)
+    target = np.where(visible[..., None] > 0, joints / 256 - 0.5, 0.0)
+    np.testing.assert_allclose(target, case["mpii18_target"][..., :2], atol=2e-6)
+    counted = (visible > 0) & (np.abs(target) <= 0.5).all(-1)
+    assert (counted == case["mpii18_weight"][..., 0]).all() and not case["mpii18_target"][..., 2].any()
 
 
 def _golden_source(case, tmp_path):

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from jaxpose import metrics
 from jaxpose.evaluation import command, poses_3d
 from jaxpose.skeleton import H36M17
 
@@ -37,9 +38,51 @@ def test_the_reference_numbers(golden):
         assert [result["actions"][str(name)][n] for n in names] == pytest.approx(expected.tolist(), rel=1e-9)
     assert [result[f"{n}_actions"] for n in names] == pytest.approx(g["action_average_mm"].tolist(), rel=1e-9)
     assert result["MPJPE"] == pytest.approx(float(g["frame_average_p1_mm"]), rel=1e-9)
+    by_action = [result["actions"][str(name)]["MPJPE"] for name in g["action_names"]]
+    assert by_action == pytest.approx((1000 * g["mmpose_action_mpjpe"]).tolist(), rel=1e-9)
     assert result["PA-MPJPE_rigid"] == pytest.approx(
         float(np.linalg.norm(1000 * g["martinez_aligned_noscale"] - target, axis=-1).mean()), rel=1e-9
     )
+
+
+def test_the_way_of_integral_regression_from_the_world_to_its_errors(golden):
+    """Its labels in the picture, its box, its depth under augmentation, and the errors of its evaluation."""
+    from jaxpose import cameras
+    from jaxpose.data.space import limb_lengths
+    from jaxpose.skeleton import H36M18
+
+    g = golden("three_d/metrics3d")
+    lens = {"focal": g["int_f"], "center": g["int_c"]}
+    camera = cameras.world_to_camera(g["int_world_mm"], rotation=g["int_R"], position=g["int_T"])
+    px, depth = cameras.project(camera, **lens), camera[..., 2] - camera[:, :1, 2]
+    np.testing.assert_allclose(camera, g["int_pt_3d"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(camera[:, 0], g["int_pelvis"], rtol=1e-9)
+    np.testing.assert_allclose(np.concatenate([px, depth[..., None]], -1), g["int_pt_2d"], rtol=1e-9, atol=1e-9)
+    half = 1000 * g["int_f"] / camera[:, 0, 2:]
+    np.testing.assert_allclose(np.concatenate([px[:, 0] - half, px[:, 0] + half], -1), g["int_box_ltrb"], rtol=1e-9)
+    np.testing.assert_allclose(limb_lengths(camera[:, :17], H36M17).sum(-1), g["int_bone_len"], rtol=1e-9)
+    scale, flip = g["int_aug_scale_rot_flip_rgb"][:, 0], g["int_aug_scale_rot_flip_rgb"][:, 2] > 0
+    target = np.where(flip[:, None], depth[:, H36M18.flip_index], depth) / 2000 / scale[:, None]
+    np.testing.assert_allclose(target, g["int_label"][..., 2], rtol=1e-6, atol=1e-9)
+    assert g["int_label_weight"].all()
+
+    image = g["int_pred_image"]
+    points = cameras.back_project(
+        image[..., :2], depth=image[..., 2] + camera[:, :1, 2], **{name: value[:, None] for name, value in lens.items()}
+    )
+    expected = dict(zip(g["int_eval_names"].tolist(), g["int_eval_values"]))
+    assert poses_3d.scores(points[:, :17], camera[:, :17])["MPJPE"] == pytest.approx(expected["hm36_17j"], rel=1e-9)
+    pred, truth = points - points[:, :1], camera - camera[:, :1]
+    by_axis = np.abs(pred - truth)[:, :17].mean((0, 1))
+    assert by_axis.tolist() == pytest.approx([expected[f"hm36_17j_{axis}"] for axis in "xyz"], rel=1e-9)
+    aligned = metrics.procrustes_align(pred, truth, scale=False)  # over 18 joints, then moved to the root again
+    errors = metrics.distance(aligned - aligned[:, :1], truth)[:, :17]
+    assert errors.mean() == pytest.approx(expected["hm36_17j_align"], rel=1e-9)
+    by_joint = metrics.distance(pred, truth).mean(0)
+    for i, name in enumerate(H36M17.joints):
+        both = [k for k, other in enumerate(H36M17.joints) if other.split("_")[-1] == name.split("_")[-1]]
+        part = {"pelvis": "root"}.get(name, name.split("_")[-1].capitalize())
+        assert by_joint[both].mean() == pytest.approx(expected[f"hm36_{part}"], rel=1e-9), (i, name)
 
 
 def test_the_root_is_handled_in_three_ways():

@@ -442,12 +442,21 @@ def test_pictures_that_fail_cost_no_training(tmp_path, caplog):
     assert "is complete, but without its plots: IndexError: list index out of range" in warning.getMessage()
 
 
+def test_runs_from_before_a_setting_count_as_done_with_its_default():
+    config = ablation_rle.Config()
+    values = ablation_rle.settings(config, "rle")
+    assert "label_noise" not in values and "flow_ends" not in values["likelihood"]
+    assert ablation_rle.settings(dataclasses.replace(config, label_noise=2.0), "rle") == values | {"label_noise": 2.0}
+
+
 def test_rows_that_changed_and_broken_lines_are_trained_again(tmp_path, monkeypatch):
     config = ablation_rle.Config(out=tmp_path)
     run = {"row": "rle", "seed": 0, "AP": 0.5}
     line = json.dumps({**run, "settings": ablation_rle.settings(config, "rle")})
     (tmp_path / "runs.jsonl").write_text(json.dumps(run) + "\n" + line + "\n" + line[: len(line) // 2])
     assert list(ablation_rle.done(tmp_path / "runs.jsonl", config)) == [("rle", 0)]
+    for other in ({"label_noise": 2.0}, {"steps": 7}):
+        assert not ablation_rle.done(tmp_path / "runs.jsonl", dataclasses.replace(config, **other))
     changed = dataclasses.replace(ablation_rle.ROWS["rle"], sigma_bias=0.5)
     monkeypatch.setitem(ablation_rle.ROWS, "rle", changed)
     assert not ablation_rle.done(tmp_path / "runs.jsonl", config)

@@ -14,10 +14,10 @@ from experiments.common import families, training, whole_images
 from experiments.common.config import parse
 from experiments.common.log import Log
 from experiments.common.whole_images import WholeImages
-from jaxpose import geometry, heatmap, parallel, train
+from jaxpose import cli, geometry, heatmap, parallel, train
 from jaxpose.data import synthetic
 from jaxpose.data.formats import coco
-from jaxpose.evaluation import average_precision, results
+from jaxpose.evaluation import average_precision, results, submission
 from jaxpose.nets import HigherHRNet, HRNet, Upsampled
 from jaxpose.skeleton import COCO17
 from jaxpose.tasks import describe
@@ -126,6 +126,29 @@ def test_the_checkpoint_is_evaluated_by_host_and_device_and_at_scales(trained, c
     written = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert written["results"].endswith("_scales_0.5_1.json") and written["flip_test"] is True
     assert len(results.read(written["results"])) > 0
+
+
+@pytest.mark.slow
+def test_whole_images_of_test_dev_go_into_the_archive_for_its_server(trained, tmp_path, capsys, caplog):
+    """Tables 1 and 2 of SWAHR: a split without labels and without boxes, predicted and packed."""
+    folder = tmp_path / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "test2017").mkdir()
+    images = [{"id": 11 + i, "file_name": f"{i}.jpg", "width": 96, "height": 64} for i in range(2)]
+    for image in images:
+        (folder / "test2017" / image["file_name"]).write_bytes(tiny_coco.jpeg(tiny_coco.picture((96, 64))))
+    info = folder / "annotations" / "image_info_test-dev2017.json"
+    info.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "person"}]}))
+    flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), "--val-split", "test-dev"]
+    assert coco_swahr.main(["--eval-only", str(trained[0]), *flags, "--no-plots"]) == {}
+    assert "jaxpose submit packs them" in caplog.text
+    records = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    people = results.read(records, num_joints=17)
+    out = tmp_path / "person_keypoints_test-dev2017_mine_results.zip"
+    cli.main(["submit", records, str(out), "--annotations", str(info)])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["persons"] + facts["left_out"] == len(people) > 0
+    assert {person["image_id"] for person in submission.read_zip(out)} == {person["image_id"] for person in people}
 
 
 @pytest.mark.parametrize(("group_on", "fit", "project", "scales"), [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import orderings
-from jaxpose import tasks
+from jaxpose import losses, tasks
 from jaxpose.data.synthetic import write_dataset
 from tests import tiny_run
 
@@ -38,6 +38,30 @@ def test_the_best_peak_of_squared_error_is_the_blurred_one_and_wahr_prefers_1():
         assert least == 1.0 and plain < first <= 1
 
 
+def test_the_best_map_of_wahr_has_the_least_loss_that_a_descent_from_0_reaches():
+    error = np.random.default_rng(0).normal(size=(50, 2))
+    best = {weighting: orderings.best_map(error, weighting=weighting, radius=2) for weighting in (False, True)}
+    axis = np.arange(-2, 3)
+    pixel = np.stack(np.meshgrid(axis, axis), -1)[:, :, None]
+    target = np.exp(-0.5 * np.square(pixel - error).sum(-1))
+    np.testing.assert_allclose(best[False], target.mean(-1), atol=0.006)  # the mean label
+    for y, x in ((2, 2), (0, 1), (3, 2)):
+        pred = np.broadcast_to(np.linspace(0, 1, 101)[:, None, None], (101, 50, 1))
+        labels = np.broadcast_to(target[y, x][:, None], pred.shape)
+        loss = np.asarray(losses.weight_adaptive_mse(pred[None], labels[None]))[0].mean((1, 2))
+        at = np.flatnonzero(np.diff(loss) > 0)[0]
+        assert abs(best[True][y, x] - at / 100) < 0.011
+    assert (best[True] > best[False]).all()
+
+
+def test_more_label_noise_takes_joints_below_the_threshold_and_wahr_keeps_more_of_them(tmp_path):
+    folder = write_dataset(tmp_path / "people", train=1, val=3, workers=1, progress=False)
+    rows = orderings.peaks_table(folder, factors=(1, 12), joints=25)
+    plain, wahr = (rows[f"label noise x 12, {name}"] for name in ("squared error", "WAHR"))
+    assert all(rows[f"label noise x 1, {name}"]["peaks of 0.1"] == 1 for name in ("squared error", "WAHR"))
+    assert plain["peaks of 0.1"] < wahr["peaks of 0.1"] and plain["median peak"] < wahr["median peak"]
+
+
 def test_every_table_is_printed(tmp_path, capsys):
     folder = write_dataset(tmp_path / "people", train=1, val=3, workers=1, progress=False)
     tables = orderings.main(["--parts", "scales", "dle", "--rows", "dle", "--noise", "skewed", "--steps", "2", "--seeds", "1",
@@ -59,6 +83,7 @@ def test_every_table_is_printed(tmp_path, capsys):
         (["--rows", "l3"], "--rows l3: expected some of"),
         (["--parts", "dle", "--data", "x"], "--data x has no effect"),
         (["--parts", "run", "--data", "x"], "--parts run, --run and --data belong together"),
+        (["--parts", "scales", "--split", "train"], "--split train has no effect without --parts run"),
         (["--run", "x", "--data", "x"], "--parts run, --run and --data belong together"),
     ],
 )

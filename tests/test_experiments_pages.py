@@ -121,6 +121,7 @@ METHODS = {
     "ours": (("mse", "l1"), ("none", "l1"), "soft_argmax"),
     "dsnt": (None, ("js", "smooth_l1"), "soft_argmax"),
     "mmpose_ipr": (None, ("softmax_mse", "smooth_l1"), "soft_argmax"),
+    "mmpose_debias": (None, ("js", "smooth_l1"), "soft_argmax"),
 }
 
 
@@ -137,7 +138,8 @@ def test_methods_are_those_of_the_papers(method):
     if first:
         assert losses(before[1]) == first and 0 < before[0] < config.epochs
     assert task.config["read"]["compensate"] == (method in ("debias", "ours"))
-    assert task.config["read"]["beta"] == (10.0 if method in ("ipr", "l_de", "l_aug", "debias", "ours") else 1.0)
+    at_10 = ("ipr", "l_de", "l_aug", "debias", "ours", "mmpose_debias")
+    assert task.config["read"]["beta"] == (10.0 if method in at_10 else 1.0)
 
 
 def test_r1_is_direct_regression_and_stages_are_supervised():
@@ -273,6 +275,7 @@ def test_a_flag_beside_the_method_reaches_the_task(module, flags, expected, tmp_
         (coco_integral, ["--method", "I*", "--alone", "0.2"], "--alone 0.2 has no effect with --method I*"),
         (coco_integral, ["--method", "R1", "--rescore", "mean"], "--rescore mean --method R1: there are no maps"),
         (coco_debias, ["--method", "dsnt", "--beta", "10"], "--beta 10.0: --method dsnt decides this, 1.0"),
+        (coco_debias, ["--method", "mmpose_debias", "--beta", "20"], "--beta 20.0: --method mmpose_debias decides this, 10.0"),
         (coco_debias, ["--method", "ipr", "--maps.weight", "5"], "--maps.weight 5.0 has no effect with --method ipr"),
         (coco_debias, ["--method", "ours", "--read.beta", "5"], "--read.beta 5.0: --method ours --beta 10 decides this"),
         (coco_debias, ["--method", "ipr", "--first-epochs", "5"], "--first-epochs 5.0 has no effect with --method ipr"),
@@ -341,6 +344,15 @@ def test_every_command_of_the_coverage_page_is_taken(command):
     here = page(command[0]).PAGE
     config = here.adjust(here.parse(command[1:]))
     rules.check(config)
+
+
+def test_the_rows_of_ablations_on_the_coverage_page_exist():
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    commands = [shlex.split(c) for c in re.findall(r"`(ablation_[^`]+)`", text)]
+    rows = {name: [row for c in commands if c[0] == name for row in c[1:] if row != "--rows"] for name, *_ in commands}
+    assert set(rows) == {"ablation_rle", "ablation_integral", "ablation_swahr"} and len(rows["ablation_rle"]) > 5
+    for name, given in rows.items():
+        assert set(given) <= set(page(name).ROWS), name
 
 
 def test_the_coverage_page_has_every_table_and_figure():
@@ -489,6 +501,8 @@ def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, 
 def test_the_methods_for_few_frames_take_one_set():
     with pytest.raises(ValueError, match="--data x --images 7: --images is the number of synthetic pictures"):
         ablation_few_frames.main(["--data", "x", "--images", "7"])
+    with pytest.raises(ValueError, match="--data x --label-noise 2: --label-noise is that of synthetic labels"):
+        ablation_few_frames.main(["--data", "x", "--label-noise", "2"])
 
 
 @pytest.mark.slow
@@ -521,15 +535,17 @@ def test_convergence_is_the_first_epoch_as_good_as_the_plain_ones_last():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coco_simple_baseline", "coco_hrnet", "coco_debias"])
+@pytest.mark.parametrize("name", ["coco_simple_baseline", "coco_hrnet", "coco_debias", "mpii_simple_baseline"])
 def test_every_other_page_runs(name, prepared, tmp_path):
     """The others run above and in test_experiments. HRNet takes minutes to compile: its page runs with a ResNet here."""
     flags = ["--out", str(tmp_path), "--data-dir", str(prepared), *TINY, "--size-wh", "32", "32", "--epochs", "0.4"]
     flags += ["--no-flip-test", "--ema", "None"]
     flags += ["--backbone", "resnet", "--deconvs", "8", "8"]
     flags += ["--first-epochs", "0.2"] if name == "coco_debias" else []
+    flags += ["--resnet-stages", "1"] if name == "mpii_simple_baseline" else []
     scores = page(name).main(flags)
     assert np.isfinite(scores["EPE"]) and checkpoint.exists(tmp_path)
+    assert ("PCKh@0.5" in scores) == (name == "mpii_simple_baseline")
 
 
 @pytest.mark.slow

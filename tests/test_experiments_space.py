@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from experiments import h36m_integral, h36m_rle
 from experiments.common import space as kind
-from jaxpose import cli
+from jaxpose import cli, metrics
 from jaxpose.data import crops, mixing, space
 from jaxpose.evaluation import poses_3d
 from jaxpose.skeleton import COCO17, H36M17, H36M18, MPII16
@@ -154,6 +155,20 @@ def test_published_evaluation(golden, tmp_path):
     scores = poses_3d.scores(points, target)
     np.testing.assert_allclose(scores["MPJPE"], case["eval_total_mpjpe"], rtol=1e-5)
     np.testing.assert_allclose(scores["PA-MPJPE"], case["eval_pa_mpjpe"], rtol=1e-5)
+    np.testing.assert_allclose(target - target[:, :1], case["eval_gt_rel"], atol=1e-3)
+    pred = points - points[:, :1]
+    aligned = metrics.procrustes_align(pred, target - target[:, :1])
+    np.testing.assert_allclose(aligned, case["eval_pa_aligned"], atol=0.02)
+    by_axis = np.abs(pred - (target - target[:, :1])).mean((0, 1))
+    printed = dict(re.findall(r"(tot|x|y|z): ([0-9.]+)", str(case["eval_summary"])))
+    assert float(printed["tot"]) == pytest.approx(scores["MPJPE"], abs=1e-3)
+    assert by_axis.tolist() == pytest.approx([float(printed[axis]) for axis in "xyz"], abs=0.01)
+    actions = [name.split("_act_")[1][:2] for name in case["ann_file_name"].tolist()]
+    actions = [a for a, i in zip(actions, case["ann_image_id"]) if i in case["label_image_id"]]
+    by_action = poses_3d.scores(points, target, action=actions)["actions"]
+    names = re.findall(r"(\w+): (nan|[0-9.]+)", str(case["eval_actions"]))
+    expected = {f"{i + 2:02d}": float(value) for i, (_, value) in enumerate(names) if value != "nan"}
+    assert {a: errors["MPJPE"] for a, errors in by_action.items()} == pytest.approx(expected, abs=0.01)
 
 
 def test_occlusion_is_analysed_in_mm(run, capsys):

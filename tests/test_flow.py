@@ -84,9 +84,9 @@ def test_it_is_the_distrax_chain_of_its_couplings(golden):
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("dim, layers", [(2, 6), (3, 6), (2, 3)])
-def test_inverse_and_log_determinant(dim, layers):
-    net = flow.RealNVP(dim=dim, layers=layers, hidden=(16, 16))
+@pytest.mark.parametrize("dim, layers, ends", [(2, 6, "code"), (3, 6, "code"), (2, 3, "paper")])
+def test_inverse_and_log_determinant(dim, layers, ends):
+    net = flow.RealNVP(dim=dim, layers=layers, hidden=(16, 16), ends=ends)
     with jax.enable_x64(True):
         x = 1.5 * jax.random.normal(jax.random.key(1), (20, dim))
         variables = jax.jit(net.init)(jax.random.key(0), x)
@@ -104,6 +104,25 @@ def test_inverse_and_log_determinant(dim, layers):
         normal = -0.5 * (z**2).sum(-1) - dim / 2 * math.log(2 * math.pi)
         np.testing.assert_allclose(log_density, normal + log_det, atol=1e-10)
         assert np.abs(log_det).max() > 0.1
+
+
+def test_the_papers_nets_end_in_the_leaky_relu_of_their_other_layers():
+    """Of one coupling, y = m x + (1 - m) (x exp(s) + t), with s and t read off the parameters; appendix A."""
+    x = jax.random.normal(jax.random.key(1), (30, 2))
+    net = flow.RealNVP(layers=1, hidden=(4,), ends="paper")
+    variables = net.init(jax.random.key(0), x)
+    variables = jax.tree.map(lambda p: 3 * p, variables)  # away from the identity
+    given, ends = jnp.array([[0.0, 1.0]]) * x, {}
+    for kind in "st":
+        first, last = (variables["params"][f"{kind}0_{j}"] for j in (0, 1))
+        hidden = jax.nn.leaky_relu(given @ first["kernel"] + first["bias"])
+        ends[kind] = jax.nn.leaky_relu(hidden @ last["kernel"] + last["bias"])[:, 0]
+    expected = x.at[:, 0].set(x[:, 0] * jnp.exp(ends["s"]) + ends["t"])
+    np.testing.assert_allclose(net.apply(variables, x, method="forward"), expected, rtol=1e-5, atol=1e-6)
+    as_code = flow.RealNVP(layers=1, hidden=(4,)).apply(variables, x, method="forward")
+    assert np.abs(as_code - expected).max() > 0.1
+    with pytest.raises(ValueError, match="ends='x' is unknown, expected one of"):
+        flow.RealNVP(ends="x").init(jax.random.key(0), x)
 
 
 @pytest.mark.parametrize("hidden, count", TABLE_6.items(), ids=str)

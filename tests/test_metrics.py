@@ -374,6 +374,10 @@ def test_metrics_3d_of_the_reference_code(golden):
         assert errors.mean() == pytest.approx(float(g[f"mmpose_masked_{name}"]), rel=1e-9)
     within = metrics.pck_3d(1000 * pred, 1000 * target, threshold=50.0, where=mask)
     assert 100 * within == pytest.approx(float(g["mmpose0_3dpck_thr50mm"]), rel=1e-6)
+    for name, error in (("mpjpe", metrics.mpjpe), ("p_mpjpe", metrics.pa_mpjpe), ("n_mpjpe", metrics.n_mpjpe)):
+        assert error(pred, target).mean() == pytest.approx(float(g[f"vp3d_{name}"]), rel=1e-9)
+    weighted = (g["vp3d_w"] * metrics.distance(pred, target)).mean()
+    assert weighted == pytest.approx(float(g["vp3d_weighted_mpjpe"]), rel=1e-9)
     boundary = 1000 * g["pck_boundary_pred"]
     assert 100 * metrics.pck_3d(boundary, 0 * boundary) == pytest.approx(float(g["pck_boundary_pck"]))
     assert 100 * metrics.auc_3d(boundary, 0 * boundary) == pytest.approx(float(g["pck_boundary_auc"]), rel=1e-6)
@@ -381,12 +385,14 @@ def test_metrics_3d_of_the_reference_code(golden):
     for prefix, poses in (("srnet", pred), ("srnet_aligned", aligned)):
         assert metrics.pck_3d(1000 * poses, 1000 * target) == pytest.approx(float(g[f"{prefix}_pck"]), rel=1e-9)
         assert metrics.auc_3d(1000 * poses, 1000 * target) == pytest.approx(float(g[f"{prefix}_auc"]), rel=1e-9)
+    assert 1000 * metrics.mpjpe(aligned, target).mean() == pytest.approx(float(g["srnet_aligned_mpjpe"]), rel=1e-9)
     for key, measured in (
         ("frame_mpjpe", metrics.mpjpe(pred, target)),
         ("frame_p_mpjpe", metrics.pa_mpjpe(pred, target)),
         ("frame_n_mpjpe", metrics.n_mpjpe(pred, target)),
         ("martinez_aligned", aligned),
         ("rle_aligned", aligned),
+        ("int_rigid_aligned", metrics.procrustes_align(pred, target, scale=False)),
         ("martinez_aligned_noscale", metrics.procrustes_align(pred, target, scale=False)),
     ):
         np.testing.assert_allclose(measured, g[key], rtol=1e-9, atol=1e-12, err_msg=key)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpose import weights
+from jaxpose import losses, weights
 from jaxpose.nets import LinearLifter, SRNet, TemporalLifter
-from jaxpose.nets.lifting import SRNET_GROUPS
+from jaxpose.nets.lifting import SRNET_GROUPS, split_sizes
 from jaxpose.train import count_parameters
 
 
@@ -66,6 +66,21 @@ def test_martinez(golden, golden_json, x64):
     assert jnp.square(out.reshape(6, 48) - g["martinez_y"]).mean() == pytest.approx(float(g["martinez_small_mse"]))
     expected = weights.from_torch(stored(g, "martinez_small") | stored(g, "martinez_small_after"), layout="martinez")[1]
     jax.tree.map(close, after["batch_stats"]["batch_norm1"], expected["batch_stats"]["batch_norm1"])
+
+    def loss(params):
+        out, _ = net.clone(dropout=0.0).apply(
+            {**variables, "params": params}, jnp.asarray(xy, jnp.float64), train=True, mutable=["batch_stats"]
+        )
+        return jnp.square(out.reshape(6, 48) - g["martinez_y"]).mean()
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])
+    close(gradient["w2"]["bias"], g["martinez_small_grad_w2_bias"])
+    norms = np.array(sorted(float(jnp.linalg.norm(leaf.ravel())) for leaf in jax.tree.leaves(gradient)))
+    close(norms, np.sort(g["martinez_small_grad_norm"]))
+    whole = np.sqrt((norms**2).sum())
+    np.testing.assert_allclose(
+        norms * min(1, 1 / whole), np.sort(g["martinez_small_clipped_grad_norm"]), rtol=1e-5, atol=1e-12
+    )
     full, variables = weights.from_torch(state_of(j["states"], j, "martinez_full"), layout="martinez")
     close(apply(full, variables, xy).reshape(6, 48), g["martinez_full_eval"])
 
@@ -112,6 +127,17 @@ def test_srnet(golden, golden_json, x64, name):
         close(apply(net, variables, xy[:, 0]), g["srnet_g5_mul_111"][:, 0])
     if "33" in name:
         close(apply(net, variables, xy[:, :9]), g["srnet_g5_mul_33_strided"])
+
+
+def test_groups_and_gates_of_srnet(golden):
+    g = golden("three_d/lifting")
+    assert split_sizes([len(group) for group in SRNET_GROUPS[5]], 1024) == g["srnet_group_out_channels"].tolist()
+    net = SRNet(width=64)
+    assert net._outputs == g["srnet_final_out_channels"].tolist()
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 17, 2)))["params"]
+    gates = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "m_conv" in jax.tree_util.keystr(path)]
+    assert gates and not any(np.any(gate) for gate in gates) and not g["srnet_init_gate_conv_absmax"].any()
+    assert losses.l1(g["srnet_l1_pred"], g["srnet_l1_target"]).mean() == pytest.approx(float(g["srnet_l1"]), rel=1e-6)
 
 
 def test_fully_connected_net_of_srnets_code(golden, x64):

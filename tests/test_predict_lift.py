@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -52,6 +53,7 @@ def test_a_result_file_is_lifted(run, tmp_path, capsys):
     lifter = lift.load(run)
     expected = lifter(np.float32(np.round(xy, 3)), np.tile([1000, 1002], (3, 1)))
     np.testing.assert_allclose(np.reshape([r["keypoints_3d"] for r in records], (3, 17, 3)), expected, atol=0.01)
+    assert expected.any() and not expected[:, 0].any()  # the pelvis, although this net predicts it
     assert (tmp_path / "out" / "space.html").stat().st_size > 1000
     # Other names in another order are put in place by name.
     order = np.random.default_rng(0).permutation(17)
@@ -204,5 +206,62 @@ def test_martinezs_file_says_what_it_lacks():
     from jaxpose import importer
 
     names = ("w1.weight", "linear_stages.0.w1.weight", "w2.weight")
-    with pytest.raises(ValueError, match="standardised by means and deviations that the file does not hold"):
-        importer.read_lifter({name: np.zeros((2, 2)) for name in names})
+    state = {name: np.zeros((2, 2)) for name in names}
+    with pytest.raises(ValueError, match="w2.weight has 2 rows: expected a multiple of 3"):
+        importer.read_lifter(state)
+    state = martinez_state(joints=17)
+    with pytest.raises(
+        ValueError, match="standardised by means and deviations that the file does not hold; give --stats, the"
+    ):
+        importer.read_lifter(state)
+    with pytest.raises(
+        ValueError, match="the net has 17 joints in and 16 out: expected the 16 of h36m17 without the nose"
+    ):
+        importer.read_lifter(state, stats=Path("statistics.npz"))
+
+
+def martinez_state(joints=16):
+    """The tensors of a net of width 3 with one block."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (3, 2 * joints), "linear_stages.0.w1": (3, 3), "linear_stages.0.w2": (3, 3), "w2": (48, 3)}
+    state = {f"{name}.weight": rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    state |= {f"{name}.bias": rng.normal(0, 0.3, shape[0]) for name, shape in shapes.items()}
+    for name in ("batch_norm1", "linear_stages.0.batch_norm1", "linear_stages.0.batch_norm2"):
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{name}.{part}"] = rng.uniform(0.5, 1.0, 3)
+    return {name: array.astype(np.float32) for name, array in state.items()}
+
+
+def test_martinezs_file_is_imported_with_the_statistics_of_its_training(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    from jaxpose.data import statistics
+    from jaxpose.data.synthetic import lifting
+
+    world, kinds = lifting.draw("S1", 2)
+    numbers = statistics.Statistics.of(lifting.seen(world, kinds, "S1"))
+    numbers.write(tmp_path / "statistics.npz")
+    state = martinez_state()
+    torch.save({"state_dict": {name: torch.tensor(array) for name, array in state.items()}}, tmp_path / "gt.pth.tar")
+    command = ["import", str(tmp_path / "gt.pth.tar"), "--out", str(tmp_path / "run"), "--stats"]
+    with pytest.raises((FileNotFoundError, SystemExit)):
+        cli.main([*command, str(tmp_path / "absent.npz")])
+    cli.main([*command, str(tmp_path / "statistics.npz")])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["layout"] == "martinez" and printed["joints"] == 17
+    lifter = lift.load(tmp_path / "run")
+    assert lifter.task.norm == "raw" and not lifter.flip_test
+    px = np.full((1, 17, 2), 480.0) + np.arange(17)[None, :, None]
+    joints = lifter(px, np.array([[1000, 1002]]))
+    relu = lambda x: np.maximum(x, 0)  # noqa: E731
+
+    def layer(x, linear, norm):
+        s = {part: state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+        x = x @ state[f"{linear}.weight"].T + state[f"{linear}.bias"]
+        return relu((x - s["running_mean"]) / np.sqrt(s["running_var"] + 1e-5) * s["weight"] + s["bias"])
+
+    x = layer(numbers.standardize_px(px[:, list(statistics.INPUT_JOINTS)]).reshape(1, -1), "w1", "batch_norm1")
+    y = layer(x, "linear_stages.0.w1", "linear_stages.0.batch_norm1")
+    x = x + layer(y, "linear_stages.0.w2", "linear_stages.0.batch_norm2")
+    expected = numbers.restore_joints((x @ state["w2.weight"].T + state["w2.bias"]).reshape(1, 16, 3))
+    np.testing.assert_allclose(joints[:, 1:], expected, atol=0.02)
+    assert not joints[:, 0].any()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jaxpose import cli, summary
-from jaxpose.nets import MobileNetV2, PoseRegressor, RegressionHead, ResNet
+from jaxpose import cli, summary, tasks
+from jaxpose.nets import HeatmapNet, LinearLifter, MobileNetV2, PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.deconv import Deconv
 from jaxpose.nets.layers import Conv
+from jaxpose.skeleton import H36M17
 from tests import tiny_run
 
 
@@ -104,6 +106,30 @@ def test_a_transposed_convolution_is_counted_at_its_input_and_at_its_output():
 
     cost = summary.count(Net(), (5, 4))
     assert cost.multiply_adds == 5 * 4 * 16 * 3 * 7 and cost.as_published == 10 * 8 * 16 * 3 * 7
+
+
+def test_table_8_of_rle():
+    """Parameters and operations of the nets in space; a multiply-add counts as one FLOP, the lifter's are of 64 poses."""
+    backbone = ResNet(depth=50)
+    direct = summary.count(PoseRegressor(backbone, RegressionHead(18, dim=3, kind="linear")), (256, 256))
+    flows = summary.count_flow(dim=2).params + summary.count_flow(dim=3).params
+    head = 54 * 2049
+    assert direct.params - head == 23_618_678 and direct.params + flows == 23_838_440  # "23.8M" of all regressions
+    assert direct.multiply_adds / 1e9 == pytest.approx(5.4, abs=0.07)
+    volumes = summary.count(HeatmapNet(backbone, 18 * 64), (256, 256))
+    assert volumes.params == 34_291_392 and round(volumes.as_published / 1e9, 1) == 14.1
+    fc = summary.count_lifter(LinearLifter())
+    assert fc.params == 4_291_632 and 64 * fc.multiply_adds / 1e9 == pytest.approx(0.275, abs=0.002)
+
+
+@pytest.mark.parametrize("loss", ["l1", "rle"])
+def test_the_net_of_a_lifter_is_counted(tmp_path, capsys, loss):
+    net = LinearLifter(joints_in=17, joints_out=17, width=8, dim=6 if loss == "rle" else 3)
+    task = tasks.lifting(net, skeleton=H36M17, loss=tasks.LiftLoss(loss=loss))
+    summary.main(run=tiny_run.write(tmp_path / "run", task, variables=jax.jit(task.init)(jax.random.key(0))))
+    text = capsys.readouterr().out
+    assert "LinearLifter, input 1 frame of joints, 17 joints" in text
+    assert f"{summary.count_lifter(net).params:,}" in text and ("55,332" in text) == (loss == "rle")
 
 
 def test_the_net_of_a_run_is_counted(tmp_path, capsys):

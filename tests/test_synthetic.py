@@ -360,12 +360,30 @@ def test_the_same_numbers_give_the_same_picture(pictures):
         (dict(seed=-1), "seed and index must not be negative, got -1"),
         (dict(size_wh=(320, 16)), r"size_wh must be .* got \(320, 16\)"),
         (dict(size_wh=(320,)), "size_wh must be"),
+        (dict(label_noise=-1.0), "label_noise=-1.0: expected a factor of 0 or more"),
+        (dict(label_noise=float("nan")), "label_noise=nan: expected a factor"),
     ],
 )
 def test_render_names_bad_arguments(kind, fault):
-    arguments = dict(seed=0, size_wh=(64, 48)) | kind
+    arguments = dict(seed=0, index=0, size_wh=(64, 48)) | kind
     with pytest.raises(ValueError, match=fault):
-        render(arguments["seed"], 0, size_wh=arguments["size_wh"])
+        render(**arguments)
+
+
+def test_the_factor_on_the_label_noise_scales_the_errors_and_changes_nothing_else(pictures):
+    image, people = pictures[7]
+
+    def errors(people):
+        labels = np.array([person["keypoints"] for person in people]).reshape(len(people), 17, 3)
+        clean = np.array([person["keypoints_clean"] for person in people]).reshape(len(people), 17, 2)
+        return np.where(labels[..., 2:] > 0, labels[..., :2] - clean, 0)
+
+    for factor in (0.0, 3.0):
+        same_image, noisier = render(3, 7, label_noise=factor)
+        np.testing.assert_array_equal(same_image, image)
+        np.testing.assert_allclose(errors(noisier), factor * errors(people), atol=0.03)  # labels are rounded
+        assert [{**p, "keypoints": 0} for p in noisier] == [{**p, "keypoints": 0} for p in people]
+    assert np.abs(errors(people)).max() > 0.5
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
@@ -376,6 +394,23 @@ SMALL = dict(train=14, val=6, seed=2, size_wh=(96, 80), progress=False)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("people") / "one", workers=1, **SMALL)
+
+
+def test_more_label_noise_is_that_of_the_training_labels_alone(tmp_path):
+    small = SMALL | {"train": 4, "val": 3}
+    folders = [write_dataset(tmp_path / str(f), workers=1, label_noise=f, **small) for f in (1.0, 5.0)]
+    train, val = (
+        [json.loads((f / "annotations" / f"person_keypoints_{split}.json").read_text())["annotations"] for f in folders]
+        for split in ("train", "val")
+    )
+    assert val[0] == val[1] and len(val[0]) > 0
+    assert [p["keypoints"] for p in train[0]] != [p["keypoints"] for p in train[1]]
+    assert [p["keypoints_clean"] for p in train[0]] == [p["keypoints_clean"] for p in train[1]]
+    assert "label_noise" not in json.loads((folders[0] / "synthetic.json").read_text()), "as written before"
+    with pytest.raises(ValueError, match="holds another synthetic data set"):
+        write_dataset(folders[1], workers=1, **small)
+    with pytest.raises(ValueError, match="label_noise=2.0 has no effect with space"):
+        write_dataset(tmp_path / "space", workers=1, space=True, label_noise=2.0, **small)
 
 
 def _contents(path):

@@ -135,7 +135,9 @@ def test_a_net_of_another_skeleton_is_refused():
         tasks.regression(net, skeleton=COCO17, size_wh=(0, 32))
 
 
-@pytest.mark.parametrize("option", [{"base": "l1"}, {"variant": "x"}, {"flow_init": "x"}, {"loss": "x"}])
+@pytest.mark.parametrize(
+    "option", [{"base": "l1"}, {"variant": "x"}, {"flow_init": "x"}, {"flow_ends": "x"}, {"loss": "x"}]
+)
 def test_unknown_options_of_the_likelihood_are_refused(option):
     [(name, value)] = option.items()
     with pytest.raises(ValueError, match=f"{name}='{value}': expected one of "):

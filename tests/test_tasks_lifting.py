@@ -48,6 +48,38 @@ def test_normalisations_of_the_reference_code(golden, x64):  # noqa: F811
         close(target, g[f"srn_{norm}_3d"])
         close(read_pixels(px, view, norm=norm), g[f"srn_{norm}_2d"])
         close(joints_of(target, view, norm=norm) / 1000, g[f"srn_{norm}_back_m"], atol=1e-7)
+        ratio = np.asarray(view.depth_ratio)[..., 0] + (norm == "lcn")
+        box = 2 / (2000 * np.asarray(view.depth_ratio)[..., 0])
+        close(np.concatenate([ratio, box], -1), g[f"srn_{norm}_params"][:, 0, :2])
+        close(view.root_px[:, 0], g[f"srn_{norm}_params"][:, 0, 2:4])
+        close(view.root[:, 2], g[f"srn_{norm}_params"][:, 0, 4])
+
+
+def test_lcn_mirrors_what_the_net_reads_and_predicts_as_the_reference_code(golden, x64):  # noqa: F811
+    g = golden("three_d/metrics3d")
+    n = len(g["srn_pixel"])
+    inner = np.tile(g["srn_intrinsic9"], (n, 1))
+    b = {
+        "px": g["srn_pixel"][:, None], "joints": 1000 * g["srn_camera_m"], "root": 1000 * g["srn_camera_m"][:, :1],
+        "focal": inner[:, :2], "center": inner[:, 2:4], "size_wh": np.tile(g["srn_wh"], (n, 1)),
+    }  # fmt: skip
+
+    class Input(SRNet):
+        def lift(self, x, *, train):
+            xy = x.reshape(*x.shape[:2], 17, 2)
+            return jnp.concatenate([xy, jnp.zeros((*xy.shape[:3], 1))], -1)
+
+    task = tasks.lifting(Input(add_input=True), skeleton=H36M17, norm="lcn")
+    variables, swap = {"params": {"net": {}}, "batch_stats": {}}, list(H36M17.flip_index)
+    other = mirrored(b, H36M17, norm="lcn")
+    seen = task.apply_net(variables, other, train=False)[0][..., :2]
+    np.testing.assert_allclose(seen, g["srn_lcn_2d"][:, swap] * [-1, 1], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(task.target(other), g["srn_lcn_3d"][:, swap] * [-1, 1, 1], rtol=1e-6, atol=1e-9)
+    # A training step with mirrored rows has the same loss and error as the mirrored arrays of the code.
+    some = {**b, "mirrored": np.arange(n) % 2 == 0}
+    loss, (_, values) = task.loss(variables, some, key=jax.random.key(0))
+    plain, (_, expected) = task.loss(variables, b, key=jax.random.key(0))
+    assert loss == pytest.approx(float(plain)) and values["mpjpe"] == pytest.approx(float(expected["mpjpe"]))
 
 
 @pytest.mark.parametrize("norm", ["base", "proj", "lcn"])
@@ -73,6 +105,10 @@ def test_readings_of_rle_on_the_reference_numbers(golden, golden_json, x64):  # 
     state = state_of(j["states"], {**j, "conv_scale": j["flow_scale"]}, "flow3d")
     variables = {"params": {"flow": weights.flow_from_torch(state)["params"]}}
     target = jnp.asarray(g["liftrle_gt"])
+    mu, sigma = jnp.asarray(g["liftrle_mu"]), jax.nn.sigmoid(jnp.asarray(g["liftrle_logits"])) + 1e-9
+    flow = tasks.LiftLoss(loss="rle").flow()
+    log_prob = flow.apply({"params": variables["params"]["flow"]}, (mu - target) / sigma, method="log_prob")
+    np.testing.assert_allclose(log_prob, g["liftrle_logphi"][..., 0], rtol=1e-6, atol=1e-9)
 
     def loss(mu, logits, reading):
         task = tasks.lifting(FC_SIGMA, skeleton=H36M17, loss=tasks.LiftLoss(loss="rle", reading=reading))

@@ -186,27 +186,41 @@ def test_released_net(golden, golden_json):
         image = jnp.asarray(image.astype(np.float32), jnp.float64)  # normalised already
         task = tasks.regression_3d(net, skeleton=H36M18, size_wh=(128, 128), depth=Depth())
 
-        def forward(params, train):
-            out = net.apply(
-                {**variables, "params": params["net"]}, image, train=train, mutable=["batch_stats"] if train else []
-            )
-            return out[0]
+        def forward(params, train, seen):
+            mutable = ["batch_stats"] if train else []
+            return net.apply({**variables, "params": params["net"]}, seen, train=train, mutable=mutable)[0]
 
-        mu, sigma = jax.jit(forward, static_argnums=1)(params, False)
+        apply = jax.jit(forward, static_argnums=1)
+        mu, sigma = apply(params, False, image)
         relative = mu.at[..., 2].add(-mu[:, :1, 2])
         np.testing.assert_allclose(relative, case["eval_pred"], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(sigma, case["eval_sigma"] - 1e-9, rtol=1e-8)
         np.testing.assert_allclose(1 - sigma.mean(-1), case["eval_score"][..., 0], rtol=1e-6)
+        other, other_sigma = apply(params, False, image[:, :, ::-1])
+        other = other.at[..., 2].add(-other[:, :1, 2])
+        swap = jnp.asarray(H36M18.flip_index)
+        np.testing.assert_allclose(
+            (relative + task.mirrored(other)[:, swap]) / 2, case["flip_averaged_pred"], rtol=1e-8
+        )
+        score = 1 - (sigma + other_sigma[:, swap]).mean(-1) / 2
+        np.testing.assert_allclose(score, case["flip_averaged_score"][..., 0], rtol=1e-6)
         weight, target = jnp.asarray(case["weight"]), jnp.asarray(case["target"], jnp.float64)
 
         def loss(params):
-            mu, sigma = forward(params, True)
+            mu, sigma = forward(params, True, image)
             values = task.joint_losses(
                 {"params": params}, mu, sigma, target, batch={"has_depth": weight[..., 2] > 0}, where=weight[..., 0] > 0
             )
-            return values.sum() / 3
+            return values.sum() / 3, (mu, sigma, values)
 
-        value, grads = jax.jit(jax.value_and_grad(loss))(params)
+        (value, (mu, sigma, values)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+        np.testing.assert_allclose(mu, case["train_pred"], rtol=1e-8, atol=1e-10)
+        sigma = np.asarray(sigma) + 1e-9
+        np.testing.assert_allclose(sigma, case["train_sigma"], rtol=1e-8)
+        laplace = np.log(np.sqrt(2 * np.pi) * sigma) + np.abs(target - mu) / (np.sqrt(2) * sigma + 1e-9)
+        np.testing.assert_allclose(
+            values - (laplace * weight).sum(-1), (case["train_nf_loss"] * weight).sum(-1), rtol=1e-7, atol=1e-7
+        )
         np.testing.assert_allclose(value, case["train_loss"], rtol=1e-9)
         for name in ("coord", "sigma"):
             np.testing.assert_allclose(

@@ -52,6 +52,8 @@ class AblationConfig:
     learning_rate: Annotated[float, Positive, Fixed] = 3e-3
     images: Annotated[int, AtLeast(2, "one to train on, one to hold out"), Fixed] = 2000
     """Synthetic images per seed, a fifth of them held out."""
+    label_noise: Annotated[float, AtLeast(0), Fixed] = 1.0
+    """Factor on the errors of the training labels; those of the held-out images keep 1."""
     copies: Annotated[int, Positive, Fixed] = 8
     """Augmented crops of every training person."""
     augment: Annotated[str, AnyValue, Fixed] = "light"
@@ -85,10 +87,15 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
     """Returns the synthetic people of one seed, drawn on the first call: "train" and "val"."""
     held_out = max(config.images // 5, 1)
     folder = synthetic.write_dataset(
-        config.out / f"people_{seed}_{config.images}", train=config.images - held_out, val=held_out, seed=seed,
-        workers=config.workers,
+        config.out / f"people_{seed}_{config.images}{noise_suffix(config)}", train=config.images - held_out, val=held_out, seed=seed,
+        label_noise=config.label_noise, workers=config.workers,
     )  # fmt: skip
     return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
+
+
+def noise_suffix(config: AblationConfig) -> str:
+    """Returns the end of the name of a folder of synthetic people, which tells label noise other than 1."""
+    return "" if config.label_noise == 1 else f"_noise_{config.label_noise:g}"
 
 
 def crops(
@@ -241,7 +248,12 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     """Returns the settings that a run of a row depends on, except its seed."""
     fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
     shared = {name: value for name, value in asdict(config).items() if name in fixed}
-    return json.loads(json.dumps(shared | asdict(row), default=str))
+    values = shared | asdict(row)
+    # Runs from before there were these settings count as done: they ran with the default.
+    for holder, name, default in ((values, "label_noise", 1), (values.get("likelihood") or {}, "flow_ends", "code")):
+        if holder.get(name) == default:
+            del holder[name]
+    return json.loads(json.dumps(values, default=str))
 
 
 def done(path: Path, config: AblationConfig, rows: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:

@@ -24,11 +24,11 @@ from experiments.common.rules import AnyValue, AtLeast, Between, Fixed, MayChang
 from jaxpose import checkpoint, density, files, inference, metrics, nets, parallel, tasks
 from jaxpose.data import feed, human36m, pairs
 from jaxpose.data.augment import philox
-from jaxpose.data.formats import mmpose_3d, videopose3d
+from jaxpose.data.formats import mmpose_3d, mpi_inf_3dhp, videopose3d
 from jaxpose.data.pairs import Pairs
 from jaxpose.data.synthetic import lifting as synthetic
 from jaxpose.evaluation import poses_3d
-from jaxpose.skeleton import Skeleton
+from jaxpose.skeleton import H36M17, Skeleton
 
 log = logging.getLogger(__name__)
 TEST_BATCH = 1024
@@ -54,9 +54,9 @@ class PairConfig(RunConfig):
     keypoints: Annotated[str, AnyValue, Fixed] = "gt"
     """With --data: what made the 2D joints, the end of the name data_2d_h36m_*.npz: gt, cpn_ft_h36m_dbb, ..."""
     train_subjects: Annotated[tuple[str, ...], AnyValue, Fixed] = human36m.TRAIN
-    """With --data: subjects to train on."""
+    """With --data: subjects to train on; of MPI-INF-3DHP all eight unless given."""
     val_subjects: Annotated[tuple[str, ...], AnyValue, MayChange] = human36m.TEST
-    """With --data: subjects to evaluate on, none of which may be trained on."""
+    """With --data: subjects to evaluate on, none of which may be trained on; of MPI-INF-3DHP the sequences TS1 to TS6 unless given."""
     every: Annotated[int, Positive, Fixed] = 1
     """With --data: take every so many frames of each sequence, to train on."""
     val_every: Annotated[int, Positive, MayChange] = 1
@@ -152,6 +152,10 @@ def make_tasks(config: PairConfig, skeleton: Skeleton) -> tuple[tasks.Task, None
     """Returns the task of the flags, and None for the task that comes first."""
     root = skeleton.joints.index("pelvis") if "pelvis" in skeleton.joints else 0
     net = make_net(config, skeleton.num_joints)
+    if config.net == "srnet" and skeleton.joints != H36M17.joints:
+        raise ValueError(
+            f"--net srnet: its groups are those of {H36M17.name}'s joints, the data have {skeleton.name}'s"
+        )
     if config.norm == "lcn" and config.net != "srnet":
         raise ValueError(f"--norm lcn --net {config.net}: it adds the input to the output, which only --net srnet does")
     return tasks.lifting(
@@ -219,12 +223,12 @@ class PosePairs:
             batch = arrays(self.train, index, pairs.windows(self.train, self._frames, rows=index))
             if config.mirror:  # drawn for the global batch, so that the number of processes does not matter
                 draws = philox(config.seed, MIRROR, step, 0).random(size)[first : first + share] < 0.5
-                batch = mirror(batch, draws, self.skeleton)
+                batch = {**batch, "mirrored": draws} if config.norm == "lcn" else mirror(batch, draws, self.skeleton)
             yield parallel.global_batch(batch, self.mesh)
 
     def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
         """Returns joints (N, K, 3) in mm relative to the root for every pose of `val`, and mu and sigma if the task has them."""
-        inputs = ("px", "focal", "center", "size_wh", *(() if task.norm == "base" else ("root",)))
+        inputs = ("px", "focal", "center", "size_wh", *(("root",) if task.needs_root else ()))
         return inference.run(
             inference.on_mesh(step, variables, self.mesh, inputs=inputs), self._eval_batches(task.frames, task.causal)
         )
@@ -263,7 +267,7 @@ class PosePairs:
                 poses_3d.from_predictions(predictions["joints"], image_id=truth.image_id), folder / f"{name}.json"
             )
             poses_3d.write_truth(truth, folder / "truth.json")
-            if model is not None and task.norm == "base":
+            if model is not None and not task.needs_root:
                 self._write_regions(predictions, task, model, folder / f"{name}_regions.npz")
             files.write_json(folder / f"{name}_report.json", result | scores, indent=1)
             log.info("%s", poses_3d.table(result))
@@ -411,7 +415,7 @@ def truth_of(source: Pairs) -> poses_3d.Truth:
 
 
 def load(config: PairConfig, *, skeleton: Skeleton | None = None) -> PosePairs:
-    """Opens the pairs that the config names: drawn people, VideoPose3D's files, or mmpose's."""
+    """Opens the pairs that the config names: drawn people, VideoPose3D's files, mmpose's, or MPI-INF-3DHP's."""
     mesh = kinds.make_mesh(config)
     splits: list[tuple[Pairs | None, Pairs]] = []
     parallel.on_first(lambda: splits.append(_open(config)))
@@ -433,11 +437,29 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
             None if config.eval_only else mmpose_3d.read(folder / "h36m_train.npz").of_subjects(config.train_subjects)
         )
         return train, mmpose_3d.read(folder / "h36m_test.npz").of_subjects(config.val_subjects)
+    if mpi_inf_3dhp.is_folder(folder):
+        return _open_mpi_inf_3dhp(config, folder)
     paths = videopose3d.find(folder, keypoints=config.keypoints)
     train = None
     if config.eval_only is None:
         train = videopose3d.read(*paths, subjects=config.train_subjects, every=config.every)
     return train, videopose3d.read(*paths, subjects=config.val_subjects, every=config.val_every)
+
+
+def _open_mpi_inf_3dhp(config: PairConfig, folder: Path) -> tuple[Pairs | None, Pairs]:
+    """Opens MPI-INF-3DHP as its authors give it out; the subjects' defaults are Human3.6M's and stand for all of these data."""
+    if config.keypoints != "gt":
+        raise ValueError(
+            f"--keypoints {config.keypoints}: {folder} holds MPI-INF-3DHP, with 2D joints of the labels; leave it out"
+        )
+    of_train = mpi_inf_3dhp.TRAIN if config.train_subjects == human36m.TRAIN else config.train_subjects
+    of_val = mpi_inf_3dhp.TEST if config.val_subjects == human36m.TEST else config.val_subjects
+    train = None
+    if config.eval_only is None:
+        train = mpi_inf_3dhp.read_train(folder, subjects=of_train, every=config.every)
+    if all(name in mpi_inf_3dhp.TRAIN for name in of_val):
+        return train, mpi_inf_3dhp.read_train(folder, subjects=of_val, every=config.val_every)
+    return train, mpi_inf_3dhp.read_test(folder, sequences=of_val, every=config.val_every)
 
 
 def _refuse_flags_of_videopose3d(config: PairConfig, folder: Path) -> None:

@@ -132,7 +132,14 @@ def prepare(
 
 
 def synthetic(
-    out: Path, /, *, train: int = 1800, val: int = 200, seed: int = 0, layout: Literal["coco", "mpii"] = "coco"
+    out: Path,
+    /,
+    *,
+    train: int = 1800,
+    val: int = 200,
+    seed: int = 0,
+    layout: Literal["coco", "mpii"] = "coco",
+    label_noise: float = 1.0,
 ) -> None:
     """Draw the embedded synthetic people: COCO JSON and JPEG files.
 
@@ -142,12 +149,14 @@ def synthetic(
         val: Number of images held out.
         seed: The same seed gives the same pixels and labels.
         layout: COCO's, or MPII's with its 16 joints, head boxes and a test split without labels.
+        label_noise: Factor on the errors of the training labels; those of the images held out keep 1.
     """
     from jaxpose.data.synthetic import write_dataset, write_mpii
 
+    settings = {"train": train, "val": val, "seed": seed, "label_noise": label_noise}
     if layout == "coco":
-        print(write_dataset(out, train=train, val=val, seed=seed))
+        print(write_dataset(out, **settings))
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        print(write_mpii(write_dataset(Path(folder) / "coco", train=train, val=val, seed=seed), out))
+        print(write_mpii(write_dataset(Path(folder) / "coco", **settings), out))

@@ -89,8 +89,8 @@ class _Lifter(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """The number of frames that one frame of the output depends on."""
-        return 1
+        """The number of frames that one frame of the output depends on: the product of the widths of a temporal net."""
+        return math.prod(getattr(self, "widths", ()))
 
     def check(self, xy: jax.Array) -> jax.Array:
         """Returns joints as sequences (B, T, K, 2).
@@ -205,10 +205,6 @@ class TemporalLifter(_Lifter):
         check_dim(self.dim)
         super().__post_init__()
 
-    @property
-    def receptive_field(self) -> int:
-        return math.prod(self.widths)
-
     @nn.compact
     def lift(self, x: jax.Array, *, train: bool) -> jax.Array:
         def activate(x: jax.Array, norm: str) -> jax.Array:
@@ -295,10 +291,6 @@ class SRNet(_Lifter):
         if self.add_input and self.receptive_field > 1:
             raise ValueError(f"add_input with widths={tuple(self.widths)}: the input has more frames than the output")
         super().__post_init__()
-
-    @property
-    def receptive_field(self) -> int:
-        return math.prod(self.widths)
 
     @nn.compact
     def lift(self, x: jax.Array, *, train: bool) -> jax.Array:

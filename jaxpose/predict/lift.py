@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpose import checkpoint, inference, tasks
+from jaxpose import inference, tasks
 from jaxpose.evaluation import poses_3d, results
 from jaxpose.files import read_json
+from jaxpose.predict.restore import restored
 from jaxpose.predict.space import SpacePoses
 from jaxpose.skeleton import COCO17, Skeleton
 from jaxpose.view import space
@@ -38,7 +39,7 @@ class Lifter:
     """
 
     def __init__(self, task: tasks.Lifting, variables: Any, *, flip_test: bool) -> None:
-        if task.norm != "base":
+        if task.needs_root:
             raise ValueError(
                 f"the net was trained with --norm {task.norm}, which needs the depth of the root: only nets of --norm base predict "
                 "without labels"
@@ -49,7 +50,7 @@ class Lifter:
         self._predict = jax.jit(lambda v, batch: task.predict(v, batch, flip_test=flip_test))
 
     def __call__(self, xy: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
-        """Returns joints (N, K, 3) in mm relative to the root, in the axes of the camera.
+        """Returns joints (N, K, 3) in mm relative to the root, which is at 0, in the axes of the camera.
 
         Args:
             xy: ``(N, T, K, 2)`` pixels of the frames that the net sees, or ``(N, K, 2)`` for a net of one frame.
@@ -85,6 +86,7 @@ class Lifter:
             for name in names:
                 parts[name].append(np.asarray(outputs[name])[valid])
         arrays = {name: np.concatenate(values) for name, values in parts.items()}
+        arrays["joints"] -= arrays["joints"][:, self.task.root, None]  # a net that predicts the root puts it near 0
         if "sigma" not in arrays:
             return SpacePoses(arrays["joints"], is_absolute=False)
         sigma = np.where(np.asarray(self.task.is_trained)[:, None], MM * arrays["sigma"], np.nan)
@@ -103,12 +105,7 @@ def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = 
         FileNotFoundError: there is no checkpoint.
         ValueError: it is damaged, holds no lifter, or one that needs the depth of the root.
     """
-    variables, config = checkpoint.restore_model(directory, step=step)
-    task = tasks.from_config(config["task"])
-    if not isinstance(task, tasks.Lifting):
-        raise ValueError(f"{directory} holds a task of the family {task.family!r}, expected 'lifting'")
-    checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
-    flips = inference.from_checkpoint(config).flip_test if flip_test is None else flip_test
+    task, variables, _, flips = restored(directory, tasks.Lifting, step=step, flip_test=flip_test)
     return Lifter(task, variables, flip_test=flips)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpose import checkpoint, density, inference, tasks
+from jaxpose import density, inference, tasks
 from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
+from jaxpose.predict.restore import restored
 
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 COLUMNS = ("file", "scan", "boundary", "column", "row", "sigma", "low", "high")
@@ -107,12 +108,8 @@ def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = 
         FileNotFoundError: there is no checkpoint.
         ValueError: it is damaged, or no run on scans.
     """
-    variables, config = checkpoint.restore_model(directory, step=step)
-    task = tasks.from_config(config["task"])
-    if task.level != "scan":
-        raise ValueError(f"{directory} holds a task of the family {task.family!r}, expected 'boundaries'")
-    checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), directory)
-    return ScanPredictor(task, variables, config, flip_test=flip_test)
+    task, variables, config, flips = restored(directory, tasks.Boundaries, step=step, flip_test=flip_test)
+    return ScanPredictor(task, variables, config, flip_test=flips)
 
 
 def scans_of(path: Path) -> list[Scan]:

@@ -1,12 +1,14 @@
 """Lifting: the joints of a person in pixels -> the same joints in space, by a net that sees no picture.
 
-What a net reads and predicts is a normalisation of pixels and millimetres. Four are published (Zeng et al. 2020 compare them):
+What a net reads and predicts is a normalisation of pixels and millimetres. Four are published (Zeng et al. 2020 compare them), and
+"raw" serves imported nets that were trained on standardised numbers (`jaxpose.data.statistics`):
 
     name       reads                                  predicts, relative to the root            needs at test
     base       pixels / width, from -1 to 1           metres in the axes of the camera          nothing
     proj       pixels of a box of 2 m, rel. to root   perspective pixels and depth of that box  depth and pixel of the root
     weak_proj  the same                               the same with one depth for all joints    the same; its inverse is lossy
     lcn        as base                                as base, with the input added; depth      depth of the root
+    raw        pixels as they are                     as base                                   nothing
 
 "base" is what VideoPose3D, SRNet and SemGCN train on. The inverse of "weak_proj" divides by each joint's own depth, as the code does,
 although the forward direction divides by the root's: up to 7 cm off even for a perfect net (QUIRK T20). None uses distortion.
@@ -34,7 +36,8 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.base import Batch, Level, LossAndMetrics, PyTree, check_choices, stated
 from jaxpose.tasks.describe import build, describe
 
-Norm = Literal["base", "proj", "weak_proj", "lcn"]
+Norm = Literal["base", "proj", "weak_proj", "lcn", "raw"]
+NEEDS_NO_ROOT = ("base", "raw")
 BOX = 2000.0  # mm: width of the box about the root in the pixel normalisations
 MM = 1000.0
 SIGMA_MIN = 1e-9  # as in the released 3D head
@@ -92,7 +95,7 @@ class View:
 
     Attributes:
         focal, center, size_wh: (..., 2) px.
-        root: (..., 3) mm, the root in the axes of the camera; None where it is unknown, for "base".
+        root: (..., 3) mm, the root in the axes of the camera; None where it is unknown, for "base" and "raw".
     """
 
     focal: jax.Array
@@ -130,6 +133,8 @@ def read_pixels(px: jax.Array, view: View, *, norm: Norm, root: int = 0) -> jax.
     """
     if norm == "base":
         return screen(px, view.size_wh[..., None, :])
+    if norm == "raw":
+        return jnp.asarray(px)
     if norm == "lcn":
         return screen(px, view.lcn_size())
     scaled = px * (2 / (BOX * view.depth_ratio))
@@ -141,12 +146,12 @@ def target_of(joints: jax.Array, view: View, *, norm: Norm, root: int = 0) -> ja
 
     Args:
         joints: (..., K, 3) mm in the axes of the camera.
-        view: the picture, with its root unless the normalisation is "base".
+        view: the picture, with its root unless the normalisation is "base" or "raw".
         norm: the normalisation.
         root: index of the root.
     """
     middle = joints[..., root : root + 1, :]
-    if norm == "base":
+    if norm in NEEDS_NO_ROOT:
         return (joints - middle) / MM
     depth = middle[..., 2:] if norm == "weak_proj" else joints[..., 2:]
     px = joints[..., :2] / depth * view.focal[..., None, :] + view.center[..., None, :]
@@ -160,9 +165,9 @@ def target_of(joints: jax.Array, view: View, *, norm: Norm, root: int = 0) -> ja
 def joints_of(output: jax.Array, view: View, *, norm: Norm, root: int = 0) -> jax.Array:
     """The inverse of `target_of`: returns joints (..., K, 3) in mm relative to the root.
 
-    For "base" the predicted root stays where the net puts it; the others are moved so that their root is at 0.
+    For "base" and "raw" the predicted root stays where the net puts it; the others are moved so that their root is at 0.
     """
-    if norm == "base":
+    if norm in NEEDS_NO_ROOT:
         return output * MM
     ratio = view.depth_ratio
     if norm == "lcn":
@@ -208,7 +213,8 @@ class Lifting:
 
     A batch has px (B, T, K, 2), the frames that the net sees; focal, center, size_wh (B, 2) px; for training joints (B, K, 3) mm in the
     axes of the camera; and root (B, T, 3) mm for the normalisations that need it. The frame that is predicted is the middle one of
-    T, or the last one of a causal net.
+    T, or the last one of a causal net. With mirrored (B,) bool, the net reads and has to predict the mirrored normalised coordinates of
+    these rows, whose arrays stay those of the picture (`mirrored`, for "lcn").
 
     Attributes:
         net: a net of `jaxpose.nets.lifting`, or one with the same call, whose `dim` is 6 for "rle" and 3 otherwise.
@@ -289,6 +295,11 @@ class Lifting:
         """Whether the predicted frame is the last one."""
         return getattr(self.net, "causal", False)
 
+    @property
+    def needs_root(self) -> bool:
+        """Whether a prediction needs the position of the root in space, which only labels have."""
+        return self.norm not in NEEDS_NO_ROOT
+
     def init(self, key: jax.Array) -> PyTree:
         """See `Task.init`."""
         net_key, flow_key = jax.random.split(key)
@@ -305,10 +316,18 @@ class Lifting:
 
     def target(self, batch: Batch) -> jax.Array:
         """Returns what the net has to predict, (B, K, 3), in the unit of the normalisation."""
-        return target_of(batch["joints"], self.view(batch), norm=self.norm, root=self.root)
+        target = target_of(batch["joints"], self.view(batch), norm=self.norm, root=self.root)
+        return self._mirror_rows(target, batch)
+
+    def _mirror_rows(self, x: jax.Array, batch: Batch) -> jax.Array:
+        """Mirrors normalised coordinates (B, ..., K, D), whose x is 0 in the middle, of the rows that `batch` marks."""
+        if "mirrored" not in batch:
+            return x
+        where = jnp.asarray(batch["mirrored"]).reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(where, x[..., jnp.asarray(self.skeleton.flip_index), :].at[..., 0].multiply(-1.0), x)
 
     def _root(self, batch: Batch) -> jax.Array | None:
-        if self.norm == "base":
+        if not self.needs_root:
             return None
         if "root" not in batch:
             raise ValueError(f"norm={self.norm!r} needs the root in space, which the batch lacks (base does not)")
@@ -320,7 +339,7 @@ class Lifting:
         """Returns the raw output (B, K, dim) of the predicted frame, and the new collections ({} unless `train`)."""
         each = {name: batch[name][:, None] for name in ("focal", "center", "size_wh")}
         frames = View(**each, root=batch.get("root"))
-        xy = read_pixels(batch["px"], frames, norm=self.norm, root=self.root)
+        xy = self._mirror_rows(read_pixels(batch["px"], frames, norm=self.norm, root=self.root), batch)
         if self.relative:
             middle = xy[..., self.root : self.root + 1, :]
             xy = (xy - middle).at[..., self.root, :].set(middle[..., 0, :])
@@ -364,7 +383,8 @@ class Lifting:
         else:
             total = losses.mean(values, where=where) / (1 if self.loss_settings.loss == "mpjpe" else 3)
         truth = batch["joints"] - batch["joints"][:, self.root : self.root + 1]
-        error = jnp.linalg.norm(jax.lax.stop_gradient(self.to_mm(mu, view)) - truth, axis=-1)
+        joints = self.to_mm(self._mirror_rows(mu, batch), view)
+        error = jnp.linalg.norm(jax.lax.stop_gradient(joints) - truth, axis=-1)
         metrics = {"mpjpe": error.mean()}
         if sigma is not None:
             metrics["sigma"] = losses.mean(sigma.mean(-1), where=where)
@@ -407,7 +427,7 @@ class Lifting:
         mu, sigma = self.split(self.apply_net(variables, batch, train=False)[0])
         joints = self.to_mm(mu, view)
         if flip_test:
-            other = mirrored(batch, self.skeleton)
+            other = mirrored(batch, self.skeleton, norm=self.norm)
             mu_other, sigma_other = self.split(self.apply_net(variables, other, train=False)[0])
             swap = jnp.asarray(self.skeleton.flip_index)
             back = jnp.asarray([-1.0, 1.0, 1.0])
@@ -433,9 +453,20 @@ class Lifting:
         return {**variables, "params": params}
 
 
-def mirrored(batch: Batch, skeleton: Skeleton) -> Batch:
-    """Returns a batch of mirrored pictures: pixels w - x, left and right exchanged, and positions -x in space."""
+def mirrored(batch: Batch, skeleton: Skeleton, *, norm: Norm = "base") -> Batch:
+    """Returns a batch of mirrored pictures: pixels w - x, left and right exchanged, and positions -x in space.
+
+    The size that "lcn" divides by is twice the camera's centre, which differs in the mirrored picture: there the net would read the
+    mirrored pose up to 5 % larger or smaller. As in the published code, its normalised coordinates are mirrored instead (QUIRK T31).
+
+    Args:
+        batch: the batch.
+        skeleton: the joints.
+        norm: the normalisation.
+    """
     batch = {name: jnp.asarray(values) for name, values in batch.items()}
+    if norm == "lcn":
+        return {**batch, "mirrored": jnp.ones(len(batch["px"]), bool)}
     swap = jnp.asarray(skeleton.flip_index)
     width = batch["size_wh"][:, 0]
     px = batch["px"][..., swap, :]

@@ -40,6 +40,7 @@ class Likelihood:
         flow_layers: number of coupling layers of the RealNVP.
         flow_hidden: widths of the flow's hidden layers; (64, 64) is the paper's 3 x 64.
         flow_init: initialisation of the flow, see `jaxpose.flow.RealNVP`.
+        flow_ends: end of the flow's nets, as in the released codes or as in the paper's appendix A, see `jaxpose.flow.RealNVP`.
     """
 
     loss: LossName = "rle"
@@ -49,6 +50,7 @@ class Likelihood:
     flow_layers: int = 6
     flow_hidden: tuple[int, ...] = (64, 64)
     flow_init: Literal["torch", "xavier"] = "torch"
+    flow_ends: Literal["code", "paper"] = "code"
 
     def __post_init__(self):
         object.__setattr__(self, "flow_hidden", tuple(self.flow_hidden))  # JSON has lists
@@ -72,7 +74,9 @@ class Likelihood:
         """Returns the flow over the `dim` coordinates of a joint: of one coordinate a spline, which has no couplings to set."""
         if dim == 1:
             return Spline()
-        return RealNVP(dim=dim, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init)
+        return RealNVP(
+            dim=dim, layers=self.flow_layers, hidden=self.flow_hidden, scheme=self.flow_init, ends=self.flow_ends
+        )
 
     def density(self, variables: PyTree, *, dim: int = 2, required: bool = False) -> density.Model | None:
         """Returns the density of the standardised error after training with this loss; see `Task.density`.

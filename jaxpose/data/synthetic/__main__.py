@@ -12,13 +12,13 @@ from jaxpose.data.synthetic import overlay, render, write_dataset
 
 
 def contact_sheet(
-    *, seed: int, count: int = 24, columns: int = 4, size_wh: tuple[int, int] = (320, 256)
+    *, seed: int, count: int = 24, columns: int = 4, size_wh: tuple[int, int] = (320, 256), label_noise: float = 1.0
 ) -> Image.Image:
     """Draws the first training pictures, each beside a copy with boxes, limbs and joints (red rings: occluded)."""
     rows = -(-count // columns)
     sheet = Image.new("RGB", (2 * columns * size_wh[0], rows * size_wh[1]))
     for i in range(count):
-        image, people = render(seed, i, size_wh=size_wh)
+        image, people = render(seed, i, size_wh=size_wh, label_noise=label_noise)
         x, y = 2 * (i % columns) * size_wh[0], i // columns * size_wh[1]
         sheet.paste(Image.fromarray(image), (x, y))
         sheet.paste(overlay(image, people, zoom=1), (x + size_wh[0], y))
@@ -32,6 +32,7 @@ def main(
     val: int = 400,
     seed: int = 0,
     size_wh: tuple[int, int] = (320, 256),
+    label_noise: float = 1.0,
     workers: int | None = None,
     sheet: Path | None = None,
 ) -> None:
@@ -43,12 +44,16 @@ def main(
         val: Number of held-out pictures.
         seed: Seed of the data set.
         size_wh: Width and height of the pictures in pixels.
+        label_noise: Factor on the errors of the training labels; those of the held-out pictures keep 1.
         workers: Number of processes; by default one per CPU.
         sheet: Also write the first pictures with their labels to this file.
     """
-    print(write_dataset(out, train=train, val=val, seed=seed, size_wh=size_wh, workers=workers))
+    folder = write_dataset(
+        out, train=train, val=val, seed=seed, size_wh=size_wh, label_noise=label_noise, workers=workers
+    )
+    print(folder)
     if sheet is not None:
-        contact_sheet(seed=seed, size_wh=size_wh).save(sheet)
+        contact_sheet(seed=seed, size_wh=size_wh, label_noise=label_noise).save(sheet)
         print(sheet)
 
 

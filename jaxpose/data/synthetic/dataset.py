@@ -31,13 +31,15 @@ JPEG_QUALITY = 90
 
 
 def _write_image(
-    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int], space: bool = False
-) -> tuple[dict, list[dict]]:
+    task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int], space: bool = False,
+    label_noise: float = 1.0,
+) -> tuple[dict, list[dict]]:  # fmt: skip
     """Render and store one picture; returns its COCO image entry and annotations."""
     split, number = task
-    pixels, people = render(
-        seed, number + (HELD_OUT if split == "val" else 0), size_wh=size_wh, **({"space": True} if space else {})
-    )
+    is_held_out = split == "val"
+    options = {"space": True} if space else {}
+    options |= {"label_noise": label_noise} if label_noise != 1 and not is_held_out else {}
+    pixels, people = render(seed, number + (HELD_OUT if is_held_out else 0), size_wh=size_wh, **options)
     name = f"{number + 1:012d}.jpg"
     Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
     image = {"id": number + 1, "file_name": name, "width": size_wh[0], "height": size_wh[1]}
@@ -53,10 +55,8 @@ def _available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _render_all(
-    folder: Path, *, train: int, val: int, seed: int, size_wh, space: bool, workers: int, progress: bool
-) -> list:
-    work = partial(_write_image, folder=folder, seed=seed, size_wh=size_wh, space=space)
+def _render_all(folder: Path, *, train: int, val: int, workers: int, progress: bool, **drawing: Any) -> list:
+    work = partial(_write_image, folder=folder, **drawing)
     return run_all(work, train=train, val=val, workers=workers, content="people", progress=progress)
 
 
@@ -164,6 +164,7 @@ def write_dataset(
     seed: int = 0,
     size_wh: tuple[int, int] = (320, 256),
     space: bool = False,
+    label_noise: float = 1.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -186,6 +187,8 @@ def write_dataset(
         size_wh: The width and height of the pictures in pixels.
         space: Label the true positions of Human3.6M's 18 joints (`jaxpose.skeleton.H36M18`), with `keypoints_3d` and `camera`,
             and the kind of pose as `action`, for the format "coco_3d", in place of COCO's 17 with noise.
+        label_noise: The factor on the errors of the labels of `train`. Those of `val` keep the density of `noise`, so that a
+            score on them measures the net and not the labels. The pictures, the boxes and the true joints are the same.
         workers: The number of processes; None for one per available CPU. With more than one, a script that calls this
             needs the usual `if __name__ == "__main__":` guard.
         progress: Show a progress bar.
@@ -194,7 +197,7 @@ def write_dataset(
         The folder.
 
     Raises:
-        ValueError: The folder holds something else, or a number is out of range.
+        ValueError: The folder holds something else, a number is out of range, or `space` is combined with `label_noise`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -209,9 +212,14 @@ def write_dataset(
         raise ValueError(f"at most {HELD_OUT - 1} pictures per split, got train={train} and val={val}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
-    check(seed=seed, index=0, size_wh=size_wh)
+    check(seed=seed, index=0, size_wh=size_wh, label_noise=label_noise)
+    if space and label_noise != 1:
+        raise ValueError(
+            f"label_noise={label_noise} has no effect with space: the labels in space are the true positions"
+        )
     parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
     parameters |= {"space": True} if space else {}
+    parameters |= {"label_noise": label_noise} if label_noise != 1 else {}
     if is_complete(out, parameters):
         return out
 
@@ -236,6 +244,7 @@ def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, pr
             seed=seed,
             size_wh=tuple(size_wh),
             space=space,
+            label_noise=parameters.get("label_noise", 1.0),
             workers=processes,
             progress=progress,
         )

@@ -66,9 +66,23 @@ def owners(surface: Surface, prims: Primitives) -> np.ndarray:
 
 
 def annotate(
-    rng, surface: Surface, prims: Primitives, camera, body: Body, owner: int, *, mask, size_wh, supersample: int
-) -> dict | None:
-    """Returns a person's COCO annotation without ids, or None if almost nothing of it (`mask`: its sub-pixels) is visible."""
+    rng, surface: Surface, prims: Primitives, camera, body: Body, owner: int, *, mask, size_wh, supersample: int,
+    label_noise: float = 1.0,
+) -> dict | None:  # fmt: skip
+    """Returns a person's COCO annotation without ids, or None if almost nothing of it (`mask`: its sub-pixels) is visible.
+
+    Args:
+        rng: The generator of the label errors.
+        surface: The surfaces of the picture.
+        prims: Their primitives.
+        camera: The camera of the picture.
+        body: The person.
+        owner: The person's index.
+        mask: The person's sub-pixels (h, w).
+        size_wh: The width and height of the picture.
+        supersample: The number of sub-pixels per pixel and axis.
+        label_noise: The factor on the errors that `sample_noise` draws.
+    """
     area = float(mask.sum()) / supersample**2
     if area < SMALLEST_AREA:
         return None
@@ -79,7 +93,7 @@ def annotate(
     if (seen == 2).sum() < FEWEST_VISIBLE or area < SMALLEST_LABELLED:
         seen = np.zeros_like(seen)
     labelled = (seen > 0)[:, None]
-    noise = sample_noise(rng, visibility=seen, scale=np.sqrt(area), joint=np.arange(COCO17.num_joints))
+    noise = label_noise * sample_noise(rng, visibility=seen, scale=np.sqrt(area), joint=np.arange(COCO17.num_joints))
     keypoints = np.concatenate([np.where(labelled, clean + noise, 0.0), seen[:, None]], 1)
     return {
         "bbox": _box(mask, clean[seen > 0], size_wh, supersample),

@@ -112,16 +112,18 @@ def _furnish(rng, prims: Primitives, palette: Palette, camera: Camera, bodies: l
     return shadows
 
 
-def check(*, seed: int, index: int, size_wh: tuple[int, int]) -> None:
+def check(*, seed: int, index: int, size_wh: tuple[int, int], label_noise: float = 1.0) -> None:
     """Raises a ValueError for arguments that `render` does not accept."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got {seed} and {index}")
     if len(size_wh) != 2 or min(size_wh) < 32:
         raise ValueError(f"size_wh must be (width, height), each at least 32 pixels, got {size_wh}")
+    if not 0 <= label_noise < float("inf"):
+        raise ValueError(f"label_noise={label_noise}: expected a factor of 0 or more on the errors of the labels")
 
 
 def render(
-    seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256), space: bool = False
+    seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256), space: bool = False, label_noise: float = 1.0
 ) -> tuple[np.ndarray, list[dict]]:
     """Draws picture `index` of the data set with this seed; it depends on these numbers only.
 
@@ -129,18 +131,19 @@ def render(
         seed, index: Integers from 0.
         size_wh: The width and height in pixels.
         space: Label Human3.6M's 18 joints, with their depth, in place of COCO's 17; the picture is the same.
+        label_noise: The factor on the errors of the labels; 0 labels the true positions. The picture is the same.
 
     Returns:
         image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
 
     Raises:
-        ValueError: The seed or index is negative, or the picture is smaller than 32 x 32.
+        ValueError: The seed, the index or the label noise is negative, or the picture is smaller than 32 x 32.
 
     >>> image, people = render(0, 0, size_wh=(160, 128))
     >>> image.shape, len(people[0]["keypoints"])
     ((128, 160, 3), 51)
     """
-    check(seed=seed, index=index, size_wh=size_wh)
+    check(seed=seed, index=index, size_wh=size_wh, label_noise=label_noise)
     rng = np.random.default_rng([seed, index])
     focal = size_wh[0] * rng.uniform(0.85, 1.9)
     camera, bodies = _people(rng, size_wh, focal)
@@ -164,8 +167,17 @@ def render(
     person_of_pixel = owners(surface, prims)
     people = [
         annotate(
-            rng, surface, prims, camera, body, i, mask=person_of_pixel == i, size_wh=size_wh, supersample=SUPERSAMPLE
-        )
+            rng,
+            surface,
+            prims,
+            camera,
+            body,
+            i,
+            mask=person_of_pixel == i,
+            size_wh=size_wh,
+            supersample=SUPERSAMPLE,
+            label_noise=label_noise,
+        )  # fmt: skip
         for i, body in enumerate(bodies)
     ]
     if space:

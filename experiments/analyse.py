@@ -153,13 +153,18 @@ def grid(size_wh: Sequence[int], patch: int, stride: int) -> list[tuple[int, int
     return [(x, y) for y in rows for x in columns]
 
 
+def in_millimetres(task: tasks.Task) -> bool:
+    """Returns whether a task predicts joints in space whose errors are in mm; depths in units of a hand's bone are not."""
+    return isinstance(task, tasks.Regression3D) and task.depth.unit == "mm"
+
+
 class CropPredictor:
     """Cuts the crops of a source, and predicts on them with an area painted over."""
 
     def __init__(self, task: tasks.Task, variables: Any, config: Config, *, settings: Settings | None = None):
         self.size_wh, self.settings = task.size_wh, settings or Settings()
         self.config, fill = config, FILLS[config.fill]
-        self.root = task.depth.root if isinstance(task, tasks.Regression3D) else None
+        self.root = task.depth.root if in_millimetres(task) else None
 
         def predict(images: jax.Array, low: jax.Array, high: jax.Array, inside: bool) -> tuple[jax.Array, ...]:
             hidden = paint(images, low, high, fill, inside=inside)
@@ -357,7 +362,7 @@ def analyse(config: Config) -> dict[str, Any]:
     checkpoint.check_shapes(variables, jax.eval_shape(task.init, jax.random.key(0)), config.checkpoint)
     if config.patch > min(task.size_wh):
         raise ValueError(f"--patch {config.patch}: expected at most the size of the crop, {list(task.size_wh)}")
-    in_space = isinstance(task, tasks.Regression3D)
+    in_space = in_millimetres(task)
     format = "coco_3d" if in_space and config.format == "coco" else config.format
     reader = formats.choose(format, config.data, config.split)
     source = builder.prepare(

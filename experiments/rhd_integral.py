@@ -2,7 +2,8 @@
 
   python -m experiments.rhd_integral                                         "ours" on embedded synthetic hands, minutes on two cores
   python -m experiments.rhd_integral --method plain                          without heatmap loss and compensation
-  python -m experiments.rhd_integral --head rle                              RLE in pixels; --head l1: L1
+  python -m experiments.rhd_integral --head rle_3d                           RLE in pixels and depth; --head l1_3d: L1
+  python -m experiments.rhd_integral --head rle                              RLE in pixels alone; --head l1: L1
   python -m experiments.rhd_integral --preset resnet50 --data RHD_published_v2 --init resnet50.pth
   python -m experiments.rhd_integral --preset hrnet_w32 --data RHD_published_v2 --init hrnet_w32-imagenet.pth
   python -m experiments.rhd_integral --eval-only runs/rhd_integral --data RHD_published_v2
@@ -30,13 +31,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from experiments.common import families, hands, runner
+from experiments.common import hands, runner
 from experiments.common.config import UNUSED, Methodical
 from experiments.common.page import Page, Tasks
 from experiments.common.persons import OwnAugment
-from experiments.common.rules import AnyValue, Fixed, Positive
+from experiments.common.rules import AnyValue, Fixed, Positive, Unsaid
 from jaxpose import tasks
-from jaxpose.nets import PoseRegressor, RegressionHead
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
@@ -49,12 +49,28 @@ OF_MAPS = ("method", "beta", "maps", "joints", "read", "depths", "first", "first
 class Config(hands.HandConfig, Methodical):
     """Hands in 2.5D."""
 
-    head: Annotated[Literal["maps", "rle", "l1"], AnyValue, Fixed] = "maps"
-    """What predicts the joints: heatmaps and depth maps, or a regression head in pixels with RLE's loss or L1."""
+    head: Annotated[Literal["maps", "rle", "l1", "rle_3d", "l1_3d"], AnyValue, Fixed] = "maps"
+    """What predicts the joints: heatmaps and depth maps, or a regression head with RLE's loss or L1, in pixels alone or with depth."""
     method: Annotated[Literal["plain", "aug", "debias", "ours"], AnyValue, Fixed] = "ours"
     """Row of table 5; it sets --maps.kind, --read.compensate and --first-epochs."""
+    variant: Annotated[Literal["official", "paper"], AnyValue, Fixed, Unsaid("official")] = "official"
+    """Form of RLE's loss: that of the released code, which rewards a growing sigma where depth is regressed, or the paper's."""
     beta: Annotated[float, Positive, Fixed] = 10.0
     """Inverse temperature of the softmax."""
+
+    def depth_form(self) -> hands.DepthForm:
+        """See `hands.HandConfig.depth_form`."""
+        if self.head == "maps":
+            return super().depth_form()
+        return "coordinate" if self.head.endswith("_3d") else "none"
+
+    def idle(self) -> dict[str, str]:
+        flags = super().idle()
+        if self.head.endswith("_3d"):
+            flags["calibrate"] = "a --head in the plane, such as rle"
+        if not self.head.startswith("rle"):
+            flags["variant"] = "--head rle or rle_3d"
+        return flags
 
 
 def with_method(config: Config) -> Config:
@@ -85,18 +101,8 @@ def make(config: Config, skeleton: Skeleton) -> Tasks:
     """Returns the task of --head and --method, and what comes first."""
     if config.head == "maps":
         return hands.depth_tasks(config, skeleton)
-    net = PoseRegressor(
-        families.make_backbone(config), RegressionHead(skeleton.num_joints, kind="normalized", sigma_bias=-1.0)
-    )
-    likelihood = tasks.Likelihood(loss=config.head)
-    return tasks.regression(
-        net,
-        skeleton=skeleton,
-        size_wh=config.size_wh,
-        likelihood=likelihood,
-        preprocess=config.preprocess,
-        outside="mask",
-    ), None
+    likelihood = tasks.Likelihood(loss=config.head.removesuffix("_3d"), variant=config.variant)
+    return hands.regression_task(config, skeleton, likelihood=likelihood), None
 
 
 MMPOSE = OwnAugment(flip=0.5, scale=0.3, rotation=90.0, rotation_probability=0.6, shift=0.16, shift_probability=0.3)

@@ -53,6 +53,7 @@ __all__ = [
     "relative_depth",
     "reversed_fingers",
     "root_depths",
+    "sigma_in_space",
     "square",
     "square_affine",
     "with_palm",
@@ -401,6 +402,27 @@ def lift(
         cost = np.where(both, unlikely, cost)
     best = np.argmin(cost, axis=-1)
     return np.take_along_axis(hands, best[..., None, None, None], axis=-3)[..., 0, :, :]
+
+
+def sigma_in_space(sigma: ArrayLike, xyz: ArrayLike, *, focal: ArrayLike, bone: ArrayLike) -> np.ndarray:
+    """Returns the scales (..., 21, 3) of errors along the axes of the camera, in the unit of `xyz`.
+
+    An error of a pixel moves a joint by Z / f across its ray, one of the relative depth moves it along Z. The depth of the root, which
+    follows from all of them (`lift`), is taken as exact.
+
+    Args:
+        sigma: (..., 21, 3) scales of x and y in pixels and of the relative depth in units of the key bone.
+        xyz: (..., 21, 3) joints in the camera's frame.
+        focal: (..., 2) focal lengths in pixels.
+        bone: (...) length of the key bone in the unit of `xyz`.
+
+    >>> xyz = np.full((21, 3), 600.0)
+    >>> sigma_in_space(np.ones((21, 3)), xyz, focal=[300.0, 300.0], bone=90.0)[0].tolist()
+    [2.0, 2.0, 90.0]
+    """
+    sigma, xyz, focal = (np.asarray(values, np.float64) for values in (sigma, xyz, focal))
+    plane = sigma[..., :2] * xyz[..., 2:] / focal[..., None, :]
+    return np.concatenate([plane, sigma[..., 2:] * np.asarray(bone, np.float64)[..., None, None]], axis=-1)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def main(
                 people = None if box_file is None else box_file.of(file, number)
                 if number % every or people == []:  # the detector has no box here
                     continue
-                poses = predictor(image, people)
+                sides = None if box_file is None else box_file.sides_of(file, number)
+                poses = predictor(image, people, sides=sides)
                 rows.append({"file": str(file), "frame": number, "uncertainty": round(_uncertainty(poses), 5)})
                 features.append(_features(image, poses))
         except (ValueError, OSError) as error:

@@ -125,3 +125,23 @@ def test_what_is_no_file_of_statistics(tmp_path):
 def test_the_joints_are_those_of_human36m():
     assert "nose" not in {H36M17.joints[i] for i in INPUT_JOINTS} and len(INPUT_JOINTS) == 16
     assert "pelvis" not in {H36M17.joints[i] for i in OUTPUT_JOINTS} and len(human36m.TRAIN) == 5
+
+
+def test_a_folder_with_human36m_gives_those_of_its_training_subjects(tmp_path):
+    from jaxpose import importer
+    from jaxpose.data.formats import mmpose_3d
+    from tests.test_data_pairs import mmpose_file
+
+    file, arrays = mmpose_file(tmp_path, 6)
+    file.rename(tmp_path / "h36m_train.npz")
+    read = importer.statistics_of(tmp_path)
+    expected = Statistics.of(mmpose_3d.read(tmp_path / "h36m_train.npz"))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(read, name), getattr(expected, name))
+    arrays["imgname"] = np.char.replace(np.char.replace(arrays["imgname"], "S1/", "S9/"), "S1_", "S9_")
+    np.savez(tmp_path / "h36m_train.npz", **arrays)
+    with pytest.raises(ValueError, match="no poses to compute"):
+        importer.statistics_of(tmp_path)
+    (tmp_path / "h36m_train.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="data_3d_h36m.npz: no such file"):
+        importer.statistics_of(tmp_path)

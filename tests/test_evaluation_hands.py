@@ -111,9 +111,10 @@ def hand_files(tmp_path, *, truth=None, records=None, count=4):
     rng = np.random.default_rng(0)
     target = np.stack([1000 * tiny_rhd.in_space(seed) for seed in range(count)])
     pred = 0.9 * target + rng.normal(0, 4, target.shape)
+    px = np.concatenate([target[..., :2] / target[..., 2:] * 110 + 48, np.full((count, 21, 1), 2)], -1)
     people = [
-        {"id": 7 + i, "image_id": 1, "keypoints": [5, 5, 2] * 21, "keypoints_3d": xyz.ravel().tolist(), "camera": [110, 48, 48]}
-        for i, xyz in enumerate(target)
+        {"id": 7 + i, "image_id": 1, "keypoints": xy.ravel().tolist(), "keypoints_3d": xyz.ravel().tolist(), "camera": [110, 48, 48]}
+        for i, (xyz, xy) in enumerate(zip(target, px, strict=True))
     ]  # fmt: skip
     people.append({"id": 90, "image_id": 2, "keypoints": [5, 5, 2] * 21})
     length = 0.9 * float(geometry.bone_length(target[0], bone=geometry.PALM))
@@ -159,6 +160,7 @@ def test_hands_without_the_length_of_their_bone_have_an_absolute_error_alone(tmp
         ({"records": lambda r: [r[0] | {"bone": "toe"}, *r[1:]]}, "is palm, toe: expected one of palm, finger for all"),
         ({"truth": lambda t: {"annotations": t["annotations"][-1:]}}, "no annotation has 'keypoints_3d'"),
         ({"truth": lambda t: {"annotations": [t["annotations"][0] | {"camera": None}]}}, "annotation 7: expected 'keypoints_3d', 63"),
+        ({"truth": lambda t: {"annotations": [t["annotations"][0] | {"camera": [110, 90, 48]}]}}, "annotation 7: 'camera' projects"),
         ({"truth": lambda t: []}, "expected COCO JSON"),
     ],
 )  # fmt: skip

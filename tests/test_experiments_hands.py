@@ -9,7 +9,7 @@ import pytest
 
 from experiments import rhd_integral
 from experiments.common import hands as kind
-from jaxpose import hands
+from jaxpose import cli, density, hands
 from jaxpose.data import crops, synthetic
 from jaxpose.data.formats import rhd
 from jaxpose.data.synthetic import hands as drawn
@@ -61,6 +61,18 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch):
         ({"keypoints_3d": [1.0] * 60}, "annotation 1: expected 'keypoints_3d'"),
         ({"keypoints_3d": [5.0] * 63}, "annotation 1: the bone between the joints middle1 and middle2 has length 0.0"),
         ({"hand": "both"}, "annotation 1 has no 'hand', left or right, which --one-side needs"),
+        (
+            {"keypoints_3d": (xyz * [-1, 1, 1]).ravel()},
+            "annotation 1: 'camera' projects 'keypoints_3d' .* its x points to the left",
+        ),
+        ({"keypoints_3d": (xyz * [1, -1, 1]).ravel()}, "annotation 1: .* its y points up: negate it"),
+        ({"keypoints_3d": hands.reversed_fingers(xyz).ravel()}, "annotation 1: .*reversed_fingers turns them"),
+        ({"camera": [48.0, 48.0, 110.0, 110.0]}, "annotation 1: .* 'camera' is in the order cx, cy, fx, fy"),
+        ({"camera": [220.0, 220.0, 96.0, 96.0]}, "annotation 1: .* 'camera' is that of a picture 2 times as wide"),
+        (
+            {"keypoints_3d": xyz[::-1].ravel()},
+            "annotation 1: .* the order of the joints is wrong, or they are of another picture",
+        ),
     ):
         truth = source.ground_truth()
         truth["annotations"][0] = truth["annotations"][0] | change
@@ -121,6 +133,28 @@ def test_other_heads_regress_pixels(head):
     assert task.config["likelihood"]["loss"] == head and before is None and task.skeleton == RHD21
 
 
+@pytest.mark.parametrize(("head", "bone", "extent"), [("rle_3d", "palm", 5.0), ("l1_3d", "finger", 13.0)])
+def test_heads_in_space_regress_depth_in_key_bones(head, bone, extent):
+    config = dataclasses.replace(rhd_integral.PRESETS["tiny"], depth=18, width=4, head=head, bone=bone)
+    task, before = rhd_integral.make(rhd_integral.with_method(config), RHD21)
+    assert task.config["family"] == "regression_3d" and before is None and config.depth_form() == "coordinate"
+    assert task.config["likelihood"]["loss"] == head.removesuffix("_3d")
+    assert task.config["depth"] | {"relative": True} == {
+        "extent": extent, "root": (0,), "relative": True, "bone_length": None, "unit": "bone",
+    }  # fmt: skip
+    # A hand of 190 mm from the wrist to a fingertip, along the depth, is inside of -0.5 to 0.5.
+    hand = 1000 * hands.example_hand()
+    assert 190 / hands.bone_length(hand, bone=hands.NAMED_BONES[bone]) < 0.5 * extent
+
+
+def test_a_stored_run_is_evaluated_with_its_bone_and_side():
+    preset = rhd_integral.PRESETS["tiny"]
+    task, _ = rhd_integral.make(rhd_integral.with_method(dataclasses.replace(preset, width=4)), RHD21)
+    stored = {"task": task.config, "run": {"bone": "finger", "one_side": True}}
+    config = preset.as_trained(stored)
+    assert config.bone == "finger" and config.one_side and not config.flips()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -129,6 +163,9 @@ def test_other_heads_regress_pixels(head):
         (["--method", "plain", "--read.compensate"], "--read.compensate True: --method plain decides this, False"),
         (["--head", "rle", "--method", "plain"], "--method plain has no effect with --head rle"),
         (["--head", "l1", "--depths.weight", "2"], "--depths.weight 2.0 has no effect with --head l1"),
+        (["--head", "l1_3d", "--depths.weight", "2"], "--depths.weight 2.0 has no effect with --head l1_3d"),
+        (["--head", "l1_3d", "--variant", "paper"], "--variant has no effect without --head rle or rle_3d"),
+        (["--head", "rle_3d", "--calibrate"], "--calibrate has no effect without a --head in the plane"),
     ],
 )
 def test_a_flag_that_is_decided_or_unused_is_refused(flags, message):
@@ -195,6 +232,12 @@ def test_hands_in_space_are_a_page(source, tmp_path):
     kind.write_page(tmp_path / "page.html", predictions, sides=labels)
     text = (tmp_path / "page.html").read_text()
     assert "picture 1, left hand" in text and "picture 4, right hand" in text and "picture 2" not in text
+    assert "Ellipsoids" not in text
+    model = density.Model(log_g=None, base="laplace", dim=3)
+    kind.write_page(
+        tmp_path / "page.html", predictions | {"relative_sigma": relative * 0 + 5.0}, sides=labels, model=model
+    )
+    assert "Ellipsoids: regions of 90%" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.slow
@@ -217,3 +260,39 @@ def test_from_rhd_to_millimetres(tmp_path):
     evaluated = rhd_integral.main(["--eval-only", str(run), *flags])
     for name in ("EPE_px", "EPE_mm", "absolute_EPE_mm"):
         assert evaluated[name] == pytest.approx(scores[name], rel=1e-3)
+
+
+def test_the_density_in_space_is_reported_without_the_wrist_and_unknown_hands(source):
+    hand = kind.Hands(rhd_integral.PRESETS["tiny"], None, source, None, None)
+    labels = hand.val_space
+    labels.is_known[1] = False
+    target = np.concatenate([np.zeros((5, 21, 2)), labels.depth[..., None] / 5], -1)
+    predictions = {
+        "mu": target, "sigma": np.full((5, 21, 3), 0.1), "target": target, "visibility": np.full((5, 21), 2),
+        "annotation_id": labels.ids,
+    }  # fmt: skip
+    report = hand.density_report(predictions, density.Model(log_g=None, base="gaussian", dim=3))["all"]
+    assert report["count"] == 4 * 20 and report["coverage"] == [1.0] * len(report["levels"])
+
+
+@pytest.mark.slow
+def test_depth_is_regressed_on_both_hands_of_every_picture(tmp_path):
+    """A step of --head l1_3d: every hand is scored in the picture and in space."""
+    folder = tiny_rhd.write(tmp_path)
+    flags = ["--data", str(folder), "--data-dir", str(tmp_path / "data"), *TINY[:6], *TINY[8:], "--category", "both"]
+    run = tmp_path / "run"
+    scores = rhd_integral.main(
+        [*flags, "--head", "l1_3d", "--out", str(run), "--epochs", "1", "--ema", "None", "--no-plots"]
+    )
+    assert all(np.isfinite(scores[name]) for name in ("EPE_px", "depth_mm", "EPE_mm", "absolute_EPE_mm"))
+    (path,) = (run / "results").glob("*_3d.json")
+    (truth,) = (tmp_path / "data").glob("*/*-val-*/*/ground_truth.json")
+    of_file = evaluation.score(truth, path)
+    assert len(json.loads(path.read_text())) == len(json.loads(truth.read_text())["annotations"]) > 3
+    assert of_file == pytest.approx({name: scores[name] for name in of_file}, abs=0.01)
+    # The page draws the cases of both hands, and says so if it is asked for the dominant ones.
+    words = ["view", "report", str(run), "--data", str(folder), "--format", "rhd", "--out", str(tmp_path / "page.html")]
+    with pytest.raises(SystemExit, match="give --category as the run had it"):
+        cli.main(words)
+    cli.main([*words, "--category", "both"])
+    assert (tmp_path / "page.html").stat().st_size > 10_000

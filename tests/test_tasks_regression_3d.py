@@ -233,3 +233,12 @@ def test_released_net(golden, golden_json):
         np.testing.assert_allclose(norms[0], sorted(case["grad_norm"]), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(norms[1], sorted(case["clipped_grad_norm"]), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(total, np.sqrt((case["grad_norm"] ** 2).sum()), rtol=1e-6)
+
+
+def test_depth_in_key_bones_is_stored_and_said():
+    task = make(depth=Depth(5.0, unit="bone"))
+    assert task.units["depth"] == "lengths of the key bone, relative to the root, away from the camera"
+    assert "5 lengths of the key bone" in task.units["sigma"] and "unit" not in make().config["depth"]
+    assert Depth(**task.config["depth"]) == task.depth
+    with pytest.raises(ValueError, match="unit='cm': expected one of mm, bone"):
+        Depth(unit="cm")

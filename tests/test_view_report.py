@@ -249,6 +249,12 @@ def test_charts_have_round_ticks_and_finite_places():
     assert charts.columns([], title="t", x="x").endswith("</svg>")
 
 
+def test_files_beside_the_result_records_are_not_taken_for_them(tmp_path):
+    for name in ("step_9.json", "step_10_report.json", "step_10_conformal.json", "step_10_3d.json"):
+        (tmp_path / name).write_text("[]")
+    assert document._newest(tmp_path).name == "step_9.json"
+
+
 def test_the_newest_line_of_a_step_counts(tmp_path):
     lines = ['{"event": "eval", "step": 2, "AP": 0.1}', '{"event": "train", "step": 1}', "[]", "1", '{"event": "eval"}',
              '{"event": "eval", "step": "x"}', '{"event": "eval", "step": 2, "AP": 0.3}', "\ufffd"]  # fmt: skip

@@ -1,7 +1,8 @@
 """Experiments on hands in 2.5D: crops of hands with relative depths, the joints in space, and their errors.
 
 `Hands` is `experiments.common.persons.Persons` with depth: a batch also has the depth of each joint relative to the wrist in
-units of the key bone, and the scores add those of `jaxpose.evaluation.hands`.
+units of the key bone, for depth maps beside the joints, for a regression head as their third coordinate; and the scores add
+those of `jaxpose.evaluation.hands`.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import numpy as np
 
 from experiments.common import families, persons
-from experiments.common.kinds import Batch, Predictions, PyTree
+from experiments.common.kinds import Batch, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, Fixed
-from jaxpose import checkpoint, files, hands, parallel, tasks
+from jaxpose import checkpoint, density, files, hands, parallel, tasks
 from jaxpose.data import space, synthetic
 from jaxpose.data.augment import Setting
 from jaxpose.data.source import Source
 from jaxpose.evaluation import hands as evaluation
 from jaxpose.hands import Sizes
-from jaxpose.nets import HeatmapNet
+from jaxpose.nets import HeatmapNet, PoseRegressor, RegressionHead
 from jaxpose.skeleton import RHD21, Skeleton
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,12 @@ USED = (*persons.USED, "depth", "depth_where")
 PAGE = "hands_in_space.html"
 IN_SPACE = 60  # number of hands on it
 PICTURE = (160, 160)  # width and height of a synthetic picture
+REGION = 0.9  # probability of the ellipsoids of the page
+EXTENTS = {"palm": 5.0, "finger": 13.0}
+"""Length of 1 in a regressed depth, in units of the key bone: about 470 mm, so that a hand of 190 mm from wrist to fingertip lies
+within -0.5 to 0.5 in every direction."""
+
+DepthForm = Literal["none", "map", "coordinate"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,12 @@ class HandData(persons.PersonConfig):
         """Returns whether predictions are averaged with those of the mirrored image; with --one-side they never are."""
         return self.flip_test and not self.one_side
 
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """Returns the settings that evaluate a stored run: also its key bone, and whether its hands are of one side."""
+        run = stored.get("run") or {}
+        config = super().as_trained(stored)
+        return dataclasses.replace(config, **{name: run[name] for name in ("bone", "one_side") if name in run})
+
 
 @dataclass(frozen=True)
 class HandConfig(families.HeatmapConfig, HandData):
@@ -64,6 +77,10 @@ class HandConfig(families.HeatmapConfig, HandData):
 
     depths: Annotated[tasks.DepthLoss, AnyValue, Fixed] = tasks.DepthLoss(weight=0.3)
     """The loss of the relative depths, in units of --bone; a crop shows about three palms."""
+
+    def depth_form(self) -> DepthForm:
+        """Returns how depth is predicted: not at all, by depth maps, or as the third regressed coordinate."""
+        return "none" if self.depths.kind == "none" else "map"
 
 
 @dataclass(frozen=True)
@@ -165,17 +182,17 @@ class Hands(persons.Persons):
     def check(self) -> None:
         """Raises a ValueError for data that cannot be trained on."""
         super().check()
-        trains_depth = getattr(self.config, "head", "maps") == "maps" and self.config.depths.kind != "none"
         if self.train is not None and self.train_space.runs_base_to_tip:
             log.warning(
                 "%s: the last joint of most fingers is farther from the wrist than the first; expected RHD's order, each finger from "
                 "its tip to its base: jaxpose.hands.reversed_fingers converts the other one",
                 self.train.name,
             )
-        if self.train is not None and trains_depth and self.sizes is None:
+        if self.train is not None and self.config.depth_form() != "none" and self.sizes is None:
+            flag = "--depths.kind none" if self.config.depth_form() == "map" else "--head rle or l1"
             raise ValueError(
-                f"{self.train.name}: no hand has 'keypoints_3d' and 'camera', so that there is no depth to learn: give --depths.kind "
-                "none for pixels alone, or labels in space"
+                f"{self.train.name}: no hand has 'keypoints_3d' and 'camera', so that there is no depth to learn: give {flag} for "
+                "pixels alone, or labels in space"
             )
 
     def train_batches(self, *, start_step: int, total: int) -> Iterator[Batch]:
@@ -183,17 +200,42 @@ class Hands(persons.Persons):
         labels = self.train_space
         for host in self.host_batches(start_step=start_step, total=total):
             rows = labels.rows(host["annotation_id"])
-            batch = {
-                **self._one_sided(host, labels),
-                "depth": labels.depth[rows],
-                "depth_where": np.repeat(labels.is_known[rows, None], 21, axis=1),
-            }
+            batch, depth = self._one_sided(host, labels), labels.depth[rows]
+            is_known = np.repeat(labels.is_known[rows, None], 21, axis=1)
+            if self.config.depth_form() == "coordinate":
+                joints = np.concatenate([batch["joints"], depth[..., None]], -1)
+                batch |= {"joints": joints.astype(np.float32), "has_depth": is_known}
+            else:
+                batch |= {"depth": depth, "depth_where": is_known}
             yield parallel.global_batch({k: batch[k] for k in USED if k in batch}, self.mesh)
 
     def eval_batches(self) -> Iterable[Mapping[str, np.ndarray]]:
         """Returns this process's batches of `val`, on the host; right hands are mirrored with --one-side."""
         batches = super().eval_batches()
         return (self._one_sided(batch, self.val_space) for batch in batches) if self.config.one_side else batches
+
+    def predict(self, step: PredictStep, task: tasks.Task, variables: PyTree) -> Predictions:
+        """Returns predictions as `Persons.predict`; those of a net that regresses depth with "target" (N, 21, 3)."""
+        predictions = super().predict(step, task, variables)
+        if isinstance(task, tasks.Regression3D):
+            depth = self.val_space.depth[self.val_space.rows(predictions["annotation_id"])] / task.depth.extent
+            predictions["target"] = np.concatenate([predictions["target"], depth[..., None]], -1)
+            # In pixels of the picture, negative for a mirrored crop, and in units of the key bone.
+            sides = np.array(self.config.size_wh) / np.diagonal(predictions["affine"][:, :, :2], axis1=1, axis2=2)
+            plane = predictions["sigma"][..., :2] * sides[:, None]
+            predictions["scale"] = np.concatenate([plane, predictions["sigma"][..., 2:] * task.depth.extent], -1)
+        return predictions
+
+    def density_report(self, predictions: Mapping[str, np.ndarray], model: density.Model) -> dict[str, Any]:
+        """Returns coverage, calibration error and the distribution of sigma; in space without the wrist and unknown hands."""
+        if model.dim == 2:
+            return super().density_report(predictions, model)
+        labels = self.val_space
+        where = (predictions["visibility"] > 0) & labels.is_known[labels.rows(predictions["annotation_id"]), None]
+        where[:, hands.WRIST] = False  # its depth is 0 by definition
+        return density.calibration(
+            predictions["mu"], predictions["sigma"], predictions["target"], model, levels=persons.LEVELS, where=where
+        )
 
     def _one_sided(self, batch: Mapping[str, np.ndarray], labels: InSpace) -> dict[str, np.ndarray]:
         """Returns a batch whose right hands are mirrored, if the config says so."""
@@ -247,6 +289,11 @@ class Hands(persons.Persons):
         for name, values in zip(("relative", "relative_truth"), relative, strict=True):
             predictions[name] = np.full((len(rows), 21, 3), np.nan)
             predictions[name][in_space] = values
+        if "scale" in predictions:
+            predictions["relative_sigma"] = np.full((len(rows), 21, 3), np.nan)
+            predictions["relative_sigma"][in_space] = hands.sigma_in_space(
+                predictions["scale"][in_space], lifted * bone[:, None, None], focal=camera[:, :2], bone=bone
+            )
         if sizes is not None:
             xyz = evaluation.absolute(lifted, bone=sizes.bone_mm)
             predictions["xyz"] = np.full((len(rows), 21, 3), np.nan)
@@ -266,16 +313,18 @@ class Hands(persons.Persons):
             predictions = {**predictions, "affine": affine}
         super().draw(predictions, task, variables, events)
         if "relative" in predictions:
-            write_page(self.config.out / PAGE, predictions, sides=self.val_space)
+            write_page(self.config.out / PAGE, predictions, sides=self.val_space, model=task.density(variables))
 
 
-def write_page(path: Path, predictions: Predictions, *, sides: InSpace) -> None:
+def write_page(path: Path, predictions: Predictions, *, sides: InSpace, model: density.Model | None = None) -> None:
     """Writes a page with hands in space that the mouse turns: the predicted and the labelled joints relative to the wrist.
 
     Args:
         path: path of the page.
-        predictions: "relative" and "relative_truth" (N, 21, 3) in millimetres, "image_id" and "annotation_id".
+        predictions: "relative" and "relative_truth" (N, 21, 3) in millimetres, "image_id" and "annotation_id"; with a density in space
+            "relative_sigma" (N, 21, 3) in millimetres.
         sides: labels that say which hands are right ones.
+        model: the density of the standardised error; one of three coordinates is drawn as ellipsoids.
     """
     from jaxpose.view import space as view
 
@@ -285,9 +334,15 @@ def write_page(path: Path, predictions: Predictions, *, sides: InSpace) -> None:
         f"picture {image}, {'right' if right else 'left'} hand"
         for image, right in zip(predictions["image_id"][rows], is_right, strict=True)
     ]
+    text, ellipsoids = "Relative to the wrist, with the true length of the key bone.", None
+    if model is not None and model.dim == 3 and "relative_sigma" in predictions:
+        _, half_axes, directions = density.region(model, REGION).ellipse()
+        sigma = predictions["relative_sigma"][rows]
+        ellipsoids = view.ellipsoids_of(sigma, half_axes=half_axes, directions=directions)
+        text += f" Ellipsoids: regions of {REGION:.0%}."
     view.write(
         path, predictions["relative"][rows], skeleton=RHD21, truth=predictions["relative_truth"][rows], names=names,
-        title="Hands in space", text="Relative to the wrist, with the true length of the key bone.",
+        title="Hands in space", text=text, ellipsoids=ellipsoids,
     )  # fmt: skip
 
 
@@ -321,7 +376,7 @@ def mirrored(batch: Mapping[str, np.ndarray], where: np.ndarray, *, width: int) 
 
     >>> batch = {"image": np.arange(3)[None, None, :, None], "joints": np.zeros((1, 1, 2)), "affine": np.eye(3)[None, :2]}
     >>> flipped = mirrored(batch, np.array([True]), width=3)
-    >>> flipped["image"].ravel().tolist(), flipped["joints"][0, 0].tolist(), flipped["affine"][0, 0].tolist()
+    >>> flipped["image"].ravel().tolist(), flipped["joints"][0, 0].tolist(), (flipped["affine"][0, 0] + 0).tolist()
     ([2, 1, 0], [2.0, 0.0], [-1.0, 0.0, 2.0])
     """
     image = np.where(where[:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
@@ -354,6 +409,21 @@ def depth_tasks(config: HandConfig, skeleton: Skeleton) -> tuple[tasks.Task, tup
         )  # fmt: skip
 
     return families.in_phases(config, task)
+
+
+def regression_task(config: HandConfig, skeleton: Skeleton, *, likelihood: tasks.Likelihood) -> tasks.Task:
+    """Returns the task of a regression head, in pixels or with depth as the third coordinate, as `depth_form` says."""
+    in_space = config.depth_form() == "coordinate"
+    head = RegressionHead(skeleton.num_joints, dim=3 if in_space else 2, kind="normalized", sigma_bias=-1.0)
+    shared = {
+        "skeleton": skeleton, "size_wh": config.size_wh, "likelihood": likelihood,
+        "preprocess": config.preprocess, "outside": "mask",
+    }  # fmt: skip
+    net = PoseRegressor(families.make_backbone(config), head)
+    if not in_space:
+        return tasks.regression(net, **shared)
+    depth = tasks.Depth(EXTENTS[config.bone], root=(hands.WRIST,), unit="bone")
+    return tasks.regression_3d(net, **shared, depth=depth)
 
 
 def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:

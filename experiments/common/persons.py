@@ -312,7 +312,7 @@ class Persons:
             factor = scores.get("sigma_scale", self.config.sigma_scale)
             self._store_conformal(predictions, model, name=name, sigma_scale=factor)
         if model is not None and last:
-            details["density"] = density_report(predictions, model)
+            details["density"] = self.density_report(predictions, model)
             error = details["density"]["all"]["calibration_error"]
             scores |= {} if error is None else {"calibration_error": error}
         if last:
@@ -320,6 +320,14 @@ class Persons:
             for sentence in details["remarks"]:
                 log.warning("%s", sentence)
         return details
+
+    def density_report(self, predictions: Mapping[str, np.ndarray], model: density.Model) -> dict[str, Any]:
+        """Returns coverage, calibration error and the distribution of sigma, for all, visible and occluded labels."""
+        visibility = predictions["visibility"]
+        return density.calibration(
+            predictions["mu"], predictions["sigma"], predictions["target"], model,
+            levels=LEVELS, where=visibility > 0, occluded=visibility == 1,
+        )  # fmt: skip
 
     def _calibrate(self, predictions: Predictions, model: density.Model) -> dict[str, float]:
         """Fits the factor of sigma on these samples, and returns it with the coverage on frames that were left out of the fit.
@@ -403,10 +411,12 @@ class Persons:
         deviation = None
         if model is not None:
             # sigma alone is not a standard deviation: the flow contains part of the scale.
-            deviation = predictions["sigma"] * density.moments(model).standard_deviation * np.asarray(config.size_wh)
+            deviation = predictions["sigma"] * density.moments(model).standard_deviation * np.asarray(task.extent)
+            deviation = deviation[..., :2]
         if model is not None and config.detections is None:
-            described = density_report(predictions, model)
-            view.learned_density(model, plots / "density.png")
+            described = self.density_report(predictions, model)
+            if model.dim == 2:
+                view.learned_density(model, plots / "density.png")
             coverage = {k: described[k]["coverage"] for k in described}
             is_in_sample = config.calibrate and self.train is not None
             title = "calibration, sigma fitted on these frames" if is_in_sample else "calibration"
@@ -471,12 +481,3 @@ def turned_images(source: Source, *, limit: int = 200) -> int:
         except Exception:  # EXIF data may hold anything, and only a remark depends on them
             continue
     return count
-
-
-def density_report(predictions: Mapping[str, np.ndarray], model: density.Model) -> dict[str, Any]:
-    """Returns coverage, calibration error and the distribution of sigma, for all, visible and occluded labels."""
-    visibility = predictions["visibility"]
-    return density.calibration(
-        predictions["mu"], predictions["sigma"], predictions["target"], model,
-        levels=LEVELS, where=visibility > 0, occluded=visibility == 1,
-    )  # fmt: skip

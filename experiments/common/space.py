@@ -132,6 +132,10 @@ class SpaceConfig(SpaceDataConfig, families.RegressionConfig):
             raise ValueError(
                 f"--eval-only {self.eval_only} holds a task of the family {task.family!r}, this page evaluates 'regression_3d'"
             )
+        if task.depth.unit != "mm":
+            raise ValueError(
+                f"--eval-only {self.eval_only} holds a net of hands, with depths in {task.depth.unit_name}: use the page rhd_integral"
+            )
         depth, config = task.depth, super().as_trained(stored)
         root = tuple(task.skeleton.joints[k] for k in depth.root)
         return dataclasses.replace(config, extent=depth.extent, root=root, bone_length=depth.bone_length)

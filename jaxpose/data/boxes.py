@@ -22,6 +22,7 @@ from jaxpose.data.checks import Problems, bad_box, is_id, is_number, no_extent
 from jaxpose.data.source import Source, person_dtype
 from jaxpose.files import read_json
 from jaxpose.geometry import clip_box
+from jaxpose.hands import Side
 from jaxpose.metrics import AREA_OF_BOX
 
 __all__ = [
@@ -205,12 +206,14 @@ class BoxFile:
         ids: Image ids by file name.
         sizes: Width and height in the data set by file name.
         poses: The annotated joints (x, y, visibility) by name, for each person of the data set, by file name.
+        hands: For each box of `rows` "left" or "right" if its entry has this "hand", else None.
     """
 
     rows: Mapping[str | int, Mapping[int, list[tuple[float, ...]]]]
     ids: Mapping[str, int]
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     poses: Mapping[str, list[Mapping[str, Sequence[float]]]] = field(default_factory=dict)
+    hands: Mapping[str | int, Mapping[int, list[Side | None]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, *, category: int, min_score: float) -> BoxFile:
@@ -218,7 +221,7 @@ class BoxFile:
 
         Args:
             path: A JSON list of ``{"file_name" or "image_id", "bbox": [x, y, w, h]}`` with, perhaps, score (default 1),
-                frame (default 0) and category_id; or a COCO data set, whose boxes are cleaned as its evaluation does.
+                frame (default 0), category_id and hand; or a COCO data set, whose boxes are cleaned as its evaluation does.
             category: The category of the boxes to take; boxes without a category are taken.
             min_score: Boxes with a smaller score are left out.
 
@@ -237,6 +240,7 @@ class BoxFile:
             )
         rows: dict[str | int, dict[int, list]] = {}
         poses: dict[str, list[Mapping[str, Sequence[float]]]] = {}
+        sides: dict[str | int, dict[int, list]] = {}
         others, weak = set(), 0
         for i, entry in enumerate(entries):
             key, frame, row = _box_of_picture(entry, f"--boxes {path}: box {i}")
@@ -246,6 +250,8 @@ class BoxFile:
                 weak += 1
             else:
                 rows.setdefault(key, {}).setdefault(frame, []).append(row)
+                side = entry.get("hand")
+                sides.setdefault(key, {}).setdefault(frame, []).append(side if side in ("left", "right") else None)
                 if sizes and entry["joints"]:
                     poses.setdefault(key, []).append(entry["joints"])
         if entries and not rows:
@@ -256,7 +262,7 @@ class BoxFile:
                 f"--boxes {path}: none of {len(entries)} boxes is left; {weak} have a score below --min-box-score {min_score:g}"
                 f"{foreign}"
             )
-        return cls(rows, ids, sizes, poses)
+        return cls(rows, ids, sizes, poses, sides)
 
     def matched(self, paths: Sequence[Path], path: Path) -> BoxFile:
         """Returns this file if it has boxes of one of the pictures; else with names without their folders and endings.
@@ -292,7 +298,7 @@ class BoxFile:
         return BoxFile(
             *(
                 {once[name]: value for name, value in of.items() if name in once}
-                for of in (self.rows, self.ids, self.sizes, self.poses)
+                for of in (self.rows, self.ids, self.sizes, self.poses, self.hands)
             )
         )
 
@@ -328,6 +334,10 @@ class BoxFile:
     def of(self, path: Path, frame: int) -> list[tuple[float, ...]]:
         """Returns the boxes of a picture, or of a frame of a video."""
         return next((self.rows[name][frame] for name in _names_of(path) if frame in self.rows.get(name, {})), [])
+
+    def sides_of(self, path: Path, frame: int) -> list[Side | None]:
+        """Returns the sides of the hands in the boxes that `of` returns, None where the file states none."""
+        return next((self.hands[name][frame] for name in _names_of(path) if frame in self.rows.get(name, {})), [])
 
     def unused(self, images: Iterable[Mapping[str, Any]]) -> int:
         """Returns the number of pictures of the file that are not among these images, which have a file_name."""
@@ -462,7 +472,7 @@ def _annotated_boxes(
                 joints = joints_of.get(person.get("category_id"), ())
                 pose = _pose_by_joint(person.get("keypoints"), joints)
                 entry = {"file_name": image["file_name"], "bbox": box, "joints": pose}
-                entries.append(entry | {k: person[k] for k in ("category_id",) if k in person})
+                entries.append(entry | {k: person[k] for k in ("category_id", "hand") if k in person})
         sizes = {image["file_name"]: (int(image["width"]), int(image["height"])) for image in content["images"]}
         return entries, {image["file_name"]: int(image["id"]) for image in content["images"]}, sizes
     except (KeyError, TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,8 @@ PIXELS = np.linspace(0.0, 30.0, 20)
 MILLIMETRES = np.linspace(20.0, 50.0, 100)
 """Thresholds from 20 to 50 mm."""
 HAND3D_MILLIMETRES = np.linspace(0.0, 50.0, 20)
+FAR_OFF = 0.1
+"""Median distance of projected joints from their keypoints, as a fraction of the hand's extent, above which labels are wrong."""
 SMALLEST_MM = 40.0  # diagonal of the extent of a hand: a few hundred in mm, below 40 in cm, below 1 in metres
 HAND3D_FROM = 8  # index of 21.05 mm in them
 
@@ -198,8 +200,8 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
         bone: the key bone, whose length must not be zero.
 
     Raises:
-        ValueError: a number is missing or not finite, the key bone has no length, lengths look like metres or centimetres, or a
-            joint lies behind the camera.
+        ValueError: a number is missing or not finite, the key bone has no length, lengths look like metres or centimetres, a joint
+            lies behind the camera, or the camera does not project the joints onto the labelled "keypoints", if there are any.
 
     >>> person = {"keypoints_3d": (1000 * hands.example_hand()).ravel().tolist(), "camera": [300, 160, 160]}
     >>> labels_of(person, name="annotation 1", bone=hands.PALM)[1].tolist()
@@ -231,7 +233,59 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
             f"{name}: joints in space behind the camera (z <= 0): these look like coordinates of the world or relative to the wrist; "
             "expected those of the camera, x right, y down, z away from it"
         )
+    _check_projection(xyz, camera, _numbers(person.get("keypoints", [])), name)
     return xyz, camera
+
+
+# What may be wrong with labels in space that the camera does not project onto the keypoints: (joints, camera) -> corrected ones.
+REPAIRS: tuple[tuple[Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], str], ...] = (
+    (
+        lambda xyz, camera: (hands.reversed_fingers(xyz), camera),
+        "its fingers run in the other direction than those of 'keypoints'; jaxpose.hands.reversed_fingers turns them",
+    ),
+    (lambda xyz, camera: (xyz * [-1, 1, 1], camera), "its x points to the left: negate it"),
+    (lambda xyz, camera: (xyz * [1, -1, 1], camera), "its y points up: negate it"),
+    (lambda xyz, camera: (xyz * [-1, -1, 1], camera), "its x points to the left and its y up: negate both"),
+    (
+        lambda xyz, camera: (xyz, camera[[2, 3, 0, 1]]),
+        "'camera' is in the order cx, cy, fx, fy; expected fx, fy, cx, cy",
+    ),
+)
+
+
+def _check_projection(xyz: np.ndarray, camera: np.ndarray, keypoints: np.ndarray, name: str) -> None:
+    """Raises a ValueError if the camera does not project a hand onto its labelled keypoints; it says what does."""
+    if keypoints.shape != (63,):  # the reader of the keypoints says so
+        return
+    target, labelled = np.split(keypoints.reshape(21, 3), [2], axis=1)
+    labelled = labelled[:, 0] > 0
+    if not labelled.any():
+        return
+
+    def misfit(joints: np.ndarray, camera: np.ndarray) -> tuple[float, np.ndarray]:
+        px = (joints[:, :2] / joints[:, 2:] * camera[:2] + camera[2:])[labelled]
+        extent = max(np.ptp(px, axis=0).max(), np.ptp(target[labelled], axis=0).max(), 1.0)
+        return float(np.median(np.linalg.norm(px - target[labelled], axis=1)) / extent), px
+
+    share, px = misfit(xyz, camera)
+    if share <= FAR_OFF:
+        return
+    scale = float((px * target[labelled]).sum() / max((px**2).sum(), 1e-9))
+    repairs = [
+        *REPAIRS,
+        (
+            lambda joints, own: (joints, own * scale),
+            f"'camera' is that of a picture {1 / max(scale, 1e-9):.3g} times as wide",
+        ),
+    ]
+    reasons = (reason for repair, reason in repairs if misfit(*repair(xyz, camera))[0] <= FAR_OFF)
+    raise ValueError(
+        f"{name}: 'camera' projects 'keypoints_3d' {share:.0%} of the hand's extent away from 'keypoints' (median): "
+        + next(
+            reasons,
+            "the focal length, the principal point or the order of the joints is wrong, or they are of another picture",
+        )
+    )
 
 
 def is_result(path: str | os.PathLike) -> bool:

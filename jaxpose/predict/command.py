@@ -16,6 +16,7 @@ from jaxpose.data.boxes import BoxFile
 from jaxpose.data.reading import Exif
 from jaxpose.evaluation.baselines import BASELINES, WHOLE_IMAGE
 from jaxpose.files import local, read_json
+from jaxpose.hands import Side
 from jaxpose.interchange import Format
 from jaxpose.predict import lift, media, scans
 from jaxpose.predict.guarantee import Guarantee
@@ -57,6 +58,7 @@ def main(
     exif: Exif | None = None,
     camera: tuple[float, ...] | None = None,
     root_depth: float | None = None,
+    side: Side | None = None,
     images: Path | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
@@ -119,6 +121,7 @@ def main(
             mean length of the training persons' limbs. Hands with depth have joints in space only with it.
         root_depth: For a run in space with --camera: the depth of the root (the wrist of a hand) in mm; the joints are coordinates of
             the camera then.
+        side: For hands of a run with --one-side, the side of those whose box does not state it ("hand" in --boxes).
         images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
             the result file.
         step: The checkpoint of the run to load.
@@ -129,7 +132,7 @@ def main(
     of_people = {
         "boxes": boxes, "detector": detector, "max_people": max_people, "guarantee": guarantee, "whole_pose": whole_pose,
         "draw_above": draw_above, "test_size": test_size, "fit": fit, "scales": scales, "formats": formats, "track": track,
-        "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth,
+        "people": people, "max_frames": max_frames, "exif": exif, "camera": camera, "root_depth": root_depth, "side": side,
     }  # fmt: skip
     if level == "pair":
         _refuse_flags_of_people(**of_people, what="lifts joints of a result file")
@@ -162,6 +165,7 @@ def main(
         max_people=max_people,
         camera=camera,
         root_depth=root_depth,
+        side=side,
     )
     _check_against_net(
         predictor, checkpoint, boxes=boxes, formats=formats, region=region, guarantee=guarantee, whole_pose=whole_pose

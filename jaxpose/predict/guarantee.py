@@ -102,13 +102,15 @@ class Guarantee:
     def limits(self, poses: Poses) -> np.ndarray:
         """Returns the lowest and highest coordinates of each region, (P, K, 2 coordinates, 2) picture pixels."""
         extent = np.stack([region.extent() for region in self.regions])
-        return poses.xy[..., None] + poses.sigma[..., None] * extent
+        return np.sort(
+            poses.xy[..., None] + poses.sigma[..., None] * extent, axis=-1
+        )  # sigma is negative where mirrored
 
     def add(self, poses: Poses) -> None:
         """Counts the predicted spreads of some people, for `drift`."""
         if len(poses):
             side = np.sqrt(poses.crop_area)[:, None, None]
-            self.spreads += np.log(poses.sigma / side).mean((1, 2)).tolist()
+            self.spreads += np.log(np.abs(poses.sigma) / side).mean((1, 2)).tolist()
 
     def drift(self) -> dict[str, Any]:
         """Compares the predicted spreads with those of the calibration set.

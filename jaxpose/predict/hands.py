@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpose import checkpoint, hands, tasks
-from jaxpose.evaluation.hands import absolute
+from jaxpose import checkpoint, density, hands, tasks
 from jaxpose.files import read_json
 from jaxpose.predict.space import SpacePoses
 from jaxpose.skeleton import RHD21
@@ -70,7 +69,14 @@ class HandSpace:
         return ""
 
     def placed(
-        self, xy: np.ndarray, depth: np.ndarray, *, camera: np.ndarray | None, root_depth: float | None = None
+        self,
+        xy: np.ndarray,
+        depth: np.ndarray,
+        *,
+        camera: np.ndarray | None,
+        root_depth: float | None = None,
+        sigma: np.ndarray | None = None,
+        model: density.Model | None = None,
     ) -> SpacePoses:
         """Places hands in space.
 
@@ -79,6 +85,8 @@ class HandSpace:
             depth: (P, 21) relative to the wrist, in units of the key bone.
             camera: (4,) fx, fy, cx, cy in pixels.
             root_depth: The depth of the wrist in mm, or None.
+            sigma: (P, 21, 3) scale of a likelihood: x and y in pixels of the picture, depth in units of the key bone; or None.
+            model: The model of the standardised error of the three coordinates, or None.
 
         Raises:
             ValueError: The run does not state what is needed (`lacking`).
@@ -96,10 +104,16 @@ class HandSpace:
         options = {} if self.sizes is None else self.sizes.lift_options
         lifted = hands.lift(xy, depth, focal=camera[:2], center=camera[2:], bone=bone, **options)
         if root_depth is not None:
-            return SpacePoses(lifted * (root_depth / lifted[:, hands.WRIST, 2])[:, None, None], True)
-        joints = " to ".join(RHD21.joints[joint] for joint in bone)
-        assumed = f"the key bone ({joints}) is {self.sizes.bone_mm:.1f} mm long, the mean of the training hands"
-        return SpacePoses(absolute(lifted, bone=self.sizes.bone_mm), True, assumed=assumed)
+            bone_mm, assumed = root_depth / lifted[:, hands.WRIST, 2], ""
+        else:
+            joints = " to ".join(RHD21.joints[joint] for joint in bone)
+            assumed = f"the key bone ({joints}) is {self.sizes.bone_mm:.1f} mm long, the mean of the training hands"
+            bone_mm = np.full(len(lifted), self.sizes.bone_mm)
+        points = lifted * bone_mm[:, None, None]
+        if sigma is None or model is None:
+            return SpacePoses(points, True, assumed=assumed)
+        in_mm = hands.sigma_in_space(sigma, points, focal=camera[:2], bone=bone_mm)
+        return SpacePoses(points, True, in_mm, model, assumed)
 
 
 def read(directory: str | Path, task: tasks.ImageTask, config: Mapping[str, Any]) -> HandSpace | None:
@@ -113,7 +127,8 @@ def read(directory: str | Path, task: tasks.ImageTask, config: Mapping[str, Any]
     Raises:
         ValueError: The file of the sizes is damaged.
     """
-    if not isinstance(task, tasks.DepthMaps) or task.depth_loss.kind == "none":
+    has_maps = isinstance(task, tasks.DepthMaps) and task.depth_loss.kind != "none"
+    if not has_maps and not (isinstance(task, tasks.Regression3D) and task.depth.unit == "bone"):
         return None
     if task.skeleton.num_joints != hands.NUM_JOINTS:
         return None

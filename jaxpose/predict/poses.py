@@ -27,7 +27,8 @@ class Poses:
         box: (P, 4) x, y, w, h; None if the net detects people itself without boxes.
         box_score: (P,) scores of the boxes; 1 for boxes without a score.
         crop_area: (P,) areas in square pixels, which OKS-NMS uses, or None.
-        sigma: (P, K, 2) pixels, the scale of a likelihood; None for other nets. See `deviation`.
+        sigma: (P, K, 2) pixels, the scale of a likelihood; None for other nets. See `deviation`. The scale of x is negative if the
+            net saw the mirror image (right hands of --one-side): the density is mirrored too.
         density: The model of the standardised error, or None.
         space: The joints in space of a 3D run, with their own sigma and density; None for other nets.
     """
@@ -54,7 +55,7 @@ class Poses:
         """
         if self.density is None:
             return None
-        return self.sigma * density.moments(self.density).standard_deviation
+        return np.abs(self.sigma) * density.moments(self.density).standard_deviation
 
     @cached_property
     def covariance(self) -> np.ndarray | None:
@@ -68,7 +69,7 @@ class Poses:
 
     def within(self, radius: float) -> np.ndarray | None:
         """(P, K): the probability that a joint's error is below `radius` pixels, under the predicted density; None without one."""
-        return None if self.density is None else density.within(self.sigma, self.density, radius=radius)
+        return None if self.density is None else density.within(np.abs(self.sigma), self.density, radius=radius)
 
     def regions(self, level: float) -> list[np.ndarray]:
         """Returns outlines of the smallest region that holds each joint with probability `level`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,11 +20,14 @@ from jaxpose.data.boxes import check_boxes
 from jaxpose.data.pixels import warped
 from jaxpose.data.whole_images import views
 from jaxpose.evaluation import results
+from jaxpose.hands import Side
 from jaxpose.predict import hands as hands_in_space
 from jaxpose.predict import media
 from jaxpose.predict.detector import Detector, warn_of_left_out
 from jaxpose.predict.poses import Poses
 from jaxpose.predict.space import SpacePoses, check_camera, placed
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -38,6 +42,8 @@ class Predictor:
         in_space: True if the poses have joints in space.
         hand: `jaxpose.predict.hands.HandSpace` of a net that predicts depths of hands; None for others.
         flip_test: True if predictions are averaged with those of the mirrored picture.
+        is_one_sided: True for a net of hands of one side (--one-side), which sees the mirror images of right hands.
+        side: For such a net, the side of the hands whose side a call does not state; None: left, with a warning.
     """
 
     def __init__(
@@ -58,11 +64,22 @@ class Predictor:
         camera: Sequence[float] | None = None,
         root_depth: float | None = None,
         hand: hands_in_space.HandSpace | None = None,
+        side: Side | None = None,
     ):
         self.task, self.config = task, config
         self.skeleton, self.size_wh = task.skeleton, task.size_wh
         self.finds_people = task.level in ("image", "detection")
-        given = {"flip_test": flip_test, "test_size": test_size, "fit": fit}
+        self.is_one_sided, self.side = bool((config.get("run") or {}).get("one_side")), side
+        if side is not None and not self.is_one_sided:
+            raise ValueError(
+                f"--side {side}: the net was not trained with --one-side, and takes hands of both sides as they are; leave it out"
+            )
+        if self.is_one_sided and flip_test:
+            raise ValueError(
+                "flip_test=True: the net was trained with --one-side, and never saw the mirror image that it would be averaged with: "
+                "leave it out"
+            )
+        given = {"flip_test": False if self.is_one_sided else flip_test, "test_size": test_size, "fit": fit}
         if scales is not None:
             given["scales"] = tuple(float(scale) for scale in scales)
         self.settings = dataclasses.replace(
@@ -74,7 +91,8 @@ class Predictor:
         self.view_options = {}
         self.device = device or jax.local_devices()[0]
         self.density = task.density(variables)
-        self.in_space = isinstance(task, tasks.Regression3D) or hand is not None
+        in_millimetres = isinstance(task, tasks.Regression3D) and task.depth.unit == "mm"
+        self.in_space = in_millimetres or hand is not None
         if not self.in_space and (camera is not None or root_depth is not None):
             raise ValueError("--camera and --root-depth: the net predicts no joints in space; leave them out")
         self.camera, self.root_depth = check_camera(camera, root_depth), root_depth
@@ -84,7 +102,11 @@ class Predictor:
             self.in_space = False
         self.hand = hand
         self.space_density, self.density = (self.density, None) if self.in_space else (None, self.density)
-        self.detector = None
+        if (
+            self.density is not None and self.density.dim == 3
+        ):  # hands without a camera: the pixels alone have no density
+            self.density = None
+        self.detector, self._has_warned = None, False
         if task.level == "detection":
             if test_size is not None or fit is not None or scales is not None:
                 raise ValueError(
@@ -109,7 +131,7 @@ class Predictor:
             weights = jax.device_get(variables)
             self._predict = jax.jit(lambda batch: task.predict(weights, batch, flip_test=flip_test))
 
-    def __call__(self, images: Any, boxes: Any = None) -> Poses | list[Poses]:
+    def __call__(self, images: Any, boxes: Any = None, *, sides: Any = None) -> Poses | list[Poses]:
         """Returns the poses of one picture, or of each picture in a list.
 
         Args:
@@ -117,6 +139,8 @@ class Predictor:
                 of these.
             boxes: For one picture (P, 4) x, y, w, h in pixels, or (P, 5) with a score; None takes the whole picture.
                 For a list of pictures, a list of these. A picture with an empty list has no poses.
+            sides: For a net of hands of one side: "left", "right" or None (`side`) for each box, a list for one picture,
+                for a list of pictures a list of these; None: all have `side`. Other nets do not read it.
 
         Returns:
             Poses, or a list of them.
@@ -128,8 +152,9 @@ class Predictor:
             FileNotFoundError: A file does not exist.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images], [boxes])[0]
+            return self([images], [boxes], sides=None if sides is None else [sides])[0]
         boxes = [None] * len(images) if boxes is None else boxes
+        sides = [None] * len(images) if sides is None else sides
         if len(boxes) != len(images):
             raise ValueError(
                 f"{len(images)} images and {len(boxes)} entries of boxes: expected one entry per image, None or (P, 4)"
@@ -145,7 +170,7 @@ class Predictor:
             elif self.finds_people:
                 poses += self._in_whole(pictures)
             else:
-                poses += self._in_boxes(pictures, boxes[batch], first=start)
+                poses += self._in_boxes(pictures, boxes[batch], sides[batch], first=start)
         return poses
 
     def detected(self, pictures: list[np.ndarray], names: Sequence[Any]) -> list[Poses]:
@@ -165,7 +190,9 @@ class Predictor:
             for each in people
         ]  # fmt: skip
 
-    def _in_boxes(self, pictures: list[np.ndarray], boxes: Sequence[Any], *, first: int) -> list[Poses]:
+    def _in_boxes(
+        self, pictures: list[np.ndarray], boxes: Sequence[Any], sides: Sequence[Any], *, first: int
+    ) -> list[Poses]:
         checked = [
             check_boxes(entry, picture.shape[1::-1], image=i)
             for i, (picture, entry) in enumerate(zip(pictures, boxes), start=first)
@@ -176,7 +203,12 @@ class Predictor:
         owner = np.repeat(np.arange(len(pictures)), [len(entry[0]) for entry in checked])
         padding = self.settings.padding
         affine = geometry.box_to_affine(box, self.size_wh, padding=padding)
-        crops = ({"image": warped(pictures[i], a, self.size_wh)} for i, a in zip(owner, affine, strict=True))
+        mirror = self._mirrored(sides, [len(entry[0]) for entry in checked], first=first)
+        crops = (
+            {"image": warped(pictures[i], a, self.size_wh)[:, ::step]}
+            for i, a, step in zip(owner, affine, np.where(mirror, -1, 1), strict=True)
+        )
+        affine = np.where(mirror[:, None, None], _mirror_crop(affine, width=self.size_wh[0]), affine)
         outputs = inference.run(self._step, self._batches(crops), gather=False)
         joints = (len(box), self.skeleton.num_joints)
         xy = inference.to_image(outputs.get("xy", np.zeros((*joints, 2))).astype(np.float64), affine)
@@ -184,7 +216,7 @@ class Predictor:
         _check_finite(xy, confidence)
         sigma = None
         if self.density is not None:
-            unit = self.settings.sigma_scale * np.array(self.size_wh) / affine[:, :1, None, 0]
+            unit = self.settings.sigma_scale * self._sides_of_crop(affine)
             sigma = outputs.get("sigma", np.zeros((*joints, 2))) * unit
         space = self._in_space(xy, outputs, affine) if self.in_space else None
         area = geometry.fit_box(box, aspect=self.size_wh[0] / self.size_wh[1], padding=padding)[:, 2:].prod(-1)
@@ -200,13 +232,45 @@ class Predictor:
             for rows in (owner == i for i in range(len(pictures)))
         ]  # fmt: skip
 
+    def _sides_of_crop(self, affine: np.ndarray) -> np.ndarray:
+        """Returns the sides of crops (P, 1, 2) in pixels of the picture; the width of a mirrored crop is negative."""
+        return np.array(self.size_wh) / np.diagonal(affine[:, :, :2], axis1=1, axis2=2)[:, None]
+
+    def _mirrored(self, sides: Sequence[Any], counts: Sequence[int], *, first: int) -> np.ndarray:
+        """Returns the boxes, (P,) bool, whose crops a net of hands of one side sees mirrored: those of right hands."""
+        if not self.is_one_sided:
+            return np.zeros(sum(counts), bool)
+        every = []
+        for i, (entry, count) in enumerate(zip(sides, counts, strict=True), start=first):
+            entry = [None] * count if entry is None else list(entry)
+            if len(entry) != count or not set(entry) <= {"left", "right", None}:
+                raise ValueError(
+                    f"sides of image {i} are {entry}: expected 'left', 'right' or None for each of {count} boxes"
+                )
+            every += [self.side if side is None else side for side in entry]
+        if None in every and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "the net was trained with --one-side and sees right hands mirrored: hands whose side is not stated are taken for left "
+                "ones; give --side right or left, or 'hand' in the entries of --boxes"
+            )
+        return np.array([side == "right" for side in every], bool)
+
     def _in_space(self, xy: np.ndarray, outputs: Mapping[str, np.ndarray], affine: np.ndarray) -> SpacePoses:
         """Returns the joints in space of the people with these pixels of their pictures."""
         joints = (len(xy), self.skeleton.num_joints)
         depth = outputs.get("depth", np.zeros(joints)).astype(np.float64)
         _check_finite(depth)
         if self.hand is not None:
-            return self.hand.placed(xy, depth, camera=self.camera, root_depth=self.root_depth)
+            sigma = None
+            if self.space_density is not None:
+                unit = np.concatenate(
+                    [self._sides_of_crop(affine), np.full((len(xy), 1, 1), self.task.depth.extent)], -1
+                )
+                sigma = outputs.get("sigma", np.zeros((*joints, 3))) * unit * self.settings.sigma_scale
+            return self.hand.placed(
+                xy, depth, camera=self.camera, root_depth=self.root_depth, sigma=sigma, model=self.space_density
+            )
         settings = self.task.depth
         points, pixel, is_absolute = placed(
             xy, depth, skeleton=self.skeleton, root=settings.root, bone_length=settings.bone_length, camera=self.camera,
@@ -261,6 +325,7 @@ def load(
     device: jax.Device | None = None,
     camera: Sequence[float] | None = None,
     root_depth: float | None = None,
+    side: Side | None = None,
 ) -> Predictor:
     """Builds a predictor from a run's folder or an imported checkpoint. It needs OpenCV (the extra `data`), not TensorFlow.
 
@@ -284,6 +349,7 @@ def load(
         camera: For a 3D run, or hands with depth, f, cx, cy or fx, fy, cx, cy in pixels of the pictures; None: unknown
             (`jaxpose.predict.space`, `jaxpose.predict.hands`).
         root_depth: For such a run with a camera, the depth of the root in mm; None: unknown.
+        side: For hands of a run with --one-side, "left" or "right", the side of those whose side a call does not state.
 
     Raises:
         FileNotFoundError: There is no checkpoint.
@@ -296,8 +362,15 @@ def load(
     return Predictor(
         task, variables, config, flip_test=flip_test, batch_size=batch_size, test_size=test_size, fit=fit, scales=scales,
         max_pixels=max_pixels, min_score=min_score, max_people=max_people, device=device, camera=camera, root_depth=root_depth,
-        hand=hands_in_space.read(directory, task, config),
+        hand=hands_in_space.read(directory, task, config), side=side,
     )  # fmt: skip
+
+
+def _mirror_crop(affine: np.ndarray, *, width: int) -> np.ndarray:
+    """Returns affines (P, 2, 3) to the pixels of the mirrored crop, x' = width - 1 - x."""
+    return np.array([[-1.0, 0.0, width - 1.0], [0.0, 1.0, 0.0]]) @ np.concatenate(
+        [affine, np.broadcast_to([[[0.0, 0.0, 1.0]]], (len(affine), 1, 3))], axis=1
+    )
 
 
 def _name(source: Any, picture: np.ndarray) -> str:

@@ -42,7 +42,7 @@ class SpacePoses:
     Attributes:
         joints: (P, K, 3) mm: x to the right, y down, z away from the camera.
         is_absolute: True if they are camera coordinates, False if they are relative to the root.
-        sigma: (P, K, 3) mm, the scale of a likelihood; None for nets without one.
+        sigma: (P, K, 3) mm, the scale of a likelihood; None for nets without one. That of x is negative for a mirrored crop.
         density: The model of the standardised error in space, or None.
         assumed: What was assumed of hands that the picture does not show, a sentence; "" for nothing, and for bodies.
     """
@@ -56,7 +56,7 @@ class SpacePoses:
     @property
     def deviation(self) -> np.ndarray | None:
         """(P, K, 3) standard deviations in mm, or None without a density."""
-        return None if self.density is None else self.sigma * density.moments(self.density).standard_deviation
+        return None if self.density is None else np.abs(self.sigma) * density.moments(self.density).standard_deviation
 
     def ellipsoids(self, level: float) -> np.ndarray | None:
         """Returns matrices S (P, K, 3, 3) in square mm of the regions {x: (x - joint)^T S^-1 (x - joint) <= 1}; None without a density.

@@ -18,6 +18,7 @@ from jaxpose.data import orientation
 from jaxpose.data.boxes import BoxFile, number_of, touches
 from jaxpose.evaluation import results
 from jaxpose.files import write_json
+from jaxpose.hands import Side
 from jaxpose.predict import media
 from jaxpose.predict.detector import warn_of_left_out
 from jaxpose.predict.inputs import Live, is_video, limited
@@ -137,18 +138,20 @@ class Work:
             return self.predictor(images, [each.scored_boxes for each in people])
         if self.boxes is None:
             return self.predictor(images)
-        return self.predictor(images, [self._boxes(*item) for item in items])
+        boxes, sides = zip(*(self._boxes(*item) for item in items), strict=True)
+        return self.predictor(images, boxes, sides=sides)
 
-    def _boxes(self, file: Path, image: np.ndarray, frame: int) -> list[tuple[float, ...]]:
-        """Returns the boxes of a picture that overlap it; the others are noted."""
+    def _boxes(self, file: Path, image: np.ndarray, frame: int) -> tuple[list[tuple[float, ...]], list[Side | None]]:
+        """Returns the boxes of a picture that overlap it, and the sides of their hands; the others are noted."""
         height, width = image.shape[:2]
-        rows = []
-        for row in self.boxes.of(file, frame):
+        rows, sides = [], []
+        for row, side in zip(self.boxes.of(file, frame), self.boxes.sides_of(file, frame), strict=True):
             if min(row[2:4]) > 0 and touches(row[:4], (width, height)):
                 rows.append(row)
+                sides.append(side)
             else:
                 self.failed.append(f"{file}: box {list(row[:4])} is empty or outside the {width}x{height} pixels")
-        return rows
+        return rows, sides
 
     def _video(self, video: media.Video) -> None:
         import tqdm

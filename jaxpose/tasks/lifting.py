@@ -41,7 +41,6 @@ NEEDS_NO_ROOT = ("base", "raw")
 BOX = 2000.0  # mm: width of the box about the root in the pixel normalisations
 MM = 1000.0
 SIGMA_MIN = 1e-9  # as in the released 3D head
-BATCH = ("px", "joints", "focal", "center", "size_wh", "root")
 
 
 @dataclass(frozen=True)

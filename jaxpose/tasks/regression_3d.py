@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from jaxpose import losses
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import Batch, PyTree, check_positive
+from jaxpose.tasks.base import Batch, PyTree, check_choices, check_positive, later
 from jaxpose.tasks.regression import Likelihood, Regression, per_joint_loss
 
 RLE = Likelihood()
@@ -30,26 +30,35 @@ class Depth:
     """The third coordinate.
 
     Attributes:
-        extent: length in mm of 1 in the normalised depth; 2000 in the code of RLE and of integral regression, so that a body spans
-            -0.5 to 0.5.
+        extent: length of 1 in the normalised depth, in `unit`; 2000 mm in the code of RLE and of integral regression, so that a body
+            spans -0.5 to 0.5.
         root: the joints whose mean is the root, the point that depth is relative to.
         relative: subtract the predicted depth of the root at test (RLE's code); if False, depth is taken as it is predicted.
         bone_length: mean length in mm of all limbs of a training person together; it gives the size of a person where no camera is
             known (`jaxpose.predict`). None: unknown.
+        unit: the unit of depths: "mm", or "bone", the length of a hand's key bone (2.5D, `jaxpose.hands`), of which no camera is needed
+            in training.
     """
 
     extent: float = 2000.0
     root: tuple[int, ...] = (0,)
     relative: bool = True
     bone_length: float | None = None
+    unit: Literal["mm", "bone"] = later("mm")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_positive(self, "extent")
         object.__setattr__(self, "root", tuple(int(k) for k in self.root))  # JSON has lists
         if not self.root:
             raise ValueError("root=(): expected at least one joint")
         if self.bone_length is not None and not self.bone_length > 0:
             raise ValueError(f"bone_length={self.bone_length}: expected a positive number of mm, or None")
+
+    @property
+    def unit_name(self) -> str:
+        """The unit of depths in words."""
+        return {"mm": "mm", "bone": "lengths of the key bone"}[self.unit]
 
 
 BODY = Depth()
@@ -59,7 +68,7 @@ BODY = Depth()
 class Regression3D(Regression):
     """The family whose net predicts (mu, sigma), both (B, K, 3): x / W - 0.5, y / H - 0.5 and the depth over `Depth.extent`.
 
-    Created by `regression_3d`. A batch has joints (B, K, 3): input pixels and mm relative to the root, and
+    Created by `regression_3d`. A batch has joints (B, K, 3): input pixels and the depth relative to the root, in `Depth.unit`, and
     has_depth (B, K), True where the depth is a label; a depth that is none may hold anything.
 
     With outside="mask" a joint counts if all its normalised coordinates, also the depth, lie in [-0.5, 0.5], as in RLE's code.
@@ -98,9 +107,9 @@ class Regression3D(Regression):
         """See `NetTask.units`."""
         sigma = (
             f"learned scale: of x and y as fractions of the input's size; the third is that of the depth, as a fraction of "
-            f"{self.depth.extent:g} mm"
+            f"{self.depth.extent:g} {self.depth.unit_name}"
         )
-        return {"depth": "mm, relative to the root, away from the camera", "sigma": sigma}
+        return {"depth": f"{self.depth.unit_name}, relative to the root, away from the camera", "sigma": sigma}
 
     def init(self, key: jax.Array) -> PyTree:
         """See `Task.init`; the parameters of the two flows are in params/flow (x, y, z) and params/flow_2d (x, y)."""
@@ -142,8 +151,8 @@ class Regression3D(Regression):
             flip_test: if True, average mu and sigma with those of the mirrored crop.
 
         Returns:
-            mu and sigma (B, K, 3), normalised; xy (B, K, 2) in input pixels; depth (B, K) in mm relative to the root; confidence
-            (B, K), which is 1 - the mean of sigma, or 1 if sigma is not trained.
+            mu and sigma (B, K, 3), normalised; xy (B, K, 2) in input pixels; depth (B, K) relative to the root, in `Depth.unit`;
+            confidence (B, K), which is 1 - the mean of sigma, or 1 if sigma is not trained.
         """
         outputs = super().predict(variables, batch, flip_test=flip_test)
         points = outputs.pop("xy")
@@ -178,7 +187,7 @@ class Regression3D(Regression):
 
     @property
     def extent(self) -> tuple[float, ...]:
-        """Width and height of the input in pixels, and the length in mm of 1 in the normalised depth."""
+        """Width and height of the input in pixels, and the length of 1 in the normalised depth, in `Depth.unit`."""
         return (*self.size_wh, self.depth.extent)
 
     def normalized(self, joints: jax.Array) -> jax.Array:

@@ -66,8 +66,8 @@ def maps(
     tasks.check_poses(task, run, detectors=True)
     if getattr(task, "dim", 2) == 3:
         raise ValueError(
-            f"{run} predicts joints in space, whose regions are no areas of a picture: report.html of the run shows them, and "
-            "space.html of jaxpose predict"
+            f"{run} predicts joints in space, whose regions are no areas of a picture: report.html of the run shows them "
+            "(hands_in_space.html of hands), and space.html of jaxpose predict"
         )
     reader = formats.choose(format, data, split)
     paths = reader.find(data, split, annotations=None, images=None)

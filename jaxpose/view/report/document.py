@@ -39,6 +39,7 @@ def report(
     out: Path | None = None,
     count: int = 100,
     category_id: int | None = None,
+    category: str | int | None = None,
 ) -> None:
     """Write an evaluation as one HTML file, with the worst and the best cases as pictures.
 
@@ -55,6 +56,7 @@ def report(
         out: the file to write; by default report.html in the run's folder, or a file next to the results with their name.
         count: largest number of cases, about 20 KB each.
         category_id: category of the persons, if several categories have keypoints.
+        category: with --data: the run's own --category, such as both for both hands of RHD's pictures.
     """
     if count < 0:
         raise ValueError(f"--count {count}: expected 0 or more")
@@ -78,11 +80,29 @@ def report(
 
         reader = formats.choose(format, data, split)
         annotations, folder = reader.find(data, split, images=images)
-        truth = reader.ground_truth(annotations, folder, split=split)
+        if category is None:
+            truth = reader.ground_truth(annotations, folder, split=split)
+        else:
+            truth = reader.read(annotations, folder, split=split, category=category).ground_truth()
+        results = _newest(source / "results") if results is None else results
+        if isinstance(truth, Mapping):  # not a file, which holds all persons: the format may have selected some
+            _check_persons(results, truth, data)
         written = of_run(
             source, ground_truth=truth, images=folder, results=results, path=out, count=count, category_id=category_id
         )
     print(json.dumps(written))
+
+
+def _check_persons(records: Path, truth: Mapping[str, Any], source: Path) -> None:
+    """Raises a ValueError if a result file has persons that the ground truth of --data does not hold."""
+    content = read_json(records, "result file")
+    rows = [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
+    given = {row["annotation_id"] for row in rows if type(row.get("annotation_id")) is int}
+    if extra := sorted(given - {person["id"] for person in truth["annotations"]}):
+        raise ValueError(
+            f"{records} has {len(extra)} persons that {source} does not hold, the first is annotation {extra[0]}: give --category as "
+            "the run had it, such as both for both hands of RHD's pictures, or the --data and --split that it was evaluated on"
+        )
 
 
 def of_run(
@@ -204,7 +224,8 @@ def write(
 
 
 def _newest(folder: Path) -> Path:
-    files = [p for p in folder.glob("*.json") if not p.name.endswith("_report.json") and not p.name.startswith(".")]
+    others = ("_report.json", "_conformal.json", "_3d.json")  # what an evaluation writes beside its result records
+    files = [p for p in folder.glob("*.json") if not p.name.endswith(others) and not p.name.startswith(".")]
     if not files:
         raise FileNotFoundError(f"{folder} holds no result file: evaluate first, or name one")
     return max(files, key=lambda p: (p.stat().st_mtime, p.name))

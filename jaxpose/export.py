@@ -58,6 +58,11 @@ UNITS = {
     "confidence": "higher means more certain; 1 - mean sigma of a regression, or the peak of a heatmap (or what its decoding gives)",
     "sigma": 'learned scale of x and y, as fractions of the input\'s size; times sigma_scale of "inference" it is calibrated',
     "heatmap": "near 1 at a joint",
+    "poses": "x and y in pixels of the input, and the joint's confidence in 0..1; a row per person, best first",
+    "scores": "score of each person in 0..1",
+    "valid": "True for the rows that are people",
+    "candidates": "number of people that there were for the rows",
+    "regressed": "pixels of the input, before joints were moved to peaks of heatmaps",
     "tag": "no unit: similar values within a person; the last axis is the mirror image's, with the flip test",
 }
 COORDINATES = "(0, 0) is the centre of the top-left pixel of the input, (W - 1, H - 1) that of the bottom-right one"
@@ -65,9 +70,8 @@ TOP_DOWN = (
     "one person, RGB: the box about its centre, its shorter side widened to the input's aspect ratio, both sides times {padding:g}, "
     "warped bilinearly (jaxpose.geometry.box_to_affine); the inverse affine takes xy back to the image"
 )
-BOTTOM_UP = (
-    "a whole image, RGB, scaled and padded to the input's size; jaxpose.tasks.find_people makes people of the maps"
-)
+WHOLE = "a whole image, RGB, scaled and padded to the input's size"
+BOTTOM_UP = f"{WHOLE}; jaxpose.tasks.find_people makes people of the maps"
 
 
 def serving_function(
@@ -76,7 +80,7 @@ def serving_function(
     """Returns what an exported file computes, a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
 
     Top-down tasks return xy (B, K, 2) and confidence (B, K), those with a learned scale also sigma (B, K, 2); bottom-up
-    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T).
+    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T); those of pose anchors what `PointSets.predict` returns.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -296,11 +300,18 @@ def describe(
         "size_wh": [width, height],
         "flip_test": flip_test,
         "coordinates": COORDINATES,
-        "image": BOTTOM_UP if task.level == "image" else TOP_DOWN.format(padding=inference.padding),
+        "image": _image_text(task) or TOP_DOWN.format(padding=inference.padding),
         "inference": inference.to_dict(),
         "preprocess": f"inside the file ({task.preprocess}): give raw pixels",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
+
+
+def _image_text(task: tasks.ImageTask) -> str:
+    """Returns what the input of a net of whole images is; "" for nets of crops."""
+    if task.level != "image":
+        return ""
+    return BOTTOM_UP if "heatmap" in task.outputs else WHOLE
 
 
 def _size(path: Path) -> int:

@@ -18,7 +18,7 @@ from jaxpose.skeleton import COCO17
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "PRESETS = {" in p.read_text())
 # Flags that say where data, results and other processes are; they are read by the runner and the data, and have no second value here.
-ELSEWHERE = {"by_hand", "eval_only", "minutes", "init", "init_layout", "detections"}
+ELSEWHERE = {"by_hand", "eval_only", "minutes", "init", "init_layout", "detections", "templates"}
 
 
 GENERAL = {field.name for field in dataclasses.fields(RunConfig)}  # every method has them alike
@@ -128,6 +128,7 @@ def of_the_task(name: str, config: RunConfig) -> bool:
     data = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     data |= {"poses", "mirror", "root"}  # of pairs of poses
     data |= {"flatten", "compensate", "crops"}  # of scans
+    data |= {"clusters"}  # of the poses of the training data
     return name.partition(".")[0] not in data | ELSEWHERE or name == "size_wh"
 
 

@@ -51,7 +51,7 @@ def test_the_pages_are_found():
     assert set(PAGES) == {
         "coco_rle", "coco_simple_baseline", "coco_hrnet", "coco_integral", "coco_debias", "mpii_rle", "mpii_integral",
         "coco_swahr", "crowdpose_swahr", "oct_rle", "h36m_lifting", "mpii_debias", "mpii_simple_baseline", "rhd_integral",
-        "h36m_rle", "h36m_integral", "coco_keypoint_rcnn",
+        "h36m_rle", "h36m_integral", "coco_keypoint_rcnn", "coco_pointset_anchor",
     }  # fmt: skip
 
 

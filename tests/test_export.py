@@ -19,6 +19,7 @@ from jaxpose import checkpoint, cli, export, files, parallel, tasks, train
 from jaxpose.nets import HeatmapNet, HigherHRNet, MobileNetV2, PoseRegressor, RegressionHead, ResNet, Upsampled
 from jaxpose.nets.depthwise import convolve_depthwise, for_any_platform
 from jaxpose.skeleton import COCO17
+from tests import tiny_run
 
 SIZE_WH = (32, 64)
 BACKBONE = ResNet(depth=18, width=4, stages=2)  # quick to trace, stride 8
@@ -149,6 +150,7 @@ CASES = {
     "dark": lambda: heatmaps("dark"),
     "soft_argmax": lambda: heatmaps("soft_argmax"),
     "bottom_up": bottom_up,
+    "point_sets": tiny_run.point_sets_task,
 }
 
 
@@ -163,9 +165,10 @@ def test_every_family_takes_any_number_of_images(case):
     names = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     assert {x["name"]: tuple(x["shape"][1:]) for x in described} == {k: x.shape[1:] for k, x in names.items()}
     assert {x["name"] for x in described} == {
-        "bottom_up": {"heatmap", "tag"}, "basic": {"xy", "confidence", "sigma"}
+        "bottom_up": {"heatmap", "tag"}, "basic": {"xy", "confidence", "sigma"},
+        "point_sets": {"poses", "scores", "valid", "candidates", "regressed", "sigma"},
     }.get(case, {"xy", "confidence"})  # fmt: skip
-    if case in ("argmax", "basic", "bottom_up"):
+    if case in ("argmax", "basic", "bottom_up", "point_sets"):
         crops = images(task, 3)
         wanted = jax.jit(export.serving_function(task, variables, flip_test=True))(crops)
         assert_close(jax_export_round_trip(exported).call(crops), wanted)

@@ -49,7 +49,8 @@ class HRNet(nn.Module):
         return self.width
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool = False, every_branch: bool = False) -> Any:
+        """Returns the features of the finest branch, or with `every_branch` those of all four, at strides 4, 8, 16 and 32."""
         check_images(images)
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"images have shape {images.shape}: HRNet takes heights and widths that 32 divides")
@@ -71,7 +72,7 @@ class HRNet(nn.Module):
             for m in range(modules):
                 last = stage == 4 and m == modules - 1
                 exchange = Exchange(
-                    1 if last else len(branches),
+                    1 if last and not every_branch else len(branches),
                     self.dtype,
                     self.batch_groups,
                     self.kernel_init,
@@ -79,7 +80,7 @@ class HRNet(nn.Module):
                 )
                 branches = exchange(branches, train=train)
             deepest = branches[-1]
-        return branches[0]
+        return branches if every_branch else branches[0]
 
 
 class Exchange(nn.Module):

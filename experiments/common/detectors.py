@@ -69,7 +69,7 @@ class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
     def idle(self) -> dict[str, str]:
         flags = super().idle()
         if self.head != "rle":
-            flags["likelihood"] = "--head rle"
+            flags |= dict.fromkeys(("likelihood", "regions.outside"), "--head rle")
         elif not self.likelihood.has_flow:
             flow = ("flow_layers", "flow_hidden", "flow_init")
             flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in flow}

@@ -28,7 +28,8 @@ class Block(nn.Module):
     """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
 
     `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`, `bn_eps` the eps of
-    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride.
+    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride. With `fold` the maps are folded
+    (`nets.layers`); then stride and dilation are 1.
     """
 
     features: int
@@ -40,15 +41,17 @@ class Block(nn.Module):
     kernel_init: str = "he"
     bn_eps: float = BN_EPS
     stride_in_1x1: bool = False
+    fold: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(name, features, size, stride=1):
             options = {"dtype": self.dtype, "dilation": self.dilation, "kernel_init": self.kernel_init}
-            return Conv(features, size, stride, **options, name=name)
+            return Conv(features, size, stride, **options, fold=self.fold, name=name)
 
         def bn(name, x):
-            return BatchNorm(self.batch_groups, dtype=self.dtype, eps=self.bn_eps, name=name)(x, train=train)
+            options = {"dtype": self.dtype, "eps": self.bn_eps, "fold": self.fold}
+            return BatchNorm(self.batch_groups, **options, name=name)(x, train=train)
 
         f, out = self.features, self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, initializer, later
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, fold_of, folded, initializer, later, unfolded
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -96,11 +96,13 @@ class Exchange(nn.Module):
         unit = Unit(self, train)
         after = []
         for b, x in enumerate(branches):
+            channels, fold = x.shape[-1], fold_of(x.shape[-1], x.shape[2])
+            x = folded(x, fold)
             for i in range(BLOCKS):
                 options = (self.dtype, self.batch_groups, 1, self.kernel_init)
-                block = Block(x.shape[-1], 1, False, *options, name=f"branches_{b}_{i}")
+                block = Block(channels, 1, False, *options, fold=fold, name=f"branches_{b}_{i}")
                 x = block(x, train=train)
-            after.append(x)
+            after.append(unfolded(x, fold))
         return [
             nn.relu(sum(self.bring(unit, x, source, target, after) for source, x in enumerate(after)))
             for target in range(self.outputs)

@@ -4,11 +4,14 @@
     python -m benchmarks.tpu_forms --part layer2 --topology v6e:1x1
     python -m benchmarks.tpu_forms --part stem layer1 layer2 layer3 layer4 --form tpu flax      # the whole backbone, beside flax's
 
-The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions as matrix products, the max pool of shifted slices) and "tpu", and
-"flax": the ResNet of flax's ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only).
+The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions as matrix products, the max pool of shifted slices) and "tpu";
+"unfolded", which is "tpu" without the maps that `jaxpose.nets.layers` folds into 128 channels; and "flax", the ResNet of flax's
+ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to "exchange4", a module of an
+HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks behind it (--width 32 --size-wh 512
+512).
 Forward and backward, with the gradient of the weights and, after the stem, of the input; one device, nothing is run. Prints a JSON
 line per form.
-Needs libtpu: `pip install "jaxpose[tpu-compile]"`. A part takes half a minute to two minutes.
+Needs libtpu: `pip install "jaxpose[tpu-compile]"`. A part takes half a minute to two minutes, more where others work.
 """
 
 from __future__ import annotations
@@ -27,15 +30,17 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.common import versions
 from benchmarks.peers import flax_resnet
 from jaxpose import compile, platforms
-from jaxpose.nets import resnet
+from jaxpose.nets import higher_hrnet, hrnet, layers, resnet
 
 
 @dataclass(frozen=True)
 class Options:
     """What to compile."""
 
-    part: tuple[Literal["stem", "layer1", "layer2", "layer3", "layer4"], ...] = ("stem", "layer1")
-    form: tuple[Literal["cpu", "tpu", "flax"], ...] = ("cpu", "tpu")
+    part: tuple[
+        Literal["stem", "layer1", "layer2", "layer3", "layer4", "exchange2", "exchange3", "exchange4", "higher"], ...
+    ] = ("stem", "layer1")
+    form: tuple[Literal["cpu", "unfolded", "tpu", "flax"], ...] = ("cpu", "tpu")
     topology: str = "v5e:1x1"
     batch: int = 64
     depth: Literal[18, 34, 50, 101, 152] = 50
@@ -45,7 +50,7 @@ class Options:
 
 
 class Part(nn.Module):
-    """The stem, or one stage of a ResNet."""
+    """The stem or one stage of a ResNet, or a part of an HRNet or HigherHRNet."""
 
     part: str
     depth: int
@@ -57,7 +62,21 @@ class Part(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.part == "stem":
             return resnet.stem(self, x, train=True)
+        if self.part == "higher":
+            net = higher_hrnet.HigherHRNet(Given(), 17, dtype=self.dtype)
+            return net(x, train=True)[1]
+        if self.part.startswith("exchange"):
+            # The other branches have a half of the sides and twice the channels each; here they begin as parts of the first one.
+            branches = [jnp.repeat(x[:, :: 2**b, :: 2**b], 2**b, -1) for b in range(int(self.part[-1]))]
+            return hrnet.Exchange(1, self.dtype, self.batch_groups, name="module")(branches, train=True)[0]
         return resnet.layer(self, x, int(self.part[-1]), train=True)
+
+
+class Given(nn.Module):
+    """A backbone whose features are its input."""
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return x
 
 
 def input_shape(options: Options, part: str) -> tuple[int, ...]:
@@ -69,6 +88,8 @@ def input_shape(options: Options, part: str) -> tuple[int, ...]:
     width, height = options.size_wh
     if part == "stem":
         return options.batch, height, width, 3
+    if part == "higher" or part.startswith("exchange"):
+        return options.batch, height // 4, width // 4, options.width
     number, expansion = int(part[-1]), 4 if resnet.STAGES[options.depth][1] else 1
     stride = 4 if number == 1 else 2**number
     channels = options.width if number == 1 else 2 ** (number - 2) * options.width * expansion
@@ -91,10 +112,12 @@ def measure(options: Options, part: str, form: str) -> dict:
 
         return jax.value_and_grad(loss, argnums=0 if part == "stem" else (0, 1), has_aux=True)(params, x)
 
-    start = time.perf_counter()
+    start, lanes = time.perf_counter(), layers.LANES
+    layers.LANES = 1 if form == "unfolded" else lanes
     with platforms.traced_for("cpu" if form == "cpu" else "tpu"):
         y, _ = jax.eval_shape(lambda v, x: net.apply(v, x, mutable=["batch_stats"]), variables, x)
         lowered = jax.jit(both_passes).lower(variables["params"], variables["batch_stats"], x, shaped(y))
+    layers.LANES = lanes
     program = lowered.compile()
     report, cost = compile.read_program(program.as_text()), program.cost_analysis()
     return {"benchmark": "tpu_forms", "part": part, "form": form, "topology": options.topology, "batch": options.batch,

@@ -35,7 +35,8 @@ from experiments.common import hands, runner
 from experiments.common.config import UNUSED, Methodical
 from experiments.common.page import Page, Tasks
 from experiments.common.persons import OwnAugment
-from experiments.common.rules import AnyValue, Fixed, Positive
+from experiments.common.rules import AnyValue, Fixed, Positive, Unsaid
+from jaxpose import tasks
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks import JointLoss, MapLoss, Readout
 
@@ -52,6 +53,8 @@ class Config(hands.HandConfig, Methodical):
     """What predicts the joints: heatmaps and depth maps, or a regression head with RLE's loss or L1, in pixels alone or with depth."""
     method: Annotated[Literal["plain", "aug", "debias", "ours"], AnyValue, Fixed] = "ours"
     """Row of table 5; it sets --maps.kind, --read.compensate and --first-epochs."""
+    variant: Annotated[Literal["official", "paper"], AnyValue, Fixed, Unsaid("official")] = "official"
+    """Form of RLE's loss: that of the released code, which rewards a growing sigma where depth is regressed, or the paper's."""
     beta: Annotated[float, Positive, Fixed] = 10.0
     """Inverse temperature of the softmax."""
 
@@ -62,9 +65,12 @@ class Config(hands.HandConfig, Methodical):
         return "coordinate" if self.head.endswith("_3d") else "none"
 
     def idle(self) -> dict[str, str]:
-        return super().idle() | (
-            {"calibrate": "a --head in the plane, such as rle"} if self.head.endswith("_3d") else {}
-        )
+        flags = super().idle()
+        if self.head.endswith("_3d"):
+            flags["calibrate"] = "a --head in the plane, such as rle"
+        if not self.head.startswith("rle"):
+            flags["variant"] = "--head rle or rle_3d"
+        return flags
 
 
 def with_method(config: Config) -> Config:
@@ -95,7 +101,8 @@ def make(config: Config, skeleton: Skeleton) -> Tasks:
     """Returns the task of --head and --method, and what comes first."""
     if config.head == "maps":
         return hands.depth_tasks(config, skeleton)
-    return hands.regression_task(config, skeleton, loss=config.head.removesuffix("_3d")), None
+    likelihood = tasks.Likelihood(loss=config.head.removesuffix("_3d"), variant=config.variant)
+    return hands.regression_task(config, skeleton, likelihood=likelihood), None
 
 
 MMPOSE = OwnAugment(flip=0.5, scale=0.3, rotation=90.0, rotation_probability=0.6, shift=0.16, shift_probability=0.3)

@@ -36,7 +36,7 @@ COMMANDS = {
 imported when the command is called."""
 
 
-IN_BUCKETS = ("predict", "prepare")
+IN_BUCKETS = (("predict",), ("prepare",), ("view", "compare"))
 """Commands that take folders of buckets, gs://bucket/run, and refuse those that they cannot take themselves."""
 STREAM = re.compile(r"(rtsps?|rtmp|https?|udp|tcp)://", re.IGNORECASE)
 """The beginning of the address of a video stream, which `jaxpose predict` and `jaxpose live` accept."""
@@ -114,7 +114,7 @@ def _one_line_errors(label: str, words: Sequence[str]) -> Iterator[None]:
             is_stream = words[0] in ("predict", "live") and STREAM.match(
                 value
             )  # a camera's address is a valid input of these
-            if not is_stream and not (words[0] in IN_BUCKETS and is_url(value)):
+            if not is_stream and not (is_url(value) and any(tuple(words[: len(c)]) == c for c in IN_BUCKETS)):
                 local(value)
         yield
     except (ValueError, OSError, ImportError) as error:

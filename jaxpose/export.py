@@ -58,6 +58,11 @@ UNITS = {
     "confidence": "higher means more certain; 1 - mean sigma of a regression, or the peak of a heatmap (or what its decoding gives)",
     "sigma": 'learned scale of x and y, as fractions of the input\'s size; times sigma_scale of "inference" it is calibrated',
     "heatmap": "near 1 at a joint",
+    "poses": "x and y in pixels of the input, and the joint's confidence in 0..1; a row per person, best first",
+    "scores": "score of each person in 0..1",
+    "valid": "True for the rows that are people",
+    "candidates": "number of people that there were for the rows",
+    "regressed": "pixels of the input, before joints were moved to peaks of heatmaps",
     "tag": "no unit: similar values within a person; the last axis is the mirror image's, with the flip test",
 }
 COORDINATES = "(0, 0) is the centre of the top-left pixel of the input, (W - 1, H - 1) that of the bottom-right one"
@@ -65,9 +70,12 @@ TOP_DOWN = (
     "one person, RGB: the box about its centre, its shorter side widened to the input's aspect ratio, both sides times {padding:g}, "
     "warped bilinearly (jaxpose.geometry.box_to_affine); the inverse affine takes xy back to the image"
 )
-BOTTOM_UP = (
-    "a whole image, RGB, scaled and padded to the input's size; jaxpose.tasks.find_people makes people of the maps"
+DETECTOR = (
+    "a whole image, RGB, scaled to fit the input, the rest on the right and below filled with {fill}; boxes there are possible, so cut "
+    "them at the border of the image"
 )
+WHOLE = "a whole image, RGB, scaled and padded to the input's size"
+BOTTOM_UP = f"{WHOLE}; jaxpose.tasks.find_people makes people of the maps"
 
 
 def serving_function(
@@ -76,7 +84,8 @@ def serving_function(
     """Returns what an exported file computes, a function of images alone: crops (B, H, W, 3) uint8 -> outputs by name.
 
     Top-down tasks return xy (B, K, 2) and confidence (B, K), those with a learned scale also sigma (B, K, 2); bottom-up
-    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T).
+    tasks return heatmap (B, h, w, K) and tag (B, h, w, K, T); those of pose anchors what `PointSets.predict` returns; detectors
+    boxes (B, D, 4), scores, labels and valid (B, D), and joints.
 
     >>> from jaxpose.nets import PoseRegressor, RegressionHead, ResNet
     >>> from jaxpose.skeleton import COCO17
@@ -199,8 +208,12 @@ def export(
     out = Path(out)
     previous_files = _previous_files(out, force=force)
     variables, config = checkpoint.restore_model(directory, step=step)
-    tasks.check_poses(tasks.from_config(config["task"], net=net), directory)
+    tasks.check_poses(tasks.from_config(config["task"], net=net), directory, detectors=True)
     task = _task(config["task"], size_wh, net)
+    if task.level == "detection" and format in ("savedmodel", "tflite"):
+        raise ValueError(
+            f"--format {format}: TensorFlow does not run the loops of a detector; give --format stablehlo --batch 1"
+        )
     variables = task.inference_variables(variables)
     _check_net(task, variables, flip_test, directory)
 
@@ -296,11 +309,22 @@ def describe(
         "size_wh": [width, height],
         "flip_test": flip_test,
         "coordinates": COORDINATES,
-        "image": BOTTOM_UP if task.level == "image" else TOP_DOWN.format(padding=inference.padding),
+        "image": _image_text(task, padding=inference.padding),
         "inference": inference.to_dict(),
         "preprocess": f"inside the file ({task.preprocess}): give raw pixels",
         "versions": {name: metadata.version(name) for name in ("jax", "flax")},
     }
+
+
+def _image_text(task: tasks.ImageTask, *, padding: float) -> str:
+    """Returns the description of the input."""
+    if task.level == "detection":
+        mean = tasks.base.preprocessor(task.preprocess)
+        fill = mean.mean[::-1] if mean.bgr else mean.mean  # it is 0 after the normalisation, as the padding in training
+        return DETECTOR.format(fill=f"RGB {tuple(round(value) for value in fill)}")
+    if task.level == "image":
+        return BOTTOM_UP if "heatmap" in task.outputs else WHOLE
+    return TOP_DOWN.format(padding=padding)
 
 
 def _size(path: Path) -> int:
@@ -510,7 +534,7 @@ def _differences(
         except Exception as error:  # every runtime has its own exception types
             raise ValueError(f"{format} does not run with {size} images: " + _advice(error, batch)) from error
         for name, expected in jax.device_get(predict(images)).items():
-            difference = float(np.abs(outputs[name] - expected).max())
+            difference = float(np.abs(outputs[name].astype(np.float64) - expected).max())  # some are truth values
             differences[name] = max(difference, differences.get(name, 0.0))
             largest = float(np.abs(expected).max())
             if not difference <= tolerance * largest:

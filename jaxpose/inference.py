@@ -339,7 +339,9 @@ def people(
         batches: The batches of an evaluation of whole images in `jaxpose.data`: images, "affine" (B, 2, 3), "index" (B,),
             "valid" (B,).
         group: (maps, stride=input pixels per map pixel) -> "poses" (B, P, K, 3): x and y in input pixels and the
-            joint's score, 0 for a missing joint; "scores" (B, P); "valid" (B, P).
+            joint's score, 0 for a missing joint; "scores" (B, P); "valid" (B, P). A net that predicts people instead of
+            maps has a stride of 1, and may also have "regressed" (B, P, K, 2), other estimates of the same joints, and
+            "sigma" (B, P, K, 2), the scale of each coordinate, in input pixels.
         on_device: Call `group` with `device=True` on the global maps; False groups the rows of this process on its host.
         gather: The same as for `run`.
 
@@ -350,7 +352,7 @@ def people(
 
     def grouped(batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
         maps = step(batch)
-        stride = batch["image"].shape[2] / maps["heatmap"].shape[2]
+        stride = batch["image"].shape[2] / maps["heatmap"].shape[2] if "heatmap" in maps else 1.0
         if on_device:
             return group(maps, stride=stride, device=True)
         count = int(batch["valid"].sum())  # grouping takes time, so padding is left out
@@ -361,6 +363,11 @@ def people(
     affine, poses = rows_by_name.pop("affine").astype(np.float64), rows_by_name["poses"]
     xy = to_image(poses[..., :2].astype(np.float64), affine, where=poses[..., 2:] > 0)
     rows_by_name["poses"] = np.concatenate([xy, poses[..., 2:]], -1)
+    if "regressed" in rows_by_name:
+        where = rows_by_name["valid"][..., None, None]
+        rows_by_name["regressed"] = to_image(rows_by_name["regressed"].astype(np.float64), affine, where=where)
+    if "sigma" in rows_by_name:
+        rows_by_name["sigma"] = rows_by_name["sigma"] / affine[:, None, None, [0, 1], [0, 1]]
     order = np.argsort(rows_by_name["index"])  # the batches come by shape
     return {name: rows[order] for name, rows in rows_by_name.items()}
 

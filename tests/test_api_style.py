@@ -11,12 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping", "smoothing", "cameras", "triangulation",
-           "detection.boxes", "detection.anchors", "detection.matching", "detection.roi_align", "detection.keypoint_maps")  # fmt: skip
+           "detection.boxes", "detection.anchors", "detection.matching", "detection.point_sets",
+           "detection.roi_align", "detection.keypoint_maps")  # fmt: skip
 
 # Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
 DATA = {
     "a", "affine", "alpha", "anchors", "b", "base", "box_xywh", "boxes", "deltas", "depth", "features", "iou", "keypoints", "map_hw",
-    "negative", "padded_hw", "positive", "scores", "center_xy", "covariance", "e", "error", "head_box", "heatmaps", "level",
+    "candidates", "negative", "padded_hw", "positive", "scores", "shift", "similarity", "suppresses",
+    "templates", "center_xy", "covariance", "e", "error", "head_box", "heatmaps", "level",
     "log_g", "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "measured", "model", "mu", "path", "points",
     "pred", "prob", "projections", "px", "sigma", "size", "size_hw", "size_wh", "source_width", "squared", "tags",
     "target", "uvd", "values", "vector", "visible", "x", "xy", "y",

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import types
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -377,14 +378,15 @@ def test_a_checkpoint_that_was_copied_home(server, tmp_path):
     assert checkpoint.damage(buckets.place("gs://pod/2")) is None
 
 
-TINY = ("--synthetic-images", "16", "--depth", "18", "--resnet-stages", "1", "--width", "4", "--size-wh", "24", "32", "--batch-size",
-        "8", "--log-every", "1", "--likelihood.loss", "l1", "--ema", "None", "--no-flip-test", "--epochs", "1", "--no-plots",
-        "--warmup-steps", "0")  # fmt: skip
+TINY = ("--preset", "tiny", "--synthetic-images", "16", "--depth", "18", "--resnet-stages", "1", "--width", "4",
+        "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "1", "--likelihood.loss", "l1", "--ema", "None",
+        "--no-flip-test", "--epochs", "1", "--no-plots", "--warmup-steps", "0")  # fmt: skip
 
 
 def test_a_page_trains_into_a_bucket_and_reads_it(server, tmp_path, capsys, monkeypatch):
     from experiments import coco_rle
     from jaxpose import checkpoint, cli
+    from jaxpose.view import compare
 
     monkeypatch.chdir(tmp_path)
     cache = ["--cache", str(tmp_path / "cache"), *TINY]
@@ -408,10 +410,29 @@ def test_a_page_trains_into_a_bucket_and_reads_it(server, tmp_path, capsys, monk
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert evaluated["AP"] == scores["AP"] and line["results"].startswith("gs://pod/run/results/eval_")
     assert files.read_json(line["results"], "results")
+    cli.main(["view", "compare", "gs://pod/run", "--figures", "sub_benchmarks", "--out", str(tmp_path / "compared")])
+    assert (tmp_path / "compared" / "sub_benchmarks.png").is_file()
+    with ExitStack() as stack:
+        folder = compare._here(Path("gs://pod/run"), stack)
+        assert str(checkpoint.restore_model(folder)[0]) == str(variables), "read where it is, in the bucket"
+        newest = max((folder / "results").glob("*_report.json"), key=lambda path: path.stat().st_mtime)
+    assert newest.name.startswith("eval_") and not (folder / "checkpoints").exists()
     picture = next(tmp_path.glob("data/synthetic_16_0/**/*.jpg"))
     buckets.put("gs://pod/photos/a.jpg", picture.read_bytes())
     cli.main(["predict", "gs://pod/run", "gs://pod/photos", "--out", str(tmp_path / "poses")])
     assert json.loads((tmp_path / "poses" / "results.json").read_text())
+
+
+def test_runs_to_compare_that_are_in_no_bucket(server, tmp_path, monkeypatch):
+    from jaxpose import cli
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="gs://pod/nothing is not the folder of a run"):
+        cli.main(["view", "compare", "gs://pod/nothing", "--figures", "sub_benchmarks"])
+    with pytest.raises(SystemExit, match="gs:/pod/out is a URL, not a path"):
+        cli.main(["view", "compare", "--figures", "bias", "--out", "gs://pod/out"])
+    with pytest.raises(SystemExit, match="gs://pod/run is a URL, not a path"):
+        cli.main(["view", "report", "gs://pod/run"])
 
 
 def test_prepared_data_in_a_bucket(server, tmp_path, capsys, monkeypatch):

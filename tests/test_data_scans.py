@@ -7,6 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from jaxpose.data.scans import Scan, duke, feed, flatten, prepare, surfaces
+from jaxpose.data.scans.scan import AXIAL_UM, LATERAL_UM
 from jaxpose.data.synthetic import retina
 
 SMALL = retina.Style(height=240, width=64)
@@ -189,6 +190,32 @@ def test_files_that_are_no_subject_are_refused(scans, tmp_path):
 
 
 # Batches
+
+
+def test_a_file_may_state_the_size_of_its_pixels(scans, tmp_path):
+    path = write_subject(tmp_path / "Subject_04.mat", scans[:1], axial_um=2.5)
+    (scan,) = duke.read_file(path)
+    assert (scan.axial_um, scan.lateral_um) == (2.5, LATERAL_UM)
+    (scan,) = duke.read_file(path, pixel_um=(3.0, 6.0))
+    assert (scan.axial_um, scan.lateral_um) == (3.0, 6.0), "a flag goes before the file"
+    for value, message in (
+        (0.0025, "axial_um, lateral_um 0.0025: expected the height of a pixel in micrometres"),
+        (np.ones(3), r"axial_um has shape \(1, 3\), expected one number of micrometres"),
+    ):
+        write_subject(path, scans[:1], axial_um=value)
+        with pytest.raises(ValueError, match=message):
+            duke.read_file(path)
+
+
+def test_labels_of_a_resampled_scan_find_their_way_back(scans):
+    fine = Scan("fine", "one", np.repeat(scans[0].image, 2, 0), 2 * scans[0].rows + 0.5, axial_um=AXIAL_UM / 2)
+    ours, usual = prepare(fine), prepare(Scan("usual", "one", scans[0].image, scans[0].rows))
+    np.testing.assert_allclose(ours.image, usual.image, atol=1e-5)
+    np.testing.assert_allclose(ours.rows, usual.rows, atol=1e-3)
+    rows, sigma = ours.to_scan(ours.rows.astype(np.float64), np.ones(ours.rows.shape))
+    where = np.isfinite(ours.rows)
+    np.testing.assert_allclose(rows[where], fine.rows.T[where], atol=1e-3)
+    assert (sigma == 2).all()
 
 
 def test_batches_are_a_function_of_seed_and_step(scans):

@@ -283,3 +283,21 @@ def test_golden_keypoint_maps(golden, double):
     np.testing.assert_allclose(value, g["tv_decode_score"], atol=1e-4)
     np.testing.assert_allclose(xy, g["d2_decode"][..., :2], atol=1e-4)
     np.testing.assert_allclose(probability, g["d2_decode"][..., 3], atol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "aligned"), [(2, False), (0, True)])
+def test_regions_that_are_gathered_have_the_values_and_the_gradient_of_the_matrices(samples, aligned):
+    rng = np.random.default_rng(0)
+    maps = [jnp.asarray(rng.normal(size=(2, side, side + 1, 3)), jnp.float32) for side in (12, 6)]
+    box = jnp.asarray(np.sort(rng.uniform(-5, 55, (2, 5, 2, 2)), -2).reshape(2, 5, 4), jnp.float32)
+    level = jnp.asarray(rng.integers(3, 5, (2, 5)))
+    options = {"size_hw": (3, 4), "scales": (1 / 4, 1 / 8), "first": 3, "samples": samples, "aligned": aligned}
+
+    def loss(maps, form):
+        regions = roi_align.pyramid(maps, box, level, forward=form, **options)
+        return (regions * jnp.sin(regions)).sum(), regions
+
+    results = [jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(maps, form) for form in ("gather", "matrices")]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *results)
+    with pytest.raises(ValueError, match="forward='scatter': expected 'matrices' or 'gather'"):
+        loss(maps, "scatter")

@@ -22,6 +22,7 @@ from experiments import (
     coco_debias,
     coco_integral,
     coco_keypoint_rcnn,
+    coco_pointset_anchor,
     coco_rle,
     coco_swahr,
     h36m_lifting,
@@ -250,6 +251,7 @@ def test_flags_exist(capsys):
     pages = [
         coco_rle,
         coco_keypoint_rcnn,
+        coco_pointset_anchor,
         coco_integral,
         coco_debias,
         coco_swahr,

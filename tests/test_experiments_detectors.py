@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from experiments import coco_keypoint_rcnn as page
 from experiments.common import boxed_images, detectors, training
 from experiments.common.boxed_images import BoxedImages
-from jaxpose import checkpoint, nets, parallel, tasks
+from jaxpose import checkpoint, cli, nets, parallel, tasks
 from jaxpose.data import synthetic
 from jaxpose.data.formats import coco
 from jaxpose.evaluation import average_precision, boxes, results
@@ -168,3 +169,28 @@ def test_flags_are_checked_at_the_door(flags, message, tmp_path):
         config = page.PAGE.settings(["--out", str(tmp_path), "--data-dir", str(tmp_path), *flags])
         page.PAGE.make(config, COCO17)
         boxed_images.load(config)
+
+
+def test_the_steps_of_a_detector_are_drawn(trained, people, capsys):
+    out, _, _ = trained
+    cli.main(
+        [
+            "view",
+            "maps",
+            str(out),
+            "--data",
+            str(people),
+            "--split",
+            "train",
+            "--count",
+            "1",
+            "--out",
+            str(out / "maps"),
+        ]
+    )
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (picture,) = facts["pictures"]
+    assert Path(picture).stat().st_size > 3000 and facts["family"] == "detection"
+    assert set(facts["reached"]) == {"anchors", "proposals", "boxes"} and all(
+        0 <= x <= 1 for x in facts["reached"].values()
+    )

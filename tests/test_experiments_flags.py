@@ -18,7 +18,7 @@ from jaxpose.skeleton import COCO17
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "PRESETS = {" in p.read_text())
 # Flags that say where data, results and other processes are; they are read by the runner and the data, and have no second value here.
-ELSEWHERE = {"by_hand", "eval_only", "minutes", "init", "init_layout", "detections"}
+ELSEWHERE = {"by_hand", "eval_only", "minutes", "init", "init_layout", "detections", "templates"}
 
 
 GENERAL = {field.name for field in dataclasses.fields(RunConfig)}  # every method has them alike
@@ -128,6 +128,7 @@ def of_the_task(name: str, config: RunConfig) -> bool:
     data = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     data |= {"poses", "mirror", "root"}  # of pairs of poses
     data |= {"flatten", "compensate", "crops"}  # of scans
+    data |= {"clusters"}  # of the poses of the training data
     return name.partition(".")[0] not in data | ELSEWHERE or name == "size_wh"
 
 
@@ -157,6 +158,7 @@ def test_every_flag_reaches_the_run_or_is_refused(name):
         ("coco_rle", ["--preset", "official", "--own.scale", "0.3"], "--own.scale has no effect without --augment own"),
         ("coco_rle", ["--preset", "official", "--likelihood.loss", "l1", "--likelihood.base", "gaussian"],
          "--likelihood.base has no effect without --likelihood.loss rle"),
+        ("coco_rle", ["--preset", "tiny", "--skips"], "--skips has no effect without a --head of maps"),
         ("coco_rle", ["--preset", "hrnet_w32", "--depth", "101"], "--depth has no effect without --backbone resnet"),
         ("coco_hrnet", ["--preset", "w32", "--read.kernel", "17"], "--read.kernel has no effect without --read.decode dark or udp"),
         ("coco_simple_baseline", ["--preset", "official", "--maps.radius", "3"], "--maps.radius has no effect without --maps.kind"),

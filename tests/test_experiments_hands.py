@@ -164,6 +164,7 @@ def test_a_stored_run_is_evaluated_with_its_bone_and_side():
         (["--head", "rle", "--method", "plain"], "--method plain has no effect with --head rle"),
         (["--head", "l1", "--depths.weight", "2"], "--depths.weight 2.0 has no effect with --head l1"),
         (["--head", "l1_3d", "--depths.weight", "2"], "--depths.weight 2.0 has no effect with --head l1_3d"),
+        (["--head", "l1_3d", "--variant", "paper"], "--variant has no effect without --head rle or rle_3d"),
         (["--head", "rle_3d", "--calibrate"], "--calibrate has no effect without a --head in the plane"),
     ],
 )

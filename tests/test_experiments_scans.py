@@ -36,7 +36,10 @@ def test_a_run_on_drawn_scans(tmp_path, few_scans, capsys):
     assert all(np.isfinite(value) for value in scores.values())
     for name in ("curves", "calibration", "predictions"):
         assert (out / "plots" / f"{name}.png").stat().st_size > 5000
+    page = (out / "report.html").read_text()
+    assert page.count("<figure data-error") == 2 and page.count("<polygon") == 2 * 8 and "calibration" in page
     stored = json.loads((out / "results" / "step_2.json").read_text())
+    assert stored["drawn"] == {"count": 110, "seed": 3} and np.shape(stored["regions"]["0.9"]) == (1, 2)
     assert [s["name"] for s in stored["scans"]] == ["drawn scan 3", "drawn scan 4"] and len(
         stored["scans"][0]["rows"]
     ) == 8
@@ -73,6 +76,12 @@ def test_the_scans_of_duke_are_split_by_subject(tmp_path):
         (["--val-subjects", "1"], "--val-subjects has no effect without --data"),
         (["--head", "softmax", "--likelihood.loss", "l1"], "--likelihood.loss has no effect without --head regression"),
         (["--likelihood.flow-layers", "3"], "--likelihood.flow-layers has no effect without --residual pair"),
+        (
+            ["--density-gain", "4", "--likelihood.loss", "l1"],
+            "--density-gain has no effect without a loss that trains sigma",
+        ),
+        (["--pixel-um", "3"], "--pixel-um has no effect without --data"),
+        (["--data", "x", "--pixel-um", "3000"], "--pixel-um 3000: expected the height of a pixel in micrometres"),
         (["--data", "absent"], "absent is not a folder: expected the folder with Subject_01.mat"),
     ],
 )
@@ -88,6 +97,24 @@ def test_presets_make_their_nets(preset):
     assert task.objective == ("columns" if preset == "he" else "likelihood")
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     assert ("flow" in shapes["params"]) == (preset != "he")
+
+
+def test_the_gain_is_that_of_sigma_and_of_the_spline():
+    config = oct_rle.PAGE.settings(["--density-gain", "4", *NET])
+    task, _ = scans.make_tasks(config, RETINA8)
+    assert (task.net.sigma_gain, task.flow_gain) == (4.0, 4.0)
+    stored = task.config
+    assert tasks.from_config(stored).flow_gain == 4.0
+    old = {name: value for name, value in stored.items() if name != "flow_gain"}
+    assert tasks.from_config(old).flow_gain == 1.0, "a checkpoint from before there was a gain"
+    # The stated density is that of the parameters times the gain, as in the training.
+    knots = np.linspace(-0.1, 0.2, 25).astype(np.float32)
+    variables = lambda values: {"params": {"flow": {"knots": values}}}  # noqa: E731
+    e = np.linspace(-3, 3, 7, dtype=np.float32)[:, None]
+    with_gain = density.log_prob(e, task.density(variables(knots)))
+    plain = density.log_prob(e, tasks.from_config(old).density(variables(4 * knots)))
+    np.testing.assert_allclose(with_gain, plain, rtol=1e-5)
+    assert not np.allclose(with_gain, density.log_prob(e, tasks.from_config(old).density(variables(knots))), atol=0.01)
 
 
 def test_levels_and_bands_are_those_of_the_density():

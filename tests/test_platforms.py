@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpose import parallel, platforms, train
-from jaxpose.nets import layers
+from jaxpose.nets import hrnet, layers, resnet
 
 
 def of(platform, f, *args):
@@ -82,3 +82,54 @@ def test_a_step_is_traced_for_its_mesh():
         train.make_train_step(Task(), tx, mesh=mesh).lower(train.abstract_state(Task(), tx, mesh=mesh), batch)
         train.make_predict_step(Task(), mesh=mesh).lower({}, batch)
     assert set(seen) == {"cpu"}
+
+
+@pytest.mark.parametrize("size, n", [(1, 2), (3, 2), (3, 4), (7, 2)])
+def test_a_convolution_of_a_folded_map(size, n):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 3, 8, 5)).astype(np.float32), rng.normal(size=(size, size, 5, 4)).astype(np.float32)
+
+    def on_folded(x, kernel):
+        return layers.unfolded(layers.convolve(layers.folded(x, n), layers.fold_kernel(kernel, n)), n)
+
+    for plain, folded in zip(of("tpu", layers.convolve, x, kernel), of("tpu", on_folded, x, kernel), strict=True):
+        np.testing.assert_allclose(folded, plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_a_block_on_a_folded_map(bottleneck):
+    """Values, gradients and running statistics, with the same parameters, in training and evaluation."""
+    x = np.random.default_rng(0).normal(size=(4, 3, 8, 16)).astype(np.float32)
+    plain, folded = (resnet.Block(4 if bottleneck else 16, 1, bottleneck, jnp.float32, 2, fold=n) for n in (1, 2))
+    variables = plain.init(jax.random.key(0), x, train=False)
+    shapes = jax.eval_shape(lambda key: folded.init(key, layers.folded(x, 2), train=False), jax.random.key(0))
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
+
+    def trained(net, n):
+        def f(params, x):
+            variables_ = variables | {"params": params}
+            y, new = net.apply(variables_, layers.folded(x, n), train=True, mutable=["batch_stats"])
+            return jnp.square(layers.unfolded(y, n) - 1).sum(), (y.reshape(x.shape), new)
+
+        return jax.value_and_grad(f, argnums=(0, 1), has_aux=True)(variables["params"], x)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), trained(plain, 1), trained(folded, 2)
+    )
+    y = folded.apply(variables, layers.folded(x, 2), train=False).reshape(x.shape)
+    np.testing.assert_allclose(y, plain.apply(variables, x, train=False), rtol=1e-5, atol=1e-5)
+
+
+def test_branches_of_an_hrnet_are_folded_on_a_tpu_alone():
+    net = hrnet.Exchange(1, jnp.float32, 1)
+    rng = np.random.default_rng(0)
+    branches = [jnp.asarray(rng.normal(size=(2, 8 // s, 16 // s, 4 * s)), jnp.float32) for s in (1, 2)]
+    variables = net.init(jax.random.key(0), branches, train=False)
+    outputs, programs = {}, {}
+    for platform in ("cpu", "tpu"):
+        with platforms.traced_for(platform):
+            f = jax.jit(lambda variables, branches: net.apply(variables, branches, train=False)[0])
+            outputs[platform] = f(variables, branches)
+            programs[platform] = str(jax.make_jaxpr(f)(variables, branches))
+    np.testing.assert_allclose(outputs["tpu"], outputs["cpu"], rtol=1e-4, atol=1e-4)
+    assert "3,3,64,64" in programs["tpu"] and "3,3,64,64" not in programs["cpu"], "16 pixels of 4, 8 of 8 channels"

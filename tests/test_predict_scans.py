@@ -63,11 +63,36 @@ def test_a_picture_and_a_file_of_duke(run, drawn, tmp_path, capsys):
     assert float(one["low"]) == pytest.approx(prediction.bands[0][5, 0], abs=0.006)
 
 
+def test_a_scan_with_pixels_of_another_height_is_read_at_the_scale_of_the_training(run, drawn, tmp_path, capsys):
+    """A scan of twice as many rows, each half as high, has its boundaries at the same micrometres."""
+    double = np.repeat(drawn[0].image, 2, 0)
+    Image.fromarray(drawn[0].image).save(tmp_path / "eye.png")
+    Image.fromarray(double).save(tmp_path / "fine.png")
+    tables = {}
+    for name, height in (("eye", None), ("fine", (3.87 / 2,))):
+        command.main(
+            run["laplace"], (str(tmp_path / f"{name}.png"),), out=tmp_path / name, pixel_um=height, overlay=False
+        )
+        rows = rows_of(tmp_path / name)
+        tables[name] = {
+            c: np.array([float(r[c]) for r in rows]) for c in ("row", "sigma", "row_um", "sigma_um", "low_um")
+        }
+    eye, fine = tables["eye"], tables["fine"]
+    np.testing.assert_allclose(eye["row_um"], eye["row"] * 3.87, atol=0.01)
+    np.testing.assert_allclose(fine["row"], 2 * eye["row"] + 0.5, atol=0.1)  # centres of pixels are at whole numbers
+    np.testing.assert_allclose(fine["sigma_um"], eye["sigma_um"], rtol=0.01)
+    np.testing.assert_allclose(fine["low_um"] - fine["row_um"], eye["low_um"] - eye["row_um"], atol=0.05)
+    with pytest.raises(
+        ValueError, match="--pixel-um 0.00387: expected the height of a pixel in micrometres, 0.5 to 50"
+    ):
+        command.main(run["laplace"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", pixel_um=(0.00387,))
+
+
 def test_a_net_without_sigma_states_rows_alone(run, drawn, tmp_path):
     Image.fromarray(drawn[0].image).save(tmp_path / "eye.png")
     inputs = (str(tmp_path / "eye.png"),)
     command.main(run["l1"], inputs, out=tmp_path / "out", overlay=False)
-    assert {(r["sigma"], r["low"]) for r in rows_of(tmp_path / "out")} == {("", "")}
+    assert {(r["sigma"], r["low"], r["low_um"]) for r in rows_of(tmp_path / "out")} == {("", "", "")}
     assert not list((tmp_path / "out").glob("*.png"))
     with pytest.raises(ValueError, match="--region 0.9: the net in .* states no density"):
         command.main(run["l1"], inputs, out=tmp_path / "out", region=0.9)
@@ -92,6 +117,25 @@ def test_what_is_no_scan_is_refused(run, drawn, tmp_path):
         command.main(run["l1"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", root_depth=4000.0)
     with pytest.raises(ValueError, match="--region 1.5: expected a probability"):
         command.main(run["laplace"], (str(tmp_path / "eye.png"),), out=tmp_path / "out", region=1.5)
+
+
+def test_pictures_of_16_bits_are_those_of_8(drawn, tmp_path):
+    image = drawn[0].image
+    for name in ("eye.png", "eye.tif"):
+        Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / name)
+        (scan,) = scans.scans_of(tmp_path / name)
+        np.testing.assert_array_equal(scan.image, image)
+    Image.fromarray(image.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(
+        ValueError, match="float.tif is no picture of a scan .its values are neither of 8 nor of 16 bits"
+    ):
+        scans.scans_of(tmp_path / "float.tif")
+
+
+def test_boundaries_that_cross_are_said(run, caplog):
+    noise = np.random.default_rng(0).integers(0, 255, (240, 31), np.uint8)
+    scans.load(run["l1"])(Scan("noise", "noise", noise))
+    assert "noise: boundaries cross in" in caplog.text, "this net is untrained"
 
 
 def test_the_other_tools_say_what_such_a_run_is(run, tmp_path):

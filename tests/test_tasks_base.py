@@ -23,6 +23,7 @@ MAKERS = {
     "regression": tiny_run.regression_task,
     "heatmaps": tiny_run.heatmap_task,
     "bottom_up": tiny_run.bottom_up_task,
+    "point_sets": tiny_run.point_sets_task,
 }
 MEMBERS = {
     tasks.Task: {"family", "level", "outputs", "config", "init", "loss", "predict", "density"},
@@ -93,7 +94,7 @@ def test_prediction_reads_the_flow_of_the_basic_design_only(loss, with_flow):
 def test_only_a_likelihood_states_a_density(task):
     variables = {"params": {"net": {}}}
     assert task.density(variables) is None
-    if task.family == "regression":
+    if task.family in ("regression", "point_sets"):
         with pytest.raises(ValueError, match="the flow was left out"):
             task.density(variables, required=True)
     else:

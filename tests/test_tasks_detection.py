@@ -1,14 +1,26 @@
 """The losses of an R-CNN beside executed torchvision, and what training must not depend on."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpose import nets, tasks, weights
+from jaxpose.detection import matching
+from jaxpose.nets.rcnn import KeypointHead
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.detection_loss import RegionLoss, region_losses, sample_regions, trainable
+from jaxpose.tasks.detection_loss import (
+    RegionLoss,
+    class_and_box,
+    coordinate_loss,
+    region_losses,
+    sample_regions,
+    trainable,
+)
 from tests import golden_detection as reference
+from tests import golden_flow
 
 PAIR = Skeleton(name="pair", joints=("a", "b"), flip_pairs=(), limbs=((0, 1),), sigmas=(0.1, 0.1), upper=())
 SETTINGS = RegionLoss(pre_nms=8, post_nms=8, anchors=16, regions=8)
@@ -129,27 +141,97 @@ def test_golden_training(golden, golden_json):
     batch = {"size_hw": size_hw, "boxes": box, "people": people, "keypoints": keypoints}
     settings = RegionLoss(pre_nms=300, post_nms=150, anchors=64, regions=64, freeze_at=0)
 
-    def total(params):
+    def total(params, order):
         weights = {"params": trainable(params, freeze_at=0, train_bn=False), "batch_stats": variables["batch_stats"]}
         options = {"settings": settings, "priority": falling(2), "mutable": ["batch_stats"]}
-        terms, _ = net.apply(weights, images, batch, method=region_losses, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matching, "sample", in_order(order))
+            terms, _ = net.apply(weights, images, batch, method=region_losses, **options)
         return sum(terms.values()), terms
 
-    gradient, terms = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    step = jax.jit(jax.grad(total, has_aux=True))
+    for rule, order in (("first", np.arange(ENTRIES)), ("hash", np.arange(1, ENTRIES + 1) * 2654435761 % 2**32)):
+        gradient, terms = step(variables["params"], np.argsort(np.argsort(order, kind="stable")))
+        check_torchvision(rule, gradient, terms, g, facts)
+
+
+ENTRIES = 10_000  # more than the anchors of a picture
+
+
+def in_order(order):
+    """A sampler that takes the positives, and the negatives, whose places in their lists come first in `order`."""
+    sample = matching.sample
+
+    def ordered(positive, negative, **options):
+        place = jnp.where(positive, positive.cumsum(-1), negative.cumsum(-1)) - 1
+        return sample(positive, negative, **options | {"priority": -order[place] / ENTRIES})
+
+    return ordered
+
+
+def check_torchvision(rule, gradient, terms, g, facts):
     names = {
         "class": "classifier", "box": "box_reg", "joints": "keypoint", "proposal_score": "objectness", "proposal_box": "rpn_box_reg",
     }  # fmt: skip
     for ours, theirs in names.items():
-        np.testing.assert_allclose(terms[ours], g[f"first_loss_{theirs}"], rtol=2e-4, err_msg=ours)
+        np.testing.assert_allclose(terms[ours], g[f"{rule}_loss_{theirs}"], rtol=2e-4, err_msg=f"{rule} {ours}")
     logits = gradient["rpn"]["logits"]["kernel"]
-    np.testing.assert_allclose(logits[0, 0].T, g["first_grad_rpn_cls"][:, :, 0, 0], atol=2e-4)
-    np.testing.assert_allclose(gradient["box_head"]["scores"]["kernel"].T, g["first_grad_box_cls"], atol=2e-4)
-    np.testing.assert_allclose(gradient["fpn"]["lateral_0"]["bias"], g["first_grad_fpn_inner0_bias"], atol=2e-4)
+    np.testing.assert_allclose(logits[0, 0].T, g[f"{rule}_grad_rpn_cls"][:, :, 0, 0], atol=2e-4)
+    np.testing.assert_allclose(gradient["box_head"]["scores"]["kernel"].T, g[f"{rule}_grad_box_cls"], atol=2e-4)
+    np.testing.assert_allclose(gradient["fpn"]["lateral_0"]["bias"], g[f"{rule}_grad_fpn_inner0_bias"], atol=2e-4)
     assert np.abs(gradient["keypoint_head"]["deconv"]["bias"]).max() < 1e-5  # the softmax does not see it
     first = facts["grad_names"].index("backbone.body.conv1.weight")
     np.testing.assert_allclose(
-        np.linalg.norm(gradient["backbone"]["conv1"]["kernel"]), g["first_grad_norm"][first], rtol=1e-3
+        np.linalg.norm(gradient["backbone"]["conv1"]["kernel"]), g[f"{rule}_grad_norm"][first], rtol=1e-3
     )
+
+
+def test_golden_losses_of_boxes(golden):
+    """Classes and boxes of given outputs, as torchvision and (beta 0 and 1/2) Detectron2 compute them, and the gradient."""
+    g = golden("detection/box_losses")
+    label, count = g["labels"], len(g["labels"])
+
+    def terms(outputs, beta):
+        rows = {"label": label, "target": g["regression_targets"], "positive": label > 0, "where": np.ones(count, bool)}
+        return class_and_box(outputs[0], outputs[1].reshape(count, -1, 4), **rows, beta=beta)
+
+    outputs = (g["class_logits"], g["box_regression"])
+    with jax.enable_x64(True):
+        values = terms(outputs, 1 / 9)
+        np.testing.assert_allclose(values["class"], g["tv_loss_classifier"], rtol=1e-12)
+        np.testing.assert_allclose(values["box"], g["tv_loss_box_reg"], rtol=1e-12)
+        for beta, name in ((0.0, "0"), (0.5, "50"), (1 / 9, "11")):
+            np.testing.assert_allclose(terms(outputs, beta)["box"], g[f"d2_loss_box_reg_beta{name}"], rtol=1e-12)
+        gradient = jax.grad(lambda outputs: sum(terms(outputs, 1 / 9).values()))(outputs)
+    for ours, theirs in zip(gradient, ("dlogits", "dreg"), strict=True):
+        np.testing.assert_allclose(ours, g[theirs], atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["official", "paper"])
+def test_golden_coordinates_of_regions(golden, variant):
+    """RLE in the frame of a region: head, targets under both masks, loss per joint, gradient, decoded joints."""
+    g, flows = golden("detection/rle_roi_composed"), golden("rle_official")
+    likelihood, box = tasks.Likelihood(variant=variant), g["boxes"].astype(np.float64)
+    head = KeypointHead(17, (32, 32), "rle", dtype=jnp.float64)
+    convs = {f"conv_{i}": {"kernel": g[f"conv{i}_w"].transpose(2, 3, 1, 0), "bias": g[f"conv{i}_b"]} for i in range(2)}
+    params = convs | {"joints": {"kernel": g["fc_w"].T, "bias": g["fc_b"]}}
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+        raw = head.apply({"params": params}, jnp.asarray(g["features"].transpose(0, 2, 3, 1), jnp.float64))
+        np.testing.assert_allclose(raw, g["raw"], atol=1e-10)
+        flow = partial(likelihood.flow().apply, golden_flow.variables(flows, "flow2d.", jnp.float64))
+        inside = matching.keypoint_targets(g["keypoints"].astype(np.float64), box)[1]
+        np.testing.assert_array_equal(inside, g["where_inside"])
+        for name, where in (("visible", g["keypoints"][..., 2] > 0), ("inside", inside)):
+            loss, gradient = jax.value_and_grad(coordinate_loss)(
+                raw, g["keypoints"], box, where=where, likelihood=likelihood, flow=flow
+            )
+            np.testing.assert_allclose(loss, g[f"{variant}_{name}_loss_per_joint"], rtol=1e-10)
+            if variant == "official":
+                np.testing.assert_allclose(gradient, g[f"official_{name}_draw"], atol=1e-10)
+        joints = nets.RCNN(nets.ResNet(depth=18), num_joints=17, keypoint_output="rle").read_joints(raw, box)
+        np.testing.assert_allclose(joints["keypoints"], g["decoded_xy"], atol=1e-9)
+        np.testing.assert_allclose(joints["keypoint_confidence"], g["confidence"], atol=1e-10)
 
 
 def test_golden_training_of_detectron2(golden, golden_json):

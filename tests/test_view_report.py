@@ -316,8 +316,8 @@ def test_style_and_script_are_files_of_the_package():
         "print([name for package, _, _, names in build.data_files if package == 'jaxpose.view.report' for name in names])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert "['report.css', 'report.js', 'space.js']" in done.stdout, done.stderr[-2000:]
-    for name in ("report.css", "report.js", "space.js"):
+    assert "['report.css', 'report.js', 'scans.js', 'space.js']" in done.stdout, done.stderr[-2000:]
+    for name in ("report.css", "report.js", "scans.js", "space.js"):
         assert frame.asset(name) == (ROOT / "jaxpose" / "view" / "report" / name).read_text()
         assert "</" not in frame.asset(name), "it would end the element that it stands in"
 

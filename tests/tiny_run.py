@@ -9,7 +9,7 @@ import jax
 
 from jaxpose import checkpoint, tasks
 from jaxpose.inference import Settings
-from jaxpose.nets import HeatmapNet, HigherHRNet, PoseRegressor, RegressionHead, ResNet, Upsampled
+from jaxpose.nets import HeatmapNet, HigherHRNet, PointSetNet, PoseRegressor, RegressionHead, ResNet, Upsampled
 from jaxpose.skeleton import COCO17
 
 SIZE_WH = (24, 32)
@@ -28,6 +28,26 @@ def heatmap_task() -> tasks.Task:
 def bottom_up_task(**options: Any) -> tasks.Task:
     net = HigherHRNet(Upsampled(ResNet(depth=18, width=4, stages=2), (4,)), 17)
     return tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64), **options)
+
+
+def point_sets_task(loss: str = "rle", *, heatmaps: bool = False, backbone: Any = None, **people: Any) -> tasks.Task:
+    template = [[[0.02 * (-1) ** k, k / 16 - 0.5] for k in range(17)]]
+    likelihood = tasks.Likelihood(loss, flow_layers=2, flow_hidden=(4,))
+    net = PointSetNet(
+        backbone or ResNet(depth=18, width=4), 17, templates=template, taps=(0, 7, 15), scale=4.0, features=4, convs=1, groups=2,
+        sigma=likelihood.learns_sigma, heatmaps=heatmaps, map_features=4,
+    )  # fmt: skip
+    search = tasks.ReadPoses(
+        **{"refine": "heatmap" if heatmaps else "none", "max_people": 5, "candidates": 30} | people
+    )
+    return tasks.point_sets(
+        net,
+        skeleton=COCO17,
+        size_wh=(64, 64),
+        likelihood=likelihood,
+        people=search,
+        training=tasks.AnchorLoss(positives=16),
+    )
 
 
 def write(

@@ -69,7 +69,7 @@ class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
     def idle(self) -> dict[str, str]:
         flags = super().idle()
         if self.head != "rle":
-            flags["likelihood"] = "--head rle"
+            flags |= dict.fromkeys(("likelihood", "regions.outside"), "--head rle")
         elif not self.likelihood.has_flow:
             flow = ("flow_layers", "flow_hidden", "flow_init")
             flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in flow}
@@ -94,7 +94,7 @@ def rcnn_task(config: RCNNConfig, skeleton: Skeleton) -> tasks.Task:
     dtype = jnp.dtype(config.dtype)
     backbone = nets.ResNet(
         depth=config.depth, width=config.width or 64, dtype=dtype, batch_groups=config.batch_groups,
-        stride_in_1x1=config.variant == "detectron2",
+        stride_in_1x1=config.variant == "detectron2", stem=config.resnet_stem,
     )  # fmt: skip
     net = nets.RCNN(
         backbone, num_joints=skeleton.num_joints, variant=config.variant, fpn_features=config.fpn_features,

@@ -376,7 +376,7 @@ def mirrored(batch: Mapping[str, np.ndarray], where: np.ndarray, *, width: int) 
 
     >>> batch = {"image": np.arange(3)[None, None, :, None], "joints": np.zeros((1, 1, 2)), "affine": np.eye(3)[None, :2]}
     >>> flipped = mirrored(batch, np.array([True]), width=3)
-    >>> flipped["image"].ravel().tolist(), flipped["joints"][0, 0].tolist(), flipped["affine"][0, 0].tolist()
+    >>> flipped["image"].ravel().tolist(), flipped["joints"][0, 0].tolist(), (flipped["affine"][0, 0] + 0).tolist()
     ([2, 1, 0], [2.0, 0.0], [-1.0, 0.0, 2.0])
     """
     image = np.where(where[:, None, None, None], batch["image"][:, :, ::-1], batch["image"])
@@ -411,12 +411,12 @@ def depth_tasks(config: HandConfig, skeleton: Skeleton) -> tuple[tasks.Task, tup
     return families.in_phases(config, task)
 
 
-def regression_task(config: HandConfig, skeleton: Skeleton, *, loss: Literal["rle", "l1"]) -> tasks.Task:
+def regression_task(config: HandConfig, skeleton: Skeleton, *, likelihood: tasks.Likelihood) -> tasks.Task:
     """Returns the task of a regression head, in pixels or with depth as the third coordinate, as `depth_form` says."""
     in_space = config.depth_form() == "coordinate"
     head = RegressionHead(skeleton.num_joints, dim=3 if in_space else 2, kind="normalized", sigma_bias=-1.0)
     shared = {
-        "skeleton": skeleton, "size_wh": config.size_wh, "likelihood": tasks.Likelihood(loss=loss),
+        "skeleton": skeleton, "size_wh": config.size_wh, "likelihood": likelihood,
         "preprocess": config.preprocess, "outside": "mask",
     }  # fmt: skip
     net = PoseRegressor(families.make_backbone(config), head)

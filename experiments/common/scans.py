@@ -22,6 +22,7 @@ from experiments.common.kinds import Batch, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, MayChange, Positive, Size
 from jaxpose import density, inference, nets, parallel, tasks
 from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
+from jaxpose.data.scans.scan import pixel_size
 from jaxpose.data.synthetic import retina
 from jaxpose.evaluation import boundaries as evaluation
 from jaxpose.skeleton import RETINA8, Skeleton
@@ -30,9 +31,8 @@ log = logging.getLogger(__name__)
 HELD_OUT = 0.2  # part of the drawn subjects that is evaluated
 TEST_BATCH = 4  # scans of a batch of the evaluation
 PICTURES = 4  # scans in the pictures at the end of a run
-DARK = 0.85  # columns with less light than this count as shadows
 # Flags that a run is evaluated with as it was trained, unless they are given by hand.
-PREPARATION = ("flatten", "compensate", "synthetic_images", "seed", "grader", "val_subjects")
+PREPARATION = ("flatten", "compensate", "synthetic_images", "seed", "grader", "pixel_um", "val_subjects")
 # Flags of the pages of persons, which have no meaning for scans.
 NOT_FOR_SCANS = ("labels", "labels_format", "names", "corner", "box", "annotations", "images", "val_annotations", "val_images",
                  "val_fraction", "format", "category", "flip_pairs", "sigmas", "visible_above", "exif", "follow_links",
@@ -55,6 +55,9 @@ class ScanData(RunConfig):
     """With --data: subjects to evaluate on, none of which may be trained on."""
     grader: Annotated[Literal[1, 2], AnyValue, Fixed] = 1
     """With --data: the grader whose labels are read."""
+    pixel_um: Annotated[tuple[float, ...] | None, AnyValue, Fixed] = None
+    """With --data: height, or height and width, of a pixel in micrometres; by default axial_um and lateral_um of the files, and
+    without them those of the Duke scans (3.87 11.33). Scans of another height are resampled for the net."""
     columns: Annotated[Literal["rathke", "labelled"], AnyValue, MayChange] = "rathke"
     """Columns of the Duke scans that are scored: 135 to 634, as published, or all with labels."""
     flatten: Annotated[bool, AnyValue, Fixed] = True
@@ -83,6 +86,8 @@ class ScanConfig(ScanData):
     """Number of groups of the global batch with their own BatchNorm statistics."""
     sigma_bias: Annotated[float, AnyValue, Fixed] = 0.0
     """Initial bias of sigma's logit."""
+    density_gain: Annotated[float, Positive, Fixed] = 1.0
+    """Factor of the steps that Adam makes in sigma and in the spline; at 1 both lag behind mu in short runs."""
     likelihood: Annotated[tasks.Likelihood, AnyValue, Fixed] = tasks.Likelihood()
     """The loss of --head regression; its flow of one coordinate is a spline, which has no settings."""
     residual: Annotated[Literal["boundary", "pair"], AnyValue, Fixed] = "boundary"
@@ -99,6 +104,7 @@ class ScanConfig(ScanData):
                     f"--{name.replace('_', '-')} {value}: this page reads scans, for which it has no meaning; leave it out"
                 )
         super().check()
+        pixel_size(self.pixel_um, "--pixel-um")
         if both := sorted({*self.train_subjects} & {*self.val_subjects}):
             raise ValueError(
                 f"--train-subjects {self.train_subjects} --val-subjects {self.val_subjects}: subject {both[0]} is in both; the "
@@ -119,14 +125,16 @@ class ScanConfig(ScanData):
         """See `RunConfig.idle`."""
         flags = super().idle()
         if self.data is None:
-            flags |= dict.fromkeys(("train_subjects", "val_subjects", "grader", "columns"), "--data")
+            flags |= dict.fromkeys(("train_subjects", "val_subjects", "grader", "columns", "pixel_um"), "--data")
         else:
             flags["synthetic_images"] = "drawn scans (no --data)"
         if self.head == "softmax":
-            flags |= dict.fromkeys(("likelihood", "residual", "sigma_bias"), "--head regression")
+            flags |= dict.fromkeys(("likelihood", "residual", "sigma_bias", "density_gain"), "--head regression")
         if self.residual == "boundary" or not self.likelihood.has_flow:
             flow = ("flow_layers", "flow_hidden", "flow_init")
             flags |= {f"likelihood.{name}": "--residual pair and a loss with a flow" for name in flow}
+        if self.head == "regression" and not self.likelihood.learns_sigma:
+            flags |= dict.fromkeys(("sigma_bias", "density_gain"), "a loss that trains sigma")
         if self.likelihood.loss != "rle":
             flags["likelihood.base"] = "--likelihood.loss rle"
         return flags
@@ -138,8 +146,10 @@ def make_tasks(config: ScanConfig, skeleton: Skeleton) -> tuple[tasks.Task, None
     shared = {"skeleton": skeleton, "size_wh": config.size_wh, "ordered": config.ordered}
     if config.head == "softmax":
         return tasks.boundaries(nets.ColumnSoftmax(net, skeleton.num_joints), objective="columns", **shared), None
-    net = nets.ColumnRegressor(net, skeleton.num_joints, sigma_bias=config.sigma_bias)
-    return tasks.boundaries(net, likelihood=config.likelihood, residual=config.residual, **shared), None
+    gain = config.density_gain
+    net = nets.ColumnRegressor(net, skeleton.num_joints, sigma_bias=config.sigma_bias, sigma_gain=gain)
+    density = {"likelihood": config.likelihood, "residual": config.residual, "flow_gain": gain}
+    return tasks.boundaries(net, **density, **shared), None
 
 
 @dataclass(frozen=True)
@@ -205,7 +215,10 @@ class Scans:
         predictions = inference.run(inference.on_mesh(step, variables, self.mesh), self._eval_batches(task))
         for i, scan in enumerate(self.val):
             width = len(scan.offset)
-            predictions["rows"][i, :width] += scan.offset[:, None]
+            sigma = predictions["sigma"][i, :width]
+            predictions["rows"][i, :width], predictions["sigma"][i, :width] = scan.to_scan(
+                predictions["rows"][i, :width], sigma
+            )
             for name in task.outputs:
                 predictions[name][i, width:] = np.nan
         if self.config.ordered:  # a run that was trained without it may be evaluated with it
@@ -235,6 +248,7 @@ class Scans:
             return {}
         details = evaluation.report(scans, self.skeleton.joints)
         predictions["coverage"] = details.get("coverage")
+        details |= self._for_page(model)
         if jax.process_index() == 0:
             evaluation.write(self.config.out / "results" / f"{name}.json", scans, self.skeleton.joints, details)
         return details["scores"]
@@ -253,7 +267,7 @@ class Scans:
                     scan.name, scan.axial_um, rows, labels,
                     sigma=sigma if task.learns_sigma else None,
                     level=None if model is None else levels(rows, sigma, labels, model),
-                    groups=groups_of(scan),
+                    groups=evaluation.groups_of(scan),
                     truth=None if scan.truth is None else scan.truth.T,
                     noise=None if scan.noise is None else scan.noise.T,
                 )
@@ -269,8 +283,26 @@ class Scans:
             labels[~is_scored] = np.nan
         return labels
 
+    def _for_page(self, model: density.Model | None) -> dict[str, Any]:
+        """Returns what the page of an evaluation needs beside its numbers: the bands, the scored columns, and where the scans are."""
+        details: dict[str, Any] = {}
+        if model is not None:
+            level = evaluation.BAND_LEVEL
+            details["regions"] = {f"{level:g}": density.region(model, level).extent().tolist()}
+        if self.config.data is None:
+            return details | {"drawn": {"count": self.config.synthetic_images, "seed": self.config.seed}}
+        details["grader"] = self.config.grader
+        if self.config.columns == "rathke":
+            details["columns"] = [duke.RATHKE.start, duke.RATHKE.stop]
+        return details
+
     def report(self, name: str) -> None:
-        """Does nothing: there is no page of an evaluation of scans yet; its numbers are in results/NAME.json."""
+        """Writes report.html, the page of the evaluation `name`."""
+        from jaxpose.view import scans as page
+
+        results = self.config.out / "results" / f"{name}.json"
+        if results.exists():  # there is none without labels
+            page.of_run(self.config.out, [prepared.scan for prepared in self.val], results=results)
 
     def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
         """Draws the pictures at the end of a run into out/plots."""
@@ -300,12 +332,6 @@ def levels(rows: np.ndarray, sigma: np.ndarray, labels: np.ndarray, model: densi
     return np.where(where, density.level(np.where(where[..., None], e, 0.0).astype(np.float32), model), np.nan)
 
 
-def groups_of(scan: Scan) -> dict[str, np.ndarray]:
-    """Returns the columns (W,) with fluid, and those in the shadow of vessels where the light is known."""
-    groups = {} if scan.fluid is None else {"fluid": scan.fluid.any(0)}
-    return groups if scan.shadow is None else {**groups, "shadow": scan.shadow < DARK}
-
-
 def load(config: ScanConfig, *, skeleton: Skeleton | None = None) -> Scans:
     """Opens the scans that the config names and prepares them.
 
@@ -319,8 +345,9 @@ def load(config: ScanConfig, *, skeleton: Skeleton | None = None) -> Scans:
     if skeleton is not None and skeleton.joints != RETINA8.joints:
         raise ValueError(f"the checkpoint has the boundaries {list(skeleton.joints)}, the data {list(RETINA8.joints)}")
     if config.data is not None:
-        train = [] if config.eval_only else duke.read(config.data, config.train_subjects, grader=config.grader)
-        val = duke.read(config.data, config.val_subjects, grader=config.grader)
+        options = {"grader": config.grader, "pixel_um": config.pixel_um}
+        train = [] if config.eval_only else duke.read(config.data, config.train_subjects, **options)
+        val = duke.read(config.data, config.val_subjects, **options)
     else:
         scans = retina.draw_scans(config.synthetic_images, seed=config.seed)
         subjects = list(dict.fromkeys(scan.subject for scan in scans))

@@ -169,6 +169,7 @@ class WholeImages:
             scores = average_precision(
                 self.ground_truth, records, sigmas=self.val.skeleton.sigmas, category_id=self.val.category_id
             )
+            scores |= self._regressed_scores(predictions)
         scores["people_per_image"] = float(predictions["valid"].sum(1).mean())
         if last and task.learns_scale:
             # Stored for the picture: every process takes part in the computation, but only one draws.
@@ -177,6 +178,17 @@ class WholeImages:
             if np.isfinite(r := metrics.pearson(size, factor)):
                 scores["scale_pearson"] = r
         return scores
+
+    def _regressed_scores(self, predictions: Predictions) -> dict[str, float]:
+        """Returns the scores of the joints before they were moved to peaks of heatmaps, of a net that predicts both; {} of others."""
+        if "regressed" not in predictions or np.array_equal(predictions["regressed"], predictions["poses"][..., :2]):
+            return {}
+        poses = np.concatenate([predictions["regressed"], predictions["poses"][..., 2:]], -1)
+        records = records_of({**predictions, "poses": poses}, category_id=self.val.category_id)
+        scores = average_precision(
+            self.ground_truth, records, sigmas=self.val.skeleton.sigmas, category_id=self.val.category_id
+        )
+        return {f"{name}_regressed": scores[name] for name in ("AP", "AP50", "AP75") if name in scores}
 
     def scale_against_size(self, task: tasks.Task, variables: PyTree) -> tuple[np.ndarray, np.ndarray]:
         """Returns two values per labelled person of `val`: its size, the square root of its area in input pixels, and the mean of the
@@ -219,7 +231,7 @@ class WholeImages:
         view.curves(events, self.config.out / "plots" / "curves.png")
         if task.learns_scale:
             self._draw_scales(predictions, task, variables)
-        self._draw_people(predictions, threshold=task.search.detection_threshold)
+        self._draw_people(predictions, threshold=task.least_confidence)
 
     def _draw_scales(self, predictions: Predictions, task: tasks.Task, variables: PyTree) -> None:
         """Draws the learned scales against the size of the person, and as maps."""

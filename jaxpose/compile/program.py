@@ -28,7 +28,7 @@ KINDS = (
 )  # fmt: skip
 LIBRARIES = (("conv", "convolution"), ("cublas", "product"), ("gemm", "product"))
 """Kinds by a part of the name of a library's function, such as __cudnn$convForward."""
-CALLS = ("while", "conditional", "call")
+CALLS = ("while", "conditional", "call", "async-start")
 NO_WORK = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
            "opt-barrier")  # fmt: skip
 

@@ -220,13 +220,7 @@ def _nms(boxes: jax.Array, scores: jax.Array, groups: jax.Array, where: jax.Arra
         box, group = (jax.lax.dynamic_slice_in_dim(rows, start, size) for rows in (boxes, groups))
         candidates = jax.lax.dynamic_slice_in_dim(keep, start, size)
         suppresses = earlier & (group[:, None] == group) & (iou(box, box) > threshold)
-
-        def again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            current, _ = state
-            new = candidates & ~(suppresses & current[:, None]).any(0)
-            return new, (new != current).any()
-
-        stays, _ = jax.lax.while_loop(lambda state: state[1], again, (candidates, jnp.array(True)))
+        stays = undominated(suppresses, candidates)
         keep = jax.lax.dynamic_update_slice_in_dim(keep, stays, start, 0)
         if blocks == 1:
             return keep
@@ -236,6 +230,32 @@ def _nms(boxes: jax.Array, scores: jax.Array, groups: jax.Array, where: jax.Arra
 
     keep = jax.lax.fori_loop(0, blocks, decide_block, keep) if blocks > 1 else decide_block(0, keep)
     return jnp.zeros(count, bool).at[order].set(keep[:count])
+
+
+def undominated(suppresses: jax.Array, candidates: jax.Array) -> jax.Array:
+    """Returns the entries that stay in greedy suppression, in which an entry goes if one that stays suppresses it.
+
+    `keep[j] = candidate[j] and not any(keep[i] and suppresses[i, j])` is applied until nothing changes. After each round the first
+    entry that was undecided is final, so that the fixed point is the greedy set.
+
+    Args:
+        suppresses: (N, N) bool, True only for i < j: entries are in the order of falling scores.
+        candidates: (N,) bool; others do not stay and suppress none.
+
+    Returns:
+        (N,) bool.
+
+    >>> suppresses = jnp.array([[False, True, False], [False, False, True], [False, False, False]])
+    >>> undominated(suppresses, jnp.ones(3, bool)).tolist()
+    [True, False, True]
+    """
+
+    def again(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        current, _ = state
+        new = candidates & ~(suppresses & current[:, None]).any(0)
+        return new, (new != current).any()
+
+    return jax.lax.while_loop(lambda state: state[1], again, (candidates, jnp.array(True)))[0]
 
 
 def _at_most(threshold: float, dtype: jnp.dtype) -> float:

@@ -8,11 +8,14 @@ since every region multiplies the whole map; there `gather` computes the same va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def roi_align(
@@ -101,8 +104,8 @@ def gather(
 ) -> jax.Array:
     """Returns the same values as `roi_align` from maps of different sizes in one array, by reading the samples alone.
 
-    It is for prediction on large maps: there the matrices would multiply each box with a whole map. Its gradient with respect to
-    the features is a scatter; training uses `roi_align`.
+    It is for large maps: there the matrices would multiply each box with a whole map. Its gradient with respect to the features is a
+    scatter; training uses `pyramid`.
 
     Args:
         features: (N, C), the pixels of all maps one after another, each row by row.
@@ -196,6 +199,7 @@ def pyramid(
     samples: int = 2,
     aligned: bool = True,
     first: int = 2,
+    forward: Literal["matrices", "gather"] = "matrices",
 ) -> jax.Array:
     """Returns `roi_align` of every box from its level, as matrix products with every level.
 
@@ -206,6 +210,8 @@ def pyramid(
         size_hw, samples, aligned: See `roi_align`.
         scales: Pixels of each map per pixel of the image.
         first: The level of the first map.
+        forward: "gather" reads the samples alone (`gather`), and computes the gradient by matrices all the same, without a
+            scatter. On a CPU that mostly takes two thirds to nine tenths of the time; on a TPU matrices are the natural form.
 
     Returns:
         (..., R, h, w, C).
@@ -215,15 +221,67 @@ def pyramid(
     >>> pyramid(maps, boxes, jnp.array([2, 3]), size_hw=(1, 1), scales=(1 / 4, 1 / 8))[:, 0, 0, 0].tolist()
     [1.0, 2.0]
     """
+    for values, scale in zip(features, scales, strict=True):
+        _check(values, boxes, size_hw, scale, samples)
+    if forward not in ("matrices", "gather"):
+        raise ValueError(f"forward={forward!r}: expected 'matrices' or 'gather'")
+    if forward == "gather":
+        shapes = tuple((tuple(values.shape), values.dtype.name) for values in features)
+        grid = _Grid(tuple(size_hw), tuple(scales), samples, aligned, first)
+        return _gathered(tuple(features), boxes, level, shapes, grid)
     total = jnp.zeros((), features[0].dtype)
     for number, (values, scale) in enumerate(zip(features, scales, strict=True), first):
-        _check(values, boxes, size_hw, scale, samples)
         options = {"size_hw": size_hw, "scale": scale, "samples": samples, "aligned": aligned, "dtype": values.dtype}
         rows, columns = matrices(boxes, values.shape[-3:-1], **options)
         rows = jnp.where((level == number)[..., None, None], rows, 0)
         resampled = jnp.einsum("...rpy,...yxc->...rpxc", rows, values)
         total = total + jnp.einsum("...rqx,...rpxc->...rpqc", columns, resampled)
     return total
+
+
+class _Grid(NamedTuple):
+    """The options of `pyramid`."""
+
+    size_hw: tuple[int, int]
+    scales: tuple[float, ...]
+    samples: int
+    aligned: bool
+    first: int
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _gathered(features: tuple, boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid) -> jax.Array:
+    """Returns `pyramid` by `gather`; its gradient is that of the matrices."""
+    lead, channels = features[0].shape[:-3], features[0].shape[-1]
+    count = math.prod(lead)
+    flat = jnp.concatenate([values.reshape(count, -1, channels) for values in features], 1)
+    sizes = np.array([values.shape[-3:-1] for values in features])
+    first = np.cumsum(sizes.prod(1)) - sizes.prod(1)
+    rows = boxes.reshape(-1, 4)
+    place = level.ravel() - grid.first
+    image = jnp.repeat(jnp.arange(count), boxes.shape[-2])
+    values = gather(
+        flat.reshape(-1, channels), rows, origin=image * flat.shape[1] + jnp.asarray(first)[place],
+        map_hw=jnp.asarray(sizes)[place], scale=jnp.asarray(grid.scales, rows.dtype)[place], size_hw=grid.size_hw,
+        samples=grid.samples, aligned=grid.aligned,
+    )  # fmt: skip
+    return values.reshape(*boxes.shape[:-1], *values.shape[1:])
+
+
+def _gathered_forward(features: tuple, boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid) -> tuple:
+    return _gathered(features, boxes, level, shapes, grid), (boxes, level)
+
+
+def _gathered_backward(shapes: tuple, grid: _Grid, saved: tuple, gradient: jax.Array) -> tuple:
+    boxes, level = saved
+    like = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)
+    (of_features,) = jax.linear_transpose(lambda features: pyramid(features, boxes, level, **grid._asdict()), like)(
+        gradient
+    )
+    return of_features, jnp.zeros_like(boxes), np.zeros(level.shape, jax.dtypes.float0)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def _coordinates(boxes: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -12,14 +12,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxpose import files
 
+if TYPE_CHECKING:  # arrays alone are read, so that an evaluation needs no reader of data
+    from jaxpose.data.scans import Scan
+
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 NEAR_PX = 2.0
+DARK = 0.85
+"""Columns with less light than this count as shadows."""
+BAND_LEVEL = 0.9
+"""Level of the bands of a page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +135,30 @@ def coverage(scans: Sequence[ScoredScan], *, levels: Sequence[float] = LEVELS) -
     for scan in scans:
         if scan.level is None:
             raise ValueError(f"{scan.name}: its net states no density, so that there is no coverage")
-        masks = {"all": np.ones(len(scan.rows), bool), **scan.groups}
-        if scan.groups:
-            masks["neither"] = ~np.any(list(scan.groups.values()), 0)
-        for name, mask in masks.items():
+        for name, mask in masks_of(scan).items():
             inside = scan.level[mask]
             groups.setdefault(name, []).append(inside[np.isfinite(inside)])
     values = {name: np.concatenate(parts) for name, parts in groups.items()}
     return {
         name: [float((level <= p).mean()) if len(level) else None for p in levels] for name, level in values.items()
     }
+
+
+def groups_of(scan: Scan) -> dict[str, np.ndarray]:
+    """Returns the columns (W,) with fluid, and those in the shadow of vessels where the light is known."""
+    groups = {} if scan.fluid is None else {"fluid": scan.fluid.any(0)}
+    return groups if scan.shadow is None else {**groups, "shadow": scan.shadow < DARK}
+
+
+def masks_of(scan: ScoredScan) -> dict[str, np.ndarray]:
+    """Returns the columns (W,) of "all", of each group of a scan, and, if there are groups, of "neither".
+
+    >>> scan = ScoredScan("a", 1.0, np.zeros((2, 1)), np.zeros((2, 1)), groups={"fluid": np.array([True, False])})
+    >>> {name: mask.tolist() for name, mask in masks_of(scan).items()}
+    {'all': [True, True], 'fluid': [True, False], 'neither': [False, True]}
+    """
+    masks = {"all": np.ones(len(scan.rows), bool), **scan.groups}
+    return masks | ({"neither": ~np.any(list(scan.groups.values()), 0)} if scan.groups else {})
 
 
 def rank_correlation(scans: Sequence[ScoredScan]) -> float | None:
@@ -205,3 +226,76 @@ def write(
         for scan in scans
     ]
     files.write_json(Path(path), {"boundaries": list(names), **details, "scans": records})
+
+
+def is_result(path: str | os.PathLike) -> bool:
+    """Returns whether a file is a result file of scans: a JSON object that begins with "boundaries"; those of poses are lists."""
+    with open(path, "rb") as file:
+        return file.read(64).lstrip().startswith(b'{"boundaries"')
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a result file that `write` wrote.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it is no result file of scans.
+    """
+    content = files.read_json(path, "result file of scans")
+    records = content.get("scans") if isinstance(content, dict) else None
+    if not isinstance(records, list) or not all(isinstance(r, dict) and {"name", "rows"} <= r.keys() for r in records):
+        raise ValueError(
+            f"{path} is no result file of scans: expected results/NAME.json of a run of experiments.oct_rle, with boundaries and "
+            "scans"
+        )
+    if not isinstance(content.get("boundaries"), list) or not isinstance(content.get("scores"), dict):
+        raise ValueError(f"{path} is no result file of scans: it lacks the names of its boundaries, or its scores")
+    return content
+
+
+def scored(
+    content: Mapping[str, Any], scans: Sequence[Scan], *, name: str
+) -> tuple[list[ScoredScan], list[tuple[np.ndarray, np.ndarray]] | None]:
+    """Returns the scans of a result file beside their labels, and their 90 % bands.
+
+    Args:
+        content: the result of `read`.
+        scans: scans with labels, among them those of the file.
+        name: name of the file, for messages.
+
+    Returns:
+        The scans, with labels in the columns that the evaluation scored; and the lowest and highest row (W, K) of the bands of
+        each; None if the net states no density, or the file is from before bands were stored.
+
+    Raises:
+        ValueError: a scan of the file is not among the scans, or has another width.
+    """
+    by_name = {scan.name: scan for scan in scans}
+    start, stop = content.get("columns") or (0, None)
+    together, bands = [], []
+    extent = (content.get("regions") or {}).get(f"{BAND_LEVEL:g}")
+    for record in content["scans"]:
+        scan = by_name.get(record["name"])
+        rows = np.array(record["rows"], np.float64).T
+        if scan is None or rows.shape != scan.image.shape[1:] + (len(content["boundaries"]),):
+            why = (
+                "not among the scans of the data"
+                if scan is None
+                else f"of {len(rows)} columns there, another width here"
+            )
+            raise ValueError(f"{name}: {record['name']!r} is {why}; give the data that were evaluated")
+        labels = np.full(rows.shape, np.nan)
+        if scan.rows is not None:
+            labels[start:stop] = scan.rows.T[start:stop]
+        sigma = np.array(record["sigma"], np.float64).T if "sigma" in record else None
+        if extent is not None and sigma is not None:
+            low, high = np.tile(np.asarray(extent), (rows.shape[1] // len(extent), 1)).T
+            bands.append((rows + low * sigma, rows + high * sigma))
+        together.append(
+            ScoredScan(
+                scan.name, record.get("axial_um", scan.axial_um), rows, labels, sigma=sigma, groups=groups_of(scan),
+                truth=None if scan.truth is None else scan.truth.T,
+                noise=None if scan.noise is None else scan.noise.T,
+            )
+        )  # fmt: skip
+    return together, bands if len(bands) == len(together) else None

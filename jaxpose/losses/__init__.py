@@ -6,6 +6,7 @@ All losses are elementwise and take data first, options by keyword and masks as 
 or as your recipe says.
 """
 
+from jaxpose.losses.classification import focal
 from jaxpose.losses.coordinate import l1, l2, smooth_l1
 from jaxpose.losses.embedding import associative_embedding
 from jaxpose.losses.heatmap import (
@@ -24,6 +25,7 @@ from jaxpose.losses.reduce import mean
 __all__ = [
     "associative_embedding",
     "base_log_prob",
+    "focal",
     "gaussian_nll",
     "heatmap_bce",
     "heatmap_cross_entropy",

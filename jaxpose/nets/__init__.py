@@ -9,6 +9,7 @@ from jaxpose.nets.hrnet import HRNet
 from jaxpose.nets.lifting import LinearLifter, SRNet, TemporalLifter
 from jaxpose.nets.mobilenet import MobileNetV2
 from jaxpose.nets.multistage import MultiStageNet
+from jaxpose.nets.pointset import PointSetNet
 from jaxpose.nets.rcnn import RCNN
 from jaxpose.nets.resnet import ResNet
 from jaxpose.nets.resunet import ColumnRegressor, ColumnSoftmax, ResUNet
@@ -16,6 +17,6 @@ from jaxpose.nets.volume import VolumeRegressor
 
 __all__ = [
     "ColumnRegressor", "ColumnSoftmax", "FPN", "HRNet", "HeatmapNet", "HigherHRNet", "IntegralRegressor",
-    "LinearLifter", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PoseRegressor", "RCNN",
+    "LinearLifter", "MapHead", "MobileNetV2", "MultiStageNet", "PeakRegressor", "PointSetNet", "PoseRegressor", "RCNN",
     "RegressionHead", "ResNet", "ResUNet", "SRNet", "StackedHourglass", "TemporalLifter", "Upsampled", "VolumeRegressor",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, initializer, later
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, fold_of, folded, initializer, later, unfolded
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -49,7 +49,8 @@ class HRNet(nn.Module):
         return self.width
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool = False, every_branch: bool = False) -> Any:
+        """Returns the features of the finest branch, or with `every_branch` those of all four, at strides 4, 8, 16 and 32."""
         check_images(images)
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"images have shape {images.shape}: HRNet takes heights and widths that 32 divides")
@@ -71,7 +72,7 @@ class HRNet(nn.Module):
             for m in range(modules):
                 last = stage == 4 and m == modules - 1
                 exchange = Exchange(
-                    1 if last else len(branches),
+                    1 if last and not every_branch else len(branches),
                     self.dtype,
                     self.batch_groups,
                     self.kernel_init,
@@ -79,7 +80,7 @@ class HRNet(nn.Module):
                 )
                 branches = exchange(branches, train=train)
             deepest = branches[-1]
-        return branches[0]
+        return branches if every_branch else branches[0]
 
 
 class Exchange(nn.Module):
@@ -95,11 +96,13 @@ class Exchange(nn.Module):
         unit = Unit(self, train)
         after = []
         for b, x in enumerate(branches):
+            channels, fold = x.shape[-1], fold_of(x.shape[-1], x.shape[2])
+            x = folded(x, fold)
             for i in range(BLOCKS):
                 options = (self.dtype, self.batch_groups, 1, self.kernel_init)
-                block = Block(x.shape[-1], 1, False, *options, name=f"branches_{b}_{i}")
+                block = Block(channels, 1, False, *options, fold=fold, name=f"branches_{b}_{i}")
                 x = block(x, train=train)
-            after.append(x)
+            after.append(unfolded(x, fold))
         return [
             nn.relu(sum(self.bring(unit, x, source, target, after) for source, x in enumerate(after)))
             for target in range(self.outputs)

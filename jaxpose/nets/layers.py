@@ -1,6 +1,10 @@
 """The layers of the backbones: convolutions (depthwise: `nets.depthwise`), batch normalisation, max pooling, dtype rules.
 
 Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetric, k // 2.
+
+A TPU computes 128 channels at a time, and pads what has fewer. A map of fewer channels can be folded there: n neighbouring pixels of a
+row lie side by side in the channels, (B, H, W, C) as (B, H, W / n, n C), and `Conv` and `BatchNorm` with `fold=n` do to the folded map
+what they do to the map itself, with the same parameters. `fold_of` chooses n.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxpose import platforms
@@ -61,7 +66,8 @@ def param_dtype(dtype: DType) -> DType:
 class Conv(nn.Module):
     """Convolution without bias, kernel k x k, padding d (k // 2): (B, H, W, I) -> (B, ceil(H / s), ceil(W / s), O).
 
-    On all platforms but a TPU, a 1x1 convolution is computed as a matrix product (after subsampling, if it is strided).
+    On all platforms but a TPU, a 1x1 convolution is computed as a matrix product (after subsampling, if it is strided). With `fold`
+    the map and the result are folded; then stride and dilation are 1.
     """
 
     features: int
@@ -70,12 +76,15 @@ class Conv(nn.Module):
     dtype: DType = jnp.float32
     dilation: int = 1
     kernel_init: str = "he"
+    fold: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
+        shape = (self.size, self.size, x.shape[-1] // self.fold, self.features)
         kernel = self.param("kernel", initializer(self.kernel_init), shape, param_dtype(self.dtype))
         dtype = compute_dtype(self.dtype, x, kernel)
+        if self.fold > 1:
+            return convolve(x.astype(dtype), fold_kernel(kernel.astype(dtype), self.fold))
         return convolve(x.astype(dtype), kernel.astype(dtype), stride=self.stride, dilation=self.dilation)
 
 
@@ -86,15 +95,63 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int 
         x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
         # Flattened, so that the gradients are plain matrix products too: up to three times as fast on a CPU.
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-    pad = size // 2 * dilation
+    pads = [(side // 2 * dilation,) * 2 for side in kernel.shape[:2]]
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((pad, pad), (pad, pad)),
+        pads,
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+LANES = 128
+"""Channels that a TPU computes at a time."""
+
+
+def fold_of(channels: int, width: int) -> int:
+    """Returns how many pixels of a row to fold into the channels: 1 but on a TPU, where they fill its 128 channels.
+
+    Args:
+        channels: The fewest channels of the map in the layers that it passes through.
+        width: Pixels of a row.
+
+    >>> with platforms.traced_for("tpu"):
+    ...     fold_of(32, 48), fold_of(64, 48), fold_of(48, 72), fold_of(256, 12), fold_of(32, 9)
+    (4, 2, 2, 1, 1)
+    """
+    if platforms.platform() != "tpu":
+        return 1
+    count = 1
+    while 2 * count * channels <= LANES and width % (2 * count) == 0:
+        count *= 2
+    return count
+
+
+def folded(x: jax.Array, n: int) -> jax.Array:
+    """Returns a map (B, H, W, C) as (B, H, W / n, n C)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h, w // n, n * c)
+
+
+def unfolded(x: jax.Array, n: int) -> jax.Array:
+    """Returns a folded map (B, H, W / n, n C) as (B, H, W, C)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h, w * n, c // n)
+
+
+def fold_kernel(kernel: jax.Array, n: int) -> jax.Array:
+    """Returns the kernel (k, k', n I, n O) that does to a folded map what a kernel (k, k, I, O) does to the map.
+
+    Each weight of the kernel stands in n places of it, and the rest is 0.
+    """
+    size = kernel.shape[1]
+    reach = -(-(size // 2) // n)  # folded pixels to either side
+    tap, block, source, target = np.ix_(range(size), range(2 * reach + 1), range(n), range(n))
+    places = target + tap - size // 2 == n * (block - reach) + source
+    large = jnp.einsum("htio,tbsp->hbsipo", kernel, places.astype(kernel.dtype), precision="highest")
+    return large.reshape(size, 2 * reach + 1, n * kernel.shape[2], n * kernel.shape[3])
 
 
 class BatchNorm(nn.Module):
@@ -104,47 +161,58 @@ class BatchNorm(nn.Module):
     mean and the unbiased variance, as PyTorch does. Under `jax.jit` with a sharded batch the mean is over all
     devices, hence over the global batch; `groups=g` instead computes the statistics of g equal, consecutive parts of the
     batch (the per-GPU statistics of the PyTorch recipes are g = number of GPUs), and the running statistics move
-    towards the mean over the groups. `eps` is added to the variance; torchvision's released detectors have 0 (QUIRK E1).
+    towards the mean over the groups. `eps` is added to the variance; torchvision's released detectors have 0 (QUIRK E1). With
+    `fold` the map is folded.
     """
 
     groups: int = 1
     dtype: DType = jnp.float32
     scale_init: Any = nn.initializers.ones
     eps: float = BN_EPS
+    fold: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        c, dtype = x.shape[-1], param_dtype(self.dtype)
+        c, dtype = x.shape[-1] // self.fold, param_dtype(self.dtype)
         scale = self.param("scale", self.scale_init, (c,), dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
         if not train:
             a = scale * jax.lax.rsqrt(running_var.value + self.eps)
-            return (x * a + (bias - running_mean.value * a)).astype(x.dtype)
+            return (x * self._spread(a) + self._spread(bias - running_mean.value * a)).astype(x.dtype)
         b, h, w, _ = x.shape
         if b % self.groups:
             raise ValueError(f"batch of {b} cannot be split into batch_groups={self.groups} equal groups")
-        n = b // self.groups * h * w
+        n = b // self.groups * h * w * self.fold
         if n < 2:
             raise ValueError(
                 f"BatchNorm in training has only one value per channel (feature map {x.shape}, {self.groups} groups)"
             )
-        grouped = x.reshape(self.groups, b // self.groups, h, w, c).astype(jnp.promote_types(x.dtype, jnp.float32))
+        grouped = x.reshape(self.groups, b // self.groups, h, w, -1).astype(jnp.promote_types(x.dtype, jnp.float32))
         # One pass over the map: E[d^2] - E[d]^2 of the distance d to the running mean. In float32 the difference keeps
         # three digits as long as the batch's mean is within 30 standard deviations of the running one; a second pass
         # over the map would always keep them.
         shift = jax.lax.stop_gradient(running_mean.value)
-        d = grouped - shift
-        mean_d = d.mean((1, 2, 3), keepdims=True)
-        var = jnp.maximum(jnp.square(d).mean((1, 2, 3), keepdims=True) - jnp.square(mean_d), 0)
+        d = grouped - self._spread(shift)
+        mean_d = self._mean(d)
+        var = jnp.maximum(self._mean(jnp.square(d)) - jnp.square(mean_d), 0)
         mean = shift + mean_d
         if not self.is_initializing():
             new_mean, new_var = mean.mean(0).ravel(), var.mean(0).ravel() * (n / (n - 1))
             running_mean.value += (BN_MOMENTUM * (new_mean - running_mean.value)).astype(dtype)
             running_var.value += (BN_MOMENTUM * (new_var - running_var.value)).astype(dtype)
         a = scale * jax.lax.rsqrt(var + self.eps)
-        return (grouped * a + (bias - mean * a)).reshape(x.shape).astype(x.dtype)
+        return (grouped * self._spread(a) + self._spread(bias - mean * a)).reshape(x.shape).astype(x.dtype)
+
+    def _mean(self, x: jax.Array) -> jax.Array:
+        """Returns the mean of every group and channel, (G, 1, 1, 1, C), of a map (G, B / G, H, W / fold, fold C)."""
+        mean = x.mean((1, 2, 3), keepdims=True)
+        return mean if self.fold == 1 else mean.reshape(*mean.shape[:-1], self.fold, -1).mean(-2)
+
+    def _spread(self, values: jax.Array) -> jax.Array:
+        """Returns values of the channels for the channels of the folded map."""
+        return values if self.fold == 1 else jnp.concatenate([values] * self.fold, axis=-1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

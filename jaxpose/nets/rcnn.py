@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxpose import platforms
 from jaxpose.detection import anchors, boxes, keypoint_maps, roi_align
 from jaxpose.nets.deconv import deconvolve
 from jaxpose.nets.fpn import FPN, BiasConv, NormConv, caffe_xavier
@@ -427,10 +428,12 @@ class RCNN(nn.Module):
         return {"keypoints": xy, "keypoint_scores": score, "keypoint_confidence": jnp.minimum(sure, 1.0)}
 
     def pool(self, levels: Sequence[jax.Array], box: jax.Array, *, cells: int) -> jax.Array:
-        """Returns the features (B, R, cells, cells, C) of boxes (B, R, 4), as matrix products; for training."""
+        """Returns the features (B, R, cells, cells, C) of boxes (B, R, 4); for training, without a scatter in the gradient."""
         levels = levels[:-1]
         scales = [2.0 ** -(self.first_level + i) for i in range(len(levels))]
-        options = {"size_hw": (cells, cells), "scales": scales, "first": self.first_level, **self.sampling}
+        forward = "matrices" if platforms.platform() == "tpu" else "gather"
+        options = {"size_hw": (cells, cells), "scales": scales, "first": self.first_level, "forward": forward}
+        options |= self.sampling
         return roi_align.pyramid(levels, box, self.level_of(box), **options)
 
     def level_of(self, box: jax.Array) -> jax.Array:

@@ -127,6 +127,8 @@ class ColumnRegressor(nn.Module):
         backbone: net from scans to features (B, H, W, C), such as `ResUNet`.
         num_boundaries: number K of boundaries.
         sigma_bias: initial bias of sigma's logit.
+        sigma_gain: factor of the outputs that become sigma's logit, by which a step of Adam changes sigma more. The division by
+            sqrt(H C) suits mu, of which 0.01 is much; of sigma's logit 1 is little, so that at 1 sigma learns that much slower.
 
     >>> net = ColumnRegressor(ResUNet(width=4, levels=2), 8)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 16, 6)))
@@ -138,6 +140,7 @@ class ColumnRegressor(nn.Module):
     backbone: nn.Module
     num_boundaries: int
     sigma_bias: float = 0.0
+    sigma_gain: float = 1.0
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -150,7 +153,7 @@ class ColumnRegressor(nn.Module):
         kernel = kernel / math.sqrt(height * channels)
         raw = jnp.einsum("bhwc,hck->bwk", features.astype(kernel.dtype), kernel) + bias
         mu, sigma = jnp.split(raw, 2, axis=-1)
-        return mu, jax.nn.sigmoid(sigma + self.sigma_bias)
+        return mu, jax.nn.sigmoid(self.sigma_gain * sigma + self.sigma_bias)
 
 
 def _start_of_kernel(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

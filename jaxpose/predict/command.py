@@ -60,6 +60,7 @@ def main(
     root_depth: float | None = None,
     side: Side | None = None,
     images: Path | None = None,
+    pixel_um: tuple[float, ...] | None = None,
     step: int | Literal["best", "latest"] = "best",
 ) -> None:
     """Predict poses of pictures and videos, or boundaries of scans, or lift joints to 3D.
@@ -72,7 +73,7 @@ def main(
 
     With a run of experiments.oct_rle the inputs are scans, as pictures or as .mat files of the Duke DME data. It writes
     NAME_boundaries.png for every scan, with the bands of --region (0.9), and boundaries.csv, a row for every boundary and
-    column.
+    column, in pixels and in micrometres (--pixel-um).
 
     With a run of experiments.h36m_lifting the input is one result file of 2D joints, such as the results.json of another
     run's predict. It writes results_3d.json, joints in mm relative to the root, and space.html, poses that can be turned.
@@ -87,7 +88,7 @@ def main(
             is one person. Nets of whole images detect people themselves.
         detector: The run, or imported checkpoint, of a detector, which finds the people that are posed.
         category: Id of the persons in that JSON; boxes without category_id count too.
-        min_box_score: Boxes with a lower score are left out, those of a JSON and of a detector.
+        min_box_score: Boxes with a lower score are left out, those of a JSON and of a detector, and people of a net of pose anchors.
         max_people: The number of slots of a detector for the people of a picture; None: that of its net, 100 for released ones.
         overlay: Draw the poses.
         draw_above: Joints with a lower confidence are not drawn; the output files have them all. None: 0.2, or 0.05 for the
@@ -124,6 +125,8 @@ def main(
         side: For hands of a run with --one-side, the side of those whose box does not state it ("hand" in --boxes).
         images: With a lifter: COCO JSON with the sizes of the pictures and the names of the joints; None: images.json beside
             the result file.
+        pixel_um: For scans: the height, or the height and the width, of a pixel in micrometres. None: axial_um and lateral_um of
+            a .mat file; without them 3.87, that of a Spectralis scan. Scans of another height are resampled for the net.
         step: The checkpoint of the run to load.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -136,14 +139,17 @@ def main(
     }  # fmt: skip
     if level == "pair":
         _refuse_flags_of_people(**of_people, what="lifts joints of a result file")
+        _refuse_pixel_size(pixel_um, checkpoint)
         lift.run(checkpoint, inputs, out=out, images=images, region=region, step=step, flip_test=flip_test)
         return
     if images is not None:
         raise ValueError(f"--images {images}: it is for a lifter, which {checkpoint} is not; leave it out")
     if level == "scan":
         _refuse_flags_of_people(**of_people)
-        scans.run(checkpoint, inputs, out=out, level=region, overlay=overlay, step=step, flip_test=flip_test)
+        settings = {"level": region, "pixel_um": pixel_um, "overlay": overlay, "step": step, "flip_test": flip_test}
+        scans.run(checkpoint, inputs, out=out, **settings)
         return
+    _refuse_pixel_size(pixel_um, checkpoint)
     local(out)
     inputs = tuple(str(buckets.here(entry, buckets.CACHE)) if buckets.is_url(entry) else entry for entry in inputs)
     files = expand_inputs(inputs, recursive=recursive)
@@ -283,6 +289,15 @@ def exif_of_run(config: Mapping[str, Any]) -> Exif:
     if exif == "ignore":
         logger.warning("pictures are not turned as their EXIF data say: the run was trained with --exif ignore")
     return exif
+
+
+def _refuse_pixel_size(pixel_um: tuple[float, ...] | None, checkpoint: Path) -> None:
+    """Raises a ValueError if --pixel-um was given to a run that reads no scans."""
+    if pixel_um is not None:
+        raise ValueError(
+            f"--pixel-um {' '.join(f'{value:g}' for value in pixel_um)}: it is for scans, which {checkpoint} does not read; leave "
+            "it out"
+        )
 
 
 def _refuse_flags_of_people(*, what: str = "predicts boundaries in scans", **given: Any) -> None:

@@ -86,7 +86,7 @@ class Predictor:
             inference.from_checkpoint(config, default=inference.published(task)),
             **{k: v for k, v in given.items() if v is not None},
         )
-        self.flip_test, self.max_pixels = self.settings.flip_test, max_pixels
+        self.flip_test, self.max_pixels, self.min_score = self.settings.flip_test, max_pixels, min_score
         self.batch_size = (4 if self.finds_people else 32) if batch_size is None else batch_size
         self.view_options = {}
         self.device = device or jax.local_devices()[0]
@@ -165,10 +165,11 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):  # decoded when needed
             batch = slice(start, start + self.batch_size)
             pictures = [media.picture(image, max_pixels=self.max_pixels) for image in images[batch]]
+            names = [_name(*pair) for pair in zip(images[batch], pictures, strict=True)]
             if self.detector is not None:
-                poses += self.detected(pictures, [_name(*pair) for pair in zip(images[batch], pictures, strict=True)])
+                poses += self.detected(pictures, names)
             elif self.finds_people:
-                poses += self._in_whole(pictures)
+                poses += self._in_whole(pictures, names)
             else:
                 poses += self._in_boxes(pictures, boxes[batch], sides[batch], first=start)
         return poses
@@ -283,9 +284,9 @@ class Predictor:
         sigma = outputs.get("sigma", np.zeros((*joints, 3))) * unit
         return SpacePoses(points, is_absolute, sigma, self.space_density)
 
-    def _in_whole(self, pictures: list[np.ndarray]) -> list[Poses]:
+    def _in_whole(self, pictures: list[np.ndarray], names: Sequence[str]) -> list[Poses]:
         def group(maps: Mapping[str, np.ndarray], *, stride: float) -> dict[str, np.ndarray]:
-            _check_finite(maps["heatmap"], maps["tag"])
+            _check_finite(*maps.values())
             return self.task.people(maps, stride=stride)
 
         same_shape = defaultdict(list)
@@ -294,13 +295,31 @@ class Predictor:
             same_shape[images["image"].shape].append({**images, "affine": affine, "index": i})
         batches = chain.from_iterable(self._batches(samples) for samples in same_shape.values())
         people = inference.people(self._step, batches, group, gather=False) if pictures else {}
-        return [
-            self._poses(*(people[name][i][people["valid"][i]].astype(np.float64) for name in ("poses", "scores")))
-            for i in range(len(pictures))
-        ]
+        self._warn_of_slots(people, names)
+        scaled = {"sigma": self.settings.sigma_scale} if "sigma" in people and self.density is not None else {}
+        poses = []
+        for i in range(len(pictures)):
+            rows = people["valid"][i]
+            if "candidates" in people:  # the scores of anchors, like those of a detector's boxes
+                rows = rows & (people["scores"][i] >= self.min_score)
+            joints, score = (people[name][i][rows].astype(np.float64) for name in ("poses", "scores"))
+            sigma = {name: people[name][i][rows] * factor for name, factor in scaled.items()}
+            poses.append(
+                Poses(
+                    joints[..., :2], joints[..., 2], score, self.skeleton, box_score=score, density=self.density if sigma else None,
+                    **sigma,
+                )
+            )  # fmt: skip
+        return poses
 
-    def _poses(self, people: np.ndarray, score: np.ndarray) -> Poses:
-        return Poses(people[..., :2], people[..., 2], score, self.skeleton, box_score=score)
+    def _warn_of_slots(self, people: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+        """Logs the pictures with more people than slots, so that nobody is left out silently."""
+        for name, count, valid in zip(names, people.get("candidates", ()), people.get("valid", ())):
+            if count > valid.sum():
+                logger.warning(
+                    "%s: %d people for %d slots; the %d with the lowest scores are left out (--people.max-people of the training)",
+                    name, count, len(valid), count - valid.sum(),
+                )  # fmt: skip
 
     def _batches(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
         return inference.batches(samples, size=self.batch_size, smallest=1)
@@ -343,7 +362,7 @@ def load(
         fit: The side of a whole image that `test_size` refers to; "long" needs one program for all shapes.
         scales: The scales of a whole image whose heatmaps are averaged, 1 among them.
         max_pixels: The largest number of pixels of a picture; larger ones raise an error.
-        min_score: For detectors of boxes: people with a lower score are left out.
+        min_score: For detectors of boxes and nets of pose anchors: people with a lower score are left out.
         max_people: For detectors of boxes: the number of slots of a picture; None stands for that of the net.
         device: The device that the net runs on; None stands for the first local device.
         camera: For a 3D run, or hands with depth, f, cx, cy or fx, fy, cx, cy in pixels of the pictures; None: unknown

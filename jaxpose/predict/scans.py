@@ -5,21 +5,42 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from jaxpose import density, inference, tasks
 from jaxpose.data.scans import Prepared, Scan, duke, feed, prepare
+from jaxpose.data.scans.scan import pixel_size
 from jaxpose.predict.restore import restored
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-COLUMNS = ("file", "scan", "boundary", "column", "row", "sigma", "low", "high")
+COLUMNS = (
+    "file",
+    "scan",
+    "boundary",
+    "column",
+    "row",
+    "sigma",
+    "low",
+    "high",
+    "row_um",
+    "sigma_um",
+    "low_um",
+    "high_um",
+)
 USUAL_LEVEL = 0.9
+SIXTEEN_BITS = 65535
+CROSSED_PX, CROSSED = 2.0, 0.2
+"""Boundaries of a column are out of order if one lies this many pixels above the previous one; a scan is doubtful if more than this
+part of its columns are."""
 COLOURED, MOSTLY = (
     40,
     0.1,
@@ -89,7 +110,12 @@ class ScanPredictor:
         rows, sigma = (outputs[name][0, :width].astype(np.float64) for name in ("rows", "sigma"))
         if not (np.isfinite(rows).all() and np.isfinite(sigma).all()):
             raise ValueError("the net's outputs are not finite: its weights are damaged, or its training diverged")
-        rows += prepared.offset[:, None]
+        rows, sigma = prepared.to_scan(rows, sigma)
+        if (crossed := float((np.diff(rows) < -CROSSED_PX).any(-1).mean())) > CROSSED:
+            logger.warning(
+                "%s: boundaries cross in %.0f %% of the columns: is it a scan of a retina, with depth from top to bottom?",
+                scan.name, 100 * crossed,
+            )  # fmt: skip
         bands = None
         if self.model is not None:
             bands = tasks.bands(rows, sigma, density.region(self.model, level).extent())
@@ -112,26 +138,27 @@ def load(directory: str | Path, *, step: Any = "best", flip_test: bool | None = 
     return ScanPredictor(task, variables, config, flip_test=flips)
 
 
-def scans_of(path: Path) -> list[Scan]:
+def scans_of(path: Path, *, pixel_um: Sequence[float] | None = None) -> list[Scan]:
     """Returns the scans in a file: one of a picture, all of a Duke file.
 
     Args:
         path: a picture, whose rows are depth, in grey values; or a .mat file of the Duke DME data.
+        pixel_um: height, or height and width, of a pixel in micrometres; None: what a .mat file states, else the height of a
+            Spectralis scan, and for a picture a width of 8.7 mm in all.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it is neither.
     """
     if path.suffix.lower() == ".mat":
-        return duke.read_file(path, labelled=False)
+        return duke.read_file(path, labelled=False, pixel_um=pixel_um)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a picture of a scan, or Subject_NN.mat")
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
-            colours = np.asarray(picture.convert("RGB"), np.int16)
-            image = np.asarray(picture.convert("L"))
+            colours, image = _values(picture)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} is no picture of a scan ({error}): expected grey values, {' '.join(PICTURES)}"
@@ -140,7 +167,22 @@ def scans_of(path: Path) -> list[Scan]:
         raise ValueError(
             f"{path} is no picture of a scan ({share:.0%} of its pixels are in colours): expected grey values"
         )
-    return [Scan(path.stem, path.stem, image, lateral_um=WIDTH_UM / image.shape[1])]
+    size = {"lateral_um": WIDTH_UM / image.shape[1]} | pixel_size(pixel_um, "--pixel-um")
+    return [Scan(path.stem, path.stem, image, **size)]
+
+
+def _values(picture: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the colours (H, W, 3) and the grey values (H, W) uint8 of a picture; those of 16 bits are divided by 257.
+
+    Raises:
+        ValueError: it holds numbers of another kind.
+    """
+    if picture.mode in ("F", "I") and not (picture.mode == "I" and max(picture.getextrema()) <= SIXTEEN_BITS):
+        raise ValueError("its values are neither of 8 nor of 16 bits")
+    if picture.mode.startswith("I"):
+        image = np.round(np.asarray(picture) / (SIXTEEN_BITS / 255)).astype(np.uint8)
+        return np.repeat(image[..., None], 3, -1), image
+    return np.asarray(picture.convert("RGB"), np.int16), np.asarray(picture.convert("L"))
 
 
 def files_of(inputs: Iterable[str]) -> Iterator[Path]:
@@ -168,6 +210,7 @@ def run(
     *,
     out: Path,
     level: float | None = None,
+    pixel_um: Sequence[float] | None = None,
     overlay: bool = True,
     step: Any = "best",
     flip_test: bool | None = None,
@@ -179,6 +222,7 @@ def run(
         inputs: pictures of scans, .mat files of the Duke DME data, and folders of them.
         out: the folder for the output files.
         level: the probability with which a band holds its boundary; None: 0.9 if the net states a density.
+        pixel_um: the size of a pixel in micrometres, as for `scans_of`.
         overlay: draw the scans with their boundaries.
         step: the checkpoint to load.
         flip_test: average with the mirrored scan; None: as the run was evaluated.
@@ -187,6 +231,7 @@ def run(
         FileNotFoundError: a file or the checkpoint is missing.
         ValueError: a file holds no scan; the level is not between 0 and 1, or the net states no density.
     """  # fmt: skip
+    pixel_size(pixel_um, "--pixel-um")
     files = list(files_of(inputs))
     predictor = load(directory, step=step, flip_test=flip_test)
     if level is not None and predictor.model is None:
@@ -201,7 +246,7 @@ def run(
         writer.writerow(COLUMNS)
         for path in files:
             try:
-                for scan in scans_of(path):
+                for scan in scans_of(path, pixel_um=pixel_um):
                     prediction = predictor(scan, level=level)
                     writer.writerows(table(path, prediction))
                     count += 1
@@ -224,7 +269,9 @@ def table(path: Path, prediction: ScanBoundaries) -> Iterator[tuple[Any, ...]]:
             limits = (
                 ("", "") if prediction.bands is None else (round(float(side[x, k]), 2) for side in prediction.bands)
             )
-            yield path.name, prediction.scan.name, name, x, round(float(row), 2), sigma, *limits
+            pixels = [round(float(row), 2), sigma, *limits]
+            in_um = ["" if value == "" else round(value * prediction.scan.axial_um, 2) for value in pixels]
+            yield path.name, prediction.scan.name, name, x, *pixels, *in_um
 
 
 def draw(prediction: ScanBoundaries, out: Path, *, level: float) -> Path:

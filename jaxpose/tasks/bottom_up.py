@@ -142,6 +142,11 @@ class BottomUp(NetTask):
             raise ValueError(f"the net has {self.net.num_joints} joints, the skeleton {self.skeleton.name!r} {joints}")
 
     @property
+    def least_confidence(self) -> float:
+        """The confidence above which a joint is drawn: joints below it are guesses of the refinement, anywhere in the image."""
+        return self.search.detection_threshold
+
+    @property
     def learns_scale(self) -> bool:
         """Whether training scales the Gaussians by the predicted alpha, so that `scale_factors` is meaningful."""
         return self.people_loss.targets == "scale_adaptive"

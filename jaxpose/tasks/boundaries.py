@@ -7,10 +7,11 @@ is nearest to its code: the residuals of two neighbouring boundaries in one colu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ class Boundaries(NetTask):
         objective: "likelihood"; or "columns", He's losses of `nets.ColumnSoftmax`: the cross entropy of the row in its column and
             a smooth L1 loss of the mean.
         residual: "boundary": each residual is one coordinate; "pair": those of two neighbouring boundaries are two.
+        flow_gain: factor of the spline's parameters, by which a step of Adam changes the spline more; a RealNVP has none.
         ordered: if True, predicted rows never fall below those of the boundary above, by a running maximum from the top.
     """
 
@@ -43,6 +45,7 @@ class Boundaries(NetTask):
     likelihood: Likelihood = Likelihood()
     objective: Literal["likelihood", "columns"] = "likelihood"
     residual: Literal["boundary", "pair"] = "boundary"
+    flow_gain: float = 1.0
     ordered: bool = False
 
     family: ClassVar[str] = "boundaries"
@@ -52,6 +55,7 @@ class Boundaries(NetTask):
         "likelihood": ("likelihood", Likelihood),
         "objective": ("objective", None),
         "residual": ("residual", None),
+        "flow_gain": ("flow_gain", None),
         "ordered": ("ordered", None),
     }
 
@@ -59,6 +63,8 @@ class Boundaries(NetTask):
         check_size(self.size_wh)
         check_choices(self)
         object.__setattr__(self, "size_wh", tuple(self.size_wh))
+        if not (math.isfinite(self.flow_gain) and self.flow_gain > 0):
+            raise ValueError(f"flow_gain={self.flow_gain}: expected a positive factor")
         if self.likelihood.loss == "basic":
             raise ValueError("loss='basic': the flow would move the rows themselves; expected a loss of the residual")
         if self.residual == "pair" and self.skeleton.num_joints % 2:
@@ -167,7 +173,15 @@ class Boundaries(NetTask):
         if config["objective"] == "columns":
             return None
         dim = 2 if config["residual"] == "pair" else 1
+        if dim == 1 and "flow" in variables["params"]:
+            flow = with_gain(variables["params"]["flow"], config.get("flow_gain", 1.0))
+            variables = {**variables, "params": {**variables["params"], "flow": flow}}
         return Likelihood(**config["likelihood"]).density(variables, dim=dim, required=required)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *, net: nn.Module | None = None) -> Self:
+        """See `NetTask.from_config`; checkpoints from before there was a `flow_gain` have 1."""
+        return super().from_config({"flow_gain": 1.0, **config}, net=net)
 
     def inference_variables(self, variables: PyTree) -> PyTree:
         """Returns the variables without the flow, which only training and the density read."""
@@ -182,7 +196,9 @@ class Boundaries(NetTask):
     def _bound_flow(self, variables: PyTree) -> Callable[..., Any] | None:
         if not self.has_flow:
             return None
-        return partial(self.likelihood.flow(dim=self.dim).apply, {"params": variables["params"]["flow"]})
+        params = variables["params"]["flow"]
+        params = with_gain(params, self.flow_gain) if self.dim == 1 else params
+        return partial(self.likelihood.flow(dim=self.dim).apply, {"params": params})
 
     def _check_outputs(self, mu: jax.Array, images: jax.Array) -> None:
         expected = (images.shape[0], images.shape[2], self.skeleton.num_joints)
@@ -191,6 +207,11 @@ class Boundaries(NetTask):
                 f"scans {images.shape} give mu {mu.shape}: expected scans (B, {self.height}, W) and mu {expected}, for the "
                 f"{self.skeleton.num_joints} boundaries of {self.skeleton.name!r}"
             )
+
+
+def with_gain(params: PyTree, gain: float) -> PyTree:
+    """Returns the parameters with which a spline is evaluated: those that are trained, times a factor."""
+    return jax.tree.map(lambda values: gain * values, params)
 
 
 def column_losses(logits: jax.Array, rows: jax.Array, target: jax.Array, *, where: jax.Array) -> jax.Array:

@@ -35,6 +35,16 @@ from jaxpose.tasks.regression import Likelihood
 BOX_OUTPUTS = ("boxes", "scores", "labels", "valid", "candidates")
 JOINT_OUTPUTS = ("keypoints", "keypoint_confidence")
 PUBLISHED = RegionLoss()
+UNITS = {
+    "boxes": "x1, y1, x2, y2 in pixels of the input, whose left edge is 0 and whose right edge is its width; best first",
+    "scores": "probability of each box, in 0..1",
+    "labels": "class of each box, as the net numbers it",
+    "valid": "True for the rows that are boxes",
+    "candidates": "number of boxes that there were for the rows",
+    "keypoints": "x and y in pixels of the input",
+    "keypoint_confidence": "0..1; 1 - mean sigma of coordinates, or the probability of a map's highest point",
+    "keypoint_sigma": "learned scale of x and y, in pixels of the input",
+}
 RLE = Likelihood()
 
 
@@ -169,12 +179,18 @@ class Detection(NetTask):
             return BOX_OUTPUTS
         return BOX_OUTPUTS + JOINT_OUTPUTS + (("keypoint_sigma",) if self.net.keypoint_output == "rle" else ())
 
+    @property
+    def units(self) -> dict[str, str]:
+        """See `NetTask.units`."""
+        return UNITS
+
     def predict(self, variables: PyTree, batch: Batch, *, flip_test: bool = False) -> dict[str, jax.Array]:
         """See `Task.predict`.
 
         Args:
             variables: the variables, with the structure that `init` returns.
-            batch: "image" (B, H, W, 3) in 0..255, padded, and "size_hw" (B, 2), the size without padding, px.
+            batch: "image" (B, H, W, 3) in 0..255, padded, and "size_hw" (B, 2), the size without padding, px; without it there is no
+                padding.
             flip_test: ignored; the published detectors see an image once.
 
         Returns:
@@ -182,8 +198,9 @@ class Detection(NetTask):
             (B,), the number of boxes that there were for the D slots; with joints "keypoints" (B, D, K, 2),
             "keypoint_confidence" (B, D, K) in 0..1, and for coordinates "keypoint_sigma" (B, D, K, 2).
         """
-        size_hw = batch["size_hw"]
-        images = masked(preprocessor(self.preprocess)(batch["image"]), size_hw)
+        images = preprocessor(self.preprocess)(batch["image"])
+        size_hw = batch.get("size_hw")
+        images = images if size_hw is None else masked(images, size_hw)
         weights = {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
         outputs = self.net.apply(weights, images, size_hw, method=self.net.detect)
         if self.resize.half_pixel and "keypoints" in outputs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxpose import losses
 from jaxpose.detection import boxes, matching
 from jaxpose.nets.rcnn import BOX_CELLS, BOX_WEIGHTS, RCNN
-from jaxpose.tasks.base import Batch, check_positive
+from jaxpose.tasks.base import Batch, check_choices, check_positive, later
 from jaxpose.tasks.regression import Likelihood, per_joint_loss
 
 Priority = Callable[[str, int], jax.Array]
@@ -39,6 +39,7 @@ class RegionLoss:
         region_iou: IoU from which a region is positive; below it, it is background.
         freeze_at: number of parts of the backbone that are not trained: 2 are the stem and the first stage.
         joints: the factor of the loss of the joints.
+        outside: labelled joints outside their region, for coordinates: "mask" leaves them out, as maps must, "keep" trains on them.
     """
 
     pre_nms: int = 2000
@@ -51,8 +52,10 @@ class RegionLoss:
     region_iou: float = 0.5
     freeze_at: int = 2
     joints: float = 1.0
+    outside: Literal["mask", "keep"] = later("mask")
 
     def __post_init__(self):
+        check_choices(self)
         check_positive(self, "pre_nms", "post_nms", "anchors", "regions")
         if not 0 < self.foreground <= 1 or not 0 <= self.proposal_low <= self.proposal_high <= 1:
             raise ValueError(
@@ -182,15 +185,45 @@ def _box_losses(module, levels, regions, batch, settings) -> dict[str, jax.Array
     label = jnp.full(batch["people"].shape, module.person_label)
     label = jnp.take_along_axis(batch.get("labels", label), regions["match"], 1).ravel()
     label = jnp.where(positive, label, background)
-    count = jnp.maximum(valid.sum(), 1)
-    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
     matched = jnp.take_along_axis(batch["boxes"], regions["match"][..., None], 1).reshape(-1, 4)
     target = boxes.encode(_where(positive, matched.astype(box.dtype), box), box, weights=BOX_WEIGHTS)
+    options = {"label": label, "target": target, "positive": positive, "where": valid}
+    return class_and_box(logits, deltas, **options, beta=1 / 9 if torchvision else 0.5)
+
+
+def class_and_box(
+    logits: jax.Array,
+    deltas: jax.Array,
+    *,
+    label: jax.Array,
+    target: jax.Array,
+    positive: jax.Array,
+    where: jax.Array,
+    beta: float,
+) -> dict[str, jax.Array]:
+    """Returns the losses of R sampled regions, both divided by the number of regions.
+
+    Args:
+        logits: (R, n) of the classes.
+        deltas: (R, n, 4) offsets of the box of each class; without the background, of a net that has none.
+        label: (R,) class of each region, that of the background where it is not positive.
+        target: (R, 4) offsets of the labelled box of each positive region.
+        positive: (R,) bool.
+        where: (R,) bool, the rows that hold a region.
+        beta: the bound of the smooth L1.
+
+    >>> rows = {"label": jnp.array([1]), "target": jnp.zeros((1, 4)), "positive": jnp.array([True]), "where": jnp.array([True])}
+    >>> values = class_and_box(jnp.zeros((1, 2)), jnp.ones((1, 2, 4)), **rows, beta=0.0)
+    >>> {name: round(float(value), 3) for name, value in values.items()}
+    {'class': 0.693, 'box': 4.0}
+    """
+    count = jnp.maximum(where.sum(), 1)
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]
     row = jnp.where(positive, label, 0)
     delta = jnp.take_along_axis(deltas, row[:, None, None], 1)[:, 0]
-    distance = smooth_l1(delta - target, beta=1 / 9 if torchvision else 0.5)
+    distance = smooth_l1(delta - target, beta=beta)
     return {
-        "class": jnp.where(valid, entropy, 0).sum() / count,
+        "class": jnp.where(where, entropy, 0).sum() / count,
         "box": jnp.where(positive[:, None], distance, 0).sum() / count,
     }
 
@@ -205,14 +238,42 @@ def _joint_loss(module, levels, regions, batch, settings, likelihood, flow) -> j
     cell, inside = matching.keypoint_targets(keypoints, box, size=4 * module.joint_cells)
     where = inside & positive[:, None]
     if module.keypoint_output == "rle":
-        low, size = box[:, None, :2], (box[:, 2:] - box[:, :2])[:, None]
-        target = _where(where, (keypoints[..., :2] - low) / size - 0.5, 0.0)
-        mu, sigma = outputs[..., :2], jax.nn.sigmoid(outputs[..., 2:])
-        values = per_joint_loss(likelihood, mu, sigma, target, flow=flow, where=where)
-        return losses.mean(values, where=where)
+        if settings.outside == "keep":
+            where = (keypoints[..., 2] > 0) & positive[:, None]
+        return coordinate_loss(outputs, keypoints, box, where=where, likelihood=likelihood, flow=flow)
     maps = jnp.moveaxis(outputs, -1, 1).reshape(len(outputs), module.num_joints, -1)
     entropy = -jnp.take_along_axis(jax.nn.log_softmax(maps), cell[..., None], -1)[..., 0]
     return losses.mean(entropy, where=where)
+
+
+def coordinate_loss(
+    outputs: jax.Array,
+    keypoints: jax.Array,
+    box: jax.Array,
+    *,
+    where: jax.Array,
+    likelihood: Likelihood,
+    flow: Callable[..., Any] | None = None,
+) -> jax.Array:
+    """Returns the mean loss of the joints of R regions, in the frame of each region.
+
+    Args:
+        outputs: (R, K, 4): x, y and the raw sigmas, those of `jaxpose.nets.rcnn.KeypointHead`.
+        keypoints: (R, K, 3): labelled joints, in pixels.
+        box: (R, 4) xyxy of the regions.
+        where: (R, K) bool, the joints that count.
+        likelihood: the loss.
+        flow: its bound flow.
+
+    >>> likelihood = Likelihood(loss="l1")
+    >>> box, joints = jnp.array([[0.0, 0.0, 10.0, 20.0]]), jnp.array([[[10.0, 10.0, 2.0]]])
+    >>> float(coordinate_loss(jnp.zeros((1, 1, 4)), joints, box, where=jnp.array([[True]]), likelihood=likelihood))
+    0.5
+    """
+    low, size = box[:, None, :2], (box[:, 2:] - box[:, :2])[:, None]
+    target = _where(where, (keypoints[..., :2] - low) / size - 0.5, 0.0)
+    mu, sigma = outputs[..., :2], jax.nn.sigmoid(outputs[..., 2:])
+    return losses.mean(per_joint_loss(likelihood, mu, sigma, target, flow=flow, where=where), where=where)
 
 
 def smooth_l1(difference: jax.Array, *, beta: float) -> jax.Array:

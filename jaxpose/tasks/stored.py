@@ -19,12 +19,23 @@ from jaxpose.tasks.depth_maps import DepthMaps
 from jaxpose.tasks.detection import Detection
 from jaxpose.tasks.heatmap import Heatmaps
 from jaxpose.tasks.lifting import Lifting
+from jaxpose.tasks.point_sets import PointSets
 from jaxpose.tasks.regression import Likelihood, Regression
 from jaxpose.tasks.regression_3d import Regression3D
 
 FAMILIES: dict[str, type[NetTask] | type[Lifting]] = {
     family.family: family
-    for family in (Regression, Heatmaps, DepthMaps, BottomUp, Boundaries, Detection, Lifting, Regression3D)
+    for family in (
+        Regression,
+        Heatmaps,
+        DepthMaps,
+        BottomUp,
+        PointSets,
+        Boundaries,
+        Detection,
+        Lifting,
+        Regression3D,
+    )  # fmt: skip
 }
 
 
@@ -36,8 +47,8 @@ def from_config(config: dict[str, Any], *, net: nn.Module | None = None) -> NetT
         net: the net, needed if it is not one of this package (its config is then None).
 
     Returns:
-        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `Boundaries`, `Detection` or `Lifting` whose config
-        is equal to the given one.
+        A `Regression`, `Regression3D`, `Heatmaps`, `DepthMaps`, `BottomUp`, `PointSets`, `Boundaries`, `Detection` or `Lifting`
+        whose config is equal to the given one.
 
     Raises:
         ValueError: the family is unknown, or a field or the net is missing.
@@ -64,7 +75,7 @@ def families_of(level: Level) -> list[str]:
     """Returns the names of the families whose samples have this level.
 
     >>> families_of("image")
-    ['bottom_up']
+    ['bottom_up', 'point_sets']
     """
     return [name for name, family in FAMILIES.items() if family.level == level]
 

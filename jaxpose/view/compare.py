@@ -15,7 +15,9 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import numpy as np
 import tyro
 
-from jaxpose import files
+from jaxpose import buckets, files
 from jaxpose.data.formats import Choice
 from jaxpose.view.figures import base
 from jaxpose.view.figures import compare as drawings
@@ -63,7 +65,7 @@ def compare(
     Figures that need something that was not given are left out, with the reason.
 
     Args:
-        runs: folders of runs.
+        runs: folders of runs, also in buckets (gs://bucket/run), whose results are copied into runs/cache.
         data: image folder and annotations, for the figures of people.
         split: split of the data.
         format: format of the annotations; auto: detected from the content.
@@ -78,10 +80,36 @@ def compare(
         raise ValueError(f"--count {count}: expected 1 or more")
     base.require()
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a lot
-    for run in runs:
+    files.local(out)
+    with ExitStack() as stack:
+        runs = tuple(_here(run, stack) for run in runs)
+        data = None if data is None else buckets.here(data, buckets.CACHE)
+        _draw(Job(runs, data, split, format, betas, count, step, out), figures)
+
+
+def _here(run: Path, stack: ExitStack) -> Path:
+    """Returns the folder of a run, of one in a bucket a copy of its results, which stands for it as long as `stack` is open."""
+    url = buckets.url_of(run)
+    if url is None:
         if not run.is_dir():
             raise FileNotFoundError(f"{run} is not the folder of a run")
-    job = Job(runs, data, split, format, betas, count, step, out)
+        return run
+    folder = buckets.local_copy(url, buckets.CACHE)
+    with buckets.naming(url):
+        reports = list((buckets.place(url) / "results").glob("*.json"))
+        if reports:
+            buckets.fetch(url, folder, where=lambda name: name.startswith("results/"), progress=False)
+        elif not buckets.place(url).is_dir():
+            raise FileNotFoundError(f"{url} is not the folder of a run")
+        for report in reports:  # the last evaluation is the newest report
+            time = report.stat().mtime
+            os.utime(folder / "results" / report.name, (time, time))
+    stack.enter_context(buckets.mirrored(folder, url))  # so that the checkpoints are read where they are
+    return folder
+
+
+def _draw(job: Job, figures: tuple[Figure, ...]) -> None:
+    """Draws the figures, all that are possible if none is named, and prints their files and what was left out."""
     draw: dict[Figure, Callable[[], Path]] = {name: getattr(job, name) for name in get_args(Figure)}
     pictures, left_out = {}, {}
     for name in figures or get_args(Figure):

@@ -66,8 +66,12 @@ def maps(
     tasks.check_poses(task, run, detectors=True)
     if getattr(task, "dim", 2) == 3:
         raise ValueError(
-            f"{run} predicts joints in space, whose regions are no areas of a picture: report.html of the run shows them, and "
-            "space.html of jaxpose predict"
+            f"{run} predicts joints in space, whose regions are no areas of a picture: report.html of the run shows them "
+            "(hands_in_space.html of hands), and space.html of jaxpose predict"
+        )
+    if task.level == "image" and "heatmap" not in task.outputs:
+        raise ValueError(
+            f"{run} predicts poses of whole pictures, no heatmaps and tags to draw: jaxpose predict draws its people"
         )
     reader = formats.choose(format, data, split)
     paths = reader.find(data, split, annotations=None, images=None)
@@ -201,7 +205,7 @@ def _people(task, variables, settings, source, *, count: int, seed: int, out: Pa
         xy = geometry.apply_affine(np.broadcast_to(square["affine"], (len(rows), 2, 3)), rows[..., :2])
         poses = people["poses"][i][people["valid"][i]]
         # Joints below the threshold are guesses of the refinement, anywhere in the image.
-        poses = np.where(poses[..., 2:] > task.search.detection_threshold, poses[..., :2], np.nan)
+        poses = np.where(poses[..., 2:] > task.least_confidence, poses[..., :2], np.nan)
         heat, tags = maps["heatmap"][i], maps["tag"][i][..., 0]
         further = [_tag_panel(heat, tags, (stride, stride))]
         if task.learns_scale:

@@ -4,6 +4,7 @@
     manualLayers1, manualLayers2 (8, 768, 61): rows of the boundaries by two graders, from 1 as in MATLAB; NaN: not drawn
     manualFluid1, manualFluid2 (496, 768, 61): regions of fluid, numbered; NaN is no fluid
     automaticLayersDME (8, 768, 61): Chiu's algorithm
+    axial_um, lateral_um: height and width of a pixel in micrometres; not in the published files, for scans of other devices
 
 The authors give the data for research and education only, and it may not be passed on: nothing of it is in this package.
 The common evaluation (Rathke 2017) scores columns 135 to 634, counted from 1 (`RATHKE`).
@@ -12,14 +13,14 @@ The common evaluation (Rathke 2017) scores columns 135 to 634, counted from 1 (`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxpose import matlab
-from jaxpose.data.scans.scan import Scan
+from jaxpose.data.scans.scan import Scan, pixel_size
 
 RATHKE = slice(134, 634)
 """The 500 columns that are scored, counted from 0."""
@@ -52,13 +53,16 @@ def subjects(folder: str | Path) -> dict[int, Path]:
     return files
 
 
-def read(folder: str | Path, numbers: Iterable[int], *, grader: Literal[1, 2] = 1) -> list[Scan]:
+def read(
+    folder: str | Path, numbers: Iterable[int], *, grader: Literal[1, 2] = 1, pixel_um: Sequence[float] | None = None
+) -> list[Scan]:
     """Reads the labelled scans of some subjects.
 
     Args:
         folder: the folder of the files.
         numbers: the numbers of the subjects.
         grader: the grader whose labels are read.
+        pixel_um: size of a pixel, as for `read_file`.
 
     Raises:
         FileNotFoundError, ValueError: as for `subjects` and `read_file`; or a subject is missing.
@@ -69,16 +73,20 @@ def read(folder: str | Path, numbers: Iterable[int], *, grader: Literal[1, 2] = 
         raise ValueError(
             f"{folder} has no file of subject {', '.join(map(str, missing))}: the subjects are {', '.join(map(str, files))}"
         )
-    return [scan for number in numbers for scan in read_file(files[number], grader=grader)]
+    return [scan for number in numbers for scan in read_file(files[number], grader=grader, pixel_um=pixel_um)]
 
 
-def read_file(path: str | Path, *, grader: Literal[1, 2] = 1, labelled: bool = True) -> list[Scan]:
+def read_file(
+    path: str | Path, *, grader: Literal[1, 2] = 1, labelled: bool = True, pixel_um: Sequence[float] | None = None
+) -> list[Scan]:
     """Reads the scans of one subject.
 
     Args:
         path: a file Subject_NN.mat of MATLAB 5, the version of the published files.
         grader: the grader whose labels are read.
         labelled: True: the scans with labels, which must be there; False: all scans, with labels or without.
+        pixel_um: height, or height and width, of a pixel in micrometres; None: axial_um and lateral_um of the file, and without
+            those the size of the published scans.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -103,6 +111,7 @@ def read_file(path: str | Path, *, grader: Literal[1, 2] = 1, labelled: bool = T
             f"{path}: manualLayers{grader} has no finite value, so that no scan has labels; the other grader is "
             f"manualLayers{3 - grader}"
         )
+    size = _pixel_size(content, path) | pixel_size(pixel_um, "--pixel-um")
     match = FILE.fullmatch(path.name)
     subject = f"subject {int(match[1])}" if match else path.stem
     return [
@@ -112,6 +121,7 @@ def read_file(path: str | Path, *, grader: Literal[1, 2] = 1, labelled: bool = T
             image=np.ascontiguousarray(images[:, :, i]),
             rows=layers[:, :, i] - 1.0 if is_labelled[i] else None,
             fluid=None if fluid is None else np.nan_to_num(fluid[:, :, i]) > 0.5,
+            **size,
         )
         for i in range(images.shape[2])
         if is_labelled[i] or not labelled
@@ -127,6 +137,19 @@ def load(path: Path) -> dict[str, np.ndarray]:
     """
     content = matlab.load(path, "a file of scans such as Subject_01.mat")
     return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+
+
+def _pixel_size(content: dict[str, np.ndarray], path: Path) -> dict[str, float]:
+    """Returns the size of a pixel that a file states, as arguments of `Scan`; {} if it states none."""
+    values = []
+    for name in ("axial_um", "lateral_um"):
+        if name not in content:
+            break
+        value = content[name]
+        if value.size != 1 or value.dtype.kind not in "fiu":
+            raise ValueError(f"{path}: {name} has shape {value.shape}, expected one number of micrometres")
+        values.append(float(value.reshape(())))
+    return pixel_size(values, f"{path}: axial_um, lateral_um")
 
 
 def _array(

@@ -5,7 +5,8 @@
 3. `flatten`: every column is shifted so that Bruch's membrane lies on the middle row.
 4. `prepare`: all of these, and a crop of a fixed height around the retina; labels move along.
 
-A row r of the crop is the row r + top + shift of the scan, so that errors are the same in both.
+A row r of the crop is the row r + top + shift of the scan, so that errors are the same in both. Scans whose pixels have another
+height than `AXIAL_UM` are resampled to it first, so that a net sees every retina at one scale; `Prepared.to_scan` is the way back.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from jaxpose.data.scans import surfaces
-from jaxpose.data.scans.scan import Scan
+from jaxpose.data.scans.scan import AXIAL_UM, Scan
 
 WHITE = 255
 BORDER_MARGIN = 2  # pixels inside a white border that it has brightened
@@ -26,6 +28,7 @@ LATERAL_FILTER_UM = 15.0
 LEAST_ENERGY = 1e-4
 BELOW_RETINA_UM = 60.0
 HEIGHT = 224
+SAME_SCALE = 0.01  # heights of pixels that differ by less are taken as equal
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +41,20 @@ class Prepared:
         scan: the scan that it was made of.
         image: (h, W) float32, flattened and normalised.
         rows: (W, K) float32 labels in rows of the crop, NaN where there is none; None: no labels.
-        offset: (W,) float64 to add to a row of the crop for the row of the scan.
+        offset: (W,) float64 to add to a row of the crop for the row of the scan, or of the resampled scan.
+        zoom: rows of the crop per row of the scan; 1 unless it was resampled.
     """
 
     scan: Scan
     image: np.ndarray
     rows: np.ndarray | None
     offset: np.ndarray
+    zoom: float = 1.0
+
+    def to_scan(self, rows: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Converts rows (W, K) of the crop and their scales to pixels of the scan."""
+        rows = rows + self.offset[:, None]
+        return (rows, sigma) if self.zoom == 1 else ((rows + 0.5) / self.zoom - 0.5, sigma / self.zoom)
 
 
 def prepare(scan: Scan, *, height: int = HEIGHT, is_flattened: bool = True, is_compensated: bool = True) -> Prepared:
@@ -59,16 +69,18 @@ def prepare(scan: Scan, *, height: int = HEIGHT, is_flattened: bool = True, is_c
     Raises:
         ValueError: the scan is too low for a retina, or empty; the message names it.
     """
+    picture, labels, zoom = resampled(scan)
+    axial_um = scan.axial_um / zoom
     try:
-        scale = {"axial_um": scan.axial_um, "lateral_um": scan.lateral_um}
-        retina = surfaces.find(scan.image, border=white_border(scan.image), **scale)
+        scale = {"axial_um": axial_um, "lateral_um": scan.lateral_um}
+        retina = surfaces.find(picture, border=white_border(picture), **scale)
     except ValueError as error:
         raise ValueError(f"{scan.name}: {error}") from None
-    image = blacken_border(scan.image)
+    image = blacken_border(picture)
     values = compensate(image, lateral_um=scan.lateral_um) if is_compensated else image / 255.0
     middle = middle_row(len(image))
     shift = retina.bm - middle if is_flattened else np.full(len(retina.bm), np.round(retina.bm.mean()) - middle)
-    bottom = round(float((retina.bm - shift).max())) + round(BELOW_RETINA_UM / scan.axial_um)
+    bottom = round(float((retina.bm - shift).max())) + round(BELOW_RETINA_UM / axial_um)
     top = bottom - height + 1
     if (above := float((retina.ilm - shift).min())) < top:
         log.warning(
@@ -79,8 +91,31 @@ def prepare(scan: Scan, *, height: int = HEIGHT, is_flattened: bool = True, is_c
         )
     image = flatten(values, shift + top, height=height)
     offset = shift + top
-    rows = None if scan.rows is None else (scan.rows - offset).T.astype(np.float32)
-    return Prepared(scan, image.astype(np.float32), rows, offset)
+    rows = None if labels is None else (labels - offset).T.astype(np.float32)
+    return Prepared(scan, image.astype(np.float32), rows, offset, zoom)
+
+
+def resampled(scan: Scan) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Returns the image and the labels of a scan with pixels `AXIAL_UM` high, and the rows per row of the scan.
+
+    Nothing changes if its own pixels are that high within 1 %. Pixel centres are at whole numbers.
+
+    >>> scan = Scan("a", "a", np.zeros((100, 9), np.uint8), np.full((1, 9), 49.5), axial_um=AXIAL_UM / 2)
+    >>> image, rows, zoom = resampled(scan)
+    >>> image.shape, rows[0, 0].item(), zoom
+    ((50, 9), 24.5, 0.5)
+    """
+    zoom = scan.axial_um / AXIAL_UM
+    if abs(zoom - 1) < SAME_SCALE:
+        return scan.image, scan.rows, 1.0
+    height, width = scan.image.shape
+    size = (width, max(round(height * zoom), 2))
+    zoom = size[1] / height
+    how = (
+        Image.Resampling.BOX if zoom < 1 else Image.Resampling.BILINEAR
+    )  # means of whole pixels, or lines between them
+    picture = np.asarray(Image.fromarray(scan.image).resize(size, how))
+    return picture, None if scan.rows is None else (scan.rows + 0.5) * zoom - 0.5, zoom
 
 
 def middle_row(height: int) -> int:

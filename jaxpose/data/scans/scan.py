@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,34 @@ AXIAL_UM = 3.87
 """Height of a pixel of a Spectralis scan in micrometres."""
 LATERAL_UM = 11.33
 """Width of a pixel of the Duke DME scans in micrometres, their mean."""
+AXIAL_RANGE, LATERAL_RANGE = (0.5, 50.0), (0.5, 500.0)
+"""Heights and widths of pixels that scanners have, with room on both sides; anything else is in another unit."""
+
+
+def pixel_size(values: Sequence[float] | None, what: str) -> dict[str, float]:
+    """Returns the size of a pixel as arguments of `Scan`.
+
+    Args:
+        values: height, or height and width, in micrometres; None: not known.
+        what: where they come from, for messages, such as "--pixel-um".
+
+    Raises:
+        ValueError: there are not one or two numbers, or they are no sizes in micrometres.
+
+    >>> pixel_size((2.6,), "--pixel-um"), pixel_size(None, "--pixel-um")
+    ({'axial_um': 2.6}, {})
+    """
+    values = [] if values is None else [float(value) for value in values]
+    ranges = {"axial_um": AXIAL_RANGE, "lateral_um": LATERAL_RANGE}
+    sizes = dict(zip(ranges, values, strict=False))
+    if len(values) > len(ranges) or not all(
+        ranges[name][0] <= value <= ranges[name][1] for name, value in sizes.items()
+    ):
+        raise ValueError(
+            f"{what} {' '.join(f'{value:g}' for value in values)}: expected the height of a pixel in micrometres, {AXIAL_RANGE[0]:g} "
+            f"to {AXIAL_RANGE[1]:g}, and perhaps its width after it; that of a Spectralis scan is {AXIAL_UM}"
+        )
+    return sizes
 
 
 @dataclass(frozen=True, eq=False)

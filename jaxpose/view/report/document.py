@@ -44,7 +44,7 @@ def report(
     """Write an evaluation as one HTML file, with the worst and the best cases as pictures.
 
     For a run: `jaxpose view report RUN --data FOLDER`; for any result file: `jaxpose view report GROUND_TRUTH.json RESULTS.json
-    --images DIR`.
+    --images DIR`. For a run of experiments.oct_rle: `jaxpose view report RUN`, with `--data FOLDER` if it was trained on files.
 
     Args:
         source: a run's folder, or a COCO keypoint file.
@@ -54,7 +54,7 @@ def report(
         format: format of its annotations; auto: detected from the content.
         images: the image folder, if it is not in --data.
         out: the file to write; by default report.html in the run's folder, or a file next to the results with their name.
-        count: largest number of cases, about 20 KB each.
+        count: largest number of cases, about 20 KB each; of scans at most 20, about 120 KB each.
         category_id: category of the persons, if several categories have keypoints.
         category: with --data: the run's own --category, such as both for both hands of RHD's pictures.
     """
@@ -73,6 +73,13 @@ def report(
             )
         out = results.with_suffix(".html") if out is None else out
         written = write(out, ground_truth=source, results=results, images=images, count=count, category_id=category_id)
+    elif (scans_file := _result_of_scans(source, results)) is not None:
+        of_poses = {"split": split != "val", "format": format != "coco", "images": images is not None}
+        of_poses |= {"category": category is not None, "category_id": category_id is not None}
+        if given := [name for name, by_hand in of_poses.items() if by_hand]:
+            flag = given[0].replace("_", "-")
+            raise ValueError(f"--{flag}: it is for poses, {source} predicts boundaries in scans; leave it out")
+        written = _of_scans(source, scans_file, data=data, out=out, count=count)
     else:
         if data is None:
             raise ValueError(f"name the folder that {source} was evaluated on (--data), to draw its cases")
@@ -221,6 +228,39 @@ def write(
     content = document.encode("utf-8", errors="replace")  # JSON may hold half a surrogate pair
     write_whole(path, content)
     return {"path": str(path), "bytes": len(content), "cases": len(cards), "images_missing": len(pictures.missing)}
+
+
+def _result_of_scans(run: Path, results: Path | None) -> Path | None:
+    """Returns the result file of a run on scans; None if it is a run on pictures of people."""
+    from jaxpose.evaluation import boundaries
+
+    path = _newest(run / "results") if results is None else results
+    return path if path.is_file() and boundaries.is_result(path) else None
+
+
+def _of_scans(run: Path, results: Path, *, data: Path | None, out: Path | None, count: int) -> dict[str, Any]:
+    """Writes the page of a run on scans, which are read again, or drawn again."""
+    from jaxpose.data.scans import duke
+    from jaxpose.data.synthetic import retina
+    from jaxpose.evaluation import boundaries
+    from jaxpose.view import scans
+
+    content = boundaries.read(results)
+    synthetic = content.get("drawn")
+    if synthetic is not None and data is not None:
+        raise ValueError(f"--data {data}: {results} is of drawn scans, which are drawn again; leave it out")
+    if synthetic is not None:
+        evaluated = retina.draw_scans(synthetic["count"], seed=synthetic["seed"])
+    elif data is not None:
+        names = {record["name"].split(" scan ")[0] for record in content["scans"]}
+        files = [path for path in duke.subjects(data).values() if path.stem in names]
+        evaluated = [scan for path in files for scan in duke.read_file(path, grader=content.get("grader", 1))]
+    else:
+        raise ValueError(
+            f"name the folder of the scans that {run} was evaluated on (--data), to draw them; if they were drawn scans, {results} is "
+            "from before such files said so: evaluate again with --eval-only"
+        )
+    return scans.of_run(run, evaluated, results=results, path=out, count=min(count, scans.COUNT))
 
 
 def _newest(folder: Path) -> Path:

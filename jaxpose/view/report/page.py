@@ -1,7 +1,7 @@
 """The frame of a self-contained page: its style, its only script, and the policy that allows nothing else.
 
-The style sheet ``report.css`` and the scripts, ``report.js`` (the cases of a report) and ``space.js`` (poses in space), are files
-next to this one.
+The style sheet ``report.css`` and the scripts, ``report.js`` (the cases of a report), ``space.js`` (poses in space) and
+``scans.js`` (scans with boundaries), are files next to this one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def asset(name: str) -> str:
     """Reads a file that belongs to the page.
 
     Args:
-        name: "report.css", "report.js" or "space.js".
+        name: "report.css", "report.js", "scans.js" or "space.js".
 
     >>> asset("report.js").splitlines()[0]
     '"use strict";'

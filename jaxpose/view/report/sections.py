@@ -79,14 +79,14 @@ def header(
     return "".join(parts) + "</header>"
 
 
-def scores_section(scores: Mapping[str, Any]) -> str:
+def scores_section(scores: Mapping[str, Any], *, explained: Mapping[str, str] = EXPLAINED) -> str:
     """Returns the numbers of an evaluation, each with its meaning; "" without numbers."""
     rows = []
     for name, value in scores.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         undefined = value == -1 and re.match(r"A[PR]", str(name))  # pycocotools' value without ground truth
-        meaning = EXPLAINED.get(name, "")
+        meaning = explained.get(name, "")
         if name == "calibration_error" and "sigma_scale" in scores:
             meaning += ", on the frames that sigma was fitted on"
         text = "–" if undefined else _number(value, 2 if str(name).startswith("EPE") else 3)

@@ -34,8 +34,8 @@ from jaxpose import checkpoint
 
 ROOT = Path(__file__).parents[1]
 MOMENTS = ("any", "save", "any", "prepare")
-TINY = ("--synthetic-images", "24", "--width", "4", "--resnet-stages", "1", "--likelihood.flow-layers", "2", "--size-wh", "24", "32",
-        "--batch-size", "8", "--log-every", "2", "--eval-every", "1000", "--no-plots")  # fmt: skip
+TINY = ("--preset", "tiny", "--synthetic-images", "24", "--width", "4", "--resnet-stages", "1", "--likelihood.flow-layers", "2",
+        "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2", "--eval-every", "1000", "--no-plots")  # fmt: skip
 LONGEST_S = 300.0
 
 

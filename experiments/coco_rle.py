@@ -1,6 +1,8 @@
 """Residual log-likelihood estimation on COCO keypoints (Li 2021, arXiv 2107.11291).
 
-  python -m experiments.coco_rle                                      embedded synthetic people, minutes on two cores
+  python -m experiments.coco_rle                                      embedded synthetic people, minutes on two cores: --preset peaks is
+                                                                      the default, RLE around the peaks of heatmaps
+  python -m experiments.coco_rle --preset tiny                        the same people, coordinates from pooled features as published
   python -m experiments.coco_rle --data DIR                           your own labelled images, 10 minutes: --preset auto is the default
   python -m experiments.coco_rle --preset official --data DIR         ResNet-50, 256x192, 270 epochs, --preprocess rle_official
   python -m experiments.coco_rle --preset mmpose --data DIR           mmpose's recipe: 210 epochs, warm-up
@@ -78,7 +80,7 @@ class Config(families.RegressionConfig):
 
 MMPOSE = tasks.Likelihood(variant="mmpose", flow_init="xavier")
 PRESETS = {
-    # Embedded data, two CPU cores, minutes.
+    # Embedded data, two CPU cores, minutes, the published head: coordinates from pooled features.
     "tiny": Config(
         depth=18, width=16, size_wh=(72, 96), batch_size=32, epochs=45, milestones=(33, 41), learning_rate=3e-3,
         warmup_steps=200, eval_every=15, sigma_bias=-1.0, clip_norm=10.0, ema=0.998, augment="light",
@@ -115,11 +117,21 @@ LIKELIHOODS = {
 }
 PRESETS |= {name: replace(PRESETS["official"], likelihood=likelihood) for name, likelihood in LIKELIHOODS.items()}
 PRESETS["auxiliary"] = replace(PRESETS["official"], auxiliary=tasks.MapLoss())
+# The default: embedded data, two CPU cores, minutes. What its choices cost and give: docs/experiments.md.
+PRESETS["peaks"] = Config(
+    head="peak", depth=18, width=32, resnet_stem="strided", resnet_stages=3, deconvs=(64, 32), skips=True, size_wh=(64, 96),
+    # The weight makes the map loss half the squared error, summed over 17 joints and maps of 16x24.
+    auxiliary=tasks.MapLoss(target="unbiased", sigma=1.5, weight=17.0 * 16 * 24), sigma_bias=-1.0,
+    batch_size=32, epochs=20, milestones=(13, 17), learning_rate=3e-3, warmup_steps=200, eval_every=10, clip_norm=100.0,
+    ema=0.995, augment="light",
+)  # fmt: skip
 # The rest follows from the data: experiments/common/auto.py.
 PRESETS["auto"] = Config(minutes=10.0, patience=3, best="skill", log_every=50)
 
 
-PAGE = Page("coco_rle", PRESETS, __doc__, make=families.regression_tasks, load=persons.load, settle=auto.settle)
+PAGE = Page(
+    "coco_rle", PRESETS, __doc__, make=families.regression_tasks, load=persons.load, settle=auto.settle, default="peaks"
+)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -378,9 +378,9 @@ def test_a_checkpoint_that_was_copied_home(server, tmp_path):
     assert checkpoint.damage(buckets.place("gs://pod/2")) is None
 
 
-TINY = ("--synthetic-images", "16", "--depth", "18", "--resnet-stages", "1", "--width", "4", "--size-wh", "24", "32", "--batch-size",
-        "8", "--log-every", "1", "--likelihood.loss", "l1", "--ema", "None", "--no-flip-test", "--epochs", "1", "--no-plots",
-        "--warmup-steps", "0")  # fmt: skip
+TINY = ("--preset", "tiny", "--synthetic-images", "16", "--depth", "18", "--resnet-stages", "1", "--width", "4",
+        "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "1", "--likelihood.loss", "l1", "--ema", "None",
+        "--no-flip-test", "--epochs", "1", "--no-plots", "--warmup-steps", "0")  # fmt: skip
 
 
 def test_a_page_trains_into_a_bucket_and_reads_it(server, tmp_path, capsys, monkeypatch):

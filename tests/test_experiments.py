@@ -26,7 +26,21 @@ from tests import tiny_coco, tiny_run
 from tests.test_parallel import free_port
 
 ROOT = Path(__file__).parents[1]
-TINY = ("--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2")
+TINY = (
+    "--preset",
+    "tiny",
+    "--synthetic-images",
+    "24",
+    "--width",
+    "4",
+    "--size-wh",
+    "24",
+    "32",
+    "--batch-size",
+    "8",
+    "--log-every",
+    "2",
+)
 # A net that compiles quickly: every process of a cluster compiles all of it. Its flow has arrays that --fsdp splits.
 TINIER = ("--resnet-stages", "1", "--likelihood.flow-layers", "2", "--no-flip-test", "--no-plots")
 

@@ -158,6 +158,7 @@ def test_every_flag_reaches_the_run_or_is_refused(name):
         ("coco_rle", ["--preset", "official", "--own.scale", "0.3"], "--own.scale has no effect without --augment own"),
         ("coco_rle", ["--preset", "official", "--likelihood.loss", "l1", "--likelihood.base", "gaussian"],
          "--likelihood.base has no effect without --likelihood.loss rle"),
+        ("coco_rle", ["--preset", "tiny", "--skips"], "--skips has no effect without a --head of maps"),
         ("coco_rle", ["--preset", "hrnet_w32", "--depth", "101"], "--depth has no effect without --backbone resnet"),
         ("coco_hrnet", ["--preset", "w32", "--read.kernel", "17"], "--read.kernel has no effect without --read.decode dark or udp"),
         ("coco_simple_baseline", ["--preset", "official", "--maps.radius", "3"], "--maps.radius has no effect without --maps.kind"),

@@ -19,8 +19,8 @@ from jaxpose.inference import Settings, from_checkpoint
 from jaxpose.skeleton import COCO17
 from tests import tiny_run
 
-PERSONS = ["--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--resnet-stages", "1", "--batch-size", "8",
-           "--likelihood.loss", "laplace", "--ema", "None", "--epochs", "1", "--no-plots"]  # fmt: skip
+PERSONS = ["--preset", "tiny", "--synthetic-images", "24", "--width", "4", "--size-wh", "24", "32", "--resnet-stages", "1",
+           "--batch-size", "8", "--likelihood.loss", "laplace", "--ema", "None", "--epochs", "1", "--no-plots"]  # fmt: skip
 IMAGES = ["--synthetic-images", "24", "--width", "4", "--size-wh", "64", "64", "--deconvs", "8", "--dilations", "1",
           "--batch-size", "8", "--warmup-epochs", "0", "--ema", "None", "--epochs", "1", "--no-plots",
           "--people.detection-threshold", "0.001"]  # fmt: skip

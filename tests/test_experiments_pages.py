@@ -13,6 +13,7 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ from experiments.common.log import Log
 from jaxpose import checkpoint, cli, tasks
 from jaxpose.data.augment import named
 from jaxpose.evaluation import mpii, submission
-from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PoseRegressor
+from jaxpose.nets import HeatmapNet, IntegralRegressor, MapHead, MultiStageNet, PeakRegressor, PoseRegressor
 from jaxpose.skeleton import COCO17
 from tests import test_data_formats_mpii, test_evaluation_mpii
 
@@ -91,12 +92,14 @@ def small(config, **changes):
     return dataclasses.replace(config, depth=18, width=width, size_wh=(64, 64), **changes)
 
 
-@pytest.mark.parametrize("preset", ["official", "mmpose", "mobilenet_v2", "hrnet_w32", "auxiliary"])
+@pytest.mark.parametrize("preset", ["official", "mmpose", "mobilenet_v2", "hrnet_w32", "auxiliary", "peaks"])
 def test_rle_presets_make_their_nets(preset):
     task = families.regression_task(small(coco_rle.PRESETS[preset]), COCO17)
     net = tasks.describe.build(task.config["net"])
-    expected = {"hrnet_w32": IntegralRegressor}.get(preset, PoseRegressor)
+    expected = {"hrnet_w32": IntegralRegressor, "peaks": PeakRegressor}.get(preset, PoseRegressor)
     assert type(net) is expected
+    if preset == "peaks":
+        assert net.net.skips and net.net.backbone.stem == "strided" and task.likelihood.loss == "rle"
     if preset == "auxiliary":
         assert type(net.maps) is MapHead and task.config["auxiliary"]["kind"] == "mse"
 
@@ -308,6 +311,27 @@ def test_integral_regression_changes_colours_and_nobody_else_does():
     assert coco_rle.PRESETS["official"].augmentation() == named("official")
 
 
+def test_the_default_of_the_main_job_has_maps_of_its_weight():
+    assert coco_rle.PAGE.default == "peaks" and coco_rle.PAGE.settings([]) == dataclasses.replace(
+        coco_rle.PRESETS["peaks"], out=Path("runs/coco_rle")
+    )
+    config = coco_rle.PRESETS["peaks"]
+    maps = jax.eval_shape(
+        lambda x: families.regression_task(config, COCO17).net.init_with_output(jax.random.key(0), x, with_maps=True)[
+            0
+        ][2],
+        jax.ShapeDtypeStruct((1, *config.size_wh[::-1], 3), jnp.float32),
+    )
+    assert config.auxiliary.weight == np.prod(maps.shape), "half the squared error, summed over joints and pixels"
+
+
+def test_skips_are_of_a_resnet_with_enough_stages():
+    for flags in (("--resnet-stages", "2"), ("--backbone", "mobilenet_v2"), ("--deconvs", "8", "8", "8")):
+        config = coco_rle.PAGE.parse(["--preset", "peaks", *flags])
+        with pytest.raises(ValueError, match="--skips .* expected a ResNet with more stages than deconvolutions"):
+            families.regression_task(config, COCO17)
+
+
 def commands_of_coverage() -> list[list[str]]:
     """The commands of docs/coverage.md that start a page with a preset."""
     text = (ROOT / "docs" / "coverage.md").read_text()
@@ -419,7 +443,7 @@ def test_rle_starts_from_a_heatmap_run_with_an_auxiliary_loss(pretrained, prepar
     jax.tree.map(
         np.testing.assert_array_equal, variables["params"]["net"]["backbone"], there["params"]["net"]["backbone"]
     )
-    scores = coco_rle.main([*flags, "--epochs", "0.4"])
+    scores = coco_rle.main(["--preset", "tiny", *flags, "--epochs", "0.4"])
     assert np.isfinite(scores["EPE"])
     events = Log(tmp_path).events()
     assert all(e["map_loss"] > 0 for e in events if e["event"] == "train")

@@ -6,16 +6,18 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import coco_pointset_anchor
 from experiments.common import point_sets
 from experiments.common.config import parse
-from jaxpose import checkpoint, predict, tasks
+from jaxpose import checkpoint, inference, predict, tasks
 from jaxpose.skeleton import COCO17, Skeleton
 
-TINY = ["--synthetic-images", "24", "--width", "4", "--features", "4", "--groups", "2", "--convs", "0", "--map-features", "4",
+TINY = ["--synthetic-images", "24", "--width", "4", "--features", "4", "--groups", "2", "--convs", "0",
         "--size-wh", "64", "64", "--batch-size", "4", "--log-every", "1", "--warmup-steps", "1", "--ema", "None",
         "--training.positives", "8", "--likelihood.flow-layers", "2", "--likelihood.flow-hidden", "4", "--fit", "long"]  # fmt: skip
 
@@ -76,7 +78,7 @@ def test_another_skeleton_has_taps_of_its_own():
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--no-heatmaps", "--people.refine", "heatmap"], "--no-heatmaps: there are no peaks"),
+    (["--people.refine", "heatmap"], "--no-heatmaps: there are no peaks"),
     (["--resnet-stages", "3"], "--resnet-stages 3: pose anchors need maps of strides 8, 16 and 32"),
     (["--features", "10"], "--features 10 --groups 8: expected channels that the groups divide"),
     (["--size-wh", "100", "96"], "size_wh=.100, 96.: expected multiples of 32"),
@@ -87,13 +89,31 @@ def test_what_does_not_go_together_is_told(flags, message):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--people.reach", "0.1"], "--people.reach has no effect without --people.refine heatmap"),
+    (["--people.reach", "0.1"], "--people.reach has no effect without --heatmaps"),
+    (["--heatmaps", "--people.reach", "0.1"], "--people.reach has no effect without --people.refine heatmap"),
     (["--flip-test", "True"], "--flip-test has no effect without a net that is tested with mirrored images"),
     (["--preset", "tiny_l1", "--people.rescore", "score*confidence"], "--people.rescore has no effect without"),
 ])  # fmt: skip
 def test_a_flag_without_effect_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
         coco_pointset_anchor.PAGE.settings(flags)
+
+
+def test_joints_before_they_moved_and_their_scales_are_in_pixels_of_the_picture():
+    """A picture of 128x64 in an input of 64x32: the affine halves it and moves it by 3 and 5."""
+    affine = np.array([[[0.5, 0.0, 3.0], [0.0, 0.5, 5.0]]])
+    joints = np.array([[[[8.0, 10.0]], [[0.0, 0.0]]]])
+    outputs = {
+        "poses": np.concatenate([joints, [[[[0.9]], [[0.0]]]]], -1), "regressed": joints + [[[[1.0, 0.0]], [[0.0, 0.0]]]],
+        "sigma": np.ones((1, 2, 1, 2)), "scores": np.array([[0.9, 0.0]]), "valid": np.array([[True, False]]),
+    }  # fmt: skip
+    batch = {"image": np.zeros((1, 32, 64, 3)), "affine": affine, "index": np.array([0]), "valid": np.array([True])}
+    people = inference.people(
+        lambda batch: jax.tree.map(jnp.asarray, outputs), [batch], lambda maps, stride: maps, gather=False
+    )
+    np.testing.assert_allclose(people["poses"][0, 0, 0], [10.0, 10.0, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(people["regressed"][0], [[[12.0, 10.0]], [[0.0, 0.0]]])
+    np.testing.assert_allclose(people["sigma"], 2.0)
 
 
 @pytest.mark.slow

@@ -38,6 +38,21 @@ def test_feature_maps(depth, expansion):
     assert shapes(net, (65, 31))[0].shape == (2, 3, 1, 64 * expansion)
 
 
+def test_a_strided_stem_computes_nothing_at_stride_2():
+    images = jnp.zeros((2, 64, 48, 3))
+    pooled, strided = ResNet(18, width=8, stages=2), ResNet(18, width=8, stages=2, stem="strided")
+    sizes = [jax.tree.map(jnp.shape, jax.eval_shape(net.init, KEY, images)) for net in (pooled, strided)]
+    assert sizes[0] == sizes[1], "the same parameters"
+    _, seen = jax.eval_shape(
+        lambda: strided.apply(strided.init(KEY, images), images, capture_intermediates=True, mutable="intermediates")
+    )
+    assert seen["intermediates"]["conv1"]["__call__"][0].shape == (2, 16, 12, 8)
+    assert shapes(strided)[0].shape == shapes(pooled)[0].shape == (2, 8, 6, 16)
+    assert shapes(strided, (65, 31))[0].shape == shapes(pooled, (65, 31))[0].shape
+    with pytest.raises(ValueError, match="stem='fast': expected 'pooled' or 'strided'"):
+        ResNet(18, stem="fast")
+
+
 def test_the_stride_of_a_bottleneck_is_on_its_3x3():
     """Of torchvision; the first bottleneck net had it on the first 1x1, with the same parameters."""
     images = jnp.zeros((1, 64, 64, 3))
@@ -463,3 +478,35 @@ def test_a_heatmap_net_has_finite_gradients_and_moves_its_statistics():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), statistics, variables["batch_stats"])
     assert all(jax.tree.leaves(moved))
+
+
+def test_skips_add_the_map_of_the_same_resolution():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 64, 3)), jnp.float32)
+    backbone = ResNet(18, width=2, stages=3)
+    plain, skipping = (HeatmapNet(backbone, 3, deconvs=(4, 5), skips=skips) for skips in (False, True))
+    variables = skipping.init(jax.random.key(0), images)
+    assert (
+        plain.apply(without_skips(variables), images).shape == skipping.apply(variables, images).shape == (2, 8, 16, 3)
+    )
+    for layer in ("skip_layers_1", "skip_layers_3"):  # each of the two maps counts, and is added
+        changed = jax.tree.map(lambda leaf: leaf, variables)
+        changed["params"][layer]["scale"] = jnp.full_like(changed["params"][layer]["scale"], 3.0)
+        assert jnp.abs(skipping.apply(changed, images) - skipping.apply(variables, images)).max() > 1e-6
+        variables["params"][layer]["scale"] = jnp.zeros_like(variables["params"][layer]["scale"])
+    np.testing.assert_array_equal(skipping.apply(variables, images), plain.apply(without_skips(variables), images))
+
+
+def without_skips(variables):
+    """The variables of the net without skips."""
+    return {name: {k: v for k, v in tree.items() if "skip" not in k} for name, tree in variables.items()}
+
+
+def test_skips_need_the_maps_of_a_resnet():
+    for backbone, stages in ((ResNet(18, stages=2), 2), (HRNet(4), 0)):
+        with pytest.raises(
+            ValueError, match=rf"more stages than deconvolutions.*{type(backbone).__name__} has {stages}"
+        ):
+            HeatmapNet(backbone, 3, deconvs=(4, 4), skips=True)
+    net = HeatmapNet(ResNet(18, width=2, stages=3), 3, deconvs=(4, 4), skips=True)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 40, 32, 3)))

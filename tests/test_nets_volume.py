@@ -99,10 +99,17 @@ def test_released_heads_and_readouts(golden):
         )
 
         maps = double(case["mppe_heatmaps"]).transpose(0, 2, 3, 1)
-        bins, _ = heatmap.soft_argmax(volumes(maps, 4), ndim=3)  # PoseNet counts pixels and bins
-        np.testing.assert_allclose(bins, case["mppe_coord"], rtol=1e-6)
         seen = double(case["mppe_vis"])[..., 0] > 0
-        error = losses.l1(bins, double(case["mppe_target"]), where=seen)
         has_depth = double(case["mppe_have_depth"])[:, None, :]
-        error = jnp.concatenate([error[..., :2], error[..., 2:] * has_depth], -1).sum(-1) / 3
+
+        def loss(maps):
+            bins, _ = heatmap.soft_argmax(volumes(maps, 4), ndim=3)  # PoseNet counts pixels and bins
+            error = losses.l1(bins, double(case["mppe_target"]), where=seen)
+            error = jnp.concatenate([error[..., :2], error[..., 2:] * has_depth], -1).sum(-1) / 3
+            return error.mean(), (bins, error)
+
+        (_, (bins, error)), gradient = jax.value_and_grad(loss, has_aux=True)(maps)
+        np.testing.assert_allclose(bins, case["mppe_coord"], rtol=1e-6)
         np.testing.assert_allclose(error, case["mppe_loss_per_joint"], rtol=1e-6, atol=1e-9)
+        by_channel = np.abs(gradient).sum((1, 2))
+        np.testing.assert_allclose(by_channel, case["mppe_dheatmaps_of_mean_absum"], rtol=1e-6, atol=1e-9)

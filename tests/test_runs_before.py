@@ -39,7 +39,8 @@ def folder(tmp_path_factory):
 def command(name: str) -> list[str]:
     """The arguments that trained the run of that name."""
     (line,) = (line for line in EXPECTED["commands"] if f"experiments.{PAGES[name]} " in line)
-    return shlex.split(line)[3:]
+    # The preset that was the default of then.
+    return ["--preset", "tiny", *shlex.split(line)[3:]]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -94,7 +94,7 @@ def rcnn_task(config: RCNNConfig, skeleton: Skeleton) -> tasks.Task:
     dtype = jnp.dtype(config.dtype)
     backbone = nets.ResNet(
         depth=config.depth, width=config.width or 64, dtype=dtype, batch_groups=config.batch_groups,
-        stride_in_1x1=config.variant == "detectron2",
+        stride_in_1x1=config.variant == "detectron2", stem=config.resnet_stem,
     )  # fmt: skip
     net = nets.RCNN(
         backbone, num_joints=skeleton.num_joints, variant=config.variant, fpn_features=config.fpn_features,

@@ -57,6 +57,9 @@ class BackboneConfig(RunConfig):
     """Depth of the ResNet."""
     resnet_stages: Annotated[Literal[1, 2, 3, 4], AnyValue, Fixed] = 4
     """Stages of the ResNet; each one left out halves its stride of 32, which suits small images."""
+    resnet_stem: Annotated[Literal["pooled", "strided"], AnyValue, Fixed, Unsaid("pooled")] = "pooled"
+    """Start of the ResNet: a convolution of stride 2 and a max pooling (published), or a convolution of stride 4 alone, which is
+    quicker on small images."""
     width: Annotated[int | None, Positive, Fixed] = None
     """Channels of the ResNet's stem (published: 64), of HRNet's finest branch (32 or 48), or of MobileNetV2's stem (32); none:
     64 or 32."""
@@ -80,7 +83,7 @@ class BackboneConfig(RunConfig):
     def idle(self) -> dict[str, str]:
         flags = super().idle()
         if self.backbone != "resnet":
-            flags |= dict.fromkeys(("depth", "resnet_stages"), "--backbone resnet")
+            flags |= dict.fromkeys(("depth", "resnet_stages", "resnet_stem"), "--backbone resnet")
         if self.backbone != "hrnet":
             flags["kernel_init"] = "--backbone hrnet"
         if self.init is None:
@@ -106,6 +109,9 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
     deconvs: Annotated[tuple[int, ...] | None, AllPositive, Fixed] = None
     """Channels of the deconvolutions of --head integral and peak, and of the auxiliary head; none: three of 256, or no
     deconvolution for HRNet."""
+    skips: Annotated[bool, AnyValue, Fixed, Unsaid(False)] = False
+    """With a --head of maps: every deconvolution adds the backbone's map of its resolution, as a U-Net does. For a ResNet with more
+    --resnet-stages than --deconvs."""
     beta: Annotated[float, Positive, Fixed] = 1.0
     """Inverse temperature of --head integral."""
     compensate: Annotated[bool, AnyValue, Fixed] = False
@@ -115,6 +121,8 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
         flags, loss = super().idle(), self.likelihood.loss
         if self.head != "integral":
             flags |= dict.fromkeys(("beta", "compensate"), "--head integral")
+        if self.head not in ("integral", "peak"):
+            flags["skips"] = "a --head of maps"
         if self.auxiliary.kind == "none":
             names = ("weight", "target", "sigma", "radius", "variant")
             flags |= {f"auxiliary.{name}": "--auxiliary.kind" for name in names}
@@ -152,7 +160,7 @@ class HeatmapConfig(persons.PersonConfig, BackboneConfig):
     def idle(self) -> dict[str, str]:
         flags, decode = super().idle(), self.read.decode
         if self.stages > 1:
-            flags["resnet_stages"] = "--stages 1"
+            flags |= dict.fromkeys(("resnet_stages", "resnet_stem"), "--stages 1")
         if self.joints.kind == "none":
             flags |= {f"joints.{name}": "--joints.kind" for name in ("weight", "variant")}
         if not self.first_epochs:
@@ -201,7 +209,9 @@ def make_backbone(config: BackboneConfig) -> nn.Module:
     options = {"dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     match config.backbone:
         case "resnet":
-            return ResNet(depth=config.depth, width=config.width or 64, stages=config.resnet_stages, **options)
+            return ResNet(
+                depth=config.depth, width=config.width or 64, stages=config.resnet_stages, stem=config.resnet_stem, **options
+            )  # fmt: skip
         case "hrnet":
             return HRNet(width=config.width or 32, kernel_init=config.kernel_init, **options)
         case "mobilenet_v2":
@@ -223,7 +233,7 @@ def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
     shape = {"deconvs": deconvs(config), "dtype": jnp.dtype(config.dtype), "batch_groups": config.batch_groups}
     if config.head == "integral":
         net = IntegralRegressor(
-            HeatmapNet(backbone, joints, **shape), beta=config.beta, compensate=config.compensate,
+            map_net(config, backbone, joints, **shape), beta=config.beta, compensate=config.compensate,
             sigma_bias=config.sigma_bias,
         )  # fmt: skip
     elif config.head == "peak":
@@ -231,7 +241,7 @@ def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
             raise ValueError(
                 "--head peak --auxiliary.kind none: no loss would train the maps whose peaks are read; give --auxiliary.kind mse"
             )
-        net = PeakRegressor(HeatmapNet(backbone, joints, **shape), kernel=blur_for(config.auxiliary.sigma),
+        net = PeakRegressor(map_net(config, backbone, joints, **shape), kernel=blur_for(config.auxiliary.sigma),
                             sigma_bias=config.sigma_bias)  # fmt: skip
     else:
         head = RegressionHead(joints, kind=config.head, sigma_bias=config.sigma_bias)
@@ -240,6 +250,20 @@ def regression_task(config: RegressionConfig, skeleton: Skeleton) -> tasks.Task:
         net, skeleton=skeleton, size_wh=config.size_wh, likelihood=config.likelihood, preprocess=config.preprocess,
         outside=config.outside, auxiliary=config.auxiliary,
     )  # fmt: skip
+
+
+def map_net(config: RegressionConfig, backbone: nn.Module, joints: int, **shape: Any) -> HeatmapNet:
+    """Returns the net of a --head of maps.
+
+    Raises:
+        ValueError: --skips needs a ResNet with more stages than deconvolutions.
+    """
+    if config.skips and (config.backbone != "resnet" or len(shape["deconvs"]) >= config.resnet_stages):
+        raise ValueError(
+            f"--skips --backbone {config.backbone} --resnet-stages {config.resnet_stages} --deconvs {shape['deconvs']}: expected a "
+            "ResNet with more stages than deconvolutions, since each of them adds the map of a finer stage"
+        )
+    return HeatmapNet(backbone, joints, skips=config.skips, **shape)
 
 
 def blur_for(sigma: float) -> int:

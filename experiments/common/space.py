@@ -141,7 +141,7 @@ class SpaceConfig(SpaceDataConfig, families.RegressionConfig):
         return dataclasses.replace(config, extent=depth.extent, root=root, bone_length=depth.bone_length)
 
     def idle(self) -> dict[str, str]:
-        flags = super().idle() | {"auxiliary": "a page in the plane, such as coco_rle"}
+        flags = super().idle() | dict.fromkeys(("auxiliary", "skips"), "a page in the plane, such as coco_rle")
         volume = ("beta", "compensate", "deconvs", "bins")
         if self.head == "volume":
             return {name: needs for name, needs in flags.items() if name not in volume}

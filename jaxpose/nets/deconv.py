@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, compute_dtype, narrow, param_dtype
+from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, later, narrow, param_dtype
 
 
 class Deconv(nn.Module):
@@ -66,6 +66,11 @@ class HeatmapNet(nn.Module):
         deconvs: channels of the deconvolutions, each of which doubles the map.
         dtype: compute dtype of the deconvolutions; the maps are float32 at least.
         batch_groups: number of groups of BatchNorm, as for `ResNet`.
+        skips: if True, every deconvolution adds the backbone's map of its own resolution, through a 1x1 convolution, as a U-Net
+            does. Needs a `ResNet` with more stages than deconvolutions. Ours, not of a paper.
+
+    Raises:
+        ValueError: a number is not positive, or `skips` is set for a backbone that has no such maps.
 
     >>> from jaxpose.nets import ResNet
     >>> net = HeatmapNet(ResNet(depth=18, width=4), 17, deconvs=(8, 8, 8))
@@ -78,39 +83,84 @@ class HeatmapNet(nn.Module):
     deconvs: tuple[int, ...] = (256, 256, 256)
     dtype: Any = jnp.float32
     batch_groups: int = 1
+    skips: bool = later(False)
 
     def __post_init__(self):
         if self.num_joints < 1 or min(self.deconvs, default=1) < 1:
             raise ValueError(f"num_joints={self.num_joints}, deconvs={self.deconvs}: expected positive numbers")
+        stages = getattr(self.backbone, "stages", 0)
+        if self.skips and len(self.deconvs) >= stages:
+            raise ValueError(
+                f"skips=True, deconvs={self.deconvs}: expected a ResNet with more stages than deconvolutions, so that each of them "
+                f"meets a map of its resolution; this {type(self.backbone).__name__} has {stages}"
+            )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False, with_features: bool = False) -> Any:
-        features = self.backbone(images, train=train)
-        maps = map_head(
-            features, self.num_joints, self.deconvs, dtype=self.dtype, batch_groups=self.batch_groups, train=train
-        )
+        options = {"dtype": self.dtype, "batch_groups": self.batch_groups, "train": train}
+        if self.skips:
+            *finer, features = self.backbone(images, train=train, every_stage=True)
+            maps = map_head(features, self.num_joints, self.deconvs, skips=finer[::-1], **options)
+        else:
+            features = self.backbone(images, train=train)
+            maps = map_head(features, self.num_joints, self.deconvs, **options)
         return (maps, features) if with_features else maps
 
 
 def map_head(
-    x: jax.Array, num_joints: int, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool
+    x: jax.Array,
+    num_joints: int,
+    deconvs: tuple[int, ...],
+    *,
+    dtype: Any,
+    batch_groups: int,
+    train: bool,
+    skips: Sequence[jax.Array] = (),
 ) -> jax.Array:
     """Maps features (B, h, w, C) to maps (B, 2^n h, 2^n w, K) with n deconvolutions and a 1x1 convolution.
 
     The layers are submodules of the calling module: those of `upsample` and final_layer.
     """
-    x = upsample(x, deconvs, dtype=dtype, batch_groups=batch_groups, train=train)
+    x = upsample(x, deconvs, dtype=dtype, batch_groups=batch_groups, train=train, skips=skips)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     final = nn.Conv(num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(dtype), name="final_layer")
     return final(x)
 
 
-def upsample(x: jax.Array, deconvs: tuple[int, ...], *, dtype: Any, batch_groups: int, train: bool) -> jax.Array:
-    """Enlarges features (B, h, w, C) to (B, 2^n h, 2^n w, deconvs[-1]) by deconv_layers_{0, 1, 3, ...}, with BatchNorm and ReLU."""
+def upsample(
+    x: jax.Array,
+    deconvs: tuple[int, ...],
+    *,
+    dtype: Any,
+    batch_groups: int,
+    train: bool,
+    skips: Sequence[jax.Array] = (),
+) -> jax.Array:
+    """Enlarges features (B, h, w, C) to (B, 2^n h, 2^n w, deconvs[-1]) by deconv_layers_{0, 1, 3, ...}, with BatchNorm and ReLU.
+
+    Args:
+        x: the features.
+        deconvs: channels of the deconvolutions.
+        dtype, batch_groups, train: as for `HeatmapNet`.
+        skips: maps (B, 2 h, 2 w, ...), (B, 4 h, 4 w, ...), ... that the deconvolutions add before their ReLU, in this order;
+            the layers are skip_layers_{0, 1, ...}.
+
+    Raises:
+        ValueError: a map and the deconvolution that adds it differ in size.
+    """
     for i, features in enumerate(deconvs):
         x = Deconv(features, dtype=dtype, name=f"deconv_layers_{3 * i}")(x)
-        x = nn.relu(BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train))
+        x = BatchNorm(batch_groups, dtype=dtype, name=f"deconv_layers_{3 * i + 1}")(x, train=train)
+        if skips:
+            finer = Conv(features, 1, dtype=dtype, name=f"skip_layers_{2 * i}")(skips[i])
+            if finer.shape != x.shape:
+                raise ValueError(
+                    f"the deconvolved map has shape {x.shape}, that of the backbone {finer.shape}: choose an input size that the "
+                    "net's stride divides (multiples of 32)"
+                )
+            x += BatchNorm(batch_groups, dtype=dtype, name=f"skip_layers_{2 * i + 1}")(finer, train=train)
+        x = nn.relu(x)
     return x
 
 

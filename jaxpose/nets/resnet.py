@@ -6,7 +6,7 @@ He et al. 2016 (Deep residual learning for image recognition); published paramet
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,9 @@ class ResNet(nn.Module):
         stages: number of stages, at most four; each one left out halves stride and channels, which suits small images.
         bn_eps: eps of BatchNorm.
         stride_in_1x1: stride in the first 1x1 convolution of a bottleneck, as in Caffe's and Detectron2's nets (QUIRK E5).
+        stem: "pooled", as published: a 7x7 convolution of stride 2 and a max pooling of stride 2. "strided": the convolution has
+            stride 4 and there is no pooling, so that nothing is computed at stride 2; for nets so small that the stem is a large part
+            of their time. Ours.
 
     >>> net = ResNet(depth=18, width=8)
     >>> variables = net.init(jax.random.key(0), jnp.zeros((1, 64, 48, 3)))
@@ -97,9 +100,12 @@ class ResNet(nn.Module):
     stages: int = 4
     bn_eps: float = later(BN_EPS)
     stride_in_1x1: bool = later(False)
+    stem: Literal["pooled", "strided"] = later("pooled")
 
     def __post_init__(self):
         check_attributes(self)
+        if self.stem not in ("pooled", "strided"):
+            raise ValueError(f"stem={self.stem!r}: expected 'pooled' or 'strided'")
         if self.stages not in (1, 2, 3, 4):
             raise ValueError(f"stages={self.stages}: expected 1, 2, 3 or 4")
         super().__post_init__()
@@ -121,13 +127,15 @@ class ResNet(nn.Module):
 def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     """Applies conv1, bn1 and the max pooling of a ResNet, as submodules of the calling module: stride 4, `width` channels.
 
-    `net` has the attributes depth, width, dtype and batch_groups of `ResNet`.
+    `net` has the attributes depth, width, dtype and batch_groups of `ResNet`; those of its `stem` too, if it has one.
     """
     check_images(images)
+    pooled = getattr(net, "stem", "pooled") == "pooled"
     x = images.astype(compute_dtype(net.dtype, images))
-    x = Conv(net.width, 7, 2, dtype=net.dtype, name="conv1")(x)
+    x = Conv(net.width, 7, 2 if pooled else 4, dtype=net.dtype, name="conv1")(x)
     bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), name="bn1")
-    return max_pool(nn.relu(bn(x, train=train)))
+    x = nn.relu(bn(x, train=train))
+    return max_pool(x) if pooled else x
 
 
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:

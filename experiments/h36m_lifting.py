@@ -63,6 +63,7 @@ PAGE = Page(
     make=pose_pairs.make_tasks,
     load=pose_pairs.load,
     initial=lambda task, config: None,
+    settle=pose_pairs.settle,
 )
 
 

@@ -148,7 +148,10 @@ def test_bad_files_of_the_training_set(tmp_path, mat, text, message):
             r"annot2 has shape \(4, 1, 16, 2\) and there are 4 frames: expected \(4, 1, 17, 2\)",
         ),
         ({"valid_frame": np.zeros((4, 1))}, "no frame has a valid_frame of 1"),
-        ({"annot3": np.zeros((4, 1, 17, 3))}, "looks like|tall|expected"),
+        (
+            {"annot3": np.zeros((4, 1, 17, 3))},
+            "people are at the depth 0 mm, behind the camera: this looks like the other convention",
+        ),
     ],
 )
 def test_bad_files_of_the_test_set(tmp_path, change, message):
@@ -192,3 +195,26 @@ def test_the_page_opens_the_folder(tmp_path):
         pose_pairs._open(h36m_lifting.Config(data=tmp_path))
     with pytest.raises(ValueError, match="--keypoints cpn: .* holds MPI-INF-3DHP"):
         pose_pairs._open(h36m_lifting.Config(data=tmp_path, keypoints="cpn"))
+
+
+def test_subjects_that_are_given_are_those_that_are_read(tmp_path, caplog):
+    """Human3.6M's five names are names of MPI-INF-3DHP too: only flags that are not given stand for its published split."""
+    from experiments import h36m_lifting
+    from experiments.common import pose_pairs
+    from jaxpose.data import human36m
+
+    for subject in human36m.TRAIN:
+        write(tmp_path, subject=subject)
+    flags = ["--preset", "fc", "--data", str(tmp_path), "--val-subjects", "S2", "S3"]
+    with pytest.raises(ValueError, match="--train-subjects S1 S2 S3 .* --val-subjects S2 S3: S2 is in both"):
+        h36m_lifting.PAGE.settings(flags)
+    write(tmp_path)
+    config = h36m_lifting.PAGE.settings([*flags[:-1], "--train-subjects", *human36m.TRAIN])
+    with caplog.at_level("INFO"):
+        kind = pose_pairs.load(config)
+    assert set(kind.train.subject) == set(human36m.TRAIN) and set(kind.val.subject) == {"S2"}
+    assert "subjects: trained on S1 S5 S6 S7 S8, evaluated on S2" in caplog.text
+    config = h36m_lifting.PAGE.settings(flags[:4])
+    assert (config.train_subjects, config.val_subjects) == (None, None)
+    assert config.with_subjects().train_subjects == mpi_inf_3dhp.TRAIN
+    assert config.with_subjects().val_subjects == mpi_inf_3dhp.TEST

@@ -1012,3 +1012,5 @@ def test_boxes_are_scored_as_pycocotools_does():
     assert boxes.average_precision(truth, [])["AP"] == 0
     with pytest.raises(ValueError, match="image_id 8 of the boxes"):
         boxes.average_precision(truth, [{"image_id": 8, "box": [0, 0, 1, 1], "score": 1.0}])
+    with pytest.raises(ValueError, match="image 9 of image_ids: expected images of the ground truth, which has 1"):
+        boxes.average_precision(truth, records, image_ids=[7, 9])

@@ -8,8 +8,11 @@ import pytest
 
 from experiments import h36m_lifting
 from experiments.common import pose_pairs
+from experiments.common.config import check_same_run, settings
 from jaxpose import parallel
+from jaxpose.data import human36m
 from jaxpose.data.synthetic import lifting
+from jaxpose.skeleton import H36M17
 
 CONFIG = dataclasses.replace(
     h36m_lifting.PRESETS["tiny"], batch_size=8, net="videopose3d", widths=(3,), width=4, poses=5
@@ -30,6 +33,28 @@ def test_the_global_batch_is_the_same_for_any_number_of_processes(tmp_path, monk
     assert whole["px"].shape == (8, 3, 17, 2)
     for name, values in whole.items():
         np.testing.assert_array_equal(values, np.concatenate([half[name] for half in halves]))
+
+
+def test_a_run_stores_its_subjects_and_one_with_the_former_defaults_is_the_same(tmp_path):
+    kind = pose_pairs.load(dataclasses.replace(CONFIG, data_dir=tmp_path))
+    config, kind = pose_pairs.settle(CONFIG, kind, h36m_lifting.PAGE.make)
+    now = settings(config)
+    assert (now["train_subjects"], now["val_subjects"]) == (list(human36m.TRAIN), list(human36m.TEST))
+    assert h36m_lifting.PAGE.settle is pose_pairs.settle
+    before = now | {"train_subjects": ["S1", "S5", "S6", "S7", "S8"], "val_subjects": ["S9", "S11"]}
+    check_same_run(h36m_lifting.Config, before, now, tmp_path)
+    with pytest.raises(ValueError, match="train-subjects"):
+        check_same_run(h36m_lifting.Config, before, now | {"train_subjects": ["S1"]}, tmp_path)
+
+
+def test_an_evaluation_refuses_subjects_that_the_run_was_trained_on():
+    task, _ = h36m_lifting.PAGE.make(CONFIG, H36M17)
+    stored = {"task": task.config, "run": {"data": "h36m", "train_subjects": ["S1", "S5"]}}
+    config = dataclasses.replace(CONFIG, data="h36m", val_subjects=("S5",)).as_trained(stored)
+    with pytest.raises(ValueError, match="--train-subjects S1 S5 --val-subjects S5: S5 is in both"):
+        config.with_subjects()
+    assert dataclasses.replace(config, val_subjects=None).with_subjects().val_subjects == human36m.TEST
+    assert CONFIG.as_trained({"task": task.config}).train_subjects is None
 
 
 def test_flags_that_mmposes_files_would_ignore_are_refused(tmp_path):

@@ -42,6 +42,17 @@ def written(folder, scans, *, sigma=True, **more):
     return path
 
 
+@pytest.mark.parametrize(("error", "corner"), [(400.0, "0.5,365.5"), (-140.0, "0.5,-109.5")])
+def test_predictions_outside_of_a_scan_are_shown_beside_its_nearest_rows(tmp_path, error, corner):
+    scan, rows = scan_of(1, error=error)
+    path = written(tmp_path, [(scan, rows)])
+    page.of_run(tmp_path, [scan], results=path)
+    figure = re.search(r"<figure data-error.*?</figure>", (tmp_path / "report.html").read_text())[0]
+    picture = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", figure)[1])))
+    assert picture.size == (40, page.MARGIN)
+    assert re.search(r'<polyline stroke="[^"]+" points="([^ ]+) ', figure)[1] == corner
+
+
 def test_the_page_shows_numbers_bands_and_the_worst_scan_first(tmp_path):
     scans = [scan_of(1, error=1.0), scan_of(2, error=3.0, name="<i>second</i>"), scan_of(3, error=2.0)]
     path = written(tmp_path, scans)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import jax
 import numpy as np
@@ -53,10 +53,11 @@ class PairConfig(RunConfig):
 
     keypoints: Annotated[str, AnyValue, Fixed] = "gt"
     """With --data: what made the 2D joints, the end of the name data_2d_h36m_*.npz: gt, cpn_ft_h36m_dbb, ..."""
-    train_subjects: Annotated[tuple[str, ...], AnyValue, Fixed] = human36m.TRAIN
-    """With --data: subjects to train on; of MPI-INF-3DHP all eight unless given."""
-    val_subjects: Annotated[tuple[str, ...], AnyValue, MayChange] = human36m.TEST
-    """With --data: subjects to evaluate on, none of which may be trained on; of MPI-INF-3DHP the sequences TS1 to TS6 unless given."""
+    train_subjects: Annotated[tuple[str, ...] | None, AnyValue, Fixed] = None
+    """With --data: subjects to train on. None: those of the published split, S1 S5 S6 S7 S8, or S1 to S8 of MPI-INF-3DHP."""
+    val_subjects: Annotated[tuple[str, ...] | None, AnyValue, MayChange] = None
+    """With --data: subjects to evaluate on, none of which may be trained on. None: those of the published split, S9 S11, or the
+    sequences TS1 to TS6 of MPI-INF-3DHP."""
     every: Annotated[int, Positive, Fixed] = 1
     """With --data: take every so many frames of each sequence, to train on."""
     val_every: Annotated[int, Positive, MayChange] = 1
@@ -101,17 +102,38 @@ class PairConfig(RunConfig):
                     + ("--poses sets the number of poses to draw" if name == "synthetic_images" else "leave it out")
                 )
         super().check()
-        if both := sorted({*self.train_subjects} & {*self.val_subjects}):
-            raise ValueError(
-                f"--train-subjects {' '.join(self.train_subjects)} --val-subjects {' '.join(self.val_subjects)}: {both[0]} is in "
-                "both; the evaluation would be too good"
-            )
+        self.with_subjects()
         if self.relative and self.norm != "base":
             raise ValueError(
                 f"--relative --norm {self.norm}: positions relative to the root are for --norm base; leave one out"
             )
         if self.norm != "base" and np.prod(self.widths) > 1 and self.net != "fc":
             raise ValueError(f"--norm {self.norm} --widths {self.widths}: published for one frame; give --widths 1 1 1")
+
+    def with_subjects(self) -> Self:
+        """Returns these settings with the names of the subjects: those that are None become the published split of the data.
+
+        Raises:
+            ValueError: a subject is trained on and evaluated.
+        """
+        names = {"train_subjects": human36m.TRAIN, "val_subjects": human36m.TEST}
+        if self.data is not None and _layout(Path(self.data)) == "mpi_inf_3dhp":
+            names = {"train_subjects": mpi_inf_3dhp.TRAIN, "val_subjects": mpi_inf_3dhp.TEST}
+        names = {name: split if getattr(self, name) is None else getattr(self, name) for name, split in names.items()}
+        train, val = names.values()
+        if both := sorted({*train} & {*val}):
+            raise ValueError(
+                f"--train-subjects {' '.join(train)} --val-subjects {' '.join(val)}: {both[0]} is in both; the evaluation would be "
+                "too good"
+            )
+        return dataclasses.replace(self, **names)
+
+    def as_trained(self, stored: Mapping[str, Any]) -> Self:
+        """See `RunConfig.as_trained`; the subjects that the run was trained on are those that an evaluation may not contain."""
+        names = (stored.get("run") or {}).get("train_subjects")
+        return dataclasses.replace(
+            super().as_trained(stored), train_subjects=self.train_subjects if names is None else tuple(names)
+        )
 
     def idle(self) -> dict[str, str]:
         """See `RunConfig.idle`."""
@@ -415,7 +437,14 @@ def truth_of(source: Pairs) -> poses_3d.Truth:
 
 
 def load(config: PairConfig, *, skeleton: Skeleton | None = None) -> PosePairs:
-    """Opens the pairs that the config names: drawn people, VideoPose3D's files, mmpose's, or MPI-INF-3DHP's."""
+    """Opens the pairs that the config names: drawn people, VideoPose3D's files, mmpose's, or MPI-INF-3DHP's.
+
+    The config of the result has the names of the subjects.
+    """
+    config = config.with_subjects()
+    if config.data is not None:
+        trained = "" if config.eval_only else f"trained on {' '.join(config.train_subjects)}, "
+        log.info("subjects: %sevaluated on %s", trained, " ".join(config.val_subjects))
     mesh = kinds.make_mesh(config)
     splits: list[tuple[Pairs | None, Pairs]] = []
     parallel.on_first(lambda: splits.append(_open(config)))
@@ -427,17 +456,32 @@ def load(config: PairConfig, *, skeleton: Skeleton | None = None) -> PosePairs:
     return PosePairs(config, None if config.eval_only else train, val, mesh)
 
 
+def settle(config: PairConfig, kind: PosePairs, make: Any) -> tuple[PairConfig, PosePairs]:
+    """See `Page.settle`: a run stores the names of its subjects."""
+    names = {name: getattr(kind.config, name) for name in ("train_subjects", "val_subjects")}
+    return dataclasses.replace(config, **names), kind
+
+
+def _layout(folder: Path) -> Literal["mmpose", "mpi_inf_3dhp", "videopose3d"]:
+    """Returns whose files a folder holds; VideoPose3D's if it holds no other ones."""
+    if (folder / "h36m_train.npz").is_file():
+        return "mmpose"
+    return "mpi_inf_3dhp" if mpi_inf_3dhp.is_folder(folder) else "videopose3d"
+
+
 def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
+    config = config.with_subjects()
     if config.data is None:
         return synthetic.load(config.data_dir, poses=config.poses)
     folder = Path(config.data)
-    if (folder / "h36m_train.npz").is_file():
+    layout = _layout(folder)
+    if layout == "mmpose":
         _refuse_flags_of_videopose3d(config, folder)
         train = (
             None if config.eval_only else mmpose_3d.read(folder / "h36m_train.npz").of_subjects(config.train_subjects)
         )
         return train, mmpose_3d.read(folder / "h36m_test.npz").of_subjects(config.val_subjects)
-    if mpi_inf_3dhp.is_folder(folder):
+    if layout == "mpi_inf_3dhp":
         return _open_mpi_inf_3dhp(config, folder)
     paths = videopose3d.find(folder, keypoints=config.keypoints)
     train = None
@@ -447,19 +491,17 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
 
 
 def _open_mpi_inf_3dhp(config: PairConfig, folder: Path) -> tuple[Pairs | None, Pairs]:
-    """Opens MPI-INF-3DHP as its authors give it out; the subjects' defaults are Human3.6M's and stand for all of these data."""
+    """Opens MPI-INF-3DHP as its authors give it out, with the names of its subjects in the config."""
     if config.keypoints != "gt":
         raise ValueError(
             f"--keypoints {config.keypoints}: {folder} holds MPI-INF-3DHP, with 2D joints of the labels; leave it out"
         )
-    of_train = mpi_inf_3dhp.TRAIN if config.train_subjects == human36m.TRAIN else config.train_subjects
-    of_val = mpi_inf_3dhp.TEST if config.val_subjects == human36m.TEST else config.val_subjects
     train = None
     if config.eval_only is None:
-        train = mpi_inf_3dhp.read_train(folder, subjects=of_train, every=config.every)
-    if all(name in mpi_inf_3dhp.TRAIN for name in of_val):
-        return train, mpi_inf_3dhp.read_train(folder, subjects=of_val, every=config.val_every)
-    return train, mpi_inf_3dhp.read_test(folder, sequences=of_val, every=config.val_every)
+        train = mpi_inf_3dhp.read_train(folder, subjects=config.train_subjects, every=config.every)
+    if all(name in mpi_inf_3dhp.TRAIN for name in config.val_subjects):
+        return train, mpi_inf_3dhp.read_train(folder, subjects=config.val_subjects, every=config.val_every)
+    return train, mpi_inf_3dhp.read_test(folder, sequences=config.val_subjects, every=config.val_every)
 
 
 def _refuse_flags_of_videopose3d(config: PairConfig, folder: Path) -> None:

@@ -26,20 +26,23 @@ def average_precision(
 ) -> dict[str, float]:
     """Computes COCO's numbers of boxes for one category, as pycocotools does.
 
-    Every annotated box counts, with labelled joints or without; a box in a crowd is neither right nor wrong.
+    Every annotated box counts, with labelled joints or without; a box in a crowd is neither right nor wrong. The size of an annotation
+    (APS, APM, APL) is its area; one that states no area counts by 0.53 times that of its box, the usual share of a person's outline
+    (`jaxpose.evaluation.coco.AREA_OF_BOX`), that of a prediction by its box.
 
     Args:
         ground_truth: A COCO keypoint file, or its contents.
         records: Per box "image_id", "box" [x, y, w, h] in pixels, and "score"; other entries are ignored.
         category_id: The category of the annotations; None: that with keypoints.
-        image_ids: Evaluate on these images only; None: all.
+        image_ids: Evaluate on these images only, each of the ground truth; None: all.
 
     Returns:
         The numbers of `NAMES` as fractions. AP is the mean over the IoU 0.50, 0.55 ... 0.95 with 100 boxes per image; S, M and L are
         areas below 32^2, to 96^2 and above, in square pixels. A number without ground truth is -1.
 
     Raises:
-        FileNotFoundError, ValueError: The ground truth is not a COCO keypoint file, or a record names an image that it lacks.
+        FileNotFoundError, ValueError: The ground truth is not a COCO keypoint file, or a record or `image_ids` names an image that it
+            lacks.
 
     >>> person = {"id": 1, "image_id": 7, "bbox": [0, 0, 50, 50], "area": 1500, "keypoints": [10, 20, 2]}
     >>> truth = {"images": [{"id": 7}], "categories": [{"id": 1, "keypoints": ["nose"]}], "annotations": [person]}
@@ -51,11 +54,16 @@ def average_precision(
     category = truth["category"]["id"]
     people = [a for a in truth["annotations"] if a.get("category_id", category) == category]
     number = {image["id"]: i for i, image in enumerate(truth["images"], start=1)}
-    unknown = sorted({record["image_id"] for record in records} - set(number), key=str)
-    if unknown:
-        raise ValueError(
-            f"image_id {', '.join(map(repr, unknown[:5]))} of the boxes: expected images of the ground truth, which has {len(number)}"
-        )
+    evaluated = list(number) if image_ids is None else list(image_ids)
+    for name, source, ids in (
+        ("image_id", "the boxes", [r["image_id"] for r in records]),
+        ("image", "image_ids", evaluated),
+    ):
+        if unknown := sorted(set(ids) - set(number), key=str):
+            raise ValueError(
+                f"{name} {', '.join(map(repr, unknown[:5]))} of {source}: expected images of the ground truth, which has "
+                f"{len(number)}"
+            )
     shared = {"images": [{"id": i} for i in number.values()], "categories": [{"id": 1, "name": "person"}]}
     labels = [
         {"id": i, "image_id": number[a["image_id"]], "category_id": 1, "bbox": a["bbox"], "area": area_of(a),
@@ -67,7 +75,7 @@ def average_precision(
          "area": r["box"][2] * r["box"][3]}
         for i, r in enumerate(records, start=1)
     ]  # fmt: skip
-    wanted = list(number.values()) if image_ids is None else [number[i] for i in image_ids]
+    wanted = [number[i] for i in evaluated]
     numbers = _evaluated({**shared, "annotations": labels}, {**shared, "annotations": boxes}, wanted)
     return dict(zip(NAMES, numbers, strict=True))
 

@@ -311,9 +311,8 @@ def _figure(
     order: int,
 ) -> str:  # fmt: skip
     """Returns a scan with its boundaries, bands and labels, cut to the rows of the retina."""
-    top = max(int(np.floor(np.nanmin(scan.rows))) - MARGIN, 0)
-    bottom = min(int(np.ceil(np.nanmax(scan.rows))) + MARGIN, len(image))
-    part = Image.fromarray(np.ascontiguousarray(image[top : max(bottom, top + 2)]))
+    top, bottom = _rows_shown(scan.rows, len(image))
+    part = Image.fromarray(np.ascontiguousarray(image[top:bottom]))
     width, height = part.size
     columns = np.arange(0, len(scan.rows), -(-len(scan.rows) // MOST_COLUMNS))
     shapes = {"bands": "", "lines": "", "labels": ""}
@@ -342,6 +341,20 @@ def _figure(
         f'alt="{escaped(scan.name)}" loading="lazy"><svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
         f"{layers}{strips}</svg></div><figcaption>{', '.join(facts)}</figcaption></figure>"
     )
+
+
+def _rows_shown(rows: np.ndarray, height: int) -> tuple[int, int]:
+    """Returns the first row of a picture and the row behind the last: those of the boundaries with a margin, inside the image.
+
+    Of boundaries that lie outside of the image the nearest rows are shown, as many as the margin.
+
+    >>> _rows_shown(np.array([40.0, 60.0]), 496), _rows_shown(np.array([80.0, np.nan]), 16)
+    ((15, 85), (0, 16))
+    """
+    finite = rows[np.isfinite(rows)]
+    top = min(int(np.floor(finite.min())) - MARGIN, height - MARGIN)
+    bottom = max(int(np.ceil(finite.max())) + MARGIN, MARGIN)
+    return max(top, 0), min(bottom, height)
 
 
 def _points(columns: np.ndarray, rows: np.ndarray) -> str:

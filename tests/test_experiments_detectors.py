@@ -97,6 +97,18 @@ def test_maps_start_coordinates(trained, people, tmp_path):
     coloured = dataclasses.replace(config, preprocess="detectron2")
     with pytest.raises(ValueError, match="was trained with --preprocess imagenet, this run has detectron2"):
         detectors.from_pretrained(detectors.rcnn_task(coloured, COCO17), coloured)
+    other = dataclasses.replace(config, variant="torchvision")
+    with pytest.raises(ValueError, match="was trained with --variant detectron2, this run has torchvision"):
+        detectors.from_pretrained(detectors.rcnn_task(other, COCO17), other)
+
+
+@pytest.mark.parametrize("name", ["heatmap_1x", "rle"])
+def test_weights_of_a_backbone_start_a_net_of_its_strides_and_colours(name, tmp_path, caplog):
+    config = dataclasses.replace(page.PRESETS[name], init=tmp_path / "resnet50.pth")
+    with pytest.raises(ValueError, match="give --variant torchvision --preprocess imagenet, or a run or imported net"):
+        detectors.from_pretrained(None, config)
+    assert detectors.from_pretrained(None, dataclasses.replace(config, init=None)) is None
+    assert "its BatchNorm is not trained; give --init or --train-bn" in caplog.text
 
 
 def test_the_published_recipe():

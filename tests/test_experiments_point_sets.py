@@ -72,6 +72,15 @@ def test_the_anchors_are_those_of_the_labels():
         point_sets.settle(config_of(), kind_of(nobody, config_of()), point_sets.make)
 
 
+def test_a_resumed_run_keeps_its_anchors(tmp_path, monkeypatch):
+    config = dataclasses.replace(config_of(), out=tmp_path)
+    stored = json.dumps([[[0.0, 0.1 * k] for k in range(17)]])
+    monkeypatch.setattr(point_sets.checkpoint, "exists", lambda out: out == tmp_path)
+    monkeypatch.setattr(point_sets.checkpoint, "read_config", lambda out, step: {"run": {"templates": stored}})
+    resumed, kind = point_sets.settle(config, kind_of(np.zeros((2, 17, 3)), config), point_sets.make)
+    assert resumed.templates == stored and kind.config == resumed
+
+
 def test_another_skeleton_has_taps_of_its_own():
     stick = Skeleton(name="stick", joints=("a", "b", "c"), flip_pairs=(), limbs=(), sigmas=(0.1,) * 3)
     assert point_sets.taps(stick) == (0, 1, 2)
@@ -93,6 +102,7 @@ def test_what_does_not_go_together_is_told(flags, message):
     (["--heatmaps", "--people.reach", "0.1"], "--people.reach has no effect without --people.refine heatmap"),
     (["--flip-test", "True"], "--flip-test has no effect without a net that is tested with mirrored images"),
     (["--preset", "tiny_l1", "--people.rescore", "score*confidence"], "--people.rescore has no effect without"),
+    (["--preset", "tiny_l1", "--likelihood.flow-ends", "paper"], "--likelihood.flow-ends has no effect without"),
 ])  # fmt: skip
 def test_a_flag_without_effect_is_refused(flags, message):
     with pytest.raises(ValueError, match=message):
@@ -124,6 +134,7 @@ def test_from_training_to_the_people_of_a_picture(tmp_path):
     assert (tmp_path / "run" / "plots" / "predictions.png").stat().st_size > 5000
     _, stored = checkpoint.restore_model(tmp_path / "run")
     assert len(stored["task"]["net"]["templates"][0]) == 17
+    assert json.loads(stored["run"]["templates"]) == stored["task"]["net"]["templates"]
 
     picture = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
     predictor = predict.load(tmp_path / "run")

@@ -21,6 +21,11 @@ from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.detection_loss import RegionLoss
 
 log = logging.getLogger(__name__)
+RULES = (
+    "variant",
+    "first_level",
+    "anchor_ratios",
+)  # attributes of an R-CNN that its weights depend on, besides their shapes
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,10 @@ class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
         flags = super().idle()
         if self.head != "rle":
             flags |= dict.fromkeys(("likelihood", "regions.outside"), "--head rle")
-        elif not self.likelihood.has_flow:
-            flow = ("flow_layers", "flow_hidden", "flow_init")
-            flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in flow}
+        else:
+            flags |= families.idle_of(self.likelihood)
+        if not self.train_bn:
+            flags["batch_groups"] = "--train-bn"
         return flags
 
 
@@ -122,18 +128,35 @@ def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
     from one that was trained with maps in everything but its last layer and its flow. Of anything else the backbone is taken.
 
     Raises:
-        ValueError: the detector has a different backbone or pyramid, or sees other colours.
+        ValueError: the detector has a different backbone, pyramid or rules, or sees other colours; weights of a backbone alone are
+            given to a net with the rules of Detectron2, whose strides and colours they do not fit.
     """
-    if config.init is None or not config.init.is_dir():
-        return families.from_pretrained(task, config)
-    variables, stored = checkpoint.restore_model(config.init)
-    source = tasks.from_config(stored["task"])
+    if config.init is None:
+        if not config.train_bn:
+            log.warning(
+                "no --init: the backbone starts at random, and its BatchNorm is not trained; give --init or --train-bn"
+            )
+        return None
+    source = None
+    if config.init.is_dir():
+        variables, stored = checkpoint.restore_model(config.init)
+        source = tasks.from_config(stored["task"])
     if not isinstance(source, tasks.Detection):
+        if config.variant != "torchvision" or config.preprocess != "imagenet":
+            raise ValueError(
+                f"--init {config.init} holds a backbone, which has its strides where torchvision has them and sees the colours of "
+                f"ImageNet; this run has --variant {config.variant} --preprocess {config.preprocess}: give --variant torchvision "
+                "--preprocess imagenet, or a run or imported net of the same variant"
+            )
         return families.from_pretrained(task, config)
-    if source.preprocess != task.preprocess:
-        raise ValueError(
-            f"--init {config.init} was trained with --preprocess {source.preprocess}, this run has {task.preprocess}: give the same one"
-        )
+    for flag, theirs, ours in (
+        ("--preprocess", source.preprocess, task.preprocess),
+        *((f"--{name.replace('_', '-')}", getattr(source.net, name), getattr(task.net, name)) for name in RULES),
+    ):
+        if theirs != ours:
+            raise ValueError(
+                f"--init {config.init} was trained with {flag} {theirs}, this run has {ours}: give the same one"
+            )
     fresh = jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))  # eagerly, it would also run the net
     return _with_weights(fresh, variables, source=config.init)
 

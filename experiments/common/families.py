@@ -46,6 +46,8 @@ from jaxpose.nets import (
 )  # fmt: skip
 from jaxpose.skeleton import Skeleton
 
+FLOW_FLAGS = ("flow_layers", "flow_hidden", "flow_init", "flow_ends")  # of a RealNVP
+
 
 @dataclass(frozen=True)
 class BackboneConfig(RunConfig):
@@ -91,6 +93,22 @@ class BackboneConfig(RunConfig):
         return flags
 
 
+def idle_of(likelihood: tasks.Likelihood) -> dict[str, str]:
+    """Returns the flags of a likelihood that its loss does not use, with what they are for; see `RunConfig.idle`.
+
+    >>> idle_of(tasks.Likelihood("dle"))
+    {'likelihood.base': '--likelihood.loss rle'}
+    """
+    flags = {}
+    if not likelihood.has_flow:
+        flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in FLOW_FLAGS}
+    if likelihood.loss != "rle":
+        flags["likelihood.base"] = "--likelihood.loss rle"
+    if likelihood.loss not in ("rle", "dle"):
+        flags["likelihood.variant"] = "--likelihood.loss rle or dle"
+    return flags
+
+
 @dataclass(frozen=True)
 class RegressionConfig(persons.PersonConfig, BackboneConfig):
     """Coordinates regressed with a likelihood."""
@@ -118,7 +136,7 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
     """Compensate the bias of --head integral (Gu 2021)."""
 
     def idle(self) -> dict[str, str]:
-        flags, loss = super().idle(), self.likelihood.loss
+        flags = super().idle()
         if self.head != "integral":
             flags |= dict.fromkeys(("beta", "compensate"), "--head integral")
         if self.head not in ("integral", "peak"):
@@ -128,14 +146,7 @@ class RegressionConfig(persons.PersonConfig, BackboneConfig):
             flags |= {f"auxiliary.{name}": "--auxiliary.kind" for name in names}
             if self.head not in ("integral", "peak"):
                 flags["deconvs"] = "--auxiliary.kind, or a --head of maps"
-        if not self.likelihood.has_flow:
-            flow = ("flow_layers", "flow_hidden", "flow_init")
-            flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in flow}
-        if loss != "rle":
-            flags["likelihood.base"] = "--likelihood.loss rle"
-        if loss not in ("rle", "dle"):
-            flags["likelihood.variant"] = "--likelihood.loss rle or dle"
-        return flags
+        return flags | idle_of(self.likelihood)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import tyro
 
 from experiments.common import families, whole_images
 from experiments.common.rules import AnyValue, AtLeast, Fixed, MayChange, Positive
-from jaxpose import tasks
+from jaxpose import checkpoint, tasks
 from jaxpose.detection import point_sets
 from jaxpose.nets import PointSetNet
 from jaxpose.skeleton import Skeleton
@@ -74,13 +74,7 @@ class PointSetConfig(whole_images.ImageConfig, families.BackboneConfig):
             flags |= dict.fromkeys(("map_features", "training.maps", "people.peaks", "people.reach"), "--heatmaps")
         elif self.people.refine == "none":
             flags |= dict.fromkeys(("people.peaks", "people.reach"), "--people.refine heatmap")
-        if not self.likelihood.has_flow:
-            names = ("flow_layers", "flow_hidden", "flow_init")
-            flags |= {f"likelihood.{name}": "a --likelihood.loss with a flow" for name in names}
-        if self.likelihood.loss != "rle":
-            flags["likelihood.base"] = "--likelihood.loss rle"
-        if self.likelihood.loss not in ("rle", "dle"):
-            flags["likelihood.variant"] = "--likelihood.loss rle or dle"
+        flags |= families.idle_of(self.likelihood)
         if not self.likelihood.learns_sigma:
             flags["people.rescore"] = "a --likelihood.loss that trains sigma"
         return flags
@@ -136,7 +130,7 @@ def templates_of(config: PointSetConfig, skeleton: Skeleton) -> Any:
 
 
 def settle(config: PointSetConfig, kind: Any, make: Callable[[Any, Skeleton], Any]) -> tuple[PointSetConfig, Any]:
-    """Measures the anchors on the training data.
+    """Measures the anchors on the training data; a run that is resumed keeps its own.
 
     Args:
         config: the flags.
@@ -146,6 +140,11 @@ def settle(config: PointSetConfig, kind: Any, make: Callable[[Any, Skeleton], An
     Raises:
         ValueError: nobody has enough labelled joints for a mean pose.
     """
+    if checkpoint.exists(config.out):
+        run = checkpoint.read_config(config.out, step="latest").get("run") or {}
+        if run.get("templates"):
+            config = dataclasses.replace(config, templates=run["templates"])
+            return config, dataclasses.replace(kind, config=config)
     kind.check()
     keypoints, skeleton = kind.train.persons["keypoints"], kind.skeleton
     center = [skeleton.joints.index(name) for name in HIPS] if set(HIPS) <= set(skeleton.joints) else []
@@ -163,6 +162,10 @@ def settle(config: PointSetConfig, kind: Any, make: Callable[[Any, Skeleton], An
         )[: config.anchors]
     except ValueError as error:
         raise ValueError(f"{kind.train.name}: the anchors are mean poses of its people, but {error}") from None
+    if len(measured) < config.anchors:
+        log.warning(
+            "--anchors %d: the training people form %d clusters, so a cell has as many", config.anchors, len(measured)
+        )
     if jax.process_index() == 0:
         log.info("%d anchors of a cell: mean poses of %d labelled people", len(measured), len(keypoints))
     config = dataclasses.replace(config, templates=json.dumps(measured.round(4).tolist()))

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from experiments.common import kinds
 from experiments.common.config import RunConfig
+from experiments.common.families import FLOW_FLAGS
 from experiments.common.kinds import Batch, Predictions, PredictStep, PyTree
 from experiments.common.rules import AnyValue, AtLeast, Fixed, MayChange, Positive, Size
 from jaxpose import density, inference, nets, parallel, tasks
@@ -131,8 +132,7 @@ class ScanConfig(ScanData):
         if self.head == "softmax":
             flags |= dict.fromkeys(("likelihood", "residual", "sigma_bias", "density_gain"), "--head regression")
         if self.residual == "boundary" or not self.likelihood.has_flow:
-            flow = ("flow_layers", "flow_hidden", "flow_init")
-            flags |= {f"likelihood.{name}": "--residual pair and a loss with a flow" for name in flow}
+            flags |= {f"likelihood.{name}": "--residual pair and a loss with a flow" for name in FLOW_FLAGS}
         if self.head == "regression" and not self.likelihood.learns_sigma:
             flags |= dict.fromkeys(("sigma_bias", "density_gain"), "a loss that trains sigma")
         if self.likelihood.loss != "rle":

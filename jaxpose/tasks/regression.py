@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxpose import density, geometry, losses
 from jaxpose.flow import RealNVP, Spline, log_normalizer, log_normalizer_latent
 from jaxpose.skeleton import Skeleton
-from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices
+from jaxpose.tasks.base import Batch, Level, LossAndMetrics, NetTask, PyTree, check_choices, later
 from jaxpose.tasks.supervision import NO_MAP_LOSS, MapLoss, inside, map_loss
 
 LossName = Literal["rle", "dle", "basic", "laplace", "gaussian", "l1", "l2"]
@@ -50,7 +50,7 @@ class Likelihood:
     flow_layers: int = 6
     flow_hidden: tuple[int, ...] = (64, 64)
     flow_init: Literal["torch", "xavier"] = "torch"
-    flow_ends: Literal["code", "paper"] = "code"
+    flow_ends: Literal["code", "paper"] = later("code")
 
     def __post_init__(self):
         object.__setattr__(self, "flow_hidden", tuple(self.flow_hidden))  # JSON has lists

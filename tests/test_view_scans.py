@@ -56,9 +56,9 @@ def test_predictions_outside_of_a_scan_are_shown_beside_its_nearest_rows(tmp_pat
 def test_the_page_shows_numbers_bands_and_the_worst_scan_first(tmp_path):
     scans = [scan_of(1, error=1.0), scan_of(2, error=3.0, name="<i>second</i>"), scan_of(3, error=2.0)]
     path = written(tmp_path, scans)
-    made = page.of_run(tmp_path, [scan for scan, _ in scans], results=path)
+    summary = page.of_run(tmp_path, [scan for scan, _ in scans], results=path)
     document = (tmp_path / "report.html").read_text()
-    assert made["scans"] == 3 and len(document.encode()) == made["bytes"]
+    assert summary["scans"] == 3 and len(document.encode()) == summary["bytes"]
     assert "<i>" not in document and "<BM>" not in document, "names are escaped"
     figures = re.findall(r"<figure data-error.*?</figure>", document)
     assert [float(re.search(r'data-error="([\d.]+)"', f)[1]) for f in figures] == [12.0, 8.0, 4.0]

@@ -37,8 +37,9 @@ def draw(task, variables, source, indices: Sequence[int], out: Path) -> tuple[li
         resize.short, resize.longest, rule=resize.rule, half_pixel=resize.half_pixel, padded_long=()
     )
     predict, paths, reached = _jitted(task, variables), [], []
+    people = boxed_images.People.of(source)
     for index in indices:
-        sample = boxed_images.sample(source, index, scaling=scaling)
+        sample = boxed_images.sample(people, index, scaling=scaling)
         outputs = predict(sample["image"][None], sample["size_hw"][None])
         steps = _steps(task, sample, outputs)
         height, width = sample["size_hw"]

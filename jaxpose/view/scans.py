@@ -18,6 +18,7 @@ from jaxpose.evaluation.boundaries import ScoredScan
 from jaxpose.files import is_number, read_events, write_whole
 from jaxpose.view import tiles
 from jaxpose.view.report import charts
+from jaxpose.view.report.charts import steps_and_values
 from jaxpose.view.report.page import escaped, page
 from jaxpose.view.report.sections import scores_section
 
@@ -203,18 +204,14 @@ def _charts(scans: Sequence[ScoredScan], details: Mapping[str, Any], events: Seq
 def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
     train = [e for e in events if e.get("event") == "train"]
     evals = [e for e in events if e.get("event") == "eval"]
-
-    def series(rows, name):
-        return [e["step"] for e in rows if is_number(e.get(name))], [e[name] for e in rows if is_number(e.get(name))]
-
     svgs = []
     if any(is_number(e.get("loss")) for e in train):
-        svgs.append(charts.lines({"loss": series(train, "loss")}, title="training loss", x="step"))
-    pixels = {name: series(train, key) for name, key in (("error", "error"), ("σ", "sigma"))}
+        svgs.append(charts.lines({"loss": steps_and_values(train, "loss")}, title="training loss", x="step"))
+    pixels = {name: steps_and_values(train, key) for name, key in (("error", "error"), ("σ", "sigma"))}
     if any(ys for _, ys in pixels.values()):
         svgs.append(charts.lines(pixels, title="training batches (px)", x="step", log=True))
     from_what = {"from the labels": "error_um", "from the truth": "true_error_um"}
-    errors = {name: series(evals, key) for name, key in from_what.items()}
+    errors = {name: steps_and_values(evals, key) for name, key in from_what.items()}
     if any(ys for _, ys in errors.values()):
         svgs.append(charts.lines(errors, title="mean error of the evaluations (µm)", x="step", low=0, dots=True))
     return svgs

@@ -5,8 +5,11 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-__all__ = ["columns", "lines", "ticks"]
+from jaxpose.files import is_number
+
+__all__ = ["columns", "lines", "steps_and_values", "ticks"]
 
 WIDTH, HEIGHT = 440, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 34, 40  # margins
@@ -27,6 +30,16 @@ def ticks(low: float, high: float, *, count: int = 5) -> list[float]:
     step = next((factor * power for factor in (1, 2, 2.5, 5) if factor * power >= rough * 0.999), 10 * power)
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def steps_and_values(events: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Returns the steps of the events of a log that state a value, and the values, as `lines` draws them.
+
+    >>> steps_and_values([{"step": 1, "loss": 2.0}, {"step": 2}], "loss")
+    ([1], [2.0])
+    """
+    events = [event for event in events if is_number(event.get(name))]
+    return [event["step"] for event in events], [event[name] for event in events]
 
 
 def lines(

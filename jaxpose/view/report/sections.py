@@ -13,6 +13,7 @@ from jaxpose.evaluation import cases
 from jaxpose.files import is_number
 from jaxpose.view import tiles
 from jaxpose.view.report import charts
+from jaxpose.view.report.charts import steps_and_values
 from jaxpose.view.report.page import escaped
 
 __all__ = ["charts_section", "header", "scores_section", "squared", "tables_section"]
@@ -119,22 +120,24 @@ def charts_section(
 def _curves(events: Sequence[Mapping[str, Any]]) -> list[str]:
     train = [e for e in events if e.get("event") == "train"]
     evals = [e for e in events if e.get("event") == "eval"]
-
-    def series(rows, name):
-        return [e["step"] for e in rows if is_number(e.get(name))], [e[name] for e in rows if is_number(e.get(name))]
-
     svgs = []
     if any(is_number(e.get("loss")) for e in train):
-        svgs.append(charts.lines({"loss": series(train, "loss")}, title="training loss", x="step"))
+        svgs.append(charts.lines({"loss": steps_and_values(train, "loss")}, title="training loss", x="step"))
     if any(is_number(e.get("epe")) for e in train):
-        svgs.append(charts.lines({"EPE": series(train, "epe")}, title="training EPE (input px)", x="step", low=0))
+        svgs.append(
+            charts.lines({"EPE": steps_and_values(train, "epe")}, title="training EPE (input px)", x="step", low=0)
+        )
     terms = [term for term in ("map_loss", "scale_loss", "pull", "push") if any(is_number(e.get(term)) for e in train)]
     if len(terms) > 1:
-        svgs.append(charts.lines({t: series(train, t) for t in terms}, title="terms of the loss", x="step", log=True))
+        svgs.append(
+            charts.lines({t: steps_and_values(train, t) for t in terms}, title="terms of the loss", x="step", log=True)
+        )
     names = [n for n in ("AP", "AP50", "AR", "PCKh@0.5") if any(is_number(e.get(n)) and e[n] >= 0 for e in evals)]
     if names:
         svgs.append(
-            charts.lines({n: series(evals, n) for n in names}, title="evaluations", x="step", low=0, high=1, dots=True)
+            charts.lines(
+                {n: steps_and_values(evals, n) for n in names}, title="evaluations", x="step", low=0, high=1, dots=True
+            )
         )
     return svgs
 

@@ -161,3 +161,13 @@ def test_every_image_is_evaluated_once(source):
 def test_bad_arguments_are_refused(source, call, message):
     with pytest.raises(ValueError, match=message):
         call(source)
+
+
+def test_people_that_were_read_already_give_the_same_batches(source):
+    people = People.of(source, max_people=1)
+    for ours, theirs in zip(take(people, 2), take(source, 2, max_people=1), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    with pytest.raises(ValueError, match="max_people=2: the people were read already"):
+        take(people, 1, max_people=2)

@@ -10,22 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments.common import kinds
+from experiments.common.all_people import AllPeople, open_images, records_of
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Between, Fixed, Increasing, MayChange, Positive, Size
 from jaxpose import inference, parallel, tasks
 from jaxpose.data import boxed_images as images
 from jaxpose.data import detection as scaling
-from jaxpose.data import pixels
-from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, boxes, results
 from jaxpose.skeleton import Skeleton
 
@@ -37,8 +35,7 @@ USED = (
     "people",
     "keypoints",
 )  # entries of a batch that a task reads, besides the image's id
-PICTURES = 16  # number of images in the picture at the end of a run
-DRAWN_ABOVE = 0.3  # score of the people in that picture
+DRAWN_ABOVE = 0.3  # score of the people in the picture at the end of a run
 OUTPUTS = ("boxes", "scores", "valid", "candidates", "keypoints", "keypoint_confidence")
 
 
@@ -98,42 +95,21 @@ class BoxedImageConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class BoxedImages:
-    """Whole images with the boxes and joints of all their people: a `Kind`.
-
-    Attributes:
-        config: settings of the run.
-        train: images to train on; None if a run only evaluates.
-        val: images to evaluate on.
-        ground_truth: annotation JSON of the evaluation; None: there is none.
-        mesh: devices that a batch is split over.
-    """
+class BoxedImages(AllPeople):
+    """Whole images with the boxes and joints of all their people: a `Kind`."""
 
     config: BoxedImageConfig
-    train: Source | None
-    val: Source
-    ground_truth: Path | None
-    mesh: Mesh
-    samples: ClassVar[str] = "images"
     best: ClassVar[str] = "AP"
     headline: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "box_AP", "box_AP50", "people_per_image")
 
-    @property
-    def skeleton(self) -> Skeleton:
-        """The joints of the training data, or of the evaluation data if a run only evaluates."""
-        return (self.val if self.train is None else self.train).skeleton
-
-    def check(self) -> None:
-        """Raises a ValueError if there are no images to evaluate on."""
-        if len(self.val) == 0:
-            raise ValueError(
-                f"split {self.config.val_split!r} of {self.config.labels or self.config.data} has no images"
-            )
+    @cached_property
+    def people(self) -> images.People:
+        """The people of the training images; their annotations are read once."""
+        return images.People.of(self.train, max_people=self.config.padded_people)
 
     def count(self) -> int:
         """Returns the number of images in an epoch."""
-        people = images.People.of(self.train, max_people=self.config.padded_people)
-        return len(people.select(self.config.choose))
+        return len(self.people.select(self.config.choose))
 
     def variant(self) -> str:
         """Returns the settings of an evaluation for its file names."""
@@ -143,10 +119,9 @@ class BoxedImages:
         """Yields global batches of images, from `start_step` up to `total`; batch t depends on (seed, t) only."""
         config = self.config
         host = images.train_batches(
-            self.train, scaling=config.scaling(), short_sides=config.short_sides, flip=config.flip,
-            batch_size=config.batch_size, seed=config.seed, choose=config.choose, max_people=config.padded_people,
-            start_step=start_step, stop_step=total, process_index=jax.process_index(),
-            process_count=jax.process_count(), threads=config.workers,
+            self.people, scaling=config.scaling(), short_sides=config.short_sides, flip=config.flip,
+            batch_size=config.batch_size, seed=config.seed, choose=config.choose, start_step=start_step, stop_step=total,
+            process_index=jax.process_index(), process_count=jax.process_count(), threads=config.workers,
         )  # fmt: skip
         for batch in host:
             number = (batch["image_id"] & 0x7FFFFFFF).astype(np.int32)  # JAX has no int64 by default
@@ -155,9 +130,8 @@ class BoxedImages:
     def eval_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's rows of every image once."""
         config = self.config
-        rows = -(-config.test_batch_size // self.mesh.size) * self.mesh.size
         yield from images.eval_batches(
-            self.val, scaling=config.scaling(), batch_size=rows, threads=config.workers,
+            self.val, scaling=config.scaling(), batch_size=self.test_rows(), threads=config.workers,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
 
@@ -212,46 +186,15 @@ class BoxedImages:
         scores |= {f"box_{key}": value for key, value in of_boxes.items()}
         return scores | {"people_per_image": float(predictions["valid"].sum(1).mean())}
 
-    def report(self, name: str) -> None:
-        """Writes report.html, the page of the evaluation `name`."""
-        kinds.write_report(self.config.out, name, source=self.val, ground_truth=self.ground_truth)
-
     def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
         """Draws the pictures at the end of a run into out/plots."""
         from jaxpose import view
 
         view.curves(events, self.config.out / "plots" / "curves.png")
-        indices = range(min(PICTURES, len(self.val)))
-        records = [self.val.image(i) for i in indices]
-        pictures = [np.asarray(pixels.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
-        labels = [r["persons"]["keypoints"] for r in records]
         where = predictions["valid"] & (predictions["scores"] > DRAWN_ABOVE)
-        view.people(
-            pictures, [predictions["poses"][i][where[i]] for i in indices], self.val.skeleton,
-            self.config.out / kinds.LAST_PICTURE, truth=[k[..., :2] for k in labels], labelled=[k[..., 2] > 0 for k in labels],
-            scores=[predictions["scores"][i][where[i]] for i in indices],
-        )  # fmt: skip
+        self.draw_people(predictions["poses"], predictions["scores"], where)
 
 
 def load(config: BoxedImageConfig, *, skeleton: Skeleton | None = None) -> BoxedImages:
-    """Opens the splits that the config names, as images; see `kinds.open_splits`."""
-    mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton)
-    if len(val.category_ids) > 1:
-        raise ValueError(
-            f"{val.name} has persons of {len(val.category_ids)} categories, and the net finds persons of one: choose one (--category)"
-        )
-    ground_truth = val.ground_truth_json if len(val) else None
-    train = None if train is None else train.at_level("image")
-    return BoxedImages(config, train, val.at_level("image"), ground_truth, mesh)
-
-
-def records_of(predictions: Mapping[str, np.ndarray], *, category_id: int) -> list[dict[str, Any]]:
-    """Returns result records of the people, each with its box; a person's score is that of the box, as published."""
-    image, person = np.nonzero(predictions["valid"])
-    poses = predictions["poses"][image, person]
-    return results.from_predictions(
-        xy=poses[..., :2], confidence=poses[..., 2], image_id=predictions["image_id"][image],
-        box_score=predictions["scores"][image, person], box=predictions["box"][image, person], category_id=category_id,
-        rescore="box",
-    )  # fmt: skip
+    """Opens the splits that the config names; see `open_images`."""
+    return BoxedImages(config, *open_images(config, skeleton=skeleton))

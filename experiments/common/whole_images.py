@@ -9,21 +9,19 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from experiments.common import kinds
+from experiments.common.all_people import AllPeople, open_images, records_of
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Batch, OwnScores, Predictions, PredictStep, PyTree
 from experiments.common.rules import AllPositive, AnyValue, Fixed, MayChange, MultipleOf, Positive, Size
 from jaxpose import geometry, inference, metrics, parallel, tasks
-from jaxpose.data import augment, pixels
+from jaxpose.data import augment
 from jaxpose.data import whole_images as images
-from jaxpose.data.source import Source
 from jaxpose.evaluation import average_precision, results
 from jaxpose.inference import Settings
 from jaxpose.skeleton import Skeleton
@@ -31,7 +29,7 @@ from jaxpose.skeleton import Skeleton
 log = logging.getLogger(__name__)
 # Entries of a batch that a task reads.
 USED = ("image", "joints", "visibility", "extent", "width", "released_extent", "mask_4", "mask_2")
-PICTURES, PICTURES_OF_SCALES = 16, 8  # number of images in the pictures at the end of a run
+PICTURES_OF_SCALES = 8  # number of images in the picture of learned scales
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,11 @@ class ImageConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class WholeImages:
-    """Whole images with all of their people: a `Kind`.
+class WholeImages(AllPeople):
+    """Whole images for a net that finds their people: a `Kind`.
 
     Attributes:
-        config: settings of the run.
-        train: images to train on; None if a run only evaluates.
-        val: images to evaluate on.
-        ground_truth: annotation JSON of the evaluation; None: there is none.
-        mesh: devices that a batch is split over.
+        config, train, val, ground_truth, mesh: see `AllPeople`.
         own_scores: the data set's own evaluation, which replaces COCO's if COCO's size classes do not apply:
             predictions with their "records" -> {name: score}.
         best: name of the score that decides which checkpoint is the best.
@@ -90,26 +84,9 @@ class WholeImages:
     """
 
     config: ImageConfig
-    train: Source | None
-    val: Source
-    ground_truth: Path | None
-    mesh: Mesh
     own_scores: OwnScores | None = None
     best: str = "AP"
     headline: tuple[str, ...] = ("AP", "AP50", "AP75", "AR", "people_per_image", "scale_pearson")
-    samples: ClassVar[str] = "images"
-
-    @property
-    def skeleton(self) -> Skeleton:
-        """The joints of the training data, or of the evaluation data if a run only evaluates."""
-        return (self.val if self.train is None else self.train).skeleton
-
-    def check(self) -> None:
-        """Raises a ValueError if there are no images to evaluate on."""
-        if len(self.val) == 0:
-            raise ValueError(
-                f"split {self.config.val_split!r} of {self.config.labels or self.config.data} has no images"
-            )
 
     def count(self) -> int:
         """Returns the number of images in an epoch."""
@@ -134,9 +111,8 @@ class WholeImages:
     def eval_batches(self, *, scales: Sequence[float] = (1.0,)) -> Iterator[dict[str, np.ndarray]]:
         """Yields this process's rows of every image once, at the test sizes."""
         config = self.config
-        rows = -(-config.test_batch_size // self.mesh.size) * self.mesh.size
         yield from images.eval_batches(
-            self.val, size=config.side(), fit=config.fit, batch_size=rows, threads=config.workers, scales=scales,
+            self.val, size=config.side(), fit=config.fit, batch_size=self.test_rows(), threads=config.workers, scales=scales,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
 
@@ -220,10 +196,6 @@ class WholeImages:
             "size": np.sqrt(area) * zoom[:, None],
         }
 
-    def report(self, name: str) -> None:
-        """Writes report.html, the page of the evaluation `name`."""
-        kinds.write_report(self.config.out, name, source=self.val, ground_truth=self.ground_truth)
-
     def draw(self, predictions: Predictions, task: tasks.Task, variables: PyTree, events: list[dict[str, Any]]) -> None:
         """Draws the pictures at the end of a run into out/plots."""
         from jaxpose import view
@@ -231,7 +203,9 @@ class WholeImages:
         view.curves(events, self.config.out / "plots" / "curves.png")
         if task.learns_scale:
             self._draw_scales(predictions, task, variables)
-        self._draw_people(predictions, threshold=task.least_confidence)
+        # Joints below the threshold are guesses of the refinement, anywhere in the image.
+        poses = predictions["poses"] * (predictions["poses"][..., 2:] > task.least_confidence)
+        self.draw_people(poses, predictions["scores"], predictions["valid"])
 
     def _draw_scales(self, predictions: Predictions, task: tasks.Task, variables: PyTree) -> None:
         """Draws the learned scales against the size of the person, and as maps."""
@@ -248,24 +222,9 @@ class WholeImages:
         factors = jax.jit(task.scale_factors)(variables, np.stack(squares))
         view.scale_maps(squares, np.asarray(factors).mean(-1), plots / "scale_maps.png")
 
-    def _draw_people(self, predictions: Predictions, *, threshold: float) -> None:
-        """Draws the people of some images; joints below the threshold are guesses of the refinement, anywhere in the image."""
-        from jaxpose import view
-
-        indices = range(min(PICTURES, len(self.val)))
-        records = [self.val.image(i) for i in indices]
-        pictures = [np.asarray(pixels.decode_picture(r["jpeg"], r["file_name"]).convert("RGB")) for r in records]
-        labels = [r["persons"]["keypoints"] for r in records]
-        poses, valid = predictions["poses"] * (predictions["poses"][..., 2:] > threshold), predictions["valid"]
-        view.people(
-            pictures, [poses[i][valid[i]] for i in indices], self.val.skeleton,
-            self.config.out / kinds.LAST_PICTURE, truth=[k[..., :2] for k in labels], labelled=[k[..., 2] > 0 for k in labels],
-            scores=[predictions["scores"][i][valid[i]] for i in indices],
-        )  # fmt: skip
-
 
 def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImages:
-    """Opens the splits that the config names, as images; see `kinds.open_splits`."""
+    """Opens the splits that the config names; see `open_images`."""
     side = config.side()
     if side % images.GRID:
         origin = "" if config.test_size else f" (the smaller of --size-wh {config.size_wh})"
@@ -274,23 +233,4 @@ def load(config: ImageConfig, *, skeleton: Skeleton | None = None) -> WholeImage
         images.fitted_sizes((side, side), size=side, fit=config.fit, scales=config.scales)
     except ValueError as error:
         raise ValueError(f"--scales {config.scales}: {error}") from None
-    mesh = kinds.make_mesh(config)
-    train, val = kinds.open_splits(config, skeleton=skeleton)
-    if len(val.category_ids) > 1:
-        raise ValueError(
-            f"{val.name} has persons of {len(val.category_ids)} categories, which people found in a whole image do not tell: "
-            "choose one (--category)"
-        )
-    ground_truth = val.ground_truth_json if len(val) else None
-    train = None if train is None else train.at_level("image")
-    return WholeImages(config, train, val.at_level("image"), ground_truth, mesh)
-
-
-def records_of(predictions: Mapping[str, np.ndarray], *, category_id: int) -> list[dict[str, Any]]:
-    """Returns result records of the people; a person's score is the mean of its joints' scores, as in the published parser."""
-    image, person = np.nonzero(predictions["valid"])
-    poses = predictions["poses"][image, person]
-    return results.from_predictions(
-        xy=poses[..., :2], confidence=poses[..., 2], image_id=predictions["image_id"][image],
-        box_score=predictions["scores"][image, person], category_id=category_id, rescore="box",
-    )  # fmt: skip
+    return WholeImages(config, *open_images(config, skeleton=skeleton))

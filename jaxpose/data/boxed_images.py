@@ -51,6 +51,7 @@ from jaxpose.data.feed import (
     batches_by_size,
     check_share,
     check_steps,
+    rows_of_batch,
     sample_indices,
     tensorflow,
 )
@@ -218,7 +219,7 @@ def everybody(source: Source) -> np.ndarray:
 
 
 def train_batches(
-    source: Source,
+    source: Source | People,
     *,
     batch_size: int,
     scaling: Scaling = Scaling(),
@@ -237,7 +238,8 @@ def train_batches(
     """Returns the batches start_step, start_step + 1, ... of this process, endless or up to stop_step.
 
     Args:
-        source: A source at any level. Its annotations are read once (seconds for all of COCO).
+        source: A source at any level, whose annotations are read once (seconds for all of COCO); or its people, where they have been
+            read already.
         batch_size: The size of the global batch, a multiple of `process_count`.
         scaling: How images are scaled and padded.
         short_sides: The shorter sides of which one is drawn for each image, at most that of `scaling`; none: that one.
@@ -249,16 +251,17 @@ def train_batches(
         threads: The number of threads that decode and scale; None takes one per core, at most 16.
         prefetch: The number of batches made ahead.
         choose: See `People.select`.
-        max_people: See `People.of`.
+        max_people: See `People.of`; of people that have been read, None.
 
     Raises:
-        ValueError: There are no such images; the processes cannot share the batch; a side is longer than that of `scaling`. While
+        ValueError: There are no such images; the processes cannot share the batch; a side is longer than that of `scaling`;
+            `max_people` is given beside people. While
             iterating: an image cannot be decoded; the message names its file and its id.
     """
     check_share(batch_size, process_index, process_count)
     check_steps(start_step, stop_step)
     _check_draws(scaling, short_sides, flip)
-    people, local = People.of(source, max_people=max_people), batch_size // process_count
+    people, local = _people_of(source, max_people), batch_size // process_count
     groups = _by_shape(people, people.select(choose), scaling)
     draws = {"scaling": scaling, "short_sides": tuple(short_sides), "flip": flip, "seed": seed}
 
@@ -275,7 +278,7 @@ def train_batches(
 
 
 def sample(
-    source: Source,
+    source: Source | People,
     index: int,
     *,
     scaling: Scaling = Scaling(),
@@ -287,10 +290,10 @@ def sample(
 ) -> dict[str, Any]:
     """Makes one row of a training batch in plain Python, which defines the contents of the batches.
 
-    It is slow, because it reads the annotations of the source in every call.
+    Of a source it is slow, because it reads the annotations in every call; of `People` it is not.
 
     Args:
-        source: A source at any level.
+        source: A source at any level, or its people.
         index: The row of the image.
         scaling, short_sides, flip, seed, max_people: The same as in `train_batches`.
         epoch: The epoch for which the augmentation is drawn.
@@ -299,7 +302,7 @@ def sample(
         The entries of a batch without their first dimension.
     """
     _check_draws(scaling, short_sides, flip)
-    people = People.of(source, max_people=max_people)
+    people = _people_of(source, max_people)
     draws = {"scaling": scaling, "short_sides": tuple(short_sides), "flip": flip, "seed": seed}
     row = {key: value[0] for key, value in _plan(people, np.array([index]), epochs=np.array([epoch]), **draws).items()}
     jpeg = people.source.jpeg(int(row.pop("record")))
@@ -341,9 +344,7 @@ def eval_batches(
     table = batches_by_size(padded[:, ::-1], batch_size)
 
     def plan_batch(step: int) -> dict[str, np.ndarray]:
-        rows = table[step, process_index * local : (process_index + 1) * local]
-        valid = rows >= 0
-        records = np.where(valid, rows, table[step].max())  # padding repeats the last image of its shape
+        rows, valid, records = rows_of_batch(table[step], process_index, process_count)
         return {
             "size_hw": np.array([scaling.scaled_hw(size) for size in sizes_hw[records]], np.int32),
             "picture_hw": sizes_hw[records].astype(np.int32),
@@ -379,6 +380,14 @@ def turn(step: int, counts: Sequence[int]) -> tuple[int, int]:
             return group, before
         step, rest = step - before, rest - count
     return len(counts) - 1, step
+
+
+def _people_of(source: Source | People, max_people: int | None) -> People:
+    if not isinstance(source, People):
+        return People.of(source, max_people=max_people)
+    if max_people is not None:
+        raise ValueError(f"max_people={max_people}: the people were read already; give it to People.of")
+    return source
 
 
 def _check_draws(scaling: Scaling, short_sides: Sequence[int], flip: float) -> None:

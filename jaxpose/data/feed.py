@@ -82,6 +82,26 @@ def batches_by_size(sizes: np.ndarray, batch_size: int) -> np.ndarray:
     return np.concatenate(batches)
 
 
+def rows_of_batch(
+    batch: np.ndarray, process_index: int, process_count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns a process's rows of an evaluation batch, which of them are samples, and the samples to read for them.
+
+    Args:
+        batch: ``(batch_size,)``, a row of `batches_by_size`.
+        process_index, process_count: This process and their number, which divides the batch.
+
+    Returns:
+        ``(local,)`` each: the rows, -1 in padding; whether they are samples; the samples, in padding the last one of the batch.
+
+    >>> rows, valid, samples = rows_of_batch(np.array([4, 6, 7, -1]), 1, 2)
+    >>> rows.tolist(), valid.tolist(), samples.tolist()
+    ([7, -1], [True, False], [7, 7])
+    """
+    rows = np.split(batch, process_count)[process_index]
+    return rows, rows >= 0, np.where(rows >= 0, rows, batch.max())
+
+
 class Pipeline:
     """Batches made by tf.data in parallel. The graph is built when an iteration starts (0.1 s).
 

@@ -53,6 +53,7 @@ from jaxpose.data.feed import (
     batches_by_size,
     check_share,
     check_steps,
+    rows_of_batch,
     sample_indices,
     tensorflow,
 )
@@ -237,9 +238,7 @@ def eval_batches(
     table = batches_by_size(sizes[:, list(scales).index(1)], batch_size)
 
     def plan_batch(step: int) -> dict[str, np.ndarray]:
-        rows = table[step, process_index * local : (process_index + 1) * local]
-        valid = rows >= 0
-        records = np.where(valid, rows, table[step].max())  # padding repeats the last image of its shape
+        rows, valid, records = rows_of_batch(table[step], process_index, process_count)
         batch = _plan_evaluation(source, records, sizes[records], fit=fit, scales=scales)
         return batch | {
             "index": rows,

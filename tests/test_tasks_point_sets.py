@@ -232,9 +232,9 @@ def test_golden_head(golden, golden_json, double):
             params |= {f"{ours}_taps": {"kernel": taps}, f"{ours}_norm_taps": norm(f"norm_list_{theirs}.0.0")}
             kernel = get(f"conv_{theirs}_list.0.0.weight")[:, :, 0, 0].T
             params[output] = {"kernel": kernel, "bias": get(f"conv_{theirs}_list.0.0.bias")}
-        found = apply(params, outputs["anchors"][number])
+        refined = apply(params, outputs["anchors"][number])
         for name in ("logits", "deltas"):
-            np.testing.assert_allclose(found[name], outputs[name][number], atol=2e-6)
+            np.testing.assert_allclose(refined[name], outputs[name][number], atol=2e-6)
 
 
 def test_golden_losses_and_poses(golden, double):
@@ -266,8 +266,8 @@ def test_golden_heatmaps(golden, double):
         y, x = np.nonzero(weight[b, :, :, k])
         joints[b, : len(y), k] = np.stack([x, y], -1) + offset[b, y, x, k]
         labelled[b, : len(y), k] = True
-    drawn = jax.jit(heatmap_targets, static_argnums=2)(jnp.asarray(joints), jnp.asarray(labelled), (40, 56))
-    np.testing.assert_allclose(drawn, target, atol=1e-6)
+    targets = jax.jit(heatmap_targets, static_argnums=2)(jnp.asarray(joints), jnp.asarray(labelled), (40, 56))
+    np.testing.assert_allclose(targets, target, atol=1e-6)
     p = np.clip(np.moveaxis(np.float64(g["heat_pred"]), 1, -1), 1e-4, 1 - 1e-4)
     logits = jnp.log(p / (1 - p))
     loss = jax.jit(lambda offset: heatmap_loss(logits, offset, jnp.asarray(joints) * 4, jnp.asarray(labelled)))

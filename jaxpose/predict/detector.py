@@ -185,7 +185,12 @@ def warn_of_left_out(people: Sequence[Detections], names: Sequence[Any]) -> None
     """
     for each, name in zip(people, names, strict=True):
         if each.left_out:
-            logger.warning(
-                "%s: %d people for %d slots; the %d with the lowest scores are left out: allow more with --max-people",
-                name, len(each) + each.left_out, len(each), each.left_out,
-            )  # fmt: skip
+            log_left_out(name, count=len(each) + each.left_out, slots=len(each), advice="allow more with --max-people")
+
+
+def log_left_out(name: Any, *, count: int, slots: int, advice: str) -> None:
+    """Logs that a picture has more people than slots, and what allows more."""
+    logger.warning(
+        "%s: %d people for %d slots; the %d with the lowest scores are left out: %s",
+        name, count, slots, count - slots, advice,
+    )  # fmt: skip

@@ -23,7 +23,7 @@ from jaxpose.evaluation import results
 from jaxpose.hands import Side
 from jaxpose.predict import hands as hands_in_space
 from jaxpose.predict import media
-from jaxpose.predict.detector import Detector, warn_of_left_out
+from jaxpose.predict.detector import Detector, log_left_out, warn_of_left_out
 from jaxpose.predict.poses import Poses
 from jaxpose.predict.space import SpacePoses, check_camera, placed
 
@@ -316,10 +316,8 @@ class Predictor:
         """Logs the pictures with more people than slots, so that nobody is left out silently."""
         for name, count, valid in zip(names, people.get("candidates", ()), people.get("valid", ())):
             if count > valid.sum():
-                logger.warning(
-                    "%s: %d people for %d slots; the %d with the lowest scores are left out (--people.max-people of the training)",
-                    name, count, len(valid), count - valid.sum(),
-                )  # fmt: skip
+                advice = "--people.max-people of the training allows more"
+                log_left_out(name, count=count, slots=valid.sum(), advice=advice)
 
     def _batches(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
         return inference.batches(samples, size=self.batch_size, smallest=1)

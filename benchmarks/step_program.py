@@ -131,7 +131,7 @@ def by_role(shapes: list[tuple[str, str]], op_name: str, norms: set[str]) -> dic
     sizes: dict[str, int] = {}
     for (kind, shape), path in zip(shapes, names, strict=True):
         backward = "transpose(" in path
-        if path.count("/") > 1 and path.split("/")[-2] in norms:
+        if norms & set(path.split("/")[:-1]):
             role = "statistics' gradient" if backward else "statistics"
         else:
             role = "gradient" if backward else "other"

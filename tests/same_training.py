@@ -43,17 +43,8 @@ SHORT = {"coco_hrnet": (11, "--epochs", "1")}
 def run(page: str, folder: Path, steps: int = 30, *shorter: str) -> dict[str, Any]:
     """Trains one page's default for at least 30 steps and returns the losses of its steps and the numbers of its evaluation."""
     out = folder / "runs" / page
-    argv = [
-        "--out",
-        str(out),
-        "--data-dir",
-        str(folder / "data"),
-        "--log-every",
-        "1",
-        "--no-plots",
-        *PAGES[page],
-        *shorter,
-    ]
+    argv = ["--out", str(out), "--data-dir", str(folder / "data"), "--log-every", "1", "--no-plots"]
+    argv += [*PAGES[page], *shorter]
     layout = {"mpii": write_mpii, "crowdpose": write_crowdpose}.get(page.partition("_")[0])
     argv += ["--synthetic-images", str(PICTURES)] if layout is None else ["--data", str(layout(folder))]
     scores = importlib.import_module(f"experiments.{page}").main(argv)

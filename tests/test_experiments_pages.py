@@ -323,6 +323,7 @@ def test_the_default_of_the_main_job_has_maps_of_its_weight():
         jax.ShapeDtypeStruct((1, *config.size_wh[::-1], 3), jnp.float32),
     )
     assert config.auxiliary.weight == np.prod(maps.shape), "half the squared error, summed over joints and pixels"
+    assert config.augmentation().flip == 0 and not config.flips(), "the sides of synthetic people differ in hue"
 
 
 def test_skips_are_of_a_resnet_with_enough_stages():

@@ -63,7 +63,6 @@ import tyro
 
 from experiments.common import auto, families, persons, runner
 from experiments.common.page import Page
-from experiments.common.persons import OwnAugment
 from experiments.common.rules import AnyValue, MayChange, Positive
 from jaxpose import tasks
 
@@ -124,8 +123,7 @@ PRESETS["peaks"] = Config(
     # The weight makes the map loss half the squared error, summed over 17 joints and maps of 16x24.
     auxiliary=tasks.MapLoss(target="unbiased", sigma=1.5, weight=17.0 * 16 * 24), sigma_bias=-1.0,
     batch_size=32, epochs=15, milestones=(10, 13), learning_rate=3e-3, warmup_steps=200, eval_every=5, clip_norm=100.0,
-    # No mirroring: the sleeves and trouser legs of synthetic people have a hue for each side.
-    ema=0.995, augment="own", own=OwnAugment(flip=0.0), flip_test=False,
+    ema=0.995, augment="unmirrored", flip_test=False,
 )  # fmt: skip
 # The rest follows from the data: experiments/common/auto.py.
 PRESETS["auto"] = Config(minutes=10.0, patience=3, best="skill", log_every=50)

@@ -38,7 +38,7 @@ PRESETS = {
     # Embedded data, two CPU cores, minutes: volumes of 16 x 16 x 16 at stride 8.
     "tiny": Config(
         depth=18, width=16, size_wh=(96, 96), batch_size=32, epochs=20, milestones=(15, 18), learning_rate=3e-3, warmup_steps=200,
-        eval_every=10, clip_norm=10.0, ema=0.998, augment="light", withhold=0.5, head="volume", deconvs=(64, 64), bins=16,
+        eval_every=10, clip_norm=10.0, ema=0.998, augment="unmirrored", flip_test=False, withhold=0.5, head="volume", deconvs=(64, 64), bins=16,
         likelihood=L1,
     ),
     "official": Config(

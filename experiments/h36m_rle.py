@@ -52,7 +52,7 @@ PRESETS = {
     # Embedded data, two CPU cores, minutes.
     "tiny": Config(
         depth=18, width=16, size_wh=(80, 80), batch_size=32, epochs=20, milestones=(15, 18), learning_rate=3e-3, warmup_steps=200,
-        eval_every=10, sigma_bias=-1.0, clip_norm=10.0, ema=0.998, augment="light", withhold=0.5,
+        eval_every=10, sigma_bias=-1.0, clip_norm=10.0, ema=0.998, augment="unmirrored", flip_test=False, withhold=0.5,
     ),
     # Your own pictures: a ResNet-18, the augmentation of the authors.
     "own": Config(

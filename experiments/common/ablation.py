@@ -71,6 +71,7 @@ class AblationConfig:
     copies: Annotated[int, Positive, Fixed] = 8
     """Augmented crops of every training person."""
     augment: Annotated[str, AnyValue, Fixed] = "light"
+    """Augmentation of the training crops, by its name in jaxpose/data/augment.py; "unmirrored" also leaves out the flip test."""
     size_wh: Annotated[tuple[int, int], Size, Fixed] = (72, 96)
     depth: Annotated[int, AnyValue, Fixed] = 18
     width: Annotated[int, Positive, Fixed] = 16
@@ -146,7 +147,7 @@ def train_one(
     clip_norm: float | None = 10.0,
     first: tuple[int, tasks.Task] | None = None,
     finish: Callable[[tasks.Task, PyTree], dict[str, Any]] | None = None,
-    flip_test: bool = True,
+    flip_test: bool | None = None,
     tx: optax.GradientTransformation | None = None,
     ema: float | None = None,
     variables: PyTree | None = None,
@@ -159,11 +160,13 @@ def train_one(
         finish: function (task, variables) -> numbers that are computed only at the end.
         clip_norm: the largest norm of the gradient, if no `tx` is given.
         first: (steps, task): the first `steps` updates are trained with this task over the same variables.
-        flip_test: True if predictions are averaged with those of the mirrored image.
+        flip_test: True if predictions are averaged with those of the mirrored image; None: unless `augment` is "unmirrored".
         tx: the optimiser; None: Adam, whose learning rate falls to a tenth after 75 % and 92 % of the steps.
         ema: decay of a moving average of the weights, which is then measured; None: no average.
         variables: the initial variables, as host arrays; None: drawn from the seed.
     """
+    if flip_test is None:
+        flip_test = config.augment != "unmirrored"
     if tx is None:
         boundaries = sorted({int(config.steps * 0.75), int(config.steps * 0.92)})
         schedule = train.multi_step(config.learning_rate, boundaries=boundaries, warmup_steps=100)

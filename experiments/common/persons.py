@@ -47,7 +47,9 @@ USED = (
 )  # entries of a training batch that a task reads
 SHEET = 32  # number of crops in the picture of predictions
 
-Augment = Literal["none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own"]
+Augment = Literal[
+    "none", "light", "unmirrored", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own",
+]  # fmt: skip
 EVALUATION = re.compile(r"(?:step|eval)_([0-9]+)")  # the start of an evaluation's name
 
 

@@ -40,8 +40,8 @@ SHOWN = 60  # number of poses of the page
 THORAX = "thorax"  # the 18th joint, which no published error counts
 
 Augment = Literal[
-    "none", "light", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own", "rle_3d", "integral_3d",
-    "posenet_3d",
+    "none", "light", "unmirrored", "official", "hrnet", "simple_baseline", "mpii", "mmpose", "mmpose_mpii", "own", "rle_3d",
+    "integral_3d", "posenet_3d",
 ]  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The published augmentations as named settings, and functions that draw from them.
 
 `OFFICIAL` is the RLE code's, `HRNET` that of the HRNet code (which the RLE paper claims to follow, but does not),
-`MMPOSE` that of mmpose's RLE configs, `LIGHT` a weak one of our own, `NONE` none. A setting is a frozen dataclass
-of numbers: change one with ``dataclasses.replace``. The three published settings differ as follows:
+`MMPOSE` that of mmpose's RLE configs, `LIGHT` a weak one of our own, `UNMIRRORED` the same without mirroring, `NONE` none. A
+setting is a frozen dataclass of numbers: change one with ``dataclasses.replace``. The three published settings differ as follows:
 
     ============  ======================  ===============================  ==========================================
                   official                hrnet                            mmpose
@@ -49,6 +49,7 @@ __all__ = [
     "RLE_3D",
     "SIMPLE_BASELINE",
     "SWAHR_PAPER",
+    "UNMIRRORED",
     "WHOLE_LIGHT",
     "WHOLE_NONE",
     "Augmentation",
@@ -430,6 +431,10 @@ NONE = Setting("none")
 LIGHT = Setting("light", flip=0.5, scale=0.12, rotation=12.0, rotation_probability=0.5, distribution="uniform")
 """Our own, for short runs and small sets: mirroring, a little scale and rotation, no half bodies."""
 
+UNMIRRORED = replace(LIGHT, name="unmirrored", flip=0.0)
+"""LIGHT without mirroring, for people whose left and right look different: the sleeves and trouser legs of the synthetic ones have a
+hue for each side, which tells the joints apart as long as no mirror exchanges them."""
+
 OFFICIAL = Setting(
     "official",
     flip=0.5,
@@ -489,6 +494,7 @@ _NAMED = {
     for setting in (
         NONE,
         LIGHT,
+        UNMIRRORED,
         OFFICIAL,
         HRNET,
         MMPOSE,

@@ -38,8 +38,8 @@ PRESETS = {
     # Embedded data, two CPU cores, minutes: volumes of 16 x 16 x 16 at stride 8.
     "tiny": Config(
         depth=18, width=16, size_wh=(96, 96), batch_size=32, epochs=20, milestones=(15, 18), learning_rate=3e-3, warmup_steps=200,
-        eval_every=10, clip_norm=10.0, ema=0.998, augment="unmirrored", flip_test=False, withhold=0.5, head="volume", deconvs=(64, 64), bins=16,
-        likelihood=L1,
+        eval_every=10, clip_norm=10.0, ema=0.998, augment="unmirrored", flip_test=False, withhold=0.5, head="volume", deconvs=(64, 64),
+        bins=16, likelihood=L1,
     ),
     "official": Config(
         size_wh=(256, 256), batch_size=128, epochs=300, milestones=(270, 290), padding=1.0, head="volume", likelihood=L1,

@@ -46,7 +46,10 @@ ENTRY %main_spmd (q: bf16[7]) -> f32[7] {
   %apart = bf16[7]{0} all-reduce-start(%q), to_apply=%add, metadata={op_name="jit(step)/transpose(jvp(Net))/bn1/reduce_sum"}
   ROOT %last = f32[] all-reduce(%w), to_apply=%add, metadata={op_name="jit(step)/jvp()/reduce_sum"}
 }
-""".replace("MERGED", "jit(step)/(jvp(Net)/bn1/bn1._mean/reduce_sum:jvp(Net)/bn1/reduce_sum:transpose(jvp(Net))/head/reduce_sum)")
+""".replace(
+    "MERGED",
+    "jit(step)/(jvp(Net)/bn1/bn1._mean/reduce_sum:jvp(Net)/bn1/reduce_sum:transpose(jvp(Net))/head/reduce_sum)",
+)
 
 
 def test_collectives_are_read_with_their_loops_roles_and_order():

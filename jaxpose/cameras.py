@@ -72,7 +72,8 @@ def project(
 
     Source: Human3.6M's own code and Martinez et al. 2017 (model "human36m"); OpenCV's `projectPoints` ("opencv"). The
     published lifting code tabulates the tangential pair of Human3.6M in reversed order and applies it reversed: the numbers
-    are equal. mmpose applies OpenCV's model to Human3.6M's parameters, which moves points by up to 0.2 px.
+    are equal. mmpose applies OpenCV's model to Human3.6M's parameters, which moves points by up to 0.2 px. VideoPose3D
+    brings points more than 45 degrees off the axis to 45 before it distorts them, which no person of Human3.6M is.
 
     >>> project([[0.1, 0.2, 2.0]], focal=(1000.0, 1000.0), center=(500.0, 500.0))
     array([[550., 600.]])

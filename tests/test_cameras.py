@@ -57,6 +57,13 @@ def test_human36m_in_the_conventions_of_the_codes(golden):
     px, depth = g["rle_pixel_depth"][..., :2], g["rle_pixel_depth"][..., 2]
     each = {name: value[:, None] for name, value in plain.items()}
     np.testing.assert_allclose(cameras.back_project(px, depth=depth, **each), g["rle_back_mm"], rtol=1e-9)
+    lens = {"focal": g["table_f_px"][0], "center": g["table_c_px"][0]}
+    lens |= {"radial": g["table_radial"][0], "tangential": g["table_tangential_xml"][0]}
+    near = g["clamp_camera_m"]  # VideoPose3D's code brings points beyond 45 degrees to 45 first; `project` does not
+    near = np.concatenate([np.clip(near[:, :2] / near[:, 2:], -1, 1), np.ones((len(near), 1))], -1)
+    wide, high = g["table_wh"][0].astype(float)
+    screen = cameras.project(near, **lens) / wide * 2 - (1, high / wide)
+    np.testing.assert_allclose(screen, g["clamp_vp3d_screen"], rtol=1e-6, atol=1e-6)
     flat = np.concatenate([camera[..., :2], np.broadcast_to(camera[:, :1, 2:], (*camera.shape[:2], 1))], -1)
     np.testing.assert_allclose(cameras.project(flat, **plain), g["rle_weak_pixel"][..., :2], rtol=1e-9)
     low, high = px.min(1), px.max(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -148,6 +149,12 @@ def test_published_labels(golden, tmp_path):
     np.testing.assert_allclose(joints, case["label_joint_cam"], rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(px, case["label_joint_img"][..., :2], rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(joints[..., 2] - joints[:, :1, 2], case["label_joint_img"][..., 2], rtol=1e-9, atol=1e-6)
+    # RLE's code hangs shoulders and thorax on the torso, not on the neck.
+    from_torso = {pair: (7, pair[1]) for pair in skeleton.H36M18.limbs if pair[1] in (11, 14, 17)}
+    limbs = tuple(from_torso.get(pair, pair) for pair in skeleton.H36M18.limbs)
+    lengths = space.limb_lengths(joints, dataclasses.replace(skeleton.H36M18, limbs=limbs))
+    assert len(from_torso) == 3
+    np.testing.assert_allclose(lengths.sum(-1), case["label_tot_bone_len"], rtol=1e-9)
 
 
 def _file(tmp_path, data):

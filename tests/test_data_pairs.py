@@ -36,6 +36,9 @@ def test_the_cameras_are_the_published_ones(golden):
     for number, lens in enumerate(human36m.LENSES):
         np.testing.assert_allclose(lens.focal, g["table_f_px"][number], rtol=1e-9)
         np.testing.assert_allclose(lens.tangential, g["table_tangential_xml"][number], rtol=1e-9)
+        np.testing.assert_allclose(lens.tangential[::-1], g["table_tangential_vp3d"][number], rtol=1e-9)
+    assert list(human36m.SUBJECTS) == [f"S{number}" for number in g["table_subjects"]]
+    assert [lens.name for lens in human36m.LENSES] == g["table_camera_ids"].tolist()
     which = g["subject_index"], g["camera_index"]
     for joints, subject, number, px in zip(g["world_mm"], *which, g["martinez_pixel"]):
         seen = human36m.seen_by(joints, human36m.SUBJECTS[subject], int(number))

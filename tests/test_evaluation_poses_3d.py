@@ -45,6 +45,38 @@ def test_the_reference_numbers(golden):
     )
 
 
+def _check_crops_of_integral_regression(g, px):
+    """Its crops scale x and y apart: here a crop of the box's own aspect, whose rows are stretched to 256 afterwards."""
+    from jaxpose import geometry
+    from jaxpose.data import pixels
+    from jaxpose.skeleton import H36M18
+    from jaxpose.tasks.base import PREPROCESS
+
+    cv2 = pytest.importorskip("cv2")
+    normal = PREPROCESS["imagenet"]
+    y, x, c = np.mgrid[:1002, :1000, :3]
+    for i, (scale, rotation, flip, *colour) in enumerate(g["int_aug_scale_rot_flip_rgb"]):
+        left, top, right, bottom = g["int_box_ltrb"][i]
+        size = 256, 256 * (bottom - top) / (right - left)
+        image = np.round(127.5 + 60 * np.sin(0.05 * (y + 1) * (c + 1) + i) + 60 * np.cos(0.03 * (x + 1) + c))
+        image, joints, box = image.astype(np.uint8), px[i], np.array([left, top, right - left, bottom - top])
+        plain = geometry.box_to_affine(box, size, padding=1.0)
+        if flip:
+            image, box = cv2.flip(image, 1), box + [999 - left - right, 0, 0, 0]
+            joints = ([999, 0] + [-1, 1] * joints)[H36M18.flip_index, :]
+        affine = geometry.box_to_affine(box, size, padding=1.0, rotation=rotation, scale=scale)
+        label = geometry.normalize(geometry.apply_affine(affine, joints), size)
+        np.testing.assert_allclose(label, g["int_label"][i, :, :2], rtol=1e-6, atol=1e-6)
+        stretch = 256 / size[1]
+        crop = pixels.warped(image, affine * [[1], [stretch]], (256, 256)).astype(float)
+        seen = (np.clip(crop * colour, 0, 255) - normal.mean) / normal.std
+        np.testing.assert_allclose(seen.mean((0, 1)), g["int_patch_mean"][i], atol=1e-4)
+        pred = g["int_pred_patch"][i]
+        back = geometry.apply_affine(geometry.invert_affine(plain), pred[:, :2] / [1, stretch])
+        np.testing.assert_allclose(back, g["int_pred_image"][i, :, :2], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(pred[:, 2] / 256 * 2000, g["int_pred_image"][i, :, 2], rtol=1e-6)
+
+
 def test_the_way_of_integral_regression_from_the_world_to_its_errors(golden):
     """Its labels in the picture, its box, its depth under augmentation, and the errors of its evaluation."""
     from jaxpose import cameras
@@ -65,7 +97,7 @@ def test_the_way_of_integral_regression_from_the_world_to_its_errors(golden):
     target = np.where(flip[:, None], depth[:, H36M18.flip_index], depth) / 2000 / scale[:, None]
     np.testing.assert_allclose(target, g["int_label"][..., 2], rtol=1e-6, atol=1e-9)
     assert g["int_label_weight"].all()
-
+    _check_crops_of_integral_regression(g, px)
     image = g["int_pred_image"]
     points = cameras.back_project(
         image[..., :2], depth=image[..., 2] + camera[:, :1, 2], **{name: value[:, None] for name, value in lens.items()}

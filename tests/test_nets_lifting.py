@@ -75,11 +75,16 @@ def test_martinez(golden, golden_json, x64):
 
     gradient = jax.jit(jax.grad(loss))(variables["params"])
     close(gradient["w2"]["bias"], g["martinez_small_grad_w2_bias"])
-    norms = np.array(sorted(float(jnp.linalg.norm(leaf.ravel())) for leaf in jax.tree.leaves(gradient)))
-    close(norms, np.sort(g["martinez_small_grad_norm"]))
+    norms = np.array([float(jnp.linalg.norm(leaf.ravel())) for leaf in jax.tree.leaves(gradient)])
+    # The position of every name in the file, in the place of its weights: which tensor is which.
+    state = stored(g, "martinez_small")
+    numbers = {k: np.full(np.shape(state[k]), float(i)) for i, k in enumerate(g["martinez_small_grad_names"].tolist())}
+    tree = weights.from_torch(state | numbers, layout="martinez")[1]["params"]
+    order = jax.tree.leaves(jax.tree.map(lambda leaf: int(np.ravel(leaf)[0]), tree))
+    close(norms, g["martinez_small_grad_norm"][order])
     whole = np.sqrt((norms**2).sum())
     np.testing.assert_allclose(
-        norms * min(1, 1 / whole), np.sort(g["martinez_small_clipped_grad_norm"]), rtol=1e-5, atol=1e-12
+        norms * min(1, 1 / whole), g["martinez_small_clipped_grad_norm"][order], rtol=1e-5, atol=1e-12
     )
     full, variables = weights.from_torch(state_of(j["states"], j, "martinez_full"), layout="martinez")
     close(apply(full, variables, xy).reshape(6, 48), g["martinez_full_eval"])

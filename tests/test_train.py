@@ -365,3 +365,13 @@ def test_a_factor_of_the_rate_is_part_of_the_state(mesh, accumulate):
 )
 def test_the_rate_falls_at_each_plateau_and_twice_at_most(scores, drops):
     assert train.drops_of_plateau(scores, patience=2) == drops
+
+
+@pytest.mark.reference
+def test_martinezs_rate_falls_a_little_at_every_step(golden):
+    """0.96 in 100,000 steps, gradually: as `--decay exponential` with a period of one step, in float64."""
+    case = golden("three_d/lifting")
+    with jax.enable_x64(True):
+        rate = train.exponential_decay(1e-3, factor=0.96**1e-5, every=1)
+        rates = [float(rate(step)) for step in case["martinez_lr_steps"].tolist()]
+    np.testing.assert_allclose(rates, case["martinez_lr"], rtol=1e-9)

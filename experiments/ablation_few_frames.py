@@ -99,8 +99,8 @@ class Config(ablation.AblationConfig):
 def load(config: Config, seed: int) -> dict[str, Any]:
     """Returns the set as arrays, the settings that follow from it, and its baselines."""
     folder = config.data or synthetic.write_dataset(
-        config.out / f"people_{seed}_{config.images}{ablation.noise_suffix(config)}", train=config.images, val=HELD_OUT,
-        seed=1000 + seed, label_noise=config.label_noise, workers=config.workers,
+        config.out / f"people_{seed}_{config.images}{ablation.people_suffix(config)}", train=config.images, val=HELD_OUT,
+        seed=1000 + seed, label_noise=config.label_noise, person_sizes=config.person_sizes, workers=config.workers,
     )  # fmt: skip
     sources: dict[str, Source] = {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
     facts = auto.measure(sources["train"])
@@ -217,6 +217,11 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     if config.data is not None and config.label_noise != Config.label_noise:
         raise ValueError(
             f"--data {config.data} --label-noise {config.label_noise:g}: --label-noise is that of synthetic labels; leave one out"
+        )
+    if config.data is not None and config.person_sizes is not None:
+        raise ValueError(
+            f"--data {config.data} --person-sizes {config.person_sizes[0]:g} {config.person_sizes[1]:g}: --person-sizes are those of "
+            "synthetic people; leave one out"
         )
     runs = ablation.run_all(config, ROWS, train_row, load=load)
     return ablation.report(runs, config, COLUMNS, plot=lambda runs, path: None)

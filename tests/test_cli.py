@@ -112,8 +112,10 @@ def test_the_completion_of_a_shell_knows_the_flags_of_every_command(capsys):
 
 
 def test_synthetic_then_prepare(tmp_path, capsys):
-    cli.main(["synthetic", str(tmp_path / "people"), "--train", "3", "--val", "1", "--label-noise", "2"])
-    assert json.loads((tmp_path / "people" / "synthetic.json").read_text())["label_noise"] == 2
+    cli.main(["synthetic", str(tmp_path / "people"), "--train", "3", "--val", "1", "--label-noise", "2",
+              "--person-sizes", "0.3", "1.5"])  # fmt: skip
+    written = json.loads((tmp_path / "people" / "synthetic.json").read_text())
+    assert written["label_noise"] == 2 and written["person_sizes"] == [0.3, 1.5]
     capsys.readouterr()
     cli.main(["prepare", str(tmp_path / "people"), "--data-dir", str(tmp_path / "data")])
     said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])

@@ -97,6 +97,7 @@ def spoil(path, change):
         (0, lambda d: d["S1"].update(Walking=d["S1"]["Walking"][..., :2]), r"Walking: joints have shape .*\(T, 32, 3\)"),
         (0, lambda d: d["S1"]["Walking"].__setitem__((1, 0, 0), np.nan), "the joints of frame 1 are not finite"),
         (0, lambda d: d.pop("S1"), "no subject S1: it has S9"),
+        (0, lambda d: d["S1"].update({k: v[:, ::-1] for k, v in d["S1"].items()}), "data_3d_h36m.npz and data_2d_h36m_gt.npz: "),
         (1, lambda d: d["S1"].update(Walking=d["S1"]["Walking"][:3]), "expected a list of 4 arrays"),
         (1, lambda d: d["S1"]["Walking"].__setitem__(2, d["S1"]["Walking"][2][:1]), "camera 2: 1 frames in 2D, 4 in 3D"),
         (1, lambda d: d["S1"]["Walking"][0].__setitem__((2, 4), np.nan), r"Walking camera 54138969 frame 2.*joint 4 \(left_hip\)"),

@@ -445,8 +445,10 @@ def test_pictures_that_fail_cost_no_training(tmp_path, caplog):
 def test_runs_from_before_a_setting_count_as_done_with_its_default():
     config = ablation_rle.Config()
     values = ablation_rle.settings(config, "rle")
-    assert "label_noise" not in values and "flow_ends" not in values["likelihood"]
-    assert ablation_rle.settings(dataclasses.replace(config, label_noise=2.0), "rle") == values | {"label_noise": 2.0}
+    assert not {"label_noise", "person_sizes"} & set(values) and "flow_ends" not in values["likelihood"]
+    for other in ({"label_noise": 2.0}, {"person_sizes": (0.2, 1.0)}):
+        same = {name: list(value) if isinstance(value, tuple) else value for name, value in other.items()}
+        assert ablation_rle.settings(dataclasses.replace(config, **other), "rle") == values | same
 
 
 def test_rows_that_changed_and_broken_lines_are_trained_again(tmp_path, monkeypatch):

@@ -503,6 +503,10 @@ def test_the_methods_for_few_frames_take_one_set():
         ablation_few_frames.main(["--data", "x", "--images", "7"])
     with pytest.raises(ValueError, match="--data x --label-noise 2: --label-noise is that of synthetic labels"):
         ablation_few_frames.main(["--data", "x", "--label-noise", "2"])
+    with pytest.raises(ValueError, match="--data x --person-sizes 0.2 1: --person-sizes are those of synthetic people"):
+        ablation_few_frames.main(["--data", "x", "--person-sizes", "0.2", "1"])
+    with pytest.raises(ValueError, match=r"--person-sizes \(1.0, 0.2\): expected the least and the largest height"):
+        ablation_few_frames.main(["--person-sizes", "1", "0.2"])
 
 
 @pytest.mark.slow

@@ -362,6 +362,13 @@ def test_the_same_numbers_give_the_same_picture(pictures):
         (dict(size_wh=(320,)), "size_wh must be"),
         (dict(label_noise=-1.0), "label_noise=-1.0: expected a factor of 0 or more"),
         (dict(label_noise=float("nan")), "label_noise=nan: expected a factor"),
+        (
+            dict(person_sizes=(1.2, 0.2)),
+            r"person_sizes=\(1.2, 0.2\): expected the least and the largest height of a standing person",
+        ),
+        (dict(person_sizes=(0.0, 0.5)), r"person_sizes=\(0.0, 0.5\): expected .* 0.05 <= least <= largest <= 2"),
+        (dict(person_sizes=(0.5, 3.0)), "person_sizes="),
+        (dict(person_sizes=(0.5, float("nan"))), "person_sizes="),
     ],
 )
 def test_render_names_bad_arguments(kind, fault):
@@ -384,6 +391,27 @@ def test_the_factor_on_the_label_noise_scales_the_errors_and_changes_nothing_els
         np.testing.assert_allclose(errors(noisier), factor * errors(people), atol=0.03)  # labels are rounded
         assert [{**p, "keypoints": 0} for p in noisier] == [{**p, "keypoints": 0} for p in people]
     assert np.abs(errors(people)).max() > 0.5
+
+
+def test_the_range_of_person_sizes_is_that_of_the_boxes():
+    """Sizes are those of standing people of 1.7 m: people differ by a fifth, and those who sit are smaller."""
+
+    def heights(sizes, count):
+        pictures = [render(3, i, person_sizes=sizes)[1] for i in range(count)]
+        return np.array([person["bbox"][3] / 256 for people in pictures for person in people])
+
+    wide = heights((0.1, 1.6), 12)
+    assert wide.min() < 0.15 and wide.max() > 0.85 and ((wide > 0.3) & (wide < 0.7)).sum() >= 4
+    small = heights((0.1, 0.25), 6)
+    assert len(small) >= 6 and small.max() < 0.25 * 1.2 and small.min() < 0.15
+    assert np.median(heights((1.5, 2.0), 6)) > 0.8
+
+
+def test_the_usual_sizes_are_drawn_as_before_there_was_a_range():
+    image, people = render(3, 0, size_wh=(96, 80))
+    assert people[0]["camera"][0] == pytest.approx(90.23343604807734, rel=1e-12)
+    assert people[0]["keypoints_clean"][:2] == pytest.approx([66.082, 25.405], abs=2e-3)
+    assert image.mean() == pytest.approx(138.9029079861111, abs=0.01)
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------
@@ -411,6 +439,18 @@ def test_more_label_noise_is_that_of_the_training_labels_alone(tmp_path):
         write_dataset(folders[1], workers=1, **small)
     with pytest.raises(ValueError, match="label_noise=2.0 has no effect with space"):
         write_dataset(tmp_path / "space", workers=1, space=True, label_noise=2.0, **small)
+
+
+def test_a_folder_remembers_its_range_of_sizes(tmp_path):
+    small = SMALL | {"train": 2, "val": 1, "workers": 1}
+    folder = write_dataset(tmp_path / "sizes", person_sizes=(0.2, 1), **small)
+    assert json.loads((folder / "synthetic.json").read_text())["person_sizes"] == [0.2, 1.0]
+    assert write_dataset(folder, person_sizes=(0.2, 1), **small) == folder
+    with pytest.raises(ValueError, match="holds another synthetic data set"):
+        write_dataset(folder, **small)
+    people = json.loads((folder / "annotations" / "person_keypoints_val.json").read_text())["annotations"]
+    _, drawn = render(2, dataset.HELD_OUT, size_wh=(96, 80), person_sizes=(0.2, 1.0))
+    assert [p["bbox"] for p in people] == [p["bbox"] for p in drawn], "held-out people have these sizes, too"
 
 
 def _contents(path):

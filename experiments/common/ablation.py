@@ -27,7 +27,18 @@ import tyro
 from experiments.common import whole_images
 from experiments.common.config import RunConfig
 from experiments.common.kinds import Predictions, PredictStep, PyTree
-from experiments.common.rules import AnyValue, AtLeast, Fixed, LocalPath, MayChange, Positive, Size, check, resume_rules
+from experiments.common.rules import (
+    AnyValue,
+    AtLeast,
+    Fixed,
+    LocalPath,
+    MayChange,
+    Positive,
+    Rule,
+    Size,
+    check,
+    resume_rules,
+)
 from experiments.common.training import Training
 from jaxpose import files, inference, parallel, tasks, train
 from jaxpose.data import crops as persons
@@ -35,6 +46,7 @@ from jaxpose.data import synthetic
 from jaxpose.data.augment import Setting
 from jaxpose.data.formats import coco
 from jaxpose.data.source import Source
+from jaxpose.data.synthetic.scene import EXPECTED_SIZES, are_sizes
 from jaxpose.evaluation import average_precision, results
 
 
@@ -54,6 +66,8 @@ class AblationConfig:
     """Synthetic images per seed, a fifth of them held out."""
     label_noise: Annotated[float, AtLeast(0), Fixed] = 1.0
     """Factor on the errors of the training labels; those of the held-out images keep 1."""
+    person_sizes: Annotated[tuple[float, float] | None, Rule(are_sizes, EXPECTED_SIZES), Fixed] = None
+    """Least and largest height of a standing person as fractions of the picture's height; None: the usual sizes."""
     copies: Annotated[int, Positive, Fixed] = 8
     """Augmented crops of every training person."""
     augment: Annotated[str, AnyValue, Fixed] = "light"
@@ -87,15 +101,16 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
     """Returns the synthetic people of one seed, drawn on the first call: "train" and "val"."""
     held_out = max(config.images // 5, 1)
     folder = synthetic.write_dataset(
-        config.out / f"people_{seed}_{config.images}{noise_suffix(config)}", train=config.images - held_out, val=held_out, seed=seed,
-        label_noise=config.label_noise, workers=config.workers,
+        config.out / f"people_{seed}_{config.images}{people_suffix(config)}", train=config.images - held_out, val=held_out, seed=seed,
+        label_noise=config.label_noise, person_sizes=config.person_sizes, workers=config.workers,
     )  # fmt: skip
     return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
 
 
-def noise_suffix(config: AblationConfig) -> str:
-    """Returns the end of the name of a folder of synthetic people, which tells label noise other than 1."""
-    return "" if config.label_noise == 1 else f"_noise_{config.label_noise:g}"
+def people_suffix(config: AblationConfig) -> str:
+    """Returns the end of the name of a folder of synthetic people, which tells unusual label noise and sizes."""
+    noise = "" if config.label_noise == 1 else f"_noise_{config.label_noise:g}"
+    return noise + ("" if config.person_sizes is None else "_sizes_{:g}_{:g}".format(*config.person_sizes))
 
 
 def crops(
@@ -250,8 +265,13 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     shared = {name: value for name, value in asdict(config).items() if name in fixed}
     values = shared | asdict(row)
     # Runs from before there were these settings count as done: they ran with the default.
-    for holder, name, default in ((values, "label_noise", 1), (values.get("likelihood") or {}, "flow_ends", "code")):
-        if holder.get(name) == default:
+    flow = values.get("likelihood") or {}
+    for holder, name, default in (
+        (values, "label_noise", 1),
+        (values, "person_sizes", None),
+        (flow, "flow_ends", "code"),
+    ):
+        if name in holder and holder[name] == default:
             del holder[name]
     return json.loads(json.dumps(values, default=str))
 

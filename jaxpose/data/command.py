@@ -140,6 +140,7 @@ def synthetic(
     seed: int = 0,
     layout: Literal["coco", "mpii"] = "coco",
     label_noise: float = 1.0,
+    person_sizes: tuple[float, float] | None = None,
 ) -> None:
     """Draw the embedded synthetic people: COCO JSON and JPEG files.
 
@@ -150,10 +151,11 @@ def synthetic(
         seed: The same seed gives the same pixels and labels.
         layout: COCO's, or MPII's with its 16 joints, head boxes and a test split without labels.
         label_noise: Factor on the errors of the training labels; those of the images held out keep 1.
+        person_sizes: Least and largest height of a standing person as fractions of the picture's height, such as 0.2 1.6.
     """
     from jaxpose.data.synthetic import write_dataset, write_mpii
 
-    settings = {"train": train, "val": val, "seed": seed, "label_noise": label_noise}
+    settings = {"train": train, "val": val, "seed": seed, "label_noise": label_noise, "person_sizes": person_sizes}
     if layout == "coco":
         print(write_dataset(out, **settings))
         return

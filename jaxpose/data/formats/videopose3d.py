@@ -69,7 +69,8 @@ def read(path_3d: str | Path, path_2d: str | Path, *, subjects: Sequence[str], e
     if not parts:
         raise ValueError(f"{path_2d}: no sequence of {', '.join(subjects)} is in {path_3d} too")
     result = pairs.join(parts)
-    pairs.check(result, what=str(path_2d), exact=str(path_2d).endswith("_gt.npz"))
+    # Which of the two files is at fault cannot be told.
+    pairs.check(result, what=f"{path_3d} and {Path(path_2d).name}", exact=str(path_2d).endswith("_gt.npz"))
     return result
 
 

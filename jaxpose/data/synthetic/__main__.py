@@ -12,13 +12,19 @@ from jaxpose.data.synthetic import overlay, render, write_dataset
 
 
 def contact_sheet(
-    *, seed: int, count: int = 24, columns: int = 4, size_wh: tuple[int, int] = (320, 256), label_noise: float = 1.0
+    *,
+    seed: int,
+    count: int = 24,
+    columns: int = 4,
+    size_wh: tuple[int, int] = (320, 256),
+    label_noise: float = 1.0,
+    person_sizes: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Draws the first training pictures, each beside a copy with boxes, limbs and joints (red rings: occluded)."""
     rows = -(-count // columns)
     sheet = Image.new("RGB", (2 * columns * size_wh[0], rows * size_wh[1]))
     for i in range(count):
-        image, people = render(seed, i, size_wh=size_wh, label_noise=label_noise)
+        image, people = render(seed, i, size_wh=size_wh, label_noise=label_noise, person_sizes=person_sizes)
         x, y = 2 * (i % columns) * size_wh[0], i // columns * size_wh[1]
         sheet.paste(Image.fromarray(image), (x, y))
         sheet.paste(overlay(image, people, zoom=1), (x + size_wh[0], y))
@@ -33,6 +39,7 @@ def main(
     seed: int = 0,
     size_wh: tuple[int, int] = (320, 256),
     label_noise: float = 1.0,
+    person_sizes: tuple[float, float] | None = None,
     workers: int | None = None,
     sheet: Path | None = None,
 ) -> None:
@@ -45,15 +52,16 @@ def main(
         seed: Seed of the data set.
         size_wh: Width and height of the pictures in pixels.
         label_noise: Factor on the errors of the training labels; those of the held-out pictures keep 1.
+        person_sizes: Least and largest height of a standing person as fractions of the picture's height; by default the usual
+            sizes.
         workers: Number of processes; by default one per CPU.
         sheet: Also write the first pictures with their labels to this file.
     """
-    folder = write_dataset(
-        out, train=train, val=val, seed=seed, size_wh=size_wh, label_noise=label_noise, workers=workers
-    )
+    drawing = {"seed": seed, "size_wh": size_wh, "label_noise": label_noise, "person_sizes": person_sizes}
+    folder = write_dataset(out, train=train, val=val, workers=workers, **drawing)
     print(folder)
     if sheet is not None:
-        contact_sheet(seed=seed, size_wh=size_wh, label_noise=label_noise).save(sheet)
+        contact_sheet(**drawing).save(sheet)
         print(sheet)
 
 

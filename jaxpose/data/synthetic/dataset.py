@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from jaxpose.data.synthetic.scene import check, render
+from jaxpose.data.synthetic.scene import PersonSizes, check, render
 from jaxpose.files import read_json
 from jaxpose.skeleton import COCO17, H36M18, Skeleton
 
@@ -32,13 +32,14 @@ JPEG_QUALITY = 90
 
 def _write_image(
     task: tuple[str, int], *, folder: Path, seed: int, size_wh: tuple[int, int], space: bool = False,
-    label_noise: float = 1.0,
+    label_noise: float = 1.0, person_sizes: PersonSizes | None = None,
 ) -> tuple[dict, list[dict]]:  # fmt: skip
     """Render and store one picture; returns its COCO image entry and annotations."""
     split, number = task
     is_held_out = split == "val"
     options = {"space": True} if space else {}
     options |= {"label_noise": label_noise} if label_noise != 1 and not is_held_out else {}
+    options |= {"person_sizes": person_sizes} if person_sizes is not None else {}
     pixels, people = render(seed, number + (HELD_OUT if is_held_out else 0), size_wh=size_wh, **options)
     name = f"{number + 1:012d}.jpg"
     Image.fromarray(pixels).save(folder / split / name, quality=JPEG_QUALITY)
@@ -165,6 +166,7 @@ def write_dataset(
     size_wh: tuple[int, int] = (320, 256),
     space: bool = False,
     label_noise: float = 1.0,
+    person_sizes: PersonSizes | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -189,6 +191,9 @@ def write_dataset(
             and the kind of pose as `action`, for the format "coco_3d", in place of COCO's 17 with noise.
         label_noise: The factor on the errors of the labels of `train`. Those of `val` keep the density of `noise`, so that a
             score on them measures the net and not the labels. The pictures, the boxes and the true joints are the same.
+        person_sizes: The least and the largest height of a standing person as fractions of the picture's height, in both splits
+            (`render`). A person of whom less than 40 square pixels are visible has no annotation, one of less than 250 no
+            labelled joints. None: the usual sizes.
         workers: The number of processes; None for one per available CPU. With more than one, a script that calls this
             needs the usual `if __name__ == "__main__":` guard.
         progress: Show a progress bar.
@@ -212,7 +217,7 @@ def write_dataset(
         raise ValueError(f"at most {HELD_OUT - 1} pictures per split, got train={train} and val={val}")
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be at least 1 (or None for one per CPU), got {workers}")
-    check(seed=seed, index=0, size_wh=size_wh, label_noise=label_noise)
+    check(seed=seed, index=0, size_wh=size_wh, label_noise=label_noise, person_sizes=person_sizes)
     if space and label_noise != 1:
         raise ValueError(
             f"label_noise={label_noise} has no effect with space: the labels in space are the true positions"
@@ -220,6 +225,7 @@ def write_dataset(
     parameters = dict(version=VERSION, train=train, val=val, seed=seed, size_wh=list(size_wh))
     parameters |= {"space": True} if space else {}
     parameters |= {"label_noise": label_noise} if label_noise != 1 else {}
+    parameters |= {"person_sizes": [float(size) for size in person_sizes]} if person_sizes is not None else {}
     if is_complete(out, parameters):
         return out
 
@@ -245,6 +251,7 @@ def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, pr
             size_wh=tuple(size_wh),
             space=space,
             label_noise=parameters.get("label_noise", 1.0),
+            person_sizes=parameters.get("person_sizes"),
             workers=processes,
             progress=progress,
         )

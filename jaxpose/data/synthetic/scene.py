@@ -20,6 +20,8 @@ from jaxpose.data.synthetic.raster import Primitives, draw
 
 SUPERSAMPLE = 2  # surfaces are drawn at twice the size and reduced, for smooth edges and finer silhouettes
 TYPICAL_HEIGHT = 1.7  # metres; converts a size in pixels to a distance
+SMALLEST_SIZE, LARGEST_SIZE = 0.05, 2.0  # of `person_sizes`; a larger person would stand around the camera
+PersonSizes = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,22 @@ def _yaw(rng: np.random.Generator) -> float:
     return float(rng.choice([0.0, 180.0]) + rng.normal(0.0, 34.0))
 
 
-def _people(rng: np.random.Generator, size_wh, focal: float) -> tuple[Camera, list[Body]]:
+def _sizes(rng: np.random.Generator, count: int, height: int, person_sizes: PersonSizes | None) -> list[float]:
+    """Draws the sizes in pixels that people would have if they stood upright, in a picture of this height."""
+    if person_sizes is not None:
+        # The camera is aimed at the first, so that the largest is in the picture.
+        return sorted(height * np.exp(rng.uniform(*np.log(person_sizes), count)), reverse=True)
+    first = height * np.exp(rng.uniform(np.log(0.60), np.log(1.15)))
+    return [first, *(first * np.exp(rng.uniform(np.log(0.38), np.log(1.05), count - 1)))]
+
+
+def _people(
+    rng: np.random.Generator, size_wh, focal: float, person_sizes: PersonSizes | None
+) -> tuple[Camera, list[Body]]:
     """Draws one to four people of very different size; the camera is aimed at the first, who is mostly the largest."""
     count = int(rng.choice([1, 2, 3, 4], p=[0.44, 0.33, 0.15, 0.08]))
     bodies = [sample_body(rng, yaw=_yaw(rng)) for _ in range(count)]
-    # Sizes are those of standing people, in pixels.
-    first = size_wh[1] * np.exp(rng.uniform(np.log(0.60), np.log(1.15)))
-    sizes = [first, *(first * np.exp(rng.uniform(np.log(0.38), np.log(1.05), count - 1)))]
+    sizes = _sizes(rng, count, size_wh[1], person_sizes)
     depths = [focal * TYPICAL_HEIGHT / size for size in sizes]
     camera = _aim(rng, size_wh, focal=focal, depth=depths[0], tall=bodies[0].points["head"][1])
     taken: list = []
@@ -112,7 +123,14 @@ def _furnish(rng, prims: Primitives, palette: Palette, camera: Camera, bodies: l
     return shadows
 
 
-def check(*, seed: int, index: int, size_wh: tuple[int, int], label_noise: float = 1.0) -> None:
+def check(
+    *,
+    seed: int,
+    index: int,
+    size_wh: tuple[int, int],
+    label_noise: float = 1.0,
+    person_sizes: PersonSizes | None = None,
+) -> None:
     """Raises a ValueError for arguments that `render` does not accept."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got {seed} and {index}")
@@ -120,10 +138,33 @@ def check(*, seed: int, index: int, size_wh: tuple[int, int], label_noise: float
         raise ValueError(f"size_wh must be (width, height), each at least 32 pixels, got {size_wh}")
     if not 0 <= label_noise < float("inf"):
         raise ValueError(f"label_noise={label_noise}: expected a factor of 0 or more on the errors of the labels")
+    if person_sizes is not None and not are_sizes(person_sizes):
+        raise ValueError(f"person_sizes={person_sizes}: expected {EXPECTED_SIZES}")
+
+
+EXPECTED_SIZES = (
+    f"the least and the largest height of a standing person as fractions of the picture's height, "
+    f"{SMALLEST_SIZE} <= least <= largest <= {LARGEST_SIZE:g}"
+)
+
+
+def are_sizes(person_sizes: PersonSizes) -> bool:
+    """Tells whether these are valid `person_sizes` of `render`.
+
+    >>> are_sizes((0.1, 1.2)), are_sizes((1.2, 0.1))
+    (True, False)
+    """
+    return len(person_sizes) == 2 and bool(SMALLEST_SIZE <= person_sizes[0] <= person_sizes[1] <= LARGEST_SIZE)
 
 
 def render(
-    seed: int, index: int, *, size_wh: tuple[int, int] = (320, 256), space: bool = False, label_noise: float = 1.0
+    seed: int,
+    index: int,
+    *,
+    size_wh: tuple[int, int] = (320, 256),
+    space: bool = False,
+    label_noise: float = 1.0,
+    person_sizes: PersonSizes | None = None,
 ) -> tuple[np.ndarray, list[dict]]:
     """Draws picture `index` of the data set with this seed; it depends on these numbers only.
 
@@ -132,27 +173,35 @@ def render(
         size_wh: The width and height in pixels.
         space: Label Human3.6M's 18 joints, with their depth, in place of COCO's 17; the picture is the same.
         label_noise: The factor on the errors of the labels; 0 labels the true positions. The picture is the same.
+        person_sizes: The least and the largest height of a standing person of 1.7 m, as fractions of the picture's height: the
+            logarithm of every person's is uniform between them. Others than these, sitting people and what the border cuts
+            off have boxes of other heights. None: the largest person between 0.60 and 1.15, the others between 0.38 and
+            1.05 times as large.
 
     Returns:
         image (h, w, 3) uint8 RGB, and its people: COCO annotations without ids (`write_dataset` lists the keys).
 
     Raises:
-        ValueError: The seed, the index or the label noise is negative, or the picture is smaller than 32 x 32.
+        ValueError: The seed, the index or the label noise is negative, the picture is smaller than 32 x 32, or the sizes are no
+            range from 0.05 to 2.
 
     >>> image, people = render(0, 0, size_wh=(160, 128))
     >>> image.shape, len(people[0]["keypoints"])
     ((128, 160, 3), 51)
     """
-    check(seed=seed, index=index, size_wh=size_wh, label_noise=label_noise)
+    check(seed=seed, index=index, size_wh=size_wh, label_noise=label_noise, person_sizes=person_sizes)
     rng = np.random.default_rng([seed, index])
     focal = size_wh[0] * rng.uniform(0.85, 1.9)
-    camera, bodies = _people(rng, size_wh, focal)
+    camera, bodies = _people(rng, size_wh, focal, person_sizes)
     outdoors = bool(rng.random() < 0.35)
     farthest = max(body.points["midhip"][2] for body in bodies)
     wall = farthest + (40.0 if outdoors else rng.uniform(0.8, 4.0))
 
     prims, palette = Primitives(), Palette()
-    shadows = _furnish(rng, prims, palette, camera, bodies, min(wall, 14.0))
+    reach = 14.0  # metres; furniture farther away would be too small
+    if person_sizes is not None:  # people may all be farther away than that
+        reach = max(reach, min(body.points["midhip"][2] for body in bodies) + 4.0)
+    shadows = _furnish(rng, prims, palette, camera, bodies, min(wall, reach))
     surface = draw(
         prims,
         rotation=camera.rotation,

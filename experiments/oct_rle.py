@@ -41,7 +41,7 @@ PRESETS = {
     # Drawn scans, two CPU cores, minutes. A height of 192 holds the retina of all of them.
     "tiny": replace(
         PAPER, size_wh=(64, 192), width=12, levels=4, batch_size=8, crops=2, epochs=48, learning_rate=3e-3, decay="linear",
-        warmup_steps=40, clip_norm=10.0, ema=0.99, eval_every=16, log_every=10,
+        warmup_steps=40, clip_norm=10.0, ema=0.99, eval_every=16, log_every=10, density_gain=16.0,
     ),
     "paper": PAPER,
     "pairs": replace(PAPER, residual="pair"),

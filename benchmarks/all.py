@@ -3,8 +3,8 @@
         python -m benchmarks.all                   # with each script's defaults, a quarter of an hour or more
     python -m benchmarks.all --quick           # small repeats, three minutes on two cores
 
-The docstring of a script says what it compares. The PyTorch sides need PyTorch (pip install torch). Figures of a quick run are
-rough.
+The docstring of a script says what it compares. The PyTorch sides need PyTorch (pip install torch), those of detectors torchvision
+too. Figures of a quick run are rough.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SCRIPTS = {
     "predict_throughput": "--repeats 4",
     "input_throughput": "--turns 3 --batches 3 --memory-samples 0",
     "step_throughput": "--batch 8 --repeats 3 --no-loss-share",
+    "detector_throughput": "--depth 18 --short 320 --batch 1 --repeats 3",
 }
 
 
@@ -57,7 +58,11 @@ def table(results: dict[str, list[dict]], seconds: dict[str, float]) -> str:
     rows = ["| script | what | median | ratios | time of the script |", "|---|---|---|---|---|"]
     for script, lines in results.items():
         for i, line in enumerate(lines):
-            what = [f"{k} {line[k]}" for k in ("side", "part", "people", "batch", "detections") if k in line]
+            what = [
+                f"{k} {line[k]}"
+                for k in ("side", "part", "people", "batch", "detections", "boxes", "groups", "regions", "gradient")
+                if k in line
+            ]
             ratios = [f"{k} {v}" for k, v in line.items() if "ratio" in k or "_over_" in k]
             median = f"{1e3 * line['median_s']:.4g} ms" if "median_s" in line else ""
             took = f"{seconds[script]:.0f} s" if i == 0 else ""

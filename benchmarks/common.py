@@ -101,7 +101,7 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the numerical packages that this process has imported."""
-    names = {"jax": "jax", "flax": "flax", "numpy": "numpy", "torch": "torch", "tensorflow": "tensorflow",
+    names = {"jax": "jax", "flax": "flax", "numpy": "numpy", "torch": "torch", "torchvision": "torchvision", "tensorflow": "tensorflow",
              "cv2": "opencv-python-headless"}  # fmt: skip
     imported = {"python": platform.python_version()}
     for module, distribution in names.items():

@@ -3,17 +3,17 @@ or with coordinates by residual log-likelihood estimation (Li 2021, arXiv 2107.1
 
   python -m experiments.coco_keypoint_rcnn                                              embedded synthetic people, --head rle
   python -m experiments.coco_keypoint_rcnn --head heatmap                               the same with maps
-  python -m experiments.coco_keypoint_rcnn --preset heatmap_1x --data DIR START         90,000 steps of 16 images
-  python -m experiments.coco_keypoint_rcnn --preset heatmap_3x --data DIR START         270,000 steps
-  python -m experiments.coco_keypoint_rcnn --preset rle --data DIR START                the paper's 270,000 steps
+  python -m experiments.coco_keypoint_rcnn --preset heatmap_1x --data DIR --init R-50.pkl         90,000 steps of 16 images
+  python -m experiments.coco_keypoint_rcnn --preset heatmap_3x --data DIR --init R-50.pkl         270,000 steps
+  python -m experiments.coco_keypoint_rcnn --preset rle --data DIR --init R-50.pkl                the paper's 270,000 steps
   python -m experiments.coco_keypoint_rcnn --preset rle_180k --data DIR --init HEATMAP_RUN        the author's 180,000 steps
   python -m experiments.coco_keypoint_rcnn --eval-only RUN --data DIR
 
-DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations. START is the ImageNet start, --init R-50.pth
---variant torchvision --preprocess imagenet: weights of a ResNet-50 with torchvision's names, its strides and its colours. Detectron2
-starts from a net with the stride in the first 1x1 convolution (QUIRK E5), whose file has no reader here. HEATMAP_RUN is a run of this
-page, or an imported Keypoint R-CNN of Detectron2: everything is taken from it but the last layer. The author trained RLE for 180,000
-steps from such weights; the paper states 270,000 steps (QUIRK E16).
+DIR is a folder in COCO 2017's layout, or any image folder with COCO-format annotations. R-50.pkl is the ImageNet start of Detectron2's
+model zoo (MSRA/R-50.pkl): its stride is in the first 1x1 convolution of a block (QUIRK E5), its colours are blue first, without
+a deviation. Weights with torchvision's names have other strides and colours: --init R-50.pth --variant torchvision --preprocess
+imagenet. HEATMAP_RUN is a run of this page, or an imported Keypoint R-CNN of Detectron2: everything is taken from it but the last
+layer. The author trained RLE for 180,000 steps from such weights; the paper states 270,000 steps (QUIRK E16).
 
 Published (COCO val2017, box AP of persons / keypoint AP):
   heatmap_1x      53.6 / 64.0

@@ -331,6 +331,7 @@ def people(
     *,
     on_device: bool = False,
     gather: bool = True,
+    size_wh: np.ndarray | None = None,
 ) -> Rows:
     """Detects the people of whole images.
 
@@ -344,6 +345,9 @@ def people(
             "sigma" (B, P, K, 2), the scale of each coordinate, in input pixels.
         on_device: Call `group` with `device=True` on the global maps; False groups the rows of this process on its host.
         gather: The same as for `run`.
+        size_wh: (N, 2) width and height of every image, by "index". Joints that a net regresses are then moved to the nearest
+            pixel of their image: an input that the image does not fill has padding, on which they may lie, and a joint in the image is
+            always nearer to that pixel. Peaks of maps stay where they are. None: all stay.
 
     Returns:
         The result of `group`, with the poses in image pixels (float64), and the entries of the batches except images
@@ -362,10 +366,14 @@ def people(
     rows_by_name = run(grouped, batches, gather=gather)
     affine, poses = rows_by_name.pop("affine").astype(np.float64), rows_by_name["poses"]
     xy = to_image(poses[..., :2].astype(np.float64), affine, where=poses[..., 2:] > 0)
-    rows_by_name["poses"] = np.concatenate([xy, poses[..., 2:]], -1)
     if "regressed" in rows_by_name:
         where = rows_by_name["valid"][..., None, None]
-        rows_by_name["regressed"] = to_image(rows_by_name["regressed"].astype(np.float64), affine, where=where)
+        regressed = to_image(rows_by_name["regressed"].astype(np.float64), affine, where=where)
+        if size_wh is not None:
+            last = np.asarray(size_wh)[rows_by_name["index"]][:, None, None] - 1
+            xy, regressed = np.clip(xy, 0, last), np.clip(regressed, 0, last)
+        rows_by_name["regressed"] = regressed
+    rows_by_name["poses"] = np.concatenate([xy, poses[..., 2:]], -1)
     if "sigma" in rows_by_name:
         rows_by_name["sigma"] = rows_by_name["sigma"] / affine[:, None, None, [0, 1], [0, 1]]
     order = np.argsort(rows_by_name["index"])  # the batches come by shape

@@ -176,6 +176,10 @@ def test_boxes_and_joints_of_the_truth_give_the_truth_back(tmp_path, caplog):
         (["--momentum", "0.8"], "--momentum has no effect without --optimizer sgd"),
         (["--flip-test"], "--flip-test has no effect without a net that averages two views"),
         (["--flip", "2"], "--flip 2.0: expected a probability"),
+        (["--region-level", "9"], "--region-level 9: expected a level of the pyramid, 2 to 5"),
+        (["--keypoint-convs"], r"--keypoint-convs \(\): expected one or more positive numbers"),
+        (["--box-features"], r"--box-features \(\): expected one or more positive numbers"),
+        (["--anchor-ratios"], r"--anchor-ratios \(\): expected one or more positive numbers"),
         (["--data", "absent"], "--data absent is not a folder"),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from experiments import coco_pointset_anchor
 from experiments.common import point_sets
 from experiments.common.config import parse
 from jaxpose import checkpoint, inference, predict, tasks
+from jaxpose.data import whole_images
 from jaxpose.skeleton import COCO17, Skeleton
 
 TINY = ["--synthetic-images", "24", "--width", "4", "--features", "4", "--groups", "2", "--convs", "0",
@@ -124,6 +125,29 @@ def test_joints_before_they_moved_and_their_scales_are_in_pixels_of_the_picture(
     np.testing.assert_allclose(people["poses"][0, 0, 0], [10.0, 10.0, 0.9], rtol=1e-6)
     np.testing.assert_allclose(people["regressed"][0], [[[12.0, 10.0]], [[0.0, 0.0]]])
     np.testing.assert_allclose(people["sigma"], 2.0)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_joints_on_the_padding_of_a_picture_are_moved_into_it(wide):
+    """A picture of 40x20 or 20x40, with padding at its long sides or at its upper and lower ones, in an input of 64x64."""
+    size_wh = np.array([[40, 20] if wide else [20, 40]])
+    image = np.zeros((*size_wh[0, ::-1], 3), np.uint8)
+    inputs, affine = whole_images.views(image, size=64, fit="long")
+    xy = np.array([[[[0.0, 0.0], [63.0, 63.0], [32.0, 32.0]]]])
+    outputs = {"poses": np.concatenate([xy, np.ones((1, 1, 3, 1))], -1), "regressed": xy, "scores": np.ones((1, 1)),
+               "valid": np.ones((1, 1), bool)}  # fmt: skip
+    batch = {"image": inputs["image"][None], "affine": affine[None], "index": np.array([0]), "valid": np.array([True])}
+    outputs = jax.tree.map(jnp.asarray, outputs)
+    options = {"step": lambda batch: outputs, "batches": [batch], "group": lambda maps, stride: maps, "gather": False}
+    free, people = inference.people(**options), inference.people(**options, size_wh=size_wh)
+    beyond = free["poses"][0, 0, :, :2]
+    assert beyond[0, int(wide)] < -5 and beyond[1, int(wide)] > size_wh[0, int(wide)] + 5, "the input has padding"
+    for moved in (people["poses"][0, 0, :, :2], people["regressed"][0, 0]):
+        np.testing.assert_array_equal(moved, np.clip(beyond, 0, size_wh[0] - 1))
+    np.testing.assert_array_equal(people["poses"][0, 0, 2], free["poses"][0, 0, 2])
+    maps = {name: values for name, values in outputs.items() if name != "regressed"}
+    of_maps = inference.people(**options | {"step": lambda batch: maps}, size_wh=size_wh)
+    np.testing.assert_array_equal(of_maps["poses"], free["poses"])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from jaxpose.nets.rcnn import KeypointHead
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.detection_loss import (
     RegionLoss,
+    _keypoint_head,
     class_and_box,
     coordinate_loss,
     region_losses,
@@ -117,6 +118,24 @@ def test_settings_are_checked_and_stored(small):
     for options in ({"foreground": 0.0}, {"freeze_at": 6}, {"proposal_low": 0.8}):
         with pytest.raises(ValueError, match=next(iter(options))):
             RegionLoss(**options)
+
+
+def test_a_head_that_is_computed_again_has_the_same_values(small):
+    task, variables, *_ = small
+    net, weights_of_net = task.net, {"params": variables["params"]["net"], "batch_stats": variables["batch_stats"]}
+    regions = jnp.asarray(np.random.default_rng(1).normal(size=(3, 4, 4, 4)), jnp.float32)
+
+    def total(regions, remat):
+        head = _keypoint_head(RegionLoss(remat=remat))
+        return jnp.square(net.apply(weights_of_net, regions, method=head)).sum()
+
+    stored, again = (jax.value_and_grad(total)(regions, remat) for remat in (False, True))
+    assert stored[0] == again[0] and np.any(again[1])
+    np.testing.assert_array_equal(stored[1], again[1])
+    assert [("remat" in str(jax.make_jaxpr(partial(total, remat=remat))(regions))) for remat in (False, True)] == [
+        False,
+        True,
+    ]
 
 
 def test_golden_training(golden, golden_json):

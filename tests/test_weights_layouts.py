@@ -292,7 +292,9 @@ def test_hrnets_classifier_gives_its_backbone():
 
 
 def test_unknown_layout():
-    with pytest.raises(ValueError, match="'hourglass'.*'resnet', 'mobilenet_v2', 'hrnet_backbone', 'rle_official'"):
+    with pytest.raises(
+        ValueError, match="'hourglass'.*'resnet', 'resnet_caffe2', 'mobilenet_v2', 'hrnet_backbone', 'rle_official'"
+    ):
         weights.from_torch({}, layout="hourglass")
 
 
@@ -343,7 +345,7 @@ def test_every_row_of_a_pose_net_says_what_the_importer_makes_of_it():
     for row in layouts.ROWS:
         assert row.family is None or row.family in importer.FAMILIES and row.pages[""] and row.settings["preprocess"]
     assert {row.name for row in layouts.ROWS if row.family is None} == {
-        "resnet", "mobilenet_v2", "hrnet_backbone", "martinez", "videopose3d", "srnet",
+        "resnet", "resnet_caffe2", "mobilenet_v2", "hrnet_backbone", "martinez", "videopose3d", "srnet",
     }  # fmt: skip
 
 

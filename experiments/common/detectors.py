@@ -15,12 +15,13 @@ from flax import traverse_util
 
 from experiments.common import boxed_images, families
 from experiments.common.kinds import PyTree
-from experiments.common.rules import AllPositive, AnyValue, AtLeast, Between, Fixed, Positive
-from jaxpose import checkpoint, nets, tasks
+from experiments.common.rules import AnyValue, Between, Fixed, Positive, SomePositive
+from jaxpose import checkpoint, nets, tasks, weights
 from jaxpose.skeleton import Skeleton
 from jaxpose.tasks.detection_loss import RegionLoss
 
 log = logging.getLogger(__name__)
+CAFFE2 = "resnet_caffe2"  # the layout of Detectron2's ImageNet weights
 RULES = (
     "variant",
     "first_level",
@@ -46,21 +47,21 @@ class RCNNConfig(boxed_images.BoxedImageConfig, families.BackboneConfig):
     """Train the backbone's BatchNorm; published nets freeze that of the ImageNet weights."""
     fpn_features: Annotated[int, Positive, Fixed] = 256
     """Channels of the feature pyramid."""
-    box_features: Annotated[tuple[int, ...], AllPositive, Fixed] = (1024, 1024)
+    box_features: Annotated[tuple[int, ...], SomePositive, Fixed] = (1024, 1024)
     """Units of the layers of the box head."""
-    keypoint_convs: Annotated[tuple[int, ...], AllPositive, Fixed] = (512,) * 8
+    keypoint_convs: Annotated[tuple[int, ...], SomePositive, Fixed] = (512,) * 8
     """Channels of the convolutions of the keypoint head."""
     joint_cells: Annotated[int, Positive, Fixed] = 14
     """Rows and columns of a region for the keypoint head; the maps of --head heatmap have four times as many."""
     first_level: Annotated[Literal[2, 3, 4], AnyValue, Fixed] = 2
     """Finest level of the pyramid; 2 has stride 4."""
-    anchor_sizes: Annotated[tuple[float, ...], AllPositive, Fixed] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_sizes: Annotated[tuple[float, ...], SomePositive, Fixed] = (32.0, 64.0, 128.0, 256.0, 512.0)
     """Side of a square anchor of each level, px."""
-    anchor_ratios: Annotated[tuple[float, ...], AllPositive, Fixed] = (0.5, 1.0, 2.0)
+    anchor_ratios: Annotated[tuple[float, ...], SomePositive, Fixed] = (0.5, 1.0, 2.0)
     """Heights over widths of the anchors."""
     region_size: Annotated[float, Positive, Fixed] = 224.0
     """Side of a box that is read from --region-level, px."""
-    region_level: Annotated[int, AtLeast(2), Fixed] = 4
+    region_level: Annotated[int, Between(2, 5, "a level of the pyramid, 2 to 5"), Fixed] = 4
     """See --region-size."""
     pre_nms: Annotated[int, Positive, Fixed] = 1000
     """Number of proposals of a level at test, before their suppression."""
@@ -129,7 +130,7 @@ def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
 
     Raises:
         ValueError: the detector has a different backbone, pyramid or rules, or sees other colours; weights of a backbone alone are
-            given to a net with the rules of Detectron2, whose strides and colours they do not fit.
+            given to a net with the rules of the other code base, whose strides and colours they do not fit.
     """
     if config.init is None:
         if not config.train_bn:
@@ -142,13 +143,9 @@ def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
         variables, stored = checkpoint.restore_model(config.init)
         source = tasks.from_config(stored["task"])
     if not isinstance(source, tasks.Detection):
-        if config.variant != "torchvision" or config.preprocess != "imagenet":
-            raise ValueError(
-                f"--init {config.init} holds a backbone, which has its strides where torchvision has them and sees the colours of "
-                f"ImageNet; this run has --variant {config.variant} --preprocess {config.preprocess}: give --variant torchvision "
-                "--preprocess imagenet, or a run or imported net of the same variant"
-            )
-        return families.from_pretrained(task, config)
+        _check_backbone(config)
+        backbone, fresh = families.backbone_of(config), _fresh(task, config)
+        return families.with_backbone(task, backbone, config, source=config.init, variables=fresh)
     for flag, theirs, ours in (
         ("--preprocess", source.preprocess, task.preprocess),
         *((f"--{name.replace('_', '-')}", getattr(source.net, name), getattr(task.net, name)) for name in RULES),
@@ -157,8 +154,35 @@ def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
             raise ValueError(
                 f"--init {config.init} was trained with {flag} {theirs}, this run has {ours}: give the same one"
             )
-    fresh = jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))  # eagerly, it would also run the net
-    return _with_weights(fresh, variables, source=config.init)
+    return _with_weights(_fresh(task, config), variables, source=config.init)
+
+
+def _fresh(task: tasks.Task, config: RCNNConfig) -> PyTree:
+    return jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))  # eagerly, it would also run the net
+
+
+def _check_backbone(config: RCNNConfig) -> None:
+    """Raises a ValueError unless this run has the strides and the colours of the backbone in --init."""
+    layout, ours = config.init_layout, (config.variant, config.preprocess)
+    if layout is None and config.init.suffix == ".pkl":
+        layout = families.init_layout(config, weights.load_file(config.init))
+        if layout != CAFFE2:
+            raise ValueError(
+                f"--init {config.init} holds no ResNet with Caffe2's names, as Detectron2's R-50.pkl does: give a detector to jaxpose "
+                "import, and its run to --init"
+            )
+    flags = f"this run has --variant {ours[0]} --preprocess {ours[1]}"
+    if layout == CAFFE2 and ours != ("detectron2", "detectron2"):
+        raise ValueError(
+            f"--init {config.init} holds Detectron2's backbone, which has the stride in the first 1x1 convolution of a block and sees "
+            f"blue first, in 0..255 without a deviation; {flags}: give --variant detectron2 --preprocess detectron2"
+        )
+    if layout != CAFFE2 and ours != ("torchvision", "imagenet"):
+        raise ValueError(
+            f"--init {config.init} holds a backbone, which has its strides where torchvision has them and sees the colours of "
+            f"ImageNet; {flags}: give --variant torchvision --preprocess imagenet, or a run or imported net of the same variant, or "
+            "Detectron2's own R-50.pkl"
+        )
 
 
 def _with_weights(fresh: Mapping[str, Any], given: Mapping[str, Any], *, source: Path) -> PyTree:

@@ -45,6 +45,7 @@ from jaxpose.nets import (
     Upsampled,
 )  # fmt: skip
 from jaxpose.skeleton import Skeleton
+from jaxpose.weights.layouts import row_of
 
 FLOW_FLAGS = ("flow_layers", "flow_hidden", "flow_init", "flow_ends")  # of a RealNVP
 
@@ -70,7 +71,8 @@ class BackboneConfig(RunConfig):
     batch_groups: Annotated[int, Positive, Fixed] = 1
     """Number of groups of the global batch with their own BatchNorm statistics; 1: the whole batch; number of devices: per device."""
     init: Annotated[Path | None, AnyPath, MayChange] = None
-    """Source of the backbone's weights: the folder of a run of any experiment here, or a PyTorch file (.pth, .safetensors)."""
+    """Source of the backbone's weights: the folder of a run of any experiment here, a PyTorch file (.pth, .safetensors), or, for
+    R-CNNs, Detectron2's ImageNet weights (R-50.pkl)."""
     init_layout: Annotated[weights.Layout | None, AnyValue, MayChange] = None
     """Naming of the PyTorch file; none: that of the backbone's ImageNet weights (torchvision, HRNet's authors). Layouts such as
     "simple_baseline_mmpose" take the backbone out of a pose net."""
@@ -376,7 +378,12 @@ def from_pretrained(task: tasks.Task, config: BackboneConfig) -> PyTree | None:
 
 
 def with_backbone(
-    task: tasks.Task, backbone: Mapping[str, PyTree], config: BackboneConfig, *, source: Path | str
+    task: tasks.Task,
+    backbone: Mapping[str, PyTree],
+    config: BackboneConfig,
+    *,
+    source: Path | str,
+    variables: PyTree | None = None,
 ) -> PyTree:
     """Returns fresh variables of a task with these weights in its backbone.
 
@@ -385,11 +392,12 @@ def with_backbone(
         backbone: {"params", "batch_stats"} of the backbone.
         config: the flags that describe the backbone; its seed draws the other variables.
         source: origin of the weights, for messages.
+        variables: the fresh variables; None: those of `task.init`.
 
     Raises:
         ValueError: the weights are those of a different backbone.
     """
-    variables = jax.device_get(task.init(jax.random.key(config.seed)))
+    variables = jax.device_get(task.init(jax.random.key(config.seed)) if variables is None else variables)
     for collection, tree in (("params", variables["params"]["net"]), ("batch_stats", variables["batch_stats"])):
         place = tree["net"] if "net" in tree else tree  # IntegralRegressor wraps the heatmap net
         if "backbone" not in place:
@@ -444,6 +452,20 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
             if wrapper in params:
                 params, stats = params[wrapper], stats[wrapper]
         return {"params": params, "batch_stats": stats}
-    layout = config.init_layout or {"hrnet": "hrnet_backbone"}.get(config.backbone, config.backbone)
-    _, variables = weights.from_torch(weights.load_file(config.init), layout=layout)
+    state = weights.load_file(config.init)
+    net, variables = weights.from_torch(state, layout=init_layout(config, state))
+    if getattr(net, "stride_in_1x1", False) and getattr(config, "variant", None) != "detectron2":
+        raise ValueError(
+            f"--init {config.init} holds a ResNet with the stride in the first 1x1 convolution of a block, which this net has in the "
+            "3x3 one: give ImageNet weights of torchvision, or take coco_keypoint_rcnn --variant detectron2"
+        )
     return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
+
+
+def init_layout(config: BackboneConfig, state: Mapping[str, Any]) -> weights.Layout:
+    """Returns the layout of the file in --init: that of --init-layout, Caffe2's for such names, or that of the backbone."""
+    if config.init_layout is not None:
+        return config.init_layout
+    if row_of("resnet_caffe2").fits(list(state)):
+        return "resnet_caffe2"
+    return {"hrnet": "hrnet_backbone"}.get(config.backbone, config.backbone)

@@ -125,7 +125,7 @@ class WholeImages(AllPeople):
         """
         return inference.people(
             inference.on_mesh(step, variables, self.mesh), self.eval_batches(scales=self.config.scales), task.people,
-            on_device=self.config.group_on == "device",
+            on_device=self.config.group_on == "device", size_wh=np.asarray(self.val.images["size_wh"]),
         )  # fmt: skip
 
     def score(

@@ -181,6 +181,8 @@ def example_batch(task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct
         )
     (width, height), joints = task.size_wh, task.skeleton.num_joints
     shape = jax.ShapeDtypeStruct
+    if task.level == "detection":
+        return _boxed_batch(task, batch_size)
     batch = {"image": shape((batch_size, height, width, 3), jnp.uint8)}
     if task.level == "person":
         people = (batch_size,)
@@ -191,6 +193,20 @@ def example_batch(task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct
     return batch | {
         "joints": shape((*people, joints, 2), jnp.float32),
         "visibility": shape((*people, joints), jnp.int8),
+    }
+
+
+def _boxed_batch(task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of whole images with boxes, scaled to the task's largest size and padded as the net needs it."""
+    width, height = (side + -side % task.size_multiple for side in task.size_wh)
+    people, shape = (batch_size, PEOPLE), jax.ShapeDtypeStruct
+    return {
+        "image": shape((batch_size, height, width, 3), jnp.uint8),
+        "size_hw": shape((batch_size, 2), jnp.int32),
+        "boxes": shape((*people, 4), jnp.float32),
+        "people": shape(people, jnp.bool_),
+        "keypoints": shape((*people, task.skeleton.num_joints, 3), jnp.float32),
+        "image_id": shape((batch_size,), jnp.int32),
     }
 
 

@@ -294,7 +294,8 @@ class Predictor:
             images, affine = views(picture, **self.view_options)
             same_shape[images["image"].shape].append({**images, "affine": affine, "index": i})
         batches = chain.from_iterable(self._batches(samples) for samples in same_shape.values())
-        people = inference.people(self._step, batches, group, gather=False) if pictures else {}
+        sizes = np.array([picture.shape[1::-1] for picture in pictures])
+        people = inference.people(self._step, batches, group, gather=False, size_wh=sizes) if pictures else {}
         self._warn_of_slots(people, names)
         scaled = {"sigma": self.settings.sigma_scale} if "sigma" in people and self.density is not None else {}
         poses = []

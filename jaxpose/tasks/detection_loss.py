@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxpose import losses
 from jaxpose.detection import boxes, matching
@@ -40,6 +41,8 @@ class RegionLoss:
         freeze_at: number of parts of the backbone that are not trained: 2 are the stem and the first stage.
         joints: the factor of the loss of the joints.
         outside: labelled joints outside their region, for coordinates: "mask" leaves them out, as maps must, "keep" trains on them.
+        remat: if True, the head for joints is computed again in the gradient, whose activations otherwise are the largest part of the
+            memory; the values are the same.
     """
 
     pre_nms: int = 2000
@@ -53,6 +56,7 @@ class RegionLoss:
     freeze_at: int = 2
     joints: float = 1.0
     outside: Literal["mask", "keep"] = later("mask")
+    remat: bool = later(False)
 
     def __post_init__(self):
         check_choices(self)
@@ -232,7 +236,7 @@ def _joint_loss(module, levels, regions, batch, settings, likelihood, flow) -> j
     most = min(settings.most_positive, regions["box"].shape[1])  # positives come first
     box, match, positive = (regions[name][:, :most] for name in ("box", "match", "positive"))
     features = module.pool(levels, box, cells=module.joint_cells)
-    outputs = module.keypoint_head(features.reshape(-1, *features.shape[2:]))
+    outputs = _keypoint_head(settings)(module, features.reshape(-1, *features.shape[2:]))
     keypoints = jnp.take_along_axis(batch["keypoints"], match[..., None, None], 1)
     keypoints, box, positive = keypoints.reshape(-1, *keypoints.shape[2:]), box.reshape(-1, 4), positive.ravel()
     cell, inside = matching.keypoint_targets(keypoints, box, size=4 * module.joint_cells)
@@ -244,6 +248,15 @@ def _joint_loss(module, levels, regions, batch, settings, likelihood, flow) -> j
     maps = jnp.moveaxis(outputs, -1, 1).reshape(len(outputs), module.num_joints, -1)
     entropy = -jnp.take_along_axis(jax.nn.log_softmax(maps), cell[..., None], -1)[..., 0]
     return losses.mean(entropy, where=where)
+
+
+def _keypoint_head(settings: RegionLoss) -> Callable[[RCNN, jax.Array], jax.Array]:
+    """Returns the head for joints as a function of the net and of regions; with `settings.remat` it keeps its inputs alone."""
+
+    def head(module: RCNN, regions: jax.Array) -> jax.Array:
+        return module.keypoint_head(regions)
+
+    return nn.remat(head) if settings.remat else head
 
 
 def coordinate_loss(

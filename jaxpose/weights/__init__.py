@@ -6,6 +6,7 @@ wrap around a state dict, `weights.fill` converts names and axes, `weights.flow`
 
     layout          names                                          net
     "resnet"        torchvision's; its classifier fc is dropped    ResNet: features (B, H/32, W/32, C)
+    "resnet_caffe2" Detectron2's ImageNet weights, MSRA/R-50.pkl   ResNet with the stride in the first 1x1 convolution
     "mobilenet_v2"  torchvision's; its classifier is dropped       MobileNetV2: features (B, H/32, W/32, C)
         "hrnet_backbone"  HRNet's ImageNet classifier, whose stem       HRNet: features (B, H/4, W/4, C)
                         and stages pose nets use

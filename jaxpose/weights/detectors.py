@@ -1,7 +1,8 @@
-"""Reads the R-CNNs of torchvision and Detectron2: their names, and the nets that have their shapes.
+"""Reads the R-CNNs of torchvision and Detectron2, and the ResNets that the latter start from: their names, and the nets that have
+their shapes.
 
 Detectron2's names, and those of torchvision before 0.14, are first replaced by torchvision's (`as_torchvision`); one function
-builds the net. A mask head is left out: boxes and joints do not depend on it.
+builds the net. A mask head is left out: boxes and joints do not depend on it. The ResNets have Caffe2's names (`from_caffe2`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose.nets import RCNN
+from jaxpose.nets.layers import BN_EPS
 from jaxpose.weights.shapes import State, resnet
 from jaxpose.weights.state import shape_of
 
@@ -39,6 +41,15 @@ IGNORED = (
     r"roi_heads\.mask_.*|(proposal_generator|rpn)\.anchor_generator\..*|pixel_(mean|std)"
     r"|roi_heads\.box_predictor\.(loss_weight|freq_weight)"
 )
+CAFFE2_LAYER = re.compile(
+    r"(?:res_)?conv1(?P<stem>_w|_bn_.+)"
+    r"|res(?P<stage>[2-5])_(?P<block>\d+)_branch(?P<branch>1|2[abc])(?P<part>_w|_bn_.+)"
+)
+CAFFE2_NORM = {
+    "s": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var",
+}  # fmt: skip
+CAFFE2_IGNORED = r"conv1_b|(fc1000|pred)_[wb]|.*_momentum"
+"""Detectron2 ignores them too: the classifier, the bias of the first convolution, and the state of an optimiser."""
 FLATTENED = 7 * 7  # cells of a region, in front of the first fully connected layer
 
 
@@ -66,6 +77,40 @@ def _renamed(name: str) -> str:
         if pattern.fullmatch(name):
             return pattern.sub(new, name)
     return name
+
+
+def from_caffe2(state: State) -> State:
+    """Returns a ResNet under torchvision's names that has Caffe2's, such as res2_0_branch2a_w.
+
+    These are the ImageNet weights of Detectron and Detectron2 (MSRA/R-50.pkl, R-101.pkl). Detectron's files have BatchNorm as a scale
+    and a shift alone, Detectron2's with mean and variance. Where these are missing they become 0 and 1 - eps, with which
+    BatchNorm is that scale and shift.
+
+    >>> list(from_caffe2({"res_conv1_bn_gamma": 0, "res3_0_branch1_w": 0, "res3_0_branch2a_bn_running_var": 0}))
+    ['bn1.weight', 'layer2.0.downsample.0.weight', 'layer2.0.bn1.running_var']
+    """
+    renamed = {_from_caffe2(name): value for name, value in state.items()}
+    for name, scale in list(renamed.items()):
+        norm, _, part = name.rpartition(".")
+        if part == "weight" and f"{norm}.bias" in renamed:
+            renamed.setdefault(f"{norm}.running_mean", np.zeros_like(scale))
+            renamed.setdefault(f"{norm}.running_var", np.full_like(scale, 1 - BN_EPS))
+    return renamed
+
+
+def _from_caffe2(name: str) -> str:
+    match = CAFFE2_LAYER.fullmatch(name)
+    if match is None:
+        return name
+    part = match["stem"] or match["part"]
+    norm = None if part == "_w" else CAFFE2_NORM.get(part.removeprefix("_bn_"), part)
+    if match["stem"]:
+        return f"bn1.{norm}" if norm else "conv1.weight"
+    layer = f"layer{int(match['stage']) - 1}.{match['block']}"
+    if match["branch"] == "1":
+        return f"{layer}.downsample.1.{norm}" if norm else f"{layer}.downsample.0.weight"
+    number = "abc".index(match["branch"][1]) + 1
+    return f"{layer}.bn{number}.{norm}" if norm else f"{layer}.conv{number}.weight"
 
 
 def rcnn(state: State, *, variant: Literal["torchvision", "detectron2"], bn_eps: float) -> tuple[RCNN, dict[str, str]]:

@@ -245,6 +245,13 @@ ROWS = (
         ignored=r"fc\.(weight|bias)",
     ),
     PublishedNet(
+        "resnet_caffe2",
+        build=lambda state: (_resnet(state, "", stride_in_1x1=True), {}),
+        needs=("conv1_w", "res_conv1_bn_", "res2_0_branch2a_w", "res5_0_branch2a_w"),
+        ignored=detectors.CAFFE2_IGNORED,
+        rename=detectors.from_caffe2,
+    ),
+    PublishedNet(
         "mobilenet_v2",
         build=lambda state: (_mobilenet(state, names := _mobilenet_torchvision()), names),
         needs=("features.0.0.", "features.18.0."),

@@ -30,6 +30,7 @@ __all__ = [
     "Skeleton",
     "check_millimetres",
     "check_order",
+    "check_sides",
     "root_joints",
 ]
 
@@ -541,6 +542,39 @@ def check_order(joints: np.ndarray, skeleton: Skeleton, what: str, *, where: np.
             f"{what}: the pelvis (joint {places[0]}) is {off:.0f} mm from the middle of the hips (joints {places[1]} and {places[2]}), "
             f"which are {width:.0f} mm apart: this looks like another order of the joints than {skeleton.name}'s, which is "
             f"{', '.join(skeleton.joints)}"
+        )
+
+
+def check_sides(
+    px: np.ndarray, labels: np.ndarray, skeleton: Skeleton, what: str, *, where: np.ndarray | None = None
+) -> None:
+    """Raises a ValueError if projected joints lie on their labels with left and right exchanged only.
+
+    A pelvis that is between the hips does not tell such an order of the joints.
+
+    Args:
+        px: ``(N, K, 2)`` projected joints in space; NaN where a joint is behind the camera.
+        labels: ``(N, K, 2)`` labelled pixels.
+        skeleton: The joints.
+        what: How the error calls the poses, such as the file.
+        where: ``(N, K)`` bool, False for joints that are unknown in space or in the picture; None: all are known.
+
+    >>> px = np.random.default_rng(0).uniform(0, 500, (1, 17, 2))
+    >>> check_sides(px, px + 3, H36M17, "poses.json")
+    >>> check_sides(px, px[:, H36M17.flip_index] + 3, H36M17, "poses.json")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: poses.json: the joints in space lie ... px beside their pixels, and 4 px with left and right exchanged: ...
+    """
+    flip = np.array(skeleton.flip_index)
+    known = np.ones(px.shape[:-1], bool) if where is None else where
+    known = known & known[:, flip] & np.isfinite(px + px[:, flip] + labels).all(-1) & (flip != np.arange(len(flip)))
+    if not known.any():
+        return
+    off, exchanged = (float(np.median(np.linalg.norm(p - labels, axis=-1)[known])) for p in (px, px[:, flip]))
+    if off > 1 and 2 * exchanged < off:
+        raise ValueError(
+            f"{what}: the joints in space lie {off:.0f} px beside their pixels, and {exchanged:.0f} px with left and right exchanged: "
+            f"this looks like another order of the joints than {skeleton.name}'s, with left for right in space or in the picture"
         )
 
 

@@ -114,7 +114,10 @@ SHUFFLED = [3, 1, 2, 0, *range(4, 17)]
     [
         (lambda data: data["annotations"].pop(), "of one length, paired by position"),
         (lambda data: data["images"][2].pop("cam_param"), "entry 2 lacks 'cam_param'"),
-        (every_pose(lambda x: np.where(np.arange(17)[:, None] == 5, np.nan, x)), "must be 17 x 3 finite numbers"),
+        (
+            every_pose(lambda x: np.where(np.arange(17)[:, None] == 5, np.nan, x)),
+            r"must be 17 x 3 finite numbers, got \[nan, nan, nan\] for joint 5 \(left_knee\)",
+        ),
         (every_pose(lambda x: x[:16]), "must be 17 x 3 finite numbers"),
         (every_pose(lambda x: x / 1000), "look like metres"),
         (every_camera(lambda c: {"t": (np.array(c["t"]) / 1000).tolist()}), "look to be in metres"),

@@ -101,6 +101,8 @@ def spoil(path, change):
         (1, lambda d: d["S1"].update(Walking=d["S1"]["Walking"][:3]), "expected a list of 4 arrays"),
         (1, lambda d: d["S1"]["Walking"].__setitem__(2, d["S1"]["Walking"][2][:1]), "camera 2: 1 frames in 2D, 4 in 3D"),
         (1, lambda d: d["S1"]["Walking"][0].__setitem__((2, 4), np.nan), r"Walking camera 54138969 frame 2.*joint 4 \(left_hip\)"),
+        (1, lambda d: d["S1"].update({k: [x[:, H36M17.flip_index, :] for x in v] for k, v in d["S1"].items()}),
+         "data_2d_h36m_gt.npz: the joints in space lie .* px with left and right exchanged"),
         (1, lambda d: d["S1"].update({k: v[::-1] for k, v in d["S1"].items()}), "px beside their pixels"),
         (1, lambda d: d["S1"].update({k: [x[:, ::-1] for x in v] for k, v in d["S1"].items()}), "px beside their pixels"),
     ],

@@ -129,6 +129,13 @@ def scaled(factor):
     return every(lambda person: person.update(keypoints_3d=[factor * value for value in person["keypoints_3d"]]))
 
 
+@every
+def exchanged(person):
+    """Left is right in space, and not in the picture."""
+    points = np.reshape(person["keypoints_3d"], (17, 3))
+    person["keypoints_3d"] = points[H36M17.flip_index, :].ravel().tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -140,7 +147,9 @@ def scaled(factor):
         (lambda data: data.update(keypoints_3d_unit="m"), "convert 'keypoints_3d' to millimetres"),
         (every(lambda person: person["keypoints_3d"].pop()), "has 50 entries, expected 51"),
         (every(lambda person: person.pop("keypoints_3d")), "has no joints in space"),
-        (every(lambda person: person["keypoints_3d"].__setitem__(4, float("nan"))), "finite numbers"),
+        (every(lambda person: person["keypoints_3d"].__setitem__(4, float("nan"))), "nan for y of joint 1, expected 51 finite numbers"),
+        (exchanged,
+         "train.json: the joints in space lie .* px with left and right exchanged"),
     ],
 )  # fmt: skip
 def test_faults_say_what_they_look_like(tmp_path, change, message):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from jaxpose.cameras import project
-from jaxpose.skeleton import Skeleton, check_millimetres, check_order
+from jaxpose.skeleton import Skeleton, check_millimetres, check_order, check_sides
 
 __all__ = ["Pairs", "check", "windows"]
 
@@ -135,6 +135,7 @@ def _check_projection(pairs: Pairs, what: str) -> None:
         )
     px = project(pairs.joints, focal=pairs.focal[:, None], center=pairs.center[:, None])
     error = np.linalg.norm(px - pairs.px, axis=-1)
+    check_sides(px, pairs.px, pairs.skeleton, what)
     off = float(np.nanmedian(error)) if np.isfinite(error).any() else float("inf")
     if off > FAR_OFF:
         row = int(np.nanargmax(np.nanmedian(np.where(np.isfinite(error), error, 1e9), axis=1)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpose import cameras
 from jaxpose.data.source import Source, person_dtype
-from jaxpose.skeleton import Skeleton, check_order, root_joints
+from jaxpose.skeleton import Skeleton, check_order, check_sides, root_joints
 
 __all__ = ["check", "flattened", "has_space", "space_dtype", "withheld", "with_space"]
 
@@ -159,16 +159,17 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
         raise ValueError(
             f"{name}: annotation {person['annotation_id']} has joints in space and no camera: expected 'camera', fx, fy, cx, cy"
         )
-    _check_projection(rows, name)
+    _check_projection(rows, skeleton, name)
 
 
-def _check_projection(rows: np.ndarray, name: str) -> None:
+def _check_projection(rows: np.ndarray, skeleton: Skeleton, name: str) -> None:
     camera, labelled = rows["camera"][:, None], rows["has_depth"] & (rows["keypoints"][..., 2] > 0)
     px = cameras.project(
         np.where(rows["has_depth"][..., None], rows["joints_3d"], (0.0, 0.0, 1.0)),
         focal=np.broadcast_to(camera[..., :2], (*labelled.shape, 2)),
         center=np.broadcast_to(camera[..., 2:], (*labelled.shape, 2)),
     )
+    check_sides(px, rows["keypoints"][..., :2], skeleton, name, where=labelled)
     error = np.linalg.norm(px - rows["keypoints"][..., :2], axis=-1) / rows["box"][:, 2:].max(1)[:, None]
     if labelled.any() and (share := float(np.median(error[labelled]))) > FAR_OFF:
         raise ValueError(

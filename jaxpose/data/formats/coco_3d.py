@@ -145,6 +145,9 @@ def _labels(person: Mapping[str, Any], camera: Any, num_joints: int, path: Path)
         fits = isinstance(points, list) and len(points) == 3 * num_joints
         if not fits or not all(value is None or is_number(value) for value in points):
             got = f"{len(points)} entries" if isinstance(points, list) else f"{points!r:.50}"
+            if fits:
+                place, value = next((i, v) for i, v in enumerate(points) if v is not None and not is_number(v))
+                got = f"{value!r:.50} for {'xyz'[place % 3]} of joint {place // 3}"
             raise ValueError(
                 f"{where}: 'keypoints_3d' has {got}, expected {3 * num_joints} finite numbers (mm) or null"
             )

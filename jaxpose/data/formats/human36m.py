@@ -309,7 +309,11 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
         if value.shape != shape or not np.isfinite(value).all():
             name = {"world": "the joints in the world"}.get(key, f"{key!r} of the camera")
             expected = " x ".join(map(str, shape))
-            raise ValueError(f"{where}: {name} must be {expected} finite numbers, got {str(row[key])[:100]}")
+            got = str(row[key])[:100]
+            if value.shape == (17, 3):
+                joint = int(np.argwhere(~np.isfinite(value))[0][0])
+                got = f"{value[joint].tolist()} for joint {joint} ({H36M18.joints[joint]})"
+            raise ValueError(f"{where}: {name} must be {expected} finite numbers, got {got}")
         row[key] = value
     return row
 

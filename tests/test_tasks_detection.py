@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpose import nets, tasks, weights
+from jaxpose import compile, nets, tasks, weights
 from jaxpose.detection import matching
 from jaxpose.nets.rcnn import KeypointHead
 from jaxpose.skeleton import Skeleton
@@ -118,6 +118,17 @@ def test_settings_are_checked_and_stored(small):
     for options in ({"foreground": 0.0}, {"freeze_at": 6}, {"proposal_low": 0.8}):
         with pytest.raises(ValueError, match=next(iter(options))):
             RegionLoss(**options)
+
+
+def test_a_step_for_a_topology_is_compiled_for_such_a_batch(small):
+    task, _, batch, _ = small
+    example = compile.example_batch(task, 2)
+    assert set(example) == set(batch)
+    for name, values in batch.items():
+        shape, kind = example[name].shape, example[name].dtype.kind
+        assert len(shape) == values.ndim and shape[2:] == values.shape[2:], name
+        assert kind == values.dtype.kind or name == "image", name
+    assert example["image"].shape == batch["image"].shape and example["boxes"].shape == (2, compile.steps.PEOPLE, 4)
 
 
 def test_a_head_that_is_computed_again_has_the_same_values(small):

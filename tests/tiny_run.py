@@ -9,9 +9,8 @@ import jax
 
 from jaxpose import checkpoint, tasks
 from jaxpose.inference import Settings
-from jaxpose.nets import RCNN, HeatmapNet, HigherHRNet, PointSetNet, PoseRegressor, RegressionHead, ResNet, Upsampled
+from jaxpose.nets import HeatmapNet, HigherHRNet, PointSetNet, PoseRegressor, RegressionHead, ResNet, Upsampled
 from jaxpose.skeleton import COCO17
-from jaxpose.tasks.detection_loss import RegionLoss
 
 SIZE_WH = (24, 32)
 
@@ -29,15 +28,6 @@ def heatmap_task() -> tasks.Task:
 def bottom_up_task(**options: Any) -> tasks.Task:
     net = HigherHRNet(Upsampled(ResNet(depth=18, width=4, stages=2), (4,)), 17)
     return tasks.bottom_up(net, skeleton=COCO17, size_wh=(64, 64), **options)
-
-
-def detection_task() -> tasks.Task:
-    net = RCNN(
-        ResNet(depth=18, width=4), num_joints=17, fpn_features=4, box_features=(4,), keypoint_convs=(4,),
-        anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
-    )  # fmt: skip
-    settings = RegionLoss(pre_nms=8, post_nms=8, anchors=16, regions=8)
-    return tasks.detection(net, skeleton=COCO17, size_wh=(60, 32), resize=tasks.Resize(32, 60), training=settings)
 
 
 def point_sets_task(loss: str = "rle", *, heatmaps: bool = False, backbone: Any = None, **people: Any) -> tasks.Task:

@@ -49,6 +49,7 @@ HAND3D_MILLIMETRES = np.linspace(0.0, 50.0, 20)
 FAR_OFF = 0.1
 """Median distance of projected joints from their keypoints, as a fraction of the hand's extent, above which labels are wrong."""
 SMALLEST_MM = 40.0  # diagonal of the extent of a hand: a few hundred in mm, below 40 in cm, below 1 in metres
+LARGEST_MM = 1000.0  # of the same; that of a long hand with spread fingers is below 300
 HAND3D_FROM = 8  # index of 21.05 mm in them
 
 
@@ -200,7 +201,7 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
         bone: the key bone, whose length must not be zero.
 
     Raises:
-        ValueError: a number is missing or not finite, the key bone has no length, lengths look like metres or centimetres, a joint
+        ValueError: a number is missing or not finite, the key bone has no length, lengths are in another unit, a joint
             lies behind the camera, or the camera does not project the joints onto the labelled "keypoints", if there are any.
 
     >>> person = {"keypoints_3d": (1000 * hands.example_hand()).ravel().tolist(), "camera": [300, 160, 160]}
@@ -227,6 +228,11 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
         raise ValueError(
             f"{name}: the hand in 'keypoints_3d' is {extent:.3g} mm large: these look like "
             f"{'metres' if extent < 1 else 'centimetres'}; multiply them by {1000 if extent < 1 else 10}"
+        )
+    if extent > LARGEST_MM:
+        raise ValueError(
+            f"{name}: the hand in 'keypoints_3d' is {extent / 1000:.3g} m large: these look like millimetres that were multiplied by "
+            "1000 as if they were metres; expected millimetres here, and metres in RHD's pickles"
         )
     if (xyz[:, 2] <= 0).any():
         raise ValueError(

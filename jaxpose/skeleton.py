@@ -566,11 +566,13 @@ def check_sides(
     ValueError: poses.json: the joints in space lie ... px beside their pixels, and 4 px with left and right exchanged: ...
     """
     flip = np.array(skeleton.flip_index)
-    known = np.ones(px.shape[:-1], bool) if where is None else where
-    known = known & known[:, flip] & np.isfinite(px + px[:, flip] + labels).all(-1) & (flip != np.arange(len(flip)))
-    if not known.any():
+    compared = np.ones(px.shape[:-1], bool) if where is None else where
+    compared = (
+        compared & compared[:, flip] & np.isfinite(px + px[:, flip] + labels).all(-1) & (flip != np.arange(len(flip)))
+    )
+    if not compared.any():
         return
-    off, exchanged = (float(np.median(np.linalg.norm(p - labels, axis=-1)[known])) for p in (px, px[:, flip]))
+    off, exchanged = (float(np.median(np.linalg.norm(p - labels, axis=-1)[compared])) for p in (px, px[:, flip]))
     if off > 1 and 2 * exchanged < off:
         raise ValueError(
             f"{what}: the joints in space lie {off:.0f} px beside their pixels, and {exchanged:.0f} px with left and right exchanged: "

@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,9 @@ def test_it_starts_a_net_of_detectron2s_rules_alone(folded, tmp_path):
         "batch_stats": {"backbone": expected["batch_stats"]},
     }
     task = SimpleNamespace(init=lambda key: jax.tree.map(np.zeros_like, fresh))
-    variables = detectors.from_pretrained(task, config)
+    with mock.patch.object(weights, "load_file", wraps=weights.load_file) as load_file:
+        variables = detectors.from_pretrained(task, config)
+    assert load_file.call_count == 1, "a file of 100 MB is read once"
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["net"]["backbone"], expected["params"])
     jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"]["backbone"], expected["batch_stats"])
     assert variables["params"]["net"]["fpn"] == 0

@@ -437,8 +437,8 @@ def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path | str)
             place[block] = traverse_util.unflatten_dict(merged)[block]
 
 
-def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
-    """Returns {"params", "batch_stats"} of the backbone that --init names."""
+def backbone_of(config: BackboneConfig, state: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Returns {"params", "batch_stats"} of the backbone that --init names; `state` holds the file's arrays if they are read already."""
     if config.init.is_dir():
         variables, stored = checkpoint.restore_model(config.init)
         preprocess = tasks.from_config(stored["task"]).preprocess
@@ -452,7 +452,7 @@ def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
             if wrapper in params:
                 params, stats = params[wrapper], stats[wrapper]
         return {"params": params, "batch_stats": stats}
-    state = weights.load_file(config.init)
+    state = weights.load_file(config.init) if state is None else state
     net, variables = weights.from_torch(state, layout=init_layout(config, state))
     if getattr(net, "stride_in_1x1", False) and getattr(config, "variant", None) != "detectron2":
         raise ValueError(

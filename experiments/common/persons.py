@@ -382,6 +382,11 @@ class Persons:
                 f"AP uses guessed OKS sigmas ({DEFAULT_SIGMA} for every joint): compare it with runs on this set only; PCK and EPE "
                 "need none"
             )
+        if self.train is not None and self.config.flips() and self.config.augmentation().flip == 0:
+            sentences.append(
+                f"predictions are averaged with those of the mirrored crop, which --augment {self.config.augment} never showed the "
+                "net: --no-flip-test may score better"
+            )
         if (sentence := verdict(scores)) is not None:
             reasons = causes(predictions, flip_pairs=self.skeleton.flip_pairs, flipped=self._mirrors())
             steps = 0 if self.train is None else round(self.config.epochs * len(self.train) / self.config.batch_size)

@@ -57,6 +57,7 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch):
             "annotation 1: the hand in .* these look like centimetres; multiply them by 10",
         ),
         ({"keypoints_3d": (xyz * 1000).ravel()}, "annotation 1: the hand in .* m large: these look like millimetres"),
+        ({"keypoints_3d": (xyz * 10).ravel()}, "annotation 1: the hand in .* m large: .* a joint is misplaced"),
         ({"keypoints_3d": (xyz - [0, 0, 2000]).ravel()}, "annotation 1: joints in space behind the camera"),
         ({"camera": [1.0, 2.0]}, "annotation 1: expected 'keypoints_3d', 63 numbers in millimetres"),
         ({"keypoints_3d": [1.0] * 60}, "annotation 1: expected 'keypoints_3d'"),

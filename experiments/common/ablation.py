@@ -105,7 +105,13 @@ def people(config: AblationConfig, seed: int) -> dict[str, coco.CocoFolder]:
         config.out / f"people_{seed}_{config.images}{people_suffix(config)}", train=config.images - held_out, val=held_out, seed=seed,
         label_noise=config.label_noise, person_sizes=config.person_sizes, workers=config.workers,
     )  # fmt: skip
-    return {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
+    sources = {split: coco.read(*coco.find(folder, split)) for split in ("train", "val")}
+    for split, source in sources.items():
+        if not len(source.persons):
+            raise ValueError(
+                f"{folder}: nobody in the split {split!r} is large enough for a label; draw more --images, or larger --person-sizes"
+            )
+    return sources
 
 
 def people_suffix(config: AblationConfig) -> str:

@@ -143,7 +143,9 @@ def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
         variables, stored = checkpoint.restore_model(config.init)
         source = tasks.from_config(stored["task"])
     if not isinstance(source, tasks.Detection):
-        state = None if config.init.is_dir() else weights.load_file(config.init)
+        # The names in a .pkl tell its strides and colours.
+        of_names = config.init.suffix == ".pkl" and not config.init.is_dir()
+        state = weights.load_file(config.init) if of_names else None
         _check_backbone(config, state)
         backbone, fresh = families.backbone_of(config, state), _fresh(task, config)
         return families.with_backbone(task, backbone, config, source=config.init, variables=fresh)
@@ -163,9 +165,9 @@ def _fresh(task: tasks.Task, config: RCNNConfig) -> PyTree:
 
 
 def _check_backbone(config: RCNNConfig, state: Mapping[str, Any] | None) -> None:
-    """Raises a ValueError unless this run has the strides and colours of the backbone in --init; `state`: the arrays of a file."""
+    """Raises a ValueError unless this run has the strides and colours of the backbone in --init; `state`: the arrays of a .pkl."""
     layout, ours = config.init_layout, (config.variant, config.preprocess)
-    if layout is None and config.init.suffix == ".pkl":
+    if layout is None and state is not None:
         layout = families.init_layout(config, state)
         if layout != CAFFE2:
             raise ValueError(

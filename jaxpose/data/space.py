@@ -130,9 +130,9 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
         name: The name of the data set, for messages.
 
     Raises:
-        ValueError: Lengths look like metres; a joint lies behind the camera; the pelvis is far from the middle of the hips;
-            a person with joints in space has no camera; projected joints lie far from their keypoints. The message says what it
-            looks like.
+        ValueError: Lengths look like metres; a joint lies behind the camera; the pelvis is far from the middle of the hips; left
+            and right are exchanged in space or in the picture; a person with joints in space has no camera; projected joints lie
+            far from their keypoints. The message says what it looks like.
     """
     rows = persons[persons["has_depth"].any(1)]
     if not len(rows):

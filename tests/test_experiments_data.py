@@ -137,6 +137,13 @@ def test_a_flip_test_of_a_net_that_never_saw_a_mirror_is_remarked(folder, tmp_pa
         assert re.search(pattern, sentence)
 
 
+def test_a_preset_for_drawn_people_says_that_it_does_not_mirror_photographs(tmp_path, caplog):
+    for data, augment in ((tmp_path, "unmirrored"), (None, "unmirrored"), (tmp_path, "light")):
+        caplog.clear()
+        persons.warn_of_photographs(PersonConfig(data=data, augment=augment))
+        assert ("--augment light --flip-test" in caplog.text) == (data is not None and augment == "unmirrored")
+
+
 def test_species_are_scored_one_by_one(folder, tmp_path):
     """The best predictions of all persons: an AP of 1 for each category, of which the report has a table."""
     for split in ("train", "val"):

@@ -45,7 +45,7 @@ def test_fingers_from_base_to_tip_are_seen(source):
     assert not dataclasses.replace(labels, xyz=np.full_like(labels.xyz, np.nan)).runs_base_to_tip
 
 
-def test_wrong_labels_in_space_are_named(source, monkeypatch):
+def test_wrong_labels_in_space_are_named(source, monkeypatch, caplog):
     xyz = np.array(source.ground_truth()["annotations"][0]["keypoints_3d"]).reshape(21, 3)
     for change, message in (
         (
@@ -82,6 +82,11 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch):
             patch.setattr(source, "ground_truth", lambda truth=truth: truth)
             with pytest.raises(ValueError, match=message):
                 kind.InSpace.of(source, bone=hands.KEY_BONE, sides=True)
+            if "--one-side" not in message:
+                labels = kind.InSpace.of(source, bone=hands.KEY_BONE, on_bad="skip")
+                assert (
+                    labels.is_known.tolist() == [False] + [True] * 4 and "the place in space of 1 hands" in caplog.text
+                )
     truth = source.ground_truth()
     truth["annotations"][0] = truth["annotations"][0] | {"keypoints_3d": None}
     monkeypatch.setattr(source, "ground_truth", lambda: truth)

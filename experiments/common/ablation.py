@@ -273,6 +273,8 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     fixed = {name for name, resume in resume_rules(type(config)).items() if resume is Fixed}
     shared = {name: value for name, value in asdict(config).items() if name in fixed}
     values = shared | asdict(row)
+    if config.augment == "none":  # such rows were measured with the flip test once: they do not count as done
+        values["flip_test"] = False
     # Runs from before there were these settings count as done: they ran with the default.
     flow = values.get("likelihood") or {}
     for holder, name, default in (

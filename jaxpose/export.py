@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -133,6 +134,10 @@ def lower(
     """
     if not platforms or not set(platforms) <= {*PLATFORMS, "rocm"}:
         raise ValueError(f"platforms={tuple(platforms)}: expected some of {', '.join(PLATFORMS)}, rocm")
+    if task.level == "detection" and batch == "symbolic":
+        raise ValueError(
+            "a detector is exported for a fixed number of images: give a number of images, such as --batch 1"
+        )
     image = jax.ShapeDtypeStruct(_shape(task, batch), jnp.uint8)
     function = jax.jit(serving_function(task, variables, flip_test=flip_test))
     try:
@@ -202,7 +207,6 @@ def export(
         FileNotFoundError: There is no checkpoint.
         ImportError: The format needs a package that is not installed.
     """
-    require(format)
     if format == "tflite" and batch == "symbolic":
         raise ValueError("TFLite takes a fixed number of images: give --batch 1")
     out = Path(out)
@@ -210,12 +214,13 @@ def export(
     variables, config = checkpoint.restore_model(directory, step=step)
     tasks.check_poses(tasks.from_config(config["task"], net=net), directory, detectors=True)
     task = _task(config["task"], size_wh, net)
-    if task.level == "detection" and format != "stablehlo":
+    if task.level == "detection" and format in ("onnx", "savedmodel", "tflite"):
         converter = "jax2onnx does not convert" if format == "onnx" else "TensorFlow does not run"
         raise ValueError(
             f"--format {format}: {converter} the loops of a detector, whose length depends on the picture; give --format stablehlo "
             "--batch 1"
         )
+    require(format)  # only now: nobody installs a converter for a net that it does not convert
     variables = task.inference_variables(variables)
     _check_net(task, variables, flip_test, directory)
 
@@ -338,7 +343,8 @@ def _task(config: dict[str, Any], size_wh: tuple[int, int] | None, net: nn.Modul
     sides = task.size_wh if size_wh is None else tuple(size_wh)
     if any(side % task.size_multiple for side in sides):
         raise ValueError(
-            f"size_wh={sides}: this net takes multiples of {task.size_multiple}; choose some with --size-wh"
+            f"size_wh={sides}: this net takes multiples of {task.size_multiple}; choose some with --size-wh, such as "
+            f"--size-wh {' '.join(str(-(-side // task.size_multiple) * task.size_multiple) for side in sides)}"
         )
     return dataclasses.replace(task, size_wh=sides)
 
@@ -574,6 +580,7 @@ def main(
         platforms: The platforms that StableHLO is lowered for.
         force: Replace an existing model.
     """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a lot
     description = export(
         checkpoint, out=out, format=format, batch=batch, flip_test=flip_test, size_wh=size_wh, step=step,
         platforms=platforms, force=force,

@@ -192,10 +192,12 @@ def test_a_detector_takes_a_number_of_images_and_is_stablehlo_alone(tmp_path):
     run = tiny_run.write(tmp_path / "run", task, variables=variables)
     for format, reason in (("tflite", "TensorFlow does not run"), ("onnx", "jax2onnx does not convert")):
         with (
-            mock.patch.object(export, "require"),  # the converters need not be installed
+            mock.patch.object(export, "require", side_effect=ImportError),  # the converters need not be installed
             pytest.raises(ValueError, match=f"--format {format}: {reason} the loops of a detector"),
         ):
             export.export(run, out=tmp_path / "out", format=format, batch=1)
+    with pytest.raises(ValueError, match="multiples of 32; choose some with --size-wh, such as --size-wh 64 32$"):
+        export.export(run, out=tmp_path / "out", size_wh=(60, 32), batch=1)
 
 
 def jax_export_round_trip(exported):

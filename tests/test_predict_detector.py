@@ -103,7 +103,7 @@ def test_a_detector_finds_people_that_another_net_poses(runs, tmp_path, caplog):
     np.testing.assert_allclose(sorted(boxes), sorted(record["box"] for record in records), atol=0.01)
 
 
-def test_a_picture_without_people_has_no_poses(runs, tmp_path, monkeypatch):
+def test_a_picture_without_people_has_no_poses(runs, tmp_path, monkeypatch, caplog):
     """Not compiled again: the outputs of a net that finds nobody."""
     nobody = {"boxes": np.zeros((1, SLOTS, 4)), "scores": np.zeros((1, SLOTS)), "labels": np.zeros((1, SLOTS), int)}
     nobody |= {"valid": np.zeros((1, SLOTS), bool), "candidates": np.zeros(1, int)}
@@ -111,6 +111,7 @@ def test_a_picture_without_people_has_no_poses(runs, tmp_path, monkeypatch):
     out = tmp_path / "out"
     command.main(runs / "rle", (str(runs / "b.png"),), detector=runs / "boxes", out=out)
     assert json.loads((out / "results.json").read_text()) == [] and (out / "b_poses.jpg").is_file()
+    assert "no people in 1 of 1 pictures, such as" in caplog.text and "below --min-box-score 0.3" in caplog.text
 
 
 def test_flags_that_do_not_fit_are_refused(runs, tmp_path):

@@ -485,6 +485,7 @@ def test_bytes_of_the_other_order(tmp_path):
         (bytes(257) + b"ustar", "a tar archive, as PyTorch wrote before 0.2"),
         (b"", "it is empty"),
         (b"words", "not a complete file"),
+        (b"hello", "not a complete file.*it begins with b'hello'"),
     ],
 )
 def test_other_files_are_called_by_name(tmp_path, start, message):

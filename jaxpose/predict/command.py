@@ -191,7 +191,7 @@ def main(
     )  # fmt: skip
     with work:
         work.run(files)
-    _report(work, files, boxes=boxes, formats=formats)
+    _report(work, files, boxes=boxes, formats=formats, min_box_score=min_box_score)
 
 
 def _check_against_net(
@@ -222,7 +222,9 @@ def _check_against_net(
         )
 
 
-def _report(work: Work, files: Sequence[Path | Live], *, boxes: Path | None, formats: tuple[Format, ...]) -> None:
+def _report(
+    work: Work, files: Sequence[Path | Live], *, boxes: Path | None, formats: tuple[Format, ...], min_box_score: float
+) -> None:
     """Prints what was predicted, as JSON; raises a ValueError that names the inputs that failed."""
     counts = {
         "pictures": len(work.images),
@@ -233,6 +235,13 @@ def _report(work: Work, files: Sequence[Path | Live], *, boxes: Path | None, for
     print(json.dumps(counts | ({"trajectories": [str(path) for path in work.trajectories]} if formats else {})))
     if work.boxes is not None and (unused := work.boxes.unused(work.images)):
         logger.warning("%s: boxes of %d pictures that are not among the inputs", boxes, unused)
+    if work.empty:
+        is_scored = work.draws_boxes or "candidates" in work.predictor.task.outputs
+        logger.warning(
+            "no people in %d of %d pictures, such as %s%s",
+            len(work.empty), len(work.images), work.empty[0],
+            f": people with a score below --min-box-score {min_box_score:g} are left out" if is_scored else "",
+        )  # fmt: skip
     if work.failed:
         examples = "; ".join(work.failed[:3]) + (f"; and {len(work.failed) - 3} more" if len(work.failed) > 3 else "")
         raise ValueError(f"{len(work.failed)} problems with {len(files)} inputs, the rest is in {work.out}: {examples}")

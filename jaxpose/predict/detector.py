@@ -78,7 +78,7 @@ class Detector:
     ):
         if max_people is not None:
             if max_people < 1:
-                raise ValueError(f"max_people={max_people}: expected a positive number of slots")
+                raise ValueError(f"max_people={max_people} (--max-people): expected a positive number of slots")
             net = task.net.clone(max_detections=max_people, post_nms=max(task.net.post_nms, max_people))
             task = Detection.from_config(task.config, net=net)
         self.task, self.min_score = task, min_score

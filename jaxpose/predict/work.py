@@ -61,6 +61,8 @@ class Work:
         self.records: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []
         self.failed: list[str] = []
+        self.empty: list[str] = []
+        """The pictures and frames in which there are no people."""
         self.sequences = Sequences(out, options, predictor.skeleton)
         self.space = SpacePage(predictor.skeleton, level=region) if predictor.in_space else None
         self.trajectories: list[Path] = []
@@ -129,7 +131,7 @@ class Work:
 
     def _poses(self, items: list[tuple[Path, np.ndarray, int]]) -> list[Any]:
         images = [image for _, image, _ in items]
-        names = [f"{file}, frame {frame}" if is_video(file) else str(file) for file, _, frame in items]
+        names = [_name(file, frame if is_video(file) else None) for file, _, frame in items]
         if self.predictor.detector is not None:
             return self.predictor.detected(images, names)
         if self.finder is not None:
@@ -207,6 +209,8 @@ class Work:
         where = {"file_name": str(file)} | ({} if frame is None else {"frame": frame})
         self.images.append({"id": image_id, **where, "width": image.shape[1], "height": image.shape[0]})
         self.records += [record | where for record in poses.records(image_id)]
+        if not len(poses):
+            self.empty.append(_name(file, frame))
         if not self.predictor.skeleton.num_joints:
             for p, box in enumerate(poses.box.round(3).tolist()):
                 score = round(float(poses.score[p]), 6)
@@ -277,6 +281,11 @@ class Work:
             self.space.write(self.out / "space.html")
         self.trajectories = self.sequences.write()
         self.failed += self.sequences.failed
+
+
+def _name(file: Path | Live, frame: int | None) -> str:
+    """Returns the name of a picture, or of the frame of a video, in messages."""
+    return str(file) if frame is None else f"{file}, frame {frame}"
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:

@@ -256,9 +256,11 @@ def _read(path: Path) -> tuple[Any, _File]:
     except Unusable as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # many exception types, depending on the damage
-        reason = str(error).splitlines()[:1] or [type(error).__name__]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError):  # its text is one number: the file is a text, or the like
+            reason = f"it begins with {file.data[:16]!r}"
         raise ValueError(
-            f"{path}: not a complete file of torch.save: truncated or damaged ({reason[0]:.100}); download or copy it again"
+            f"{path}: not a complete file of torch.save: truncated or damaged ({reason:.100}); download or copy it again"
         ) from error
     return content, file
 

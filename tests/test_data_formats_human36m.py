@@ -106,6 +106,10 @@ def every_pose(change):
     return apply
 
 
+SCALED = (
+    lambda scale: every_pose(scale),
+    lambda scale: every_camera(lambda c: {"t": scale(np.array(c["t"])).tolist()}),
+)
 SHUFFLED = [3, 1, 2, 0, *range(4, 17)]
 
 
@@ -124,6 +128,13 @@ SHUFFLED = [3, 1, 2, 0, *range(4, 17)]
         (every_pose(lambda x: x[SHUFFLED]), "the pelvis .* this looks like another order of the joints"),
         (every_camera(lambda c: {"R": np.transpose(c["R"]).tolist()}), "the rotations may be transposed"),
         (every_camera(lambda c: {"t": [float("nan")] * 3}), "'t' of the camera must be 3 finite numbers"),
+        (every_pose(lambda x: np.concatenate([x, x])), "must be 17 x 3 finite numbers, got 34 x 3 of them"),
+        (every_camera(lambda c: {"f": [0.0, 0.0]}), "'f' of the camera must be two focal lengths above 0"),
+        (every_camera(lambda c: {"R": (2 * np.array(c["R"])).tolist()}), "'R' of the camera is no rotation"),
+        (every_camera(lambda c: {"R": (np.diag([-1, 1, 1]) @ c["R"]).tolist()}), "'R' of the camera mirrors: its determinant is -1"),
+        (lambda data: [change(lambda x: 1000 * x)(data) for change in SCALED] and None, "multiplied by 1000 .* divide them by 1000"),
+        (lambda data: [person.update(bbox=[10, 10, 200, 200]) for person in data["annotations"]] and None,
+         "project 0% of the joints into their persons' boxes .* two axes of the world may be exchanged"),
     ],
 )  # fmt: skip
 def test_faults_say_what_they_look_like(tmp_path, change, message):

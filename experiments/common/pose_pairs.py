@@ -477,10 +477,9 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
     layout = _layout(folder)
     if layout == "mmpose":
         _refuse_flags_of_videopose3d(config, folder)
-        train = (
-            None if config.eval_only else mmpose_3d.read(folder / "h36m_train.npz").of_subjects(config.train_subjects)
-        )
-        return train, mmpose_3d.read(folder / "h36m_test.npz").of_subjects(config.val_subjects)
+        files = folder / "h36m_train.npz", folder / "h36m_test.npz"
+        train = None if config.eval_only else _of_subjects(files[0], config.train_subjects, "--train-subjects")
+        return train, _of_subjects(files[1], config.val_subjects, "--val-subjects")
     if layout == "mpi_inf_3dhp":
         return _open_mpi_inf_3dhp(config, folder)
     paths = videopose3d.find(folder, keypoints=config.keypoints)
@@ -488,6 +487,20 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
     if config.eval_only is None:
         train = videopose3d.read(*paths, subjects=config.train_subjects, every=config.every)
     return train, videopose3d.read(*paths, subjects=config.val_subjects, every=config.val_every)
+
+
+def _of_subjects(path: Path, subjects: tuple[str, ...], flag: str) -> Pairs:
+    """Reads the poses of some subjects of mmpose's file; a subject that it does not have is warned of."""
+    every = mmpose_3d.read(path)
+    present = sorted(set(every.subject.tolist()))
+    if missing := [name for name in subjects if name not in present]:
+        message = (
+            f"{flag} {' '.join(subjects)}: {path} has no pose of {', '.join(missing)}; it has {', '.join(present)}"
+        )
+        if len(missing) == len(subjects):
+            raise ValueError(message)
+        log.warning("%s", message)
+    return every.of_subjects(subjects)
 
 
 def _open_mpi_inf_3dhp(config: PairConfig, folder: Path) -> tuple[Pairs | None, Pairs]:

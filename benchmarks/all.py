@@ -1,6 +1,6 @@
 """Runs every benchmark, one after another, each in its own process: their JSON lines, and a table of ratios at the end.
 
-        python -m benchmarks.all                   # with each script's defaults, a quarter of an hour or more
+    python -m benchmarks.all                   # with each script's defaults, a quarter of an hour or more
     python -m benchmarks.all --quick           # small repeats, three minutes on two cores
 
 The docstring of a script says what it compares. The PyTorch sides need PyTorch (pip install torch), those of detectors torchvision

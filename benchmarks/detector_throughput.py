@@ -1,6 +1,6 @@
 """Time of a Keypoint R-CNN's prediction, picture in, boxes and joints out, and of its two operators, beside torchvision.
 
-        python -m benchmarks.detector_throughput                       # ResNet-50, one picture of 640x480 and four
+    python -m benchmarks.detector_throughput                       # ResNet-50, one picture of 640x480 and four
     python -m benchmarks.detector_throughput --parts nms roi_align --repeats 20
     python -m benchmarks.detector_throughput --people 100              # as many people as there are slots
 

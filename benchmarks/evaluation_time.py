@@ -1,6 +1,6 @@
 """Seconds of COCO's keypoint evaluation: pycocotools and hotcoco, from records in memory to the ten numbers.
 
-        python -m benchmarks.evaluation_time                       # 5,000 images, 100,000 detections, as in val2017
+    python -m benchmarks.evaluation_time                       # 5,000 images, 100,000 detections, as in val2017
     python -m benchmarks.evaluation_time --images 500
 
 People and detections are synthetic: two people per image, half of the detections near them, the others anywhere. Both sides take

@@ -1,9 +1,9 @@
 """Samples per second that one core turns from JPEG files into training batches, compared with OpenCV and a PyTorch DataLoader.
 
-        python -m benchmarks.input_throughput                                # synthetic people, written for this run
+    python -m benchmarks.input_throughput                                # synthetic people, written for this run
     python -m benchmarks.input_throughput --data path/to/coco            # any COCO-format folder
     python -m benchmarks.input_throughput --whole --data path/to/coco    # whole images, for bottom-up nets
-        python -m benchmarks.input_throughput --decode scaled                # with JPEGs decoded at a smaller size as another side
+    python -m benchmarks.input_throughput --decode scaled                # with JPEGs decoded at a smaller size as another side
     python -m benchmarks.input_throughput --cores 1 2 --no-rival         # how the samples grow with the cores
     python -m benchmarks.input_throughput --parts --no-rival             # where the time of a sample goes
 

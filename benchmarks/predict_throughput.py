@@ -1,6 +1,6 @@
 """Time of a prediction: uint8 crops -> normalisation, net, decoding -> pixels and confidences on the host.
 
-        python -m benchmarks.predict_throughput                                # ResNet-50 with RLE, 256x192, and PyTorch
+    python -m benchmarks.predict_throughput                                # ResNet-50 with RLE, 256x192, and PyTorch
     python -m benchmarks.predict_throughput --batch 1 64 256 --dtype bfloat16                             # on a GPU
 
 The net is `jaxpose.export.serving_function` (the weights are constants of the program, as in an exported file), and

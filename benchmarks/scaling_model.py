@@ -4,7 +4,7 @@
     python -m benchmarks.scaling_model --net hrnet --chip v4 v5p a100 --global-batch 4096            # strong scaling
     python -m benchmarks.scaling_model --batch 64 --chip v5e --compiled FILE   # of benchmarks.tpu_step --out FILE
     python -m benchmarks.scaling_model --local-statistics                      # BatchNorm sees each chip's own rows
-        python -m benchmarks.scaling_model --check                                 # predictions against this machine
+    python -m benchmarks.scaling_model --check                                 # predictions against this machine
 
 Nothing is run: the step is compiled for 2, 4 and 8 forced host devices, and its FLOPs, collectives and memory traffic are counted
 (`benchmarks.step_program`).

@@ -1,6 +1,6 @@
 """Time of a whole training step: normalisation, net, loss, gradient, Adam.
 
-        python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, and PyTorch
+    python -m benchmarks.step_throughput                                   # ResNet-50, batch 16, 256x192, and PyTorch
     python -m benchmarks.step_throughput --net hrnet --batch 4             # HRNet-W32 with the squared error of heatmaps
     python -m benchmarks.step_throughput --batch 64 256 1024 --dtype bfloat16 --peak-tflops 989    # on a GPU
 

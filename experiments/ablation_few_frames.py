@@ -223,6 +223,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
             f"--data {config.data} --person-sizes {config.person_sizes[0]:g} {config.person_sizes[1]:g}: --person-sizes are those of "
             "synthetic people; leave one out"
         )
+    for name in ("augment", "size_wh"):
+        if (value := getattr(config, name)) != getattr(Config, name):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: here it follows from the data; leave it out")
     runs = ablation.run_all(config, ROWS, train_row, load=load)
     return ablation.report(runs, config, COLUMNS, plot=lambda runs, path: None)
 

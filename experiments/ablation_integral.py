@@ -6,13 +6,14 @@
 Rows, all with the same net (a ResNet-18 without its last stage, and two deconvolutions: maps of 16x24 from crops of 64x96) and
 the same schedule; B is beta, 1, 10 or 20:
 
-    heatmap    detection: mean squared error of the maps, decoded by argmax and a quarter shift
+  heatmap    detection: mean squared error of the maps, decoded by argmax and a quarter shift
   ipr_B      integral regression: L1 of the soft-argmax at beta B
   comp_B     the same with the bias compensated, in training and in prediction
-    relu_B     comp_B with negative values of the maps replaced by 0, the background that the compensation assumes (ours)
-    joint_B    comp_B, plus the heatmap loss in the first 30 % of the steps: the joint framework, L_aug
-    always_B   comp_B, plus the heatmap loss in all steps: L_de
-    plain_B    ipr_B, plus the heatmap loss in the first 30 % (in table 6 at beta 10)
+  relu_B     comp_B with negative values of the maps replaced by 0, the background that the compensation assumes (ours)
+  joint_B    comp_B, plus the heatmap loss in the first 30 % of the steps: the joint framework, L_aug
+  always_B   comp_B, plus the heatmap loss in all steps: L_de
+  plain_B    ipr_B, plus the heatmap loss in the first 30 % (in table 6 at beta 10)
+  held_B     ipr_B, plus the heatmap loss in all steps, to set beside always_B (ours)
 
 `experiments/common/ablation.py` describes how runs are stored and shared between processes.
 
@@ -68,6 +69,7 @@ for b in BETAS:
         f"joint_{b}": Row(MAPS, L1, integral(b, True), opening=True),
         f"always_{b}": Row(MAPS, L1, integral(b, True)),
         f"plain_{b}": Row(MAPS, L1, integral(b, False), opening=True),
+        f"held_{b}": Row(MAPS, L1, integral(b, False)),
     }
 DEFAULT_ROWS = ("heatmap", *(f"{kind}_{b}" for kind in ("ipr", "comp", "relu", "joint") for b in BETAS))
 

@@ -9,12 +9,12 @@ Rows, all with the same net (HigherHRNet's head on the first half of a small Res
   sahr             scale-adaptive targets, lambda 1
   wahr             the weight-adaptive loss, gamma 0.01
   both             SWAHR
-    shr              sigma by the size of the person's box (the simple way, table 4), in whole pixels as released: 1 to 3, and 1.5
-                     on average, because no smaller one can be drawn
+  shr              sigma by the size of the person's box (the simple way, table 4), in whole pixels as released: 1 to 3, and 1.5
+                   on average, because no smaller one can be drawn
   sahr_lambda_L    lambda 0.1, 0.5 (table 5)
   wahr_gamma_G     gamma 1, 0.1, 0.001 (table 6)
-    sahr_std         ours: the exact power, with alpha the change of the standard deviation (QUIRK S1)
-    none_half        `none`, with the heatmaps at 1/2 alone (as measured in tables 7 and 8)
+  sahr_std         ours: the exact power, with alpha the change of the standard deviation (QUIRK S1)
+  none_half        `none`, with the heatmaps at 1/2 alone (as measured in tables 7 and 8)
 
 `experiments/common/ablation.py` describes how runs are stored and shared between processes. Images are augmented once and kept
 in memory.

@@ -210,9 +210,11 @@ def export(
     variables, config = checkpoint.restore_model(directory, step=step)
     tasks.check_poses(tasks.from_config(config["task"], net=net), directory, detectors=True)
     task = _task(config["task"], size_wh, net)
-    if task.level == "detection" and format in ("savedmodel", "tflite"):
+    if task.level == "detection" and format != "stablehlo":
+        converter = "jax2onnx does not convert" if format == "onnx" else "TensorFlow does not run"
         raise ValueError(
-            f"--format {format}: TensorFlow does not run the loops of a detector; give --format stablehlo --batch 1"
+            f"--format {format}: {converter} the loops of a detector, whose length depends on the picture; give --format stablehlo "
+            "--batch 1"
         )
     variables = task.inference_variables(variables)
     _check_net(task, variables, flip_test, directory)

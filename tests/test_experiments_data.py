@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -119,6 +120,28 @@ def test_pairs_and_sigmas_reach_the_skeleton(folder, tmp_path):
     for source in (train, val):
         assert source.skeleton.flip_pairs == ((0, 1),) and source.skeleton.sigmas == (0.2,) * 17
         assert set(np.unique(source.persons["keypoints"][..., 2])) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("augment", "flip_test", "remarks"),
+    [("unmirrored", True, ["--augment unmirrored .*--no-flip-test"]), ("unmirrored", False, []), ("light", True, [])],
+)
+def test_a_flip_test_of_a_net_that_never_saw_a_mirror_is_remarked(folder, tmp_path, augment, flip_test, remarks):
+    settings = PersonConfig(
+        data=folder, data_dir=tmp_path / "data", out=tmp_path / "run", augment=augment, flip_test=flip_test
+    )
+    train, val = kinds.open_splits(settings)
+    sentences = persons.Persons(settings, train, val, val.ground_truth_json, None).remarks({}, {})
+    assert len(sentences) == len(remarks)
+    for sentence, pattern in zip(sentences, remarks, strict=True):
+        assert re.search(pattern, sentence)
+
+
+def test_a_preset_for_drawn_people_says_that_it_does_not_mirror_photographs(tmp_path, caplog):
+    for data, augment in ((tmp_path, "unmirrored"), (None, "unmirrored"), (tmp_path, "light")):
+        caplog.clear()
+        persons.warn_of_photographs(PersonConfig(data=data, augment=augment))
+        assert ("--augment light --flip-test" in caplog.text) == (data is not None and augment == "unmirrored")
 
 
 def test_species_are_scored_one_by_one(folder, tmp_path):

@@ -45,7 +45,7 @@ def test_fingers_from_base_to_tip_are_seen(source):
     assert not dataclasses.replace(labels, xyz=np.full_like(labels.xyz, np.nan)).runs_base_to_tip
 
 
-def test_wrong_labels_in_space_are_named(source, monkeypatch):
+def test_wrong_labels_in_space_are_named(source, monkeypatch, caplog):
     xyz = np.array(source.ground_truth()["annotations"][0]["keypoints_3d"]).reshape(21, 3)
     for change, message in (
         (
@@ -57,6 +57,7 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch):
             "annotation 1: the hand in .* these look like centimetres; multiply them by 10",
         ),
         ({"keypoints_3d": (xyz * 1000).ravel()}, "annotation 1: the hand in .* m large: these look like millimetres"),
+        ({"keypoints_3d": (xyz * 10).ravel()}, "annotation 1: the hand in .* m large: .* a joint is misplaced"),
         ({"keypoints_3d": (xyz - [0, 0, 2000]).ravel()}, "annotation 1: joints in space behind the camera"),
         ({"camera": [1.0, 2.0]}, "annotation 1: expected 'keypoints_3d', 63 numbers in millimetres"),
         ({"keypoints_3d": [1.0] * 60}, "annotation 1: expected 'keypoints_3d'"),
@@ -81,6 +82,11 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch):
             patch.setattr(source, "ground_truth", lambda truth=truth: truth)
             with pytest.raises(ValueError, match=message):
                 kind.InSpace.of(source, bone=hands.KEY_BONE, sides=True)
+            if "--one-side" not in message:
+                labels = kind.InSpace.of(source, bone=hands.KEY_BONE, on_bad="skip")
+                assert (
+                    labels.is_known.tolist() == [False] + [True] * 4 and "the place in space of 1 hands" in caplog.text
+                )
     truth = source.ground_truth()
     truth["annotations"][0] = truth["annotations"][0] | {"keypoints_3d": None}
     monkeypatch.setattr(source, "ground_truth", lambda: truth)

@@ -29,7 +29,7 @@ from experiments import (
     mpii_integral,
     mpii_rle,
 )
-from experiments.common import families, rules
+from experiments.common import ablation, families, rules
 from experiments.common.config import parse, settings
 from experiments.common.log import Log
 from jaxpose import checkpoint, cli, tasks
@@ -515,6 +515,18 @@ def test_the_methods_for_few_frames_take_one_set():
         ablation_few_frames.main(["--data", "x", "--person-sizes", "0.2", "1"])
     with pytest.raises(ValueError, match=r"--person-sizes \(1.0, 0.2\): expected the least and the largest height"):
         ablation_few_frames.main(["--person-sizes", "1", "0.2"])
+    with pytest.raises(ValueError, match="--augment none: here it follows from the data"):
+        ablation_few_frames.main(["--augment", "none"])
+    with pytest.raises(ValueError, match=r"--size-wh \(64, 64\): here it follows from the data"):
+        ablation_few_frames.main(["--size-wh", "64", "64"])
+
+
+def test_synthetic_people_too_small_for_a_label_are_named(tmp_path):
+    config = ablation_few_frames.Config(images=2, person_sizes=(0.05, 0.05), out=tmp_path, workers=1)
+    with pytest.raises(
+        ValueError, match="nobody in the split 'train' is large enough for a label.*larger --person-sizes"
+    ):
+        ablation.people(config, 0)
 
 
 @pytest.mark.slow

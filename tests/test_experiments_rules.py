@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from experiments import coco_rle, coco_swahr
+from experiments import coco_rle, coco_swahr, h36m_rle
 from experiments.common import config, rules
 from experiments.common.ablation import AblationConfig
 from experiments.common.rules import AnyValue, Between, Fixed, MayChange, MayMove, Positive, Unsaid
@@ -150,3 +150,13 @@ def test_a_run_from_before_a_flag_had_its_default(flag, value):
         config.check_same_run(coco_rle.Config, before, now | {flag: value}, Path("run"))
     if flag == "exif":  # the stored pixels are what it took
         config.check_same_run(coco_rle.Config, before, now | {flag: "ignore"}, Path("run"))
+
+
+def test_flags_that_may_change_are_listed_where_others_may_not():
+    """A run of a preset's earlier numbers: its --augment alone would resume it with the schedule of today's."""
+    before = config.settings(h36m_rle.PAGE.settings(["--augment", "light", "--flip-test", "--epochs", "30"]))
+    now = h36m_rle.PAGE.settings([])
+    with pytest.raises(
+        ValueError, match="--augment was light, is unmirrored. .*may change them: .*--epochs was 30.0, is 20"
+    ):
+        config.check_same_run(type(now), before, config.settings(now), Path("run"))

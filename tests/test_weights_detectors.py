@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ import pytest
 
 from experiments import coco_keypoint_rcnn
 from experiments.common import detectors, families
-from jaxpose import importer, nets, weights
+from jaxpose import importer, nets, tasks, weights
 from jaxpose.nets.resnet import Block
+from jaxpose.skeleton import COCO17
 
 FOLDED = {"weight": "s", "bias": "b"}
 WITH_STATISTICS = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
@@ -114,7 +116,9 @@ def test_it_starts_a_net_of_detectron2s_rules_alone(folded, tmp_path):
         "batch_stats": {"backbone": expected["batch_stats"]},
     }
     task = SimpleNamespace(init=lambda key: jax.tree.map(np.zeros_like, fresh))
-    variables = detectors.from_pretrained(task, config)
+    with mock.patch.object(weights, "load_file", wraps=weights.load_file) as load_file:
+        variables = detectors.from_pretrained(task, config)
+    assert load_file.call_count == 1, "a file of 100 MB is read once"
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["net"]["backbone"], expected["params"])
     jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"]["backbone"], expected["batch_stats"])
     assert variables["params"]["net"]["fpn"] == 0
@@ -131,3 +135,16 @@ def test_it_starts_a_net_of_detectron2s_rules_alone(folded, tmp_path):
     detector.write_bytes(pickle.dumps({"model": {"roi_heads.box_head.fc1.weight": np.ones((2, 2))}}))
     with pytest.raises(ValueError, match="holds no ResNet with Caffe2's names.*jaxpose import"):
         detectors.from_pretrained(task, dataclasses.replace(config, init=detector))
+
+
+@pytest.mark.parametrize("is_run", [True, False])
+def test_the_strides_of_a_detectors_backbone_are_checked_too(tmp_path, monkeypatch, is_run):
+    net = nets.RCNN(nets.ResNet(50, width=2, stride_in_1x1=True), num_joints=17, variant="detectron2")
+    task = tasks.detection(net, skeleton=COCO17, size_wh=(64, 64))
+    monkeypatch.setattr(families.checkpoint, "restore_model", lambda path: ({}, {"task": task.config}))
+    monkeypatch.setattr(weights, "load_file", lambda path: {})
+    monkeypatch.setattr(weights, "from_torch", lambda state, layout: (net, {}))
+    path = tmp_path if is_run else tmp_path / "rcnn.pkl"
+    config = families.BackboneConfig(init=path, preprocess=task.preprocess)
+    with pytest.raises(ValueError, match="stride in the first 1x1 convolution of a block"):
+        families.backbone_of(config)

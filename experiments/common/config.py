@@ -462,9 +462,18 @@ def check_same_run(kind: type[RunConfig], stored: Mapping[str, Any], now: Mappin
         out: folder of the run, named in the message.
     """
     different = rules.changes(kind, stored, now, allowed=kind.resume_rules(now))
-    if different:
-        flags = "; ".join(f"--{k.replace('_', '-')} was {was}, is {new}" for k, (was, new) in different.items())
-        raise ValueError(f"{out} holds a run with different settings: {flags}. Give the same ones, or another --out.")
+    if not different:
+        return
+    others = rules.changes(kind, stored, now, allowed={})  # a run of another default differs in more than one flag
+
+    def listed(names: Collection[str]) -> str:
+        return "; ".join(f"--{k.replace('_', '-')} was {others[k][0]}, is {others[k][1]}" for k in names)
+
+    may_change = [name for name in others if name not in different and name not in ("out", "by_hand")]
+    raise ValueError(
+        f"{out} holds a run with different settings: {listed(different)}. Give the same ones, or another --out."
+        + (f" Different too, though a resumed run may change them: {listed(may_change)}." if may_change else "")
+    )
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

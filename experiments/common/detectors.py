@@ -143,8 +143,11 @@ def from_pretrained(task: tasks.Task, config: RCNNConfig) -> PyTree | None:
         variables, stored = checkpoint.restore_model(config.init)
         source = tasks.from_config(stored["task"])
     if not isinstance(source, tasks.Detection):
-        _check_backbone(config)
-        backbone, fresh = families.backbone_of(config), _fresh(task, config)
+        # The names in a .pkl tell its strides and colours.
+        of_names = config.init.suffix == ".pkl" and not config.init.is_dir()
+        state = weights.load_file(config.init) if of_names else None
+        _check_backbone(config, state)
+        backbone, fresh = families.backbone_of(config, state), _fresh(task, config)
         return families.with_backbone(task, backbone, config, source=config.init, variables=fresh)
     for flag, theirs, ours in (
         ("--preprocess", source.preprocess, task.preprocess),
@@ -161,11 +164,11 @@ def _fresh(task: tasks.Task, config: RCNNConfig) -> PyTree:
     return jax.device_get(jax.jit(task.init)(jax.random.key(config.seed)))  # eagerly, it would also run the net
 
 
-def _check_backbone(config: RCNNConfig) -> None:
-    """Raises a ValueError unless this run has the strides and the colours of the backbone in --init."""
+def _check_backbone(config: RCNNConfig, state: Mapping[str, Any] | None) -> None:
+    """Raises a ValueError unless this run has the strides and colours of the backbone in --init; `state`: the arrays of a .pkl."""
     layout, ours = config.init_layout, (config.variant, config.preprocess)
-    if layout is None and config.init.suffix == ".pkl":
-        layout = families.init_layout(config, weights.load_file(config.init))
+    if layout is None and state is not None:
+        layout = families.init_layout(config, state)
         if layout != CAFFE2:
             raise ValueError(
                 f"--init {config.init} holds no ResNet with Caffe2's names, as Detectron2's R-50.pkl does: give a detector to jaxpose "

@@ -437,29 +437,36 @@ def graft(stages: dict[str, Any], backbone: Mapping[str, Any], name: Path | str)
             place[block] = traverse_util.unflatten_dict(merged)[block]
 
 
-def backbone_of(config: BackboneConfig) -> Mapping[str, Any]:
-    """Returns {"params", "batch_stats"} of the backbone that --init names."""
+def backbone_of(config: BackboneConfig, state: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Returns {"params", "batch_stats"} of the backbone that --init names; `state` holds the file's arrays if they are read already."""
     if config.init.is_dir():
         variables, stored = checkpoint.restore_model(config.init)
-        preprocess = tasks.from_config(stored["task"]).preprocess
-        if preprocess != config.preprocess:
+        source = tasks.from_config(stored["task"])
+        if source.preprocess != config.preprocess:
             raise ValueError(
-                f"--init {config.init} was trained with --preprocess {preprocess}, this run has "
+                f"--init {config.init} was trained with --preprocess {source.preprocess}, this run has "
                 f"{config.preprocess}: its backbone would see other colours; give the same one"
             )
+        _check_strides(source.net, config)
         params, stats = variables["params"]["net"], variables["batch_stats"]
         for wrapper in ("net", "backbone", "backbone"):  # the last one is that of an `Upsampled` net
             if wrapper in params:
                 params, stats = params[wrapper], stats[wrapper]
         return {"params": params, "batch_stats": stats}
-    state = weights.load_file(config.init)
+    state = weights.load_file(config.init) if state is None else state
     net, variables = weights.from_torch(state, layout=init_layout(config, state))
-    if getattr(net, "stride_in_1x1", False) and getattr(config, "variant", None) != "detectron2":
+    _check_strides(net, config)
+    return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
+
+
+def _check_strides(net: Any, config: BackboneConfig) -> None:
+    """Raises a ValueError if the ResNet in --init, or that of an R-CNN there, has its strides in another place than this run's."""
+    resnet = getattr(net, "backbone", net)
+    if getattr(resnet, "stride_in_1x1", False) and getattr(config, "variant", None) != "detectron2":
         raise ValueError(
             f"--init {config.init} holds a ResNet with the stride in the first 1x1 convolution of a block, which this net has in the "
             "3x3 one: give ImageNet weights of torchvision, or take coco_keypoint_rcnn --variant detectron2"
         )
-    return {k: v["backbone"] if "backbone" in v else v for k, v in variables.items()}
 
 
 def init_layout(config: BackboneConfig, state: Mapping[str, Any]) -> weights.Layout:

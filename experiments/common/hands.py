@@ -102,19 +102,29 @@ class InSpace:
     bone: tuple[int, int] = hands.PALM
 
     @classmethod
-    def of(cls, source: Source, *, bone: tuple[int, int] = hands.PALM, sides: bool = False) -> InSpace:
+    def of(
+        cls,
+        source: Source,
+        *,
+        bone: tuple[int, int] = hands.PALM,
+        sides: bool = False,
+        on_bad: Literal["error", "skip"] = "error",
+    ) -> InSpace:
         """Reads the labels of a source.
 
         Args:
             source: a source of hands, whose annotations may hold keypoints_3d, camera and hand.
             bone: the key bone.
             sides: raise an error for a hand whose side is not stated.
+            on_bad: "error", or "skip" to take a hand with wrong labels in space for one that is known in the picture alone; they are
+                counted and logged.
 
         Raises:
             ValueError: joints in space are not 63 numbers, have no camera, or a key bone of length zero.
         """
         people = sorted(source.ground_truth()["annotations"], key=lambda person: person["id"])
         xyz, camera = np.full((len(people), 21, 3), np.nan), np.full((len(people), 4), np.nan)
+        faults: list[str] = []
         for i, person in enumerate(people):
             where = f"{source.name}: annotation {person['id']}"
             if sides and person.get("hand") not in ("left", "right"):
@@ -124,7 +134,14 @@ class InSpace:
                 )
             if person.get("keypoints_3d") is None:
                 continue
-            xyz[i], camera[i] = evaluation.labels_of(person, name=where, bone=bone)
+            try:
+                xyz[i], camera[i] = evaluation.labels_of(person, name=where, bone=bone)
+            except ValueError as fault:
+                if on_bad == "error":
+                    raise
+                faults.append(str(fault))
+        if faults:
+            log.warning("the place in space of %d hands was left out, for example: %s", len(faults), faults[0])
         is_right = np.array([person.get("hand") == "right" for person in people], bool)
         return cls(np.array([person["id"] for person in people], np.int64), xyz, camera, is_right, bone)
 
@@ -161,12 +178,16 @@ class Hands(persons.Persons):
     @cached_property
     def train_space(self) -> InSpace:
         """Labels in space of the training hands."""
-        return InSpace.of(self.train, bone=hands.NAMED_BONES[self.config.bone], sides=self.config.one_side)
+        return self._in_space(self.train)
 
     @cached_property
     def val_space(self) -> InSpace:
         """Labels in space of the evaluation hands."""
-        return InSpace.of(self.val, bone=hands.NAMED_BONES[self.config.bone], sides=self.config.one_side)
+        return self._in_space(self.val)
+
+    def _in_space(self, source: Source) -> InSpace:
+        config = self.config
+        return InSpace.of(source, bone=hands.NAMED_BONES[config.bone], sides=config.one_side, on_bad=config.on_bad)
 
     @cached_property
     def sizes(self) -> Sizes | None:

@@ -382,6 +382,11 @@ class Persons:
                 f"AP uses guessed OKS sigmas ({DEFAULT_SIGMA} for every joint): compare it with runs on this set only; PCK and EPE "
                 "need none"
             )
+        if self.train is not None and self.config.flips() and self.config.augmentation().flip == 0:
+            sentences.append(
+                f"predictions are averaged with those of the mirrored crop, which --augment {self.config.augment} never showed the "
+                "net: --no-flip-test may score better"
+            )
         if (sentence := verdict(scores)) is not None:
             reasons = causes(predictions, flip_pairs=self.skeleton.flip_pairs, flipped=self._mirrors())
             steps = 0 if self.train is None else round(self.config.epochs * len(self.train) / self.config.batch_size)
@@ -453,8 +458,18 @@ def draw_sheet(config: PersonConfig, val: Source, predictions: Predictions, *, d
     )
 
 
+def warn_of_photographs(config: PersonConfig) -> None:
+    """Warns that a preset for drawn people, whose left and right differ in hue, does not mirror the photographs of --data."""
+    if config.data is not None and config.eval_only is None and config.augment == "unmirrored":
+        log.warning(
+            "--augment unmirrored suits the drawn people, whose left and right differ in hue; people in photographs gain from "
+            "mirroring: --augment light --flip-test"
+        )
+
+
 def load(config: PersonConfig, *, skeleton: Skeleton | None = None) -> Persons:
     """Opens the splits that the config names, evaluated on annotated, shifted or detected boxes; see `kinds.open_splits`."""
+    warn_of_photographs(config)
     mesh = kinds.make_mesh(config)
     train, val = (s and space.flattened(s) for s in kinds.open_splits(config, skeleton=skeleton))
     ground_truth = val.ground_truth_json if len(val) else None

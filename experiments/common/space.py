@@ -468,6 +468,7 @@ def _actions(ground_truth: Path | None) -> dict[int, str]:
 
 def load(config: SpaceConfig, *, skeleton: Skeleton | None = None) -> Kind:
     """Opens the data that the config names: the splits with joints in space, mixed with persons without; see `kinds.open_splits`."""
+    persons.warn_of_photographs(config)
     mesh = kinds.make_mesh(config)
     config = with_format(config)
     train, val = kinds.open_splits(config, skeleton=skeleton)

@@ -21,6 +21,9 @@ from jaxpose.tasks.base import Task
 
 PyTree = Any
 
+# No device, no trial of tiles: a product whose default tiles do not fit ends Triton's compilation. cuBLAS's products need no tiles.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+
 
 class DoesNotFit(ValueError):
     """The compiler found that the step needs more memory than a device has."""
@@ -70,7 +73,7 @@ def for_topology(
     parallel.check_batch_size(batch_size, mesh)
     shapes = example_batch(task, batch_size) if batch is None else batch
     lowered = _lower(task, tx, mesh, shapes, step=step, ema=ema, flip_test=flip_test)
-    program, seconds = _compile(lowered, step)
+    program, seconds = _compile(lowered, step, GPU_OPTIONS if chips.is_gpu(topology) else {})
     chip, report = chips.chip_of(topology), read_program(program.as_text(), operations=operations)
     cost = program.cost_analysis()
     if cost is None:  # the compiler of GPUs counts nothing
@@ -118,12 +121,12 @@ def _lower(
     raise ValueError(f"step={step!r}: expected train or predict")
 
 
-def _compile(lowered: jax.stages.Lowered, step: str) -> tuple[Any, float]:
+def _compile(lowered: jax.stages.Lowered, step: str, options: Mapping[str, Any]) -> tuple[Any, float]:
     """Returns the compiled step and the seconds that this took."""
     start = time.perf_counter()
     try:
         with _uncached():
-            program = lowered.compile()
+            program = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))

@@ -135,8 +135,8 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
 
     Raises:
         ValueError: Lengths are in another unit; a joint lies behind the camera; the pelvis is far from the middle of the hips;
-            people's knees bend to the front; a person with joints in space has no camera; projected joints lie far from their
-            keypoints. The message says what it looks like.
+            people's knees bend to the front; left and right are exchanged in space or in the picture; a person with joints in space
+            has no camera; projected joints lie far from their keypoints. The message says what it looks like.
     """
     rows = persons[persons["has_depth"].any(1)]
     if not len(rows):

@@ -230,10 +230,15 @@ def labels_of(person: Mapping[str, Any], *, name: str, bone: tuple[int, int]) ->
             f"{'metres' if extent < 1 else 'centimetres'}; multiply them by {1000 if extent < 1 else 10}"
         )
     if extent > LARGEST_MM:
-        raise ValueError(
-            f"{name}: the hand in 'keypoints_3d' is {extent / 1000:.3g} m large: these look like millimetres that were multiplied by "
-            "1000 as if they were metres; expected millimetres here, and metres in RHD's pickles"
+        looks = (
+            "a hand is smaller than 0.3 m: a joint is misplaced, or the lengths are in another unit than millimetres"
         )
+        if extent > 1000 * SMALLEST_MM:
+            looks = (
+                "these look like millimetres that were multiplied by 1000 as if they were metres; expected millimetres here, and "
+                "metres in RHD's pickles"
+            )
+        raise ValueError(f"{name}: the hand in 'keypoints_3d' is {extent / 1000:.3g} m large: {looks}")
     if (xyz[:, 2] <= 0).any():
         raise ValueError(
             f"{name}: joints in space behind the camera (z <= 0): these look like coordinates of the world or relative to the wrist; "

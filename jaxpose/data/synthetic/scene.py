@@ -174,8 +174,8 @@ def render(
         space: Label Human3.6M's 18 joints, with their depth, in place of COCO's 17; the picture is the same.
         label_noise: The factor on the errors of the labels; 0 labels the true positions. The picture is the same.
         person_sizes: The least and the largest height of a standing person of 1.7 m, as fractions of the picture's height: the
-            logarithm of every person's is uniform between them. Others than these, sitting people and what the border cuts
-            off have boxes of other heights. None: the largest person between 0.60 and 1.15, the others between 0.38 and
+            logarithm of every person's is uniform between them. People of another height, people who sit and people whom the
+            border cuts off have boxes of other heights. None: the first person between 0.60 and 1.15, the others between 0.38 and
             1.05 times as large.
 
     Returns:

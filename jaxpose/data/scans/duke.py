@@ -30,8 +30,8 @@ RATHKE = slice(134, 634)
 BOUNDARIES = 8
 MOST_OUTSIDE, MOST_CROSSED = 0.05, 0.5
 """Parts of the labels that may lie outside the pictures, and of the columns in which a boundary may lie above the one before it."""
-CROSSING = 1.0
-"""Pixels by which boundaries that touch may cross."""
+CROSSING = 20.0
+"""Pixels by which drawn boundaries that touch may cross in a column."""
 FILE = re.compile(r"subject_?(\d+)\.mat", re.IGNORECASE)
 
 
@@ -147,7 +147,7 @@ def _checked(layers: np.ndarray, height: int, what: str) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         outside = (layers < 0.5) | (layers > height + 0.5)
         apart = layers[1:] - layers[:-1]
-        crossed = (apart < -CROSSING).sum((1, 2)) / np.maximum(np.isfinite(apart).sum((1, 2)), 1)
+        crossed = (apart < 0).sum((1, 2)) / np.maximum(np.isfinite(apart).sum((1, 2)), 1)
     if outside.sum() > MOST_OUTSIDE * is_drawn.sum():
         place = tuple(np.argwhere(outside)[0])
         raise ValueError(
@@ -168,7 +168,7 @@ def _checked(layers: np.ndarray, height: int, what: str) -> np.ndarray:
     if (number := int((apart < -CROSSING).sum())) > 0:
         boundary, *place = np.argwhere(apart < -CROSSING)[0]
         log.warning(
-            "%s: in %d places a boundary lies above the one before it by more than %g pixel, such as %s; they are used as they are",
+            "%s: in %d places a boundary lies above the one before it by more than %g pixels, such as %s; they are used as they are",
             what, number, CROSSING, _named((boundary + 1, *place)),
         )  # fmt: skip
     return np.where(outside, np.nan, layers)

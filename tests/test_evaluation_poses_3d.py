@@ -270,7 +270,7 @@ def test_results_in_centimetres_are_warned_of(tmp_path, caplog):
     [
         (lambda joints: joints, None),
         (lambda joints: joints[:, H36M17.flip_index], "with left and right exchanged"),
-        (lambda joints: joints * [1, 1, -1], "with z negated"),
+        (lambda joints: joints * [1, -1, 1], "with y negated"),
     ],
 )
 def test_results_with_other_sides_or_axes_are_warned_of(tmp_path, caplog, change, looks):

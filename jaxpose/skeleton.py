@@ -28,18 +28,11 @@ __all__ = [
     "RETINA8",
     "RHD21",
     "Skeleton",
-    "check_millimetres",
-    "check_order",
-    "check_sides",
     "root_joints",
 ]
 
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a joint without a measured one: between COCO's eyes (0.025) and shoulders (0.079)."""
-METRES = 20.0
-"""An extent of bodies in space that is below it, as a number, is one in metres."""
-HIP_SHARE = 0.5
-"""The pelvis is nearer to the middle of the hips than this part of their distance."""
 
 
 @dataclass(frozen=True)
@@ -506,97 +499,6 @@ Its files keep them in separate fields (``foot_kpts``, ``face_kpts``, ``lefthand
 _SHIPPED = (COCO17, COCO_WHOLEBODY133, CROWDPOSE14, MPII16, H36M17, H36M18, RHD21)
 ROOTS = ("pelvis", "hip", "root", "mid_hip", "midhip", "center_hip", "hips_center")
 """Names of the joint that depth is relative to."""
-
-
-def check_order(joints: np.ndarray, skeleton: Skeleton, what: str, *, where: np.ndarray | None = None) -> None:
-    """Raises a ValueError if the pelvis is far from the middle of the hips, which is how a wrong order of the joints looks.
-
-    A skeleton without a pelvis or hips is not checked.
-
-    Args:
-        joints: ``(N, K, 3)`` in mm.
-        skeleton: The joints.
-        what: How the error calls the poses, such as the file.
-        where: ``(N, K)`` bool, False for joints that are unknown; None: all are known.
-
-    >>> pose = np.zeros((1, 17, 3))
-    >>> pose[0, [H36M17.joints.index("left_hip"), H36M17.joints.index("right_hip")], 0] = [-130, 130]
-    >>> check_order(pose, H36M17, "poses.json")
-    >>> pose[0, 0, 1] = 400  # an ankle, perhaps
-    >>> check_order(pose, H36M17, "poses.json")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ValueError: poses.json: the pelvis (joint 0) is 400 mm from the middle of the hips (joints 4 and 1), which are 260 mm apart: ...
-    """
-    names = ("pelvis", "left_hip", "right_hip")
-    if not all(name in skeleton.joints for name in names):
-        return
-    places = [skeleton.joints.index(name) for name in names]
-    complete = joints[:, places] if where is None else joints[:, places][where[:, places].all(1)]
-    if not len(complete):
-        return
-    pelvis, left, right = np.moveaxis(complete, 1, 0)
-    width = float(np.median(np.linalg.norm(left - right, axis=-1)))
-    off = float(np.median(np.linalg.norm(pelvis - (left + right) / 2, axis=-1)))
-    if off > HIP_SHARE * max(width, 1e-9):
-        raise ValueError(
-            f"{what}: the pelvis (joint {places[0]}) is {off:.0f} mm from the middle of the hips (joints {places[1]} and {places[2]}), "
-            f"which are {width:.0f} mm apart: this looks like another order of the joints than {skeleton.name}'s, which is "
-            f"{', '.join(skeleton.joints)}"
-        )
-
-
-def check_sides(
-    px: np.ndarray, labels: np.ndarray, skeleton: Skeleton, what: str, *, where: np.ndarray | None = None
-) -> None:
-    """Raises a ValueError if projected joints lie on their labels with left and right exchanged only.
-
-    A pelvis that is between the hips does not tell such an order of the joints.
-
-    Args:
-        px: ``(N, K, 2)`` projected joints in space; NaN where a joint is behind the camera.
-        labels: ``(N, K, 2)`` labelled pixels.
-        skeleton: The joints.
-        what: How the error calls the poses, such as the file.
-        where: ``(N, K)`` bool, False for joints that are unknown in space or in the picture; None: all are known.
-
-    >>> px = np.random.default_rng(0).uniform(0, 500, (1, 17, 2))
-    >>> check_sides(px, px + 3, H36M17, "poses.json")
-    >>> check_sides(px, px[:, H36M17.flip_index] + 3, H36M17, "poses.json")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ValueError: poses.json: the joints in space lie ... px beside their pixels, and 4 px with left and right exchanged: ...
-    """
-    flip = np.array(skeleton.flip_index)
-    compared = np.ones(px.shape[:-1], bool) if where is None else where
-    compared = (
-        compared & compared[:, flip] & np.isfinite(px + px[:, flip] + labels).all(-1) & (flip != np.arange(len(flip)))
-    )
-    if not compared.any():
-        return
-    off, exchanged = (float(np.median(np.linalg.norm(p - labels, axis=-1)[compared])) for p in (px, px[:, flip]))
-    if off > 1 and 2 * exchanged < off:
-        raise ValueError(
-            f"{what}: the joints in space lie {off:.0f} px beside their pixels, and {exchanged:.0f} px with left and right exchanged: "
-            f"this looks like another order of the joints than {skeleton.name}'s, with left for right in space or in the picture"
-        )
-
-
-def check_millimetres(joints: np.ndarray, what: str) -> float:
-    """Returns the extent of bodies in space (median, the longest axis), and raises a ValueError if it looks like metres.
-
-    Args:
-        joints: ``(N, K, 3)`` in mm, N at least 1.
-        what: How the error calls the poses, such as the file.
-
-    >>> check_millimetres(np.array([[[0.0, 0.0, 0.0], [0.0, 1.7, 0.2]]]), "poses.json")
-    Traceback (most recent call last):
-    ValueError: poses.json: the poses are 1.7 tall, which looks like metres: expected mm, multiply by 1000
-    """
-    extent = float(np.median((joints.max(1) - joints.min(1)).max(-1)))
-    if 0 < extent < METRES:
-        raise ValueError(
-            f"{what}: the poses are {extent:.3g} tall, which looks like metres: expected mm, multiply by 1000"
-        )
-    return extent
 
 
 def root_joints(skeleton: Skeleton, names: Sequence[str] | None = None) -> tuple[int, ...]:

@@ -217,6 +217,16 @@ def test_one_more_field_does_not_make_another_format(tmp_path, field):
     assert formats.guess(None, "test", annotations=tmp_path / "test.json") == "coco"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "test.json is empty"), ('[{"id": 1}, {"i', r"test.json is cut off: a JSON file ends with")],
+)
+def test_empty_and_cut_off_files_are_named(tmp_path, text, message):
+    (tmp_path / "test.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        formats.guess(None, "test", annotations=tmp_path / "test.json")
+
+
 @pytest.mark.parametrize("order", [("images", "annotations", "categories"), ("annotations", "categories", "images")])
 def test_crowd_indices_are_seen_in_a_long_file(tmp_path, order):
     data = test_data_formats_crowdpose.content()

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxpose import hands
 from jaxpose.data.formats import rhd, rhd_mmpose
@@ -149,6 +150,11 @@ def test_missing_masks_and_other_pickles_are_errors(tmp_path):
         FileNotFoundError, match=r"00002\.png does not exist: the dominant hand is the larger one in it"
     ):
         rhd.read(*rhd.find(tmp_path, "train"))
+    Image.new("L", (10, 12)).save(home / "mask" / "00002.png")
+    with pytest.raises(
+        ValueError, match=r"00002\.png has the shape \(12, 10\): expected \(96, 96\), one number for each pixel"
+    ):
+        rhd.read(*rhd.find(tmp_path, "train"))
     (home / "anno_training.pickle").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(ValueError, match="is not RHD's: expected a pickle anno_"):
         rhd.read(*rhd.find(tmp_path, "train"))
@@ -170,6 +176,15 @@ def test_mmposes_joints_are_tip_first_whatever_their_names(tmp_path):
     ("field", "value", "message"),
     [
         ("joint_cam", None, "annotation 0: 'joint_cam' must hold 21 x 3 finite numbers"),
+        ("joint_cam", [[1.0, 2.0, 3.0]] * 20, "finite numbers, got 20 joints"),
+        ("joint_cam", [*[[1.0, 2.0, 3.0]] * 20, [1.0, float("nan"), 3.0]], r"got \[1.0, nan, 3.0\] for joint 20"),
+        (
+            "image_id",
+            99,
+            "annotation 0: 'cam_param' of its image must hold 'focal', two numbers above 0, and 'princpt', two, got None",
+        ),
+        ("keypoints", [[1.0, 2.0, 0]] * 21, "annotation 0: no joint in its 'keypoints' is labelled"),
+        ("keypoints", None, "annotation 0: no joint in its 'keypoints' is labelled"),
         ("hand_type", "both", "annotation 0: 'hand_type' must be left or right, got 'both'"),
         (
             "joint_cam",

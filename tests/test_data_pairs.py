@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from jaxpose import bodies
 from jaxpose.data import human36m, pairs
 from jaxpose.data.formats import mmpose_3d, videopose3d
 from jaxpose.data.synthetic import lifting
@@ -80,6 +81,9 @@ def test_videopose3ds_files(world, files):
     assert both.frame[both.action == "Walking"].max() == 2
 
 
+LEGS = [0, 4, 5, 6, 1, 2, 3, *range(7, 17)]
+
+
 def spoil(path, change):
     """Changes the dictionary of a file."""
     with np.load(path, allow_pickle=True) as file:
@@ -94,6 +98,13 @@ def spoil(path, change):
     [
         (0, lambda d: d["S1"].update(Walking=1000 * d["S1"]["Walking"]), "looks like millimetres: expected metres"),
         (0, lambda d: d["S1"].update(Walking=d["S1"]["Walking"] / 1000), "looks like metres: expected mm|px beside"),
+        (0, lambda d: d["S1"].update(Walking=100 * d["S1"]["Walking"]), "looks like centimetres: expected metres"),
+        (0, lambda d: d["S1"].update(Walking=[[1, 2], [3]]), r"S1 Walking: \[\[1, 2\], \[3\]\] is no array of numbers"),
+        (0, lambda d: d["S1"].update(Walking=d["S1"]["Walking"].astype(str)), "is no array of numbers"),
+        (1, lambda d: d["S1"].update({k: [x[:, LEGS] for x in v] for k, v in d["S1"].items()}),
+         "right_hip, right_knee, right_ankle: left and right are exchanged"),
+        (1, lambda d: d["S1"].update({k: [v[1], *v[1:]] for k, v in d["S1"].items()}),
+         "npz: S1, camera 54138969: the cameras project the joints in space .* px beside"),
         (0, lambda d: d["S1"].update(Walking=d["S1"]["Walking"][..., :2]), r"Walking: joints have shape .*\(T, 32, 3\)"),
         (0, lambda d: d["S1"]["Walking"].__setitem__((1, 0, 0), np.nan), "the joints of frame 1 are not finite"),
         (0, lambda d: d.pop("S1"), "no subject S1: it has S9"),
@@ -146,6 +157,11 @@ def test_mmposes_file_with_and_without_its_cameras(tmp_path):
     (tmp_path / "cameras.pkl").write_bytes(pickle.dumps({("S1", lens.name): {**camera, "f": camera["f"] / 3}}))
     with pytest.raises(ValueError, match="px beside their pixels .*other cameras"):
         mmpose_3d.read(path)
+    (tmp_path / "cameras.pkl").write_bytes(pickle.dumps({("S1", lens.name): {**camera, "f": [np.nan, 1.0]}}))
+    with pytest.raises(ValueError, match=r"cameras\.pkl: the camera .* has f \[nan, 1\.0\] .* expected finite numbers"):
+        mmpose_3d.read(path)
+    with pytest.raises(FileNotFoundError, match="absent.npz does not exist: expected a file of mmpose"):
+        mmpose_3d.read(tmp_path / "absent.npz")
     for damage in ({"f": ["a", "b"]}, {"w": "1000"}, {"c": [1.0]}):
         (tmp_path / "cameras.pkl").write_bytes(pickle.dumps({("S1", lens.name): {**camera, **damage}}))
         with pytest.raises(ValueError, match=r"cameras\.pkl: the camera .* has no f and c of two numbers"):
@@ -190,6 +206,20 @@ def test_the_other_convention_of_a_camera_is_named(world):
         pairs.check(mixed, what="poses")
     with pytest.raises(ValueError, match="looks like metres"):
         pairs.check(replace(good, joints=good.joints / 1000), what="poses")
+    with pytest.raises(ValueError, match="expected people, in mm; were millimetres multiplied by 1000"):
+        pairs.check(replace(good, joints=good.joints * 1000), what="poses")
+
+
+def test_people_whose_left_is_right_are_told_by_their_knees():
+    """Joints and pixels fit each other and the camera, so that nothing else tells it."""
+    for subject in ("S1", "S9"):
+        joints = lifting.draw(subject, 40)[0]
+        bodies.check_knees(joints, H36M17, "drawn")
+        for wrong in (joints[:, H36M17.flip_index], joints * [-1, 1, 1], joints[..., [0, 2, 1]]):
+            with pytest.raises(
+                ValueError, match="drawn: .* bent knees bend to the front: this looks like left for right"
+            ):
+                bodies.check_knees(wrong, H36M17, "drawn")
 
 
 def test_windows_stay_in_their_sequence(files):

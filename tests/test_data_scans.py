@@ -158,8 +158,31 @@ def test_the_labelled_scans_of_a_subject_are_read(scans, tmp_path):
     assert np.arange(1, 769)[duke.RATHKE][[0, -1]].tolist() == [135, 634]
 
 
+def layers(scans):
+    """The labels that write_subject writes."""
+    return np.stack(
+        [s.rows + 1 if is_drawn else np.full_like(s.rows, np.nan) for s in scans for is_drawn in (0, 1)], -1
+    )
+
+
+def test_single_labels_that_cannot_be_are_left_out_with_a_warning(scans, tmp_path, caplog):
+    wrong = np.nan_to_num(layers(scans[:2]))  # 0 where nothing is drawn
+    wrong[7, 20, 1], wrong[2, 30, 3] = 900.0, wrong[1, 30, 3] - 25
+    read = duke.read_file(write_subject(tmp_path / "Subject_01.mat", scans[:2], manualLayers1=wrong))
+    assert len(read) == 2 and np.isnan(read[0].rows[7, 20])
+    for ours, theirs in zip(read, scans):
+        same = np.isclose(ours.rows, theirs.rows, equal_nan=True)
+        assert (~same).sum() == 1
+    number = int((wrong == 0).sum())
+    assert f"manualLayers1: left out {number} labels that are 0, where rows count from 1, and 1 outside" in caplog.text
+    assert (
+        "in 1 places a boundary lies above the one before it by more than 20 pixels, such as boundary 3, column 31, scan 4"
+        in caplog.text
+    )
+
+
 def test_files_that_are_no_subject_are_refused(scans, tmp_path):
-    path = tmp_path / "Subject_01.mat"
+    path, drawn = tmp_path / "Subject_01.mat", layers(scans[:2])
     cases = {
         "has no array 'manualLayers1', the labels: it holds": {"manualLayers1": None},
         "manualLayers1 has no finite value, so that no scan has labels": {"manualLayers1": np.full((8, 64, 4), np.nan)},
@@ -167,6 +190,11 @@ def test_files_that_are_no_subject_are_refused(scans, tmp_path):
             "manualLayers1": np.zeros((7, 64, 4))
         },
         "manualLayers1 holds infinite values": {"manualLayers1": np.full((8, 64, 4), np.inf)},
+        r"rows outside the pictures, such as \d+.* \(boundary 1, column \d+, scan 2\): expected rows in pixels from 1": {
+            "manualLayers1": drawn + 400
+        },
+        "lies above boundary . in 100% of the columns: expected 8 boundaries": {"manualLayers1": drawn[::-1]},
+        "manualLayers1 has no finite value, so": {"manualLayers1": np.zeros((8, 64, 4))},
         "has no array 'images': expected": {"images": None},
         "has images of shape .* and type float64": {"images": np.zeros((240, 64, 4))},
     }

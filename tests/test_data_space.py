@@ -129,6 +129,28 @@ def scaled(factor):
     return every(lambda person: person.update(keypoints_3d=[factor * value for value in person["keypoints_3d"]]))
 
 
+def first(change):
+    return lambda data: change(data["annotations"][0])
+
+
+def legs(person):
+    """Left legs are right ones in the picture alone."""
+    px = np.reshape(person["keypoints"], (17, 3))
+    person["keypoints"] = px[[0, 4, 5, 6, 1, 2, 3, *range(7, 17)]].ravel().tolist()
+
+
+def sit(person, *, mirrored):
+    """The knees are bent at right angles, seen from the side; mirrored: as if the left leg were the right one."""
+    points = np.reshape(person["keypoints_3d"], (17, 3))
+    for hip, side in ((1, -1), (4, 1)):
+        start = points[0] + np.array([0, 0, 120 * side * (-1 if mirrored else 1)])
+        points[hip : hip + 3] = start + [[0, 0, 0], [400, 0, 0], [400, 400, 0]]
+    px = cameras.project(points, focal=np.array(tiny_space.FOCAL), center=np.array(tiny_space.CENTER))
+    low, high = px.min(0) - 20, px.max(0) + 20
+    person["keypoints_3d"], person["bbox"] = points.ravel().tolist(), [*low, *(high - low)]
+    person["keypoints"] = np.concatenate([px, np.full((17, 1), 2.0)], 1).ravel().tolist()
+
+
 @every
 def exchanged(person):
     """Left is right in space, and not in the picture."""
@@ -148,6 +170,13 @@ def exchanged(person):
         (every(lambda person: person["keypoints_3d"].pop()), "has 50 entries, expected 51"),
         (every(lambda person: person.pop("keypoints_3d")), "has no joints in space"),
         (every(lambda person: person["keypoints_3d"].__setitem__(4, float("nan"))), "nan for y of joint 1, expected 51 finite numbers"),
+        (scaled(0.1), "look like centimetres; multiply them by 10"),
+        (scaled(1000.0), "multiplied by 1000 as if they were metres; divide them by 1000"),
+        (first(lambda person: person.update(keypoints_3d=[v / 1000 for v in person["keypoints_3d"]])),
+         "1 of 4 persons, such as annotation 1: .* look like metres"),
+        (first(lambda person: person.update(camera=[1145.0, 2012.0, 508.0])), "of 1 of 4 persons, such as annotation 1, the camera"),
+        (every(legs), "right_hip, right_knee, right_ankle: left and right are exchanged in space or in the picture"),
+        (every(lambda person: sit(person, mirrored=True)), "8 of 8 bent knees bend to the front"),
         (exchanged,
          "train.json: the joints in space lie .* px with left and right exchanged"),
     ],
@@ -157,6 +186,14 @@ def test_faults_say_what_they_look_like(tmp_path, change, message):
     change(data)
     with pytest.raises(ValueError, match=message):
         read(tmp_path, data)
+
+
+def test_what_can_be_used_is_used(tmp_path, caplog):
+    data = coco_json()
+    every(lambda person: sit(person, mirrored=False))(data)
+    del data["annotations"][3]["keypoints"]
+    assert len(read(tmp_path, data)) == 3
+    assert "1 annotations, such as 4, have 'keypoints_3d' and no 'keypoints': left out" in caplog.text
 
 
 @pytest.mark.reference

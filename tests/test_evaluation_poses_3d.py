@@ -230,6 +230,18 @@ def replaced(records, i, **values):
         ),
         (lambda r: replaced(r, 2, keypoints_3d=[float("nan")] * 51), r"result 2 \(image 20\) is not finite"),
         (lambda r: [{**x, "keypoints_3d": [v / 1000 for v in x["keypoints_3d"]]} for x in r], "looks like metres"),
+        (
+            lambda r: replaced(r, 2, keypoints_3d=[v / 1000 for v in r[2]["keypoints_3d"]]),
+            "1 of 6 results, such as that of image 20, are 0.001 times as large as their labels, which looks like metres",
+        ),
+        (
+            lambda r: [{**x, "keypoints_3d": [1000 * v for v in x["keypoints_3d"]]} for x in r],
+            "6 of 6 .* mm that were multiplied by 1000",
+        ),
+        (
+            lambda r: replaced(r, 2, keypoints_3d=[*r[2]["keypoints_3d"][:50], "a"]),
+            "of 51 entries, one of which is 'a': expected 51",
+        ),
         (lambda r: [{"image_id": 0, "keypoints": [0.0] * 51}], "results in 2D"),
         (lambda r: {"results": r}, "must be a list"),
     ],
@@ -243,9 +255,36 @@ def test_bad_results_are_named(tmp_path, change, message):
         poses_3d.score(tmp_path / "gt.json", tmp_path / "r.json")
 
 
+def test_results_in_centimetres_are_warned_of(tmp_path, caplog):
+    labels = truth()
+    for factor, warned in ((1.0, False), (0.4, False), (0.1, True)):
+        poses_3d.write(poses_3d.from_predictions(factor * labels.joints, image_id=labels.image_id), tmp_path / "r.json")
+        poses_3d.score(labels, tmp_path / "r.json")
+        assert (
+            "0.1 times as large as the labels (median): are they in mm, and not in centimetres?" in caplog.text
+        ) == warned
+
+
+@pytest.mark.parametrize(
+    ("change", "looks"),
+    [
+        (lambda joints: joints, None),
+        (lambda joints: joints[:, H36M17.flip_index], "with left and right exchanged"),
+        (lambda joints: joints * [1, -1, 1], "with y negated"),
+    ],
+)
+def test_results_with_other_sides_or_axes_are_warned_of(tmp_path, caplog, change, looks):
+    labels = truth()
+    joints = change(labels.joints + 10 * np.sin(np.arange(labels.joints.size)).reshape(labels.joints.shape))
+    poses_3d.write(poses_3d.from_predictions(joints, image_id=labels.image_id), tmp_path / "r.json")
+    poses_3d.score(labels, tmp_path / "r.json")
+    assert (looks is None and not caplog.text) or f"mm {looks}: are they in the axes of the camera" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda joints: joints / 10, "158 tall, which looks like centimetres"),
         (lambda joints: joints / 1000, "1.58 tall, which looks like metres"),
         (lambda joints: joints[:, ::-1], "looks like another order of the joints"),
         (lambda joints: joints * 100, "expected people"),

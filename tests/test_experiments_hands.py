@@ -94,6 +94,19 @@ def test_wrong_labels_in_space_are_named(source, monkeypatch, caplog):
     assert labels.is_known.tolist() == [False] + [True] * 4 and (labels.depth[0] == 0).all()
 
 
+def test_wrong_labels_in_space_of_the_evaluation_stop_a_run_before_it_trains(tmp_path):
+    def change(split, entries):
+        if split == "evaluation":
+            entries[1]["xyz"] *= 1000
+
+    folder = tiny_rhd.write(tmp_path, change=change)
+    config = rhd_integral.PAGE.settings(
+        [*TINY, "--data", str(folder), "--data-dir", str(tmp_path / "p"), "--out", str(tmp_path / "o")]
+    )
+    with pytest.raises(ValueError, match="the hand in 'keypoints_3d' is .* m large"):
+        kind.load(config).check()
+
+
 def test_a_mirrored_row_maps_back_to_its_picture(source):
     rows = [crops.sample(source, i, size_wh=(32, 32)) for i in range(3)]
     batch = {name: np.stack([row[name] for row in rows]) for name in ("image", "joints", "affine", "annotation_id")}

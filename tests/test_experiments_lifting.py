@@ -17,6 +17,7 @@ from jaxpose.data.synthetic import lifting as synthetic
 from jaxpose.evaluation import poses_3d
 from jaxpose.skeleton import H36M17
 from jaxpose.train import exponential_decay
+from tests import test_data_pairs
 
 TINY = (
     "--poses",
@@ -143,6 +144,14 @@ def test_videopose3ds_folder_is_opened(tmp_path):
     assert len(pairs.train) == 12 and len(pairs.val) == 8 and pairs.val.frame.tolist() == [0, 2] * 4
     with pytest.raises(ValueError, match="no subject S5"):
         pose_pairs.load(replace(config, train_subjects=("S5",)))
+
+
+def test_subjects_that_mmposes_file_lacks_are_named(tmp_path, caplog):
+    path, _ = test_data_pairs.mmpose_file(tmp_path)
+    assert len(pose_pairs._of_subjects(path, ("S1", "S9"), "--val-subjects")) == 3
+    assert "--val-subjects S1 S9: " in caplog.text and "has no pose of S9; it has S1" in caplog.text
+    with pytest.raises(ValueError, match="--val-subjects S9: .* has no pose of S9; it has S1"):
+        pose_pairs._of_subjects(path, ("S9",), "--val-subjects")
 
 
 @pytest.mark.parametrize(

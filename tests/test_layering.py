@@ -18,7 +18,7 @@ PACKAGE = ROOT / "jaxpose"
 LAYERS = {
     "calibration": 0, "suggest": 4, "new": 4,
     "files": 0, "pickles": 0, "matlab": 0, "labels": 0,
-    "skeleton": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0,
+    "skeleton": 0, "bodies": 0, "sides": 0, "geometry": 0, "heatmap": 0, "losses": 0, "metrics": 0,
     "density": 0, "trajectories": 0, "conformal": 0, "cameras": 0,
     "platforms": 0, "buckets": 0,
     "quadrature": 0, "detection": 0, "hands": 0,

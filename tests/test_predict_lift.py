@@ -147,12 +147,25 @@ def other_ids(folder):
     write_json(folder / "images.json", {**content, "images": content["images"][:1]})
 
 
+def one_of_16_joints(folder):
+    records = json.loads((folder / "results.json").read_text())
+    write_json(folder / "results.json", [records[0], {**records[1], "keypoints": records[1]["keypoints"][:48]}])
+
+
+def no_width(folder):
+    content = json.loads((folder / "images.json").read_text())
+    content["images"][0]["width"] = 0
+    write_json(folder / "images.json", content)
+
+
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
         (no_images, [], "images.json: no such file; a lifter needs the sizes"),
         (other_ids, [], "images.json: no size of image 2, which .* \\(2 in all\\)"),
         (lambda f: write(f, people()[:, :16]), [], "its category names 17 joints, the results have 16"),
+        (one_of_16_joints, [], r"results.json: result 1 has 16 joints, the first one has 17: expected as many in each"),
+        (no_width, [], r"images.json: image 0 has the width and height \(0, \d+\): expected sizes in pixels"),
         (lambda f: write_json(f / "results.json", []), [], "no results to lift"),
         (lambda f: None, ["--boxes", "b.json"], "--boxes: it is for people in pictures, and this run lifts joints"),
         (

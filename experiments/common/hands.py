@@ -201,8 +201,9 @@ class Hands(persons.Persons):
         return Sizes.from_dict(files.read_json(path, "sizes of a run's hands"), name=str(path))
 
     def check(self) -> None:
-        """Raises a ValueError for data that cannot be trained on."""
+        """Raises a ValueError for data that cannot be trained on, or evaluated on, before anything is trained."""
         super().check()
+        _ = self.val_space  # labels in space are checked where they are read
         if self.train is not None and self.train_space.runs_base_to_tip:
             log.warning(
                 "%s: the last joint of most fingers is farther from the wrist than the first; expected RHD's order, each finger from "

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from jaxpose.bodies import PEOPLE, check_knees, check_millimetres, check_order, check_sides
 from jaxpose.cameras import project
-from jaxpose.skeleton import Skeleton, check_millimetres, check_order, check_sides
+from jaxpose.skeleton import Skeleton
 
 __all__ = ["Pairs", "check", "windows"]
 
@@ -100,6 +101,8 @@ def windows(pairs: Pairs, frames: int, *, causal: bool = False, rows: np.ndarray
 def check(pairs: Pairs, *, what: str, exact: bool = True) -> None:
     """Raises a ValueError if pairs are not what they should be, and says what they look like.
 
+    All of them together are checked first, then those of each subject and camera.
+
     Args:
         pairs: the pairs.
         what: the name that errors give them, such as the file.
@@ -107,8 +110,8 @@ def check(pairs: Pairs, *, what: str, exact: bool = True) -> None:
             pixels of a detector.
 
     Raises:
-        ValueError: there are no pairs; a number is not finite; the joints in space look like metres, like another order of the
-            joints, or like another convention of the camera.
+        ValueError: there are no pairs; a number is not finite; the joints in space look like another unit, like another order of the
+            joints, like mirrored bodies, or like another convention of the camera.
     """
     if not len(pairs):
         raise ValueError(f"{what}: no poses")
@@ -120,10 +123,27 @@ def check(pairs: Pairs, *, what: str, exact: bool = True) -> None:
                 f"{what}: {_row(pairs, row)}: the {name} of joint {joint} ({names[joint]}) is {array[row, joint].tolist()}: expected "
                 "finite numbers"
             )
-    check_millimetres(pairs.joints, what)
+    _check_bodies(pairs, what, exact=exact)
+    groups = _groups(pairs)
+    for rows in groups if len(groups) > 1 else ():
+        some = pairs.take(rows)
+        _check_bodies(some, f"{what}: {some.subject[0]}, camera {some.camera[0]}", exact=exact)
+
+
+def _check_bodies(pairs: Pairs, what: str, *, exact: bool) -> None:
+    check_millimetres(pairs.joints, what, of_people=pairs.skeleton.name in PEOPLE)
     check_order(pairs.joints, pairs.skeleton, what)
     if exact:
         _check_projection(pairs, what)
+    check_knees(pairs.joints, pairs.skeleton, what)
+
+
+def _groups(pairs: Pairs) -> list[np.ndarray]:
+    """Returns the indices of the rows of each subject and camera."""
+    _, first, inverse = np.unique(pairs.sequence, return_index=True, return_inverse=True)
+    names: dict[tuple[str, str], int] = {}
+    group = np.array([names.setdefault((str(pairs.subject[i]), str(pairs.camera[i])), len(names)) for i in first])
+    return [np.flatnonzero(group[inverse] == number) for number in range(len(names))]
 
 
 def _check_projection(pairs: Pairs, what: str) -> None:

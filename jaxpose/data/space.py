@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 
 from jaxpose import cameras
+from jaxpose.bodies import PEOPLE, check_knees, check_order, check_sides
 from jaxpose.data.source import Source, person_dtype
-from jaxpose.skeleton import Skeleton, check_order, check_sides, root_joints
+from jaxpose.skeleton import Skeleton, root_joints
 
 __all__ = ["check", "flattened", "has_space", "space_dtype", "withheld", "with_space"]
 
-SHORTEST = 5.0
-"""Median length of a limb in mm below which lengths are taken for metres or centimetres: that of a finger bone is above it."""
-FAR_OFF = 0.1
-"""Median distance of projected joints from their labels, as a fraction of the box's longer side, above which the camera is wrong."""
+SHORTEST, LONGEST = 5.0, 10_000.0
+"""Median lengths of a limb in mm lie between: that of a finger bone is above the first, that of a whale below the second."""
+SHORTEST_OF_PEOPLE = 45.0
+"""That of people, a small child's, over all persons of a file: adults in centimetres have 25."""
+FAR_OFF, ELSEWHERE = 0.1, 0.5
+"""Median distance of projected joints from their labels, as a fraction of the box's longer side, above which the camera is wrong: over
+all persons of a file, and of a single one."""
 
 
 def space_dtype(num_joints: int) -> np.dtype:
@@ -130,21 +134,15 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
         name: The name of the data set, for messages.
 
     Raises:
-        ValueError: Lengths look like metres; a joint lies behind the camera; the pelvis is far from the middle of the hips; left
-            and right are exchanged in space or in the picture; a person with joints in space has no camera; projected joints lie
-            far from their keypoints. The message says what it looks like.
+        ValueError: Lengths are in another unit; a joint lies behind the camera; the pelvis is far from the middle of the hips;
+            people's knees bend to the front; left and right are exchanged in space or in the picture; a person with joints in space
+            has no camera; projected joints lie far from their keypoints. The message says what it looks like.
     """
     rows = persons[persons["has_depth"].any(1)]
     if not len(rows):
         return
     points, is_known = rows["joints_3d"], rows["has_depth"]
-    lengths = limb_lengths(points, skeleton, where=is_known)
-    length = float(np.nanmedian(lengths)) if np.isfinite(lengths).any() else np.inf
-    if length < SHORTEST:
-        raise ValueError(
-            f"{name}: the median limb in space has a length of {length:.3g}, expected millimetres: these look like "
-            f"{'metres' if length < 1 else 'centimetres'}; multiply them by {1000 if length < 1 else 10}"
-        )
+    _check_unit(rows, skeleton, name)
     behind = (is_known & (points[..., 2] <= 0)).any(1)
     if behind.any():
         person = rows[behind][0]
@@ -160,6 +158,29 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
             f"{name}: annotation {person['annotation_id']} has joints in space and no camera: expected 'camera', fx, fy, cx, cy"
         )
     _check_projection(rows, skeleton, name)
+    check_knees(points, skeleton, name, where=is_known)
+
+
+def _check_unit(rows: np.ndarray, skeleton: Skeleton, name: str) -> None:
+    """Raises a ValueError if limbs are too short or too long for millimetres: those of a person, or of the people of a file."""
+    lengths = limb_lengths(rows["joints_3d"], skeleton, where=rows["has_depth"])
+    has_limb = np.isfinite(lengths).any(1)
+    if not has_limb.any():
+        return
+    people, length = rows[has_limb], np.nanmedian(lengths[has_limb], axis=1)
+    wrong = (length < SHORTEST) | (length > LONGEST)
+    if skeleton.name in PEOPLE and np.median(length) < SHORTEST_OF_PEOPLE:
+        wrong |= length < SHORTEST_OF_PEOPLE
+    if not wrong.any():
+        return
+    first = float(length[wrong][0])
+    unit, advice = ("metres", "multiply them by 1000") if first < 1 else ("centimetres", "multiply them by 10")
+    if first > LONGEST:
+        unit, advice = "millimetres that were multiplied by 1000 as if they were metres", "divide them by 1000"
+    raise ValueError(
+        f"{name}: {wrong.sum()} of {len(people)} persons, such as annotation {people['annotation_id'][wrong][0]}: the median limb in "
+        f"space has a length of {first:.3g}, expected millimetres: these look like {unit}; {advice}"
+    )
 
 
 def _check_projection(rows: np.ndarray, skeleton: Skeleton, name: str) -> None:
@@ -175,6 +196,14 @@ def _check_projection(rows: np.ndarray, skeleton: Skeleton, name: str) -> None:
         raise ValueError(
             f"{name}: the camera projects the joints in space {share:.0%} of the box's longer side away from the keypoints (median): "
             "the focal length, the principal point or the order of the joints is wrong, or the camera is of another picture"
+        )
+    compared = labelled.any(1)
+    shares = np.nanmedian(np.where(labelled, error, np.nan)[compared], axis=1)
+    if (wrong := shares > ELSEWHERE).any():
+        raise ValueError(
+            f"{name}: of {wrong.sum()} of {len(shares)} persons, such as annotation {rows['annotation_id'][compared][wrong][0]}, the "
+            f"camera projects the joints in space {shares[wrong][0]:.0%} of the box's longer side away from the keypoints (median): "
+            "joints, camera or keypoints are those of another person or picture"
         )
 
 

@@ -65,6 +65,8 @@ def main(
         raise ValueError(
             f"--grader {grader} --columns {columns}: for boundaries in scans, which {results} does not hold; leave them out"
         )
+    if ground_truth.is_file() and not ground_truth.stat().st_size:
+        raise ValueError(f"{ground_truth} is empty: expected labels; copy or write it again")
     if poses_3d.is_truth(ground_truth):
         if (sigmas, area, max_people, category_id, crowdpose, errors) != (None, "auto", 20, None, False, False):
             raise ValueError(

@@ -26,6 +26,7 @@ on S9 and S11. The scores here carry the names of the errors; the data decide th
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxpose import files, metrics
-from jaxpose.skeleton import Skeleton, check_millimetres, check_order
+from jaxpose.bodies import PEOPLE, check_millimetres, check_order
+from jaxpose.skeleton import Skeleton
 
 __all__ = [
     "ROOTS",
@@ -55,6 +57,8 @@ __all__ = [
 ]
 
 Root = Literal["aligned", "predicted", "left_out"]
+logger = logging.getLogger(__name__)
+
 ROOTS = {
     "aligned": "both poses have their root at 0, which counts with error 0",
     "predicted": "predictions are relative to the root; the predicted root counts like any joint",
@@ -62,6 +66,8 @@ ROOTS = {
 }
 KIND = "poses_3d"
 DIGITS = 3  # a thousandth of a millimetre
+SLACK = 3.0
+"""A prediction that is 1000 times as large or small as its label, up to this factor, is in another unit."""
 SMALLEST, LARGEST = 100.0, 20_000.0  # mm: half of the extent of a person lies between
 
 
@@ -249,7 +255,7 @@ def check_poses(joints: ArrayLike, *, skeleton: Skeleton, what: str, root: int |
             f"{what}: joint {joint} ({skeleton.joints[joint]}) of pose {pose} is {joints[pose, joint].tolist()}: expected finite "
             "numbers in mm"
         )
-    extent = check_millimetres(joints, what)
+    extent = check_millimetres(joints, what, of_people=root is not None and skeleton.name in PEOPLE)
     if root is None:
         return
     if not SMALLEST < extent < LARGEST:
@@ -334,6 +340,8 @@ def _joints(records: Any, num_joints: int, path: str, what: str) -> tuple[np.nda
             )
         if not isinstance(numbers, list) or len(numbers) != 3 * num_joints or not all(_is_number(x) for x in numbers):
             size = len(numbers) if isinstance(numbers, list) else type(numbers).__name__
+            if size == 3 * num_joints:
+                size = f"{size} entries, one of which is {next(x for x in numbers if not _is_number(x))!r:.50}"
             raise ValueError(
                 f"{path}: {what} {i} (image {image_id}) has keypoints_3d of {size}: expected {3 * num_joints} numbers, x, y and z "
                 f"of {num_joints} joints"
@@ -422,7 +430,7 @@ def score(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A file is bad; poses are missing or have no label; or the results look like metres.
+        ValueError: A file is bad; poses are missing or have no label; or results look like another unit.
     """
     truth = ground_truth if isinstance(ground_truth, Truth) else read_truth(ground_truth)
     pred, ids = read(results, num_joints=truth.skeleton.num_joints)
@@ -430,17 +438,65 @@ def score(
     missing = [int(image_id) for image_id in truth.image_id if int(image_id) not in place]
     if missing:
         raise ValueError(
-            f"{results}: {len(missing)} of {len(truth.image_id)} labelled poses have no result, the first is image {missing[0]}"
+            f"{results}: {len(missing)} of {len(truth.image_id)} labelled poses have no result, the first is image {missing[0]}: "
+            "expected one for every labelled pose"
         )
     if len(ids) > len(truth.image_id):
         extra = sorted(set(place) - {int(i) for i in truth.image_id})
         raise ValueError(f"{results}: {len(extra)} results have no label, the first is image {extra[0]}")
     check_poses(pred, skeleton=truth.skeleton, what=str(results), root=None)
-    order = [place[int(image_id)] for image_id in truth.image_id]
+    pred = pred[[place[int(image_id)] for image_id in truth.image_id]]
+    _check_sizes(pred, truth, str(results))
     return scores(
-        pred[order], truth.joints, root=truth.root, handling=handling,
+        pred, truth.joints, root=truth.root, handling=handling,
         action=truth.action, sequence=truth.sequence, frame=truth.frame,
     )  # fmt: skip
+
+
+def _check_sizes(pred: np.ndarray, truth: Truth, what: str) -> None:
+    """Raises a ValueError if a prediction is in another unit than its label, and warns where most look like it.
+
+    A net may predict small poses, and one that has learned nothing points: only sizes that a unit explains are spoken of.
+    """
+    extent, labelled = (np.ptp(joints, axis=1).max(-1) for joints in (pred, truth.joints))
+    ratio = extent / np.maximum(labelled, 1e-9)
+    wrong = ((ratio > 1 / SLACK / 1000) & (ratio < SLACK / 1000)) | (ratio > 1000 / SLACK)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        unit = "metres: expected mm, multiply by 1000" if ratio[first] < 1 else "mm that were multiplied by 1000"
+        raise ValueError(
+            f"{what}: {wrong.sum()} of {len(pred)} results, such as that of image {truth.image_id[first]}, are {ratio[first]:.3g} "
+            f"times as large as their labels, which looks like {unit}"
+        )
+    _warn_of_axes(pred, truth, what)
+    middle = float(np.median(ratio))
+    if not 2 / 10 < middle < 10 / 2 and middle > 0:
+        logger.warning(
+            "%s: the poses are %.3g times as large as the labels (median): are they in mm, and not in %s?",
+            what, middle, "centimetres" if middle < 1 else "tenths of a millimetre",
+        )  # fmt: skip
+
+
+def _warn_of_axes(pred: np.ndarray, truth: Truth, what: str) -> None:
+    """Warns of predictions that are twice as near to their labels with left and right exchanged, or with other axes."""
+    changed = {
+        "as they are": pred,
+        "with left and right exchanged": pred[:, list(truth.skeleton.flip_index)],
+        "with x negated": pred * [-1, 1, 1],
+        "with y negated": pred * [1, -1, 1],
+        "with z negated": pred * [1, 1, -1],
+        "with y and z exchanged": pred[..., [0, 2, 1]],
+    }
+    root = slice(truth.root, truth.root + 1)
+    target = truth.joints - truth.joints[:, root]
+    errors = {name: float(metrics.mpjpe(joints - joints[:, root], target).mean()) for name, joints in changed.items()}
+    best = min(errors, key=errors.__getitem__)
+    if 2 * errors[best] < errors["as they are"]:
+        logger.warning(
+            "%s: the mean error of the poses is %.0f mm, and %.0f mm %s: are they in the axes of the camera (x right, y down, z away), "
+            "and the joints in the order of the labels?",
+            what, errors["as they are"], errors[best], best,
+        )  # fmt: skip
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpose import inference, tasks
 from jaxpose.evaluation import poses_3d, results
-from jaxpose.files import read_json
+from jaxpose.files import is_number, read_json
 from jaxpose.predict.restore import restored
 from jaxpose.predict.space import SpacePoses
 from jaxpose.skeleton import COCO17, Skeleton
@@ -223,7 +223,13 @@ def joints_of(
     missing = [r["image_id"] for r in records if None in sizes.get(r["image_id"], (None,))]
     if missing:
         raise ValueError(f"{file}: no size of image {missing[0]}, which {path} has a pose for ({len(missing)} in all)")
-    names = _names(file, content, records)
+    if bad := [
+        i for i, size in sizes.items() if not all(is_number(side) and side > 0 for side in size if side is not None)
+    ]:
+        raise ValueError(
+            f"{file}: image {bad[0]} has the width and height {sizes[bad[0]]}: expected sizes in pixels, above 0"
+        )
+    names = _names(file, content, records, path)
     xy = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)[..., :2]
     size_wh = np.array([sizes[record["image_id"]] for record in records], np.float32)
     if np.abs(xy).max() <= 2 < size_wh.min() / 10:
@@ -240,7 +246,7 @@ def joints_of(
     return xy[:, [names.index(name) for name in skeleton.joints]], size_wh
 
 
-def _names(file: Path, content: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(file: Path, content: Mapping[str, Any], records: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
     """Returns the names of the joints of the records' category."""
     kinds = {
         category.get("id"): category for category in content.get("categories", ()) if isinstance(category, Mapping)
@@ -248,7 +254,13 @@ def _names(file: Path, content: Mapping[str, Any], records: Sequence[Mapping[str
     category = kinds.get(records[0]["category_id"]) or (next(iter(kinds.values())) if len(kinds) == 1 else None)
     names = list((category or {}).get("keypoints") or ())
     count = len(records[0]["keypoints"]) // 3
-    if len(names) != count or any(len(record["keypoints"]) != 3 * count for record in records):
+    others = [i for i, record in enumerate(records) if len(record["keypoints"]) != 3 * count]
+    if others:
+        other = len(records[others[0]]["keypoints"]) // 3
+        raise ValueError(
+            f"{path}: result {others[0]} has {other} joints, the first one has {count}: expected as many in each"
+        )
+    if len(names) != count:
         raise ValueError(
             f"{file}: its category names {len(names)} joints, the results have {count}: expected a file whose category is that of "
             "the results"

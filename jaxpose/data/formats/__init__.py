@@ -199,6 +199,19 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
         raise ValueError(f"split {split!r} of {folder} has annotations in several formats, {named}: {advice}")
     if candidates:
         paths = ", ".join(dict.fromkeys(map(str, candidates.values())))
+        if empty := [path for path in candidates.values() if path.is_file() and not path.stat().st_size]:
+            raise ValueError(
+                f"{empty[0]} is empty: expected the annotations of split {split!r}; copy or download it again"
+            )
+        for path in dict.fromkeys(candidates.values()):
+            if (
+                path.suffix == ".json"
+                and path.is_file()
+                and (end := layout.edges(path).rstrip()[-20:])[-1:] not in ("}", "]")
+            ):
+                raise ValueError(
+                    f"{path} is cut off: a JSON file ends with }} or ], this one with {end!r}; copy or download it again"
+                )
         contents = "; ".join(f"{name} is {reader(name).CONTENT}" for name in get_args(Format))
         raise ValueError(f"{paths} is in no known format ({contents}): convert it, or {advice}")
     several = [error for error in missing.values() if error.several]

@@ -19,6 +19,7 @@ without any ``keypoints_3d`` is refused.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,8 @@ __all__ = ["CONTENT", "find", "ground_truth", "own_skeleton", "read", "recognise
 CONTENT = "as COCO's, with 'keypoints_3d' and 'camera' in the annotations"
 
 UNIT = "keypoints_3d_unit"
+
+logger = logging.getLogger(__name__)
 
 
 def find(
@@ -115,6 +118,12 @@ def read(
     source = coco.from_contents(
         data, path, images, skeleton=skeleton, category=category, on_bad=on_bad, reading=reading
     )  # fmt: skip
+    flat = [p["id"] for p in data["annotations"] if p.get("keypoints_3d") is not None and not p.get("keypoints")]
+    if flat:
+        logger.warning(
+            "%s: %d annotations, such as %s, have 'keypoints_3d' and no 'keypoints': left out, because a person needs the pixels too",
+            path, len(flat), flat[0],
+        )  # fmt: skip
     cameras = {entry["id"]: entry.get("camera") for entry in source.entries}
     people = {
         person["id"]: _labels(person, cameras[person["image_id"]], source.skeleton.num_joints, path)

@@ -40,8 +40,9 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose import cameras
+from jaxpose.bodies import METRES
 from jaxpose.data import space
-from jaxpose.data.checks import Problems
+from jaxpose.data.checks import Problems, bad_box
 from jaxpose.data.formats import coco, layout
 from jaxpose.data.human36m import ACTIONS, TEST, TRAIN
 from jaxpose.data.reading import AS_IT_FITS, Reading
@@ -64,6 +65,11 @@ Form = Literal["position", "offset"]
 LEFT_SHOULDER, RIGHT_SHOULDER = 11, 14
 INSIDE = 0.9
 """Share of the joints that a camera of the right form projects into the picture, at least."""
+IN_BOX, MARGIN = 0.7, 0.1
+"""Share of the joints that it projects into their person's box, enlarged by this part of it on each side, at least: 0.99 of drawn and
+real people, and half of them where two axes of the world are exchanged."""
+ORTHOGONAL = 0.01
+"""Largest deviation of R R^T from the identity."""
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +223,7 @@ def contents(path: Path, *, split: str | None = None) -> dict[str, Any]:
     rows = list(_of_subjects(path, split) if path.is_dir() else _of_file(path))
     if not rows:
         raise ValueError(f"{path} has no frame for split {split!r}")
+    _check_cameras(rows, path)
     form = _form_of(rows, path)
     images, people = [], []
     for number, row in enumerate(rows, start=1):
@@ -293,8 +300,9 @@ def _of_subjects(path: Path, split: str | None) -> Iterator[dict[str, Any]]:
                     row | {"bbox": persons[image["id"]]["bbox"], "world": world}, f"{path}: {image['file_name']}"
                 )
         except (KeyError, TypeError, AttributeError) as error:
+            fault = f"there is no {error}" if isinstance(error, KeyError) else f"one is of another kind ({error})"
             raise ValueError(
-                f"{path}: the files of subject {subject[1:]} do not fit each other: {type(error).__name__} {error}; expected images "
+                f"{path}: the files of subject {subject[1:]} do not fit each other: {fault}; expected images "
                 "with frame_idx, action_idx, subaction_idx and cam_idx, cameras by cam_idx, joints by action, subaction and frame"
             ) from None
 
@@ -310,12 +318,36 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
             name = {"world": "the joints in the world"}.get(key, f"{key!r} of the camera")
             expected = " x ".join(map(str, shape))
             got = str(row[key])[:100]
+            if np.isfinite(value).all():
+                got = f"{' x '.join(map(str, np.shape(row[key])))} of them"
             if value.shape == (17, 3):
                 joint = int(np.argwhere(~np.isfinite(value))[0][0])
                 got = f"{value[joint].tolist()} for joint {joint} ({H36M18.joints[joint]})"
             raise ValueError(f"{where}: {name} must be {expected} finite numbers, got {got}")
         row[key] = value
     return row
+
+
+def _check_cameras(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Raises a ValueError if R of a camera is no rotation, or a focal length is not above 0.
+
+    A determinant of -1 is no fault: where the world is left-handed, it leads to the axes of the camera.
+    """
+    R = np.stack([row["R"] for row in rows])
+    off = np.abs(R @ R.swapaxes(1, 2) - np.eye(3)).max((1, 2))
+    for bad, what in (
+        (off > ORTHOGONAL, "'R' of the camera is no rotation: its rows are not of length 1 and at right angles"),
+        (
+            np.stack([row["f"] for row in rows]).min(1) <= 0,
+            "'f' of the camera must be two focal lengths above 0, in pixels",
+        ),
+    ):
+        if bad.any():
+            row = rows[int(bad.argmax())]
+            raise ValueError(
+                f"{path}: {row['file_name']}: {what}; it has R {row['R'].round(3).tolist()} and f {row['f'].tolist()} "
+                f"({bad.sum()} of {len(rows)} frames)"
+            )
 
 
 def _in_camera(row: Mapping[str, Any], form: Form) -> np.ndarray:
@@ -367,6 +399,7 @@ def _form_of(rows: Sequence[Mapping[str, Any]], path: Path) -> Form:
     if len(fitting) == 1:
         if fitting[0] == "offset":
             logger.info("%s: the translations of the cameras are offsets (R X + t)", path)
+        _check_boxes(some, fitting[0], path)
         return fitting[0]
     looks = ""
     if np.median(np.abs(stack["world"])) < 20 or np.median(np.linalg.norm(stack["t"], axis=-1)) < 20:
@@ -377,6 +410,29 @@ def _form_of(rows: Sequence[Mapping[str, Any]], path: Path) -> Form:
         f"{path}: the cameras project {shares['position']:.0%} of the joints into the picture if 't' is their position, and "
         f"{shares['offset']:.0%} if it is the offset of R X + t; expected {INSIDE:.0%} or more for one of them{looks}"
     )
+
+
+def _check_boxes(rows: Sequence[Mapping[str, Any]], form: Form, path: Path) -> None:
+    """Raises a ValueError if joints are projected beside their persons' boxes.
+
+    Bad boxes are left to the reader of COCO's format, and bodies in metres to `jaxpose.data.space.check`.
+    """
+    if np.median([np.ptp(row["world"], axis=0).max() for row in rows]) < METRES:
+        return
+    inside = []
+    for row in rows:
+        if bad_box(row["bbox"], (row["width"], row["height"]), strict=False):
+            continue
+        px = cameras.project(_in_camera(row, form), focal=row["f"], center=row["c"])
+        corner, extent = np.split(np.array(row["bbox"], np.float64), 2)
+        with np.errstate(invalid="ignore"):
+            inside.append(((px >= corner - MARGIN * extent) & (px <= corner + (1 + MARGIN) * extent)).all(-1).mean())
+    if inside and (share := float(np.mean(inside))) < IN_BOX:
+        raise ValueError(
+            f"{path}: the cameras project {share:.0%} of the joints into their persons' boxes (bbox: x, y, width, height in pixels), "
+            f"expected {IN_BOX:.0%} or more: two axes of the world may be exchanged or one negated in the joints or in the cameras, or "
+            "the boxes may belong to other frames"
+        )
 
 
 def _action(file_name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""mmpose's files of Human3.6M and MPI-INF-3DHP: h36m_train.npz or h36m_test.npz, and cameras.pkl.
+"""mmpose's files of Human3.6M and MPI-INF-3DHP: h36m_train.npz or mpi_inf_3dhp_train.npz, ..., and cameras.pkl.
 
 The arrays: imgname (N,), part (N, 17, 3) px and 1, S (N, 17, 4) camera coordinates in m and 1. A name is
 "S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg", in MPI-INF-3DHP "S4_Seq2_Cam0_001033.jpg". cameras.pkl has by
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose import pickles
+from jaxpose.bodies import check_metres
 from jaxpose.data import human36m, pairs
 from jaxpose.data.pairs import Pairs
 from jaxpose.skeleton import H36M17, Skeleton
@@ -43,13 +44,17 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
 
     Args:
         annotations: the .npz file.
-        cameras: cameras.pkl; None: the file of this name beside the annotations, or for Human3.6M the published cameras.
+        cameras: cameras.pkl; None: the file of this name beside the annotations, or cameras_train.pkl and cameras_test.pkl, or for
+            Human3.6M the published cameras.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: arrays are missing or have other shapes; a name or a camera is unknown; or `pairs.check` says what is wrong.
     """
-    content, path = pickles.load_npz(annotations), Path(annotations)
+    path = Path(annotations)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: expected a file of mmpose, such as h36m_train.npz")
+    content = pickles.load_npz(path)
     missing = [name for name in ("imgname", "part", "S") if name not in content]
     if missing:
         raise ValueError(f"{path}: no {', '.join(missing)}: it has {', '.join(content)}; expected a file of mmpose")
@@ -62,11 +67,10 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
         raise ValueError(
             f"{path}: part has shape {part.shape} and S {space.shape} for {len(names)} names: expected (N, 17, 3) and (N, 17, 4)"
         )
-    height = float(np.median(np.ptp(space[..., :3], axis=1).max(-1)))
-    if height > 20:
-        raise ValueError(f"{path}: people are {height:.0f} tall in S, which looks like millimetres: expected metres")
-    table = _camera_table(path, cameras)
-    rows = [_row(str(name), table, path) for name in names]
+    check_metres(space[..., :3], f"{path}: S")
+    is_given, cameras = cameras is not None, _cameras_beside(path) if cameras is None else Path(cameras)
+    table = _camera_table(cameras) if is_given or cameras.is_file() else {}
+    rows = [_row(str(name), table, path, cameras) for name in names]
     is_human36m = H36M_NAME.fullmatch(str(names[0])) is not None
     column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     groups = {
@@ -85,17 +89,20 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
     return result
 
 
-def _camera_table(path: Path, cameras: str | Path | None) -> dict[Any, Any]:
-    file = path.parent / "cameras.pkl" if cameras is None else Path(cameras)
-    if cameras is None and not file.is_file():
-        return {}
+def _cameras_beside(path: Path) -> Path:
+    """Returns the cameras of a file: cameras_train.pkl or cameras_test.pkl, as MPI-INF-3DHP has them, or cameras.pkl."""
+    own = path.with_name(f"cameras_{'train' if 'train' in path.stem else 'test'}.pkl")
+    return own if own.is_file() else path.with_name("cameras.pkl")
+
+
+def _camera_table(file: Path) -> dict[Any, Any]:
     table = pickles.load(file)
     if not isinstance(table, dict):
         raise ValueError(f"{file}: a {type(table).__name__}: expected a dictionary of cameras")
     return table
 
 
-def _row(name: str, table: dict[Any, Any], path: Path) -> dict[str, Any]:
+def _row(name: str, table: dict[Any, Any], path: Path, cameras: Path) -> dict[str, Any]:
     """Returns the columns of a picture, from its name and its camera."""
     if match := H36M_NAME.fullmatch(name):
         subject, sequence, camera, frame = match.groups()
@@ -118,13 +125,20 @@ def _row(name: str, table: dict[Any, Any], path: Path) -> dict[str, Any]:
         if any(len(value) != 2 or value.dtype.kind not in "fiu" for value in inner.values()) or not all(
             map(_is_number, size)
         ):
-            raise ValueError(f"cameras.pkl: the camera {key} has no f and c of two numbers, or a size that is none")
+            raise ValueError(f"{cameras}: the camera {key} has no f and c of two numbers, or a size that is none")
         inner = {k: value.astype(float) for k, value in inner.items()}
+        if not (inner["f"] > 0).all() or not np.isfinite([*inner["f"], *inner["c"]]).all():
+            raise ValueError(
+                f"{cameras}: the camera {key} has f {inner['f'].tolist()} and c {inner['c'].tolist()}: expected finite numbers of "
+                "pixels, f above 0"
+            )
         size = size if min(size) > 300 else (2048, 2048)  # the published file of MPI-INF-3DHP has h = 204 (QUIRK T27)
         return {**names, "frame": int(frame), "focal": inner["f"], "center": inner["c"], "size_wh": np.array(size)}
     lens = next((lens for lens in human36m.LENSES if lens.name == names["camera"]), None)
     if lens is None:
-        raise ValueError(f"{path}: the camera of {name!r:.100} is unknown: give cameras.pkl")
+        raise ValueError(
+            f"{path}: the camera of {name!r:.100} is unknown: {cameras} does not have it; give mmpose's cameras"
+        )
     sizes = {k: np.array(getattr(lens, k), float) for k in ("focal", "center", "size_wh")}
     return {**names, "frame": int(frame), **sizes}
 

@@ -196,7 +196,7 @@ def read(
         if size is None:
             continue
         entries.append({"id": number, "file_name": picture.name, "width": size[0], "height": size[1]})
-        for side in _sides(which, entry, folder, number, problems):
+        for side in _sides(which, entry, folder, number, size, problems):
             person = _hand(entry, side, size, f"picture {number}", problems)
             if person is not None:
                 people.append(person | {"image_id": number, "id": 2 * number + (side == "right")})
@@ -243,13 +243,22 @@ def _size(picture: Path, problems: Problems) -> tuple[int, int] | None:
     return None
 
 
-def _sides(which: str, entry: Mapping[str, Any], folder: Path, number: int, problems: Problems) -> Iterator[hands.Side]:
+def _sides(
+    which: str, entry: Mapping[str, Any], folder: Path, number: int, size: tuple[int, int], problems: Problems
+) -> Iterator[hands.Side]:
     """Yields the sides of the hands of a picture that are wanted."""
     if which == "dominant":
         mask = folder.parent / "mask" / f"{number:05d}.png"
         try:
             with Image.open(mask) as image:
-                yield hands.dominant_side(np.asarray(image))
+                values = np.asarray(image)
+            if values.shape == size[::-1]:
+                yield hands.dominant_side(values)
+            else:
+                problems.add(
+                    "mask of another size",
+                    f"{mask} has the shape {values.shape}: expected {size[::-1]}, one number for each pixel of the picture",
+                )
         except FileNotFoundError:
             message = (
                 f"{mask} does not exist: the dominant hand is the larger one in it; category 'both' needs no masks"

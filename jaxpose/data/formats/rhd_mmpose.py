@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxpose import hands
+from jaxpose import hands, labels
 from jaxpose.data.checks import Problems, is_number
 from jaxpose.data.formats import coco, layout, rhd
 from jaxpose.data.reading import AS_IT_FITS, Reading
@@ -89,8 +89,10 @@ def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
     for root in roots:
         if first and (root / first[0]).is_file():
             return root
+    if not first:
+        raise ValueError(f"{annotations} names no picture: expected 'images', a list of objects with a 'file_name'")
     raise FileNotFoundError(
-        f"{annotations} names {first[0] if first else 'no picture'}, which is in none of "
+        f"{annotations} names {first[0]}, which is in none of "
         f"{', '.join(str(root) for root in roots)}: give the folder (images=..., or jaxpose prepare --images)"
     )
 
@@ -191,10 +193,16 @@ def _person(person: Any, cameras: Mapping[Any, Any], problems: Problems) -> Any:
     camera = cameras.get(person.get("image_id"))
     focal, center = ((camera or {}).get(k) for k in ("focal", "princpt")) if isinstance(camera, dict) else (None, None)
     focal, center = _numbers(focal, (2,)), _numbers(center, (2,))
-    if joints is None or focal is None or center is None:
+    if joints is None:
         problems.add(
-            "hand without joints in space or camera",
-            f"{where}: 'joint_cam' must hold 21 x 3 finite numbers, and 'cam_param' of its image 'focal' and 'princpt' of 2",
+            "hand without joints in space",
+            f"{where}: 'joint_cam' must hold 21 x 3 finite numbers, got {_described(person.get('joint_cam'))}",
+        )
+        return None
+    if focal is None or center is None or not (focal > 0).all():
+        problems.add(
+            "hand without a camera",
+            f"{where}: 'cam_param' of its image must hold 'focal', two numbers above 0, and 'princpt', two, got {camera!r:.100}",
         )
         return None
     if person.get("hand_type") not in ("left", "right"):
@@ -208,6 +216,9 @@ def _person(person: Any, cameras: Mapping[Any, Any], problems: Problems) -> Any:
         problems.add("key bone without length", f"{where}: {str(error).partition(': ')[2]}")
         return None
     keypoints = person.get("keypoints")
+    if not keypoints or not np.any(np.array(labels.flat(keypoints)[2::3], object)):
+        problems.add("hand without a visible joint", f"{where}: no joint in its 'keypoints' is labelled")
+        return None
     if isinstance(keypoints, list) and all(isinstance(point, list) and len(point) == 3 for point in keypoints):
         # Its 1 means labelled, of joints that are seen and of others; COCO's 1 would be hidden.
         keypoints = [
@@ -220,6 +231,16 @@ def _person(person: Any, cameras: Mapping[Any, Any], problems: Problems) -> Any:
         "camera": [*focal.tolist(), *center.tolist()],
         "hand": person["hand_type"],
     }
+
+
+def _described(value: Any) -> str:
+    """Returns what stands in the place of joints, for messages."""
+    if not isinstance(value, list):
+        return "nothing" if value is None else f"{value!r:.50}"
+    for joint, point in enumerate(value):
+        if not isinstance(point, list) or len(point) != 3 or not all(map(is_number, point)):
+            return f"{point!r:.100} for joint {joint}"
+    return f"{len(value)} joints"
 
 
 def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:

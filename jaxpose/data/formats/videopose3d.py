@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxpose import pickles
+from jaxpose.bodies import check_metres
 from jaxpose.data import human36m, pairs
 from jaxpose.data.pairs import Pairs
 from jaxpose.skeleton import H36M17
@@ -87,7 +88,7 @@ def _of(path: str | Path, name: str) -> dict[str, dict[str, Any]]:
 
 def _world(world: Any, where: str) -> np.ndarray:
     """Returns the 17 joints (T, 17, 3) in world mm."""
-    world = np.asarray(world)
+    world = _numbers(world, where)
     if world.ndim != 3 or world.shape[-1] != 3 or world.shape[1] not in (human36m.NUM_RAW, H36M17.num_joints):
         raise ValueError(f"{where}: joints have shape {world.shape}: expected (T, 32, 3) or (T, 17, 3)")
     world = world.astype(np.float64)
@@ -96,10 +97,19 @@ def _world(world: Any, where: str) -> np.ndarray:
     if not np.isfinite(world).all():
         frame = int(np.argwhere(~np.isfinite(world))[0][0])
         raise ValueError(f"{where}: the joints of frame {frame} are not finite")
-    height = float(np.median((world.max(1) - world.min(1)).max(-1)))
-    if height > 20:
-        raise ValueError(f"{where}: people are {height:.0f} tall, which looks like millimetres: expected metres")
+    check_metres(world, where)
     return 1000 * world
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    """Returns an array of numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{where}: {' '.join(str(values).split()):.60} is no array of numbers")
+    return array
 
 
 def _views(world: np.ndarray, views: Any, subject: str, action: str, where: str, *, every: int) -> list[Pairs]:
@@ -107,7 +117,7 @@ def _views(world: np.ndarray, views: Any, subject: str, action: str, where: str,
         raise ValueError(f"{where}: expected a list of 4 arrays, one per camera")
     parts = []
     for number, view in enumerate(views):
-        px = np.asarray(view)
+        px = _numbers(view, f"{where}, camera {number}")
         if px.ndim != 3 or px.shape[1:] != (H36M17.num_joints, 2):
             raise ValueError(f"{where}, camera {number}: 2D joints have shape {px.shape}: expected (T, 17, 2)")
         if len(px) < len(world):

@@ -12,6 +12,7 @@ The common evaluation (Rathke 2017) scores columns 135 to 634, counted from 1 (`
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,9 +23,15 @@ import numpy as np
 from jaxpose import matlab
 from jaxpose.data.scans.scan import Scan, pixel_size
 
+log = logging.getLogger(__name__)
+
 RATHKE = slice(134, 634)
 """The 500 columns that are scored, counted from 0."""
 BOUNDARIES = 8
+MOST_OUTSIDE, MOST_CROSSED = 0.05, 0.5
+"""Parts of the labels that may lie outside the pictures, and of the columns in which a boundary may lie above the one before it."""
+CROSSING = 20.0
+"""Pixels by which drawn boundaries that touch may cross in a column."""
 FILE = re.compile(r"subject_?(\d+)\.mat", re.IGNORECASE)
 
 
@@ -104,6 +111,7 @@ def read_file(
         )
     images = images[..., None] if images.ndim == 2 else images
     layers = _array(content, f"manualLayers{grader}", (BOUNDARIES, *images.shape[1:]), path, needed=labelled)
+    layers = None if layers is None else _checked(layers, len(images), f"{path}: manualLayers{grader}")
     fluid = _array(content, f"manualFluid{grader}", images.shape, path, needed=False)
     is_labelled = np.zeros(images.shape[2], bool) if layers is None else np.isfinite(layers).any((0, 1))
     if labelled and not is_labelled.any():
@@ -126,6 +134,49 @@ def read_file(
         for i in range(images.shape[2])
         if is_labelled[i] or not labelled
     ]
+
+
+def _checked(layers: np.ndarray, height: int, what: str) -> np.ndarray:
+    """Returns labels (K, W, scans) with NaN for those that no picture of this height can have, of which it warns.
+
+    Raises:
+        ValueError: many rows are outside the pictures, or the boundaries are not in their order from top to bottom.
+    """
+    zeros, layers = int((layers == 0).sum()), np.where(layers == 0, np.nan, layers)
+    is_drawn = np.isfinite(layers)
+    with np.errstate(invalid="ignore"):
+        outside = (layers < 0.5) | (layers > height + 0.5)
+        apart = np.diff(np.where(outside, np.nan, layers), axis=0)
+        crossed = (apart < 0).sum((1, 2)) / np.maximum(np.isfinite(apart).sum((1, 2)), 1)
+    if outside.sum() > MOST_OUTSIDE * is_drawn.sum():
+        place = tuple(np.argwhere(outside)[0])
+        raise ValueError(
+            f"{what} has {outside.sum()} of {is_drawn.sum()} rows outside the pictures, such as {layers[place]:.4g} ({_named(place)}): "
+            f"expected rows in pixels from 1, the top, to {height}, and NaN where nothing is drawn"
+        )
+    if (crossed > MOST_CROSSED).any():
+        first = int(crossed.argmax())
+        raise ValueError(
+            f"{what}: boundary {first + 2} lies above boundary {first + 1} in {crossed[first]:.0%} of the columns: expected "
+            f"{BOUNDARIES} boundaries from top to bottom, rows counted from the top"
+        )
+    if zeros or outside.any():
+        log.warning(
+            "%s: left out %d labels that are 0, where rows count from 1, and %d outside the pictures of %d rows",
+            what, zeros, int(outside.sum()), height,
+        )  # fmt: skip
+    if (number := int((apart < -CROSSING).sum())) > 0:
+        boundary, *place = np.argwhere(apart < -CROSSING)[0]
+        log.warning(
+            "%s: in %d places a boundary lies above the one before it by more than %g pixels, such as %s; they are used as they are",
+            what, number, CROSSING, _named((boundary + 1, *place)),
+        )  # fmt: skip
+    return np.where(outside, np.nan, layers)
+
+
+def _named(place: Sequence[int]) -> str:
+    """Returns the name of an entry of the labels, counted from 1."""
+    return ", ".join(f"{name} {i + 1}" for name, i in zip(("boundary", "column", "scan"), place, strict=True))
 
 
 def load(path: Path) -> dict[str, np.ndarray]:

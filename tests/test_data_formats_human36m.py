@@ -37,6 +37,15 @@ def test_both_forms_of_a_camera_give_the_same_labels(tmp_path, offset):
     assert [person["action"] for person in truth] == ["Directions", "Discussion", "Eating", "Greeting"]
 
 
+def test_a_left_handed_world_gives_the_same_labels(tmp_path):
+    """y and z are exchanged in the joints and in the cameras."""
+    data = changed(every_pose(lambda x: x[:, [0, 2, 1]]))
+    every_camera(lambda c: {"R": np.array(c["R"])[:, [0, 2, 1]].tolist(), "t": np.array(c["t"])[[0, 2, 1]].tolist()})(
+        data
+    )
+    np.testing.assert_allclose(read(tmp_path, data).persons["joints_3d"][:, :17], tiny_space.in_camera()[0], rtol=1e-9)
+
+
 def test_guessed_by_its_content(tmp_path):
     write(tmp_path, tiny_space.rle_json())
     assert formats.guess(tmp_path, "train") == "human36m"
@@ -131,7 +140,7 @@ SHUFFLED = [3, 1, 2, 0, *range(4, 17)]
         (every_pose(lambda x: np.concatenate([x, x])), "must be 17 x 3 finite numbers, got 34 x 3 of them"),
         (every_camera(lambda c: {"f": [0.0, 0.0]}), "'f' of the camera must be two focal lengths above 0"),
         (every_camera(lambda c: {"R": (2 * np.array(c["R"])).tolist()}), "'R' of the camera is no rotation"),
-        (every_camera(lambda c: {"R": (np.diag([-1, 1, 1]) @ c["R"]).tolist()}), "'R' of the camera mirrors: its determinant is -1"),
+        (every_pose(lambda x: x / 1000 + [0, 0, 900]), "look like metres"),
         (lambda data: [change(lambda x: 1000 * x)(data) for change in SCALED] and None, "multiplied by 1000 .* divide them by 1000"),
         (lambda data: [person.update(bbox=[10, 10, 200, 200]) for person in data["annotations"]] and None,
          "project 0% of the joints into their persons' boxes .* two axes of the world may be exchanged"),

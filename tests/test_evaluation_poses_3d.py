@@ -266,6 +266,22 @@ def test_results_in_centimetres_are_warned_of(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
+    ("change", "looks"),
+    [
+        (lambda joints: joints, None),
+        (lambda joints: joints[:, H36M17.flip_index], "with left and right exchanged"),
+        (lambda joints: joints * [1, -1, 1], "with y negated"),
+    ],
+)
+def test_results_with_other_sides_or_axes_are_warned_of(tmp_path, caplog, change, looks):
+    labels = truth()
+    joints = change(labels.joints + 10 * np.sin(np.arange(labels.joints.size)).reshape(labels.joints.shape))
+    poses_3d.write(poses_3d.from_predictions(joints, image_id=labels.image_id), tmp_path / "r.json")
+    poses_3d.score(labels, tmp_path / "r.json")
+    assert (looks is None and not caplog.text) or f"mm {looks}: are they in the axes of the camera" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda joints: joints / 10, "158 tall, which looks like centimetres"),

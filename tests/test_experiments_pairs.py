@@ -1,6 +1,7 @@
 """Pairs of poses as data of a run: batches that do not depend on the number of processes, and flags without meaning."""
 
 import dataclasses
+import pickle
 
 import jax
 import numpy as np
@@ -11,8 +12,10 @@ from experiments.common import pose_pairs
 from experiments.common.config import check_same_run, settings
 from jaxpose import parallel
 from jaxpose.data import human36m
+from jaxpose.data.formats import mpi_inf_3dhp
 from jaxpose.data.synthetic import lifting
 from jaxpose.skeleton import H36M17
+from tests import test_data_formats_mpi_inf_3dhp
 
 CONFIG = dataclasses.replace(
     h36m_lifting.PRESETS["tiny"], batch_size=8, net="videopose3d", widths=(3,), width=4, poses=5
@@ -55,6 +58,25 @@ def test_an_evaluation_refuses_subjects_that_the_run_was_trained_on():
         config.with_subjects()
     assert dataclasses.replace(config, val_subjects=None).with_subjects().val_subjects == human36m.TEST
     assert CONFIG.as_trained({"task": task.config}).train_subjects is None
+
+
+def test_mmposes_files_of_mpi_inf_3dhp_are_opened(tmp_path):
+    joints, px = test_data_formats_mpi_inf_3dhp.poses()
+    one = np.ones((len(px), 17, 1))
+    arrays = {"part": np.concatenate([px, one], -1), "S": np.concatenate([joints / 1000, one], -1)}
+    lens = test_data_formats_mpi_inf_3dhp.LENS
+    for name, key, split in (("train", "S4_Seq2_Cam0", "train"), ("test_valid", "TS1", "test")):
+        names = np.array([f"{key}_{i + 1:06d}.jpg" for i in range(len(px))])
+        np.savez(tmp_path / f"mpi_inf_3dhp_{name}.npz", imgname=names, **arrays)
+        camera = {"f": lens["focal"], "c": lens["center"], "w": 2048, "h": 2048}
+        (tmp_path / f"cameras_{split}.pkl").write_bytes(pickle.dumps({key: camera}))
+    config = dataclasses.replace(CONFIG, data=tmp_path)
+    assert config.with_subjects().val_subjects == mpi_inf_3dhp.TEST
+    kind = pose_pairs.load(config)
+    assert kind.train.subject.tolist() == ["S4"] * 4 and kind.val.subject.tolist() == ["TS1"] * 4
+    (tmp_path / "cameras_test.pkl").unlink()
+    with pytest.raises(ValueError, match=r"the camera of 'TS1_000001.jpg' is unknown: .*cameras\.pkl does not have it"):
+        pose_pairs.load(config)
 
 
 def test_flags_that_mmposes_files_would_ignore_are_refused(tmp_path):

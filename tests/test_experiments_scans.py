@@ -65,6 +65,8 @@ def test_the_scans_of_duke_are_split_by_subject(tmp_path):
     assert np.isfinite(kind._scored_columns(kind.val[0].scan)).sum() == 8 * 28
     kind = scans.load(oct_rle.PAGE.settings(["--out", str(tmp_path / "run"), *flags[:-2]]))
     assert not np.isfinite(kind._scored_columns(kind.val[0].scan)).any(), "32 columns end before column 135"
+    with pytest.raises(ValueError, match="--columns rathke: no scan to evaluate on has labels in columns 135 to 634"):
+        kind.check()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_the_scans_of_duke_are_split_by_subject(tmp_path):
         ),
         (["--pixel-um", "3"], "--pixel-um has no effect without --data"),
         (["--data", "x", "--pixel-um", "3000"], "--pixel-um 3000: expected the height of a pixel in micrometres"),
+        (["--data", "x", "--train-subjects"], "--train-subjects names no subject: expected numbers, such as 6"),
         (["--data", "absent"], "absent is not a folder: expected the folder with Subject_01.mat"),
     ],
 )

@@ -38,6 +38,11 @@ FEW = 50_000  # poses that the linear baseline is fitted to
 CALIBRATED = 20_000  # poses, evenly spaced, whose coverage is measured
 REGION = 0.9  # probability of the ellipsoids of the page
 MM = 1000.0  # per metre, the unit of sigma
+MMPOSE = {
+    "mmpose": ("h36m_train.npz", "h36m_test.npz"),
+    "mmpose_3dhp": ("mpi_inf_3dhp_train.npz", "mpi_inf_3dhp_test_valid.npz"),
+}
+"""mmpose's files of Human3.6M and of MPI-INF-3DHP, to train and to evaluate on."""
 MIRROR = 7  # stream of the random numbers that mirror
 # Flags of the pages that read pictures, which have no meaning here.
 NOT_FOR_PAIRS = ("labels", "labels_format", "names", "corner", "box", "annotations", "images", "val_annotations", "val_images",
@@ -117,7 +122,7 @@ class PairConfig(RunConfig):
             ValueError: a subject is trained on and evaluated.
         """
         names = {"train_subjects": human36m.TRAIN, "val_subjects": human36m.TEST}
-        if self.data is not None and _layout(Path(self.data)) == "mpi_inf_3dhp":
+        if self.data is not None and _layout(Path(self.data)) in ("mpi_inf_3dhp", "mmpose_3dhp"):
             names = {"train_subjects": mpi_inf_3dhp.TRAIN, "val_subjects": mpi_inf_3dhp.TEST}
         names = {name: split if getattr(self, name) is None else getattr(self, name) for name, split in names.items()}
         train, val = names.values()
@@ -462,10 +467,11 @@ def settle(config: PairConfig, kind: PosePairs, make: Any) -> tuple[PairConfig, 
     return dataclasses.replace(config, **names), kind
 
 
-def _layout(folder: Path) -> Literal["mmpose", "mpi_inf_3dhp", "videopose3d"]:
+def _layout(folder: Path) -> Literal["mmpose", "mmpose_3dhp", "mpi_inf_3dhp", "videopose3d"]:
     """Returns whose files a folder holds; VideoPose3D's if it holds no other ones."""
-    if (folder / "h36m_train.npz").is_file():
-        return "mmpose"
+    for name, (train_file, _) in MMPOSE.items():
+        if (folder / train_file).is_file():
+            return name
     return "mpi_inf_3dhp" if mpi_inf_3dhp.is_folder(folder) else "videopose3d"
 
 
@@ -475,11 +481,11 @@ def _open(config: PairConfig) -> tuple[Pairs | None, Pairs]:
         return synthetic.load(config.data_dir, poses=config.poses)
     folder = Path(config.data)
     layout = _layout(folder)
-    if layout == "mmpose":
-        _refuse_flags_of_videopose3d(config, folder)
-        files = folder / "h36m_train.npz", folder / "h36m_test.npz"
-        train = None if config.eval_only else _of_subjects(files[0], config.train_subjects, "--train-subjects")
-        return train, _of_subjects(files[1], config.val_subjects, "--val-subjects")
+    if layout in MMPOSE:
+        train_file, val_file = (folder / name for name in MMPOSE[layout])
+        _refuse_flags_of_videopose3d(config, train_file)
+        train = None if config.eval_only else _of_subjects(train_file, config.train_subjects, "--train-subjects")
+        return train, _of_subjects(val_file, config.val_subjects, "--val-subjects")
     if layout == "mpi_inf_3dhp":
         return _open_mpi_inf_3dhp(config, folder)
     paths = videopose3d.find(folder, keypoints=config.keypoints)
@@ -517,12 +523,12 @@ def _open_mpi_inf_3dhp(config: PairConfig, folder: Path) -> tuple[Pairs | None, 
     return train, mpi_inf_3dhp.read_test(folder, sequences=config.val_subjects, every=config.val_every)
 
 
-def _refuse_flags_of_videopose3d(config: PairConfig, folder: Path) -> None:
+def _refuse_flags_of_videopose3d(config: PairConfig, file: Path) -> None:
     """Raises a ValueError for a flag that mmpose's files, which hold single frames with the joints of the labels, would ignore."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in ("keypoints", "every", "val_every"):
         if (value := getattr(config, name)) != defaults[name]:
             raise ValueError(
-                f"--{name.replace('_', '-')} {value}: {folder} holds mmpose's h36m_train.npz, for which it has no meaning; leave it "
+                f"--{name.replace('_', '-')} {value}: {file.parent} holds mmpose's {file.name}, for which it has no meaning; leave it "
                 "out, or name a folder that holds VideoPose3D's files alone"
             )

@@ -106,6 +106,11 @@ class ScanConfig(ScanData):
                 )
         super().check()
         pixel_size(self.pixel_um, "--pixel-um")
+        for name in ("train_subjects", "val_subjects"):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} names no subject: expected numbers, such as 6 for Subject_06.mat"
+                )
         if both := sorted({*self.train_subjects} & {*self.val_subjects}):
             raise ValueError(
                 f"--train-subjects {self.train_subjects} --val-subjects {self.val_subjects}: subject {both[0]} is in both; the "
@@ -180,13 +185,20 @@ class Scans:
     skeleton: ClassVar[Skeleton] = RETINA8
 
     def check(self) -> None:
-        """Raises a ValueError if a scan is narrower than the crops, or there are none."""
+        """Raises a ValueError if a scan is narrower than the crops, there are none, or no column that is scored has labels."""
         if not self.val or not self.train:
             raise ValueError("there are no scans to train on or to evaluate on")
         narrow = min(self.train, key=lambda scan: scan.image.shape[1])
         if (width := narrow.image.shape[1]) < self.config.size_wh[0]:
             raise ValueError(
                 f"{narrow.scan.name} has {width} columns, fewer than the crops of --size-wh {self.config.size_wh}"
+            )
+        if not any(
+            np.isfinite(self._scored_columns(scan.scan)).any() for scan in self.val if scan.scan.rows is not None
+        ):
+            raise ValueError(
+                f"--columns {self.config.columns}: no scan to evaluate on has labels in columns {duke.RATHKE.start + 1} to "
+                f"{duke.RATHKE.stop}, which are scored as published; --columns labelled scores all that have labels"
             )
 
     def count(self) -> int:

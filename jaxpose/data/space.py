@@ -152,13 +152,13 @@ def check(persons: np.ndarray, skeleton: Skeleton, *, name: str) -> None:
             "camera coordinates, x right, y down, z away from the camera"
         )
     check_order(points, skeleton, name, where=is_known)
-    check_knees(points, skeleton, name, where=is_known)
     if not np.isfinite(rows["camera"]).all():
         person = rows[~np.isfinite(rows["camera"]).all(1)][0]
         raise ValueError(
             f"{name}: annotation {person['annotation_id']} has joints in space and no camera: expected 'camera', fx, fy, cx, cy"
         )
     _check_projection(rows, skeleton, name)
+    check_knees(points, skeleton, name, where=is_known)
 
 
 def _check_unit(rows: np.ndarray, skeleton: Skeleton, name: str) -> None:

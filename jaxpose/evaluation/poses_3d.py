@@ -468,11 +468,34 @@ def _check_sizes(pred: np.ndarray, truth: Truth, what: str) -> None:
             f"{what}: {wrong.sum()} of {len(pred)} results, such as that of image {truth.image_id[first]}, are {ratio[first]:.3g} "
             f"times as large as their labels, which looks like {unit}"
         )
+    _warn_of_axes(pred, truth, what)
     middle = float(np.median(ratio))
     if not 2 / 10 < middle < 10 / 2 and middle > 0:
         logger.warning(
             "%s: the poses are %.3g times as large as the labels (median): are they in mm, and not in %s?",
             what, middle, "centimetres" if middle < 1 else "tenths of a millimetre",
+        )  # fmt: skip
+
+
+def _warn_of_axes(pred: np.ndarray, truth: Truth, what: str) -> None:
+    """Warns of predictions that are twice as near to their labels with left and right exchanged, or with other axes."""
+    changed = {
+        "as they are": pred,
+        "with left and right exchanged": pred[:, list(truth.skeleton.flip_index)],
+        "with x negated": pred * [-1, 1, 1],
+        "with y negated": pred * [1, -1, 1],
+        "with z negated": pred * [1, 1, -1],
+        "with y and z exchanged": pred[..., [0, 2, 1]],
+    }
+    root = slice(truth.root, truth.root + 1)
+    target = truth.joints - truth.joints[:, root]
+    errors = {name: float(metrics.mpjpe(joints - joints[:, root], target).mean()) for name, joints in changed.items()}
+    best = min(errors, key=errors.__getitem__)
+    if 2 * errors[best] < errors["as they are"]:
+        logger.warning(
+            "%s: the mean error of the poses is %.0f mm, and %.0f mm %s: are they in the axes of the camera (x right, y down, z away), "
+            "and the joints in the order of the labels?",
+            what, errors["as they are"], errors[best], best,
         )  # fmt: skip
 
 

@@ -806,11 +806,13 @@ class _People:
                     "joints with a number above T for labelled",
                 )
             keypoints = [read[i // 3] if i % 3 == 2 else value for i, value in enumerate(keypoints)]
-        labelled = [(x, y) for x, y, v in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True) if v > 0]
-        if not all(is_number(c) for point in labelled for c in point):
+        joints = zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True)
+        bad = [(joint, x, y) for joint, (x, y, v) in enumerate(joints) if v > 0 and not (is_number(x) and is_number(y))]
+        if bad:
+            joint, x, y = bad[0]
             return [], (
                 "coordinate not finite",
-                f"a labelled joint has a coordinate that is not a finite number: {labelled}",
+                f"a labelled joint has a coordinate that is not a finite number: joint {joint} is at {x!r:.30}, {y!r:.30}",
             )
         return keypoints, None
 

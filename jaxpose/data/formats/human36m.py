@@ -40,6 +40,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxpose import cameras
+from jaxpose.bodies import METRES
 from jaxpose.data import space
 from jaxpose.data.checks import Problems, bad_box
 from jaxpose.data.formats import coco, layout
@@ -328,12 +329,14 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_cameras(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Raises a ValueError if R of a camera is no rotation, or a focal length is not above 0."""
+    """Raises a ValueError if R of a camera is no rotation, or a focal length is not above 0.
+
+    A determinant of -1 is no fault: where the world is left-handed, it leads to the axes of the camera.
+    """
     R = np.stack([row["R"] for row in rows])
     off = np.abs(R @ R.swapaxes(1, 2) - np.eye(3)).max((1, 2))
     for bad, what in (
         (off > ORTHOGONAL, "'R' of the camera is no rotation: its rows are not of length 1 and at right angles"),
-        (np.linalg.det(R) < 0, "'R' of the camera mirrors: its determinant is -1, expected a rotation, with 1"),
         (
             np.stack([row["f"] for row in rows]).min(1) <= 0,
             "'f' of the camera must be two focal lengths above 0, in pixels",
@@ -410,7 +413,12 @@ def _form_of(rows: Sequence[Mapping[str, Any]], path: Path) -> Form:
 
 
 def _check_boxes(rows: Sequence[Mapping[str, Any]], form: Form, path: Path) -> None:
-    """Raises a ValueError if joints are projected beside their persons' boxes. Bad boxes are left to the reader of COCO's format."""
+    """Raises a ValueError if joints are projected beside their persons' boxes.
+
+    Bad boxes are left to the reader of COCO's format, and bodies in metres to `jaxpose.data.space.check`.
+    """
+    if np.median([np.ptp(row["world"], axis=0).max() for row in rows]) < METRES:
+        return
     inside = []
     for row in rows:
         if bad_box(row["bbox"], (row["width"], row["height"]), strict=False):

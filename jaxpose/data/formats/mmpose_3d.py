@@ -1,4 +1,4 @@
-"""mmpose's files of Human3.6M and MPI-INF-3DHP: h36m_train.npz or h36m_test.npz, and cameras.pkl.
+"""mmpose's files of Human3.6M and MPI-INF-3DHP: h36m_train.npz or mpi_inf_3dhp_train.npz, ..., and cameras.pkl.
 
 The arrays: imgname (N,), part (N, 17, 3) px and 1, S (N, 17, 4) camera coordinates in m and 1. A name is
 "S1/S1_Directions_1.54138969/S1_Directions_1.54138969_000001.jpg", in MPI-INF-3DHP "S4_Seq2_Cam0_001033.jpg". cameras.pkl has by
@@ -44,7 +44,8 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
 
     Args:
         annotations: the .npz file.
-        cameras: cameras.pkl; None: the file of this name beside the annotations, or for Human3.6M the published cameras.
+        cameras: cameras.pkl; None: the file of this name beside the annotations, or cameras_train.pkl and cameras_test.pkl, or for
+            Human3.6M the published cameras.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -67,7 +68,7 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
             f"{path}: part has shape {part.shape} and S {space.shape} for {len(names)} names: expected (N, 17, 3) and (N, 17, 4)"
         )
     check_metres(space[..., :3], f"{path}: S")
-    is_given, cameras = cameras is not None, Path(path.parent / "cameras.pkl" if cameras is None else cameras)
+    is_given, cameras = cameras is not None, _cameras_beside(path) if cameras is None else Path(cameras)
     table = _camera_table(cameras) if is_given or cameras.is_file() else {}
     rows = [_row(str(name), table, path, cameras) for name in names]
     is_human36m = H36M_NAME.fullmatch(str(names[0])) is not None
@@ -86,6 +87,12 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
     result = result.take(np.lexsort((result.frame, result.sequence)))
     pairs.check(result, what=str(path))
     return result
+
+
+def _cameras_beside(path: Path) -> Path:
+    """Returns the cameras of a file: cameras_train.pkl or cameras_test.pkl, as MPI-INF-3DHP has them, or cameras.pkl."""
+    own = path.with_name(f"cameras_{'train' if 'train' in path.stem else 'test'}.pkl")
+    return own if own.is_file() else path.with_name("cameras.pkl")
 
 
 def _camera_table(file: Path) -> dict[Any, Any]:
@@ -129,7 +136,9 @@ def _row(name: str, table: dict[Any, Any], path: Path, cameras: Path) -> dict[st
         return {**names, "frame": int(frame), "focal": inner["f"], "center": inner["c"], "size_wh": np.array(size)}
     lens = next((lens for lens in human36m.LENSES if lens.name == names["camera"]), None)
     if lens is None:
-        raise ValueError(f"{path}: the camera of {name!r:.100} is unknown: give cameras.pkl")
+        raise ValueError(
+            f"{path}: the camera of {name!r:.100} is unknown: {cameras} does not have it; give mmpose's cameras"
+        )
     sizes = {k: np.array(getattr(lens, k), float) for k in ("focal", "center", "size_wh")}
     return {**names, "frame": int(frame), **sizes}
 

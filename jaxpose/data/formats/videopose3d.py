@@ -108,7 +108,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{where}: {str(values)!s:.60} is no array of numbers")
+        raise ValueError(f"{where}: {' '.join(str(values).split()):.60} is no array of numbers")
     return array
 
 

@@ -146,7 +146,7 @@ def _checked(layers: np.ndarray, height: int, what: str) -> np.ndarray:
     is_drawn = np.isfinite(layers)
     with np.errstate(invalid="ignore"):
         outside = (layers < 0.5) | (layers > height + 0.5)
-        apart = layers[1:] - layers[:-1]
+        apart = np.diff(np.where(outside, np.nan, layers), axis=0)
         crossed = (apart < 0).sum((1, 2)) / np.maximum(np.isfinite(apart).sum((1, 2)), 1)
     if outside.sum() > MOST_OUTSIDE * is_drawn.sum():
         place = tuple(np.argwhere(outside)[0])
@@ -163,7 +163,7 @@ def _checked(layers: np.ndarray, height: int, what: str) -> np.ndarray:
     if zeros or outside.any():
         log.warning(
             "%s: left out %d labels that are 0, where rows count from 1, and %d outside the pictures of %d rows",
-            what, zeros, outside.sum(), height,
+            what, zeros, int(outside.sum()), height,
         )  # fmt: skip
     if (number := int((apart < -CROSSING).sum())) > 0:
         boundary, *place = np.argwhere(apart < -CROSSING)[0]

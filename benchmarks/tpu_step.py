@@ -13,7 +13,7 @@ Nothing is run and no data are read. The net, the loss and the optimiser are tho
 says otherwise. Cycles are the compiler's estimate (`jaxpose.compile`), good for comparing two forms of one program; they are no
 measurement. For GPUs there are none: bytes, kernels, layout copies and collectives can be compared, convolutions are cuDNN's, whose
 workspace and choice of algorithm only a device decides. The whole step of a ResNet-50 compiles for 13 to 60 minutes on two cores, for
-GPUs five; a small net takes seconds (--flags="--depth 18 --width 8"). Prints a JSON line and a table per slice and step.
+GPUs one; a small net takes seconds (--flags="--depth 18 --width 8"). Prints a JSON line and a table per slice and step.
 """
 
 from __future__ import annotations

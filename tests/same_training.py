@@ -2,7 +2,7 @@
 
     python -m tests.same_training --write losses.json                 in a checkout of the version before
     python -m tests.same_training --compare losses.json               in this one, on the same machine: to the bit
-        python -m tests.same_training --compare losses.json --rtol 1e-3   on another machine, which rounds sums differently
+    python -m tests.same_training --compare losses.json --rtol 1e-3   on another machine, which rounds sums differently
 
 A page runs as a user runs it, except for the length of the run and the number of synthetic pictures. MPII's and CrowdPose's pages
 get the same pictures in the layout of their data sets. The script only uses the pages' `main`, so that it runs in any version.

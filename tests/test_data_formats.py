@@ -186,6 +186,14 @@ def test_annotations_of_several_formats_and_of_none(tmp_path):
         formats.guess(tmp_path, "train")
 
 
+def test_a_file_with_the_name_of_one_format_is_described_by_it(tmp_path):
+    (tmp_path / "rhd_train.json").write_text('{"images": [], "annotations": [{"id": 1}]}')
+    with pytest.raises(
+        ValueError, match=r"rhd_train\.json is in no known format \(rhd_mmpose is as COCO's, [^;]*\): convert"
+    ):
+        formats.guess(tmp_path, "train")
+
+
 def test_several_files_of_a_split_are_an_error_that_names_them(tmp_path):
     folder = tiny_coco.write(tmp_path)
     content = (folder / "annotations" / "train.json").read_text()

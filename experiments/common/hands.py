@@ -201,9 +201,8 @@ class Hands(persons.Persons):
         return Sizes.from_dict(files.read_json(path, "sizes of a run's hands"), name=str(path))
 
     def check(self) -> None:
-        """Raises a ValueError for data that cannot be trained on, or evaluated on, before anything is trained."""
+        """Raises a ValueError for data that cannot be trained on."""
         super().check()
-        _ = self.val_space  # labels in space are checked where they are read
         if self.train is not None and self.train_space.runs_base_to_tip:
             log.warning(
                 "%s: the last joint of most fingers is farther from the wrist than the first; expected RHD's order, each finger from "
@@ -473,6 +472,9 @@ def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
     train = None if kind.train is None else space.flattened(kind.train)
     values |= {"train": train, "val": val, "best": "AUC_0_30px", "headline": HEADLINE}
     result = Hands(**values)
+    _ = (
+        result.val_space
+    )  # labels in space are checked as they are read: before a training or an evaluation, not after it
     if result.train is not None and jax.process_index() == 0 and not checkpoint.exists(config.out) and result.sizes:
         config.out.mkdir(parents=True, exist_ok=True)
         files.write_json(config.out / hands.SIZES_FILE, dataclasses.asdict(result.sizes))

@@ -212,7 +212,10 @@ def guess(folder: str | Path | None, split: str, *, annotations: str | Path | No
                 raise ValueError(
                     f"{path} is cut off: a JSON file ends with }} or ], this one with {end!r}; copy or download it again"
                 )
-        contents = "; ".join(f"{name} is {reader(name).CONTENT}" for name in get_args(Format))
+        expected = (
+            candidates if len(candidates) == 1 else get_args(Format)
+        )  # one: the file has the name of this format's
+        contents = "; ".join(f"{name} is {reader(name).CONTENT}" for name in expected)
         raise ValueError(f"{paths} is in no known format ({contents}): convert it, or {advice}")
     several = [error for error in missing.values() if error.several]
     if several:

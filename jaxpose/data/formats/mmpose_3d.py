@@ -53,7 +53,7 @@ def read(annotations: str | Path, *, cameras: str | Path | None = None) -> Pairs
     """
     path = Path(annotations)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: expected a file of mmpose, such as h36m_train.npz")
+        raise FileNotFoundError(f"{path} does not exist: expected a file of mmpose, with imgname, part and S")
     content = pickles.load_npz(path)
     missing = [name for name in ("imgname", "part", "S") if name not in content]
     if missing:

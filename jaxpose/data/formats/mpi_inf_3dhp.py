@@ -157,7 +157,8 @@ def _lens(entries: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     if size.shape != (2,) or inner.shape != (16,) or not (inner[[0, 5]] > 0).all() or not (size > 0).all():
         raise ValueError(
             f"{path}: camera {entries['name'][0]:g} has {len(size)} numbers in size and {len(inner)} in intrinsic: expected a width "
-            "and a height, and a matrix of 4 x 4 with focal lengths above 0"
+            "and a height, and a matrix of 4 x 4 with focal lengths above 0, "
+            f"not {', '.join(f'{value:g}' for value in inner[[0, 5]]) if len(inner) > 5 else 'none'}"
         )
     return {"focal": inner[[0, 5]], "center": inner[[2, 6]], "size_wh": size}
 

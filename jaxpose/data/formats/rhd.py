@@ -225,7 +225,8 @@ def _fault(entry: Mapping[str, Any]) -> str:
             got = value.shape if isinstance(value, np.ndarray) else type(value).__name__ if name in entry else "nothing"
             return f"{name!r} must be an array of numbers {shape}, got {got}"
         if not np.isfinite(value).all():
-            return f"{name!r} holds a number that is not finite"
+            row, column = np.argwhere(~np.isfinite(value))[0].tolist()
+            return f"{name!r} holds a number that is not finite: {value[row, column]} in row {row}, column {column}"
     if not (entry["K"][0, 0] > 0 and entry["K"][1, 1] > 0):
         return f"the focal lengths of 'K' must be positive, got {entry['K'][0, 0]} and {entry['K'][1, 1]}"
     return ""

@@ -9,7 +9,8 @@
   python -m experiments.h36m_lifting --eval-only runs/h36m_lifting
 
 DIR holds data_3d_h36m.npz and data_2d_h36m_gt.npz of VideoPose3D (--keypoints names another 2D file), or mmpose's h36m_train.npz,
-h36m_test.npz and cameras.pkl. S1, S5, S6, S7 and S8 are trained on, S9 and S11 evaluated, relative to the pelvis.
+h36m_test.npz and cameras.pkl; or MPI-INF-3DHP (docs/three_d.md). S1, S5, S6, S7 and S8 are trained on, S9 and S11 evaluated, relative
+to the pelvis.
 
 Published on Human3.6M (MPJPE / PA-MPJPE in mm, 2D joints of the labels):
   fc baseline (RLE's table 8)       43.6 / 33.2

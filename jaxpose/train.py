@@ -101,7 +101,10 @@ def linear_decay(
     if learning_rate <= 0:
         raise ValueError(f"learning_rate={learning_rate} must be positive")
     if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps={warmup_steps} must be 0 or more and below the {steps} steps of the training")
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must be 0 or more and below the {steps} steps of the training: warm up for fewer "
+            "(--warmup-steps), or train for more epochs"
+        )
     ramp = optax.linear_schedule(warmup_start * learning_rate, learning_rate, warmup_steps)
     fall = optax.linear_schedule(learning_rate, 0.0, steps - warmup_steps)
     return optax.join_schedules([ramp, fall], [warmup_steps])

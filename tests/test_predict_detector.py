@@ -17,6 +17,7 @@ from jaxpose.data import detection as scaling
 from jaxpose.data.boxes import BoxFile
 from jaxpose.predict import command
 from jaxpose.predict import detector as detectors
+from jaxpose.predict.work import Work
 from jaxpose.skeleton import BOX, Skeleton
 from jaxpose.tasks.detection import masked
 
@@ -112,6 +113,13 @@ def test_a_picture_without_people_has_no_poses(runs, tmp_path, monkeypatch, capl
     command.main(runs / "rle", (str(runs / "b.png"),), detector=runs / "boxes", out=out)
     assert json.loads((out / "results.json").read_text()) == [] and (out / "b_poses.jpg").is_file()
     assert "no people in 1 of 1 pictures, such as" in caplog.text and "below --min-box-score 0.3" in caplog.text
+
+
+def test_warnings_of_a_net_of_whole_images_name_the_files():
+    work = object.__new__(Work)
+    work.predictor = SimpleNamespace(detector=None, finds_people=True, in_whole=lambda pictures, names: names)
+    items = [(Path("a.png"), np.zeros((2, 2, 3), np.uint8), 0), (Path("b.mp4"), np.zeros((2, 2, 3), np.uint8), 7)]
+    assert work._poses(items) == ["a.png", "b.mp4, frame 7"]
 
 
 def test_flags_that_do_not_fit_are_refused(runs, tmp_path):

@@ -169,7 +169,7 @@ class Predictor:
             if self.detector is not None:
                 poses += self.detected(pictures, names)
             elif self.finds_people:
-                poses += self._in_whole(pictures, names)
+                poses += self.in_whole(pictures, names)
             else:
                 poses += self._in_boxes(pictures, boxes[batch], sides[batch], first=start)
         return poses
@@ -284,7 +284,17 @@ class Predictor:
         sigma = outputs.get("sigma", np.zeros((*joints, 3))) * unit
         return SpacePoses(points, is_absolute, sigma, self.space_density)
 
-    def _in_whole(self, pictures: list[np.ndarray], names: Sequence[str]) -> list[Poses]:
+    def in_whole(self, pictures: list[np.ndarray], names: Sequence[Any]) -> list[Poses]:
+        """Returns the people that a net of whole images finds in decoded pictures (h, w, 3).
+
+        Args:
+            pictures: The pictures.
+            names: What a warning calls each of them, if it has more people than slots.
+
+        Raises:
+            ValueError: The net's outputs are not finite.
+        """
+
         def group(maps: Mapping[str, np.ndarray], *, stride: float) -> dict[str, np.ndarray]:
             _check_finite(*maps.values())
             return self.task.people(maps, stride=stride)

@@ -134,6 +134,8 @@ class Work:
         names = [_name(file, frame if is_video(file) else None) for file, _, frame in items]
         if self.predictor.detector is not None:
             return self.predictor.detected(images, names)
+        if self.predictor.finds_people:
+            return self.predictor.in_whole(images, names)
         if self.finder is not None:
             people = self.finder(images)
             warn_of_left_out(people, names)

@@ -92,7 +92,7 @@ def test_the_command_reads_the_scans_again(tmp_path, capsys):
         commands.report(run)
     with pytest.raises(ValueError, match="--images: it is for poses, .*run predicts boundaries in scans"):
         commands.report(run, images=tmp_path)
-    eight = Scan("a", "a", scans[0][0].image, np.tile(scans[0][0].rows, (4, 1)), fluid=scans[0][0].fluid)
+    eight = Scan("a", "a", scans[0][0].image, np.repeat(scans[0][0].rows, 4, axis=0), fluid=scans[0][0].fluid)
     (tmp_path / "data").mkdir()
     write_subject(tmp_path / "data" / "Subject_01.mat", [eight])
     content["boundaries"] = [str(i) for i in range(8)]

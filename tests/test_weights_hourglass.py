@@ -164,10 +164,9 @@ def test_parameters_of_a_published_stack(stem, count):
 
 @pytest.mark.parametrize("stem", ["bearpaw", "princeton"])
 def test_import_makes_a_checkpoint_of_the_heatmap_family(stem, tmp_path):
-    from safetensors.numpy import save_file
-
+    numpy = pytest.importorskip("safetensors.numpy")
     state = {name: value for name, value in published(stem).items() if "num_batches" not in name}
-    save_file(state, tmp_path / "hg.safetensors")
+    numpy.save_file(state, tmp_path / "hg.safetensors")
     importer.main(tmp_path / "hg.safetensors", out=tmp_path / "run")
     variables, config = checkpoint.restore_model(tmp_path / "run")
     task = tasks.from_config(config["task"])

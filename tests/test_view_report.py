@@ -308,7 +308,9 @@ def test_in_a_browser_the_script_runs_and_no_other(tmp_path):
 
 def test_style_and_script_are_files_of_the_package():
     """What setuptools puts into a wheel, and what the page reads, are the same files."""
-    pytest.importorskip("setuptools", minversion="77")  # as pyproject.toml asks for; that of an environment may be older
+    pytest.importorskip(
+        "setuptools", minversion="77"
+    )  # as pyproject.toml asks for; that of an environment may be older
     code = (
         "from setuptools.dist import Distribution; d = Distribution({'script_name': 'setup.py'})\n"
         "d.parse_config_files(); d.include_package_data = False\n"  # which would write an egg-info folder here

@@ -501,6 +501,7 @@ def test_the_integral_ablation_prints_its_table_and_when_it_converged(tmp_path, 
     assert [run["row"] for run in runs] == ["ipr_1", "joint_1"]
     assert all(len(run["curve"]) == 2 and np.isfinite(run["EPE"]) and run["diverged"] < 0 for run in runs)
     assert "reached" in runs[1] and "reached" not in runs[0]
+    assert all(run["EPE, read otherwise"] != run["EPE"] and run["its deviation"] > 0 for run in runs)
     assert "| joint_1 | 1 | 0 |" in capsys.readouterr().out
     assert (tmp_path / "curves.png").stat().st_size > 5000
     assert ablation_integral.main(options) == runs, "the same command again trains nothing"

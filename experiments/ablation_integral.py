@@ -20,7 +20,7 @@ the same schedule; B is beta, 1, 10 or 20:
 Columns: AP with the softmax's highest probability (of `heatmap`: the highest value) as confidence; AP with all confidences
 1; EPE in input pixels; the first epoch with an EPE of at most 6 pixels; and the first epoch at which a run is as good as the
 final ipr_B of the same seed, in EPE ("reached"; "of" is the schedule's last epoch). Also the EPE of the same maps read with the bias
-compensated where the net was trained without, and the reverse; and the mean and deviation of the maps' background.
+compensated where the net was trained without, and the reverse; the mean and deviation of the maps' background, and their mean peak.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ for b in BETAS:
         f"held_{b}": Row(MAPS, L1, integral(b, False)),
     }
 COLUMNS = (
-    "AP", "AP_constant", "EPE", "EPE, read otherwise", "background", "its deviation", "to 6 px", "reached", "never", "of"
+    "AP", "AP_constant", "EPE", "EPE, read otherwise", "background", "its deviation", "peak", "to 6 px", "reached", "never", "of"
 )  # fmt: skip
 DEFAULT_ROWS = ("heatmap", *(f"{kind}_{b}" for kind in ("ipr", "comp", "relu", "joint") for b in BETAS))
 
@@ -138,7 +138,7 @@ def read_otherwise(
     """Returns what tells the maps of a net from the way in which they are read.
 
     The EPE of the same maps read with the bias compensated if the net was trained without, and the reverse; and the mean and the
-    standard deviation of their background, more than `FAR` map pixels from the joint.
+    standard deviation of their background, more than `FAR` map pixels from the joint, and their mean peak.
     """
     images, val = data["val"]["image"], data["val"]
     other = replace(task, readout=replace(task.readout, compensate=not task.readout.compensate))
@@ -151,11 +151,13 @@ def read_otherwise(
     place = np.stack(np.meshgrid(np.arange(maps.shape[2]), np.arange(maps.shape[1])), axis=-1)
     joints = (val["joints"] + 0.5) / stride - 0.5  # the centre of the first map pixel is 0
     distance = np.linalg.norm(place[None, :, :, None] - joints[:, None, None], axis=-1)
-    background = maps[(distance > FAR) & (val["visibility"] > 0)[:, None, None]]
+    is_visible = val["visibility"] > 0
+    background = maps[(distance > FAR) & is_visible[:, None, None]]
     return {
         "EPE, read otherwise": ablation.localisation(predictions, config, data)["EPE"],
         "background": float(background.mean()),
         "its deviation": float(background.std()),
+        "peak": float(maps.max((1, 2))[is_visible].mean()),
     }
 
 

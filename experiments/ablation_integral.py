@@ -14,6 +14,8 @@ the same schedule; B is beta, 1, 10 or 20:
   always_B   comp_B, plus the heatmap loss in all steps: L_de
   plain_B    ipr_B, plus the heatmap loss in the first 30 % (in table 6 at beta 10)
   held_B     ipr_B, plus the heatmap loss in all steps, to set beside always_B (ours)
+  start_B    always_B, with the heatmap loss alone in the first 30 % (ours)
+  heldstart_B  held_B, with the heatmap loss alone in the first 30 % (ours)
 
 `experiments/common/ablation.py` describes how runs are stored and shared between processes.
 
@@ -57,6 +59,7 @@ class Row:
     joints: JointLoss
     read: Readout
     opening: bool = False  # whether the map loss ends after the first steps
+    start: bool = False  # whether the map loss is alone in the first steps
 
 
 def integral(beta: float, compensate: bool, rectify: bool = False) -> Readout:
@@ -73,6 +76,8 @@ for b in BETAS:
         f"always_{b}": Row(MAPS, L1, integral(b, True)),
         f"plain_{b}": Row(MAPS, L1, integral(b, False), opening=True),
         f"held_{b}": Row(MAPS, L1, integral(b, False)),
+        f"start_{b}": Row(MAPS, L1, integral(b, True), start=True),
+        f"heldstart_{b}": Row(MAPS, L1, integral(b, False), start=True),
     }
 COLUMNS = (
     "AP", "AP_constant", "EPE", "EPE, read otherwise", "background", "its deviation", "peak", "to 6 px", "reached", "never", "of"
@@ -105,11 +110,11 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     """Trains one row with one seed and returns the learning curve and the final numbers."""
     row = ROWS[name]
 
-    def task(maps: MapLoss) -> tasks.Task:
+    def task(maps: MapLoss, joints: JointLoss = row.joints) -> tasks.Task:
         backbone = ResNet(config.depth, config.width, stages=3)
         net = HeatmapNet(backbone, data["skeleton"].num_joints, deconvs=config.deconvs)
         return tasks.heatmaps(
-            net, skeleton=data["skeleton"], size_wh=config.size_wh, maps=maps, joints=row.joints, read=row.read
+            net, skeleton=data["skeleton"], size_wh=config.size_wh, maps=maps, joints=joints, read=row.read
         )
 
     def measure(step: PredictStep, task: tasks.Task, variables: PyTree) -> dict[str, float]:
@@ -119,7 +124,10 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     def finish(task: tasks.Task, variables: PyTree) -> dict[str, float]:
         return read_otherwise(task, variables, config, data) if task.integrates else {}
 
-    first = (round(OPENING * config.steps), task(row.maps)) if row.opening else None
+    opening = round(OPENING * config.steps)
+    first = (opening, task(row.maps)) if row.opening else None
+    if row.start:
+        first = (opening, task(row.maps, joints=JointLoss()))
     return ablation.train_one(
         task(NONE if row.opening else row.maps),
         config,

@@ -280,6 +280,7 @@ def settings(config: AblationConfig, row: Any) -> dict[str, Any]:
     for holder, name, default in (
         (values, "label_noise", 1),
         (values, "person_sizes", None),
+        (values, "start", False),
         (flow, "flow_ends", "code"),
     ):
         if name in holder and holder[name] == default:

@@ -124,10 +124,9 @@ def train_row(name: str, config: Config, data: dict[str, Any], seed: int) -> dic
     def finish(task: tasks.Task, variables: PyTree) -> dict[str, float]:
         return read_otherwise(task, variables, config, data) if task.integrates else {}
 
-    opening = round(OPENING * config.steps)
-    first = (opening, task(row.maps)) if row.opening else None
-    if row.start:
-        first = (opening, task(row.maps, joints=JointLoss()))
+    first = None
+    if row.opening or row.start:
+        first = (round(OPENING * config.steps), task(row.maps, joints=JointLoss() if row.start else row.joints))
     return ablation.train_one(
         task(NONE if row.opening else row.maps),
         config,
@@ -148,13 +147,15 @@ def read_otherwise(
     The EPE of the same maps read with the bias compensated if the net was trained without, and the reverse; and the mean and the
     standard deviation of their background, more than `FAR` map pixels from the joint, and their mean peak.
     """
-    images, val = data["val"]["image"], data["val"]
+    val = data["val"]
+
+    def read(step: PredictStep) -> dict[str, np.ndarray]:
+        return ablation.predict_in_memory(step, variables, val["image"], config.batch_size)
+
     other = replace(task, readout=replace(task.readout, compensate=not task.readout.compensate))
-    step = train.make_predict_step(other, mesh=parallel.make_mesh(), flip_test=False)
-    predictions = ablation.predict_in_memory(step, variables, images, config.batch_size)
-    read = jax.jit(lambda variables, images: task.logits(task.last_stage(variables, images)))
-    size = config.batch_size
-    maps = np.concatenate([np.asarray(read(variables, images[i : i + size])) for i in range(0, len(images), size)])
+    predictions = read(train.make_predict_step(other, mesh=parallel.make_mesh(), flip_test=False))
+    logits = jax.jit(lambda variables, batch: {"maps": task.logits(task.last_stage(variables, batch["image"]))})
+    maps = read(logits)["maps"]
     stride = config.size_wh[0] / maps.shape[2]
     place = np.stack(np.meshgrid(np.arange(maps.shape[2]), np.arange(maps.shape[1])), axis=-1)
     joints = (val["joints"] + 0.5) / stride - 0.5  # the centre of the first map pixel is 0

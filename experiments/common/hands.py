@@ -472,9 +472,8 @@ def load(config: HandConfig, *, skeleton: Skeleton | None = None) -> Hands:
     train = None if kind.train is None else space.flattened(kind.train)
     values |= {"train": train, "val": val, "best": "AUC_0_30px", "headline": HEADLINE}
     result = Hands(**values)
-    _ = (
-        result.val_space
-    )  # labels in space are checked as they are read: before a training or an evaluation, not after it
+    # Labels in space are checked as they are read: here, before a training or an evaluation, and not after it.
+    _ = result.val_space
     if result.train is not None and jax.process_index() == 0 and not checkpoint.exists(config.out) and result.sizes:
         config.out.mkdir(parents=True, exist_ok=True)
         files.write_json(config.out / hands.SIZES_FILE, dataclasses.asdict(result.sizes))

@@ -222,8 +222,9 @@ def pooled(maps: list[np.ndarray], boxes: np.ndarray, *, cells: int, upstream: n
     scales = [2.0**-n for n in LEVELS]
 
     def features(maps: list[jax.Array]) -> jax.Array:
-        options = {"size_hw": (cells, cells), "scales": scales, "samples": 2, "aligned": False, "forward": "gather"}
-        return roi_align.pyramid(maps, jnp.asarray(boxes), level, **options)
+        options = {"size_hw": (cells, cells), "scales": scales, "samples": 2, "aligned": False}
+        forms = {"forward": "gather", "backward": "scatter"}
+        return roi_align.pyramid(maps, jnp.asarray(boxes), level, **options, **forms)
 
     on_device = [jnp.asarray(values) for values in maps]
     if upstream is None:

@@ -286,18 +286,33 @@ def test_golden_keypoint_maps(golden, double):
 
 
 @pytest.mark.parametrize(("samples", "aligned"), [(2, False), (0, True)])
-def test_regions_that_are_gathered_have_the_values_and_the_gradient_of_the_matrices(samples, aligned):
+def test_every_form_of_regions_has_the_values_and_the_gradient_of_the_matrices(samples, aligned):
     rng = np.random.default_rng(0)
     maps = [jnp.asarray(rng.normal(size=(2, side, side + 1, 3)), jnp.float32) for side in (12, 6)]
     box = jnp.asarray(np.sort(rng.uniform(-5, 55, (2, 5, 2, 2)), -2).reshape(2, 5, 4), jnp.float32)
     level = jnp.asarray(rng.integers(3, 5, (2, 5)))
     options = {"size_hw": (3, 4), "scales": (1 / 4, 1 / 8), "first": 3, "samples": samples, "aligned": aligned}
 
-    def loss(maps, form):
-        regions = roi_align.pyramid(maps, box, level, forward=form, **options)
+    @partial(jax.jit, static_argnums=(1, 2))
+    @partial(jax.grad, has_aux=True)
+    def loss(maps, forward, backward):
+        regions = roi_align.pyramid(maps, box, level, forward=forward, backward=backward, **options)
         return (regions * jnp.sin(regions)).sum(), regions
 
-    results = [jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(maps, form) for form in ("gather", "matrices")]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *results)
+    expected = loss(maps, "matrices", "matrices")
+    for forms in (("gather", "matrices"), ("gather", "scatter"), ("matrices", "scatter")):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), loss(maps, *forms), expected)
     with pytest.raises(ValueError, match="forward='scatter': expected 'matrices' or 'gather'"):
-        loss(maps, "scatter")
+        loss(maps, "scatter", "scatter")
+    with pytest.raises(ValueError, match="backward='gather': expected 'matrices' or 'scatter'"):
+        loss(maps, "gather", "gather")
+
+
+def test_a_gradient_in_bfloat16_is_summed_in_float32():
+    where = {"origin": jnp.zeros(512, int), "map_hw": jnp.ones((512, 2), int), "scale": jnp.ones(512), "samples": 1}
+    ones = jnp.ones((512, 1, 1, 1), jnp.bfloat16)
+    ours = roi_align.scatter(
+        ones, jnp.tile(jnp.array([0.0, 0.0, 1.0, 1.0]), (512, 1)), pixels=1, size_hw=(1, 1), **where
+    )
+    assert ours.dtype == jnp.bfloat16
+    assert float(ours[0, 0]) == 512  # in bfloat16 256 + 1 is 256

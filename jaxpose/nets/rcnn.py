@@ -428,12 +428,13 @@ class RCNN(nn.Module):
         return {"keypoints": xy, "keypoint_scores": score, "keypoint_confidence": jnp.minimum(sure, 1.0)}
 
     def pool(self, levels: Sequence[jax.Array], box: jax.Array, *, cells: int) -> jax.Array:
-        """Returns the features (B, R, cells, cells, C) of boxes (B, R, 4); for training, without a scatter in the gradient."""
+        """Returns the features (B, R, cells, cells, C) of boxes (B, R, 4), for training."""
         levels = levels[:-1]
         scales = [2.0 ** -(self.first_level + i) for i in range(len(levels))]
-        forward = "matrices" if platforms.platform() == "tpu" else "gather"
-        options = {"size_hw": (cells, cells), "scales": scales, "first": self.first_level, "forward": forward}
-        options |= self.sampling
+        forms = {"tpu": ("matrices", "matrices"), "cpu": ("gather", "scatter")}  # a GPU's scatter adds in any order
+        forward, backward = forms.get(platforms.platform(), ("gather", "matrices"))
+        options = {"size_hw": (cells, cells), "scales": scales, "first": self.first_level}
+        options |= {"forward": forward, "backward": backward, **self.sampling}
         return roi_align.pyramid(levels, box, self.level_of(box), **options)
 
     def level_of(self, box: jax.Array) -> jax.Array:

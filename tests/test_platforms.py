@@ -1,12 +1,14 @@
 """Layers with two forms: the form of a TPU has the values and gradients of the others, and is traced where it is asked for."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpose import parallel, platforms, train
-from jaxpose.nets import hrnet, layers, resnet
+from jaxpose.nets import deconv, hrnet, layers, resnet
 
 
 def of(platform, f, *args):
@@ -84,52 +86,99 @@ def test_a_step_is_traced_for_its_mesh():
     assert set(seen) == {"cpu"}
 
 
-@pytest.mark.parametrize("size, n", [(1, 2), (3, 2), (3, 4), (7, 2)])
-def test_a_convolution_of_a_folded_map(size, n):
+@pytest.mark.parametrize(
+    "size, n, stride",
+    [(1, 2, 1), (3, 2, 1), (3, 4, 1), (7, 2, 1), (1, 2, 2), (3, 2, 2), (3, 4, 2), (7, 8, 2), (7, 4, 4)],
+)
+def test_a_convolution_of_a_folded_map(size, n, stride):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 3, 8, 5)).astype(np.float32), rng.normal(size=(size, size, 5, 4)).astype(np.float32)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, 16, 5), (size, size, 5, 4)))
+
+    def plain(x, kernel):
+        return layers.convolve(x, kernel, stride=stride)
 
     def on_folded(x, kernel):
-        return layers.unfolded(layers.convolve(layers.folded(x, n), layers.fold_kernel(kernel, n)), n)
+        y = layers.convolve_folded(layers.folded(x, n), kernel, n, stride=stride)
+        return layers.unfolded(y, n // stride)
 
-    for plain, folded in zip(of("tpu", layers.convolve, x, kernel), of("tpu", on_folded, x, kernel), strict=True):
-        np.testing.assert_allclose(folded, plain, rtol=1e-5, atol=1e-4)
+    for expected, ours in zip(of("tpu", plain, x, kernel), of("tpu", on_folded, x, kernel), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("height", [5, 6])
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_pooling_of_a_folded_map(n, height):
+    x = np.random.default_rng(0).normal(size=(2, height, 16, 3)).astype(np.float32)  # no two equal: one gradient
+
+    def on_folded(x):
+        return layers.unfolded(layers.max_pool(layers.folded(x, n), fold=n), n // 2)
+
+    for expected, ours in zip(of("cpu", layers.max_pool, x), of("tpu", on_folded, x), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("times, fold, result", [(2, 1, 1), (2, 1, 2), (2, 2, 4), (4, 1, 2), (8, 2, 4), (2, 2, 2)])
+def test_columns_of_a_folded_map_are_repeated(times, fold, result):
+    x = np.arange(2 * 3 * 8 * 5).reshape(2, 3, 8, 5)
+    ours = layers.repeat_columns(layers.folded(x, fold), times, fold=fold, result=result)
+    np.testing.assert_array_equal(layers.unfolded(ours, result), np.repeat(x, times, 2))
+
+
+@pytest.mark.parametrize("stride, in_1x1", [(1, False), (2, False), (2, True)])
 @pytest.mark.parametrize("bottleneck", [False, True])
-def test_a_block_on_a_folded_map(bottleneck):
+def test_a_block_folds_its_map_on_a_tpu_alone(bottleneck, stride, in_1x1):
     """Values, gradients and running statistics, with the same parameters, in training and evaluation."""
-    x = np.random.default_rng(0).normal(size=(4, 3, 8, 16)).astype(np.float32)
-    plain, folded = (resnet.Block(4 if bottleneck else 16, 1, bottleneck, jnp.float32, 2, fold=n) for n in (1, 2))
-    variables = plain.init(jax.random.key(0), x, train=False)
-    shapes = jax.eval_shape(lambda key: folded.init(key, layers.folded(x, 2), train=False), jax.random.key(0))
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
+    x = np.random.default_rng(0).normal(size=(4, 6, 8, 8)).astype(np.float32)
+    net = resnet.Block(64, stride, bottleneck, jnp.float32, 2, stride_in_1x1=in_1x1)
+    variables = net.init(jax.random.key(0), x, train=False)
 
-    def trained(net, n):
-        def f(params, x):
-            variables_ = variables | {"params": params}
-            y, new = net.apply(variables_, layers.folded(x, n), train=True, mutable=["batch_stats"])
-            return jnp.square(layers.unfolded(y, n) - 1).sum(), (y.reshape(x.shape), new)
+    def trained(params, x):
+        y, new = net.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
+        return jnp.square(y - 1).sum(), (y, new, net.apply(variables, x, train=False))
 
-        return jax.value_and_grad(f, argnums=(0, 1), has_aux=True)(variables["params"], x)
+    results, programs = {}, {}
+    for name in ("cpu", "tpu"):
+        with platforms.traced_for(name):
+            f = jax.jit(jax.value_and_grad(trained, argnums=(0, 1), has_aux=True))
+            results[name], programs[name] = f(variables["params"], x), str(jax.make_jaxpr(f)(variables["params"], x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), results["tpu"], results["cpu"])
+    kernel = "[3,3,128,128]" if stride == 1 or (bottleneck and in_1x1) else "[3,2,"
+    assert kernel in programs["tpu"] and kernel not in programs["cpu"]
+
+
+def test_a_resnet_and_its_maps_on_folded_maps():
+    net = resnet.ResNet(18, width=16, stages=2)
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), images)
+
+    def f(params, images):
+        maps, new = net.apply(variables | {"params": params}, images, train=True, every_stage=True, mutable=True)
+        return jnp.concatenate([m.ravel() for m in [*maps, *jax.tree.leaves(new["batch_stats"])]])
 
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), trained(plain, 1), trained(folded, 2)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
+        *(of(platform, f, variables["params"], images) for platform in ("tpu", "cpu")),
     )
-    y = folded.apply(variables, layers.folded(x, 2), train=False).reshape(x.shape)
-    np.testing.assert_allclose(y, plain.apply(variables, x, train=False), rtol=1e-5, atol=1e-5)
+
+
+def test_both_forms_of_a_deconvolution():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, 5, 4, 3)).astype(np.float32), rng.normal(size=(4, 4, 6, 3)).astype(np.float32)
+    for cpu, tpu in zip(*(of(name, deconv.deconvolve, x, kernel) for name in ("cpu", "tpu")), strict=True):
+        np.testing.assert_allclose(cpu, tpu, rtol=1e-5, atol=1e-5)
 
 
 def test_branches_of_an_hrnet_are_folded_on_a_tpu_alone():
-    net = hrnet.Exchange(1, jnp.float32, 1)
+    net = hrnet.Exchange(4, jnp.float32, 1)
     rng = np.random.default_rng(0)
-    branches = [jnp.asarray(rng.normal(size=(2, 8 // s, 16 // s, 4 * s)), jnp.float32) for s in (1, 2)]
-    variables = net.init(jax.random.key(0), branches, train=False)
+    branches = [jnp.asarray(rng.normal(size=(2, 8 // s, 32 // s, 16 * s)), jnp.float32) for s in (1, 2, 4, 8)]
+    variables = jax.jit(partial(net.init, train=False))(jax.random.key(0), branches)
     outputs, programs = {}, {}
     for platform in ("cpu", "tpu"):
         with platforms.traced_for(platform):
-            f = jax.jit(lambda variables, branches: net.apply(variables, branches, train=False)[0])
+            f = jax.jit(lambda variables, branches: net.apply(variables, branches, train=False))
             outputs[platform] = f(variables, branches)
             programs[platform] = str(jax.make_jaxpr(f)(variables, branches))
-    np.testing.assert_allclose(outputs["tpu"], outputs["cpu"], rtol=1e-4, atol=1e-4)
-    assert "3,3,64,64" in programs["tpu"] and "3,3,64,64" not in programs["cpu"], "16 pixels of 4, 8 of 8 channels"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), outputs["tpu"], outputs["cpu"])
+    assert "[3,3,16,16]" in programs["cpu"] and "[2,8,4,128]" in programs["tpu"], "8 pixels of 16 channels"
+    assert "[2,8,4,128]" not in programs["cpu"]

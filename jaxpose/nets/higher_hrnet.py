@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxpose.nets.deconv import Deconv
 from jaxpose.nets.depthwise import DepthwiseConv
-from jaxpose.nets.layers import BatchNorm, fold_of, folded, initializer, later, narrow, param_dtype, unfolded
+from jaxpose.nets.layers import BatchNorm, initializer, later, narrow, param_dtype
 from jaxpose.nets.resnet import Block
 
 SCALE_KERNEL = 9
@@ -72,13 +72,10 @@ class HigherHRNet(nn.Module):
         x = jnp.concatenate([x, coarse.astype(x.dtype)], -1)
         x = Deconv(features, dtype=self.dtype, name="deconv_layers_0_0_0")(x)
         x = nn.relu(BatchNorm(self.batch_groups, dtype=self.dtype, name="deconv_layers_0_0_1")(x, train=train))
-        fold = fold_of(features, x.shape[2]) if set(self.dilations) == {1} else 1
-        x = folded(x, fold)
         for i, dilation in enumerate(self.dilations, start=1):
             options = (self.dtype, self.batch_groups, dilation, self.kernel_init)
-            block = Block(features, 1, False, *options, fold=fold, name=f"deconv_layers_0_{i}_0")
+            block = Block(features, 1, False, *options, name=f"deconv_layers_0_{i}_0")
             x = block(x, train=train)
-        x = unfolded(x, fold)
         return first, self._with_scale(1, x, self._maps(1, x, self.num_joints), train)
 
     def _maps(self, stage: int, x: jax.Array, channels: int) -> jax.Array:

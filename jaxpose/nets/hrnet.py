@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, fold_of, folded, initializer, later, unfolded
+from jaxpose.nets.layers import (
+    BatchNorm,
+    Conv,
+    compute_dtype,
+    fold_of,
+    folded,
+    initializer,
+    later,
+    repeat_columns,
+    unfolded,
+)
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches
@@ -55,9 +65,13 @@ class HRNet(nn.Module):
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"images have shape {images.shape}: HRNet takes heights and widths that 32 divides")
         unit = Unit(self, train)
-        x = images.astype(compute_dtype(self.dtype, images))
+        fold = fold_of(64, images.shape[2] // 4)
+        fold = 4 * fold if fold > 1 else 1
+        x = folded(images.astype(compute_dtype(self.dtype, images)), fold)
         for i in (1, 2):
-            x = nn.relu(unit(x, 64, 3, 2, conv=f"conv{i}", bn=f"bn{i}"))
+            x = nn.relu(unit(x, 64, 3, 2, fold=fold, conv=f"conv{i}", bn=f"bn{i}"))
+            fold = max(fold // 2, 1)
+        x = unfolded(x, fold)
         for i in range(4):
             x = Block(64, 1, True, self.dtype, self.batch_groups, 1, self.kernel_init, name=f"layer1_{i}")(
                 x, train=train
@@ -94,31 +108,32 @@ class Exchange(nn.Module):
     @nn.compact
     def __call__(self, branches: list[jax.Array], *, train: bool) -> list[jax.Array]:
         unit = Unit(self, train)
+        folds = [fold_of(x.shape[-1], x.shape[2]) for x in branches]
         after = []
-        for b, x in enumerate(branches):
-            channels, fold = x.shape[-1], fold_of(x.shape[-1], x.shape[2])
-            x = folded(x, fold)
+        for b, (x, fold) in enumerate(zip(branches, folds, strict=True)):
             for i in range(BLOCKS):
                 options = (self.dtype, self.batch_groups, 1, self.kernel_init)
-                block = Block(channels, 1, False, *options, fold=fold, name=f"branches_{b}_{i}")
-                x = block(x, train=train)
-            after.append(unfolded(x, fold))
-        return [
-            nn.relu(sum(self.bring(unit, x, source, target, after) for source, x in enumerate(after)))
+                x = Block(x.shape[-1], 1, False, *options, name=f"branches_{b}_{i}")(x, train=train)
+            after.append(folded(x, fold))
+        sums = [
+            sum(self.bring(unit, after, folds, source, target) for source in range(len(after)))
             for target in range(self.outputs)
         ]
+        return [unfolded(nn.relu(x), fold) for x, fold in zip(sums, folds, strict=False)]
 
-    def bring(self, unit: Unit, x: jax.Array, source: int, target: int, branches: list[jax.Array]) -> jax.Array:
-        """Returns branch `source` with the stride and the channels of branch `target`."""
-        name, channels = f"fuse_layers_{target}_{source}", branches[target].shape[-1]
+    def bring(self, unit: Unit, branches: list[jax.Array], folds: list[int], source: int, target: int) -> jax.Array:
+        """Returns branch `source` with the stride, the channels and the fold of branch `target`; the branches are folded."""
+        name, x, fold = f"fuse_layers_{target}_{source}", branches[source], folds[source]
+        channels = [branch.shape[-1] // fold for branch, fold in zip(branches, folds, strict=True)]
         if source > target:  # up: 1x1, then the nearest pixel
-            x = unit(x, channels, 1, conv=f"{name}_0", bn=f"{name}_1")
-            for axis in (1, 2):
-                x = jnp.repeat(x, 2 ** (source - target), axis)
+            x = unit(x, channels[target], 1, fold=fold, conv=f"{name}_0", bn=f"{name}_1")
+            x = jnp.repeat(x, 2 ** (source - target), 1)
+            return repeat_columns(x, 2 ** (source - target), fold=fold, result=folds[target])
         for k in range(target - source):  # down: 3x3 with stride 2, repeatedly
             last = k == target - source - 1
-            x = unit(x, channels if last else x.shape[-1], 3, 2, conv=f"{name}_{k}_0", bn=f"{name}_{k}_1")
-            x = x if last else nn.relu(x)
+            features = channels[target if last else source]
+            x = unit(x, features, 3, 2, fold=fold, conv=f"{name}_{k}_0", bn=f"{name}_{k}_1")
+            x, fold = x if last else nn.relu(x), max(fold // 2, 1)
         return x
 
 
@@ -128,7 +143,10 @@ class Unit:
     def __init__(self, module: Any, train: bool):
         self.module, self.train = module, train
 
-    def __call__(self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str, fold: int = 1
+    ) -> jax.Array:
         dtype = self.module.dtype
-        x = Conv(features, size, stride, dtype=dtype, kernel_init=self.module.kernel_init, name=conv)(x)
-        return BatchNorm(self.module.batch_groups, dtype=dtype, name=bn)(x, train=self.train)
+        x = Conv(features, size, stride, dtype=dtype, kernel_init=self.module.kernel_init, fold=fold, name=conv)(x)
+        norm = BatchNorm(self.module.batch_groups, dtype=dtype, fold=max(fold // stride, 1), name=bn)
+        return norm(x, train=self.train)

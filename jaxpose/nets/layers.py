@@ -67,7 +67,7 @@ class Conv(nn.Module):
     """Convolution without bias, kernel k x k, padding d (k // 2): (B, H, W, I) -> (B, ceil(H / s), ceil(W / s), O).
 
     On all platforms but a TPU, a 1x1 convolution is computed as a matrix product (after subsampling, if it is strided). With `fold`
-    the map and the result are folded; then stride and dilation are 1.
+    the map is folded by it, and the result by `fold` / `stride`; then the dilation is 1.
     """
 
     features: int
@@ -84,7 +84,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", initializer(self.kernel_init), shape, param_dtype(self.dtype))
         dtype = compute_dtype(self.dtype, x, kernel)
         if self.fold > 1:
-            return convolve(x.astype(dtype), fold_kernel(kernel.astype(dtype), self.fold))
+            return convolve_folded(x.astype(dtype), kernel.astype(dtype), self.fold, stride=self.stride)
         return convolve(x.astype(dtype), kernel.astype(dtype), stride=self.stride, dilation=self.dilation)
 
 
@@ -141,17 +141,52 @@ def unfolded(x: jax.Array, n: int) -> jax.Array:
     return x.reshape(b, h, w * n, c // n)
 
 
-def fold_kernel(kernel: jax.Array, n: int) -> jax.Array:
-    """Returns the kernel (k, k', n I, n O) that does to a folded map what a kernel (k, k, I, O) does to the map.
+def repeat_columns(x: jax.Array, times: int, *, fold: int = 1, result: int = 1) -> jax.Array:
+    """Returns a map with each of its columns `times` times.
 
-    Each weight of the kernel stands in n places of it, and the rest is 0.
+    Args:
+        x: (B, H, W / fold, fold C), the map, folded.
+        times: A power of two.
+        fold: The fold of the map.
+        result: That of the result, at most times fold.
+
+    >>> row = jnp.array([[[[1], [2]]]])
+    >>> repeat_columns(row, 2)[0, 0, :, 0].tolist(), repeat_columns(row, 4, result=2)[0, 0].tolist()
+    ([1, 1, 2, 2], [[1, 1], [1, 1], [2, 2], [2, 2]])
     """
-    size = kernel.shape[1]
-    reach = -(-(size // 2) // n)  # folded pixels to either side
-    tap, block, source, target = np.ix_(range(size), range(2 * reach + 1), range(n), range(n))
-    places = target + tap - size // 2 == n * (block - reach) + source
+    pixels = jnp.split(x, fold, axis=-1)
+    wide = [pixels[i // times] for i in range(fold * times)]
+    groups = [jnp.concatenate(wide[i : i + result], -1) for i in range(0, len(wide), result)]
+    return jnp.stack(groups, 3).reshape(*x.shape[:2], -1, result * x.shape[-1] // fold)
+
+
+def convolve_folded(x: jax.Array, kernel: jax.Array, n: int, *, stride: int = 1) -> jax.Array:
+    """Applies a kernel (k, k, I, O) to the map that x (B, H, W / n, n I) is a folding of.
+
+    Returns:
+        (B, ceil(H / stride), W / n, n / stride O): the result, folded by n / stride. `stride` divides n.
+    """
+    large, before, behind = fold_kernel(kernel, n, stride=stride)
+    rows = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x, large, (stride, 1), ((rows, rows), (before, behind)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def fold_kernel(kernel: jax.Array, n: int, *, stride: int = 1) -> tuple[jax.Array, int, int]:
+    """Returns the kernel that does to a folded map what a kernel (k, k, I, O) does to the map, and how far it reaches.
+
+    Each weight of the kernel stands in n / stride places of it, and the rest is 0.
+
+    Returns:
+        The kernel (k, before + 1 + behind, n I, n / stride O), and the folded pixels before and behind that it reads.
+    """
+    size, results = kernel.shape[1], n // stride
+    before, behind = -(-(size // 2) // n), (stride * (results - 1) + size - 1 - size // 2) // n
+    tap, block, source, target = np.ix_(range(size), range(before + 1 + behind), range(n), range(results))
+    places = stride * target + tap - size // 2 == n * (block - before) + source
     large = jnp.einsum("htio,tbsp->hbsipo", kernel, places.astype(kernel.dtype), precision="highest")
-    return large.reshape(size, 2 * reach + 1, n * kernel.shape[2], n * kernel.shape[3])
+    return large.reshape(kernel.shape[0], -1, n * kernel.shape[2], results * kernel.shape[3]), before, behind
 
 
 class BatchNorm(nn.Module):
@@ -215,13 +250,16 @@ class BatchNorm(nn.Module):
         return values if self.fold == 1 else jnp.concatenate([values] * self.fold, axis=-1)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: jax.Array, *, fold: int = 1) -> jax.Array:
     """Max pooling of size 3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
 
     It takes the maximum of three shifted rows, then of three shifted columns: on a CPU its gradient takes a third of the
     time of the gradient of a window reduction. On a TPU it is the window reduction. Both have the same value; where several
-    pixels share the maximum, the gradient is divided among them by the first form and given to one of them by the second.
+    pixels share the maximum, the gradient is divided among them by the first form and given to one of them by the second. A map
+    that is folded by an even number is returned folded by a half of it.
     """
+    if fold > 1:
+        return _pool_columns_of_folded(nn.max_pool(x, (3, 1), (2, 1), ((1, 1), (0, 0))), fold)
     if platforms.platform() == "tpu":
         return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for axis in (1, 2):
@@ -233,3 +271,15 @@ def max_pool(x: jax.Array) -> jax.Array:
         first, middle, last = (jax.lax.slice_in_dim(padded, i, i + 2 * out - 1, 2, axis) for i in range(3))
         x = jnp.maximum(jnp.maximum(first, middle), last)
     return x
+
+
+def _pool_columns_of_folded(x: jax.Array, n: int) -> jax.Array:
+    """Returns the maximum of every second column of a map and its neighbours; x and the result are folded, by n and n / 2."""
+
+    def larger(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(a >= b, a, b)  # the gradient of `jnp.maximum` is longer, since it is divided between equals
+
+    pixels = jnp.split(x, n, axis=-1)
+    before = jnp.pad(pixels[-1][:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)
+    pixels = [before, *pixels]
+    return jnp.concatenate([larger(larger(*pixels[i : i + 2]), pixels[i + 2]) for i in range(0, n, 2)], -1)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, later, max_pool
+from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, fold_of, folded, later, max_pool, unfolded
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -28,8 +28,8 @@ class Block(nn.Module):
     """relu(x + f(x)); f is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 with four times the channels (bottleneck).
 
     `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`, `bn_eps` the eps of
-    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride. With `fold` the maps are folded
-    (`nets.layers`); then stride and dilation are 1.
+    `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride. On a TPU narrow maps are folded inside
+    (`nets.layers`); between two blocks the compiler drops the unfolding of one and the folding of the next.
     """
 
     features: int
@@ -41,30 +41,33 @@ class Block(nn.Module):
     kernel_init: str = "he"
     bn_eps: float = BN_EPS
     stride_in_1x1: bool = False
-    fold: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def conv(name, features, size, stride=1):
-            options = {"dtype": self.dtype, "dilation": self.dilation, "kernel_init": self.kernel_init}
-            return Conv(features, size, stride, **options, fold=self.fold, name=name)
-
-        def bn(name, x):
-            options = {"dtype": self.dtype, "eps": self.bn_eps, "fold": self.fold}
-            return BatchNorm(self.batch_groups, **options, name=name)(x, train=train)
-
         f, out = self.features, self.features * (4 if self.bottleneck else 1)
+        changes = self.stride > 1 or x.shape[-1] != out
+        # Half as narrow as the result where the map is halved, so that it comes folded as the block before left it.
+        fold = fold_of(f // self.stride, x.shape[2]) if self.dilation == 1 else 1
+        x = folded(x, fold)
+
+        def unit(name, x, features, size, stride=1, *, fold, conv="conv", bn="bn"):
+            options = {"dtype": self.dtype, "dilation": self.dilation, "kernel_init": self.kernel_init}
+            x = Conv(features, size, stride, **options, fold=fold, name=conv + name)(x)
+            fold = max(fold // stride, 1)
+            norm = BatchNorm(self.batch_groups, dtype=self.dtype, eps=self.bn_eps, fold=fold, name=bn + name)
+            return norm(x, train=train), fold
+
         if self.bottleneck:
             first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-            y = nn.relu(bn("bn1", conv("conv1", f, 1, first)(x)))
-            y = nn.relu(bn("bn2", conv("conv2", f, 3, second)(y)))
-            y = bn("bn3", conv("conv3", out, 1)(y))
+            y, after = unit("1", x, f, 1, first, fold=fold)
+            y, after = unit("2", nn.relu(y), f, 3, second, fold=after)
+            y, after = unit("3", nn.relu(y), out, 1, fold=after)
         else:
-            y = nn.relu(bn("bn1", conv("conv1", f, 3, self.stride)(x)))
-            y = bn("bn2", conv("conv2", f, 3)(y))
-        if x.shape != y.shape:
-            x = bn("downsample_bn", conv("downsample_conv", out, 1, self.stride)(x))
-        return nn.relu(x + y)
+            y, after = unit("1", x, f, 3, self.stride, fold=fold)
+            y, after = unit("2", nn.relu(y), f, 3, fold=after)
+        if changes:
+            x, _ = unit("", x, out, 1, self.stride, fold=fold, conv="downsample_conv", bn="downsample_bn")
+        return unfolded(nn.relu(x + y), after)
 
 
 class ResNet(nn.Module):
@@ -131,11 +134,15 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     """
     check_images(images)
     pooled = getattr(net, "stem", "pooled") == "pooled"
-    x = images.astype(compute_dtype(net.dtype, images))
-    x = Conv(net.width, 7, 2 if pooled else 4, dtype=net.dtype, name="conv1")(x)
-    bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), name="bn1")
+    stride = 2 if pooled else 4
+    fold = 4 * fold_of(net.width, images.shape[2] // 4) if images.shape[2] % 4 == 0 else 4
+    fold = fold if fold > 4 else 1  # of the images, so that the result is folded as the blocks behind it want it
+    x = folded(images.astype(compute_dtype(net.dtype, images)), fold)
+    x = Conv(net.width, 7, stride, dtype=net.dtype, fold=fold, name="conv1")(x)
+    fold = max(fold // stride, 1)
+    bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), fold=fold, name="bn1")
     x = nn.relu(bn(x, train=train))
-    return max_pool(x) if pooled else x
+    return unfolded(max_pool(x, fold=fold), max(fold // 2, 1)) if pooled else unfolded(x, fold)
 
 
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:

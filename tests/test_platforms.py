@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpose import parallel, platforms, train
-from jaxpose.nets import deconv, hrnet, layers, resnet
+from jaxpose.nets import deconv, depthwise, hrnet, layers, resnet
 
 
 def of(platform, f, *args):
@@ -159,6 +159,21 @@ def test_a_resnet_and_its_maps_on_folded_maps():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
         *(of(platform, f, variables["params"], images) for platform in ("tpu", "cpu")),
     )
+
+
+@pytest.mark.parametrize("size, stride", [(3, 1), (3, 2), (9, 1)])
+def test_both_forms_of_a_depthwise_convolution(size, stride):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.normal(size=(2, 5, 16, 17)).astype(np.float32),
+        rng.normal(size=(size, size, 1, 17)).astype(np.float32),
+    )
+
+    def f(x, kernel):
+        return depthwise.convolve_depthwise(x, kernel, stride=stride)
+
+    for cpu, tpu in zip(of("cpu", f, x, kernel), of("tpu", f, x, kernel), strict=True):
+        np.testing.assert_allclose(cpu, tpu, rtol=1e-4, atol=1e-4)
 
 
 def test_both_forms_of_a_deconvolution():

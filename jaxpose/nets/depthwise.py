@@ -1,8 +1,10 @@
 """Depthwise convolution, one filter per channel, in the form that is fast on the platform that runs it.
 
-On a GPU or TPU it is XLA's grouped convolution. On a CPU that takes tens of times as long as the k^2 products that it consists of,
+On a GPU it is XLA's grouped convolution. On a CPU that takes tens of times as long as the k^2 products that it consists of,
 so there it is their sum, with a gradient of its own. The choice is made at compilation (`jax.lax.platform_dependent`), which formats
-such as ONNX cannot express: inside `for_any_platform` the traced operation is the grouped convolution.
+such as ONNX cannot express: inside `for_any_platform` the traced operation is the grouped convolution. On a TPU a map of few channels
+is folded (`nets.layers`), and the filters are the diagonal of a kernel between all channels, most of which is 0: its matrix
+units take that in a sixth of the time.
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import DType, compute_dtype, he_fan_out, param_dtype
+from jaxpose.nets.layers import (
+    DType,
+    compute_dtype,
+    convolve_folded,
+    fold_of,
+    folded,
+    he_fan_out,
+    param_dtype,
+    unfolded,
+)
 
 _ANY_PLATFORM: ContextVar[bool] = ContextVar("any_platform", default=False)
 
@@ -50,6 +61,10 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: int = 1) -> j
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if _ANY_PLATFORM.get():
         return _grouped(x, kernel, stride=stride)
+    fold = fold_of(x.shape[-1], x.shape[2])
+    if fold % stride == 0 and fold > 1:
+        diagonal = jnp.eye(x.shape[-1], dtype=kernel.dtype) * kernel
+        return unfolded(convolve_folded(folded(x, fold), diagonal, fold, stride=stride), fold // stride)
     on_cpu = _with_quick_gradient if stride == 1 else partial(_sum_of_shifts, stride=stride)
     return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_grouped, stride=stride))
 

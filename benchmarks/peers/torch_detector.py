@@ -12,6 +12,7 @@ from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 BRANCH = 0.2  # scale of a block's last BatchNorm: without it, activations of random weights double in every block
+SCORES = 1e-3  # deviation of the weights of the scores: with torch's own, random weights find nobody
 
 
 class Detector:
@@ -29,6 +30,7 @@ class Detector:
         for name, parameter in self.net.named_parameters():
             if name.endswith(f"{last}.weight"):
                 torch.nn.init.constant_(parameter, BRANCH)
+        torch.nn.init.normal_(self.net.roi_heads.box_predictor.cls_score.weight, std=SCORES)
         self.net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxpose import platforms
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype, later, narrow, param_dtype
+from jaxpose.nets.layers import BatchNorm, Conv, MapConv, compute_dtype, later, narrow, param_dtype
 
 
 class Deconv(nn.Module):
@@ -128,9 +128,7 @@ def map_head(
     The layers are submodules of the calling module: those of `upsample` and final_layer.
     """
     x = upsample(x, deconvs, dtype=dtype, batch_groups=batch_groups, train=train, skips=skips)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    final = nn.Conv(num_joints, (1, 1), kernel_init=narrow, param_dtype=param_dtype(dtype), name="final_layer")
-    return final(x)
+    return MapConv(num_joints, dtype=dtype, name="final_layer")(x)
 
 
 def upsample(

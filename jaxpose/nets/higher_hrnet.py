@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from jaxpose.nets.deconv import Deconv
 from jaxpose.nets.depthwise import DepthwiseConv
-from jaxpose.nets.layers import BatchNorm, initializer, later, narrow, param_dtype
+from jaxpose.nets.layers import BatchNorm, MapConv, initializer, later, param_dtype
 from jaxpose.nets.resnet import Block
 
 SCALE_KERNEL = 9
@@ -79,21 +79,17 @@ class HigherHRNet(nn.Module):
         return first, self._with_scale(1, x, self._maps(1, x, self.num_joints), train)
 
     def _maps(self, stage: int, x: jax.Array, channels: int) -> jax.Array:
-        return self._conv(channels, name=f"final_layers_{stage}")(_wide(x))
+        return MapConv(channels, dtype=self.dtype, name=f"final_layers_{stage}")(x)
 
     def _with_scale(self, stage: int, x: jax.Array, maps: jax.Array, train: bool) -> jax.Array:
         if not self.scale:
             return maps
         name, k = f"conv_scale_layers_{stage}", self.num_joints
-        alpha = self._conv(k, name=f"{name}_0")(_wide(x))
+        alpha = MapConv(k, dtype=self.dtype, name=f"{name}_0")(x)
         alpha = nn.relu(BatchNorm(self.batch_groups, dtype=self.dtype, name=f"{name}_1")(alpha, train=train))
         options = {"use_bias": True, "kernel_init": nn.initializers.zeros, "dtype": param_dtype(self.dtype)}
         alpha = DepthwiseConv(SCALE_KERNEL, **options, name=f"{name}_3")(alpha)
         return jnp.concatenate([alpha, maps], -1)
-
-    def _conv(self, channels: int, *, name: str) -> nn.Conv:
-        """Returns a 1x1 convolution with bias; its input is float32 at least, and so are the maps."""
-        return nn.Conv(channels, (1, 1), kernel_init=narrow, param_dtype=param_dtype(self.dtype), name=name)
 
     def split(self, maps: tuple[jax.Array, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Returns the two outputs by name: "alpha", "heatmap", "tag", each (..., K), as far as the net has them.
@@ -112,7 +108,3 @@ class HigherHRNet(nn.Module):
                 )
             parts.append({name: stacked[..., i * k : (i + 1) * k] for i, name in enumerate(names)})
         return parts[0], parts[1]
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

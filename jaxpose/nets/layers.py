@@ -106,6 +106,23 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int 
     )
 
 
+class MapConv(nn.Module):
+    """The last layer of nets that give maps: a 1x1 convolution with bias, (B, H, W, I) -> (B, H, W, O), in float32 at least."""
+
+    features: int
+    dtype: DType = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype, fold = param_dtype(self.dtype), fold_of(x.shape[-1], x.shape[2])
+        kernel = self.param("kernel", narrow, (1, 1, x.shape[-1], self.features), dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), dtype)
+        x = folded(x, fold)
+        x = x.astype(jnp.result_type(x, kernel))
+        y = convolve_folded(x, kernel.astype(x.dtype), fold)
+        return unfolded(y + jnp.tile(bias, fold), fold)
+
+
 LANES = 128
 """Channels that a TPU computes at a time."""
 

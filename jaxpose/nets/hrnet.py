@@ -13,6 +13,7 @@ from jaxpose.nets.layers import (
     Conv,
     compute_dtype,
     fold_of,
+    fold_of_images,
     folded,
     initializer,
     later,
@@ -65,8 +66,7 @@ class HRNet(nn.Module):
         if images.shape[1] % 32 or images.shape[2] % 32:
             raise ValueError(f"images have shape {images.shape}: HRNet takes heights and widths that 32 divides")
         unit = Unit(self, train)
-        fold = fold_of(64, images.shape[2] // 4)
-        fold = 4 * fold if fold > 1 else 1
+        fold = fold_of_images(64, images.shape[2])
         x = folded(images.astype(compute_dtype(self.dtype, images)), fold)
         for i in (1, 2):
             x = nn.relu(unit(x, 64, 3, 2, fold=fold, conv=f"conv{i}", bn=f"bn{i}"))

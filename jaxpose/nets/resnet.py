@@ -12,7 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, compute_dtype, fold_of, folded, later, max_pool, unfolded
+from jaxpose.nets.layers import (
+    BN_EPS,
+    BatchNorm,
+    Conv,
+    compute_dtype,
+    fold_of,
+    fold_of_images,
+    folded,
+    later,
+    max_pool,
+    unfolded,
+)
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -135,8 +146,7 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     check_images(images)
     pooled = getattr(net, "stem", "pooled") == "pooled"
     stride = 2 if pooled else 4
-    fold = 4 * fold_of(net.width, images.shape[2] // 4) if images.shape[2] % 4 == 0 else 4
-    fold = fold if fold > 4 else 1  # of the images, so that the result is folded as the blocks behind it want it
+    fold = fold_of_images(net.width, images.shape[2])
     x = folded(images.astype(compute_dtype(net.dtype, images)), fold)
     x = Conv(net.width, 7, stride, dtype=net.dtype, fold=fold, name="conv1")(x)
     fold = max(fold // stride, 1)

@@ -120,7 +120,7 @@ class MapConv(nn.Module):
         x = folded(x, fold)
         x = x.astype(jnp.result_type(x, kernel))
         y = convolve_folded(x, kernel.astype(x.dtype), fold)
-        return unfolded(y + jnp.tile(bias, fold), fold)
+        return unfolded(y + jnp.concatenate([bias] * fold), fold)
 
 
 LANES = 128
@@ -212,6 +212,8 @@ def fold_kernel(kernel: jax.Array, n: int, *, stride: int = 1) -> tuple[jax.Arra
         The kernel (k, before + 1 + behind, n I, n / stride O), and the folded pixels before and behind that it reads.
     """
     size, results = kernel.shape[1], n // stride
+    if n == 1:
+        return kernel, size // 2, size - 1 - size // 2
     before, behind = -(-(size // 2) // n), (stride * (results - 1) + size - 1 - size // 2) // n
     tap, block, source, target = np.ix_(range(size), range(before + 1 + behind), range(n), range(results))
     places = stride * target + tap - size // 2 == n * (block - before) + source

@@ -4,12 +4,13 @@
     python -m benchmarks.detector_throughput --parts nms roi_align --repeats 20
     python -m benchmarks.detector_throughput --people 100              # as many people as there are slots
 
-The net is torchvision's `keypointrcnn_resnet50_fpn` with random weights, the same on both sides; it reads pictures that are scaled to
-a shorter side of 800 px. A net of random weights finds people everywhere, so that `--people` is the number of slots and with it that of
-the regions whose joints are predicted. The pictures are noise, and none is seen twice. Suppression: crowded boxes of one group, and
-of the five levels of a pyramid. RoIAlign: four levels of a padded image of 1088x800 with 256 channels, 512 regions of 7x7 and 128 of
-14x14 cells, which a training step reads per image; features alone, and their gradient with the features. Sides take turns;
-compilation is timed apart. Without torchvision ours alone is timed, with weights of its own. Prints a JSON line per side and part.
+The net is torchvision's `keypointrcnn_resnet50_fpn` with random weights, the same on both sides; it reads pictures that are
+scaled to a shorter side of 800 px. The weights of its scores are so small that it finds people everywhere, so that `--people` is
+the number of slots and with it that of the regions whose joints are predicted. The pictures are noise, and none is seen twice.
+Suppression: crowded boxes of one group, and of the five levels of a pyramid. RoIAlign: four levels of a padded image of 1088x800
+with 256 channels, 512 regions of 7x7 and 128 of 14x14 cells, which a training step reads per image; features alone, and their
+gradient with the features. Sides take turns; compilation is timed apart. Without torchvision ours alone is timed, with weights of
+its own. Prints a JSON line per side and part.
 """
 
 from __future__ import annotations
@@ -223,8 +224,7 @@ def pooled(maps: list[np.ndarray], boxes: np.ndarray, *, cells: int, upstream: n
 
     def features(maps: list[jax.Array]) -> jax.Array:
         options = {"size_hw": (cells, cells), "scales": scales, "samples": 2, "aligned": False}
-        forms = {"forward": "gather", "backward": "scatter"}
-        return roi_align.pyramid(maps, jnp.asarray(boxes), level, **options, **forms)
+        return roi_align.pyramid(maps, jnp.asarray(boxes), level, **options, form="scatter")
 
     on_device = [jnp.asarray(values) for values in maps]
     if upstream is None:

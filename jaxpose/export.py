@@ -39,6 +39,7 @@ from jax import export as jax_export
 from jaxpose import checkpoint, files, tasks
 from jaxpose.inference import Settings, from_checkpoint
 from jaxpose.nets.depthwise import for_any_platform
+from jaxpose.platforms import traced_for
 
 PyTree = Any
 Batch = int | Literal["symbolic"]
@@ -140,8 +141,10 @@ def lower(
         )
     image = jax.ShapeDtypeStruct(_shape(task, batch), jnp.uint8)
     function = jax.jit(serving_function(task, variables, flip_test=flip_test))
+    forms = "tpu" if set(platforms) == {"tpu"} else "cpu"  # not those of the machine that exports
     try:
-        return jax_export.export(function, platforms=tuple(platforms))(image)
+        with traced_for(forms):
+            return jax_export.export(function, platforms=tuple(platforms))(image)
     except _untraceable() as error:
         raise ValueError(_advice(error, batch)) from error
 
@@ -429,7 +432,9 @@ def _write_savedmodel(task: tasks.ImageTask, variables: PyTree, path: Path, *, b
     image = tf.TensorSpec([None if any_batch else batch, *_shape(task, 1)[1:]], tf.uint8, name="image")
     module = tf.Module()
     module.predict = tf.function(function, autograph=False, input_signature=[image])
-    tf.saved_model.save(module, str(path), signatures=module.predict.get_concrete_function())
+    with traced_for("cpu"):
+        signature = module.predict.get_concrete_function()
+    tf.saved_model.save(module, str(path), signatures=signature)
 
 
 def _write_tflite(task: tasks.ImageTask, variables: PyTree, path: Path, *, batch: int, flip_test: bool) -> None:

@@ -6,7 +6,7 @@ product of a flattened map, while a TPU would have to turn the layout of the map
 the backend: `jaxpose.train` says so for the mesh that it is given, and `jaxpose.compile` for a topology that is not here.
 
 The choice is made in Python at tracing and not by `jax.lax.platform_dependent`: the program of the platform at hand is then exactly
-that of its own form, to the last bit, and is traced once.
+that of its own form, to the last bit, and is traced once. (Depthwise convolutions also use the latter, for exported programs.)
 """
 
 from __future__ import annotations

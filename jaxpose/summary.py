@@ -299,10 +299,13 @@ def _trace(module: nn.Module, x: jax.ShapeDtypeStruct) -> Cost:
     import jax
     from flax import linen as nn
 
+    from jaxpose import platforms
+
     transposed = []
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-    with nn.intercept_methods(_recorder(transposed)):
+    # Papers count the arithmetic of the layers, not the zeros of a TPU's folded kernels.
+    with nn.intercept_methods(_recorder(transposed)), platforms.traced_for("cpu"):
         multiply_adds, sums = _operations(jax.make_jaxpr(module.apply)(variables, x).jaxpr)
     exact, traced = np.sum(transposed, 0, dtype=np.int64) if transposed else (0, 0)
     return Cost(params, int(multiply_adds - traced + exact), int(sums), int(3 * exact))

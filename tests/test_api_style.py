@@ -16,8 +16,8 @@ MODULES = ("losses", "geometry", "heatmap", "metrics", "density", "grouping", "s
 
 # Names of data: by position. What is not in here is an option, by keyword; `key` comes first where there is randomness.
 DATA = {
-    "a", "affine", "alpha", "anchors", "b", "base", "box_xywh", "boxes", "deltas", "depth", "features", "iou", "keypoints", "map_hw",
-    "candidates", "negative", "padded_hw", "positive", "scores", "shift", "similarity", "suppresses",
+    "a", "affine", "alpha", "anchors", "b", "base", "box_xywh", "boxes", "deltas", "depth", "features", "gradient", "iou", "keypoints",
+    "map_hw",     "candidates", "negative", "padded_hw", "positive", "scores", "shift", "similarity", "suppresses",
     "templates", "center_xy", "covariance", "e", "error", "head_box", "heatmaps", "level",
     "log_g", "log_prob", "log_prob_2d", "log_prob_3d", "log_z", "logits", "maps", "measured", "model", "mu", "path", "points",
     "pred", "prob", "projections", "px", "sigma", "size", "size_hw", "size_wh", "source_width", "squared", "tags",

@@ -1,5 +1,8 @@
 """The arithmetic of detectors beside plain NumPy loops, and beside executed torchvision and Detectron2."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -293,19 +296,52 @@ def test_every_form_of_regions_has_the_values_and_the_gradient_of_the_matrices(s
     level = jnp.asarray(rng.integers(3, 5, (2, 5)))
     options = {"size_hw": (3, 4), "scales": (1 / 4, 1 / 8), "first": 3, "samples": samples, "aligned": aligned}
 
-    @partial(jax.jit, static_argnums=(1, 2))
+    @partial(jax.jit, static_argnums=1)
     @partial(jax.grad, has_aux=True)
-    def loss(maps, forward, backward):
-        regions = roi_align.pyramid(maps, box, level, forward=forward, backward=backward, **options)
+    def loss(maps, form):
+        regions = roi_align.pyramid(maps, box, level, form=form, **options)
         return (regions * jnp.sin(regions)).sum(), regions
 
-    expected = loss(maps, "matrices", "matrices")
-    for forms in (("gather", "matrices"), ("gather", "scatter"), ("matrices", "scatter")):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), loss(maps, *forms), expected)
-    with pytest.raises(ValueError, match="forward='scatter': expected 'matrices' or 'gather'"):
-        loss(maps, "scatter", "scatter")
-    with pytest.raises(ValueError, match="backward='gather': expected 'matrices' or 'scatter'"):
-        loss(maps, "gather", "gather")
+    expected = loss(maps, "matrices")
+    for form in ("gather", "scatter"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), loss(maps, form), expected)
+    with pytest.raises(ValueError, match="form='sum': expected 'matrices', 'gather' or 'scatter'"):
+        loss(maps, "sum")
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jaxpose.detection import roi_align
+
+rng = np.random.default_rng(0)
+maps = [rng.normal(size=(4, side, side, 3)).astype(np.float32) for side in (12, 6)]
+boxes = np.sort(rng.uniform(0, 48, (4, 5, 2, 2)), -2).reshape(4, 5, 4).astype(np.float32)
+level = rng.integers(2, 4, (4, 5))
+
+def loss(maps, boxes, level):
+    options = {"size_hw": (3, 3), "scales": (1 / 4, 1 / 8), "samples": SAMPLES, "form": "scatter"}
+    return jnp.sin(roi_align.pyramid(maps, boxes, level, **options)).sum((0, 1, 2, 3)).sum()
+
+program = jax.jit(jax.grad(loss))
+one = program(maps, boxes, level)
+place = NamedSharding(Mesh(jax.devices(), "data"), P("data"))
+given = jax.device_put((maps, boxes, level), place)
+compiled = program.lower(*given).compile()
+assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(one, compiled(*given)))
+print(len(jax.devices()), compiled.as_text().count(" all-"))
+"""
+
+
+@pytest.mark.parametrize("samples", [2, 0])
+def test_the_regions_of_a_sharded_batch_need_no_other_device(samples):
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    run = subprocess.run(
+        [sys.executable, "-c", SHARDED.replace("SAMPLES", str(samples))], capture_output=True, text=True, check=False,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    # With 0 samples the number of them that a cell has at most is that of the whole batch: one all-reduce of two numbers.
+    assert run.stdout.split() == ["2", "0" if samples else "1"], run.stderr
 
 
 def test_a_gradient_in_bfloat16_is_summed_in_float32():

@@ -115,6 +115,8 @@ def test_pooling_of_a_folded_map(n, height):
 
     for expected, ours in zip(of("cpu", layers.max_pool, x), of("tpu", on_folded, x), strict=True):
         np.testing.assert_array_equal(ours, expected)
+    x[0, 2, 5] = x[1, 0, 8] = np.nan
+    np.testing.assert_array_equal(on_folded(x), layers.max_pool(x))
 
 
 @pytest.mark.parametrize("times, fold, result", [(2, 1, 1), (2, 1, 2), (2, 2, 4), (4, 1, 2), (8, 2, 4), (2, 2, 2)])
@@ -148,14 +150,15 @@ def test_a_block_folds_its_map_on_a_tpu_alone(bottleneck, stride, in_1x1):
     assert kernel in programs["tpu"] and kernel not in programs["cpu"]
 
 
-def test_a_resnet_and_its_maps_on_folded_maps():
-    net = resnet.ResNet(18, width=16, stages=1)
+@pytest.mark.parametrize("stem", ["pooled", "strided"])
+def test_a_net_that_gives_maps(stem):
+    net = deconv.HeatmapNet(resnet.ResNet(18, width=16, stages=1, stem=stem), 3, deconvs=())
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
     variables = net.init(jax.random.key(0), images)
 
     def f(params, images):
-        maps, new = net.apply(variables | {"params": params}, images, train=True, every_stage=True, mutable=True)
-        return jnp.concatenate([m.ravel() for m in [*maps, *jax.tree.leaves(new["batch_stats"])]])
+        maps, new = net.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+        return jnp.concatenate([x.ravel() for x in [maps, *jax.tree.leaves(new)]])
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
@@ -176,6 +179,9 @@ def test_both_forms_of_a_depthwise_convolution(size, stride):
 
     for cpu, tpu in zip(of("cpu", f, x, kernel), of("tpu", f, x, kernel), strict=True):
         np.testing.assert_allclose(cpu, tpu, rtol=1e-4, atol=1e-4)
+    with platforms.traced_for("tpu"):
+        program = str(jax.make_jaxpr(f)(x, kernel))
+    assert ",68," in program and "feature_group_count=17" not in program, "4 pixels of 17 channels"
 
 
 def test_both_forms_of_a_deconvolution():
@@ -183,6 +189,8 @@ def test_both_forms_of_a_deconvolution():
     x, kernel = rng.normal(size=(2, 5, 4, 3)).astype(np.float32), rng.normal(size=(4, 4, 6, 3)).astype(np.float32)
     for cpu, tpu in zip(*(of(name, deconv.deconvolve, x, kernel) for name in ("cpu", "tpu")), strict=True):
         np.testing.assert_allclose(cpu, tpu, rtol=1e-5, atol=1e-5)
+    with platforms.traced_for("tpu"):
+        assert "lhs_dilation=(2, 2)" in str(jax.make_jaxpr(deconv.deconvolve)(x, kernel))
 
 
 def test_branches_of_an_hrnet_are_folded_on_a_tpu_alone():
@@ -197,5 +205,7 @@ def test_branches_of_an_hrnet_are_folded_on_a_tpu_alone():
             outputs[platform] = f(variables, branches)
             programs[platform] = str(jax.make_jaxpr(f)(variables, branches))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), outputs["tpu"], outputs["cpu"])
-    assert "[3,3,16,16]" in programs["cpu"] and "[2,8,4,128]" in programs["tpu"], "8 pixels of 16 channels"
-    assert "[2,8,4,128]" not in programs["cpu"]
+    assert "[3,3,16,16]" in programs["cpu"] and "[3,3,128,128]" in programs["tpu"], (
+        "8 pixels of 16 channels in the blocks"
+    )
+    assert "[3,2,128,128]" in programs["tpu"] and "[3,2," not in programs["cpu"], "and in the exchange, to 4 of 32"

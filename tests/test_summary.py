@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jaxpose import cli, summary, tasks
+from jaxpose import cli, platforms, summary, tasks
 from jaxpose.nets import HeatmapNet, LinearLifter, MobileNetV2, PoseRegressor, RegressionHead, ResNet
 from jaxpose.nets.deconv import Deconv
 from jaxpose.nets.layers import Conv
@@ -39,6 +39,13 @@ def test_published_counts_of_mobilenet():
     cost = summary.count(MobileNetV2(), (224, 224))
     assert cost == summary.Cost(params=2_223_872, multiply_adds=299_494_272)
     assert round((cost.params + 1_281_000) / 1e6, 1) == 3.5 and round(cost.multiply_adds / 1e6 + 1.28, -1) == 300
+
+
+def test_a_tpu_changes_no_count():
+    net = HeatmapNet(ResNet(18, width=16, stages=2), 17, deconvs=(16,))
+    with platforms.traced_for("tpu"):
+        cost = summary.count(net, (64, 64))
+    assert (cost.params, cost.multiply_adds, cost.sums) == (53_329, 7_458_816, 0)
 
 
 def test_table_5():

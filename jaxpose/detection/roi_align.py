@@ -4,15 +4,14 @@ Each cell of the grid is the mean of n x n bilinear samples. The samples are a p
 one of two small matrices, out = Wy F Wx^T, and the gradient with respect to the features is Wy^T G Wx: matrix products without
 a gather and without a scatter, which repeat bit for bit on every device. On large maps that costs as much as the network,
 since every region multiplies the whole map; there `gather` computes the same values from the samples alone, and `scatter` their
-gradient. `pyramid` lets its caller choose between the two, for the values and for the gradient.
+gradient. `pyramid` lets its caller choose.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,8 +104,8 @@ def gather(
 ) -> jax.Array:
     """Returns the same values as `roi_align` from maps of different sizes in one array, by reading the samples alone.
 
-    It is for large maps: there the matrices would multiply each box with a whole map. It has no gradient for samples=0; that of
-    `pyramid` is `scatter` or the matrices.
+    It is for large maps: there the matrices would multiply each box with a whole map. With samples=0 it has no gradient of its
+    own; `scatter` is it.
 
     Args:
         features: (N, C), the pixels of all maps one after another, each row by row.
@@ -125,12 +124,8 @@ def gather(
     [2.5, 4.5]
     """
     features = jnp.asarray(features)
-    taps = _Taps(boxes, origin, map_hw, scale, size_hw=size_hw, samples=samples, aligned=aligned, dtype=features.dtype)
-
-    def add(total: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
-        return total + weight[..., None] * features[index]
-
-    return taps.fold(add, jnp.zeros((len(boxes), *size_hw, features.shape[-1]), features.dtype))
+    options = {"size_hw": size_hw, "samples": samples, "aligned": aligned}
+    return _Taps(boxes, origin, map_hw, scale, **options, dtype=features.dtype).read(features)
 
 
 def scatter(
@@ -147,7 +142,7 @@ def scatter(
 ) -> jax.Array:
     """Returns the gradient of `gather` with respect to the features: what each cell was made of is added to, where it was read.
 
-    On a CPU the additions run in the order of the boxes, so that they repeat bit for bit; a GPU adds in any order.
+    A CPU adds in a fixed order, so that the sums repeat bit for bit; a GPU adds in any order.
 
     Args:
         gradient: (R, h, w, C), that with respect to the result of `gather`.
@@ -164,13 +159,8 @@ def scatter(
     [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
     gradient = jnp.asarray(gradient)
-    taps = _Taps(boxes, origin, map_hw, scale, size_hw=size_hw, samples=samples, aligned=aligned, dtype=gradient.dtype)
-
-    def add(total: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
-        return total.at[index].add(weight[..., None] * gradient)
-
-    sums = jnp.promote_types(gradient.dtype, jnp.float32)  # a pixel may be read by hundreds of boxes
-    return taps.fold(add, jnp.zeros((pixels, gradient.shape[-1]), sums)).astype(gradient.dtype)
+    options = {"size_hw": size_hw, "samples": samples, "aligned": aligned}
+    return _Taps(boxes, origin, map_hw, scale, **options, dtype=gradient.dtype).add(gradient, pixels=pixels)
 
 
 def levels(
@@ -219,14 +209,14 @@ def pyramid(
     samples: int = 2,
     aligned: bool = True,
     first: int = 2,
-    forward: Literal["matrices", "gather"] = "matrices",
-    backward: Literal["matrices", "scatter"] = "matrices",
+    form: Literal["matrices", "gather", "scatter"] = "matrices",
 ) -> jax.Array:
     """Returns `roi_align` of every box from its level.
 
-    Values and gradient are the same in all forms, but for rounding. Matrices are products with every level, the natural form of a
-    TPU. To read the samples alone is quicker on a CPU and a GPU, and so is to scatter the gradient on a CPU: on the maps of an
-    image of 800 pixels that takes a twentieth of the time. On a GPU a scatter would add in another order every time.
+    Values and gradient are the same in all forms, but for rounding; forward-mode derivatives are those of the matrices alone. Matrices
+    are products with every level, the natural form of a TPU. To read the samples alone is quicker on a CPU and a GPU, and so is
+    to scatter the gradient on a CPU: `python -m benchmarks.detector_throughput --parts roi_align` times it. On a GPU a scatter would
+    add in another order every time.
 
     Args:
         features: The maps (..., H, W, C) of the levels, from `first` on.
@@ -235,8 +225,8 @@ def pyramid(
         size_hw, samples, aligned: See `roi_align`.
         scales: Pixels of each map per pixel of the image.
         first: The level of the first map.
-        forward: The form of the values, "matrices" or "gather".
-        backward: The form of the gradient with respect to the features, "matrices" or "scatter".
+        form: "matrices"; "gather": samples are read (`gather`), and the gradient is computed by matrices; "scatter": samples are
+            read, and the gradient is scattered (`scatter`).
 
     Returns:
         (..., R, h, w, C).
@@ -248,15 +238,13 @@ def pyramid(
     """
     for values, scale in zip(features, scales, strict=True):
         _check(values, boxes, size_hw, scale, samples)
-    if forward not in ("matrices", "gather"):
-        raise ValueError(f"forward={forward!r}: expected 'matrices' or 'gather'")
-    if backward not in ("matrices", "scatter"):
-        raise ValueError(f"backward={backward!r}: expected 'matrices' or 'scatter'")
+    if form not in ("matrices", "gather", "scatter"):
+        raise ValueError(f"form={form!r}: expected 'matrices', 'gather' or 'scatter'")
     grid = _Grid(tuple(size_hw), tuple(scales), samples, aligned, first)
-    if forward == backward == "matrices":
-        return _by_matrices(features, boxes, level, grid)
+    if form == "matrices":
+        return _multiply(features, boxes, level, grid)
     shapes = tuple((tuple(values.shape), values.dtype.name) for values in features)
-    return _by_form(tuple(features), boxes, level, shapes, grid, forward, backward)
+    return _read_samples(tuple(features), boxes, level, shapes, grid, form)
 
 
 class _Grid(NamedTuple):
@@ -269,7 +257,7 @@ class _Grid(NamedTuple):
     first: int
 
 
-def _by_matrices(features: Sequence[jax.Array], boxes: jax.Array, level: jax.Array, grid: _Grid) -> jax.Array:
+def _multiply(features: Sequence[jax.Array], boxes: jax.Array, level: jax.Array, grid: _Grid) -> jax.Array:
     """Returns `pyramid` as matrix products with every level."""
     total = jnp.zeros((), features[0].dtype)
     for number, (values, scale) in enumerate(zip(features, grid.scales, strict=True), grid.first):
@@ -281,67 +269,78 @@ def _by_matrices(features: Sequence[jax.Array], boxes: jax.Array, level: jax.Arr
     return total
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def _by_form(
-    features: tuple, boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid, forward: str, backward: str
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _read_samples(
+    features: tuple, boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid, form: str
 ) -> jax.Array:
-    """Returns `pyramid` by the form `forward`; its gradient is computed by the form `backward`."""
-    if forward == "matrices":
-        return _by_matrices(features, boxes, level, grid)
-    lead, channels = features[0].shape[:-3], features[0].shape[-1]
-    flat = jnp.concatenate([values.reshape(*lead, -1, channels) for values in features], -2)
-    values = gather(flat.reshape(-1, channels), boxes.reshape(-1, 4), **_in_one_array(boxes, level, shapes, grid))
-    return values.reshape(*boxes.shape[:-1], *values.shape[1:])
+    """Returns `pyramid` by reading the samples; `form` decides how its gradient is computed."""
+    taps_of = _taps_of_image(boxes, level, shapes, grid, features[0].dtype)
+
+    def read(features: tuple, boxes: jax.Array, level: jax.Array) -> jax.Array:
+        channels = features[0].shape[-1]
+        return taps_of(boxes, level).read(jnp.concatenate([values.reshape(-1, channels) for values in features]))
+
+    return _over_images(read, boxes)(features, boxes, level)
 
 
-def _by_form_forward(features: tuple, boxes: jax.Array, level: jax.Array, *static) -> tuple:
-    return _by_form(features, boxes, level, *static), (boxes, level)
+def _read_samples_forward(features: tuple, boxes: jax.Array, level: jax.Array, *static) -> tuple:
+    return _read_samples(features, boxes, level, *static), (boxes, level)
 
 
-def _by_form_backward(shapes: tuple, grid: _Grid, forward: str, backward: str, saved: tuple, gradient: jax.Array):
+def _read_samples_backward(shapes: tuple, grid: _Grid, form: str, saved: tuple, gradient: jax.Array) -> tuple:
     boxes, level = saved
-    if backward == "scatter":
-        of_features = _scattered(gradient, boxes, level, shapes, grid)
-    else:
+    if form == "gather":
         like = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes)
-        (of_features,) = jax.linear_transpose(lambda maps: _by_matrices(maps, boxes, level, grid), like)(gradient)
+        (of_features,) = jax.linear_transpose(lambda maps: _multiply(maps, boxes, level, grid), like)(gradient)
+        return of_features, jnp.zeros_like(boxes), np.zeros(level.shape, jax.dtypes.float0)
+    taps_of = _taps_of_image(boxes, level, shapes, grid, gradient.dtype)
+    sizes = [shape[-3:] for shape, _ in shapes]
+    ends = np.cumsum([height * width for height, width, _ in sizes])
+
+    def add(gradient: jax.Array, boxes: jax.Array, level: jax.Array) -> tuple:
+        flat = taps_of(boxes, level).add(gradient, pixels=int(ends[-1]))
+        return tuple(values.reshape(size) for values, size in zip(jnp.split(flat, ends[:-1]), sizes, strict=True))
+
+    of_features = _over_images(add, boxes)(gradient, boxes, level)
+    of_features = tuple(x.astype(dtype) for x, (_, dtype) in zip(of_features, shapes, strict=True))
     return of_features, jnp.zeros_like(boxes), np.zeros(level.shape, jax.dtypes.float0)
 
 
-_by_form.defvjp(_by_form_forward, _by_form_backward)
+_read_samples.defvjp(_read_samples_forward, _read_samples_backward)
 
 
-def _scattered(gradient: jax.Array, boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid) -> tuple:
-    """Returns the gradient of `pyramid` with respect to each map."""
-    lead, channels = shapes[0][0][:-3], shapes[0][0][-1]
-    ends = np.cumsum([math.prod(shape[-3:-1]) for shape, _ in shapes])
-    flat = scatter(
-        gradient.reshape(-1, *gradient.shape[-3:]), boxes.reshape(-1, 4), pixels=math.prod(lead) * int(ends[-1]),
-        **_in_one_array(boxes, level, shapes, grid),
-    )  # fmt: skip
-    maps = jnp.split(flat.reshape(*lead, -1, channels), ends[:-1], axis=-2)
-    return tuple(values.reshape(shape).astype(dtype) for values, (shape, dtype) in zip(maps, shapes, strict=True))
+def _over_images(function: Callable, boxes: jax.Array) -> Callable:
+    """Returns the function over the leading axes of boxes (..., R, 4): each image by itself, so that a batch can be sharded."""
+    for _ in range(boxes.ndim - 2):
+        function = jax.vmap(function)
+    return function
 
 
-def _in_one_array(boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid) -> dict[str, Any]:
-    """Returns the arguments of `gather` for the maps of all images one after another, those of an image side by side."""
+def _taps_of_image(
+    boxes: jax.Array, level: jax.Array, shapes: tuple, grid: _Grid, dtype: jnp.dtype
+) -> Callable[[jax.Array, jax.Array], _Taps]:
+    """Returns the function from boxes (R, 4) and levels (R,) of an image to their `_Taps`, for maps one after another."""
     sizes = np.array([shape[-3:-1] for shape, _ in shapes])
-    first, place = np.cumsum(sizes.prod(1)) - sizes.prod(1), level.ravel() - grid.first
-    image = jnp.repeat(jnp.arange(math.prod(boxes.shape[:-2])), boxes.shape[-2])
-    return {
-        "origin": image * int(sizes.prod(1).sum()) + jnp.asarray(first)[place],
-        "map_hw": jnp.asarray(sizes)[place],
-        "scale": jnp.asarray(grid.scales, _coordinates(boxes, jnp.float32).dtype)[place],
-        "size_hw": grid.size_hw,
-        "samples": grid.samples,
-        "aligned": grid.aligned,
-    }
+    first = np.cumsum(sizes.prod(1)) - sizes.prod(1)
+    options = {"size_hw": grid.size_hw, "samples": grid.samples, "aligned": grid.aligned, "dtype": dtype}
+
+    def taps(boxes: jax.Array, level: jax.Array, most: tuple | None = None) -> _Taps:
+        place = level - grid.first
+        scale = jnp.asarray(grid.scales, _coordinates(boxes, dtype).dtype)[place]
+        return _Taps(boxes, jnp.asarray(first)[place], jnp.asarray(sizes)[place], scale, **options, most=most)
+
+    # The loops over samples end with the largest number in the whole batch: inside `vmap` each image would have its own.
+    most = None if grid.samples else taps(boxes.reshape(-1, 4), level.ravel()).most
+    return partial(taps, most=most)
 
 
 class _Taps:
-    """The pixels that each cell of R boxes is made of, with their weights, by index into maps that follow one another."""
+    """The pixels that each cell of R boxes is made of, with their weights, by index into maps that follow one another.
 
-    def __init__(self, boxes, origin, map_hw, scale, *, size_hw, samples: int, aligned: bool, dtype: jnp.dtype):
+    `most` are the largest numbers of samples of a cell, along rows and columns; None: those of these boxes.
+    """
+
+    def __init__(self, boxes, origin, map_hw, scale, *, size_hw, samples: int, aligned: bool, dtype, most=None):
         map_hw, scale, boxes = jnp.asarray(map_hw), jnp.asarray(scale), _coordinates(boxes, dtype)
         x1, y1, x2, y2 = (boxes[:, i] for i in range(4))
         self.rows, self.columns = (
@@ -349,9 +348,27 @@ class _Taps:
             for axis, (low, high) in enumerate(((y1, y2), (x1, x2)))
         )
         self.origin, self.stride = jnp.asarray(origin)[:, None, None], map_hw[:, 1, None, None]
-        self.samples, self.dtype = samples, dtype
+        self.cells, self.samples, self.dtype = (len(boxes), *size_hw), samples, dtype
+        self.most = most or tuple(axis.count.max(initial=0).astype(jnp.int32) for axis in (self.rows, self.columns))
 
-    def fold(self, add: Callable[[jax.Array, jax.Array, jax.Array], jax.Array], total: jax.Array) -> jax.Array:
+    def read(self, features: jax.Array) -> jax.Array:
+        """Returns the cells (R, h, w, C) of maps (N, C)."""
+
+        def add(total: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+            return total + weight[..., None] * features[index]
+
+        return self._reduce(add, jnp.zeros((*self.cells, features.shape[-1]), features.dtype))
+
+    def add(self, gradient: jax.Array, *, pixels: int) -> jax.Array:
+        """Returns the gradient (N, C) with respect to maps of N pixels, given that with respect to the cells."""
+
+        def add(total: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+            return total.at[index].add(weight[..., None] * gradient)
+
+        sums = jnp.promote_types(gradient.dtype, jnp.float32)  # a pixel may be read by hundreds of boxes
+        return self._reduce(add, jnp.zeros((pixels, gradient.shape[-1]), sums)).astype(gradient.dtype)
+
+    def _reduce(self, add: Callable[[jax.Array, jax.Array, jax.Array], jax.Array], total: jax.Array) -> jax.Array:
         """Returns total after add(total, index, weight) for one pixel of every cell after the other, (R, h, w) each."""
 
         def sample(total: jax.Array, row: jax.Array | int, column: jax.Array | int) -> jax.Array:
@@ -366,7 +383,7 @@ class _Taps:
                 for column in range(self.samples):
                     total = sample(total, row, column)
             return total
-        most_rows, most_columns = (axis.count.max(initial=0).astype(jnp.int32) for axis in (self.rows, self.columns))
+        most_rows, most_columns = self.most
 
         def one_row(row: jax.Array, total: jax.Array) -> jax.Array:
             return jax.lax.fori_loop(0, most_columns, lambda column, total: sample(total, row, column), total)

@@ -1,10 +1,13 @@
 """Depthwise convolution, one filter per channel, in the form that is fast on the platform that runs it.
 
 On a GPU it is XLA's grouped convolution. On a CPU that takes tens of times as long as the k^2 products that it consists of,
-so there it is their sum, with a gradient of its own. The choice is made at compilation (`jax.lax.platform_dependent`), which formats
-such as ONNX cannot express: inside `for_any_platform` the traced operation is the grouped convolution. On a TPU a map of few channels
-is folded (`nets.layers`), and the filters are the diagonal of a kernel between all channels, most of which is 0: its matrix
-units take that in a sixth of the time.
+so there it is their sum, with a gradient of its own. The choice between these two is made at compilation
+(`jax.lax.platform_dependent`), so that a program that is exported for both has both. Formats such as ONNX cannot express it: inside
+`for_any_platform` the traced operation is the grouped convolution.
+
+On a TPU (`jaxpose.platforms`, at tracing) a map of at most 64 channels is folded (`nets.layers`), and the filters are the
+diagonal of a kernel between all channels, most of which is 0: by its compiler a sixth of the cycles of the grouped convolution,
+which wider maps and those of odd width still take.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxpose import platforms
 from jaxpose.nets.layers import (
     DType,
     compute_dtype,
@@ -74,7 +78,8 @@ def for_any_platform() -> Iterator[None]:
     """Traces without a choice by platform, for formats that have none (ONNX); slower on a CPU under XLA."""
     token = _ANY_PLATFORM.set(True)
     try:
-        yield
+        with platforms.traced_for("cpu"):
+            yield
     finally:
         _ANY_PLATFORM.reset(token)
 

@@ -124,7 +124,7 @@ class Exchange(nn.Module):
     def bring(self, unit: Unit, branches: list[jax.Array], folds: list[int], source: int, target: int) -> jax.Array:
         """Returns branch `source` with the stride, the channels and the fold of branch `target`; the branches are folded."""
         name, x, fold = f"fuse_layers_{target}_{source}", branches[source], folds[source]
-        channels = [branch.shape[-1] // fold for branch, fold in zip(branches, folds, strict=True)]
+        channels = [branch.shape[-1] // n for branch, n in zip(branches, folds, strict=True)]
         if source > target:  # up: 1x1, then the nearest pixel
             x = unit(x, channels[target], 1, fold=fold, conv=f"{name}_0", bn=f"{name}_1")
             x = jnp.repeat(x, 2 ** (source - target), 1)

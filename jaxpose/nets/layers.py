@@ -2,9 +2,10 @@
 
 Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetric, k // 2.
 
-A TPU computes 128 channels at a time, and pads what has fewer. A map of fewer channels can be folded there: n neighbouring pixels of a
-row lie side by side in the channels, (B, H, W, C) as (B, H, W / n, n C), and `Conv` and `BatchNorm` with `fold=n` do to the folded map
-what they do to the map itself, with the same parameters. `fold_of` chooses n.
+A TPU computes 128 channels at a time, and pads what has fewer. A map of fewer channels can be folded there: n neighbouring pixels
+of a row lie side by side in the channels, (B, H, W, C) as (B, H, W / n, n C), and `Conv`, `BatchNorm` and `max_pool` with
+`fold=n` do to the folded map what they do to the map itself, with the same parameters. `fold_of` chooses n. Modules take and
+return plain maps and fold inside: where one unfolds what the next one folds, the compiler drops both.
 """
 
 from __future__ import annotations
@@ -84,6 +85,9 @@ class Conv(nn.Module):
         kernel = self.param("kernel", initializer(self.kernel_init), shape, param_dtype(self.dtype))
         dtype = compute_dtype(self.dtype, x, kernel)
         if self.fold > 1:
+            if self.fold % self.stride or self.dilation > 1:
+                raise ValueError(f"fold={self.fold}, stride={self.stride}, dilation={self.dilation}: expected a stride that divides "
+                                 "the fold, and no dilation of a folded map")  # fmt: skip
             return convolve_folded(x.astype(dtype), kernel.astype(dtype), self.fold, stride=self.stride)
         return convolve(x.astype(dtype), kernel.astype(dtype), stride=self.stride, dilation=self.dilation)
 
@@ -206,7 +210,8 @@ def convolve_folded(x: jax.Array, kernel: jax.Array, n: int, *, stride: int = 1)
 def fold_kernel(kernel: jax.Array, n: int, *, stride: int = 1) -> tuple[jax.Array, int, int]:
     """Returns the kernel that does to a folded map what a kernel (k, k, I, O) does to the map, and how far it reaches.
 
-    Each weight of the kernel stands in n / stride places of it, and the rest is 0.
+    Each weight of the kernel stands in n / stride places of it, and the rest is 0. Where a value is not finite, these zeros make
+    NaN of all pixels that are folded together.
 
     Returns:
         The kernel (k, before + 1 + behind, n I, n / stride O), and the folded pixels before and behind that it reads.
@@ -309,7 +314,8 @@ def _pool_columns_of_folded(x: jax.Array, n: int) -> jax.Array:
     """Returns the maximum of every second column of a map and its neighbours; x and the result are folded, by n and n / 2."""
 
     def larger(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(a >= b, a, b)  # the gradient of `jnp.maximum` is longer, since it is divided between equals
+        # The gradient of `jnp.maximum` takes longer, since it is divided between equals. NaN is larger than all.
+        return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
     pixels = jnp.split(x, n, axis=-1)
     before = jnp.pad(pixels[-1][:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)), constant_values=-jnp.inf)

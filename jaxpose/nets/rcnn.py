@@ -431,10 +431,10 @@ class RCNN(nn.Module):
         """Returns the features (B, R, cells, cells, C) of boxes (B, R, 4), for training."""
         levels = levels[:-1]
         scales = [2.0 ** -(self.first_level + i) for i in range(len(levels))]
-        forms = {"tpu": ("matrices", "matrices"), "cpu": ("gather", "scatter")}  # a GPU's scatter adds in any order
-        forward, backward = forms.get(platforms.platform(), ("gather", "matrices"))
-        options = {"size_hw": (cells, cells), "scales": scales, "first": self.first_level}
-        options |= {"forward": forward, "backward": backward, **self.sampling}
+        # A GPU's scatter would add in another order every time.
+        form = {"tpu": "matrices", "cpu": "scatter"}.get(platforms.platform(), "gather")
+        options = {"size_hw": (cells, cells), "scales": scales, "first": self.first_level, "form": form}
+        options |= self.sampling
         return roi_align.pyramid(levels, box, self.level_of(box), **options)
 
     def level_of(self, box: jax.Array) -> jax.Array:

@@ -57,7 +57,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         f, out = self.features, self.features * (4 if self.bottleneck else 1)
         changes = self.stride > 1 or x.shape[-1] != out
-        # Half as narrow as the result where the map is halved, so that it comes folded as the block before left it.
+        # Where the map is halved, the block before had half the channels, and left its map folded by that.
         fold = fold_of(f // self.stride, x.shape[2]) if self.dilation == 1 else 1
         x = folded(x, fold)
 

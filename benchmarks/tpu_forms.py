@@ -2,13 +2,13 @@
 
     python -m benchmarks.tpu_forms                                     # stem and conv2_x of a ResNet-50, 64 images, v5e, 256x192
     python -m benchmarks.tpu_forms --part layer2 --topology v6e:1x1
-    python -m benchmarks.tpu_forms --part stem layer1 layer2 layer3 layer4 --form tpu flax      # the whole backbone, beside flax's
+    python -m benchmarks.tpu_forms --part backbone --form tpu flax         # stem and all stages, beside flax's
 
-The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions as matrix products, the max pool of shifted slices) and "tpu";
-"unfolded", which is "tpu" without the maps that `jaxpose.nets.layers` folds into 128 channels; and "flax", the ResNet of flax's
-ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to "exchange4", a module of an
-HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks behind it (--width 32 --size-wh 512
-512).
+The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions and deconvolutions as matrix products, the max pool of shifted
+slices) and "tpu"; "unfolded", which is "tpu" without the maps that `jaxpose.nets.layers` folds into 128 channels; and "flax", the
+ResNet of flax's ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to
+"exchange4", a module of an HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks
+behind it (--width 32 --size-wh 512 512).
 Forward and backward, with the gradient of the weights and, after the stem, of the input; one device, nothing is run. Prints a JSON
 line per form.
 Needs libtpu: `pip install "jaxpose[tpu-compile]"`. A part takes half a minute to two minutes, more where others work.
@@ -38,7 +38,10 @@ class Options:
     """What to compile."""
 
     part: tuple[
-        Literal["stem", "layer1", "layer2", "layer3", "layer4", "exchange2", "exchange3", "exchange4", "higher"], ...
+        Literal[
+            "stem", "layer1", "layer2", "layer3", "layer4", "backbone", "exchange2", "exchange3", "exchange4", "higher"
+        ],
+        ...,
     ] = ("stem", "layer1")
     form: tuple[Literal["cpu", "unfolded", "tpu", "flax"], ...] = ("cpu", "tpu")
     topology: str = "v5e:1x1"
@@ -50,7 +53,7 @@ class Options:
 
 
 class Part(nn.Module):
-    """The stem or one stage of a ResNet, or a part of an HRNet or HigherHRNet."""
+    """The stem, one stage or the backbone of a ResNet, or a part of an HRNet or HigherHRNet."""
 
     part: str
     depth: int
@@ -69,6 +72,8 @@ class Part(nn.Module):
             # The other branches have a half of the sides and twice the channels each; here they begin as parts of the first one.
             branches = [jnp.repeat(x[:, :: 2**b, :: 2**b], 2**b, -1) for b in range(int(self.part[-1]))]
             return hrnet.Exchange(1, self.dtype, self.batch_groups, name="module")(branches, train=True)[0]
+        if self.part == "backbone":
+            return resnet.ResNet(self.depth, self.width, self.dtype)(x, train=True)
         return resnet.layer(self, x, int(self.part[-1]), train=True)
 
 
@@ -86,7 +91,7 @@ def input_shape(options: Options, part: str) -> tuple[int, ...]:
     [(64, 256, 192, 3), (64, 64, 48, 64), (64, 64, 48, 256)]
     """
     width, height = options.size_wh
-    if part == "stem":
+    if part in ("stem", "backbone"):
         return options.batch, height, width, 3
     if part == "higher" or part.startswith("exchange"):
         return options.batch, height // 4, width // 4, options.width
@@ -110,7 +115,7 @@ def measure(options: Options, part: str, form: str) -> dict:
             y, new = net.apply({"params": params, "batch_stats": batch_stats}, x, mutable=["batch_stats"])
             return (y.astype(jnp.float32) * weight).sum(), new
 
-        return jax.value_and_grad(loss, argnums=0 if part == "stem" else (0, 1), has_aux=True)(params, x)
+        return jax.value_and_grad(loss, argnums=0 if x.shape[-1] == 3 else (0, 1), has_aux=True)(params, x)
 
     start, lanes = time.perf_counter(), layers.LANES
     layers.LANES = 1 if form == "unfolded" else lanes

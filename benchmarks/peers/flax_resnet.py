@@ -43,7 +43,7 @@ def batch_norm(dtype: Any, *, train: bool, **options: Any) -> nn.BatchNorm:
 
 
 class Part(nn.Module):
-    """The stem, or one stage of the ResNet: the same part as `benchmarks.tpu_forms.Part`."""
+    """The stem, one stage of the ResNet, or the whole backbone: the same part as `benchmarks.tpu_forms.Part`."""
 
     part: str
     depth: int
@@ -52,12 +52,13 @@ class Part(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.part == "stem":
+        if self.part in ("stem", "backbone"):
             x = nn.Conv(self.width, (7, 7), (2, 2), use_bias=False, dtype=self.dtype)(x)
             x = nn.relu(batch_norm(self.dtype, train=True)(x))
-            return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-        number = int(self.part[-1])
-        for i in range(STAGES[self.depth][number - 1]):
-            stride = 2 if number > 1 and i == 0 else 1
-            x = Bottleneck(self.width * 2 ** (number - 1), stride, self.dtype)(x, train=True)
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        stages = {"stem": [], "backbone": [1, 2, 3, 4]}
+        for number in stages[self.part] if self.part in stages else [int(self.part[-1])]:
+            for i in range(STAGES[self.depth][number - 1]):
+                stride = 2 if number > 1 and i == 0 else 1
+                x = Bottleneck(self.width * 2 ** (number - 1), stride, self.dtype)(x, train=True)
         return x

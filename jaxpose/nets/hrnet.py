@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose.nets.layers import (
-    BatchNorm,
-    Conv,
+    Unit,
     compute_dtype,
+    fold_after,
     fold_of,
     fold_of_images,
     folded,
@@ -70,7 +70,7 @@ class HRNet(nn.Module):
         x = folded(images.astype(compute_dtype(self.dtype, images)), fold)
         for i in (1, 2):
             x = nn.relu(unit(x, 64, 3, 2, fold=fold, conv=f"conv{i}", bn=f"bn{i}"))
-            fold = max(fold // 2, 1)
+            fold = fold_after(fold, 2)
         x = unfolded(x, fold)
         for i in range(4):
             x = Block(64, 1, True, self.dtype, self.batch_groups, 1, self.kernel_init, name=f"layer1_{i}")(
@@ -133,20 +133,5 @@ class Exchange(nn.Module):
             last = k == target - source - 1
             features = channels[target if last else source]
             x = unit(x, features, 3, 2, fold=fold, conv=f"{name}_{k}_0", bn=f"{name}_{k}_1")
-            x, fold = x if last else nn.relu(x), max(fold // 2, 1)
+            x, fold = x if last else nn.relu(x), fold_after(fold, 2)
         return x
-
-
-class Unit:
-    """Convolution and batch normalisation under two names of the calling module."""
-
-    def __init__(self, module: Any, train: bool):
-        self.module, self.train = module, train
-
-    def __call__(
-        self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str, fold: int = 1
-    ) -> jax.Array:
-        dtype = self.module.dtype
-        x = Conv(features, size, stride, dtype=dtype, kernel_init=self.module.kernel_init, fold=fold, name=conv)(x)
-        norm = BatchNorm(self.module.batch_groups, dtype=dtype, fold=max(fold // stride, 1), name=bn)
-        return norm(x, train=self.train)

@@ -161,6 +161,11 @@ def fold_of_images(channels: int, width: int) -> int:
     return 4 * fold if fold > 1 else 1
 
 
+def fold_after(fold: int, stride: int) -> int:
+    """Returns by how much a convolution of a map that is folded by `fold` leaves its result folded."""
+    return max(fold // stride, 1)
+
+
 def folded(x: jax.Array, n: int) -> jax.Array:
     """Returns a map (B, H, W, C) as (B, H, W / n, n C)."""
     b, h, w, c = x.shape
@@ -285,6 +290,25 @@ class BatchNorm(nn.Module):
     def _spread(self, values: jax.Array) -> jax.Array:
         """Returns values of the channels for the channels of the folded map."""
         return values if self.fold == 1 else jnp.concatenate([values] * self.fold, axis=-1)
+
+
+class Unit:
+    """A convolution and batch normalisation under two names of the calling module, whose attributes they take.
+
+    The module has dtype, batch_groups and kernel_init, and may have dilation and bn_eps. `fold` is that of the map.
+    """
+
+    def __init__(self, module: Any, train: bool):
+        self.module, self.train = module, train
+
+    def __call__(
+        self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str, fold: int = 1
+    ) -> jax.Array:
+        net = self.module
+        options = {"dilation": getattr(net, "dilation", 1), "kernel_init": net.kernel_init}
+        x = Conv(features, size, stride, dtype=net.dtype, **options, fold=fold, name=conv)(x)
+        options = {"eps": getattr(net, "bn_eps", BN_EPS), "fold": fold_after(fold, stride)}
+        return BatchNorm(net.batch_groups, dtype=net.dtype, **options, name=bn)(x, train=self.train)
 
 
 def max_pool(x: jax.Array, *, fold: int = 1) -> jax.Array:

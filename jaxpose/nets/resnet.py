@@ -16,7 +16,9 @@ from jaxpose.nets.layers import (
     BN_EPS,
     BatchNorm,
     Conv,
+    Unit,
     compute_dtype,
+    fold_after,
     fold_of,
     fold_of_images,
     folded,
@@ -56,28 +58,21 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         f, out = self.features, self.features * (4 if self.bottleneck else 1)
-        changes = self.stride > 1 or x.shape[-1] != out
         # Where the map is halved, the block before had half the channels, and left its map folded by that.
         fold = fold_of(f // self.stride, x.shape[2]) if self.dilation == 1 else 1
         x = folded(x, fold)
 
-        def unit(name, x, features, size, stride=1, *, fold, conv="conv", bn="bn"):
-            options = {"dtype": self.dtype, "dilation": self.dilation, "kernel_init": self.kernel_init}
-            x = Conv(features, size, stride, **options, fold=fold, name=conv + name)(x)
-            fold = max(fold // stride, 1)
-            norm = BatchNorm(self.batch_groups, dtype=self.dtype, eps=self.bn_eps, fold=fold, name=bn + name)
-            return norm(x, train=train), fold
-
+        unit, after = Unit(self, train), fold_after(fold, self.stride)
         if self.bottleneck:
             first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
-            y, after = unit("1", x, f, 1, first, fold=fold)
-            y, after = unit("2", nn.relu(y), f, 3, second, fold=after)
-            y, after = unit("3", nn.relu(y), out, 1, fold=after)
+            y = nn.relu(unit(x, f, 1, first, fold=fold, conv="conv1", bn="bn1"))
+            y = nn.relu(unit(y, f, 3, second, fold=fold_after(fold, first), conv="conv2", bn="bn2"))
+            y = unit(y, out, 1, fold=after, conv="conv3", bn="bn3")
         else:
-            y, after = unit("1", x, f, 3, self.stride, fold=fold)
-            y, after = unit("2", nn.relu(y), f, 3, fold=after)
-        if changes:
-            x, _ = unit("", x, out, 1, self.stride, fold=fold, conv="downsample_conv", bn="downsample_bn")
+            y = nn.relu(unit(x, f, 3, self.stride, fold=fold, conv="conv1", bn="bn1"))
+            y = unit(y, f, 3, fold=after, conv="conv2", bn="bn2")
+        if self.stride > 1 or x.shape != y.shape:
+            x = unit(x, out, 1, self.stride, fold=fold, conv="downsample_conv", bn="downsample_bn")
         return unfolded(nn.relu(x + y), after)
 
 
@@ -149,10 +144,10 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     fold = fold_of_images(net.width, images.shape[2])
     x = folded(images.astype(compute_dtype(net.dtype, images)), fold)
     x = Conv(net.width, 7, stride, dtype=net.dtype, fold=fold, name="conv1")(x)
-    fold = max(fold // stride, 1)
+    fold = fold_after(fold, stride)
     bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), fold=fold, name="bn1")
     x = nn.relu(bn(x, train=train))
-    return unfolded(max_pool(x, fold=fold), max(fold // 2, 1)) if pooled else unfolded(x, fold)
+    return unfolded(max_pool(x, fold=fold), fold_after(fold, 2)) if pooled else unfolded(x, fold)
 
 
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:

@@ -145,6 +145,8 @@ def test_a_block_folds_its_map_on_a_tpu_alone(bottleneck, stride, in_1x1):
         with platforms.traced_for(name):
             f = jax.jit(jax.value_and_grad(trained, argnums=(0, 1), has_aux=True))
             results[name], programs[name] = f(variables["params"], x), str(jax.make_jaxpr(f)(variables["params"], x))
+            shapes = jax.eval_shape(lambda key: net.init(key, x, train=False), jax.random.key(0))
+        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), results["tpu"], results["cpu"])
     kernel = "[3,3,128,128]" if stride == 1 or (bottleneck and in_1x1) else "[3,2,"
     assert kernel in programs["tpu"] and kernel not in programs["cpu"]

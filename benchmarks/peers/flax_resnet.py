@@ -56,8 +56,7 @@ class Part(nn.Module):
             x = nn.Conv(self.width, (7, 7), (2, 2), use_bias=False, dtype=self.dtype)(x)
             x = nn.relu(batch_norm(self.dtype, train=True)(x))
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-        stages = {"stem": [], "backbone": [1, 2, 3, 4]}
-        for number in stages[self.part] if self.part in stages else [int(self.part[-1])]:
+        for number in map(int, {"stem": "", "backbone": "1234"}.get(self.part, self.part[-1])):
             for i in range(STAGES[self.depth][number - 1]):
                 stride = 2 if number > 1 and i == 0 else 1
                 x = Bottleneck(self.width * 2 ** (number - 1), stride, self.dtype)(x, train=True)

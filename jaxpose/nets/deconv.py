@@ -19,7 +19,7 @@ class Deconv(nn.Module):
 
     y[2 i + a - 1] += W[a] x[i] along each axis. An output pixel of even index depends on two inputs, x[j - 1] with W[3] and
     x[j] with W[1]; one of odd index on x[j] with W[2] and x[j + 1] with W[0]. The layer is therefore one product of 2x2
-    windows with a (4 I, 4 O) matrix and a rearrangement.
+    windows with a (4 I, 4 O) matrix and a rearrangement; on a TPU it is a dilated convolution.
 
     The kernel is (4, 4, O, I), the published (I, O, 4, 4) transposed like every other kernel.
     """

@@ -4,8 +4,8 @@ Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetr
 
 A TPU computes 128 channels at a time, and pads what has fewer. A map of fewer channels can be folded there: n neighbouring pixels
 of a row lie side by side in the channels, (B, H, W, C) as (B, H, W / n, n C), and `Conv`, `BatchNorm` and `max_pool` with
-`fold=n` do to the folded map what they do to the map itself, with the same parameters. `fold_of` chooses n. Modules take and
-return plain maps and fold inside: where one unfolds what the next one folds, the compiler drops both.
+`fold=n` do to the folded map what they do to the map itself, with the same parameters. `fold_of` chooses n. Modules that are
+made of these take and return plain maps: where one unfolds what the next one folds, the compiler drops both.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class MapConv(nn.Module):
         x = folded(x, fold)
         x = x.astype(jnp.result_type(x, kernel))
         y = convolve_folded(x, kernel.astype(x.dtype), fold)
-        return unfolded(y + jnp.concatenate([bias] * fold), fold)
+        return unfolded(y + spread(bias, fold), fold)
 
 
 LANES = 128
@@ -176,6 +176,11 @@ def unfolded(x: jax.Array, n: int) -> jax.Array:
     """Returns a folded map (B, H, W / n, n C) as (B, H, W, C)."""
     b, h, w, c = x.shape
     return x.reshape(b, h, w * n, c // n)
+
+
+def spread(values: jax.Array, n: int) -> jax.Array:
+    """Returns values of the channels (..., C) for the channels of a map that is folded by n, (..., n C)."""
+    return values if n == 1 else jnp.concatenate([values] * n, axis=-1)
 
 
 def repeat_columns(x: jax.Array, times: int, *, fold: int = 1, result: int = 1) -> jax.Array:
@@ -288,8 +293,7 @@ class BatchNorm(nn.Module):
         return mean if self.fold == 1 else mean.reshape(*mean.shape[:-1], self.fold, -1).mean(-2)
 
     def _spread(self, values: jax.Array) -> jax.Array:
-        """Returns values of the channels for the channels of the folded map."""
-        return values if self.fold == 1 else jnp.concatenate([values] * self.fold, axis=-1)
+        return spread(values, self.fold)
 
 
 class Unit:
@@ -315,9 +319,9 @@ def max_pool(x: jax.Array, *, fold: int = 1) -> jax.Array:
     """Max pooling of size 3x3, stride 2, padding 1: (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C).
 
     It takes the maximum of three shifted rows, then of three shifted columns: on a CPU its gradient takes a third of the
-    time of the gradient of a window reduction. On a TPU it is the window reduction. Both have the same value; where several
-    pixels share the maximum, the gradient is divided among them by the first form and given to one of them by the second. A map
-    that is folded by an even number is returned folded by a half of it.
+    time of the gradient of a window reduction. On a TPU it is the window reduction, of rows alone if the map is folded. All have
+    the same value; where several pixels share the maximum, the gradient is divided among them by the first form and given to one
+    of them by the others. A map that is folded by an even number is returned folded by a half of it.
     """
     if fold > 1:
         return _pool_columns_of_folded(nn.max_pool(x, (3, 1), (2, 1), ((1, 1), (0, 0))), fold)

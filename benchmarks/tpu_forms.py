@@ -5,7 +5,7 @@
     python -m benchmarks.tpu_forms --part backbone --form tpu flax         # stem and all stages, beside flax's
 
 The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions and deconvolutions as matrix products, the max pool of shifted
-slices) and "tpu"; "unfolded", which is "tpu" without the maps that `jaxpose.nets.layers` folds into 128 channels; and "flax", the
+slices) and "tpu"; "unfolded", which is "tpu" without the maps that `jaxpose.nets.folding` folds into 128 channels; and "flax", the
 ResNet of flax's ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to
 "exchange4", a module of an HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks
 behind it (--width 32 --size-wh 512 512).
@@ -30,7 +30,7 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.common import versions
 from benchmarks.peers import flax_resnet
 from jaxpose import compile, platforms
-from jaxpose.nets import higher_hrnet, hrnet, layers, resnet
+from jaxpose.nets import folding, higher_hrnet, hrnet, resnet
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ def measure(options: Options, part: str, form: str) -> dict:
 
         return jax.value_and_grad(loss, argnums=0 if x.shape[-1] == 3 else (0, 1), has_aux=True)(params, x)
 
-    start, lanes = time.perf_counter(), layers.LANES
-    layers.LANES = 1 if form == "unfolded" else lanes
+    start, lanes = time.perf_counter(), folding.LANES
+    folding.LANES = 1 if form == "unfolded" else lanes
     with platforms.traced_for("cpu" if form == "cpu" else "tpu"):
         y, _ = jax.eval_shape(lambda v, x: net.apply(v, x, mutable=["batch_stats"]), variables, x)
         lowered = jax.jit(both_passes).lower(variables["params"], variables["batch_stats"], x, shaped(y))
-    layers.LANES = lanes
+    folding.LANES = lanes
     program = lowered.compile()
     report, cost = compile.read_program(program.as_text()), program.cost_analysis()
     return {"benchmark": "tpu_forms", "part": part, "form": form, "topology": options.topology, "batch": options.batch,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpose import parallel, platforms, train
-from jaxpose.nets import deconv, depthwise, hrnet, layers, resnet
+from jaxpose.nets import deconv, depthwise, folding, hrnet, layers, moments, resnet
 
 
 def of(platform, f, *args):
@@ -98,8 +98,8 @@ def test_a_convolution_of_a_folded_map(size, n, stride):
         return layers.convolve(x, kernel, stride=stride)
 
     def on_folded(x, kernel):
-        y = layers.convolve_folded(layers.folded(x, n), kernel, n, stride=stride)
-        return layers.unfolded(y, n // stride)
+        y = folding.convolve_folded(folding.folded(x, n), kernel, n, stride=stride)
+        return folding.unfolded(y, n // stride)
 
     for expected, ours in zip(of("tpu", plain, x, kernel), of("tpu", on_folded, x, kernel), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
@@ -108,22 +108,26 @@ def test_a_convolution_of_a_folded_map(size, n, stride):
 @pytest.mark.parametrize("height", [5, 6])
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_pooling_of_a_folded_map(n, height):
-    x = np.random.default_rng(0).normal(size=(2, height, 16, 3)).astype(np.float32)  # no two equal: one gradient
+    """Behind the convolution that brings its pixels into order."""
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((2, height, 16, 3), (3, 3, 3, 4)))
 
-    def on_folded(x):
-        return layers.unfolded(layers.max_pool(layers.folded(x, n), fold=n), n // 2)
+    def plain(x, kernel):
+        return layers.max_pool(jax.nn.relu(layers.convolve(x, kernel)))
 
-    for expected, ours in zip(of("cpu", layers.max_pool, x), of("tpu", on_folded, x), strict=True):
-        np.testing.assert_array_equal(ours, expected)
-    x[0, 2, 5] = x[1, 0, 8] = np.nan
-    np.testing.assert_array_equal(on_folded(x), layers.max_pool(x))
+    def on_folded(x, kernel):
+        y = folding.convolve_folded(folding.folded(x, n), kernel, n, even_first=True)
+        return folding.unfolded(folding.max_pool_of_folded(jax.nn.relu(y), n), n // 2)
+
+    for expected, ours in zip(of("tpu", plain, x, kernel), of("tpu", on_folded, x, kernel), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("times, fold, result", [(2, 1, 1), (2, 1, 2), (2, 2, 4), (4, 1, 2), (8, 2, 4), (2, 2, 2)])
 def test_columns_of_a_folded_map_are_repeated(times, fold, result):
     x = np.arange(2 * 3 * 8 * 5).reshape(2, 3, 8, 5)
-    ours = layers.repeat_columns(layers.folded(x, fold), times, fold=fold, result=result)
-    np.testing.assert_array_equal(layers.unfolded(ours, result), np.repeat(x, times, 2))
+    ours = folding.repeat_columns(folding.folded(x, fold), times, fold=fold, result=result)
+    np.testing.assert_array_equal(folding.unfolded(ours, result), np.repeat(x, times, 2))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,51 @@ def test_a_block_folds_its_map_on_a_tpu_alone(bottleneck, stride, in_1x1):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), results["tpu"], results["cpu"])
     kernel = "[3,3,128,128]" if stride == 1 or (bottleneck and in_1x1) else "[3,2,"
     assert kernel in programs["tpu"] and kernel not in programs["cpu"]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_widening_convolution_is_normalised_by_the_moments_of_its_input_on_a_tpu_alone(stride):
+    """Values, gradients and running statistics of a bottleneck, in float64."""
+    with jax.enable_x64(True):
+        x = np.random.default_rng(0).normal(size=(4, 6, 8, 16)) + 3
+        net = resnet.Block(32, stride, True, jnp.float64, 1)
+        variables = net.init(jax.random.key(0), x, train=False)
+
+        def trained(params, x):
+            y, new = net.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
+            return jnp.square(y - 1).sum(), (y, new)
+
+        results, programs = {}, {}
+        for name in ("cpu", "tpu"):
+            with platforms.traced_for(name):
+                f = jax.jit(jax.value_and_grad(trained, argnums=(0, 1), has_aux=True))
+                results[name], programs[name] = (
+                    f(variables["params"], x),
+                    str(jax.make_jaxpr(f)(variables["params"], x)),
+                )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), results["tpu"], results["cpu"]
+        )
+        assert "custom_vjp_call" not in programs["cpu"] and "f64[1,1,128,128]" in programs["tpu"], "4 pixels of 32"
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_statistics_of_a_product(fold):
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 5, 6, 8), (1, 1, 8, 32)))
+    x = np.maximum(x + 0.3, 0)
+
+    def by_moments(x, kernel):
+        return jnp.stack(moments.of_product(folding.folded(x, fold), kernel, fold))
+
+    def plain(x, kernel):
+        y = layers.convolve(x, kernel)
+        return jnp.stack([y.mean((0, 1, 2)), y.var((0, 1, 2))])[:, None, None, None]
+
+    for expected, ours in zip(of("tpu", plain, x, kernel), of("tpu", by_moments, x, kernel), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    _, variance = moments.of_product(jnp.full((2, 2, 2, 1), 1e3), jnp.ones((1, 1, 1, 4)), 1)
+    assert (variance >= 0).all(), "rounding"
 
 
 @pytest.mark.parametrize("stem", ["pooled", "strided"])

@@ -5,7 +5,7 @@ so there it is their sum, with a gradient of its own. The choice between these t
 (`jax.lax.platform_dependent`), so that a program that is exported for both has both. Formats such as ONNX cannot express it: inside
 `for_any_platform` the traced operation is the grouped convolution.
 
-On a TPU (`jaxpose.platforms`, at tracing) a map of at most 64 channels is folded (`nets.layers`), and the filters are the
+On a TPU (`jaxpose.platforms`, at tracing) a map of at most 64 channels is folded (`nets.folding`), and the filters are the
 diagonal of a kernel between all channels, most of which is 0: by its compiler a sixth of the cycles of the grouped convolution,
 which wider maps and those of odd width still take.
 """
@@ -23,16 +23,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose import platforms
-from jaxpose.nets.layers import (
-    DType,
-    compute_dtype,
-    convolve_folded,
-    fold_of,
-    folded,
-    he_fan_out,
-    param_dtype,
-    unfolded,
-)
+from jaxpose.nets.folding import convolve_folded, fold_of, folded, unfolded
+from jaxpose.nets.layers import DType, compute_dtype, he_fan_out, param_dtype
 
 _ANY_PLATFORM: ContextVar[bool] = ContextVar("any_platform", default=False)
 

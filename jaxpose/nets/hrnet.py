@@ -8,18 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import (
-    Unit,
-    compute_dtype,
-    fold_after,
-    fold_of,
-    fold_of_images,
-    folded,
-    initializer,
-    later,
-    repeat_columns,
-    unfolded,
-)
+from jaxpose.nets.folding import fold_after, fold_of, fold_of_images, folded, repeat_columns, unfolded
+from jaxpose.nets.layers import Unit, compute_dtype, initializer, later
 from jaxpose.nets.resnet import Block, check_images
 
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4, which have 2, 3 and 4 branches

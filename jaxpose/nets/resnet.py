@@ -12,20 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxpose.nets.layers import (
-    BN_EPS,
-    BatchNorm,
-    Conv,
-    Unit,
-    compute_dtype,
-    fold_after,
-    fold_of,
-    fold_of_images,
-    folded,
-    later,
-    max_pool,
-    unfolded,
-)
+from jaxpose.nets.folding import fold_after, fold_of, fold_of_images, folded, max_pool_of_folded, unfolded
+from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, Unit, compute_dtype, later, max_pool
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -42,7 +30,7 @@ class Block(nn.Module):
 
     `dilation` is the dilation of the 3x3 convolutions, `kernel_init` a name of `layers.KERNEL_INITS`, `bn_eps` the eps of
     `BatchNorm`; with `stride_in_1x1` the first convolution of a bottleneck has the stride. On a TPU narrow maps are folded inside
-    (`nets.layers`); between two blocks the compiler drops the unfolding of one and the folding of the next.
+    (`nets.folding`); between two blocks the compiler drops the unfolding of one and the folding of the next.
     """
 
     features: int
@@ -143,11 +131,13 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     stride = 2 if pooled else 4
     fold = fold_of_images(net.width, images.shape[2])
     x = folded(images.astype(compute_dtype(net.dtype, images)), fold)
-    x = Conv(net.width, 7, stride, dtype=net.dtype, fold=fold, name="conv1")(x)
+    x = Conv(net.width, 7, stride, dtype=net.dtype, fold=fold, even_first=pooled, name="conv1")(x)
     fold = fold_after(fold, stride)
     bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), fold=fold, name="bn1")
     x = nn.relu(bn(x, train=train))
-    return unfolded(max_pool(x, fold=fold), fold_after(fold, 2)) if pooled else unfolded(x, fold)
+    if not pooled:
+        return unfolded(x, fold)
+    return max_pool(x) if fold == 1 else unfolded(max_pool_of_folded(x, fold), fold // 2)
 
 
 def layer(net: Any, x: jax.Array, number: int, *, train: bool) -> jax.Array:

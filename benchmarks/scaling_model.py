@@ -169,14 +169,19 @@ def predict(work: Work, chip: Chip, n: int, batch: float, options, *, compiled: 
 
 
 def compiled_lines(path: Path | None) -> dict[tuple[str, int], dict]:
-    """Returns the training steps in a file of `benchmarks.tpu_step` by chip and images per device.
+    """Returns the training steps in a file of `benchmarks.tpu_step` by chip and images per chip; a later line replaces an earlier one.
 
     Raises:
         ValueError: The file has none with an estimate of its time.
     """
     lines = [] if path is None else list(files.read_json_lines(path))
-    steps = {(line["topology"].partition(":")[0], line["batch_size"] // line["devices"]): line
-             for line in lines if line.get("step") == "train" and line.get("milliseconds")}  # fmt: skip
+    steps = {}
+    for line in lines:
+        if line.get("step") == "train" and line.get("milliseconds"):
+            name, _, shape = line["topology"].partition(":")
+            # Not its devices: the compiler shows the two cores of a v4 chip as two.
+            chips = math.prod(map(int, shape.split("x")))
+            steps[name, line["batch_size"] // chips] = line
     if path is not None and not steps:
         raise ValueError(
             f"--compiled {path} has no training step: write it with python -m benchmarks.tpu_step --out {path}"

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 MOMENTS = ("any", "save", "any", "prepare")
 TINY = ("--preset", "tiny", "--synthetic-images", "24", "--width", "4", "--resnet-stages", "1", "--likelihood.flow-layers", "2",
         "--size-wh", "24", "32", "--batch-size", "8", "--log-every", "2", "--eval-every", "1000", "--no-plots")  # fmt: skip
-LONGEST_S = 300.0
+LONGEST_S = 900.0  # far above the duration of a run; a checkpoint into the failing bucket takes several seconds
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def start(folder: Path, options: Options, bucket: Bucket | None = None) -> subpr
     """Starts a run into folder/run, or into the bucket, with its data in folder/data."""
     out = bucket.run if bucket else folder / "run"
     command = [sys.executable, "-m", "experiments.coco_rle", "--out", out, "--data-dir", folder / "data", *TINY,
-               "--epochs", options.epochs, "--checkpoint-every", options.checkpoint_every]  # fmt: skip
+               "--epochs", options.epochs, "--checkpoint-every", options.checkpoint_every, "--cache", folder / "cache"]  # fmt: skip
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
 
@@ -112,6 +112,15 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def end(process: subprocess.Popen) -> str:
+    """Waits for the end of the process, and returns what it wrote to stderr; one that does not end is killed, and is an error."""
+    try:
+        return process.communicate(timeout=LONGEST_S)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise RuntimeError(f"not ended after {LONGEST_S:.0f} s, and killed: {' '.join(process.args)}") from None
+
+
 def kill(
     folder: Path, options: Options, rng: random.Random, *, moment: str, duration: float, bucket: Bucket | None = None
 ) -> tuple[str, str, int]:
@@ -134,7 +143,7 @@ def kill(
     alive = process.poll() is None
     activity = "save" if alive and is_saving() else "prepare" if alive and preparing(folder) else "any"
     process.send_signal(number)
-    _, errors = process.communicate(timeout=LONGEST_S)
+    errors = end(process)
     if process.returncode not in (0, 75, -number):
         raise RuntimeError(
             f"killed by {number.name} at {moment!r}, the run ended with {process.returncode}:\n{errors[-3000:]}"
@@ -146,7 +155,7 @@ def finish(folder: Path, options: Options, bucket: Bucket | None = None) -> floa
     """Lets the run complete, and returns the seconds that it took."""
     clock = time.monotonic()
     process = start(folder, options, bucket)
-    _, errors = process.communicate(timeout=LONGEST_S)
+    errors = end(process)
     if process.returncode:
         raise RuntimeError(f"the run ended with {process.returncode}:\n{errors[-3000:]}")
     return time.monotonic() - clock

@@ -5,10 +5,10 @@
     python -m benchmarks.tpu_forms --part backbone --form tpu flax         # stem and all stages, beside flax's
 
 The forms are those of `jaxpose.platforms`, "cpu" (1x1 convolutions and deconvolutions as matrix products, the max pool of shifted
-slices) and "tpu"; "unfolded", which is "tpu" without the maps that `jaxpose.nets.folding` folds into 128 channels; and "flax", the
-ResNet of flax's ImageNet example (`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to
-"exchange4", a module of an HRNet's stage of so many branches, and "higher", the deconvolution of HigherHRNet with the blocks
-behind it (--width 32 --size-wh 512 512).
+slices) and "tpu"; "unfolded", which is "tpu" without the maps that `jaxpose.nets.folding` folds into 128 channels; "statistics of
+maps", which is "tpu" without `jaxpose.nets.moments`; and "flax", the ResNet of flax's ImageNet example
+(`benchmarks.peers.flax_resnet`, bottlenecks only). Parts of other nets: "exchange2" to "exchange4", a module of an HRNet's stage of
+so many branches, and "higher", the deconvolution of HigherHRNet with the blocks behind it (--width 32 --size-wh 512 512).
 Forward and backward, with the gradient of the weights and, after the stem, of the input; one device, nothing is run. Prints a JSON
 line per form.
 Needs libtpu: `pip install "jaxpose[tpu-compile]"`. A part takes half a minute to two minutes, more where others work.
@@ -30,7 +30,7 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks.common import versions
 from benchmarks.peers import flax_resnet
 from jaxpose import compile, platforms
-from jaxpose.nets import folding, higher_hrnet, hrnet, resnet
+from jaxpose.nets import folding, higher_hrnet, hrnet, moments, resnet
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Options:
         ],
         ...,
     ] = ("stem", "layer1")
-    form: tuple[Literal["cpu", "unfolded", "tpu", "flax"], ...] = ("cpu", "tpu")
+    form: tuple[Literal["cpu", "unfolded", "statistics of maps", "tpu", "flax"], ...] = ("cpu", "tpu")
     topology: str = "v5e:1x1"
     batch: int = 64
     depth: Literal[18, 34, 50, 101, 152] = 50
@@ -117,12 +117,13 @@ def measure(options: Options, part: str, form: str) -> dict:
 
         return jax.value_and_grad(loss, argnums=0 if x.shape[-1] == 3 else (0, 1), has_aux=True)(params, x)
 
-    start, lanes = time.perf_counter(), folding.LANES
+    start, lanes, most_inputs = time.perf_counter(), folding.LANES, moments.MOST_INPUTS
     folding.LANES = 1 if form == "unfolded" else lanes
+    moments.MOST_INPUTS = 0 if form == "statistics of maps" else most_inputs
     with platforms.traced_for("cpu" if form == "cpu" else "tpu"):
         y, _ = jax.eval_shape(lambda v, x: net.apply(v, x, mutable=["batch_stats"]), variables, x)
         lowered = jax.jit(both_passes).lower(variables["params"], variables["batch_stats"], x, shaped(y))
-    folding.LANES = lanes
+    folding.LANES, moments.MOST_INPUTS = lanes, most_inputs
     program = lowered.compile()
     report, cost = compile.read_program(program.as_text()), program.cost_analysis()
     return {"benchmark": "tpu_forms", "part": part, "form": form, "topology": options.topology, "batch": options.batch,

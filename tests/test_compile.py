@@ -31,9 +31,9 @@ def state_bytes(task, tx):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1"])
-def test_the_program_of_a_training_step(topology, tx):
-    task = tiny_run.regression_task()
+@pytest.mark.parametrize("topology, depth", [("v5e:2x2", 50), ("v4:2x2x1", 18)])
+def test_the_program_of_a_training_step(topology, depth, tx):
+    task = tiny_run.regression_task(depth)
     report = compile.for_topology(task, tx, topology=topology, batch_size=BATCH)
     assert report.devices == (8 if topology.startswith("v4") else 4)  # two cores of a v4 chip
     # Gradients, and the statistics of BatchNorm: nothing else, and above all no activations of other chips.

@@ -219,7 +219,9 @@ def test_compute_by_the_compiler_of_the_tpu(tmp_path):
     line = {"step": "train", "topology": "v5e:2x2", "devices": 4, "batch_size": 256, "milliseconds": 40.0,
             "collectives": [{"kind": "all-reduce", "bytes": 20 * 512 + 2 * 10**6}]}  # fmt: skip
     path = tmp_path / "tpu.jsonl"
-    path.write_text(json.dumps(line) + "\n" + json.dumps(line | {"step": "predict", "milliseconds": 1.0}) + "\n")
+    predict, v4 = line | {"step": "predict", "milliseconds": 1.0}, line | {"topology": "v4:2x2x1", "devices": 8}
+    path.write_text("".join(json.dumps(each) + "\n" for each in (line, predict, v4)))
+    assert list(scaling_model.compiled_lines(path)) == [("v5e", 64), ("v4", 64)], "images per chip; a v4 has two cores"
     options = Options(batch=(64, 32), chip=("v5e", "h100"), chips=(1, 64), compiled=path)
     rows = {(r["chip"], r["chips"], r["batch_per_chip"]): r for r in scaling_model.rows_of(WORK, options)}
     plain = {(r["chip"], r["chips"], r["batch_per_chip"]): r

@@ -441,6 +441,15 @@ def test_more_label_noise_is_that_of_the_training_labels_alone(tmp_path):
         write_dataset(tmp_path / "space", workers=1, space=True, label_noise=2.0, **small)
 
 
+def test_persons_without_a_labelled_joint_are_said(tmp_path, caplog):
+    small = SMALL | {"train": 2, "val": 1, "workers": 1}
+    write_dataset(tmp_path / "tiny", person_sizes=(0.05, 0.06), **small)
+    assert "no joint is labelled in 3 pictures" in caplog.text and "person_sizes=[0.05, 0.06]" in caplog.text
+    caplog.clear()
+    write_dataset(tmp_path / "usual", **small)
+    assert not caplog.records
+
+
 def test_a_folder_remembers_its_range_of_sizes(tmp_path):
     small = SMALL | {"train": 2, "val": 1, "workers": 1}
     folder = write_dataset(tmp_path / "sizes", person_sizes=(0.2, 1), **small)

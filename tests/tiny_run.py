@@ -15,8 +15,8 @@ from jaxpose.skeleton import COCO17
 SIZE_WH = (24, 32)
 
 
-def regression_task() -> tasks.Task:
-    net = PoseRegressor(ResNet(depth=18, width=4, stages=1), RegressionHead(17, sigma_bias=-1.0))
+def regression_task(depth: int = 18) -> tasks.Task:
+    net = PoseRegressor(ResNet(depth=depth, width=4, stages=1), RegressionHead(17, sigma_bias=-1.0))
     return tasks.regression(net, skeleton=COCO17, size_wh=SIZE_WH)
 
 

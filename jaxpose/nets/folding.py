@@ -115,7 +115,7 @@ def convolve_folded(x: jax.Array, kernel: jax.Array, n: int, *, stride: int = 1,
     Returns:
         (B, ceil(H / stride), W / n, n / stride O): the result, folded by n / stride. `stride` divides n.
     """
-    if kernel.shape[0] == 1 and stride > 1:
+    if kernel.shape[:2] == (1, 1) and stride > 1:
         x, n, stride = every_nth(x, stride, n), n // stride, 1
     large, before, behind = fold_kernel(kernel, n, stride=stride, even_first=even_first)
     rows = kernel.shape[0] // 2
@@ -149,7 +149,7 @@ def max_pool_of_folded(x: jax.Array, n: int) -> jax.Array:
 
     Args:
         x: (B, H, W / n, n C), the map, folded by an even number. Of the pixels that are folded together those of even columns stand
-            first: 0, 2, ..., 1, 3, ...
+            first: 0, 2, ..., 1, 3, ... A value that is not finite makes NaN of what is folded with it.
         n: The fold of the map.
 
     Returns:

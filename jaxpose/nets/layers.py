@@ -1,7 +1,7 @@
 """The layers of the backbones: convolutions (depthwise: `nets.depthwise`), batch normalisation, max pooling, dtype rules.
 
-Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetric, k // 2.
-With `fold=n` they take maps that are folded by n (`nets.folding`).
+Shapes are channels-last, kernels (h, w, in, out), padding is PyTorch's: symmetric, k // 2. With `fold=n` the layers take maps that
+are folded by n (`nets.folding`).
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Conv(nn.Module):
     """Convolution without bias, kernel k x k, padding d (k // 2): (B, H, W, I) -> (B, ceil(H / s), ceil(W / s), O).
 
     On all platforms but a TPU, a 1x1 convolution is computed as a matrix product (after subsampling, if it is strided). With `fold`
-    the map is folded by it, and the result by `fold` / `stride`, with `even_first` in the order that `folding.max_pool_of_folded`
-    takes; then the dilation is 1.
+    the map is folded by it, and the result by `fold` / `stride`; the dilation is 1 then. With `even_first` the pixels of a folded
+    result stand in the order that `folding.max_pool_of_folded` takes.
     """
 
     features: int
@@ -79,13 +79,13 @@ class Conv(nn.Module):
     even_first: bool = False
 
     @nn.compact
-    def kernel(self, channels: int) -> jax.Array:
-        """Returns the parameter for a map of so many channels, (k, k, channels, O)."""
+    def kernel_for(self, channels: int) -> jax.Array:
+        """Returns the parameter (k, k, channels, O)."""
         shape = (self.size, self.size, channels, self.features)
         return self.param("kernel", initializer(self.kernel_init), shape, param_dtype(self.dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel(x.shape[-1] // self.fold)
+        kernel = self.kernel_for(x.shape[-1] // self.fold)
         dtype = compute_dtype(self.dtype, x, kernel)
         if self.fold > 1:
             if self.fold % self.stride or self.dilation > 1:
@@ -98,10 +98,10 @@ class Conv(nn.Module):
 
 def convolve(x: jax.Array, kernel: jax.Array, *, stride: int = 1, dilation: int = 1) -> jax.Array:
     """Applies a kernel (k, k, I, O) to x (B, H, W, I) and returns (B, ceil(H / stride), ceil(W / stride), O)."""
-    size = kernel.shape[0]
-    if size == 1:  # subsampled first: otherwise the gradient of a strided convolution is a map of four times the size
+    is_1x1 = kernel.shape[:2] == (1, 1)
+    if is_1x1:  # a TPU would write the gradient of a strided convolution at its full size, most of it zeros, and add it
         x, stride = every_nth(x, stride), 1
-    if size == 1 and platforms.platform() != "tpu":  # there, a product would turn the layout of the map twice
+    if is_1x1 and platforms.platform() != "tpu":  # there, a product would turn the layout of the map twice
         # Flattened, so that the gradients are plain matrix products too: up to three times as fast on a CPU.
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
     pads = [(side // 2 * dilation,) * 2 for side in kernel.shape[:2]]
@@ -149,50 +149,74 @@ class BatchNorm(nn.Module):
     eps: float = BN_EPS
     fold: int = 1
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, kernel: jax.Array | None = None) -> jax.Array:
-        """Normalises x, or with `kernel` (1, 1, I, C), in training, the 1x1 convolution of x by it, from the moments of x."""
-        c, dtype = x.shape[-1] // self.fold if kernel is None else kernel.shape[-1], param_dtype(self.dtype)
-        scale = self.param("scale", self.scale_init, (c,), dtype)
-        bias = self.param("bias", nn.initializers.zeros, (c,), dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (c,), dtype)
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalises x (B, H, W / fold, fold C)."""
+        variables = self._variables(x.shape[-1] // self.fold)
+        scale, bias, running_mean, running_var = variables
         if not train:
             a = scale * jax.lax.rsqrt(running_var.value + self.eps)
             return (x * self._spread(a) + self._spread(bias - running_mean.value * a)).astype(x.dtype)
         b, h, w, _ = x.shape
         if b % self.groups:
             raise ValueError(f"batch of {b} cannot be split into batch_groups={self.groups} equal groups")
-        n = b // self.groups * h * w * self.fold
-        if n < 2:
-            raise ValueError(
-                f"BatchNorm in training has only one value per channel (feature map {x.shape}, {self.groups} groups)"
-            )
-        accurate = jnp.promote_types(x.dtype, jnp.float32)
-        if kernel is None:
-            grouped = x.reshape(self.groups, b // self.groups, h, w, -1).astype(accurate)
-            mean, var = self._statistics(grouped, jax.lax.stop_gradient(running_mean.value))
-        else:
-            mean, var = (values[None] for values in moments.of_product(x, kernel, self.fold))
-        if not self.is_initializing():
-            new_mean, new_var = mean.mean(0).ravel(), var.mean(0).ravel() * (n / (n - 1))
-            running_mean.value += (BN_MOMENTUM * (new_mean - running_mean.value)).astype(dtype)
-            running_var.value += (BN_MOMENTUM * (new_var - running_var.value)).astype(dtype)
-        a = scale * jax.lax.rsqrt(var + self.eps)
-        offset = bias - mean * a
-        if kernel is None:
-            return (grouped * self._spread(a) + self._spread(offset)).reshape(x.shape).astype(x.dtype)
-        y = convolve_folded(x, (kernel * a[0]).astype(x.dtype), self.fold)
-        return (y.astype(accurate) + self._spread(offset[0])).astype(x.dtype)
-
-    def _statistics(self, x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the mean and the biased variance of every group and channel, (G, 1, 1, 1, C) each; `shift` is near the mean."""
+        grouped = x.reshape(self.groups, b // self.groups, h, w, -1).astype(moments.accumulation_dtype(x))
         # One pass over the map: E[d^2] - E[d]^2 of the distance d to the running mean. In float32 the difference keeps
         # three digits as long as the batch's mean is within 30 standard deviations of the running one; a second pass
         # over the map would always keep them.
-        d = x - self._spread(shift)
+        shift = jax.lax.stop_gradient(running_mean.value)
+        d = grouped - self._spread(shift)
         mean_d = self._mean(d)
-        return shift + mean_d, jnp.maximum(self._mean(jnp.square(d)) - jnp.square(mean_d), 0)
+        var = jnp.maximum(self._mean(jnp.square(d)) - jnp.square(mean_d), 0)
+        a, offset = self._coefficients(variables, shift + mean_d, var, b // self.groups * h * w * self.fold)
+        return (grouped * self._spread(a) + self._spread(offset)).reshape(x.shape).astype(x.dtype)
+
+    def of_convolution(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Normalises the 1x1 convolution of x by a kernel, in training, from the moments of x (`nets.moments`).
+
+        Args:
+            x: (B, H, W / fold, fold I).
+            kernel: (1, 1, I, C), the parameter.
+
+        Raises:
+            ValueError: `groups` is not 1, or the kernel is larger.
+        """
+        if self.groups != 1 or kernel.shape[:2] != (1, 1):
+            raise ValueError(f"kernel {kernel.shape} with groups={self.groups}: expected a kernel 1x1 and one group")
+        x = x.astype(compute_dtype(self.dtype, x, kernel))
+        kernel = moments.rounded(kernel, x.dtype)
+        mean, var = moments.statistics_of_convolution(x, kernel, self.fold)
+        variables = self._variables(kernel.shape[-1])
+        a, offset = self._coefficients(variables, mean[None], var[None], x.size // kernel.shape[2])
+        y = moments.convolve_and_scale(x, kernel, a[0], self.fold)
+        return (y + self._spread(offset[0])).astype(x.dtype)
+
+    @nn.compact
+    def _variables(self, channels: int) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
+        """Returns the parameters scale and bias, and the variables of the running mean and variance."""
+        dtype = param_dtype(self.dtype)
+        return (
+            self.param("scale", self.scale_init, (channels,), dtype),
+            self.param("bias", nn.initializers.zeros, (channels,), dtype),
+            self.variable("batch_stats", "mean", jnp.zeros, (channels,), dtype),
+            self.variable("batch_stats", "var", jnp.ones, (channels,), dtype),
+        )
+
+    def _coefficients(self, variables: tuple, mean: jax.Array, var: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+        """Moves the running statistics, and returns the factor and the offset that normalise, (G, 1, 1, 1, C) each.
+
+        Args:
+            variables: Those of `_variables`.
+            mean, var: The statistics of every group and channel, (G, 1, 1, 1, C) each, taken over n values.
+        """
+        if n < 2:
+            raise ValueError(f"BatchNorm {self.name} in training has only one value per channel ({self.groups} groups)")
+        scale, bias, running_mean, running_var = variables
+        if not self.is_initializing():
+            new_mean, new_var = mean.mean(0).ravel(), var.mean(0).ravel() * (n / (n - 1))
+            for running, new in ((running_mean, new_mean), (running_var, new_var)):
+                running.value += (BN_MOMENTUM * (new - running.value)).astype(running.value.dtype)
+        a = scale * jax.lax.rsqrt(var + self.eps)
+        return a, bias - mean * a
 
     def _mean(self, x: jax.Array) -> jax.Array:
         """Returns the mean of every group and channel, (G, 1, 1, 1, C), of a map (G, B / G, H, W / fold, fold C)."""
@@ -206,7 +230,9 @@ class BatchNorm(nn.Module):
 class Unit:
     """A convolution and batch normalisation under two names of the calling module, whose attributes they take.
 
-    The module has dtype, batch_groups and kernel_init, and may have dilation and bn_eps. `fold` is that of the map.
+    The module has dtype and batch_groups, and may have kernel_init, dilation and bn_eps. `fold` is that of the map. Where the
+    statistics are taken from the moments of the input (`nets.moments`), `Conv` gives its kernel and is not called, and all of it
+    counts as the normalisation's in reports and profiles.
     """
 
     def __init__(self, module: Any, train: bool):
@@ -215,15 +241,24 @@ class Unit:
     def __call__(
         self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str, fold: int = 1
     ) -> jax.Array:
-        net = self.module
-        options = {"dilation": getattr(net, "dilation", 1), "kernel_init": net.kernel_init}
-        convolution = Conv(features, size, stride, dtype=net.dtype, **options, fold=fold, name=conv)
-        options = {"eps": getattr(net, "bn_eps", BN_EPS), "fold": fold_after(fold, stride)}
-        norm = BatchNorm(net.batch_groups, dtype=net.dtype, **options, name=bn)
-        channels = x.shape[-1] // fold
-        if self.train and size == stride == net.batch_groups == 1 and moments.are_quicker(channels, features):
-            kernel = convolution.kernel(channels)
-            return norm(x.astype(compute_dtype(net.dtype, x, kernel)), train=True, kernel=kernel)
+        net, channels = self.module, x.shape[-1] // fold
+        convolution = Conv(
+            features, size, stride, dtype=net.dtype, dilation=getattr(net, "dilation", 1),
+            kernel_init=getattr(net, "kernel_init", "he"), fold=fold, name=conv,
+        )  # fmt: skip
+        norm = BatchNorm(
+            net.batch_groups,
+            dtype=net.dtype,
+            eps=getattr(net, "bn_eps", BN_EPS),
+            fold=fold_after(fold, stride),
+            name=bn,
+        )
+        if (
+            self.train
+            and size == stride == net.batch_groups == 1
+            and moments.prefer_moments(channels, features, net.dtype)
+        ):
+            return norm.of_convolution(x, convolution.kernel_for(channels))
         return norm(convolution(x), train=self.train)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose.nets.depthwise import DepthwiseConv
-from jaxpose.nets.layers import BatchNorm, Conv, compute_dtype
+from jaxpose.nets.layers import BatchNorm, Unit, compute_dtype
 from jaxpose.nets.resnet import check_images
 
 STEM, LAST = 32, 1280  # channels of the first and of the last convolution
@@ -35,16 +35,12 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def bn(name, x):
-            return BatchNorm(self.batch_groups, dtype=self.dtype, name=name)(x, train=train)
-
-        y = x
+        unit, y = Unit(self, train), x
         if self.expansion > 1:
-            y = Conv(self.expansion * x.shape[-1], 1, dtype=self.dtype, name="expand_conv")(y)
-            y = nn.relu6(bn("expand_bn", y))
+            y = nn.relu6(unit(y, self.expansion * x.shape[-1], 1, conv="expand_conv", bn="expand_bn"))
         y = DepthwiseConv(3, self.stride, dtype=self.dtype, name="depthwise_conv")(y)
-        y = nn.relu6(bn("depthwise_bn", y))
-        y = bn("project_bn", Conv(self.features, 1, dtype=self.dtype, name="project_conv")(y))
+        y = nn.relu6(BatchNorm(self.batch_groups, dtype=self.dtype, name="depthwise_bn")(y, train=train))
+        y = unit(y, self.features, 1, conv="project_conv", bn="project_bn")
         return x + y if self.stride == 1 and x.shape == y.shape else y  # a single pixel keeps its size under stride 2
 
 
@@ -86,19 +82,16 @@ class MobileNetV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         check_images(images)
-
-        def bn(name, x):
-            return BatchNorm(self.batch_groups, dtype=self.dtype, name=name)(x, train=train)
-
+        unit = Unit(self, train)
         first, *middle, last = channels(self.width)
         x = images.astype(compute_dtype(self.dtype, images))
-        x = nn.relu6(bn("bn1", Conv(first, 3, 2, dtype=self.dtype, name="conv1")(x)))
+        x = nn.relu6(unit(x, first, 3, 2, conv="conv1", bn="bn1"))
         for layer, (features, (expansion, _, blocks, stride)) in enumerate(zip(middle, LAYERS, strict=True), start=1):
             for i in range(blocks):
                 block = InvertedResidual(features, 1 if i else stride, expansion, self.dtype, self.batch_groups,
                                          name=f"layer{layer}_{i}")  # fmt: skip
                 x = block(x, train=train)
-        return nn.relu6(bn("bn2", Conv(last, 1, dtype=self.dtype, name="conv2")(x)))
+        return nn.relu6(unit(x, last, 1, conv="conv2", bn="bn2"))
 
 
 def channels(width: float) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import glob
 import json
+import logging
 import multiprocessing.connection
 import os
 import shutil
@@ -28,6 +29,7 @@ VERSION = 5
 MARKER = "synthetic.json"
 HELD_OUT = 1 << 31  # `val` begins at this index, so that its pictures do not depend on the number in `train`
 JPEG_QUALITY = 90
+logger = logging.getLogger(__name__)
 
 
 def _write_image(
@@ -137,6 +139,16 @@ def _write_annotations(path: Path, results: list, skeleton: Skeleton) -> None:
         **({"keypoints_3d_unit": "mm"} if skeleton is H36M18 else {}),
     }
     path.write_text(json.dumps(content))
+
+
+def _warn_of_nobody(results: list, out: Path, parameters: dict) -> None:
+    """Warns if there is not one labelled joint."""
+    if not any(person["num_keypoints"] for _, people in results for person in people):
+        width, height = parameters["size_wh"]
+        logger.warning(
+            f"{out}: no joint is labelled in {len(results)} pictures of {width}x{height} pixels: of each person less than 250 square "
+            f"pixels are visible (person_sizes={parameters.get('person_sizes')}): ask for larger persons, or for more pictures"
+        )
 
 
 def is_complete(out: Path, parameters: dict) -> bool:
@@ -257,6 +269,7 @@ def _write(folder: Path, out: Path, parameters: dict, *, workers: int | None, pr
         )
         _write_annotations(folder / "annotations" / "person_keypoints_train.json", results[:train], skeleton)
         _write_annotations(folder / "annotations" / "person_keypoints_val.json", results[train:], skeleton)
+        _warn_of_nobody(results, out, parameters)
         (folder / MARKER).write_text(json.dumps(parameters))
         folder.chmod(0o755)  # mkdtemp's folders are private
         folder.rename(out)

@@ -99,7 +99,7 @@ class Options(StepOptions):
     """Speed of the input pipeline, for the cores per host: benchmarks/RESULTS.md, 2026-11-24, `input_throughput` with coco_mini."""
     compiled: Path | None = None
     """JSON lines of `benchmarks.tpu_step --out FILE` for the same net: where they have a chip with as many images, its compute
-    and the bytes of its all-reduces are those of the TPU's compiler instead of the roofline's."""
+    and the bytes and the number of its all-reduces are those of the TPU's compiler instead of the roofline's and the CPU's."""
     check: bool = False
     """Compare with measurements on this machine instead: `python -m benchmarks.scaling_check`."""
 
@@ -157,11 +157,12 @@ def predict(work: Work, chip: Chip, n: int, batch: float, options, *, compiled: 
     for c in work.collectives:
         time = c.times * all_reduce_s(c.size, n, chip, share=options.attainable_link, latency=options.latency)
         waited, hidden = (waited + time, hidden) if c.waited_for else (waited, hidden + time)
-    if compiled is not None and n > 1:  # gradients in bfloat16, where the compiler sends them so
+    if compiled is not None and n > 1:  # gradients in bfloat16, and small messages merged, where the compiler does so
         gradients = sum(c.size * c.times for c in work.collectives if not c.waited_for)
         statistics = sum(c.size * c.times for c in work.collectives if c.waited_for)
         sent = sum(c["bytes"] for c in compiled["collectives"]) - statistics
         hidden *= min(max(sent / max(gradients, 1), 0.0), 1.0)
+        waited *= sum(c["count"] for c in compiled["collectives"]) / sum(c.times for c in work.collectives)
     # The backward pass is two thirds of the work.
     return {"bound": bound, "compute_s": compute, "statistics_s": waited,
             "gradients_s": hidden, "step_s": compute + waited + hidden,

@@ -7,7 +7,7 @@ Of the convolution y = W^T z at every pixel, a channel with the weights w (a col
 So y can be normalised while it is computed: the convolution is followed by a factor and an offset per channel that are known
 beforehand. Where W has four times as many outputs as inputs, as at the end of a bottleneck, y is the largest map of its block.
 Ordinarily y is written, read again to be normalised, and read twice more for the gradients; here it only exists normalised.
-A TPU waits for its memory, and a third of the traffic of a ResNet-50's training step is saved by this.
+A TPU waits for its memory, and a quarter of the traffic of a ResNet-50's training step is saved by this.
 
 The variance is a difference of numbers in float32. Its relative error is about 1e-6 w^T diag(E[z^2]) w / Var[y]: large where the
 channels of z are nearly equal and w takes their difference. Maps in bfloat16 carry a larger error of that kind, 2^-9 of each

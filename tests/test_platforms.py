@@ -236,13 +236,12 @@ def test_normalisation_by_moments_in_half_precision(shift, wide):
     assert (errors[by_moments] < 1.5 * errors[of_map] + 1e-3).all(), errors
 
 
-def test_the_variance_is_not_negative():
-    x, kernel = jnp.full((3, 5, 7, 1), 1000.1), jnp.ones((1, 1, 1, 4))
-    products, sums = moments._sums(x)
-    assert products[0, 0] / 105 - (sums[0] / 105) ** 2 < 0, "by rounding"
+def test_the_variance_is_not_negative(monkeypatch):
+    x, kernel = jnp.ones((3, 5, 7, 1)), jnp.ones((1, 1, 1, 4))
+    monkeypatch.setattr(moments, "_sums", lambda x: (jnp.full((1, 1), x.size * 0.999), jnp.full(1, 1.0 * x.size)))
     mean, variance = moments.statistics_of_convolution(x, kernel, 1)
-    np.testing.assert_allclose(mean, 1000.1, rtol=1e-6)
-    assert (variance == 0).all()
+    np.testing.assert_allclose(mean, 1)
+    assert (variance == 0).all(), "where rounding left less than 0"
 
 
 def test_moments_are_refused_for_groups_and_larger_kernels():

@@ -61,10 +61,8 @@ def check(page: str, folder: Path) -> None:
     expected = json.loads(RECORDED.read_text())
     assert expected.keys() == PAGES.keys()
     steps, *shorter = SHORT.get(page, (30,))
-    losses, recorded = (
-        run(page, folder, steps, *shorter)["losses"][:steps],
-        np.asarray(expected[page]["losses"][:steps]),
-    )
+    losses = run(page, folder, steps, *shorter)["losses"][:steps]
+    recorded = np.asarray(expected[page]["losses"][:steps])
     np.testing.assert_allclose(losses[:5], recorded[:5], rtol=1e-3)
     # A loss that passes through 0 has no relative error there: it may be off by a part of the largest loss.
     np.testing.assert_allclose(losses, recorded, rtol=0.1, atol=np.abs(recorded).max() / 80)

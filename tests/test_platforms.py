@@ -108,9 +108,8 @@ def test_a_convolution_of_a_folded_map(size, n, stride):
 @pytest.mark.parametrize("height", [5, 6])
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_pooling_of_a_folded_map(n, height):
-    x = (
-        np.random.default_rng(0).uniform(0.1, 1, size=(2, height, 16, 3)).astype(np.float32)
-    )  # no two equal: one gradient
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 1, size=(2, height, 16, 3)).astype(np.float32)  # no two equal: one gradient
     order = np.r_[0:n:2, 1:n:2]
 
     def on_folded(x):

@@ -159,7 +159,7 @@ class BatchNorm(nn.Module):
         b, h, w, _ = x.shape
         if b % self.groups:
             raise ValueError(f"batch of {b} cannot be split into batch_groups={self.groups} equal groups")
-        grouped = x.reshape(self.groups, b // self.groups, h, w, -1).astype(moments.accumulation_dtype(x))
+        grouped = x.reshape(self.groups, b // self.groups, h, w, -1).astype(jnp.promote_types(x.dtype, jnp.float32))
         # One pass over the map: E[d^2] - E[d]^2 of the distance d to the running mean. In float32 the difference keeps
         # three digits as long as the batch's mean is within 30 standard deviations of the running one; a second pass
         # over the map would always keep them.
@@ -230,34 +230,27 @@ class BatchNorm(nn.Module):
 class Unit:
     """A convolution and batch normalisation under two names of the calling module, whose attributes they take.
 
-    The module has dtype and batch_groups, and may have kernel_init, dilation and bn_eps. `fold` is that of the map. Where the
-    statistics are taken from the moments of the input (`nets.moments`), `Conv` gives its kernel and is not called, and all of it
-    counts as the normalisation's in reports and profiles.
+    The module has dtype and batch_groups, and may have kernel_init, dilation and bn_eps. `fold` and `even_first` are those of `Conv`.
+    Where the statistics are taken from the moments of the input (`nets.moments`), `Conv` gives its kernel and is not called, and
+    all of it counts as the normalisation's in reports and profiles.
     """
 
     def __init__(self, module: Any, train: bool):
         self.module, self.train = module, train
 
     def __call__(
-        self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str, fold: int = 1
-    ) -> jax.Array:
+        self, x: jax.Array, features: int, size: int, stride: int = 1, *, conv: str, bn: str, fold: int = 1,
+        even_first: bool = False,
+    ) -> jax.Array:  # fmt: skip
         net, channels = self.module, x.shape[-1] // fold
         convolution = Conv(
             features, size, stride, dtype=net.dtype, dilation=getattr(net, "dilation", 1),
-            kernel_init=getattr(net, "kernel_init", "he"), fold=fold, name=conv,
+            kernel_init=getattr(net, "kernel_init", "he"), fold=fold, even_first=even_first, name=conv,
         )  # fmt: skip
-        norm = BatchNorm(
-            net.batch_groups,
-            dtype=net.dtype,
-            eps=getattr(net, "bn_eps", BN_EPS),
-            fold=fold_after(fold, stride),
-            name=bn,
-        )
-        if (
-            self.train
-            and size == stride == net.batch_groups == 1
-            and moments.prefer_moments(channels, features, net.dtype)
-        ):
+        options = {"eps": getattr(net, "bn_eps", BN_EPS), "fold": fold_after(fold, stride)}
+        norm = BatchNorm(net.batch_groups, dtype=net.dtype, **options, name=bn)
+        has_moments = size == stride == net.batch_groups == 1 and moments.prefer_moments(channels, features, net.dtype)
+        if self.train and has_moments:
             return norm.of_convolution(x, convolution.kernel_for(channels))
         return norm(convolution(x), train=self.train)
 

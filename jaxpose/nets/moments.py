@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpose import platforms
-from jaxpose.nets.folding import convolve_folded
+from jaxpose.nets.folding import convolve_folded, spread
 
 MOST_INPUTS = 256
 """Above this number of input channels the products of all pairs of channels take as long as the map that is saved."""
@@ -46,11 +46,6 @@ def prefer_moments(inputs: int, outputs: int, dtype: jnp.dtype) -> bool:
     """
     is_half = jnp.dtype(dtype).itemsize < 4
     return platforms.platform() == "tpu" and is_half and inputs <= MOST_INPUTS and outputs >= 4 * inputs
-
-
-def accumulation_dtype(x: jax.Array) -> jnp.dtype:
-    """Returns the dtype in which sums over a map are taken: float32 at least."""
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def rounded(kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -83,18 +78,17 @@ def statistics_of_convolution(x: jax.Array, kernel: jax.Array, fold: int) -> tup
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def convolve_and_scale(x: jax.Array, kernel: jax.Array, factor: jax.Array, fold: int) -> jax.Array:
-    """Returns the 1x1 convolution of a folded map times a factor per channel, in float32 at least.
+    """Returns the 1x1 convolution of a folded map times a factor per channel, in the dtype of their product.
 
     The gradient of the factor comes from that of the kernel, so that nothing but x is kept. There is no forward-mode derivative.
 
     Args:
         x: (B, H, W / fold, fold I).
         kernel: (1, 1, I, O), with values that x's dtype has.
-        factor: (1, 1, 1, O).
+        factor: (1, 1, 1, O), in float32 at least.
         fold: The fold of the map.
     """
-    y = convolve_folded(x, kernel.astype(x.dtype), fold).astype(accumulation_dtype(x))
-    return y * jnp.concatenate([factor] * fold, axis=-1)
+    return convolve_folded(x, kernel.astype(x.dtype), fold) * spread(factor, fold)
 
 
 def _convolve_and_scale_forward(x, kernel, factor, fold):
@@ -118,9 +112,10 @@ def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the sums over all pixels of x x^T, (C, C), and of x, (C,), of a map (B, H, W, C), in float32 at least."""
     # As convolutions whose kernels are as large as the map: the matrix units of a TPU take both sums, in float32.
     numbers = jax.lax.ConvDimensionNumbers((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
     products, sums = (
         jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "VALID", dimension_numbers=numbers, preferred_element_type=accumulation_dtype(x)
+            x, kernel, (1, 1), "VALID", dimension_numbers=numbers, preferred_element_type=dtype
         )[0, 0]
         for kernel in (x, jnp.ones_like(x[..., :1]))
     )
@@ -134,7 +129,7 @@ def _sums_forward(x):
 def _sums_backward(x, gradients):
     of_products, of_sums = gradients
     kernel = (of_products + of_products.T).astype(x.dtype)[None, None]
-    return ((convolve_folded(x, kernel, 1).astype(of_sums.dtype) + of_sums).astype(x.dtype),)
+    return ((convolve_folded(x, kernel, 1) + of_sums).astype(x.dtype),)
 
 
 _sums.defvjp(_sums_forward, _sums_backward)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxpose.nets.folding import fold_after, fold_of, fold_of_images, folded, max_pool_of_folded, unfolded
-from jaxpose.nets.layers import BN_EPS, BatchNorm, Conv, Unit, compute_dtype, later, max_pool
+from jaxpose.nets.layers import BN_EPS, Unit, compute_dtype, later, max_pool
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -131,10 +131,9 @@ def stem(net: Any, images: jax.Array, *, train: bool) -> jax.Array:
     stride = 2 if pooled else 4
     fold = fold_of_images(net.width, images.shape[2])
     x = folded(images.astype(compute_dtype(net.dtype, images)), fold)
-    x = Conv(net.width, 7, stride, dtype=net.dtype, fold=fold, even_first=pooled, name="conv1")(x)
+    unit = Unit(net, train)
+    x = nn.relu(unit(x, net.width, 7, stride, conv="conv1", bn="bn1", fold=fold, even_first=pooled))
     fold = fold_after(fold, stride)
-    bn = BatchNorm(net.batch_groups, dtype=net.dtype, eps=getattr(net, "bn_eps", BN_EPS), fold=fold, name="bn1")
-    x = nn.relu(bn(x, train=train))
     if not pooled:
         return unfolded(x, fold)
     return max_pool(x) if fold == 1 else unfolded(max_pool_of_folded(x, fold), fold // 2)

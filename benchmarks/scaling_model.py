@@ -230,7 +230,7 @@ def table(rows: list[dict]) -> str:
 
 
 def check(options: Options) -> None:
-    """Raises a ValueError for options that cannot be predicted."""
+    """Raises an error for options that cannot be predicted."""
     if min(options.devices) < 2 or max(options.devices) > HOST_DEVICES:
         raise ValueError(f"devices={options.devices}: expected 2 to {HOST_DEVICES}")
     if odd := [n for n in options.chips if n < 1 or n & (n - 1)]:
@@ -242,6 +242,7 @@ def check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and np.min(value) <= 0:
             raise ValueError(f"{name}={value}: expected more than 0")
+    compiled_lines(options.compiled)  # an unreadable file is said now, not after a minute of compiling
 
 
 def main(options: Options) -> list[dict]:
